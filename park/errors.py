@@ -1,0 +1,129 @@
+"""Every error of PARK, under one root.
+
+Each class also derives from the built-in exception that fits, so that ``except KeyError`` or
+``except TimeoutError`` in a script means what it says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ParkError(Exception):
+    """The root: ``except park.ParkError`` catches whatever PARK itself raises."""
+
+
+class UnknownJob(ParkError, KeyError):
+    """Raised when a job number names no job that this call can act on."""
+
+    def __str__(self) -> str:  # KeyError would show the repr of the sentence
+        return str(self.args[0]) if self.args else "unknown job"
+
+
+class InvalidRequest(ParkError, ValueError):
+    """Raised when a request, a message or an argument cannot mean anything."""
+
+
+class NotPicklable(ParkError, TypeError):
+    """Raised when a body or an input cannot travel to another process; names the object."""
+
+
+class WaitTimeout(ParkError, TimeoutError):
+    """Raised when ``wait(timeout=...)`` ends before the job does. The job goes on."""
+
+
+class NotComplete(ParkError, RuntimeError):
+    """Raised when the result of a job is used before the job has ended."""
+
+
+class NoBroker(ParkError, ConnectionError):
+    """Raised when no broker answers at the address."""
+
+
+class Refused(ParkError, RuntimeError):
+    """Raised when the broker refuses a request for a reason that is no mistake of its form."""
+
+
+class ProtocolError(ParkError, ValueError):
+    """Raised when a frame from a peer is not a message of this protocol."""
+
+
+class StoreError(ParkError, OSError):
+    """Raised when the store of a broker cannot be opened, read or written."""
+
+
+class ServiceClosed(ParkError, RuntimeError):
+    """Raised when a service is used after it was closed, or in a child of the process that made it."""
+
+
+class UnitError(ParkError, RuntimeError):
+    """What went wrong in one unit.
+
+    *unit* is its index among the inputs (None for a job that runs once), *cause* one line,
+    *traceback* the text of the traceback in the process that ran it (empty after a crash).
+    """
+
+    def __init__(self, cause: str, traceback: str = "", unit: int | None = None) -> None:
+        super().__init__(cause, traceback, unit)
+        self.cause = cause
+        self.traceback = traceback
+        self.unit = unit
+
+    def __str__(self) -> str:
+        where = "" if self.unit is None else f"unit {self.unit}: "
+        text = f"{where}{self.cause}"
+        return f"{text}\n\nRemote traceback:\n{self.traceback.rstrip()}" if self.traceback else text
+
+    def __repr__(self) -> str:
+        return f"<UnitError {self.unit if self.unit is not None else '-'}: {self.cause}>"
+
+
+class JobFailed(ParkError, RuntimeError):
+    """Raised by ``wait`` when the job failed.
+
+    *cause* is one line, *traceback* the remote text, *results* the list of results of a job with
+    inputs, with a `UnitError` wherever a unit failed (None for a job that runs once).
+    """
+
+    def __init__(
+        self, job: int, cause: str, traceback: str = "", results: list[Any] | None = None
+    ) -> None:
+        super().__init__(job, cause, traceback, results)
+        self.job = job
+        self.cause = cause
+        self.traceback = traceback
+        self.results = results
+
+    def __str__(self) -> str:
+        text = f"job {self.job} failed: {self.cause}"
+        return f"{text}\n\nRemote traceback:\n{self.traceback.rstrip()}" if self.traceback else text
+
+
+class JobAborted(ParkError, RuntimeError):
+    """Raised by ``wait`` when the job was aborted.
+
+    *partial* is the list of results so far with `NotRun` where nothing ran (None for a job that runs once).
+    """
+
+    def __init__(self, job: int, reason: str = "", partial: list[Any] | None = None) -> None:
+        super().__init__(job, reason, partial)
+        self.job = job
+        self.reason = reason
+        self.partial = partial
+
+    def __str__(self) -> str:
+        return f"job {self.job} was aborted" + (f": {self.reason}" if self.reason else "")
+
+
+class Abort(BaseException):
+    """Raised inside a body when its job is aborted.
+
+    A BaseException, because optimizers swallow ``Exception`` and even ``KeyboardInterrupt``.
+    """
+
+
+#: Errors that a broker may name in a refusal; a client raises the class of that name.
+REFUSALS: dict[str, type[ParkError]] = {
+    cls.__name__: cls
+    for cls in (UnknownJob, InvalidRequest, Refused, ProtocolError, StoreError, NotComplete)
+}

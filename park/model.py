@@ -1,0 +1,262 @@
+"""The words of PARK as values: requests, records of jobs and kernels, changes of the public table.
+
+Everything here is frozen; a change is a new value. Records travel and persist as plain maps
+(`as_map`, `from_map`), so that a reader of any language can show them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Self
+
+from park.errors import InvalidRequest
+
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+#: The names of priorities. A priority p weighs 2**p.
+PRIORITIES = {"background": -3, "free": 0, "low": 1, "normal": 2, "high": 4, "urgent": 6}
+
+
+class JobState(enum.StrEnum):
+    """Where a job stands. `park.table.TRANSITIONS` says which may follow which."""
+
+    WAITING = "waiting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    ABORTED = "aborted"
+
+    @property
+    def ended(self) -> bool:
+        return self in ENDED
+
+
+ENDED = frozenset({JobState.COMPLETE, JobState.FAILED, JobState.ABORTED})
+
+
+class NotRun:
+    """Stands in the list of results where a unit did not run. There is one: `NOT_RUN`."""
+
+    _one: ClassVar[NotRun | None] = None
+
+    def __new__(cls) -> NotRun:
+        if cls._one is None:
+            cls._one = super().__new__(cls)
+        return cls._one
+
+    def __repr__(self) -> str:
+        return "park.NotRun"
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __reduce__(self) -> tuple[type[NotRun], tuple[()]]:
+        return (NotRun, ())
+
+
+NOT_RUN = NotRun()
+
+
+class Record:
+    """What the records have in common: they become maps and come back from them."""
+
+    __slots__ = ()
+
+    def as_map(self) -> dict[str, Any]:
+        """All fields, in the order of their definition, as msgpack and JSON take them."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_map(cls, fields: dict[str, Any]) -> Self:
+        """The record of a map; unknown fields (of a newer release) are left out."""
+        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in known}
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord(Record):
+    """One row of the public table: what everybody may know of a job."""
+
+    job: int
+    owner: str
+    name: str = ""
+    #: what a `Job` of this record is: "job", "session", or the entry point of a `Job` subclass
+    kind: str = "job"
+    tags: tuple[str, ...] = ()
+    priority: int = 0
+    state: JobState = JobState.QUEUED
+    #: one sentence: why it waits, or what ended it
+    reason: str = ""
+    #: units answered, of how many (None: unknown, or the job runs once)
+    done: int = 0
+    total: int | None = None
+    #: units that failed, among those done
+    failed: int = 0
+    #: what the body itself reported: done of total
+    progress: tuple[float, float] | None = None
+    #: units (or the driver) running now
+    running: int = 0
+    after: tuple[int, ...] = ()
+    when: float | None = None
+    #: wall-clock seconds since 1970, UTC, for people; decisions never read them
+    submitted: float = 0.0
+    started: float | None = None
+    ended: float | None = None
+    #: ended by `stop`: the result is the best so far
+    stopped: bool = False
+    #: Python minor version of the client: its units run only there
+    python: str = PYTHON
+    #: which life of the broker accepted it
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", JobState(self.state))
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRecord(Record):
+    """One kernel that is connected now."""
+
+    kernel: int
+    host: str
+    pid: int
+    slots: int
+    busy: int = 0
+    #: drivers that stay resident while they wait in a map
+    drivers: int = 0
+    python: str = PYTHON
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerRecord(Record):
+    """One owner with jobs that have not ended."""
+
+    owner: str
+    jobs: int = 0
+    running: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One change of the public table.
+
+    *table* is "job", "kernel" or "owner", *key* the number or name in it, *change* the fields that
+    are new (all of them for a new row), or None: the row is gone.
+    """
+
+    table: str
+    key: int | str
+    change: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a body is: *done* of *total*, counted in *units* (a word for people)."""
+
+    done: float
+    total: float
+    units: str = ""
+
+    @property
+    def fraction(self) -> float:
+        """Between 0 and 1; 0 when the total is unknown."""
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Improvement:
+    """A better point: its *value* (smaller is better), the *point* by name, and the iteration *step*."""
+
+    value: float
+    point: dict[str, float]
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A line for the job's log."""
+
+    text: str
+    level: str = "info"
+
+
+def priority_number(priority: int | str) -> int:
+    """The integer behind a priority: -3 to 6, or one of the names in `PRIORITIES`.
+
+    >>> priority_number("high")
+    4
+    """
+    if isinstance(priority, str) and priority in PRIORITIES:
+        return PRIORITIES[priority]
+    if isinstance(priority, str) and priority.lstrip("-").isdigit():
+        priority = int(priority)
+    if isinstance(priority, int) and not isinstance(priority, bool) and -3 <= priority <= 6:
+        return priority
+    raise InvalidRequest(
+        f"priority {priority!r} is neither an integer from -3 to 6 nor one of {', '.join(PRIORITIES)}"
+    )
+
+
+def wall_time(when: datetime | float | None, now: float) -> float | None:
+    """UTC seconds since 1970 for a *when*: a datetime (naive: local time) or seconds from *now*."""
+    if when is None:
+        return None
+    if isinstance(when, datetime):
+        return when.astimezone(UTC).timestamp()
+    if isinstance(when, int | float) and not isinstance(when, bool) and math.isfinite(when):
+        return now + max(0.0, float(when))
+    raise InvalidRequest(f"when={when!r} is neither a datetime nor a number of seconds from now")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is submitted.
+
+    *body* is a callable, or an object with ``run`` and, if it likes, ``prepare`` and ``cleanup``.
+    *inputs* None: it runs once. Otherwise each input is one unit: a sequence, a lazy iterable, or a
+    numpy array whose rows are the inputs.
+
+    *after*: jobs (numbers or `Job` objects) that must be complete first. *when*: a datetime, or seconds
+    from now, before which nothing runs. *seed* makes random numbers repeat. *on_error* "stop" ends the
+    job at the first unit that fails; "continue" runs the rest. ``idempotent=False``: no unit runs twice,
+    even if its node is lost. *cpus*: CPU threads that a unit may use.
+    """
+
+    body: Any
+    inputs: Any = None
+    name: str = ""
+    tags: tuple[str, ...] = ()
+    priority: int | str = "free"
+    after: Any = ()
+    when: datetime | float | None = None
+    seed: int | None = None
+    on_error: str = "continue"
+    idempotent: bool = True
+    cpus: int = 1
+    kind: str = "job"
+    #: what a `Job` subclass wants to find again on the client's side; small, shown to nobody
+    note: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("continue", "stop"):
+            raise InvalidRequest(f"on_error={self.on_error!r} is neither 'continue' nor 'stop'")
+        if isinstance(self.cpus, bool) or not isinstance(self.cpus, int) or self.cpus < 1:
+            raise InvalidRequest(f"cpus={self.cpus!r} is not a whole number from 1")
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
+            raise InvalidRequest(f"seed={self.seed!r} is not a whole number")
+        if isinstance(self.tags, str):
+            object.__setattr__(self, "tags", (self.tags,))
+        for tag in self.tags:
+            if not isinstance(tag, str) or not tag or len(tag) > 200 or not tag.isprintable():
+                raise InvalidRequest(f"tag {tag!r} is not a printable text of 1 to 200 characters")
+        object.__setattr__(self, "tags", tuple(self.tags))
+        if not isinstance(self.name, str) or len(self.name) > 200:
+            raise InvalidRequest(f"name {self.name!r} is not a text of at most 200 characters")
+        object.__setattr__(self, "priority", priority_number(self.priority))

@@ -1,0 +1,481 @@
+"""Every message of the protocol, grouped by direction. The docstrings are the protocol.
+
+A message travels as two frames: a head (a msgpack map of at most 64 KiB with the version, the name
+of the message and its fields) and an opaque payload that only the two ends open. Fields are
+plain: integers, texts, bytes, floats, booleans, None, lists and maps of them.
+
+*id* counts a peer's own requests (0: no answer expected); an answer carries it in *reply*.
+*epoch* is the life of the broker in which a lease was given; an answer of another life is recognised by it.
+*attempt* numbers one dispatch of a chunk. *map* is the key (16 bytes) of one map, *key* a request key (16 bytes).
+
+The same messages cross every border: client and broker, broker and kernel, and, over a Unix
+socket pair, kernel and slot process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """The root. `carries` says whether the payload frame means something."""
+
+    carries: ClassVar[bool] = False
+
+
+# -- any peer ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(Message):
+    """client -> broker, first of all, and again after a reconnect. Answered by Welcome."""
+
+    incarnation: bytes
+    user: str
+    python: str
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KernelHello(Message):
+    """kernel -> broker, first of all, and again after a reconnect. *attempts*: leases it holds. Answered by Welcome."""
+
+    incarnation: bytes
+    user: str
+    host: str
+    pid: int
+    slots: int
+    python: str
+    attempts: list[int] = field(default_factory=list)
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome(Message):
+    """broker -> peer. Seconds between heartbeats and until a lease ends; *fresh*: the broker did not know the peer."""
+
+    store: str
+    epoch: int
+    heartbeat: float
+    lease: float
+    fresh: bool = True
+    reply: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat(Message):
+    """Both ways, when nothing else was said for a while. A kernel names the attempts it holds and renews their leases."""
+
+    epoch: int = 0
+    attempts: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Unwelcome(Message):
+    """broker -> peer it does not know (it restarted, or the lease ran out): say hello again."""
+
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye(Message):
+    """A peer leaves on purpose."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob(Message):
+    """Code (a function or a body), known by the hash of its content ever after. The payload is the code."""
+
+    carries = True
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NeedBlob(Message):
+    """broker -> client, kernel -> broker, slot -> kernel: this code is missing here; send it, then go on."""
+
+    hash: bytes
+
+
+# -- client -> broker --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Submit(Message):
+    """A request. Answered by Accepted once it is on disk; a *key* seen before is answered with the same job.
+
+    *body* is the hash of a Blob sent before. *total* None: more units follow in Units until *closed*.
+    The payload is a pack of the first *count* units. ``once``: the body runs once, there are no units.
+    ``session``: nothing is stored, the job's driver is the client itself, which sends Map messages.
+    """
+
+    carries = True
+    id: int
+    key: bytes
+    body: bytes = b""
+    kind: str = "job"
+    name: str = ""
+    tags: list[str] = field(default_factory=list)
+    priority: int = 0
+    after: list[int] = field(default_factory=list)
+    when: float | None = None
+    seed: int = 0
+    on_error: str = "continue"
+    idempotent: bool = True
+    cpus: int = 1
+    python: str = ""
+    once: bool = False
+    session: bool = False
+    count: int = 0
+    closed: bool = True
+    note: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Map(Message):
+    """One call of a map, from a session's client or, through its kernel, from a driver (*attempt*).
+
+    The payload is a pack of the first *count* units. A driver that sends it waits for all results
+    and gives its slot back at once. *seed* is the map's own.
+    """
+
+    carries = True
+    map: bytes
+    job: int
+    function: bytes
+    count: int
+    closed: bool = True
+    seed: int = 0
+    attempt: int = 0
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Units(Message):
+    """More units of a job (*job*, answered by Done once on disk) or of a session's map (*map*, no answer)."""
+
+    carries = True
+    start: int
+    count: int
+    closed: bool
+    map: bytes = b""
+    job: int = 0
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Message):
+    """No more results of this map are wanted: what has not started is dropped, what runs is ended."""
+
+    map: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stop(Message):
+    """End the job at its next safe point, with its best so far. broker -> kernel -> slot: the same for one *attempt*."""
+
+    id: int = 0
+    job: int = 0
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Abort(Message):
+    """End the job now. broker -> kernel -> slot: the same for one *attempt*; the kernel kills what does not obey."""
+
+    id: int = 0
+    job: int = 0
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Close(Message):
+    """A session is over; with *reason* it ends aborted, else complete."""
+
+    id: int
+    job: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch(Message):
+    """The result (and with *request* the request) of a job; with *wait* when it has ended.
+
+    Answered by any number of Results and, with *request*, a Blob and Units, then by Fetched. Slot
+    processes send it too (*attempt*), to resolve references.
+    """
+
+    id: int
+    job: int
+    wait: bool = False
+    request: bool = False
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Forget(Message):
+    """The answer to request *id* is not wanted any more."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status(Message):
+    """The record of one job (*job*), or of all of an *owner* ("*": everybody; job 0). Answered by Records."""
+
+    id: int
+    job: int = 0
+    owner: str = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Watch(Message):
+    """Join a job's stream: its header first, then every later message. Answered by Done, then Stream messages."""
+
+    id: int
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot(Message):
+    """The whole public table at one number of its sequence. Answered by Header."""
+
+    id: int
+
+
+# -- broker -> client --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted(Message):
+    """The job is on disk. *existed*: its key had been submitted before. *received*: units stored so far."""
+
+    reply: int
+    job: int
+    existed: bool = False
+    received: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Message):
+    """The request was carried out (and is on disk where that applies)."""
+
+    reply: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure(Message):
+    """The request was refused: *error* names a class of `park.errors.REFUSALS`, *text* says why and what to do."""
+
+    reply: int
+    error: str
+    text: str
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Results(Message):
+    """Results of units *start* to start + count of a map, or of a job (*reply*: of that Fetch). The payload is their pack.
+
+    To a driver (through its kernel, *attempt*); *resume*: the map has ended and the driver has a slot again.
+    """
+
+    carries = True
+    start: int
+    count: int
+    map: bytes = b""
+    job: int = 0
+    attempt: int = 0
+    resume: bool = False
+    reply: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched(Message):
+    """The end of the answer to a Fetch: the record of the job, and what was asked at submission."""
+
+    reply: int
+    record: dict[str, Any]
+    submit: dict[str, Any] = field(default_factory=dict)
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Records(Message):
+    """The payload is a packed list of maps, one a job."""
+
+    carries = True
+    reply: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stream(Message):
+    """One message of a job's stream; the payload is the message, pickled by the body. *header*: the state so far."""
+
+    carries = True
+    job: int
+    kind: str
+    header: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MapFailed(Message):
+    """The map cannot go on (its job ended, its code is missing); no more results come."""
+
+    map: bytes
+    error: str
+    text: str
+
+
+# -- broker -> mirrors -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Header(Message):
+    """The whole table at *seq*. The payload is a packed list of [table, key, fields]."""
+
+    carries = True
+    store: str
+    epoch: int
+    seq: int
+    reply: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Deltas(Message):
+    """One turn's changes; the first has number *seq*. The payload is a packed list of [table, key, fields or None]."""
+
+    carries = True
+    store: str
+    epoch: int
+    seq: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Head(Message):
+    """Every second: the number of the last change, so that a lost tail shows."""
+
+    store: str
+    epoch: int
+    seq: int
+
+
+# -- broker -> kernel (-> slot) ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Run(Message):
+    """Run units *start* to start + count of a map. The payload is their pack. ``once``: the body of a job, no units.
+
+    *seed* is the seed of the map. *apart*: this code has killed a process, never run it inside a driver's.
+    """
+
+    carries = True
+    attempt: int
+    job: int
+    owner: str
+    map: bytes
+    function: bytes
+    start: int
+    count: int
+    seed: int
+    epoch: int = 0
+    lease: float = 20.0
+    once: bool = False
+    apart: bool = False
+    cpus: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Resume(Message):
+    """The driver *attempt*, whose map has ended, has a slot again."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Message):
+    """The job has ended: processes that prepared it clean up."""
+
+    job: int
+
+
+# -- (slot ->) kernel -> broker ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Message):
+    """Units *start* to start + count of an attempt are answered. The payload is the pack of their results.
+
+    *seconds*: time spent computing. *errors*: [unit, one-line cause] of those that raised. *ended*: why it
+    ended early ("abort", "stop": units that did not run have no result, *count* is smaller; "lost":
+    the process could not go on for a reason that is not the units', run the rest again).
+    """
+
+    carries = True
+    attempt: int
+    map: bytes
+    start: int
+    count: int
+    seconds: float
+    errors: list[list[Any]] = field(default_factory=list)
+    ended: str = ""
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed(Message):
+    """A slot process died. *attempts* it held, outermost first: the last was running, the others waited in it."""
+
+    attempts: list[int]
+    cause: str
+    stderr: str = ""
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Message):
+    """A message of a running body for the job's stream. The payload is the message, pickled.
+
+    *done* and *total* are read for the kind "progress". *header*: what a late subscriber gets first.
+    """
+
+    carries = True
+    job: int
+    attempt: int
+    kind: str
+    done: float | None = None
+    total: float | None = None
+    header: bool = False
+
+
+# -- kernel <-> slot ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Setup(Message):
+    """kernel -> slot, first of all: where user modules are found. None: as the interpreter has it."""
+
+    path: list[str] | None = None
+    folder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Message):
+    """slot -> kernel: the process is up and wants work."""
+
+    pid: int
+
+
+MESSAGES: dict[str, type[Message]] = {
+    name: cls
+    for name, cls in list(globals().items())
+    if isinstance(cls, type) and issubclass(cls, Message) and cls is not Message
+}
