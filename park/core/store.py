@@ -1,0 +1,520 @@
+"""Where jobs live: records in rooms, changed by durable transactions.
+
+A store is a handful of rooms, each an ordered map from keys to bytes. A key is a tuple of integers,
+bytes and texts; keys sort like their tuples (an integer before bytes before a text in one place), so
+that all records of a job lie together and a scan by prefix meets them in order.
+
+`MemoryStore` forgets with the process. `JobStore` keeps its records in LMDB: when `commit` returns, all its
+writes are on the disk, and a process killed at any moment leaves either all or none of them. Three
+rules keep that promise:
+
+* One process at a time. A lock on a file of the folder is taken before LMDB opens anything, and goes
+  with its process however that ends.
+* Local disks only. LMDB shares memory maps, which network file systems do not keep coherent.
+* An error of the disk is final. After a failed sync the kernel may drop what it could not write and
+  report success the next time, so the store takes no further writes. A full disk is no such error:
+  the transaction is undone, and what is there stays readable.
+
+Every record carries its format and a checksum over key and value: a damaged one is named, never used.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import struct
+import sys
+import threading
+import zlib
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import lmdb
+
+from park.errors import StoreError
+
+if sys.platform != "win32":
+    import fcntl
+
+ROOMS = ("meta", "job", "submit", "key", "blob", "units", "results")
+
+#: What this release writes. A store with a higher number is refused.
+SCHEMA = 1
+
+Key = tuple[int | bytes | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One record to put, or with *value* None to delete (whether or not it is there)."""
+
+    room: str
+    key: Key
+    value: bytes | memoryview | None
+
+
+# -- keys ----------------------------------------------------------------------------------------
+#
+# Each part is a tag, then an integer shifted into 8 big-endian bytes, or the bytes (a text: its
+# UTF-8) with every 00 written as 00 FF and ended by 00 01. A part's end is never the start of a
+# longer one, so the records under a prefix are exactly those from its encoding on and below that
+# encoding + FF.
+
+_INT, _BYTES, _TEXT = b"\x01", b"\x02", b"\x03"
+_SHIFT = 1 << 63
+_U64 = struct.Struct(">Q")
+_END = b"\x00\x01"
+_PAST = b"\xff"
+MAX_KEY = 511
+
+
+def encode_key(key: Key) -> bytes:
+    """The bytes of *key*, which sort as the tuples do. StoreError for what cannot be one."""
+    parts = []
+    try:
+        for part in key:
+            if isinstance(part, int):
+                parts.append(_INT + _U64.pack(part + _SHIFT))
+            elif isinstance(part, bytes):
+                parts.append(_BYTES + part.replace(b"\x00", b"\x00\xff") + _END)
+            else:
+                parts.append(_TEXT + part.encode().replace(b"\x00", b"\x00\xff") + _END)
+    except (struct.error, AttributeError, UnicodeError):
+        raise StoreError(f"{part!r} in the key {key!r} is no 64-bit integer, bytes or text") from None
+    raw = b"".join(parts)
+    if len(raw) > MAX_KEY:
+        raise StoreError(f"the key {key!r} takes {len(raw)} bytes, more than {MAX_KEY}")
+    return raw
+
+
+def decode_key(raw: bytes) -> Key:
+    """The tuple that `encode_key` made into *raw*. StoreError when it made no such bytes."""
+    parts: list[int | bytes | str] = []
+    at = 0
+    try:
+        while at < len(raw):
+            tag = raw[at : at + 1]
+            if tag == _INT:
+                parts.append(_U64.unpack_from(raw, at + 1)[0] - _SHIFT)
+                at += 9
+            elif tag in (_BYTES, _TEXT):
+                end = raw.index(_END, at + 1)
+                part = raw[at + 1 : end].replace(b"\x00\xff", b"\x00")
+                parts.append(part if tag == _BYTES else part.decode())
+                at = end + 2
+            else:
+                raise ValueError(tag)
+    except (ValueError, struct.error):
+        raise StoreError(f"the store holds {raw!r}, which is no key; it is damaged") from None
+    return tuple(parts)
+
+
+# -- what both stores share ------------------------------------------------------------------------
+
+
+class Store(ABC):
+    """An ordered map a room, and who it is: *id* (32 hex digits, for ever) and *epoch* (0 before the first life)."""
+
+    id: str
+    epoch: int
+
+    @abstractmethod
+    def commit(self, writes: Iterable[Write]) -> None:
+        """Carry out all *writes*, in order, or with StoreError none of them. Durable on return."""
+
+    @abstractmethod
+    def get(self, room: str, key: Key) -> bytes | None:
+        """The value at *key*, or None."""
+
+    @abstractmethod
+    def count(self, room: str, prefix: Key = ()) -> int:
+        """How many records of *room* have keys that start with *prefix* (walks them, unless it is empty)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything; harmless when repeated."""
+
+    @abstractmethod
+    def _batch(self, room: str, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
+        """Some of the next records from *first* on and below *last*, encoded keys; none: there are no more."""
+
+    def scan(self, room: str, prefix: Key = ()) -> Iterator[tuple[Key, bytes]]:
+        """The records whose keys start with *prefix*, in the order of their keys.
+
+        Read in batches, so that a slow reader holds nothing up; a commit meanwhile may or may not show.
+        """
+        first = encode_key(prefix)
+        last = first + _PAST
+        while batch := self._batch(room, first, last):
+            first = batch[-1][0] + b"\x00"
+            for raw, value in batch:
+                yield decode_key(raw), value
+
+    def open_epoch(self) -> int:
+        """Begin a new life: the next epoch, on disk before it is returned."""
+        self.commit([Write("meta", ("epoch",), b"%d" % (self.epoch + 1))])
+        self.epoch += 1
+        return self.epoch
+
+    def _introduce(self) -> None:
+        """Learn id and epoch, or give a new store its own; refuse what a newer release wrote."""
+        schema = self.get("meta", ("schema",))
+        if schema is None:
+            self.commit(
+                [
+                    Write("meta", ("schema",), b"%d" % SCHEMA),
+                    Write("meta", ("id",), os.urandom(16).hex().encode()),
+                    Write("meta", ("epoch",), b"0"),
+                ]
+            )
+        elif int(schema) > SCHEMA:
+            raise StoreError(
+                f"the store was written by a newer PARK (its schema is {int(schema)}, this one knows {SCHEMA}):"
+                " upgrade PARK, or use another home"
+            )
+        self.id = (self.get("meta", ("id",)) or b"").decode()
+        self.epoch = int(self.get("meta", ("epoch",)) or 0)
+
+
+def _no_room(room: str) -> StoreError:
+    return StoreError(f"there is no room {room!r} in a store, only {', '.join(ROOMS)}")
+
+
+_CLOSED = "the store is closed"
+
+
+# -- in memory -------------------------------------------------------------------------------------
+
+
+class MemoryStore(Store):
+    """A store without a disk: the same rules, and it ends with the process. For one thread."""
+
+    _BATCH = 1024
+
+    def __init__(self) -> None:
+        #: one dict a room, None once closed
+        self._rooms: dict[str, dict[bytes, bytes]] | None = {room: {} for room in ROOMS}
+        #: the sorted keys of rooms that were scanned and only grew at the end since
+        self._sorted: dict[str, list[bytes]] = {}
+        self._introduce()
+
+    def __repr__(self) -> str:
+        jobs = "closed" if self._rooms is None else f"{len(self._rooms['job'])} jobs"
+        return f"<MemoryStore {self.id[:8]} [{jobs}] epoch {self.epoch}>"
+
+    def _room(self, room: str) -> dict[bytes, bytes]:
+        if self._rooms is None:
+            raise StoreError(_CLOSED)
+        try:
+            return self._rooms[room]
+        except KeyError:
+            raise _no_room(room) from None
+
+    def _keys(self, room: str) -> list[bytes]:
+        """The keys of *room* in order. Sorting is put off until somebody asks."""
+        records = self._room(room)
+        if room not in self._sorted:
+            self._sorted[room] = sorted(records)
+        return self._sorted[room]
+
+    def commit(self, writes: Iterable[Write]) -> None:
+        records = [
+            (w.room, self._room(w.room), encode_key(w.key), None if w.value is None else bytes(w.value))
+            for w in writes
+        ]
+        for room, kept, key, value in records:
+            if value is None:
+                if kept.pop(key, None) is not None:
+                    self._sorted.pop(room, None)
+                continue
+            if key not in kept and (keys := self._sorted.get(room)) is not None:
+                if not keys or keys[-1] < key:
+                    keys.append(key)
+                else:
+                    del self._sorted[room]
+            kept[key] = value
+
+    def get(self, room: str, key: Key) -> bytes | None:
+        return self._room(room).get(encode_key(key))
+
+    def count(self, room: str, prefix: Key = ()) -> int:
+        if not prefix:
+            return len(self._room(room))
+        keys, first = self._keys(room), encode_key(prefix)
+        return bisect_left(keys, first + _PAST) - bisect_left(keys, first)
+
+    def _batch(self, room: str, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
+        keys, records = self._keys(room), self._room(room)
+        start = bisect_left(keys, first)
+        stop = min(bisect_left(keys, last), start + self._BATCH)
+        return [(key, records[key]) for key in keys[start:stop]]
+
+    def close(self) -> None:
+        self._rooms = None
+
+
+# -- on disk ---------------------------------------------------------------------------------------
+
+_RECORD = struct.Struct(">BI")  # format, checksum
+_FORMAT = 1
+
+
+def _record(key: bytes, value: bytes | memoryview) -> bytes:
+    return b"".join((_RECORD.pack(_FORMAT, zlib.crc32(value, zlib.crc32(key))), value))
+
+
+def _value(room: str, key: bytes, record: memoryview) -> bytes:
+    """What is in a record; StoreError when it is not as it was written."""
+    if len(record) >= _RECORD.size:
+        format, checksum = _RECORD.unpack_from(record)
+        if format == _FORMAT and zlib.crc32(record[_RECORD.size :], zlib.crc32(key)) == checksum:
+            return bytes(record[_RECORD.size :])
+    raise StoreError(
+        f"the record {decode_key(key)!r} in room {room!r} of the store is damaged (its checksum differs)"
+    )
+
+
+class JobStore(Store):
+    """The store in *folder* (made if it is missing, for its owner alone), on disk.
+
+    Any thread may read while one commits. Opening raises StoreError, in words, when another process has
+    the folder, when it cannot be written or lies on a network file system, when the store is damaged,
+    or when a newer release wrote it.
+    """
+
+    _BATCH = 256
+    _BATCH_BYTES = 4 << 20
+    _FIRST_SIZE = 64 << 20  # of the map; the file itself grows as it is written
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(os.path.realpath(folder))
+        self._file = self.folder / "jobs.mdb"
+        self._env: lmdb.Environment | None = None
+        self._rooms: dict[str, lmdb._Database] = {}
+        self._lock: int | None = None
+        #: an error after which nothing that is written can be believed
+        self._lost: str = ""
+        #: held for a transaction that writes
+        self._writing = threading.Lock()
+        #: held for one that reads, and while the map is replaced under the readers
+        self._reading = threading.Lock()
+        try:
+            self._open()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, StoreError) or not isinstance(error, OSError | lmdb.Error):
+                raise
+            raise self._said(error, "cannot open the store") from error
+
+    def __repr__(self) -> str:
+        jobs = "closed" if self._env is None else f"{self.count('job')} jobs"
+        return f"<JobStore {self.folder} [{jobs}] epoch {self.epoch}>"
+
+    def _open(self) -> None:
+        kind = network_file_system(self.folder, _mountinfo())
+        if kind:
+            name = os.environ.get("USER") or "me"
+            raise StoreError(
+                f"{self.folder} is on a network file system ({kind}), where a store cannot live:"
+                f" name a folder on a local disk, such as /var/tmp/park-{name}"
+            )
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = _take(self.folder / "broker.lock")
+        # LMDB maps its lock file sparse: on a full disk the first touch would be a bus error.
+        if hasattr(os, "posix_fallocate"):
+            descriptor = os.open(f"{self._file}-lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, 8192)
+            finally:
+                os.close(descriptor)
+        env = self._env = lmdb.open(
+            str(self._file), subdir=False, map_size=self._FIRST_SIZE, max_dbs=len(ROOMS), mode=0o600
+        )
+        # So would a page that the file ought to have and has not; a page of zeros is an error in words.
+        whole = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        if self._file.stat().st_size < whole:
+            os.truncate(self._file, whole)
+        self._rooms["meta"] = env.open_db(b"meta")
+        self._introduce()
+        with env.begin(write=True) as txn:
+            self._rooms.update((room, env.open_db(room.encode(), txn)) for room in ROOMS)
+
+    def _said(self, error: Exception, what: str) -> StoreError:
+        """*error* in words; its errno says whether the disk is full."""
+        full = isinstance(error, lmdb.DiskError) or getattr(error, "errno", None) == errno.ENOSPC
+        reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
+        if isinstance(error, lmdb.InvalidError | lmdb.CorruptedError | lmdb.PageNotFoundError):
+            reason = f"{self._file.name} is damaged, or no store of PARK ({error})"
+        said = StoreError(f"{what} in {self.folder}: {reason}")
+        said.errno = errno.ENOSPC if full else getattr(error, "errno", None) or errno.EIO
+        return said
+
+    def _live(self, room: str) -> tuple[lmdb.Environment, lmdb._Database]:
+        if self._env is None:
+            raise StoreError(_CLOSED)
+        try:
+            return self._env, self._rooms[room]
+        except KeyError:
+            raise _no_room(room) from None
+
+    def commit(self, writes: Iterable[Write]) -> None:
+        """Carry out all *writes* or, with StoreError, none.
+
+        `errno.ENOSPC` in its ``errno``: the disk is full and the store goes on when there is room. Any
+        other error is final: this and every later commit raises, and the broker had better exit.
+        """
+        records = []
+        for write in writes:
+            key = encode_key(write.key)
+            value = None if write.value is None else _record(key, write.value)
+            records.append((self._live(write.room)[1], key, value))
+        if not records:
+            return
+        with self._writing:
+            env, _ = self._live("meta")
+            if self._lost:
+                raise StoreError(self._lost)
+            try:
+                while not self._transaction(env, records):
+                    with self._reading:
+                        env.set_mapsize(2 * env.info()["map_size"])
+            except lmdb.Error as error:
+                said = self._said(error, "cannot write to the store")
+                if said.errno != errno.ENOSPC:
+                    self._lost = str(said)
+                raise said from error
+
+    @staticmethod
+    def _transaction(
+        env: lmdb.Environment, records: list[tuple[lmdb._Database, bytes, bytes | None]]
+    ) -> bool:
+        """One transaction; False when the map was too small for it, and nothing was written."""
+        try:
+            with env.begin(write=True) as txn:
+                put, delete = txn.put, txn.delete
+                for room, key, value in records:
+                    if value is None:
+                        delete(key, db=room)
+                    else:
+                        put(key, value, db=room)
+        except lmdb.MapFullError:
+            return False
+        return True
+
+    def get(self, room: str, key: Key) -> bytes | None:
+        raw = encode_key(key)
+        with self._reading:
+            env, db = self._live(room)
+            try:
+                with env.begin(db=db, buffers=True) as txn:
+                    record = txn.get(raw)
+                    return None if record is None else _value(room, raw, memoryview(record))
+            except lmdb.Error as error:
+                raise self._said(error, f"cannot read {key!r} in room {room!r} of the store") from error
+
+    def count(self, room: str, prefix: Key = ()) -> int:
+        first = encode_key(prefix)
+        last = first + _PAST
+        with self._reading:
+            env, db = self._live(room)
+            try:
+                with env.begin(db=db) as txn:
+                    if not prefix:
+                        return int(txn.stat(db)["entries"])
+                    number = 0
+                    with txn.cursor() as cursor:
+                        if cursor.set_range(first):
+                            for key in cursor.iternext(keys=True, values=False):
+                                if key >= last:
+                                    break
+                                number += 1
+                    return number
+            except lmdb.Error as error:
+                raise self._said(error, f"cannot read room {room!r} of the store") from error
+
+    def _batch(self, room: str, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
+        batch: list[tuple[bytes, bytes]] = []
+        size = 0
+        with self._reading:
+            env, db = self._live(room)
+            try:
+                with env.begin(db=db, buffers=True) as txn, txn.cursor() as cursor:
+                    if cursor.set_range(first):
+                        for view, record in cursor.iternext():
+                            key = bytes(view)
+                            if key >= last or len(batch) >= self._BATCH or size >= self._BATCH_BYTES:
+                                break
+                            batch.append((key, _value(room, key, memoryview(record))))
+                            size += len(record)
+            except lmdb.Error as error:
+                raise self._said(error, f"cannot read room {room!r} of the store") from error
+        return batch
+
+    def close(self) -> None:
+        with self._writing, self._reading:
+            if self._env is not None:
+                self._env.close()
+                self._env = None
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+
+def _take(file: Path) -> int | None:
+    """Lock *file* for the life of this process (None where no such locks exist); StoreError names the holder."""
+    if sys.platform == "win32":
+        return None
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d" % os.getpid(), 0)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace")
+        os.close(descriptor)
+        raise StoreError(
+            f"another broker (process {holder}) has the home {file.parent}: stop it, or name another home"
+        ) from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+# -- file systems ----------------------------------------------------------------------------------
+
+#: Types of mounts whose files other machines may change.
+NETWORK = frozenset(
+    "9p acfs afs beegfs beegfs_nodev ceph cifs coda davfs fhgfs gfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs4"
+    " ocfs2 orangefs panfs pvfs2 smb3 smbfs sshfs vboxsf weka wekafs yas3fs".split()
+)
+
+
+def network_file_system(folder: Path, mountinfo: str) -> str | None:
+    """The type of the network file system that *folder* (absolute, no links) is on, else None.
+
+    *mountinfo* is the text of Linux's /proc/self/mountinfo: a mount a line, later ones lie over
+    earlier ones. Unreadable lines are passed over.
+    """
+    depth, kind = -1, ""
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, types = left.split(" "), right.split(" ")
+        if len(fields) < 5 or not types[0]:
+            continue
+        # spaces and the like are written as \040
+        mount = Path(re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[4]))
+        if folder.is_relative_to(mount) and len(mount.parts) >= depth:
+            depth, kind = len(mount.parts), types[0]
+    return kind if kind.removeprefix("fuse.") in NETWORK else None
+
+
+def _mountinfo() -> str:
+    try:
+        return Path("/proc/self/mountinfo").read_text(errors="replace")
+    except OSError:
+        return ""
