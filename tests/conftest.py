@@ -1,0 +1,73 @@
+"""What all tests share: the heavy ones wait for ``--all``, and no test leaves a process behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+PR_SET_CHILD_SUBREAPER = 36
+if sys.platform == "linux":
+    # Whoever loses its parent becomes a child of this process instead of init's, and is seen below.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the heavy tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--all"):
+        heavy = [item for item in items if item.get_closest_marker("heavy")]
+        items[:] = [item for item in items if not item.get_closest_marker("heavy")]
+        config.hook.pytest_deselected(items=heavy)
+
+
+def children() -> dict[int, str]:
+    """The living children of this process: number -> command line. Empty where there is no /proc."""
+    found = {}
+    for listed in Path("/proc/self/task").glob("*/children"):
+        for pid in map(int, listed.read_text().split()):
+            try:
+                state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+                command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+            except OSError:  # it ended meanwhile
+                continue
+            if state not in "ZX":
+                found[pid] = command
+    return found
+
+
+def strangers(before: dict[int, str]) -> dict[int, str]:
+    """Children that were not there *before*. The slot processes of this process's own local service are no
+    strangers: it lives until the interpreter ends, and keeps them."""
+    keeps_slots = "park.local" in sys.modules
+    return {
+        pid: command
+        for pid, command in children().items()
+        if pid not in before and not (keeps_slots and "park.kernel.slot" in command)
+    }
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Fails a test whose processes are still there 3 s after it, and ends them for the sake of the next test."""
+    before = children()
+    yield
+    give_up = time.monotonic() + 3.0
+    while (left := strangers(before)) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, f"the test left processes behind: {left}"
