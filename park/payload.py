@@ -1,0 +1,288 @@
+"""What travels inside payloads: bodies, inputs, results. The only place that pickles.
+
+Each unit's input and each result is an *entry*, whose first byte tells what follows: a pickle (which begins
+with its own 0x80), a pickle with its large buffers beside it, raw bytes, an error, or nothing at all. Many
+alike (numbers, or equal arrays) become one block of rows instead.
+
+numpy is never imported for an encoder's sake: whoever has arrays has imported it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import io
+import pickle
+import struct
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import cloudpickle
+
+from park.errors import NotPicklable, ProtocolError, UnitError
+from park.model import NOT_RUN
+from park.wire.pack import Pack, pack_entries, pack_pieces, pack_rows
+
+Buffer = bytes | memoryview
+
+#: Buffers from this size on are put beside their pickle.
+LARGE = 64 * 1024
+
+_PICKLE, _BUFFERS, _BYTES, _ERROR, _NOT_RUN = b"\x80", b"b", b"r", b"e", b"n"
+_PLAIN = frozenset({int, float, str, bool, bytes, type(None)})
+#: Python's own numbers as rows: the name is the head of the pack, the letter is struct's.
+_NUMBERS = {int: (b"int", "q"), float: (b"float", "d"), bool: (b"bool", "?")}
+_LETTERS = dict(_NUMBERS.values())
+
+
+def code_hash(blob: Buffer) -> bytes:
+    """The 16 bytes by which code is known."""
+    return hashlib.blake2b(blob, digest_size=16).digest()
+
+
+def dumps(obj: Any, what: str = "the body") -> bytes:
+    """*obj* pickled by value where its module is not importable. Raises NotPicklable, which names the culprit."""
+    try:
+        return cloudpickle.dumps(obj, 5)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise NotPicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
+
+
+def loads(blob: Buffer) -> Any:
+    """The object of `dumps`."""
+    return pickle.loads(blob)
+
+
+# -- one entry -----------------------------------------------------------------------------------
+
+
+def encode_input(obj: Any, what: str = "an input") -> bytes:
+    """The entry of an input or a result. Raises NotPicklable."""
+    pieces = _pieces(obj, what)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def encode_error(error: UnitError) -> bytes:
+    """The entry of a unit that failed."""
+    return _ERROR + pickle.dumps((error.cause, error.traceback, error.unit), 5)
+
+
+def encode_not_run() -> bytes:
+    """The entry of a unit that did not run."""
+    return _NOT_RUN
+
+
+def decode_entry(entry: Buffer) -> Any:
+    """The value of an entry; of one that failed the UnitError, of one that did not run NOT_RUN."""
+    tag = bytes(entry[:1])
+    if tag == _PICKLE:
+        return pickle.loads(entry)
+    if tag == _BYTES:
+        return bytes(entry[1:])
+    if tag == _BUFFERS:
+        return _decode_buffers(memoryview(entry))
+    if tag == _ERROR:
+        return UnitError(*pickle.loads(entry[1:]))
+    if tag == _NOT_RUN:
+        return NOT_RUN
+    raise ProtocolError(f"an entry begins with {tag!r}")
+
+
+def _pieces(obj: Any, what: str) -> list[Any]:
+    """The buffers that make the entry of *obj*, one after the other."""
+    kind = type(obj)
+    if kind in _PLAIN:
+        if kind is bytes and len(obj) >= LARGE:
+            return [_BYTES, obj]
+        return [pickle.dumps(obj, 5)]
+    large: list[memoryview] = []
+
+    def beside(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < LARGE:
+            return True
+        large.append(raw)
+        return False
+
+    try:
+        file = io.BytesIO()
+        _PlainPickler(file, 5, buffer_callback=beside).dump(obj)
+        data = file.getvalue()
+    except Exception:
+        large.clear()
+        try:
+            data = cloudpickle.dumps(obj, 5, buffer_callback=beside)
+        except Exception as error:
+            raise NotPicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
+    if not large:
+        return [data]
+    sizes = [len(data), *(raw.nbytes for raw in large)]
+    return [_BUFFERS, struct.pack(f"<Q{len(sizes)}Q", len(sizes), *sizes), data, *large]
+
+
+def _decode_buffers(entry: memoryview) -> Any:
+    try:
+        (count,) = struct.unpack_from("<Q", entry, 1)
+        sizes = struct.unpack_from(f"<{count}Q", entry, 9)
+    except struct.error as error:
+        raise ProtocolError("an entry is cut short") from error
+    at = 9 + 8 * count
+    parts = []
+    for size in sizes:
+        parts.append(entry[at : at + size])
+        at += size
+    if at != len(entry) or not parts:
+        raise ProtocolError("an entry is not as long as it says")
+    return pickle.loads(parts[0], buffers=[bytearray(part) for part in parts[1:]])
+
+
+class _NotPlain(Exception):
+    pass
+
+
+class _PlainPickler(pickle.Pickler):
+    """Pickles Python's own types and numpy's, and refuses anything that might need to go by value."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        named = obj if isinstance(obj, type) or hasattr(obj, "__qualname__") else type(obj)
+        module = getattr(named, "__module__", None)
+        if isinstance(module, str) and module.partition(".")[0] == "numpy":
+            return NotImplemented
+        raise _NotPlain
+
+
+# -- many ----------------------------------------------------------------------------------------
+
+
+def encode_units(values: Sequence[Any], what: str = "an input") -> bytes:
+    """The pack of these inputs (or results): rows where all are numbers of one kind or arrays alike."""
+    kinds = set(map(type, values))
+    if len(kinds) == 1:
+        (kind,) = kinds
+        block = _numbers(values, kind) if kind in _NUMBERS else _alike(values, kind)
+        if block is not None:
+            return block
+        if kind in _PLAIN and kind is not bytes:
+            return pack_entries([pickle.dumps(value, 5) for value in values])
+    sizes, pieces = [], []
+    for value in values:
+        entry = _pieces(value, what)
+        sizes.append(sum(map(_nbytes, entry)))
+        pieces += entry
+    return pack_pieces(sizes, pieces)
+
+
+def encode_array(array: Any) -> bytes:
+    """The pack of a numpy array of at least one dimension: axis 0 counts the units."""
+    rows = _rows(array, len(array)) if type(array) is sys.modules["numpy"].ndarray else None
+    return encode_units(list(array)) if rows is None else rows
+
+
+def decode_units(pack: Buffer) -> list[Any]:
+    """The values of a pack. Arrays that were rows are writable views of one private copy of them."""
+    packed = Pack(pack)
+    if packed.rows is None:
+        return [decode_entry(entry) for entry in packed.entries()]
+    head, rows = packed.rows
+    try:
+        if head in _LETTERS:
+            return list(struct.unpack(f"<{packed.count}{_LETTERS[head]}", rows))
+        name, *shape = head.decode("ascii").split()
+        numpy = importlib.import_module("numpy")
+        array = numpy.frombuffer(bytearray(rows), numpy.dtype(name))
+        return list(array.reshape(packed.count, *map(int, shape)))
+    except (struct.error, ValueError, TypeError) as error:
+        raise ProtocolError(f"rows cannot be what their head says: {error}") from error
+
+
+def _nbytes(piece: Any) -> int:
+    return len(piece) if type(piece) is bytes else piece.nbytes
+
+
+def _numbers(values: Sequence[Any], kind: type) -> bytes | None:
+    head, letter = _NUMBERS[kind]
+    try:
+        return pack_rows(head, struct.pack(f"<{len(values)}{letter}", *values), len(values))
+    except struct.error:  # a whole number over 64 bits
+        return None
+
+
+def _alike(values: Sequence[Any], kind: type) -> bytes | None:
+    """Rows of equal one-dimensional arrays, or of numpy's numbers."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not hasattr(numpy, "ndarray"):
+        return None
+    if kind is numpy.ndarray:
+        first = values[0]
+        dtype, shape = first.dtype, first.shape
+        if len(shape) != 1 or not all(value.dtype == dtype and value.shape == shape for value in values):
+            return None
+        return _rows(numpy.array(values), len(values))
+    if issubclass(kind, numpy.number | numpy.bool_):
+        return _rows(numpy.array(values, kind), len(values))
+    return None
+
+
+def _rows(array: Any, count: int) -> bytes | None:
+    """The pack of an array's rows; None when the name of its dtype does not tell all."""
+    dtype = array.dtype
+    if not array.ndim or not array.size or not dtype.itemsize or dtype.kind not in "biufcSUmM" or dtype.metadata:
+        return None
+    head = " ".join((dtype.str, *map(str, array.shape[1:]))).encode("ascii")
+    return pack_rows(head, array.tobytes(), count)
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+
+def _culprit(obj: Any, error: Exception) -> str:
+    """The path to the innermost part of *obj* that cannot be pickled, and what it is."""
+    path: list[str] = []
+    seen: set[int] = set()
+    while len(path) < 10:
+        seen.add(id(obj))
+        inner = next(((n, o) for n, o in _parts(obj) if id(o) not in seen and not _pickles(o)), None)
+        if inner is None:
+            break
+        path.append(inner[0])
+        obj = inner[1]
+    kind = type(obj)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    where = " of ".join(reversed(path)) or "it"
+    return f"{where} is a {name} ({_brief(str(error))})"
+
+
+def _pickles(obj: Any) -> bool:
+    try:
+        cloudpickle.dumps(obj, 5)
+    except Exception:
+        return False
+    return True
+
+
+def _parts(obj: Any) -> list[tuple[str, Any]]:
+    """The named parts of an object that are pickled with it."""
+    if isinstance(obj, dict):
+        return [(f"the value of key {key!r}", value) for key, value in obj.items()]
+    if isinstance(obj, list | tuple | set | frozenset):
+        return [(f"item {i}", value) for i, value in enumerate(obj)]
+    if isinstance(obj, functools.partial):
+        return [("the function", obj.func), ("its arguments", obj.args), ("its keywords", obj.keywords)]
+    if (owner := getattr(obj, "__self__", None)) is not None and hasattr(obj, "__func__"):
+        return [(f"the {type(owner).__name__} it is a method of", owner)]
+    parts: list[tuple[str, Any]] = []
+    if (code := getattr(obj, "__code__", None)) is not None:
+        cells = zip(code.co_freevars, obj.__closure__ or (), strict=False)
+        parts += [(f"variable {name!r}", cell.cell_contents) for name, cell in cells]
+        known = obj.__globals__
+        parts += [(f"global {name!r}", known[name]) for name in code.co_names if name in known]
+        parts += [("a default argument", value) for value in obj.__defaults__ or ()]
+    if not isinstance(obj, type):
+        parts += [(f"attribute {name!r}", value) for name, value in getattr(obj, "__dict__", {}).items()]
+    return parts
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= 200 else text[:197] + "..."

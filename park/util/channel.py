@@ -1,0 +1,214 @@
+"""Two-frame messages over a Unix socket pair, between a kernel and its slot processes.
+
+Each message is one header (length of the head: 4 bytes, of the payload: 8 bytes, a flag: 1 byte), the head and
+the payload. From 1 MB the payload does not pass through the socket: it lies in an anonymous file in memory,
+whose descriptor comes along with the header and which the receiver maps. Where the system has no such files,
+it goes inline.
+
+A small message costs one system call at each end. A closed peer shows in one place: reading raises EOFError.
+What is sent to it is dropped.
+"""
+
+from __future__ import annotations
+
+import array
+import mmap
+import os
+import select
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from park.errors import ProtocolError
+
+Buffer = bytes | memoryview
+
+#: Payloads from this size on travel as a descriptor.
+MEMFD_FROM = 1_000_000
+MAX_HEAD = 64 * 1024
+
+_HEADER = struct.Struct("<IQB")
+_READ = 64 * 1024
+#: reads in one `receive`, so that one busy peer cannot hold up the others
+_READS = 64
+_MESSAGES = hasattr(socket.socket, "recvmsg")
+_DESCRIPTORS = _MESSAGES and hasattr(os, "memfd_create") and hasattr(socket, "SCM_RIGHTS")
+_ANCILLARY = socket.CMSG_SPACE(32 * 4) if _DESCRIPTORS else 0
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
+
+
+class Channel:
+    """One end. Not for several threads at once: whoever shares it holds a lock."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._shares = _DESCRIPTORS and sock.family == socket.AF_UNIX
+        #: what is not out yet: bytes, and the payload that goes as a descriptor with the first of them
+        self._out: deque[tuple[memoryview, Buffer | None]] = deque()
+        #: a message of which only a part is here
+        self._partial = bytearray()
+        self._descriptors: deque[int] = deque()
+        self._ready: deque[list[Any]] = deque()
+        self._ended = False
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "open"
+        return f"<Channel {self.fileno()} {state}: {self.pending} bytes to send, {len(self._ready)} messages here>"
+
+    def fileno(self) -> int:
+        """For a poller; -1 once closed."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """Close this end; what was not sent is dropped."""
+        self._sock.close()
+        self._out.clear()
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
+
+    # -- out -------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """How many bytes wait for `flush`."""
+        return sum(len(data) + (len(shared) if shared is not None else 0) for data, shared in self._out)
+
+    def send(self, frames: Sequence[Any]) -> None:
+        """Send head and payload. On a non-blocking socket what does not fit waits for `flush`."""
+        head, payload = frames
+        size = len(payload)
+        if size >= MEMFD_FROM and self._shares:
+            self._out.append((memoryview(_HEADER.pack(len(head), size, 1) + head), payload))
+        elif size <= _READ:
+            self._out.append((memoryview(b"".join((_HEADER.pack(len(head), size, 0), head, payload))), None))
+        else:
+            self._out.append((memoryview(_HEADER.pack(len(head), size, 0) + head), None))
+            self._out.append((memoryview(payload).cast("B"), None))
+        self.flush()
+
+    def flush(self) -> bool:
+        """Send what waits; whether all of it is out now."""
+        out = self._out
+        try:
+            while out:
+                data, shared = out[0]
+                sent = self._sock.send(data) if shared is None else self._share(data, shared)
+                if sent == len(data):
+                    out.popleft()
+                else:
+                    out[0] = (data[sent:], None)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except (BrokenPipeError, ConnectionError):
+            out.clear()
+        return True
+
+    def _share(self, data: memoryview, payload: Buffer) -> int:
+        """Send *data* with the descriptor of a new file that holds *payload*."""
+        descriptor = os.memfd_create("park-payload")
+        try:
+            rest = memoryview(payload).cast("B")
+            while len(rest):
+                rest = rest[os.write(descriptor, rest) :]
+            return self._sock.sendmsg(
+                [data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+            )
+        finally:
+            os.close(descriptor)
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def receive(self) -> list[list[Any]]:
+        """All messages that are here, without waiting. Raises EOFError once the peer is gone and all were read."""
+        try:
+            for _ in range(_READS):
+                if self._ended or self._read(_DONTWAIT):
+                    break
+        except (BlockingIOError, InterruptedError):
+            pass
+        if self._ended and not self._ready:
+            raise EOFError("the other end is closed")
+        messages = list(self._ready)
+        self._ready.clear()
+        return messages
+
+    def recv(self, timeout: float | None = None) -> list[Any]:
+        """The next message: its head, and its payload as bytes or a memoryview.
+
+        Waits at most *timeout* seconds (None: for ever), then raises TimeoutError; EOFError when the peer is gone.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._ready:
+            if self._ended:
+                raise EOFError("the other end is closed")
+            if deadline is not None or not self._sock.getblocking():
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not select.select([self._sock], [], [], left)[0]:
+                    raise TimeoutError(f"no message within {timeout} s")
+            self._read(0)
+        return self._ready.popleft()
+
+    def _read(self, flags: int) -> bool:
+        """Read once and take apart what came; whether that was all there was."""
+        try:
+            if self._shares:
+                data, ancillary, told, _ = self._sock.recvmsg(_READ, _ANCILLARY, flags | _CLOEXEC)
+                if ancillary or told & socket.MSG_CTRUNC:
+                    self._take(ancillary, told)
+            else:
+                data, ancillary = self._sock.recv(_READ, flags), []
+        except (ConnectionResetError, BrokenPipeError):
+            data, ancillary = b"", []
+        if not data:
+            self._ended = True
+            return True
+        if self._partial:
+            self._partial += data
+            del self._partial[: self._parse(self._partial)]
+        elif (done := self._parse(data)) < len(data):
+            self._partial += memoryview(data)[done:]
+        return len(data) < _READ and not ancillary
+
+    def _take(self, ancillary: list[tuple[int, int, bytes]], told: int) -> None:
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                self._descriptors.extend(array.array("i", data[: len(data) - len(data) % 4]))
+        if told & socket.MSG_CTRUNC:
+            raise OSError("this process has no file descriptors left for a payload: raise the limit (ulimit -n)")
+
+    def _parse(self, data: bytes | bytearray) -> int:
+        """Queue the whole messages at the start of *data*; how many bytes they were."""
+        done, have = 0, len(data)
+        while have - done >= _HEADER.size:
+            head, size, flag = _HEADER.unpack_from(data, done)
+            if head > MAX_HEAD or flag > 1:
+                raise ProtocolError("what came through the socket is not a message")
+            start = done + _HEADER.size
+            stop = start + head + (0 if flag else size)
+            if stop > have:
+                break
+            if flag:
+                payload: Buffer = self._map(size)
+            elif type(data) is bytes:
+                payload = data[start + head : stop]
+            else:
+                payload = bytes(memoryview(data)[start + head : stop])
+            self._ready.append([bytes(data[start : start + head]), payload])
+            done = stop
+        return done
+
+    def _map(self, size: int) -> Buffer:
+        """The content of the next descriptor; it lives as long as somebody holds the memoryview."""
+        if not self._descriptors:
+            raise ProtocolError("a payload's descriptor did not come with it")
+        descriptor = self._descriptors.popleft()
+        try:
+            if os.fstat(descriptor).st_size != size:
+                raise ProtocolError("a payload's file is not as long as its header says")
+            return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
+        finally:
+            os.close(descriptor)

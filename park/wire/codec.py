@@ -1,0 +1,216 @@
+"""Messages to frames and back.
+
+A message is two frames: a head, which is a msgpack map ``{"park": VERSION, "type": name, field: value, ...}``
+of at most 64 KiB, and a payload that only the two ends open. `decode` believes nothing: whatever the bytes,
+it returns a message whose fields have the types that `park.wire.messages` gives them, or raises
+`ProtocolError` and nothing else.
+
+The limits: keys are texts and come once, whole numbers lie in 0 to 2**63 - 1 (`SIGNED` fields may be
+negative), declared floats are finite, lists and maps hold at most 4,096 items and nest at most 8 deep, there
+are no extension types. A field with a default may be missing; an unknown one is refused, because a peer that
+sends it expects it to mean something.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable, Sequence
+from operator import attrgetter, itemgetter
+from typing import Any
+
+import msgpack
+
+from park.errors import InvalidRequest, ProtocolError
+from park.wire.messages import MESSAGES, VERSION, Message
+
+type_hints = typing.get_type_hints
+
+Buffer = bytes | memoryview
+
+MAX_HEAD = 64 * 1024
+MAX_ITEMS = 4096
+MAX_DEPTH = 8
+#: How deep a packed payload may nest.
+MAX_PAYLOAD_DEPTH = 16
+MAX_INT = 2**63 - 1
+#: Whole numbers that may be negative; all others count or name something.
+SIGNED = frozenset({"priority", "seed"})
+
+Check = Callable[[Any], bool]
+
+
+def encode(message: Message, payload: Buffer = b"") -> list[Any]:
+    """The two frames of *message*. Raises InvalidRequest for values that cannot travel."""
+    table = _TABLES[type(message)]
+    try:
+        head = msgpack.packb(dict(zip(table.keys, (VERSION, table.name, *table.values(message)), strict=True)))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidRequest(f"{table.name} cannot travel: {error}") from error
+    if len(head) > MAX_HEAD:
+        raise InvalidRequest(f"the head of {table.name} has {len(head):,} bytes, more than {MAX_HEAD:,}")
+    if len(payload) and not table.carries:
+        raise InvalidRequest(f"{table.name} carries no payload")
+    return [head, payload]
+
+
+def decode(frames: Sequence[Any]) -> tuple[Message, Any]:
+    """The message and its payload, which is the second frame as it came. Raises ProtocolError."""
+    if len(frames) != 2:
+        raise ProtocolError(f"a message has 2 frames, not {len(frames)}")
+    head, payload = frames
+    if len(head) > MAX_HEAD:
+        raise ProtocolError(f"a head of {len(head):,} bytes is over the limit of {MAX_HEAD:,}")
+    fields = _unpack(head, MAX_ITEMS)
+    if type(fields) is not dict:
+        raise ProtocolError("the head is not a map")
+    version, name = fields.pop("park", None), fields.pop("type", None)
+    if version != VERSION or type(version) is not int:
+        raise ProtocolError(
+            f"the peer speaks version {_brief(version)} of PARK's protocol, this side version {VERSION}: "
+            "run the same release of PARK on both"
+        )
+    table = _BY_NAME.get(name) if type(name) is str else None
+    if table is None:
+        raise ProtocolError(f"there is no message {_brief(name)}")
+    if len(payload) and not table.carries:
+        raise ProtocolError(f"{name} carries no payload")
+    return table.build(fields), payload
+
+
+def pack(value: Any) -> bytes:
+    """*value* (plain lists, maps with texts as keys, and scalars) as a payload or a value in the store."""
+    try:
+        return typing.cast(bytes, msgpack.packb(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidRequest(f"this value cannot be packed: {error}") from error
+
+
+def unpack(data: Buffer) -> Any:
+    """The value of `pack`; as strict as `decode`, but as long as the data is. Raises ProtocolError."""
+    scan = msgpack.Unpacker(None, max_buffer_size=max(1, len(data)))
+    try:  # lengths that lie would make lists before their items: see first that every item is there
+        scan.feed(data)
+        scan.skip()
+    except Exception as error:
+        raise ProtocolError(f"a payload is not msgpack: {_brief(error)}") from error
+    value = _unpack(data, len(data))
+    if not _shallow(value, MAX_PAYLOAD_DEPTH):
+        raise ProtocolError(f"a payload nests more than {MAX_PAYLOAD_DEPTH} deep")
+    return value
+
+
+class _Table:
+    """What is known of one class of messages, worked out once."""
+
+    def __init__(self, cls: type[Message]) -> None:
+        hints = type_hints(cls)
+        fields = dataclasses.fields(cls)
+        self.cls = cls
+        self.name = cls.__name__
+        self.carries = cls.carries
+        self.names = tuple(f.name for f in fields)
+        self.keys = ("park", "type", *self.names)
+        self.checks = {f.name: _check(hints[f.name], f.name in SIGNED) for f in fields}
+        self.annotations = {f.name: str(f.type) for f in fields}
+        self.required = frozenset(
+            f.name
+            for f in fields
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        )
+        self.values = _getter(attrgetter, self.names)
+
+    def build(self, fields: dict[str, Any]) -> Message:
+        for name, value in fields.items():
+            check = self.checks.get(name)
+            if check is None:
+                raise ProtocolError(f"{self.name} has no field {_brief(name)}")
+            if not check(value):
+                raise ProtocolError(f"{self.name}.{name} is {self.annotations[name]}, not {_brief(value)}")
+        if not self.required <= fields.keys():
+            raise ProtocolError(f"{self.name} lacks {', '.join(sorted(self.required - fields.keys()))}")
+        return self.cls(**fields)
+
+
+def _getter(make: Callable[..., Callable[[Any], Any]], names: tuple[str, ...]) -> Callable[[Any], Any]:
+    """attrgetter or itemgetter of *names* that returns a tuple however many names there are."""
+    if len(names) > 1:
+        return make(*names)
+    return (lambda one: (make(names[0])(one),)) if names else (lambda one: ())
+
+
+def _check(hint: Any, signed: bool) -> Check:
+    """The test that a decoded value must pass for the annotation *hint*."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is int:
+        low = -MAX_INT - 1 if signed else 0
+        return lambda value: type(value) is int and low <= value <= MAX_INT
+    if hint is float:  # a whole number will do
+        return lambda value: type(value) in (float, int) and math.isfinite(value)
+    if hint in (str, bytes, bool):
+        return lambda value: type(value) is hint
+    if hint is Any:
+        return lambda value: _shallow(value, MAX_DEPTH)
+    if origin in (typing.Union, types.UnionType) and len(arguments) == 2 and arguments[1] is type(None):
+        inner = _check(arguments[0], signed)
+        return lambda value: value is None or inner(value)
+    if origin is list:
+        inner = _check(arguments[0], signed)
+        return lambda value: type(value) is list and all(map(inner, value))
+    if origin is dict and arguments == (str, Any):
+        return lambda value: type(value) is dict and _shallow(value, MAX_DEPTH)
+    raise TypeError(f"the codec knows no fields of type {hint}")
+
+
+def _unpack(data: Buffer, items: int) -> Any:
+    try:
+        return msgpack.unpackb(
+            data,
+            object_pairs_hook=_strict_map,
+            ext_hook=_no_extension,
+            max_array_len=items,
+            max_map_len=items,
+            max_ext_len=0,
+        )
+    except Exception as error:  # the library has many; MemoryError and RecursionError are possible too
+        raise ProtocolError(f"a frame is not msgpack: {_brief(error)}") from error
+
+
+def _strict_map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ProtocolError("a key comes twice")
+    for key in fields:
+        if type(key) is not str:
+            raise ProtocolError("a key is not a text")
+    return fields
+
+
+def _no_extension(code: int, data: bytes) -> Any:
+    raise ProtocolError("extension types are not used")
+
+
+def _shallow(value: Any, depth: int) -> bool:
+    """Whether *value* nests at most *depth* deep; level by level, so that depth costs no recursion."""
+    level = [value]
+    while level and depth >= 0:
+        level = [
+            item
+            for box in level
+            if type(box) in (list, dict)
+            for item in (box.values() if type(box) is dict else box)
+            if type(item) in (list, dict)
+        ]
+        depth -= 1
+    return not level
+
+
+def _brief(value: Any) -> str:
+    text = str(value) if isinstance(value, Exception) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_TABLES = {cls: _Table(cls) for cls in MESSAGES.values()}
+_BY_NAME = {table.name: table for table in _TABLES.values()}

@@ -1,0 +1,126 @@
+"""A pack: the payload that holds consecutive units, or results.
+
+Whoever only carries a pack can count and slice it without opening an entry. There are two kinds, little
+endian, behind one header (kind: 1 byte, 3 bytes of zero, length of the row head: 4 bytes, count: 8 bytes):
+
+* entries: the size of each entry (8 bytes each), then the entries, one after the other;
+* rows: a head that describes a row (opaque here, as a numpy dtype and shape), then *count* rows of one size.
+
+An empty payload is a pack of no units. Sizes rather than offsets are stored, so that a slice is three raw
+slices; offsets are summed once a pack.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+from park.errors import ProtocolError
+
+Buffer = bytes | memoryview
+
+_HEADER = struct.Struct("<cxxxIQ")
+_ENTRIES, _ROWS = b"E", b"R"
+
+
+def pack_entries(entries: Sequence[Buffer]) -> bytes:
+    """The pack of these entries."""
+    return pack_pieces([len(entry) for entry in entries], entries)
+
+
+def pack_pieces(sizes: Sequence[int], pieces: Iterable[Any]) -> bytes:
+    """The pack of ``len(sizes)`` entries, whose bytes are *pieces* in turn, joined: each byte is copied once."""
+    if not sizes:
+        return b""
+    header = _HEADER.pack(_ENTRIES, 0, len(sizes))
+    return b"".join((header, struct.pack(f"<{len(sizes)}Q", *sizes), *pieces))
+
+
+def pack_rows(head: bytes, rows: Any, count: int) -> bytes:
+    """The pack of *count* rows of one size, at least a byte; *rows* is a contiguous buffer of bytes."""
+    return b"".join((_HEADER.pack(_ROWS, len(head), count), head, rows)) if count else b""
+
+
+class Pack:
+    """A pack that came from elsewhere; one that cannot be right raises ProtocolError here, not later."""
+
+    __slots__ = ("_body", "_head", "_offsets", "_row", "_view", "count")
+
+    def __init__(self, payload: Buffer) -> None:
+        self._view = view = memoryview(payload)
+        #: how many units
+        self.count = 0
+        #: the head and the size of a row; None and 0 for entries
+        self._head: bytes | None = None
+        self._row = 0
+        #: where each entry begins in the body, and where the last one ends
+        self._offsets = [0]
+        #: the bytes of all entries or rows
+        self._body = view[:0]
+        if not len(view):
+            return
+        if len(view) < _HEADER.size:
+            raise ProtocolError(f"{len(view)} bytes are no pack")
+        kind, head, count = _HEADER.unpack_from(view)
+        start = _HEADER.size + (head if kind == _ROWS else 8 * count)
+        size = len(view) - start
+        if size < 0 or count == 0 or kind not in (_ENTRIES, _ROWS):
+            raise ProtocolError("a pack's header does not fit its data")
+        if kind == _ROWS:
+            self._row, rest = divmod(size, count)
+            if rest or not self._row:
+                raise ProtocolError(f"{size} bytes are not {count} rows of one size")
+            self._head = bytes(view[_HEADER.size : start])
+        else:
+            self._offsets = list(accumulate(struct.unpack_from(f"<{count}Q", view, _HEADER.size), initial=0))
+            if head or self._offsets[-1] != size:
+                raise ProtocolError("the sizes of a pack's entries do not add up to its data")
+        self.count = count
+        self._body = view[start:]
+
+    def __repr__(self) -> str:
+        return f"<Pack of {self.count} {'entries' if self._head is None else 'rows'}, {len(self._view)} bytes>"
+
+    def slice(self, i: int, j: int) -> bytes:
+        """The pack of units *i* to *j* (not included)."""
+        if not 0 <= i <= j <= self.count:
+            raise ProtocolError(f"units {i} to {j} are not in a pack of {self.count}")
+        if i == 0 and j == self.count:
+            return bytes(self._view)
+        if i == j:
+            return b""
+        if self._head is not None:
+            return pack_rows(self._head, self._body[i * self._row : j * self._row], j - i)
+        sizes = self._view[_HEADER.size + 8 * i : _HEADER.size + 8 * j]
+        body = self._body[self._offsets[i] : self._offsets[j]]
+        return b"".join((_HEADER.pack(_ENTRIES, 0, j - i), sizes, body))
+
+    def entries(self) -> list[memoryview]:
+        """The bytes of each unit; of rows too, though they mean nothing without the head."""
+        body = self._body
+        if self._head is not None:
+            row = self._row
+            return [body[i : i + row] for i in range(0, len(body), row)]
+        return [body[i:j] for i, j in pairwise(self._offsets)]
+
+    @property
+    def rows(self) -> tuple[bytes, memoryview] | None:
+        """The head and the bytes of all rows; None for a pack of entries."""
+        return None if self._head is None else (self._head, self._body)
+
+
+def join(packs: Iterable[Buffer]) -> bytes:
+    """One pack of the units of all, in turn: all of entries, or all of rows with the same head."""
+    parts = [pack for pack in map(Pack, packs) if pack.count]
+    if not parts:
+        return b""
+    head, row = parts[0]._head, parts[0]._row
+    if any((pack._head, pack._row) != (head, row) for pack in parts):
+        raise ProtocolError("packs of different kinds cannot be joined")
+    count = sum(pack.count for pack in parts)
+    if head is not None:
+        return b"".join((_HEADER.pack(_ROWS, len(head), count), head, *(pack._body for pack in parts)))
+    sizes = (pack._view[_HEADER.size : _HEADER.size + 8 * pack.count] for pack in parts)
+    return b"".join((_HEADER.pack(_ENTRIES, 0, count), *sizes, *(pack._body for pack in parts)))
