@@ -117,7 +117,7 @@ def decode_key(raw: bytes) -> Key:
 
 
 class Store(ABC):
-    """An ordered map a room, and who it is: *id* (32 hex digits, for ever) and *epoch* (0 before the first life)."""
+    """Rooms of records, and who it is: *id* (32 hex digits, for ever), *epoch* (0 before its first life)."""
 
     id: str
     epoch: int
@@ -140,7 +140,7 @@ class Store(ABC):
 
     @abstractmethod
     def _batch(self, room: str, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
-        """Some of the next records from *first* on and below *last*, encoded keys; none: there are no more."""
+        """Some of the next records from *first* on and below *last* (encoded); none: there are no more."""
 
     def scan(self, room: str, prefix: Key = ()) -> Iterator[tuple[Key, bytes]]:
         """The records whose keys start with *prefix*, in the order of their keys.
@@ -173,8 +173,8 @@ class Store(ABC):
             )
         elif int(schema) > SCHEMA:
             raise StoreError(
-                f"the store was written by a newer PARK (its schema is {int(schema)}, this one knows {SCHEMA}):"
-                " upgrade PARK, or use another home"
+                f"the store was written by a newer PARK (its schema is {int(schema)}, this one knows"
+                f" {SCHEMA}): upgrade PARK, or use another home"
             )
         self.id = (self.get("meta", ("id",)) or b"").decode()
         self.epoch = int(self.get("meta", ("epoch",)) or 0)
@@ -465,7 +465,7 @@ class JobStore(Store):
 
 
 def _take(file: Path) -> int | None:
-    """Lock *file* for the life of this process (None where no such locks exist); StoreError names the holder."""
+    """Lock *file* while this process lives (None where no such locks exist); StoreError names the holder."""
     if sys.platform == "win32":
         return None
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
@@ -488,10 +488,13 @@ def _take(file: Path) -> int | None:
 # -- file systems ----------------------------------------------------------------------------------
 
 #: Types of mounts whose files other machines may change.
-NETWORK = frozenset(
-    "9p acfs afs beegfs beegfs_nodev ceph cifs coda davfs fhgfs gfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs4"
-    " ocfs2 orangefs panfs pvfs2 smb3 smbfs sshfs vboxsf weka wekafs yas3fs".split()
-)
+# fmt: off
+NETWORK = frozenset({
+    "9p", "acfs", "afs", "beegfs", "beegfs_nodev", "ceph", "cifs", "coda", "davfs", "fhgfs", "gfs", "gfs2",
+    "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb3",
+    "smbfs", "sshfs", "vboxsf", "wekafs",
+})
+# fmt: on
 
 
 def network_file_system(folder: Path, mountinfo: str) -> str | None:
