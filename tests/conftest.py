@@ -62,7 +62,7 @@ def strangers(before: dict[int, str]) -> dict[int, str]:
 
 @pytest.fixture(autouse=True)
 def no_process_left() -> Iterator[None]:
-    """Fails a test whose processes are still there 3 s after it, and ends them for the sake of the next test."""
+    """Fails a test whose processes are still there 3 s after it, and ends them for the next test's sake."""
     before = children()
     yield
     give_up = time.monotonic() + 3.0

@@ -48,9 +48,21 @@ ROOMS = {
     "park.table": Room(1, beside=("park.wire.*",)),
     "park.mirror": Room(1, beside=("park.table", "park.wire.*")),
     "park.core.fairshare": Room(1),
-    "park.core.roster": Room(1, beside=("park.wire.*",)),
+    "park.core.outcome": Room(1, beside=("park.wire.*",)),
+    "park.core.roster": Room(1, beside=("park.core.outcome", "park.wire.*")),
+    "park.core.work": Room(1, beside=("park.core.outcome", "park.core.roster", "park.wire.*")),
+    "park.core.jobs": Room(1, beside=("park.core.outcome", "park.core.work", "park.wire.*")),
     "park.core.dispatcher": Room(
-        1, beside=("park.core.fairshare", "park.core.roster", "park.table", "park.wire.*")
+        1,
+        beside=(
+            "park.core.fairshare",
+            "park.core.jobs",
+            "park.core.outcome",
+            "park.core.roster",
+            "park.core.work",
+            "park.table",
+            "park.wire.*",
+        ),
     ),
     "park.kernel.lifecycle": Room(1, beside=("park.wire.*",)),
     # 2: one library each
