@@ -96,7 +96,7 @@ def test_which_blocks_are_examples() -> None:
                 print(2)
         """
     )
-    assert examples(text) == [(5, "import park\n\nprint(1)\n"), (23, "if True:\n    print(2)\n")]
+    assert examples(text) == [(5, "import park\n\nprint(1)\n"), (24, "if True:\n    print(2)\n")]
 
 
 def test_the_readme_says_the_two_commands_first() -> None:
