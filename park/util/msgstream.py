@@ -1,0 +1,79 @@
+"""The hub of jobs' messages: who watches which job, and what a late watcher must know first.
+
+A job's stream is what its body publishes: progress, improvements, lines of a log, messages of its own kinds.
+Nothing of it is stored. But some messages stay true until the next of their kind, such as the latest progress;
+the hub keeps those, one a kind, as the stream's header. Who joins gets the header first and then every
+later message in order, with nothing lost or doubled between, because `subscribe` does both at once.
+
+The hub is pure: it says what to send to whom, and somebody else sends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from park.wire.codec import Buffer
+from park.wire.messages import Stream
+
+#: Kinds that are always part of the header.
+LATEST = frozenset({"progress", "improvement"})
+#: Kinds in one header; with more, the one that was published longest ago goes.
+MAX_HEADER = 64
+
+
+class message_stream:
+    """Streams of messages by job number. Peers are whatever names them to the caller (hashable)."""
+
+    def __init__(self) -> None:
+        #: job -> kind -> its latest message, in the order in which they were published
+        self._headers: dict[int, dict[str, bytes]] = {}
+        #: job -> its watchers, in the order in which they came; never empty
+        self._watchers: dict[int, dict[Hashable, None]] = {}
+
+    def __repr__(self) -> str:
+        watchers = sum(map(len, self._watchers.values()))
+        return f"<message_stream {len(self._headers)} headers, {watchers} watchers>"
+
+    def publish(
+        self, job: int, kind: str, payload: Buffer, header: bool = False
+    ) -> list[tuple[Any, Stream, Buffer]]:
+        """What to send, as (peer, message, payload), now that *job* has published this.
+
+        With *header*, or when its kind is one of `LATEST`, it is also what later watchers get first.
+        """
+        if header or kind in LATEST:
+            self.set_header(job, kind, payload)
+        message = Stream(job=job, kind=kind)
+        return [(peer, message, payload) for peer in self._watchers.get(job, ())]
+
+    def set_header(self, job: int, kind: str, payload: Buffer) -> None:
+        """What later watchers of *job* get first for *kind*; those of now get nothing."""
+        kinds = self._headers.setdefault(job, {})
+        kinds.pop(kind, None)
+        kinds[kind] = bytes(payload)
+        if len(kinds) > MAX_HEADER:
+            del kinds[next(iter(kinds))]
+
+    def subscribe(self, job: int, peer: Hashable) -> list[tuple[Stream, bytes]]:
+        """*peer* watches *job* from here on; the header, to send to it before anything else."""
+        self._watchers.setdefault(job, {})[peer] = None
+        kinds = self._headers.get(job, {})
+        return [(Stream(job=job, kind=kind, header=True), payload) for kind, payload in kinds.items()]
+
+    def unsubscribe(self, job: int, peer: Hashable) -> None:
+        """*peer* does not watch *job* any more, if it did."""
+        watchers = self._watchers.get(job, {})
+        watchers.pop(peer, None)
+        if not watchers:
+            self._watchers.pop(job, None)
+
+    def drop_peer(self, peer: Hashable) -> None:
+        """*peer* is gone and watches nothing."""
+        for job in [job for job, watchers in self._watchers.items() if peer in watchers]:
+            self.unsubscribe(job, peer)
+
+    def close(self, job: int) -> None:
+        """*job* has ended: its header and watchers are forgotten."""
+        self._headers.pop(job, None)
+        self._watchers.pop(job, None)
