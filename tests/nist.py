@@ -43,7 +43,9 @@ class Problem:
 def load(name: str) -> Problem:
     """The problem of this name."""
     text = (FOLDER / f"{name}.dat").read_text(encoding="ascii")
-    rows = [tuple(map(float, row)) for row in re.findall(r"^ *b\d+ *=" + r" +(\S+)" * 4 + r"\s*$", text, re.M)]
+    rows = [
+        tuple(map(float, row)) for row in re.findall(r"^ *b\d+ *=" + r" +(\S+)" * 4 + r"\s*$", text, re.M)
+    ]
     start1, start2, certified, stderr = zip(*rows, strict=True)
     table = text[re.search(r"^Data: +y +x\s*$", text, re.M).end() :]
     y, x = np.array([line.split() for line in table.splitlines() if line.strip()], dtype=float).T
