@@ -1,16 +1,18 @@
 """Small-angle neutron scattering from a solution of SDS micelles: the physics of the demonstration.
 
-Above some 8 mmol/L, sodium dodecyl sulphate gathers in micelles: an oily core of the C12 tails, which neutrons
-see against heavy water, and a thin wet layer of the sulphate heads, which they hardly see. A part of the sodium
-ions dissolves, so the micelles are charged, repel each other and keep a distance: this gives the peak of the curve.
+Above some 8 mmol/L, sodium dodecyl sulphate gathers in micelles: an oily core of the C12 tails, which
+neutrons see against heavy water, and a thin wet layer of the sulphate heads, which they hardly see. A part of
+the sodium ions dissolves, so the micelles are charged, repel each other and keep a distance: this gives the
+curve its peak.
 
     I(q) = n contrast^2 [<F^2> + <F>^2 (S(q) - 1)] + background, smeared by the instrument
 
-*F* is the amplitude of an ellipsoid, averaged over its orientations; *S* the structure factor of charged spheres of
-equal volume (decoupling approximation, Kotlarchyk and Chen, J. Chem. Phys. 79 (1983) 2461), in the mean spherical
-approximation (Hayter and Penfold, Mol. Phys. 42 (1981) 109), rescaled where the repulsion keeps the spheres from
-touching (Hansen and Hayter, Mol. Phys. 46 (1982) 651). It is solved here by Baxter's factorisation
-(Aust. J. Phys. 21 (1968) 563): the core condition leaves one quartic equation.
+*n* is the number of micelles in a volume. *F* is the amplitude of an ellipsoid, averaged over its
+orientations; *S* the structure factor of charged spheres of equal volume (decoupling approximation: Kotlarchyk
+and Chen, J. Chem. Phys. 79 (1983) 2461) in the mean spherical approximation (Hayter and Penfold, Mol. Phys. 42
+(1981) 109), rescaled where the repulsion keeps the spheres from touching (Hansen and Hayter, Mol. Phys. 46
+(1982) 651). It is solved here by Baxter's factorisation (Aust. J. Phys. 21 (1968) 563), which leaves one
+quartic equation.
 
 Lengths are in angstrom, q in 1/angstrom, intensities in 1/cm. Only numpy is needed.
 """
@@ -28,11 +30,11 @@ Array = NDArray[np.float64]
 
 #: Molecules per cubic angstrom in a solution of 1 mol/L.
 MOLAR = 6.02214e-4
-#: SDS in the sample: 10 g in 100 mL (288.4 g/mol) in mol/L; what is not in micelles (the critical concentration).
+#: SDS in the sample, in mol/L: all (10 g of 288.4 g/mol in 100 mL), and what stays outside of the micelles.
 CONCENTRATION, FREE = 0.347, 0.008
 #: Volume of one C12H25 tail (Tanford, J. Phys. Chem. 76 (1972) 3020).
 TAIL = 350.2
-#: Where two unit charges in water at 25 C have the thermal energy (Bjerrum's length, relative permittivity 78).
+#: Bjerrum's length in water at 25 C (relative permittivity 78): two unit charges there have the energy kT.
 BJERRUM = 7.18
 
 #: Nodes and weights for averages over [0, 1].
@@ -43,7 +45,7 @@ _T = _T + 0.5
 
 
 def measured() -> tuple[Array, Array, Array, Array]:
-    """The measured curve that ships with PARK: q, intensity, its standard error, and the resolution (sigma of q)."""
+    """The measured curve that ships with PARK: q, intensity, its standard error, the resolution sigma(q)."""
     text = resources.files("park.fit").joinpath("data", "sds_d22.dat").read_text(encoding="ascii")
     table = text[text.index("Mod_Q") :].splitlines()[1:]
     q, intensity, error, sigma = np.array([line.split() for line in table if line.strip()], dtype=float).T
@@ -79,7 +81,7 @@ def micelles(
 
 
 def ellipsoid(q: Array, polar: float, equator: float) -> tuple[Array, Array]:
-    """Mean amplitude and mean squared amplitude, both 1 at q = 0, of randomly oriented ellipsoids of revolution."""
+    """Mean amplitude and mean square of it, both 1 at q = 0, of spheroids in all orientations."""
     x = q[:, None] * np.sqrt(equator**2 * (1 - _U**2) + polar**2 * _U**2)
     f = 3 * (np.sin(x) - x * np.cos(x)) / x**3
     return f @ _WU, f**2 @ _WU
@@ -128,9 +130,9 @@ def _baxter(eta: float, z: float, contact: float) -> tuple[float, float, float, 
     outside. Returns a, b, c, d and the pair correlation at contact.
 
     That g = 0 inside makes a and b linear in c and d. With G the Laplace transform of r g(r) at z, three
-    equations remain: c + d = 12 eta G d / z (the core), -contact = z d (1 - 12 eta Q(z)) (the tail of the direct
-    correlation) and G (1 - 12 eta Q(z)) = L(z), where Q(z) and L(z) are linear in c and d. Without c and G, a quartic
-    in d is left; the physical root is the one that vanishes with the repulsion, so the smallest.
+    equations remain: c + d = 12 eta G d / z (the core), -contact = z d (1 - 12 eta Q(z)) (the tail of the
+    direct correlation) and G (1 - 12 eta Q(z)) = L(z), where Q(z) and L(z) are linear in c and d. Without c
+    and G, a quartic in d is left; the physical root vanishes with the repulsion, so it is the smallest.
     """
     e, k, small = 12 * eta, -contact, exp(-z)
     m0 = (1 / small - 1) / z - 1
