@@ -23,14 +23,16 @@ import cloudpickle
 
 from park.errors import NotPicklable, ProtocolError, UnitError
 from park.model import NOT_RUN
-from park.wire.pack import Pack, pack_entries, pack_pieces, pack_rows
+from park.wire import codec
+from park.wire.pack import ERROR, Pack, error_entry, pack_entries, pack_pieces, pack_rows
+from park.wire.pack import NOT_RUN as NOT_RUN_ENTRY
 
 Buffer = bytes | memoryview
 
 #: Buffers from this size on are put beside their pickle.
 LARGE = 64 * 1024
 
-_PICKLE, _BUFFERS, _BYTES, _ERROR, _NOT_RUN = b"\x80", b"b", b"r", b"e", b"n"
+_PICKLE, _BUFFERS, _BYTES = b"\x80", b"b", b"r"
 _PLAIN = frozenset({int, float, str, bool, bytes, type(None)})
 #: Python's own numbers as rows: the name is the head of the pack, the letter is struct's.
 _NUMBERS = {int: (b"int", "q"), float: (b"float", "d"), bool: (b"bool", "?")}
@@ -43,7 +45,7 @@ def code_hash(blob: Buffer) -> bytes:
 
 
 def dumps(obj: Any, what: str = "the body") -> bytes:
-    """*obj* pickled by value where its module is not importable. Raises NotPicklable, which names the culprit."""
+    """The pickle of a body, by value where it cannot be imported. Raises NotPicklable, which names the culprit."""
     try:
         return cloudpickle.dumps(obj, 5)  # type: ignore[no-any-return]
     except Exception as error:
@@ -66,12 +68,12 @@ def encode_input(obj: Any, what: str = "an input") -> bytes:
 
 def encode_error(error: UnitError) -> bytes:
     """The entry of a unit that failed."""
-    return _ERROR + pickle.dumps((error.cause, error.traceback, error.unit), 5)
+    return error_entry(error.cause, error.traceback, error.unit)
 
 
 def encode_not_run() -> bytes:
     """The entry of a unit that did not run."""
-    return _NOT_RUN
+    return NOT_RUN_ENTRY
 
 
 def decode_entry(entry: Buffer) -> Any:
@@ -83,9 +85,9 @@ def decode_entry(entry: Buffer) -> Any:
         return bytes(entry[1:])
     if tag == _BUFFERS:
         return _decode_buffers(memoryview(entry))
-    if tag == _ERROR:
-        return UnitError(*pickle.loads(entry[1:]))
-    if tag == _NOT_RUN:
+    if tag == ERROR:
+        return UnitError(*codec.unpack(entry[1:]))
+    if tag == NOT_RUN_ENTRY:
         return NOT_RUN
     raise ProtocolError(f"an entry begins with {tag!r}")
 
@@ -228,7 +230,7 @@ def _alike(values: Sequence[Any], kind: type) -> bytes | None:
 def _rows(array: Any, count: int) -> bytes | None:
     """The pack of an array's rows; None when the name of its dtype does not tell all."""
     dtype = array.dtype
-    if not array.ndim or not array.size or not dtype.itemsize or dtype.kind not in "biufcSUmM" or dtype.metadata:
+    if not array.ndim or not array.nbytes or dtype.kind not in "biufcSUmM" or dtype.metadata:
         return None
     head = " ".join((dtype.str, *map(str, array.shape[1:]))).encode("ascii")
     return pack_rows(head, array.tobytes(), count)

@@ -18,6 +18,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from park.errors import ProtocolError
+from park.wire import codec
 
 Buffer = bytes | memoryview
 
@@ -31,7 +32,7 @@ def pack_entries(entries: Sequence[Buffer]) -> bytes:
 
 
 def pack_pieces(sizes: Sequence[int], pieces: Iterable[Any]) -> bytes:
-    """The pack of ``len(sizes)`` entries, whose bytes are *pieces* in turn, joined: each byte is copied once."""
+    """The pack of ``len(sizes)`` entries, whose bytes are *pieces* in turn; each byte is copied once."""
     if not sizes:
         return b""
     header = _HEADER.pack(_ENTRIES, 0, len(sizes))
@@ -81,7 +82,8 @@ class Pack:
         self._body = view[start:]
 
     def __repr__(self) -> str:
-        return f"<Pack of {self.count} {'entries' if self._head is None else 'rows'}, {len(self._view)} bytes>"
+        kind = "entries" if self._head is None else "rows"
+        return f"<Pack of {self.count} {kind}, {len(self._view)} bytes>"
 
     def slice(self, i: int, j: int) -> bytes:
         """The pack of units *i* to *j* (not included)."""
@@ -124,3 +126,17 @@ def join(packs: Iterable[Buffer]) -> bytes:
         return b"".join((_HEADER.pack(_ROWS, len(head), count), head, *(pack._body for pack in parts)))
     sizes = (pack._view[_HEADER.size : _HEADER.size + 8 * pack.count] for pack in parts)
     return b"".join((_HEADER.pack(_ENTRIES, 0, count), *sizes, *(pack._body for pack in parts)))
+
+
+#: What the first byte of an entry says, where whoever carries it has to know.
+ERROR, NOT_RUN = b"e", b"n"
+
+
+def error_entry(cause: str, traceback: str, unit: int | None) -> bytes:
+    """The entry of a unit that failed; a broker writes one for a unit that killed its process."""
+    return ERROR + codec.pack([cause, traceback, unit])
+
+
+def count(payload: Buffer) -> int:
+    """How many entries a pack has. Raises ProtocolError where it cannot be a pack."""
+    return Pack(payload).count
