@@ -105,6 +105,7 @@ NEVER_LOADS = {
     "park.core.loop": ("cloudpickle", "numpy"),
     "park.core.manager": ("cloudpickle", "numpy"),
     "park.fit": ("bumps", "matplotlib", "scipy"),
+    "park.fit.job": ("bumps", "matplotlib", "scipy"),
     "park.cli.broker": ("numpy",),
     "park.cli.kernel": ("numpy",),
 }
