@@ -98,7 +98,7 @@ class Mirror:
         return self.state is not State.LIVE or self._now - self._heard > SILENCE
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
-        """Call ``callback(old, new)`` after each change of a row (None: no such row); returns a way to end it.
+        """Call ``callback(old, new)`` after each change of a row (None: no such row); returns its end.
 
         After a Header, once for each row that differs from what was shown before. What it raises is logged.
         """
