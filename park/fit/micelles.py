@@ -8,11 +8,11 @@ curve its peak.
     I(q) = n contrast^2 [<F^2> + <F>^2 (S(q) - 1)] + background, smeared by the instrument
 
 *n* is the number of micelles in a volume. *F* is the amplitude of an ellipsoid, averaged over its
-orientations; *S* the structure factor of charged spheres of equal volume (decoupling approximation: Kotlarchyk
-and Chen, J. Chem. Phys. 79 (1983) 2461) in the mean spherical approximation (Hayter and Penfold, Mol. Phys. 42
-(1981) 109), rescaled where the repulsion keeps the spheres from touching (Hansen and Hayter, Mol. Phys. 46
-(1982) 651). It is solved here by Baxter's factorisation (Aust. J. Phys. 21 (1968) 563), which leaves one
-quartic equation.
+orientations; *S* the structure factor of charged spheres of equal volume (decoupling approximation:
+Kotlarchyk and Chen, J. Chem. Phys. 79 (1983) 2461) in the mean spherical approximation (Hayter and Penfold,
+Mol. Phys. 42 (1981) 109), rescaled where the repulsion keeps the spheres from touching (Hansen and Hayter,
+Mol. Phys. 46 (1982) 651). It is solved here by Baxter's factorisation (Aust. J. Phys. 21 (1968) 563), which
+leaves one quartic equation.
 
 Lengths are in angstrom, q in 1/angstrom, intensities in 1/cm. Only numpy is needed.
 """

@@ -1,0 +1,102 @@
+"""The demonstration: fits a measured curve from start to plots, ``python -m park.fit.demo``.
+
+Neutrons scattered by 10 % SDS in water (`park.fit.micelles`; the data and where they come from are in
+``park/fit/data``): a fit from the middle of wide limits, then the uncertainty of what it found.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+import park
+from park.fit import Assembly, Data, Fit, FitResult, Model, Uncertainty
+from park.fit.micelles import measured, micelles
+
+#: What the parameters mean, in the order of the model.
+MEANING = {
+    "aggregation": "molecules in a micelle",
+    "ionisation": "dissolved part of their sodium ions",
+    "radius": "short semi-axis of the oblate core, Å",
+    "layer": "thickness of the head groups, Å",
+    "contrast": "solvent less core, 1e-6/Å²",
+    "background": "flat background, 1/cm",
+}
+
+
+def parts() -> tuple[Model, Data]:
+    """The model between wide limits, and the measured data."""
+    model = Model(
+        micelles,
+        aggregation=(40, 160),
+        ionisation=(0.05, 0.95),
+        radius=(8, 20),
+        layer=(1, 12),
+        contrast=(2, 8),
+        background=(0, 0.3),
+    )
+    q, intensity, error, _ = measured()
+    return model, Data(q, intensity, error, name="10 % SDS, D22", labels=("q (1/Å)", "intensity (1/cm)"))
+
+
+def report(result: FitResult) -> str:
+    """What was found, and how well it describes the data."""
+    fitted = len(result.names)
+    lines = [
+        result.table(),
+        "",
+        *(f"{name:12}{meaning}" for name, meaning in MEANING.items()),
+        "",
+        f"reduced chi-squared {result.chisq:.3f}: {result.dof + fitted} points, {fitted} parameters",
+    ]
+    return "\n".join(lines)
+
+
+def pictures(result: FitResult, convergence: FitResult, folder: Path) -> list[Path]:
+    """Writes the plots of the uncertainty, and how the fit before it converged; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "fit": result.plot.fit(view="loglog"),
+        "marginals": result.plot.marginals(),
+        "correlations": result.plot.correlations(),
+        "convergence-fit": convergence.plot.convergence(),
+        "convergence-uncertainty": result.plot.convergence(),
+    }
+    paths = {name: folder / f"sds-{name}.png" for name in figures}
+    for name, figure in figures.items():
+        figure.savefig(paths[name], dpi=120)
+    return list(paths.values())
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="park-demo",
+    help="Folder for the plots.",
+)
+@click.option("--slots", type=click.IntRange(min=1), help="Processes that compute; the CPUs if not given.")
+def main(out: Path, slots: int | None) -> None:
+    """Fits a measured small-angle scattering curve of SDS micelles and shows what it found."""
+    started = time.perf_counter()
+    model, data = parts()
+    if slots is not None:
+        park.local_service.configure(slots=slots)
+
+    with park.local_service:
+        M1 = Assembly((model, data))
+        fit = Fit(M1)
+        err = Uncertainty(M1, fit.result, after=fit)
+        result = err.wait()
+
+    click.echo(report(result))
+    paths = pictures(result, fit.result, out)
+    click.echo(f"{time.perf_counter() - started:.1f} s in all. Plots:")
+    for path in paths:
+        click.echo(f"  {path}")
+
+
+if __name__ == "__main__":
+    main()
