@@ -12,8 +12,9 @@ rules keep that promise:
   with its process however that ends.
 * Local disks only. LMDB shares memory maps, which network file systems do not keep coherent.
 * An error of the disk is final. After a failed sync the kernel may drop what it could not write and
-  report success the next time, so the store takes no further writes. A full disk is no such error:
-  the transaction is undone, and what is there stays readable.
+  report success the next time, so the store takes no further writes. A full disk must not look like
+  one, and to LMDB it can (a write that got only half through is an I/O error): the store looks at the free
+  space first, refuses what would come too near to its end, and keeps the rest for deletions and a restart.
 
 Every record carries its format and a checksum over key and value: a damaged one is named, never used.
 """
@@ -23,6 +24,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import struct
 import sys
 import threading
@@ -289,6 +291,7 @@ class JobStore(Store):
     _BATCH = 256
     _BATCH_BYTES = 4 << 20
     _FIRST_SIZE = 64 << 20  # of the map; the file itself grows as it is written
+    _RESERVE = 16 << 20  # of free space, more than the pages that any one turn rewrites beside its values
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(os.path.realpath(folder))
@@ -364,16 +367,22 @@ class JobStore(Store):
     def commit(self, writes: Iterable[Write]) -> None:
         """Carry out all *writes* or, with StoreError, none.
 
-        `errno.ENOSPC` in its ``errno``: the disk is full and the store goes on when there is room. Any
-        other error is final: this and every later commit raises, and the broker had better exit.
+        `errno.ENOSPC` in its ``errno``: the disk is as good as full; deletions still work, and the rest
+        when there is room. Any other error of the disk is final: this and every later commit raises,
+        and the broker had better exit.
         """
         records = []
+        size = 0
         for write in writes:
             key = encode_key(write.key)
             value = None if write.value is None else _record(key, write.value)
             records.append((self._live(write.room)[1], key, value))
+            if value is not None and write.room != "meta":
+                size += len(key) + len(value)
         if not records:
             return
+        if size and _free(self.folder) < size + self._RESERVE:
+            raise self._said(OSError(errno.ENOSPC, ""), "cannot write to the store")
         with self._writing:
             env, _ = self._live("meta")
             if self._lost:
@@ -514,6 +523,11 @@ def network_file_system(folder: Path, mountinfo: str) -> str | None:
         if folder.is_relative_to(mount) and len(mount.parts) >= depth:
             depth, kind = len(mount.parts), types[0]
     return kind if kind.removeprefix("fuse.") in NETWORK else None
+
+
+def _free(folder: Path) -> int:
+    """Bytes that this user may still write there."""
+    return shutil.disk_usage(folder).free
 
 
 def _mountinfo() -> str:
