@@ -1,0 +1,475 @@
+"""What runs in the slot process: the bodies of `Fit` and `Uncertainty`.
+
+A body talks to the fabric through its environment only (`Env`): it maps evaluations, reports each iteration,
+and asks whether to stop. Optimizers and samplers are bumps' own, but for least squares.
+"""
+
+from __future__ import annotations
+
+import random
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from park.errors import UnitError
+from park.fit.assembly import Assembly
+from park.fit.data import Array
+from park.fit.leastsq import Stopped, covariance, jacobian, least_squares, scales
+from park.fit.methods import METHODS, POPULATION
+from park.fit.objective import Objective
+from park.fit.result import Estimate, FitResult
+from park.model import Improvement, Log, Progress
+from park.payload import dumps
+
+
+class Env(Protocol):
+    """What a driver uses of `park.environment()`."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def should_stop(self) -> bool: ...
+    def map(self, fn: Any, inputs: Iterable[Any], /) -> Iterator[Any]: ...
+    def mapper(self, fn: Any, /) -> Callable[[Any], Sequence[Any]]: ...
+    def publish(self, message: Any, /) -> None: ...
+    def ready(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Comes back from a point where the model raised."""
+
+    traceback: str
+
+
+class Evaluate:
+    """The function of population methods: a point to its loss, or to `Broken`. Travels to the slots."""
+
+    def __init__(self, assembly: Assembly, sampling: bool) -> None:
+        self.assembly = assembly
+        self.sampling = sampling
+
+    def __call__(self, x: Any) -> float | Broken:
+        objective = self.assembly.objective
+        try:
+            return (objective.loss if self.sampling else objective.nllf)(np.asarray(x, dtype=np.float64))
+        except Exception:
+            return Broken(traceback.format_exc())
+
+
+class Evaluations:
+    """Counts evaluations, and tells a model that fails everywhere from a bad point.
+
+    A point where the model raises or is not finite counts as infinitely bad. When none was finite
+    `verify` raises, with the first traceback.
+    """
+
+    def __init__(self, function: Callable[[Array], float | Broken], env: Env) -> None:
+        self._function = function
+        self._env = env
+        self.count = 0
+        self.finite = 0
+        self.first_error = ""
+
+    def __call__(self, x: Any) -> float:
+        return self._value(self._function(np.array(x, dtype=np.float64)))
+
+    def mapped(self, points: Any) -> list[float]:
+        """A population in the order of its points. They are copied: bumps uses its array again."""
+        mapper = self._mapper or self._serial
+        return [self._value(value) for value in mapper(np.array(points, dtype=np.float64))]
+
+    _mapper: Callable[[Any], Sequence[Any]] | None = None
+
+    def _serial(self, points: Array) -> list[float | Broken]:
+        return [self._function(point) for point in points]
+
+    def spread(self, mapper: Callable[[Any], Sequence[Any]]) -> None:
+        """Sends populations through *mapper* from now on."""
+        self._mapper = mapper
+
+    def _value(self, value: float | Broken) -> float:
+        self.count += 1
+        if isinstance(value, Broken):
+            if not self.first_error:
+                self.first_error = value.traceback
+                self._env.publish(Log(f"the model raised at a point:\n{value.traceback}", "warning"))
+            return float("inf")
+        self.finite += bool(np.isfinite(value))
+        return float(value)
+
+    def verify(self) -> None:
+        """Raises UnitError if nothing finite was ever seen."""
+        if self.finite or not self.count:
+            return
+        if self.first_error:
+            cause = self.first_error.strip().splitlines()[-1]
+            raise UnitError(f"the model failed at all {self.count} points tried: {cause}", self.first_error)
+        raise UnitError(f"the model is not finite at any of the {self.count} points tried")
+
+
+class Monitor:
+    """bumps' monitor: once an iteration it reports, and gives the fabric its safe point."""
+
+    def __init__(self, env: Env, names: Sequence[str], total: float, evaluations: Evaluations) -> None:
+        self._env = env
+        self._names = names
+        self._total = total
+        self._evaluations = evaluations
+        self.step = 0
+        self.value = float("inf")
+        self.point: Array | None = None
+        self.rows: list[list[float]] = []
+
+    def config_history(self, history: Any) -> None:
+        """Asks bumps for the population's values."""
+        history.requires(time=1, value=1, point=1, step=1, population_values=1)
+
+    def __call__(self, history: Any) -> None:
+        population: Any = getattr(history, "population_values", ())
+        self.update(history.value[0], history.point[0], population[0] if len(population) else None)
+
+    def update(self, value: float, point: Any, population: Any = None) -> None:
+        """One more iteration: its best *value* at *point*, and all values of its *population*."""
+        self._evaluations.verify()
+        self._env.ready()
+        self.step += 1
+        if value < self.value:
+            self.value, self.point = float(value), np.array(point, dtype=np.float64)
+            named = dict(zip(self._names, self.point.tolist(), strict=True))
+            self._env.publish(Improvement(self.value, named, self.step))
+        row = [self.value]
+        if population is not None and len(population) > 1:
+            ordered = np.sort(np.asarray(population, dtype=np.float64))
+            places = np.round(np.array([0, 0.2, 0.5, 0.8, 1]) * (ordered.size - 1)).astype(int)
+            row += ordered[places].tolist()
+        self.rows.append(row)
+        self._env.publish(Progress(min(self.step, self._total), self._total, "steps"))
+
+    @property
+    def convergence(self) -> Array:
+        """The rows, cut to the shortest: a method's first row may lack its population."""
+        width = min((len(row) for row in self.rows), default=1)
+        return np.array([row[:width] for row in self.rows]).reshape(-1, width)
+
+
+@dataclass(slots=True)
+class Found:
+    """Where a method ended."""
+
+    x: Array
+    value: float
+    steps: int = 0
+    convergence: Array = field(default_factory=lambda: np.empty((0, 1)))
+    state: Any = None
+
+
+def optimise(
+    assembly: Assembly, method: str, options: dict[str, Any], x0: Array, env: Env, sampling: bool = False
+) -> Found:
+    """Runs one *method* from *x0*. With *sampling* it works on the posterior, not on the likelihood."""
+    objective = assembly.objective
+    evaluate = Evaluate(assembly, sampling)
+    evaluations = Evaluations(evaluate, env)
+    random.seed(env.seed)
+    # bumps draws from the global generator, and seeds its compiled one from it.
+    np.random.seed(env.seed % 2**32)
+    if method == "lm":
+        monitor = Monitor(env, objective.names, {**METHODS["lm"], **options}["steps"], evaluations)
+        found = _lm(objective, options, x0, env, monitor, evaluations)
+    else:
+        if method in POPULATION:
+            evaluations.spread(env.mapper(evaluate))
+        found = _bumps(objective, method, options, x0, env, evaluations)
+    evaluations.verify()
+    return found
+
+
+def _bumps(
+    objective: Objective, method: str, options: dict[str, Any], x0: Array, env: Env, evaluations: Evaluations
+) -> Found:
+    from bumps import fitters
+
+    given = objective.problem()
+    # A shadow: bumps evaluates through it, and the given one stays as it is.
+    problem = object.__new__(type(given))
+    problem.__dict__.update(given.__dict__)
+    problem.nllf = evaluations
+    problem.cov = lambda x: covariance(objective, np.asarray(x, dtype=np.float64))
+    problem.setp(x0)
+    fitclass = next(f for f in fitters.FITTERS if f.id == method)
+    monitor = Monitor(env, objective.names, fitclass.max_steps(problem, options), evaluations)
+    driver = fitters.FitDriver(
+        fitclass,
+        problem=problem,
+        monitors=[monitor],
+        abort_test=lambda: env.should_stop,
+        mapper=evaluations.mapped,
+        **options,
+    )
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        # DREAM says so after short runs and keeps the second half of its draws.
+        warnings.filterwarnings("ignore", message="Did not converge!")
+        x, value = driver.fit()
+    if monitor.point is not None and not value <= monitor.value:
+        x, value = monitor.point, monitor.value  # de ends with its last best, not with its best
+    x = np.array(x, dtype=np.float64)
+    return Found(x, float(value), monitor.step, monitor.convergence, driver.fitter.state)
+
+
+def _lm(
+    objective: Objective,
+    options: dict[str, Any],
+    x0: Array,
+    env: Env,
+    monitor: Monitor,
+    evaluations: Evaluations,
+) -> Found:
+    if not objective.has_residuals:
+        raise UnitError("method 'lm' needs residuals, and this problem has none: take amoeba")
+    options = {**METHODS["lm"], **options}
+    steps = options.pop("steps")
+
+    def iteration(x: Array) -> None:
+        monitor.update(evaluations(x), x)
+        if env.should_stop or monitor.step > steps:
+            raise Stopped
+
+    def residuals(x: Array) -> Array:
+        try:
+            return objective.residuals(x)
+        except Exception:
+            return np.full(objective.points, np.inf)
+
+    evaluations(x0)
+    evaluations.verify()
+    with np.errstate(all="ignore"):
+        x = least_squares(residuals, x0, objective.low, objective.high, iteration, **options)
+    return Found(x, evaluations(x), monitor.step, monitor.convergence)
+
+
+class _Alone:
+    """The environment of one start among many: it reports nothing, and evaluates where it is."""
+
+    def __init__(self, env: Env, seed: int) -> None:
+        self._env = env
+        self.seed = seed
+
+    @property
+    def should_stop(self) -> bool:
+        return self._env.should_stop
+
+    def map(self, fn: Any, inputs: Iterable[Any], /) -> Iterator[Any]:
+        return map(fn, inputs)
+
+    def mapper(self, fn: Any, /) -> Callable[[Any], Sequence[Any]]:
+        return lambda points: [fn(point) for point in points]
+
+    def publish(self, message: Any, /) -> None:
+        pass
+
+    def ready(self) -> None:
+        self._env.ready()
+
+
+class OneStart:
+    """One of many starts: a unit that runs the whole method from one point."""
+
+    def __init__(self, assembly: Assembly, method: str, options: dict[str, Any]) -> None:
+        self.assembly = assembly
+        self.method = method
+        self.options = options
+
+    def prepare(self, env: Env) -> None:
+        """Keeps the environment, for its safe points."""
+        self.env = env
+
+    def run(self, given: tuple[int, Array]) -> Found | UnitError:
+        """From (seed, point) to what was found there; a start that fails is no reason for others to."""
+        seed, x0 = given
+        try:
+            found = optimise(self.assembly, self.method, self.options, x0, _Alone(self.env, seed))
+        except UnitError as error:
+            return error
+        found.state = None
+        return found
+
+
+class FitBody:
+    """The body of `Fit`: one method from one start, or from many in parallel."""
+
+    def __init__(
+        self, assembly: Assembly, method: str, options: dict[str, Any], start: Any = None, starts: int = 1
+    ) -> None:
+        self.assembly = assembly
+        self.method = method
+        self.options = options
+        self.start = start
+        self.starts = starts
+
+    def prepare(self, env: Env) -> None:
+        """Keeps the environment."""
+        self.env = env
+
+    def run(self) -> FitResult:
+        """Fits, and returns the best point with its errors."""
+        x0 = self.assembly.start if self.start is None else self.assembly.vector(self.start)
+        if self.starts == 1:
+            found = optimise(self.assembly, self.method, self.options, x0, self.env)
+        else:
+            found = self._many(x0)
+        return conclude(self.assembly, self.method, found, self.env)
+
+    def _many(self, x0: Array) -> Found:
+        objective = self.assembly.objective
+        points = starting_points(objective, x0, self.starts, self.env.seed)
+        seeds = np.random.SeedSequence([self.env.seed, 1]).generate_state(self.starts).tolist()
+        one = OneStart(self.assembly, self.method, self.options)
+        best: Found | None = None
+        failure: UnitError | None = None
+        rows = []
+        for n, found in enumerate(self.env.map(one, list(zip(seeds, points, strict=True))), 1):
+            if isinstance(found, UnitError):
+                failure = failure or found
+            elif best is None or found.value < best.value:
+                best = found
+                named = dict(zip(objective.names, found.x.tolist(), strict=True))
+                self.env.publish(Improvement(found.value, named, n))
+            rows.append([best.value if best is not None else np.inf])
+            self.env.publish(Progress(n, self.starts, "starts"))
+            self.env.ready()
+            if self.env.should_stop:
+                break
+        if best is None:
+            assert failure is not None
+            raise failure
+        return Found(best.x, best.value, best.steps, np.array(rows))
+
+
+class UncertaintyBody:
+    """The body of `Uncertainty`: bumps' DREAM, from a fit or from a fit of its own."""
+
+    def __init__(self, assembly: Assembly, options: dict[str, Any], start: Any = None) -> None:
+        self.assembly = assembly
+        self.options = options
+        self.start = start
+
+    def prepare(self, env: Env) -> None:
+        """Keeps the environment."""
+        self.env = env
+
+    def run(self) -> FitResult:
+        """Samples, and returns draws with the best point."""
+        assembly, env = self.assembly, self.env
+        if self.start is None:
+            x0 = optimise(assembly, "amoeba", {}, assembly.start, env).x
+        else:
+            x0 = assembly.vector(self.start)
+        options = dict(self.options)
+        if "init" not in options:  # a population as wide as the errors needs less burning
+            options["init"] = "cov" if self._narrow(x0) else "eps"
+        found = optimise(assembly, "dream", options, x0, env, sampling=True)
+        found.value = assembly.objective.nllf(found.x)
+        return conclude(assembly, "dream", found, env)
+
+    def _narrow(self, x0: Array) -> bool:
+        objective = self.assembly.objective
+        deviation = np.sqrt(np.diag(covariance(objective, x0)))
+        with np.errstate(all="ignore"):
+            known = np.isfinite(deviation) & (deviation > 0) & (deviation < objective.high - objective.low)
+        return bool(np.all(known))
+
+
+def starting_points(objective: Objective, x0: Array, count: int, seed: int) -> list[Array]:
+    """*count* points to start from: *x0*, then random ones.
+
+    Uniform between finite limits. With one limit the distance to it, with none the value itself is
+    spread about that of *x0*.
+    """
+    rng = np.random.default_rng(seed)
+    low, high = objective.low, objective.high
+    points = [x0]
+    for _ in range(count - 1):
+        uniform, normal = rng.random(x0.size), rng.normal(size=x0.size)
+        with np.errstate(all="ignore"):
+            free = x0 + scales(x0) * normal
+            above = low + np.where(x0 > low, x0 - low, 1.0) * np.exp(normal)
+            below = high - np.where(x0 < high, high - x0, 1.0) * np.exp(normal)
+            between = low + uniform * (high - low)
+        bounded = np.where(np.isfinite(low), np.where(np.isfinite(high), between, above), below)
+        point = np.where(np.isfinite(low) | np.isfinite(high), bounded, free)
+        points.append(np.clip(point, low, high))
+    return points
+
+
+def conclude(assembly: Assembly, method: str, found: Found, env: Env) -> FitResult:
+    """The result of what was found: errors, intervals, curves."""
+    objective = assembly.objective
+    draws: Array | None = None
+    if found.state is not None and hasattr(found.state, "draw"):
+        draws = np.array(found.state.draw().points, dtype=np.float64)
+        cov = np.atleast_2d(np.cov(draws.T)) if len(draws) > 1 else np.full((found.x.size,) * 2, np.inf)
+        dx = _half68(draws)
+    else:
+        cov = covariance(objective, found.x)
+        dx = np.sqrt(np.diag(cov))
+    return FitResult(
+        names=objective.names,
+        x=found.x,
+        dx=dx,
+        cov=cov,
+        chisq=objective.chisq(found.value),
+        nllf=found.value,
+        dof=objective.dof,
+        method=method,
+        seed=env.seed,
+        low=objective.low,
+        high=objective.high,
+        draws=draws,
+        others=_others(objective, found.x, cov, draws),
+        curves=tuple(objective.curves(found.x, None if draws is None else _thinned(draws, 100))),
+        convergence=found.convergence,
+        steps=found.steps,
+        stopped=env.should_stop,
+        pickled_state=None if draws is None else dumps(found.state, "the state of DREAM"),
+    )
+
+
+def _half68(draws: Array) -> Array:
+    low, high = np.quantile(draws, (0.158655, 0.841345), axis=0)
+    half: Array = (high - low) / 2
+    return half
+
+
+def _thinned(draws: Array, count: int) -> Array:
+    thinned: Array = draws[np.linspace(0, len(draws) - 1, min(count, len(draws))).astype(int)]
+    return thinned
+
+
+def _others(objective: Objective, x: Array, cov: Array, draws: Array | None) -> tuple[Estimate, ...]:
+    """Computed parameters with errors, from the draws or by propagation; and the fixed ones."""
+    values = objective.others(x)
+    names = [name for name in values if not objective.is_fixed(name)]
+    errors: dict[str, float] = {}
+
+    def computed(point: Array) -> Array:
+        others = objective.others(point)
+        return np.array([others[name] for name in names])
+
+    if names and draws is not None:
+        table = np.array([computed(row) for row in _thinned(draws, 2000)])
+        errors = dict(zip(names, _half68(table).tolist(), strict=True))
+        values |= dict(zip(names, np.median(table, axis=0).tolist(), strict=True))
+    elif names:
+        with np.errstate(all="ignore"):
+            slope = jacobian(computed, x, objective.low, objective.high, scales(x))
+            variance = np.einsum("ij,jk,ik->i", slope, cov, slope)
+            errors = dict(zip(names, np.sqrt(variance).tolist(), strict=True))
+    return tuple(
+        Estimate(name, value, errors.get(name, 0.0), "computed" if name in errors else "fixed")
+        for name, value in values.items()
+    )

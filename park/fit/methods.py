@@ -1,0 +1,57 @@
+"""The methods of `Fit` and their options. Plain tables: a client checks a request without loading bumps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from park.errors import InvalidRequest
+
+#: method -> its options with their defaults. All but lm are bumps' own, under bumps' names.
+METHODS: dict[str, dict[str, Any]] = {
+    "amoeba": {"steps": 1000, "radius": 0.15, "xtol": 1e-6, "ftol": 1e-8},
+    "lm": {"steps": 1000, "xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15},
+    "de": {"steps": 1000, "pop": 10, "CR": 0.9, "F": 2.0, "ftol": 1e-8, "xtol": 1e-6},
+    "dream": {
+        "samples": 10_000, "burn": 100, "pop": 10, "init": "eps", "thin": 1, "alpha": 0.0, "outliers": "iqr",
+        "trim": True,
+    },
+    "newton": {"steps": 3000, "ftol": 1e-6, "xtol": 1e-12},
+    "pt": {"steps": 400, "nT": 24, "CR": 0.9, "burn": 100, "Tmin": 0.1, "Tmax": 10.0},
+}  # fmt: skip
+
+#: methods that evaluate a whole population at once, through ``env.mapper``
+POPULATION = frozenset({"de", "dream"})
+
+_WORDS = {"init": ("eps", "lhs", "cov", "random"), "outliers": ("iqr", "grubbs", "mahal", "none")}
+#: options for which zero means something
+_MAY_BE_ZERO = frozenset({"burn", "alpha", "xtol", "ftol", "gtol"})
+_WHOLE = frozenset({"steps", "samples", "burn", "thin", "nT"})
+
+
+def check_method(method: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a *method*, checked. Raises InvalidRequest naming what is wrong and what there is."""
+    if method not in METHODS:
+        raise InvalidRequest(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+    known = METHODS[method]
+    for name, value in options.items():
+        if name not in known:
+            raise InvalidRequest(f"method {method!r} has no option {name!r}; it has {', '.join(known)}")
+        _check_option(method, name, value)
+    return dict(options)
+
+
+def _check_option(method: str, name: str, value: Any) -> None:
+    where = f"method {method!r}, option {name}={value!r}"
+    if name in _WORDS:
+        if value not in _WORDS[name]:
+            raise InvalidRequest(f"{where}: one of {', '.join(_WORDS[name])} is needed")
+    elif name == "trim":
+        if not isinstance(value, bool):
+            raise InvalidRequest(f"{where}: True or False is needed")
+    elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidRequest(f"{where}: a number is needed")
+    elif name in _WHOLE and value != int(value):
+        raise InvalidRequest(f"{where}: a whole number is needed")
+    elif value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
+        raise InvalidRequest(f"{where}: it must be positive")

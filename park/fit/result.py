@@ -1,0 +1,268 @@
+"""What a fit found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from park.errors import InvalidRequest
+from park.fit.data import Array
+from park.fit.objective import Curve
+from park.payload import loads
+
+if TYPE_CHECKING:
+    from park.fit.plots import Plots
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One parameter of a result. *kind* is "fitted", "computed" (an expression) or "fixed"."""
+
+    name: str
+    value: float
+    stderr: float
+    kind: str = "fitted"
+
+    def __str__(self) -> str:
+        return f"{self.name} = {uncertain(self.value, self.stderr)}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FitResult:
+    """The result of a `Fit` or an `Uncertainty`.
+
+    *names* are the k fitted parameters, *x* the best point, *dx* its standard errors, *cov* their
+    covariance (k, k). *nllf* is the negative log likelihood at *x*, *chisq* 2 nllf over the degrees of
+    freedom *dof*. *draws* (n, k) is a sample of the posterior, None after an optimizer; with draws *dx*
+    is half of the 68 % interval. *convergence* has one row a step: best nllf so far, and for a
+    population its minimum, 20 %, median, 80 % and maximum.
+
+    ``result["b1"].value`` and ``.stderr``: any parameter, computed and fixed ones too. After
+    `Uncertainty` the value is the median.
+    """
+
+    names: tuple[str, ...]
+    x: Array
+    dx: Array
+    cov: Array
+    chisq: float
+    nllf: float
+    dof: int
+    method: str
+    seed: int
+    low: Array
+    high: Array
+    draws: Array | None = None
+    #: computed and fixed parameters
+    others: tuple[Estimate, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    convergence: Array = field(default_factory=lambda: np.empty((0, 1)))
+    steps: int = 0
+    #: ended before the method had finished, by `stop`
+    stopped: bool = False
+    #: bumps' ``MCMCDraw``, pickled: a client that does not save it need not load bumps
+    pickled_state: bytes | None = None
+
+    @cached_property
+    def parameters(self) -> dict[str, Estimate]:
+        """All parameters by name, the fitted ones first."""
+        values = self.x if self.draws is None else np.median(self.draws, axis=0)
+        rows = zip(self.names, values, self.dx, strict=True)
+        fitted = {name: Estimate(name, float(value), float(error)) for name, value, error in rows}
+        return fitted | {estimate.name: estimate for estimate in self.others}
+
+    def __getitem__(self, name: str) -> Estimate:
+        try:
+            return self.parameters[name]
+        except KeyError:
+            raise KeyError(f"no parameter {name!r}; there are {', '.join(self.parameters)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parameters)
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    def intervals(self, p: float = 0.68) -> dict[str, tuple[float, float]]:
+        """The central interval of each fitted parameter that holds it with probability *p*.
+
+        From the draws where there are some, else from the standard errors of a normal distribution.
+        """
+        if isinstance(p, bool) or not isinstance(p, int | float) or not 0 < p < 1:
+            raise InvalidRequest(f"intervals({p!r}): a probability between 0 and 1 is needed")
+        if self.draws is not None:
+            low, high = np.quantile(self.draws, ((1 - p) / 2, (1 + p) / 2), axis=0)
+        else:
+            half = NormalDist().inv_cdf((1 + p) / 2) * self.dx
+            low, high = self.x - half, self.x + half
+        return {name: (float(a), float(b)) for name, a, b in zip(self.names, low, high, strict=True)}
+
+    @property
+    def state(self) -> Any:
+        """The state of bumps' DREAM (``MCMCDraw``), None after an optimizer. Imports bumps."""
+        return None if self.pickled_state is None else loads(self.pickled_state)
+
+    @property
+    def plot(self) -> Plots:
+        """Pictures: ``fit()``, ``convergence()``, ``marginals()``, ``correlations()``. Needs matplotlib."""
+        from park.fit.plots import Plots
+
+        return Plots(self)
+
+    def table(self) -> str:
+        """The parameters with their errors and intervals, for people."""
+        inner, outer = self.intervals(0.68), self.intervals(0.95)
+        rows = [("parameter", "value", "68 % interval", "95 % interval")]
+        for estimate in self.parameters.values():
+            row = [estimate.name, uncertain(estimate.value, estimate.stderr)]
+            if estimate.name in inner:
+                a, b = inner[estimate.name], outer[estimate.name]
+                row += [_interval(*a, estimate.stderr), _interval(*b, estimate.stderr)]
+            else:
+                row += [estimate.kind, ""]
+            rows.append((row[0], row[1], row[2], row[3]))
+        widths = [max(len(row[n]) for row in rows) for n in range(4)]
+        return "\n".join(
+            "  ".join([row[0].ljust(widths[0]), *(row[n].rjust(widths[n]) for n in (1, 2, 3))]).rstrip()
+            for row in rows
+        )
+
+    def __repr__(self) -> str:
+        what = f"{self.dof + len(self.names)} points, {self.dof} degrees of freedom"
+        sample = "" if self.draws is None else f", {len(self.draws)} draws"
+        stopped = ", stopped early" if self.stopped else ""
+        return f"<FitResult {self.method}: chisq {self.chisq:.4g}, {what}{sample}{stopped}>\n{self.table()}"
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers as JSON takes them; nan and inf become None."""
+        return {
+            "method": self.method,
+            "seed": self.seed,
+            "chisq": _plain(self.chisq),
+            "nllf": _plain(self.nllf),
+            "dof": self.dof,
+            "steps": self.steps,
+            "stopped": self.stopped,
+            "names": list(self.names),
+            "x": _plain(self.x.tolist()),
+            "dx": _plain(self.dx.tolist()),
+            "cov": _plain(self.cov.tolist()),
+            "parameters": {
+                e.name: {"value": _plain(e.value), "stderr": _plain(e.stderr), "kind": e.kind}
+                for e in self.parameters.values()
+            },
+            "intervals": {
+                name: {"68": _plain(self.intervals(0.68)[name]), "95": _plain(self.intervals(0.95)[name])}
+                for name in self.names
+            },
+        }
+
+    def save(self, folder: str | Path, name: str = "fit") -> list[Path]:
+        """Writes the result under bumps' file names and returns the paths.
+
+        ``.par`` (name and value a line), ``.err`` (the table), ``.out`` (method, chisq, all values),
+        ``.json`` (`summary`), ``-N.dat`` (x, y, dy, fit of part N); after `Uncertainty` also
+        ``-err.json``, ``-chain.mc.gz``, ``-point.mc.gz``, ``-stats.mc.gz``; and pictures where
+        matplotlib is installed. Makes *folder* if need be.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        base = folder / name
+        written: list[Path] = []
+
+        def write(suffix: str, text: str) -> None:
+            path = Path(f"{base}{suffix}")
+            path.write_text(text, encoding="utf-8")
+            written.append(path)
+
+        write(".par", "".join(f"{n} {v:.15g}\n" for n, v in zip(self.names, self.x, strict=True)))
+        write(".err", f"{self.table()}\n")
+        write(".out", self._report())
+        write(".json", json.dumps(self.summary(), indent=2) + "\n")
+        for n, curve in enumerate(self.curves, 1):
+            if curve.y.size and curve.x.shape == curve.y.shape:
+                dy = np.ones_like(curve.y) if curve.dy is None else curve.dy
+                path = Path(f"{base}-{n}.dat")
+                columns = [np.ravel(c) for c in (curve.x, curve.y, dy, curve.theory)]
+                np.savetxt(path, np.transpose(columns), header="x y dy fit")
+                written.append(path)
+        if self.pickled_state is not None:
+            from bumps.dream.stats import save_vars, var_stats
+
+            state = self.state
+            save_vars(var_stats(state.draw()), f"{base}-err.json")
+            state.save(str(base))
+            suffixes = ("-err.json", "-chain.mc.gz", "-point.mc.gz", "-stats.mc.gz")
+            written += [Path(f"{base}{suffix}") for suffix in suffixes]
+        try:
+            plots = self.plot.all()
+        except ImportError:
+            return written
+        for what, figure in plots.items():
+            path = Path(f"{base}-{what}.png")
+            figure.savefig(path, dpi=120)
+            written.append(path)
+        return written
+
+    def _report(self) -> str:
+        lines = [f"method {self.method}, seed {self.seed}, {self.steps} steps"]
+        lines.append(f"chisq={self.chisq:.6g}, nllf={self.nllf:.10g}, dof={self.dof}")
+        for e in self.parameters.values():
+            within = ""
+            if e.kind == "fitted":
+                n = self.names.index(e.name)
+                within = f" in [{self.low[n]:g}, {self.high[n]:g}]"
+            lines.append(f"{e.name} = {e.value:.10g} {e.kind}{within}")
+        return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return float(value) if np.isfinite(value) else None
+
+
+def _digits(error: float) -> int | None:
+    """How many decimals show two digits of an error; None where it says nothing."""
+    return None if not np.isfinite(error) or error <= 0 else 1 - int(np.floor(np.log10(error)))
+
+
+def uncertain(value: float, error: float) -> str:
+    """A value with its error in its last two digits.
+
+    >>> uncertain(238.94213, 2.7070)
+    '238.9(2.7)'
+    >>> uncertain(5.5015643e-4, 7.2668e-6)
+    '5.502(73)e-4'
+    """
+    decimals = _digits(error)
+    if decimals is None or not np.isfinite(value):
+        return f"{value:.6g}" if error == 0 else f"{value:.6g}({error:g})"
+    power = int(np.floor(np.log10(max(abs(value), error))))
+    if -4 < power < 7 and decimals > -6:
+        power = 0
+    decimals += power
+    scaled, small = value / 10.0**power, error / 10.0**power
+    tail = f"e{power}" if power else ""
+    if decimals <= 0:
+        return f"{scaled:.0f}({small:.0f}){tail}"
+    inside = f"{small:.{decimals}f}" if small >= 0.995 else f"{round(small * 10**decimals)}"
+    return f"{scaled:.{decimals}f}({inside}){tail}"
+
+
+def _interval(low: float, high: float, error: float) -> str:
+    decimals = _digits(error)
+    if decimals is None or not (np.isfinite(low) and np.isfinite(high)):
+        return f"[{low:.6g}, {high:.6g}]"
+    power = int(np.floor(np.log10(max(abs(low), abs(high), error))))
+    if -4 < power < 7:
+        return f"[{low:.{max(decimals, 0)}f}, {high:.{max(decimals, 0)}f}]"
+    digits = max(decimals + power, 1)
+    return f"[{low:.{digits}e}, {high:.{digits}e}]"
