@@ -16,7 +16,9 @@ import io
 import pickle
 import struct
 import sys
-from collections.abc import Sequence
+import types
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import cloudpickle
@@ -176,9 +178,33 @@ def encode_units(values: Sequence[Any], what: str = "an input") -> bytes:
     return pack_pieces(sizes, pieces)
 
 
+def encode_results(values: Sequence[Any], start: int = 0) -> tuple[bytes, dict[int, UnitError]]:
+    """The pack of the results of units *start* on, and its errors by unit.
+
+    A UnitError among *values* is the entry of a unit that failed, and so is a result that cannot be pickled.
+    """
+    if not any(isinstance(value, UnitError) for value in values):
+        try:
+            return encode_units(values, "the result"), {}
+        except NotPicklable:
+            pass  # of some of them: find out which
+    entries, errors = [], {}
+    for unit, value in enumerate(values, start):
+        try:
+            entry = encode_error(value) if isinstance(value, UnitError) else encode_input(value, "the result")
+        except NotPicklable as error:
+            value = UnitError(f"NotPicklable: {error}", unit=unit)
+            entry = encode_error(value)
+        if isinstance(value, UnitError):
+            errors[unit] = value
+        entries.append(entry)
+    return pack_entries(entries), errors
+
+
 def encode_array(array: Any) -> bytes:
     """The pack of a numpy array of at least one dimension: axis 0 counts the units."""
-    rows = _rows(array, len(array)) if type(array) is sys.modules["numpy"].ndarray else None
+    plain = type(array).__module__ == "numpy" and type(array).__name__ == "ndarray"
+    rows = _rows(array, len(array)) if plain else None
     return encode_units(list(array)) if rows is None else rows
 
 
@@ -245,15 +271,16 @@ def _culprit(obj: Any, error: Exception) -> str:
     seen: set[int] = set()
     while len(path) < 10:
         seen.add(id(obj))
-        inner = next(((n, o) for n, o in _parts(obj) if id(o) not in seen and not _pickles(o)), None)
+        parts = islice(_parts(obj), 10_000)
+        inner = next(((n, o) for n, o in parts if id(o) not in seen and not _pickles(o)), None)
         if inner is None:
             break
         path.append(inner[0])
         obj = inner[1]
     kind = type(obj)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    where = " of ".join(reversed(path)) or "it"
-    return f"{where} is a {name} ({_brief(str(error))})"
+    text = str(error)
+    return f"{' of '.join(reversed(path)) or 'it'} is a {name} ({text if len(text) <= 200 else text[:197] + '...'})"
 
 
 def _pickles(obj: Any) -> bool:
@@ -264,27 +291,30 @@ def _pickles(obj: Any) -> bool:
     return True
 
 
-def _parts(obj: Any) -> list[tuple[str, Any]]:
+def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
     """The named parts of an object that are pickled with it."""
     if isinstance(obj, dict):
-        return [(f"the value of key {key!r}", value) for key, value in obj.items()]
-    if isinstance(obj, list | tuple | set | frozenset):
-        return [(f"item {i}", value) for i, value in enumerate(obj)]
-    if isinstance(obj, functools.partial):
-        return [("the function", obj.func), ("its arguments", obj.args), ("its keywords", obj.keywords)]
-    if (owner := getattr(obj, "__self__", None)) is not None and hasattr(obj, "__func__"):
-        return [(f"the {type(owner).__name__} it is a method of", owner)]
-    parts: list[tuple[str, Any]] = []
-    if (code := getattr(obj, "__code__", None)) is not None:
-        cells = zip(code.co_freevars, obj.__closure__ or (), strict=False)
-        parts += [(f"variable {name!r}", cell.cell_contents) for name, cell in cells]
-        known = obj.__globals__
-        parts += [(f"global {name!r}", known[name]) for name in code.co_names if name in known]
-        parts += [("a default argument", value) for value in obj.__defaults__ or ()]
-    if not isinstance(obj, type):
-        parts += [(f"attribute {name!r}", value) for name, value in getattr(obj, "__dict__", {}).items()]
-    return parts
-
-
-def _brief(text: str) -> str:
-    return text if len(text) <= 200 else text[:197] + "..."
+        yield from ((f"the value of key {key!r}", value) for key, value in obj.items())
+    elif isinstance(obj, list | tuple | set | frozenset):
+        yield from ((f"item {i}", value) for i, value in enumerate(obj))
+    elif isinstance(obj, functools.partial):
+        yield from (("the function", obj.func), ("its arguments", obj.args), ("its keywords", obj.keywords))
+    elif isinstance(obj, types.MethodType):
+        yield (f"the {type(obj.__self__).__name__} it is a method of", obj.__self__)
+    elif isinstance(obj, types.FunctionType):
+        for name, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
+            try:
+                yield (f"variable {name!r}", cell.cell_contents)
+            except ValueError:
+                pass  # not set yet
+        names = (name for name in obj.__code__.co_names if name in obj.__globals__)
+        yield from ((f"global {name!r}", obj.__globals__[name]) for name in names)
+        yield from (("a default argument", value) for value in obj.__defaults__ or ())
+    elif isinstance(obj, type):
+        yield from ((f"class attribute {name!r}", value) for name, value in vars(obj).items())
+    else:
+        state = obj.__getstate__()
+        for fields in state if isinstance(state, tuple) else (state,):
+            if isinstance(fields, dict):
+                yield from ((f"attribute {name!r}", value) for name, value in fields.items())
+        yield (f"the class {type(obj).__name__}", type(obj))

@@ -1,9 +1,9 @@
 """Two-frame messages over a Unix socket pair, between a kernel and its slot processes.
 
-Each message is one header (length of the head: 4 bytes, of the payload: 8 bytes, a flag: 1 byte), the head and
-the payload. From 1 MB the payload does not pass through the socket: it lies in an anonymous file in memory,
-whose descriptor comes along with the header and which the receiver maps. Where the system has no such files,
-it goes inline.
+Each message is a header (length of the head: 4 bytes, of the payload: 8 bytes, a flag: 1 byte), the head and
+the payload. A large payload does not pass through the socket: it lies in an anonymous file in memory, whose
+descriptor comes along with the header and which the receiver maps. Where the system has no such files, it
+goes inline.
 
 A small message costs one system call at each end. A closed peer shows in one place: reading raises EOFError.
 What is sent to it is dropped.
@@ -12,12 +12,14 @@ What is sent to it is dropped.
 from __future__ import annotations
 
 import array
+import contextlib
 import mmap
 import os
 import select
 import socket
 import struct
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -26,12 +28,15 @@ from park.errors import ProtocolError
 
 Buffer = bytes | memoryview
 
-#: Payloads from this size on travel as a descriptor.
-MEMFD_FROM = 1_000_000
+#: Payloads from this size on travel as a descriptor: from about here on it is the faster way.
+SHARED_FROM = 128 * 1024
+#: A map keeps a descriptor open. With so many in use, further payloads are read instead.
+MAX_MAPS = 64
 MAX_HEAD = 64 * 1024
 
 _HEADER = struct.Struct("<IQB")
 _READ = 64 * 1024
+_maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 #: reads in one `receive`, so that one busy peer cannot hold up the others
 _READS = 64
 _MESSAGES = hasattr(socket.socket, "recvmsg")
@@ -56,8 +61,8 @@ class Channel:
         self._ended = False
 
     def __repr__(self) -> str:
-        state = "ended" if self._ended else "open"
-        return f"<Channel {self.fileno()} {state}: {self.pending} bytes to send, {len(self._ready)} messages here>"
+        here = f"{len(self._ready)} messages here" if not self._ended else "ended"
+        return f"<Channel {self.fileno()}: {self.pending} bytes to send, {here}>"
 
     def fileno(self) -> int:
         """For a poller; -1 once closed."""
@@ -70,6 +75,11 @@ class Channel:
         while self._descriptors:
             os.close(self._descriptors.popleft())
 
+    def finish(self) -> None:
+        """Nothing more will be sent: the peer sees the end of the file; reading goes on."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
     # -- out -------------------------------------------------------------------------------------
 
     @property
@@ -81,13 +91,11 @@ class Channel:
         """Send head and payload. On a non-blocking socket what does not fit waits for `flush`."""
         head, payload = frames
         size = len(payload)
-        if size >= MEMFD_FROM and self._shares:
+        if size >= SHARED_FROM and self._shares:
             self._out.append((memoryview(_HEADER.pack(len(head), size, 1) + head), payload))
-        elif size <= _READ:
-            self._out.append((memoryview(b"".join((_HEADER.pack(len(head), size, 0), head, payload))), None))
         else:
-            self._out.append((memoryview(_HEADER.pack(len(head), size, 0) + head), None))
-            self._out.append((memoryview(payload).cast("B"), None))
+            data = b"".join((_HEADER.pack(len(head), size, 0), head, payload))
+            self._out.append((memoryview(data), None))
         self.flush()
 
     def flush(self) -> bool:
@@ -123,7 +131,7 @@ class Channel:
     # -- in --------------------------------------------------------------------------------------
 
     def receive(self) -> list[list[Any]]:
-        """All messages that are here, without waiting. Raises EOFError once the peer is gone and all were read."""
+        """All messages that are here, without waiting; EOFError when the peer is gone and all were read."""
         try:
             for _ in range(_READS):
                 if self._ended or self._read(_DONTWAIT):
@@ -139,7 +147,7 @@ class Channel:
     def recv(self, timeout: float | None = None) -> list[Any]:
         """The next message: its head, and its payload as bytes or a memoryview.
 
-        Waits at most *timeout* seconds (None: for ever), then raises TimeoutError; EOFError when the peer is gone.
+        Waits *timeout* seconds (None: for ever), then raises TimeoutError; EOFError when the peer is gone.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._ready:
@@ -147,9 +155,12 @@ class Channel:
                 raise EOFError("the other end is closed")
             if deadline is not None or not self._sock.getblocking():
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if not select.select([self._sock], [], [], left)[0]:
+                if not _readable(self._sock, left):
                     raise TimeoutError(f"no message within {timeout} s")
-            self._read(0)
+            try:
+                self._read(0)
+            except BlockingIOError:
+                continue
         return self._ready.popleft()
 
     def _read(self, flags: int) -> bool:
@@ -178,7 +189,7 @@ class Channel:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 self._descriptors.extend(array.array("i", data[: len(data) - len(data) % 4]))
         if told & socket.MSG_CTRUNC:
-            raise OSError("this process has no file descriptors left for a payload: raise the limit (ulimit -n)")
+            raise OSError("no file descriptor is left for a payload: raise the limit (ulimit -n)")
 
     def _parse(self, data: bytes | bytearray) -> int:
         """Queue the whole messages at the start of *data*; how many bytes they were."""
@@ -202,13 +213,30 @@ class Channel:
         return done
 
     def _map(self, size: int) -> Buffer:
-        """The content of the next descriptor; it lives as long as somebody holds the memoryview."""
+        """The content of the next descriptor; it lives as long as somebody holds it."""
         if not self._descriptors:
             raise ProtocolError("a payload's descriptor did not come with it")
         descriptor = self._descriptors.popleft()
         try:
-            if os.fstat(descriptor).st_size != size:
+            if not 0 < size == os.fstat(descriptor).st_size:
                 raise ProtocolError("a payload's file is not as long as its header says")
-            return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
+            if len(_maps) < MAX_MAPS:
+                content = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+                _maps.add(content)
+                return memoryview(content)
+            data = bytearray(size)
+            rest = memoryview(data)
+            while len(rest):
+                rest = rest[os.preadv(descriptor, [rest], size - len(rest)) :]
+            return memoryview(data)
         finally:
             os.close(descriptor)
+
+
+def _readable(sock: socket.socket, seconds: float | None) -> bool:
+    """Wait until *sock* can be read, or for *seconds*."""
+    if not hasattr(select, "poll"):
+        return bool(select.select([sock], [], [], seconds)[0])
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))

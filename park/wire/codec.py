@@ -136,7 +136,9 @@ class _Table:
         self.kinds = [_kind(hints[name]) for name in names]
         counts = [i for i, n in enumerate(names) if self.kinds[i] is int and n not in SIGNED]
         self.counts = _getter(itemgetter, counts)
-        self.closer = [(i, self.checks[n]) for i, n in enumerate(names) if self.kinds[i] in (float, list, dict)]
+        self.closer = [
+            (i, self.checks[n]) for i, n in enumerate(names) if self.kinds[i] in (float, list, dict)
+        ]
 
     def build(self, fields: dict[str, Any]) -> Message:
         """The message of these fields, which may be anything."""

@@ -89,6 +89,19 @@ class Goodbye(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Part(Message):
+    """A piece of a message that is too long for one: bytes *start* on of *size*.
+
+    The first *head* bytes of all are the head of that message, the others its payload (`park.wire.parts`).
+    """
+
+    carries = True
+    start: int
+    size: int
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
 class Blob(Message):
     """Code (a function or a body), known by the hash of its content ever after. The payload is the code."""
 
@@ -414,7 +427,7 @@ class Release(Message):
 class Finished(Message):
     """Units *start* to start + count of an attempt are answered. The payload is the pack of their results.
 
-    *seconds*: time spent computing. *errors*: [unit, one-line cause] of those that raised. *ended*: why it
+    *seconds*: time spent computing. *failed* of them raised, *unit* first, for *cause* (one line). *ended*: why it
     ended early ("abort", "stop": units that did not run have no result, *count* is smaller; "lost":
     the process could not go on for a reason that is not the units', run the rest again).
     """
@@ -425,7 +438,9 @@ class Finished(Message):
     start: int
     count: int
     seconds: float
-    errors: list[list[Any]] = field(default_factory=list)
+    failed: int = 0
+    unit: int = 0
+    cause: str = ""
     ended: str = ""
     epoch: int = 0
 

@@ -1,0 +1,192 @@
+"""The jobs that the dispatcher knows: their records, and what is told of them.
+
+Changes of state are told at once; counters (units done, slots used) are told some ten times a second.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from park.core.outcome import Outcome, Peer, Write
+from park.core.work import Attempt, Map
+from park.model import Delta, JobRecord, JobState, KernelRecord, OwnerRecord
+from park.wire import codec
+from park.wire.messages import Submit
+
+#: Seconds between two deltas of one counter.
+COUNTER_INTERVAL = 0.1
+#: Numbers of jobs are reserved on disk in blocks, so that sessions, which are not stored, never share one.
+RESERVE = 16
+
+
+@dataclass(slots=True)
+class Waiter:
+    """A Fetch that waits for the job to end."""
+
+    peer: Peer
+    id: int
+    attempt: int
+    request: bool
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A job as the dispatcher sees it. *record* is what everybody sees."""
+
+    record: JobRecord
+    submit: Submit
+    client: bytes
+    root: Map | None = None
+    #: all maps that have not ended, by key
+    maps: dict[bytes, Map] = field(default_factory=dict)
+    #: maps with units that wait, the deepest first
+    ready: list[tuple[int, int, Map]] = field(default_factory=list)
+    #: drivers whose map has ended and that want a slot
+    resumable: list[Attempt] = field(default_factory=list)
+    attempts: set[int] = field(default_factory=set)
+    waiters: list[Waiter] = field(default_factory=list)
+    #: [start, count] of the results in the store
+    results: list[tuple[int, int]] = field(default_factory=list)
+    #: "", "stop" or "abort": what it was told
+    ending: str = ""
+    error: str = ""
+
+    @property
+    def number(self) -> int:
+        return self.record.job
+
+    @property
+    def session(self) -> bool:
+        return self.submit.session
+
+    def list_ready(self, map_: Map) -> None:
+        """The map has units that wait."""
+        if map_.waiting and not map_.listed:
+            map_.listed = True
+            heapq.heappush(self.ready, (-map_.depth, map_.number, map_))
+
+    def next_ready(self) -> Map | None:
+        """The deepest, then oldest, map with units that wait."""
+        while self.ready:
+            map_ = self.ready[0][2]
+            if map_.waiting:
+                return map_
+            map_.listed = False
+            heapq.heappop(self.ready)
+        return None
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.resumable) or self.next_ready() is not None
+
+
+class JobList:
+    """All jobs by number, and the rows of the public table that follow from them."""
+
+    def __init__(self, next_job: int = 1) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.by_key: dict[bytes, int] = {}
+        #: jobs that wait for another, by that other
+        self.dependents: dict[int, set[int]] = {}
+        self._owners: dict[str, list[int]] = {}
+        self._next = next_job
+        self._reserved = next_job
+        self._stale_jobs: set[int] = set()
+        self._stale_kernels: dict[int, KernelRecord] = {}
+        self._counted = -1e9
+
+    def new_number(self, out: Outcome) -> int:
+        number = self._next
+        self._next += 1
+        if number >= self._reserved:
+            self._reserved = number + RESERVE
+            out.writes.append(Write("meta", ("next_job",), codec.pack(self._reserved)))
+        return number
+
+    def add(self, job: Job, out: Outcome) -> None:
+        """A new job; stored unless it is a session."""
+        record = job.record
+        self.jobs[record.job] = job
+        self.by_key[job.submit.key] = record.job
+        for other in record.after:
+            self.dependents.setdefault(other, set()).add(record.job)
+        out.deltas.append(Delta("job", record.job, record.as_map()))
+        self._count_owner(record.owner, +1, out)
+        self._store(job, out)
+
+    def change(self, job: Job, out: Outcome, **fields: Any) -> None:
+        """New values of fields of the record: stored, and told with all counters."""
+        old = job.record
+        job.record = replace(old, **fields)
+        change = {k: v for k, v in fields.items() if getattr(old, k) != v}
+        self._stale_jobs.discard(old.job)
+        if change:
+            change.update(done=job.record.done, failed=job.record.failed, running=job.record.running)
+            out.deltas.append(Delta("job", old.job, change))
+            self._store(job, out)
+        if job.record.state.ended and not old.state.ended:
+            self._count_owner(old.owner, -1, out)
+
+    def count(self, job: Job, **counters: Any) -> None:
+        """New values of counters: told at the next flush."""
+        job.record = replace(job.record, **counters)
+        self._stale_jobs.add(job.record.job)
+
+    def count_kernel(self, record: KernelRecord) -> None:
+        self._stale_kernels[record.kernel] = record
+
+    def forget_kernel(self, number: int, out: Outcome) -> None:
+        self._stale_kernels.pop(number, None)
+        out.deltas.append(Delta("kernel", number, None))
+
+    def flush(self, now: float, out: Outcome) -> None:
+        """Tell the counters, if the last time is long enough ago."""
+        if now - self._counted < COUNTER_INTERVAL or not (self._stale_jobs or self._stale_kernels):
+            return
+        self._counted = now
+        for number in self._stale_jobs:
+            r = self.jobs[number].record
+            counters = {"done": r.done, "failed": r.failed, "running": r.running, "total": r.total}
+            if r.progress is not None:
+                counters["progress"] = r.progress
+            out.deltas.append(Delta("job", number, counters))
+        for record in self._stale_kernels.values():
+            out.deltas.append(Delta("kernel", record.kernel, {"busy": record.busy, "drivers": record.drivers}))
+        self._stale_jobs.clear()
+        self._stale_kernels.clear()
+
+    def next_deadline(self) -> float | None:
+        return self._counted + COUNTER_INTERVAL if self._stale_jobs or self._stale_kernels else None
+
+    def restore(self, job: Job) -> None:
+        """A stored job of an earlier life of the broker; nothing is told."""
+        out = Outcome()
+        self.add(job, out)
+        if job.record.state.ended:
+            self._count_owner(job.record.owner, -1, out)
+        self._next = self._reserved = max(self._next, job.number + 1)
+
+    def _count_owner(self, owner: str, step: int, out: Outcome) -> None:
+        count = self._owners.setdefault(owner, [0])
+        count[0] += step
+        if count[0] == 0:
+            del self._owners[owner]
+            out.deltas.append(Delta("owner", owner, None))
+        else:
+            out.deltas.append(Delta("owner", owner, OwnerRecord(owner, count[0]).as_map()))
+
+    def owners(self) -> list[OwnerRecord]:
+        return [OwnerRecord(owner, count[0]) for owner, count in self._owners.items()]
+
+    def _store(self, job: Job, out: Outcome) -> None:
+        if not job.session:
+            out.writes.append(Write("job", (job.number,), codec.pack(job.record.as_map())))
+
+    def check(self) -> None:
+        for number, job in self.jobs.items():
+            assert number == job.record.job
+            if job.record.state in (JobState.COMPLETE, JobState.FAILED, JobState.ABORTED):
+                assert not job.attempts, number
+                assert not job.maps, number

@@ -1,0 +1,83 @@
+"""What the dispatcher says should happen. The loop does it; tests compare it with ``==``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from park.model import Delta
+from park.wire.messages import Message
+
+#: A peer: b"c" (client) or b"k" (kernel) and the routing id that the broker's own socket gave it.
+Peer = bytes
+Key = tuple[int | bytes | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A decoded message and who sent it."""
+
+    peer: Peer
+    message: Message
+    payload: bytes | memoryview = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed. *wall* is UTC seconds since 1970, for `when` and for people."""
+
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Bytes that lie in the store or the spool: the value of a key, or units lo to hi of the pack there."""
+
+    room: str
+    key: Key
+    lo: int = 0
+    hi: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One record: a new value, a copy of what lies elsewhere (`Ref`), or None: it goes."""
+
+    room: str
+    key: Key
+    value: bytes | memoryview | Ref | None
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A message for a peer; a `Ref` is loaded when it is sent."""
+
+    peer: Peer
+    message: Message
+    payload: bytes | memoryview | Ref = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A message of a job for its stream."""
+
+    job: int
+    kind: str
+    payload: bytes | memoryview
+    header: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one event, or one turn of events, leads to."""
+
+    #: durable records, one transaction
+    writes: list[Write] = field(default_factory=list)
+    #: records in memory: units of sessions and drivers, code that no stored job needs
+    spool: list[Write] = field(default_factory=list)
+    deltas: list[Delta] = field(default_factory=list)
+    sends: list[Send] = field(default_factory=list)
+    #: only once the writes are on disk
+    sends_after_commit: list[Send] = field(default_factory=list)
+    publications: list[Publication] = field(default_factory=list)
+    #: jobs that have ended: their streams close
+    ended: list[int] = field(default_factory=list)

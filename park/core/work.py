@@ -1,0 +1,192 @@
+"""Maps, their units and the attempts to run them.
+
+Each unit of a map is in exactly one place: pending (in a range that waits), running (in one attempt)
+or answered. A range never crosses the segment, the pack of units that came in one message, that it
+was cut from, so that a chunk is one slice of one pack.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from park.core.outcome import Key, Ref
+from park.core.roster import Kernel
+
+#: A chunk should take at least this long, seconds: its messages cost some 0.3 ms.
+CHUNK_SECONDS = 0.020
+#: The tail of a map is dealt in chunks of at least this many seconds.
+TAIL_SECONDS = 0.004
+#: One decision and its messages, seconds of the broker's time.
+DECISION_SECONDS = 50e-6
+#: So often may one unit kill its slot process.
+KILLS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Units start to stop of the segment that begins at *segment*."""
+
+    start: int
+    stop: int
+    segment: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(slots=True, eq=False)
+class Map:
+    """One map: a job's own inputs (the root), or one call of a session or a driver."""
+
+    key: bytes
+    job: int
+    owner: str
+    function: bytes
+    seed: int
+    #: order of creation; older maps of one depth are dealt first
+    number: int
+    #: the root of a stored job: results go to the store
+    root: bool = False
+    #: the body runs once, there are no inputs
+    once: bool = False
+    #: nesting: 0 for roots and maps of sessions
+    depth: int = 0
+    #: who gets the results: the driver's attempt, or 0: the session's client
+    driver: int = 0
+    closed: bool = True
+    #: units received so far
+    total: int = 0
+    #: units that are neither answered nor dropped
+    remaining: int = 0
+    pending: deque[Span] = field(default_factory=deque)
+    #: units in `pending`
+    waiting: int = 0
+    running: set[int] = field(default_factory=set)
+    segments: list[int] = field(default_factory=list)
+    #: processes killed, by unit
+    kills: dict[int, int] = field(default_factory=dict)
+    #: whether it stands in its job's heap of ready maps
+    listed: bool = False
+    cancelled: bool = False
+
+    def key_of(self, segment: int) -> Key:
+        """Where the store or the spool holds a segment."""
+        return (self.job if self.root else self.key, segment)
+
+    def add(self, start: int, count: int) -> None:
+        """A segment of *count* units arrives."""
+        self.segments.append(start)
+        self.total += count
+        self.remaining += count
+        self._put(Span(start, start + count, start))
+
+    def _put(self, span: Span, first: bool = False) -> None:
+        if len(span):
+            self.waiting += len(span)
+            (self.pending.appendleft if first else self.pending.append)(span)
+
+    def take(self, most: int) -> Span:
+        """Take up to *most* units that wait."""
+        span = self.pending.popleft()
+        if len(span) > most:
+            rest = Span(span.start + most, span.stop, span.segment)
+            self.pending.appendleft(rest)
+            span = Span(span.start, rest.start, span.segment)
+        self.waiting -= len(span)
+        return span
+
+    def give_back(self, span: Span, singly: bool = False) -> None:
+        """These units wait again, before all others; *singly*: each in a chunk of its own."""
+        if singly:
+            for unit in reversed(range(span.start, span.stop)):
+                self._put(Span(unit, unit + 1, span.segment), first=True)
+        else:
+            self._put(span, first=True)
+
+    def answered(self, count: int) -> None:
+        self.remaining -= count
+
+    def drop_pending(self) -> int:
+        """Nothing that waits will run; how many units that were."""
+        dropped = self.waiting
+        self.remaining -= dropped
+        self.pending.clear()
+        self.waiting = 0
+        return dropped
+
+    @property
+    def ended(self) -> bool:
+        return self.closed and self.remaining == 0
+
+    @property
+    def apart(self) -> bool:
+        """Whether this code has killed a process: it never runs inside a driver's."""
+        return bool(self.kills)
+
+    def ref(self, span: Span) -> Ref:
+        lo = span.start - span.segment
+        return Ref("units", self.key_of(span.segment), lo, lo + len(span))
+
+    def check(self, attempts: Iterable[Attempt]) -> None:
+        running = sum(len(a.span) for a in attempts)
+        assert self.waiting == sum(len(s) for s in self.pending)
+        assert self.remaining == self.waiting + running, (self.remaining, self.waiting, running)
+        assert 0 <= self.remaining <= self.total
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One dispatch of a chunk to a kernel."""
+
+    number: int
+    map: Map
+    span: Span
+    kernel: Kernel
+    #: what was charged at dispatch, slot-seconds
+    charged: float
+    #: when it last got its slot
+    since: float
+    #: slot-seconds used before that
+    used: float = 0.0
+    #: it is a driver that waits in one of its maps, without a slot
+    parked: bool = False
+    #: its map has ended, it wants a slot
+    resumable: bool = False
+    #: maps that it made and that have not ended
+    maps: set[bytes] = field(default_factory=set)
+    #: it was told to stop or to abort
+    ending: bool = False
+
+
+class Estimates:
+    """How long a unit takes: a running mean by (owner, code), over all maps."""
+
+    def __init__(self) -> None:
+        self._mean: dict[tuple[str, bytes], float] = {}
+
+    def get(self, owner: str, function: bytes) -> float | None:
+        """Seconds a unit, None if none was ever measured."""
+        return self._mean.get((owner, function))
+
+    def learn(self, owner: str, function: bytes, units: int, seconds: float) -> None:
+        new = max(seconds, 1e-7) / units
+        old = self._mean.get((owner, function))
+        self._mean[owner, function] = new if old is None else 0.6 * old + 0.4 * new
+
+
+def chunk_size(waiting: int, slots: int, estimate: float | None) -> int:
+    """How many units to send at once when *waiting* of them wait and *slots* slots could take them.
+
+    One while nothing is known. Then half of an even share, so that the last chunks are small and all
+    slots end together, but never less than a worthwhile time and never more than the target.
+    """
+    if estimate is None:
+        return 1
+    target = max(CHUNK_SECONDS, 4 * slots * DECISION_SECONDS)
+    most = max(1, int(target / estimate))
+    least = max(1, int(TAIL_SECONDS / estimate))
+    even = -(-waiting // slots)
+    return max(1, min(most, even, max(least, -(-even // 2))))
+

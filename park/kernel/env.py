@@ -1,0 +1,161 @@
+"""What a body sees of the fabric: `park.environment()`.
+
+The module knows of no socket: the slot process gives it a `Host` when it begins to run something.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from park.errors import InvalidRequest, ParkError, UnitError
+from park.model import Improvement, Log, Progress
+
+_MASK = (1 << 64) - 1
+
+
+class Host(Protocol):
+    """What runs a body: a slot process."""
+
+    @property
+    def job(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def should_stop(self) -> bool: ...
+
+    def map(self, function: bytes, units: Any) -> list[Any]: ...
+
+    def code(self, function: Any) -> bytes: ...
+
+    def publish(self, kind: str, message: Any, done: float | None, total: float | None) -> None: ...
+
+    def ready(self) -> None: ...
+
+    def fetch(self, job: int) -> Any: ...
+
+
+class Environment:
+    """A running body's door to the fabric. Get it with `park.environment()`, use it from the body's main thread."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def __repr__(self) -> str:
+        return f"<Environment of job {self.job_id}>"
+
+    def __reduce__(self) -> Any:
+        raise InvalidRequest("an environment stays where it is: call park.environment() inside the function")
+
+    @property
+    def job_id(self) -> int:
+        """The number of the job that this code runs for."""
+        return self._host.job
+
+    @property
+    def seed(self) -> int:
+        """The seed of this unit: the same in any rerun, different in any other unit."""
+        return self._host.seed
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether somebody asked the job to stop: return the best so far."""
+        return self._host.should_stop
+
+    def map(self, fn: Callable[[Any], Any], inputs: Iterable[Any]) -> Iterator[Any]:
+        """Run *fn* over *inputs* on the fabric and wait; the slot is lent to others meanwhile.
+
+        *inputs* is read to its end; the rows of a numpy array are its inputs. Returns an iterator over the
+        results in order; it raises `UnitError` at an item that failed. *fn* may itself call ``env.map``.
+        """
+        return _values(self._host.map(self._host.code(fn), inputs))
+
+    def mapper(self, fn: Callable[[Any], Any]) -> Callable[[Iterable[Any]], list[Any]]:
+        """A callable that maps *fn* over points and returns the list of results; *fn* is shipped once."""
+        code = self._host.code(fn)
+        return lambda points: list(_values(self._host.map(code, points)))
+
+    def publish(self, message: Progress | Improvement | Log | dict[str, Any]) -> None:
+        """Send a message to whoever follows the job: Progress, Improvement, Log, or a dict with a ``kind``.
+
+        Progress and Improvement may come as often as the body likes: some ten a second are passed on.
+        """
+        match message:
+            case Progress():
+                self._host.publish("progress", message, float(message.done), float(message.total))
+            case Improvement():
+                self._host.publish("improvement", message, None, None)
+            case Log():
+                self._host.publish("log", message, None, None)
+            case {"kind": str(kind)} if kind.isidentifier():
+                self._host.publish(kind, message, None, None)
+            case _:
+                raise InvalidRequest(
+                    f"{message!r} is no message: publish park.Progress, park.Improvement, park.Log, "
+                    "or a dict with a 'kind' that can follow on_ in a method's name"
+                )
+
+    def ready(self) -> None:
+        """The safe point of a serial body: messages go out, and an abort is raised here."""
+        self._host.ready()
+
+
+def _values(results: list[Any]) -> Iterator[Any]:
+    for result in results:
+        if isinstance(result, UnitError):
+            raise result
+        yield result
+
+
+_environment: Environment | None = None
+
+
+def enter(host: Host | None) -> None:
+    """From now on, this process runs a body for *host*."""
+    global _environment
+    _environment = Environment(host) if host is not None else None
+
+
+def environment() -> Environment:
+    """The environment of the body that runs here. Raises ParkError elsewhere."""
+    if _environment is None:
+        raise ParkError("no job runs in this process: park.environment() works inside a body that PARK runs")
+    return _environment
+
+
+def inside() -> bool:
+    """Whether a body runs in this process."""
+    return _environment is not None
+
+
+# -- seeds ---------------------------------------------------------------------------------------
+
+
+def mix(seed: int, index: int) -> int:
+    """A seed of 64 bits for the *index*-th child of *seed* (the finalizer of splitmix64, Steele et al. 2014)."""
+    z = (seed * 0x9E3779B97F4A7C15 + (index + 1) * 0xD1342543DE82EF95) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)
+
+
+class Generators:
+    """The global generators of `random` and, where it is loaded, numpy: seeded for a unit, restored after it."""
+
+    def __init__(self, numpy_random: Any) -> None:
+        self._numpy = numpy_random
+        self._state = random.getstate()
+        self._numpy_state = numpy_random.get_state() if numpy_random is not None else None
+
+    def seed(self, seed: int) -> None:
+        random.seed(seed)
+        if self._numpy is not None:
+            self._numpy.seed(seed & 0xFFFFFFFF)
+
+    def restore(self) -> None:
+        random.setstate(self._state)
+        if self._numpy is not None:
+            self._numpy.set_state(self._numpy_state)

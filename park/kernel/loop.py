@@ -1,0 +1,252 @@
+"""The supervisor's loop: carries messages between the broker and the slot processes, and does what the lifecycle says.
+
+It runs no user code, so no body can hold up its heartbeats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from park.errors import ProtocolError
+from park.kernel.lifecycle import Action, Interrupt, Kill, Let, Lifecycle, Start, ToBroker, ToSlot
+from park.kernel.runner import SlotProcess
+from park.model import PYTHON
+from park.util.reactor import Reactor
+from park.wire import codec, messages
+from park.wire.contact import Presence
+from park.wire.messages import Message
+from park.wire.pack import Buffer
+
+#: Seconds a process that was let go may take to clean up.
+LEAVE = 5.0
+READ, WRITE = 1, 2
+
+
+class Line(Protocol):
+    """The way to the broker: a lane or a socket."""
+
+    def send(self, frames: list[Any]) -> None: ...
+
+    def receive(self) -> list[Any] | None: ...
+
+    def close(self) -> None: ...
+
+
+class KernelLoop:
+    """One kernel. *path* and *folder*: the sys.path and the working folder of its slot processes (None: as they start)."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        line: Line,
+        slots: int,
+        user: str,
+        path: list[str] | None = None,
+        folder: str | None = None,
+        on_refusal: Callable[[str], None] | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._line = line
+        self._user = user
+        self._setup = messages.Setup(path, folder)
+        self._incarnation = os.urandom(16)
+        self._processes: dict[int, SlotProcess] = {}
+        self._leaving: dict[int, float] = {}
+        self._exited: list[SlotProcess] = []
+        self._on_refusal = on_refusal
+        self.life = Lifecycle(slots)
+        self.presence = Presence()
+        #: messages seen, by name and direction
+        self.counts: Counter[str] = Counter()
+        self._do(self.life.begin())
+
+    def __repr__(self) -> str:
+        return f"<KernelLoop {self.life.slots} slots, {len(self._processes)} processes, {self.presence!r}>"
+
+    # -- the reactor's part --------------------------------------------------------------------
+
+    def turn(self, now: float) -> bool:
+        moved = False
+        while (frames := self._line.receive()) is not None:
+            moved = True
+            try:
+                message, payload = codec.decode(frames)
+            except ProtocolError as error:
+                self._refused(str(error))
+                continue
+            self.counts[f"broker > {type(message).__name__}"] += 1
+            self.presence.hear(message, now)
+            self._do(self.life.broker(message, payload, now))
+        while self._exited:
+            moved = True
+            self._gone(self._exited.pop())
+        self._do(self.life.tick(now))
+        for number, at in list(self._leaving.items()):
+            if now >= at:
+                del self._leaving[number]
+                self._processes[number].kill()
+        self._speak(now)
+        return moved
+
+    def deadline(self) -> float | None:
+        times = [self.presence.deadline(), self.life.deadline(), min(self._leaving.values(), default=None)]
+        return min(t for t in times if t is not None)
+
+    def close(self) -> None:
+        """Say goodbye, let the processes go, and kill those that stay."""
+        self._line.send(codec.encode(messages.Goodbye("the kernel was stopped")))
+        for process in self._processes.values():
+            process.interrupt()
+            process.channel.close()
+        for process in self._processes.values():
+            if not process.wait(0.5):
+                process.kill()
+                process.wait(2.0)
+            self._ignore(process)
+            process.close()
+        self._processes.clear()
+        self._line.close()
+
+    # -- towards the broker --------------------------------------------------------------------
+
+    def _speak(self, now: float) -> None:
+        due = self.presence.due(now)
+        if due == "hello":
+            hello = messages.KernelHello(
+                incarnation=self._incarnation,
+                user=self._user,
+                host=platform.node(),
+                pid=os.getpid(),
+                slots=self.life.slots,
+                python=PYTHON,
+                attempts=sorted(self.life.attempts),
+                epoch=self.presence.epoch,
+            )
+            self._send(hello)
+        elif due == "heartbeat":
+            self._send(messages.Heartbeat(self.presence.epoch, sorted(self.life.attempts)))
+
+    def _send(self, message: Message, payload: Buffer = b"") -> None:
+        self.counts[f"broker < {type(message).__name__}"] += 1
+        self._line.send(codec.encode(message, payload))
+
+    def _refused(self, text: str) -> None:
+        if self._on_refusal is not None:
+            self._on_refusal(text)
+        else:
+            print(f"park-kernel: a frame of the broker was dropped: {text}", file=sys.stderr)
+
+    # -- towards the slot processes ------------------------------------------------------------
+
+    def _do(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case ToSlot(number, message, payload):
+                    self._to_slot(self._processes[number], message, payload)
+                case ToBroker(message, payload):
+                    self._send(message, payload)
+                case Start(number, cpus):
+                    self._start(number, cpus)
+                case Interrupt(number):
+                    self._processes[number].interrupt()
+                case Let(number):
+                    self._let(self._processes[number])
+                case Kill(number):
+                    self._processes[number].kill()
+
+    def _to_slot(self, process: SlotProcess, message: Message, payload: Buffer) -> None:
+        process.channel.send(codec.encode(message, payload))
+        self._await(process)
+
+    def _await(self, process: SlotProcess) -> None:
+        """Listen, and for room to write too while something waits to go out."""
+        events = READ | WRITE if process.channel.pending else READ
+        self._reactor.listen(process.channel, lambda ready, p=process: self._ready(p, ready), events)  # type: ignore[misc]
+
+    def _start(self, number: int, cpus: int) -> None:
+        process = self._processes[number] = SlotProcess(number, cpus)
+        self._to_slot(process, self._setup, b"")
+        self._reactor.in_thread(lambda: self._spawn(process))
+
+    def _spawn(self, process: SlotProcess) -> None:
+        if process.number not in self._processes:
+            return
+        try:
+            process.start()
+        except OSError as error:
+            process.channel.close()
+            self._finish(process, f"no process could be started: {error}")
+            return
+        stderr = process.stderr
+        if stderr is not None:
+            self._reactor.listen(stderr, lambda ready: self._read_stderr(process))
+        if process.pidfd is not None:
+            self._reactor.listen(process.pidfd, lambda ready: self._see_exit(process))
+
+    def _ready(self, process: SlotProcess, ready: int) -> None:
+        if ready & WRITE:
+            process.channel.flush()
+            self._await(process)
+        if ready & READ:
+            self._read(process)
+
+    def _read(self, process: SlotProcess) -> None:
+        try:
+            for head, payload in process.channel.receive():
+                message, payload = codec.decode([head, payload])
+                self._do(self.life.slot(process.number, message, payload))
+        except EOFError:
+            self._reactor.ignore(process.channel)
+            if process.pidfd is None:
+                self._see_exit(process)
+            else:  # its end is on its way, unless the body closed our socket
+                self._leaving.setdefault(process.number, time.monotonic() + 1.0)
+        except ProtocolError as error:  # the body wrote into our socket
+            print(f"park: {process!r} is not making sense, it is killed: {error}", file=sys.stderr)
+            self._reactor.ignore(process.channel)
+            process.kill()
+
+    def _read_stderr(self, process: SlotProcess) -> None:
+        if not process.read_stderr() and process.stderr is not None:
+            self._reactor.ignore(process.stderr)
+
+    def _let(self, process: SlotProcess) -> None:
+        process.channel.finish()
+        self._leaving[process.number] = time.monotonic() + LEAVE
+
+    def _see_exit(self, process: SlotProcess) -> None:
+        if process.number in self._processes and process not in self._exited:
+            self._exited.append(process)
+
+    def _gone(self, process: SlotProcess) -> None:
+        """The process has ended, or its channel has: read what is left, then say so."""
+        if not process.wait(0.0):
+            process.wait(0.25)
+            process.kill()
+            process.wait(5.0)
+        with contextlib.suppress(EOFError, ProtocolError, OSError):
+            while True:
+                for head, payload in process.channel.receive():
+                    message, payload = codec.decode([head, payload])
+                    self._do(self.life.slot(process.number, message, payload))
+        process.read_stderr()
+        self._finish(process, process.cause())
+
+    def _finish(self, process: SlotProcess, cause: str) -> None:
+        del self._processes[process.number]
+        self._leaving.pop(process.number, None)
+        self._ignore(process)
+        self._do(self.life.exited(process.number, cause, process.last_lines()))
+        process.close()
+
+    def _ignore(self, process: SlotProcess) -> None:
+        for descriptor in (process.channel, process.stderr, process.pidfd):
+            if descriptor is not None:
+                self._reactor.ignore(descriptor)

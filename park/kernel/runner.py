@@ -1,0 +1,146 @@
+"""A slot process from outside: start it, talk to it, see it die, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+
+from park.util.channel import Channel
+
+#: What numerical libraries read for their number of threads.
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+#: Lines of standard error that are kept for the report of a crash.
+LINES = 20
+#: The signal that raises park.Abort in a body.
+INTERRUPT = getattr(signal, "SIGUSR1", signal.SIGINT)
+
+
+class SlotProcess:
+    """One child that runs user code. The channel exists at once, the process when `start` was called."""
+
+    def __init__(self, number: int, cpus: int) -> None:
+        self.number = number
+        self._cpus = cpus
+        ours, self._theirs = socket.socketpair()
+        ours.setblocking(False)
+        with contextlib.suppress(OSError):
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 21)
+            self._theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 21)
+        self.channel = Channel(ours)
+        self._popen: subprocess.Popen[bytes] | None = None
+        #: readable when the process has ended, where the system has it
+        self.pidfd: int | None = None
+        self._lines: deque[bytes] = deque(maxlen=LINES)
+
+    def __repr__(self) -> str:
+        return f"<SlotProcess {self.number}, pid {self.pid}>"
+
+    @property
+    def pid(self) -> int | None:
+        return self._popen.pid if self._popen is not None else None
+
+    @property
+    def stderr(self) -> int | None:
+        """Descriptor of its standard error."""
+        return self._popen.stderr.fileno() if self._popen is not None and self._popen.stderr is not None else None
+
+    def start(self) -> None:
+        """Start the process. From a thread that lives as long as this process: it dies with that thread."""
+        descriptor = self._theirs.fileno()
+        self._popen = subprocess.Popen(
+            [sys.executable, "-P", "-m", "park.kernel.slot", str(descriptor), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(descriptor,),
+            env=slot_environment(os.environ, self._cpus),
+            process_group=0,
+        )
+        self._theirs.close()
+        assert self._popen.stderr is not None
+        os.set_blocking(self._popen.stderr.fileno(), False)
+        with contextlib.suppress(AttributeError, OSError):
+            self.pidfd = os.pidfd_open(self._popen.pid)
+
+    def read_stderr(self) -> bool:
+        """Pass on what it wrote to standard error, and keep the last lines; False: there will be no more."""
+        descriptor = self.stderr
+        if descriptor is None:
+            return False
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(descriptor, 65536):
+                self._lines.extend(data.splitlines())
+                with contextlib.suppress(OSError):
+                    os.write(2, data)
+            return False
+        return True
+
+    def exit_code(self) -> int | None:
+        """As of subprocess; None while it runs."""
+        return self._popen.poll() if self._popen is not None else None
+
+    def cause(self) -> str:
+        """What ended it, in words."""
+        code = self.exit_code()
+        if code is None:
+            return "its process closed its channel"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                return f"its process was killed by signal {-code} ({signal.Signals(-code).name})"
+            return f"its process was killed by signal {-code}"
+        return f"its process exited with code {code}"
+
+    def last_lines(self) -> str:
+        """The last lines that it wrote to standard error."""
+        return "\n".join(line[:500].decode(errors="replace") for line in self._lines)
+
+    def interrupt(self) -> None:
+        if self._popen is not None:
+            with contextlib.suppress(ProcessLookupError, OSError):
+                self._popen.send_signal(INTERRUPT)
+
+    def kill(self) -> None:
+        """End it and what it started, now."""
+        if self._popen is not None and self._popen.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError, AttributeError):
+                os.killpg(self._popen.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                self._popen.kill()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it ended within *timeout* seconds."""
+        if self._popen is None:
+            return True
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(timeout)
+            return True
+        return False
+
+    def close(self) -> None:
+        """Forget it; it has ended."""
+        self.channel.close()
+        if self._popen is None:
+            self._theirs.close()
+        elif self._popen.stderr is not None:
+            self._popen.stderr.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
+
+
+def slot_environment(environment: Mapping[str, str], cpus: int) -> dict[str, str]:
+    """The environment of a slot process: park can be imported, libraries use *cpus* threads unless the user said so."""
+    env = dict(environment)
+    for name in THREADS:
+        env.setdefault(name, str(cpus))
+    root = str(Path(__file__).resolve().parents[2])
+    paths = env.get("PYTHONPATH", "")
+    if root not in paths.split(os.pathsep):
+        env["PYTHONPATH"] = os.pathsep.join([paths, root]) if paths else root
+    return env

@@ -1,0 +1,64 @@
+"""Lanes: what sockets are to processes, for two parts of one thread.
+
+The local service's client link, broker and kernel live in one thread. They exchange the same encoded
+frames as over sockets, through these queues. Compared with ZeroMQ's inproc, a hop takes 0.1 us instead
+of 11, and there are no I/O threads in the user's process, so that it may fork.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+Frames = list[Any]
+
+
+class Lane:
+    """The end that connects: frames go to and come from one `Junction`."""
+
+    def __init__(self, junction: Junction, name: bytes) -> None:
+        self._junction = junction
+        self._name = name
+        self.inbox: deque[Frames] = deque()
+
+    def send(self, frames: Frames) -> None:
+        self._junction.inbox.append((self._name, frames))
+
+    def receive(self) -> Frames | None:
+        """The next frames, None if nothing is there."""
+        return self.inbox.popleft() if self.inbox else None
+
+    def close(self) -> None:
+        self._junction.lanes.pop(self._name, None)
+
+
+class Junction:
+    """The end that many connect to: frames come with the name of their lane, and go to it."""
+
+    def __init__(self) -> None:
+        self.inbox: deque[tuple[bytes, Frames]] = deque()
+        self.lanes: dict[bytes, Lane] = {}
+        self._count = 0
+
+    def connect(self) -> Lane:
+        self._count += 1
+        name = b"%d" % self._count
+        lane = self.lanes[name] = Lane(self, name)
+        return lane
+
+    def send(self, name: bytes, frames: Frames) -> None:
+        """To a lane that has gone: dropped, as a socket would."""
+        lane = self.lanes.get(name)
+        if lane is not None:
+            lane.inbox.append(frames)
+
+    def receive(self) -> tuple[bytes, Frames] | None:
+        return self.inbox.popleft() if self.inbox else None
+
+    def publish(self, frames: Frames) -> None:
+        """To every lane."""
+        for lane in self.lanes.values():
+            lane.inbox.append(frames)
+
+    def close(self) -> None:
+        self.lanes.clear()

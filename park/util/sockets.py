@@ -1,0 +1,156 @@
+"""ZeroMQ sockets, opened the one way that PARK uses them, with the face of `park.util.lanes`.
+
+A socket's descriptor only says that something may have happened: the parts look at the socket itself
+in each turn, and a cycle ends when no socket has anything left. So a reactor may wait for descriptors alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import zmq
+
+from park.errors import NoBroker, Refused
+from park.wire.parts import Joiner, split
+
+Frames = list[Any]
+
+#: The largest frame that a socket takes, and the largest piece it is given, bytes.
+MAX_FRAME = 16 << 20
+PIECE = 8 << 20
+#: Messages that may wait for a peer.
+HIGH_WATER = 10_000
+#: The longest path of an ipc socket, bytes (Linux: 107).
+MAX_IPC_PATH = 103
+
+
+def _open(kind: int, hwm: int = HIGH_WATER) -> zmq.Socket[bytes]:
+    socket = zmq.Context.instance().socket(kind)
+    socket.linger = 0
+    socket.setsockopt(zmq.SNDHWM, hwm)
+    socket.setsockopt(zmq.RCVHWM, hwm)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
+    socket.setsockopt(zmq.RECONNECT_IVL, 100)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 10_000)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 4_000)
+    return socket
+
+
+def check_address(address: str) -> None:
+    """Refuse what would listen beyond this machine. Raises Refused."""
+    if address.startswith("ipc://"):
+        return
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    if not address.startswith("tcp://") or not host:
+        raise Refused(f"{address!r} is no address: give tcp://127.0.0.1:PORT")
+    if host not in ("localhost", "::1") and not host.startswith("127."):
+        raise Refused(
+            f"{address} would listen beyond this machine, where anybody could run code: this release "
+            "has no keys yet, so tcp addresses must be of the loopback, as tcp://127.0.0.1:7275"
+        )
+
+
+class _Socket:
+    def __init__(self, kind: int) -> None:
+        self._socket = _open(kind)
+
+    def fileno(self) -> int:
+        return int(self._socket.fileno())
+
+    def bind(self, address: str) -> str:
+        """Listen; the address as it is now (a port 0 is a free one)."""
+        check_address(address)
+        if address.startswith("ipc://"):
+            path = address.removeprefix("ipc://")
+            with contextlib.suppress(FileNotFoundError):  # the lock on the home is held: it is a dead broker's
+                os.unlink(path)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            raise NoBroker(f"cannot listen at {address}: {error.strerror}") from error
+        return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+
+    def _waiting(self) -> bool:
+        return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)  # type: ignore[operator]
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Router(_Socket):
+    """The broker's end towards clients, or towards kernels."""
+
+    def __init__(self) -> None:
+        super().__init__(zmq.ROUTER)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._joiners: dict[bytes, Joiner] = {}
+
+    def send(self, name: bytes, frames: Frames) -> None:
+        """To a peer that has gone, or that does not read: dropped; its lease will run out."""
+        with contextlib.suppress(zmq.ZMQError):
+            for piece in split(frames, PIECE):
+                self._socket.send_multipart([name, *piece], zmq.DONTWAIT, copy=len(piece[1]) < 65536)
+
+    def receive(self) -> tuple[bytes, Frames] | None:
+        while self._waiting():
+            name, *frames = self._socket.recv_multipart(zmq.DONTWAIT)
+            joiner = self._joiners.get(name)
+            if joiner is None:
+                joiner = self._joiners[name] = Joiner()
+            whole = joiner.feed(frames)
+            if whole is not None:
+                return name, whole
+        return None
+
+    def forget(self, name: bytes) -> None:
+        self._joiners.pop(name, None)
+
+
+class Dealer(_Socket):
+    """A client's or a kernel's end."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(zmq.DEALER)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.connect(address)
+        self._joiner = Joiner()
+
+    def send(self, frames: Frames) -> None:
+        """Without a connection: dropped; whoever said it says it again when the broker is back."""
+        with contextlib.suppress(zmq.Again):
+            for piece in split(frames, PIECE):
+                self._socket.send_multipart(piece, zmq.DONTWAIT, copy=len(piece[1]) < 65536)
+
+    def receive(self) -> Frames | None:
+        while self._waiting():
+            whole = self._joiner.feed(self._socket.recv_multipart(zmq.DONTWAIT))
+            if whole is not None:
+                return whole
+        return None
+
+
+class Publisher(_Socket):
+    """The broker's end towards mirrors."""
+
+    def __init__(self) -> None:
+        super().__init__(zmq.XPUB)
+
+    def publish(self, frames: Frames) -> None:
+        while self._waiting():  # subscriptions; nobody needs to know
+            self._socket.recv(zmq.DONTWAIT)
+        with contextlib.suppress(zmq.Again):
+            self._socket.send_multipart(frames, zmq.DONTWAIT)
+
+
+class Subscriber(_Socket):
+    """A mirror's end."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(zmq.SUB)
+        self._socket.setsockopt(zmq.SUBSCRIBE, b"")
+        self._socket.connect(address)
+
+    def receive(self) -> Frames | None:
+        return self._socket.recv_multipart(zmq.DONTWAIT) if self._waiting() else None

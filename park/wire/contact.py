@@ -1,0 +1,74 @@
+"""Keeping contact with a broker: what a client and a kernel do alike.
+
+A peer says hello until it is welcomed, speaks at least once a heartbeat, and says hello again when the broker
+does not know it any more or has said nothing for a lease. Pure: time is an argument.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from park.wire.messages import Message, Unwelcome, Welcome
+
+#: Seconds between two hellos that nobody answers.
+RETRY = 1.0
+
+
+class Contact(enum.StrEnum):
+    CALLING = "calling"
+    LIVE = "live"
+
+
+class Presence:
+    """Where a peer stands with its broker."""
+
+    def __init__(self) -> None:
+        self.state = Contact.CALLING
+        self.store = ""
+        self.epoch = 0
+        self.heartbeat = 2.0
+        self.lease = 20.0
+        self._heard = -1e9
+        self._said = -1e9
+        self._called = -1e9
+
+    def __repr__(self) -> str:
+        return f"<Presence {self.state.value}, epoch {self.epoch}>"
+
+    def hear(self, message: Message, now: float) -> bool:
+        """Any message of the broker; True if it is the Welcome that makes contact."""
+        self._heard = now
+        if isinstance(message, Unwelcome):
+            self.state = Contact.CALLING
+            self._called = -1e9
+        elif isinstance(message, Welcome):
+            self.state = Contact.LIVE
+            self.store, self.epoch = message.store, message.epoch
+            self.heartbeat, self.lease = message.heartbeat, message.lease
+            return True
+        return False
+
+    def say(self, now: float) -> None:
+        """Something was sent to the broker."""
+        self._said = now
+
+    def due(self, now: float) -> str:
+        """ "hello", "heartbeat" or "": what should be said now; the caller then says it."""
+        if self.state is Contact.LIVE and now - self._heard >= self.lease:
+            self.state = Contact.CALLING
+        if self.state is Contact.CALLING:
+            if now - self._called >= RETRY:
+                self._called = self._said = now
+                return "hello"
+        elif now - self._said >= self.heartbeat:
+            self._said = now
+            return "heartbeat"
+        return ""
+
+    def deadline(self) -> float:
+        """When `due` may next say something."""
+        if self.state is Contact.CALLING:
+            return self._called + RETRY
+        return min(self._said + self.heartbeat, self._heard + self.lease)
+
+
