@@ -47,7 +47,7 @@ def code_hash(blob: Buffer) -> bytes:
 
 
 def dumps(obj: Any, what: str = "the body") -> bytes:
-    """The pickle of a body, by value where it cannot be imported. Raises NotPicklable, which names the culprit."""
+    """The pickle of *obj*, by value where it cannot be imported. Raises NotPicklable naming the culprit."""
     try:
         return cloudpickle.dumps(obj, 5)  # type: ignore[no-any-return]
     except Exception as error:
@@ -279,8 +279,8 @@ def _culprit(obj: Any, error: Exception) -> str:
         obj = inner[1]
     kind = type(obj)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    text = str(error)
-    return f"{' of '.join(reversed(path)) or 'it'} is a {name} ({text if len(text) <= 200 else text[:197] + '...'})"
+    where, text = " of ".join(reversed(path)) or "it", str(error)
+    return f"{where} is a {name} ({text if len(text) <= 200 else text[:197] + '...'})"
 
 
 def _pickles(obj: Any) -> bool:
@@ -313,7 +313,10 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(obj, type):
         yield from ((f"class attribute {name!r}", value) for name, value in vars(obj).items())
     else:
-        state = obj.__getstate__()
+        try:
+            state = obj.__getstate__()
+        except Exception:
+            return
         for fields in state if isinstance(state, tuple) else (state,):
             if isinstance(fields, dict):
                 yield from ((f"attribute {name!r}", value) for name, value in fields.items())
