@@ -84,12 +84,12 @@ class _Kind:
     def checked(self, key: object, change: object) -> dict[str, Any]:
         """The *change* of the row at *key*, with its lists as tuples; ProtocolError when it cannot be one."""
         if type(key) is not self.key_type or type(change) is not dict:
-            raise ProtocolError(f"{key!r}: {change!r} is no change of a {self.key}")
+            raise ProtocolError(f"{key!r}: {change!r:.60} is no change in the table of {self.key}s")
         fields = {}
         for name, value in change.items():
             takes = self.takes.get(name)
             if takes is None:
-                raise ProtocolError(f"a {self.key} has no field {name!r}")
+                raise ProtocolError(f"{self.key}s have no field {name!r}")
             if not isinstance(value, takes):
                 raise ProtocolError(f"{name} of {self.key} {key} cannot be {value!r}")
             fields[name] = tuple(value) if type(value) is list else value
