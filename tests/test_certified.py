@@ -130,7 +130,7 @@ def found(request: pytest.FixtureRequest) -> dict[str, Any]:
     return answer
 
 
-#: MGH17's first start leads through exponentials that overflow, and past another minimum; see data/nist/README.
+#: From its first start MGH17 runs through overflows and past another minimum; see data/nist/README.
 CASES = [(name, start) for name in nist.MODELS for start in (1, 2) if (name, start) != ("MGH17", 1)]
 
 
