@@ -6,10 +6,9 @@ Neutrons scattered by 10 % SDS in water (`park.fit.micelles`; the data and where
 
 from __future__ import annotations
 
+import argparse
 import time
 from pathlib import Path
-
-import click
 
 import park
 from park.fit import Assembly, Data, Fit, FitResult, Model, Uncertainty
@@ -70,20 +69,19 @@ def pictures(result: FitResult, convergence: FitResult, folder: Path) -> list[Pa
     return list(paths.values())
 
 
-@click.command()
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default="park-demo",
-    help="Folder for the plots.",
-)
-@click.option("--slots", type=click.IntRange(min=1), help="Processes that compute; the CPUs if not given.")
-def main(out: Path, slots: int | None) -> None:
-    """Fits a measured small-angle scattering curve of SDS micelles and shows what it found."""
+def main() -> None:
+    """Fits the curve and shows what it found; the command line is read here."""
+    parser = argparse.ArgumentParser(
+        description="Fits a measured small-angle scattering curve of SDS micelles."
+    )
+    parser.add_argument("--out", type=Path, default=Path("park-demo"), help="folder for the plots")
+    parser.add_argument("--slots", type=int, help="processes that compute; as many as CPUs if not given")
+    options = parser.parse_args()
+
     started = time.perf_counter()
     model, data = parts()
-    if slots is not None:
-        park.local_service.configure(slots=slots)
+    if options.slots is not None:
+        park.local_service.configure(slots=options.slots)
 
     with park.local_service:
         M1 = Assembly((model, data))
@@ -91,11 +89,9 @@ def main(out: Path, slots: int | None) -> None:
         err = Uncertainty(M1, fit.result, after=fit)
         result = err.wait()
 
-    click.echo(report(result))
-    paths = pictures(result, fit.result, out)
-    click.echo(f"{time.perf_counter() - started:.1f} s in all. Plots:")
-    for path in paths:
-        click.echo(f"  {path}")
+    print(report(result))
+    paths = pictures(result, fit.result, options.out)
+    print(f"\n{time.perf_counter() - started:.1f} s in all. Plots:", *paths, sep="\n  ")
 
 
 if __name__ == "__main__":
