@@ -252,7 +252,7 @@ def _no_extension(code: int, data: bytes) -> Any:
 def _shallow(value: Any, depth: int) -> bool:
     """Whether *value* nests at most *depth* deep; level by level, so that depth costs no recursion."""
     level = [value]
-    while level and depth >= 0:
+    while level and depth > 0:
         level = [
             item
             for box in level

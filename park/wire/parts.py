@@ -1,7 +1,7 @@
 """Messages with a payload over the limit of a socket travel as several.
 
 A long message becomes a run of `Part` messages. Their payloads, one after the other, are its head and then
-its payload, so the head of a part stays small. A sender sends the parts of one message in turn, not mixed with
+its payload, so the head of a part stays small. A sender sends the parts of one message in turn, unmixed with
 those of another; short messages may pass between them. When a part was lost (the connection was cut), the
 rest of that message is dropped: it is lost like any message that was under way, and whoever waits for an
 answer sends it again.

@@ -1,0 +1,293 @@
+"""The codec: every message comes back, and hostile bytes only ever raise ProtocolError."""
+
+from __future__ import annotations
+
+import dataclasses
+import tracemalloc
+import types
+import typing
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from park.errors import InvalidRequest, ProtocolError
+from park.wire import codec
+from park.wire.codec import decode, encode, pack, unpack
+from park.wire.messages import MESSAGES, VERSION, Fetched, Finished, Goodbye, Heartbeat, Message, Run, Submit
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | texts
+plain = st.recursive(
+    scalars | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def of_annotation(hint: Any, signed: bool) -> st.SearchStrategy[Any]:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is int:
+        return st.integers(-(2**63), 2**64 - 1) if signed else st.integers(0, 2**63 - 1)
+    if hint is float:
+        return st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**31), 2**31)
+    if hint is Any:
+        return scalars
+    if origin is types.UnionType:
+        return st.none() | of_annotation(arguments[0], signed)
+    if origin is list:
+        return st.lists(of_annotation(arguments[0], signed), max_size=4)
+    if origin is dict:
+        return st.dictionaries(texts, plain, max_size=4)
+    return {str: texts, bytes: st.binary(max_size=40), bool: st.booleans()}[hint]
+
+
+def any_message(cls: type[Message]) -> st.SearchStrategy[Message]:
+    hints = typing.get_type_hints(cls)
+    return st.builds(
+        cls, **{f.name: of_annotation(hints[f.name], f.name in codec.SIGNED) for f in dataclasses.fields(cls)}
+    )
+
+
+RUN = Run(5, 7, "me", b"m" * 16, b"f" * 16, 0, 64, -12345, 1)
+
+
+def head_of(message: Message, **changed: Any) -> bytes:
+    fields = {"park": VERSION, "type": type(message).__name__}
+    fields |= {f.name: getattr(message, f.name) for f in dataclasses.fields(message)}
+    return msgpack.packb(fields | changed)
+
+
+def fetched(record: bytes) -> bytes:
+    """The head of a Fetched whose record is these bytes."""
+    return msgpack.packb({"park": VERSION, "type": "Fetched", "reply": 1, "record": None})[:-1] + record
+
+
+def pairs(*items: tuple[Any, Any]) -> bytes:
+    """A map of these items, which may repeat a key."""
+    return bytes([0x80 | len(items)]) + b"".join(msgpack.packb(k) + msgpack.packb(v) for k, v in items)
+
+
+@pytest.mark.parametrize("cls", MESSAGES.values())
+@given(data=st.data(), payload=st.binary(max_size=30))
+def test_every_message_comes_back(cls: type[Message], data: Any, payload: bytes) -> None:
+    message = data.draw(any_message(cls))
+    payload = payload if cls.carries else b""
+    frames = encode(message, payload)
+    assert len(frames) == 2
+    assert decode(frames) == (message, payload)
+    assert decode([memoryview(frames[0]), memoryview(payload)]) == (message, payload)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_a_protocol_error(head: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode([head, b""])
+
+
+@given(st.data())
+def test_a_message_with_changed_bytes_is_a_message_or_a_protocol_error(data: Any) -> None:
+    head = bytearray(encode(data.draw(st.sampled_from(list(MESSAGES.values())).flatmap(any_message)))[0])
+    for _ in range(data.draw(st.integers(1, 4))):
+        head[data.draw(st.integers(0, len(head) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        message, _ = decode([bytes(head), b""])
+    except ProtocolError:
+        return
+    assert type(message) in MESSAGES.values()
+
+
+@given(plain, st.sampled_from([f.name for f in dataclasses.fields(Run)]))
+def test_a_field_of_any_value_is_right_or_refused(value: Any, name: str) -> None:
+    try:
+        message, _ = decode([head_of(RUN, **{name: value}), b""])
+    except ProtocolError:
+        return
+    assert getattr(message, name) == value
+    assert isinstance(value, int | float) if name == "lease" else type(value) is type(getattr(RUN, name))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"attempt": "5"}, r"Run\.attempt is int, not '5'"),
+        ({"attempt": True}, "Run.attempt"),
+        ({"attempt": 5.0}, "Run.attempt"),
+        ({"attempt": -1}, "Run.attempt"),
+        ({"attempt": 2**63}, "Run.attempt"),
+        ({"owner": b"me"}, "Run.owner"),
+        ({"map": "m"}, "Run.map"),
+        ({"lease": float("nan")}, "Run.lease"),
+        ({"lease": float("inf")}, "Run.lease"),
+        ({"lease": None}, "Run.lease"),
+        ({"once": 1}, "Run.once"),
+        ({"start": []}, "Run.start"),
+        ({"more": 1}, "Run has no field 'more'"),
+        ({"type": "Walk"}, "no message 'Walk'"),
+        ({"type": 3}, "no message 3"),
+        ({"type": ["Run"]}, "no message"),
+        ({"park": True}, "version True"),
+        (
+            {"park": VERSION + 1},
+            rf"version {VERSION + 1} .* this side version {VERSION}: run the same release",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named(changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(ProtocolError, match=words):
+        decode([head_of(RUN, **changed), b""])
+
+
+def test_another_version_is_told_before_its_unknown_messages() -> None:
+    with pytest.raises(ProtocolError, match="version 99"):
+        decode([msgpack.packb({"park": 99, "type": "Later", "x": [1]}), b"payload"])
+
+
+def test_defaults_may_be_missing_but_nothing_else() -> None:
+    fields = msgpack.unpackb(head_of(RUN))
+    del fields["cpus"], fields["lease"]
+    assert decode([msgpack.packb(fields), b""])[0] == RUN
+    del fields["job"], fields["map"]
+    with pytest.raises(ProtocolError, match="Run lacks job, map"):
+        decode([msgpack.packb(fields), b""])
+
+
+def test_a_whole_number_will_do_for_a_float() -> None:
+    assert decode([head_of(RUN, lease=20), b""])[0] == RUN
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_message_has_two_frames(count: int) -> None:
+    with pytest.raises(ProtocolError, match=f"2 frames, not {count}"):
+        decode([head_of(RUN)] * count)
+
+
+def test_only_messages_that_carry_one_have_a_payload() -> None:
+    with pytest.raises(ProtocolError, match="Goodbye carries no payload"):
+        decode([*encode(Goodbye())[:1], b"x"])
+    with pytest.raises(InvalidRequest, match="Goodbye carries no payload"):
+        encode(Goodbye(), b"x")
+
+
+def test_a_key_comes_once() -> None:
+    twice = pairs(("park", VERSION), ("type", "Goodbye"), ("reason", "a"), ("reason", "b"))
+    with pytest.raises(ProtocolError, match="twice"):
+        decode([twice, b""])
+    inner = pairs(("a", 1), ("a", 2))
+    with pytest.raises(ProtocolError, match="twice"):
+        decode([fetched(inner), b""])
+    with pytest.raises(ProtocolError, match="twice"):
+        unpack(inner)
+
+
+def test_keys_are_texts() -> None:
+    for key in (b"a", 1, None, 1.5, True):
+        with pytest.raises(ProtocolError):
+            decode([fetched(msgpack.packb({"x": {key: 1}})), b""])
+        with pytest.raises(ProtocolError):
+            unpack(msgpack.packb([{key: 1}]))
+    with pytest.raises(ProtocolError):
+        decode([head_of(RUN).replace(b"\xa3job", b"\xc4\x02jo"), b""])
+
+
+def nested(depth: int, inner: Any = 1) -> Any:
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
+def test_nesting_is_limited() -> None:
+    deepest = Fetched(1, {"x": nested(codec.MAX_DEPTH - 1)})
+    assert decode(encode(deepest))[0] == deepest
+    for depth in (codec.MAX_DEPTH, 500, 1100):
+        with pytest.raises(ProtocolError):
+            decode([fetched(b"\x81\xa1x" + b"\x91" * depth + b"\x01"), b""])
+    assert unpack(pack(nested(codec.MAX_PAYLOAD_DEPTH))) == nested(codec.MAX_PAYLOAD_DEPTH)
+    for depth in (codec.MAX_PAYLOAD_DEPTH + 1, 500, 1100, 100_000):
+        with pytest.raises(ProtocolError):
+            unpack(b"\x91" * depth + b"\x01")
+
+
+def test_lengths_that_lie_are_cheap_to_refuse() -> None:
+
+    tracemalloc.start()
+    try:
+        for deep in (
+            b"\xdd\x00\x00\x10\x00" * 1000,
+            b"\xdd\xff\xff\xff\xff" * 1000,
+            b"\xdf\xff\xff\xff\xff" * 900,
+        ):
+            with pytest.raises(ProtocolError):
+                decode([deep, b""])
+        assert tracemalloc.get_traced_memory()[1] < 64e6
+        tracemalloc.reset_peak()
+        for item in (
+            b"\xdd\x00\x0f\x00\x00",
+            b"\xdd\xff\xff\xff\xff",
+            b"\xdf\x00\x0f\x00\x00",
+            b"\xc6\xff\xff\xff\xff",
+        ):
+            with pytest.raises(ProtocolError):
+                unpack(item * 900 + bytes(1_000_000))
+        assert tracemalloc.get_traced_memory()[1] < 16e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_lists_and_maps_are_limited_in_a_head_and_not_in_a_payload() -> None:
+    most = Heartbeat(attempts=[1] * codec.MAX_ITEMS)
+    assert decode(encode(most))[0] == most
+    with pytest.raises(ProtocolError):
+        decode(encode(Heartbeat(attempts=[1] * (codec.MAX_ITEMS + 1))))
+    table = [["job", i, {"state": "queued"}] for i in range(20_000)]
+    assert unpack(pack(table)) == table
+    assert unpack(memoryview(pack(table))) == table
+
+
+def test_heads_are_limited() -> None:
+    with pytest.raises(InvalidRequest, match="more than 65,536"):
+        encode(Goodbye("x" * 70_000))
+    with pytest.raises(ProtocolError, match="over the limit"):
+        decode([bytes(70_000), b""])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x01\x02", b"\xc1", b"\x92\x01", b"\xa1\xff", b"\xd4\x05x", b"\xc7\x00\x05"]
+)
+def test_a_payload_is_one_value_without_extensions(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        unpack(data)
+    with pytest.raises(ProtocolError):
+        decode([data, b""])
+    with pytest.raises(ProtocolError):
+        decode([fetched(b"\x81\xa1x" + data), b""])
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_unpack_or_raise_a_protocol_error(data: bytes) -> None:
+    try:
+        unpack(data)
+    except ProtocolError:
+        pass
+
+
+@given(plain)
+def test_plain_values_pack(value: Any) -> None:
+    assert unpack(pack(value)) == value
+
+
+@pytest.mark.parametrize("value", [object(), 2**64, "\ud800", {1: nested(2000)}, 1j])
+def test_what_cannot_travel_is_told_to_the_sender(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match="Submit cannot travel"):
+        encode(Submit(1, b"k", note={"x": value}))
+    with pytest.raises(InvalidRequest, match="cannot be packed"):
+        pack(value)
+
+
+def test_a_bad_seed_or_time_is_told_to_the_sender() -> None:
+    with pytest.raises(InvalidRequest):
+        encode(Submit(1, b"k", seed=2**70))
+    message = Finished(1, b"m", 0, 1, 0.5)
+    assert decode(encode(message, b"x")) == (message, b"x")
