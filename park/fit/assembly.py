@@ -83,7 +83,8 @@ class Assembly:
         Raises InvalidRequest for another length, an unknown name, or a value outside its limits.
         """
         objective = self.objective
-        given = getattr(given, "x", given)
+        if hasattr(given, "names") and hasattr(given, "x"):
+            given = dict(zip(given.names, given.x, strict=True))
         if isinstance(given, dict):
             unknown = [str(name) for name in given if name not in objective.names]
             if unknown:

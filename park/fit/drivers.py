@@ -7,11 +7,10 @@ and asks whether to stop. Optimizers and samplers are bumps' own, but for least 
 from __future__ import annotations
 
 import random
-import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -22,139 +21,9 @@ from park.fit.leastsq import Stopped, covariance, jacobian, least_squares, scale
 from park.fit.methods import METHODS, POPULATION
 from park.fit.objective import Objective
 from park.fit.result import Estimate, FitResult
-from park.model import Improvement, Log, Progress
+from park.fit.watch import Env, Evaluate, Evaluations, Monitor
+from park.model import Improvement, Progress
 from park.payload import dumps
-
-
-class Env(Protocol):
-    """What a driver uses of `park.environment()`."""
-
-    @property
-    def seed(self) -> int: ...
-    @property
-    def should_stop(self) -> bool: ...
-    def map(self, fn: Any, inputs: Iterable[Any], /) -> Iterator[Any]: ...
-    def mapper(self, fn: Any, /) -> Callable[[Any], Sequence[Any]]: ...
-    def publish(self, message: Any, /) -> None: ...
-    def ready(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """Comes back from a point where the model raised."""
-
-    traceback: str
-
-
-class Evaluate:
-    """The function of population methods: a point to its loss, or to `Broken`. Travels to the slots."""
-
-    def __init__(self, assembly: Assembly, sampling: bool) -> None:
-        self.assembly = assembly
-        self.sampling = sampling
-
-    def __call__(self, x: Any) -> float | Broken:
-        objective = self.assembly.objective
-        try:
-            return (objective.loss if self.sampling else objective.nllf)(np.asarray(x, dtype=np.float64))
-        except Exception:
-            return Broken(traceback.format_exc())
-
-
-class Evaluations:
-    """Counts evaluations, and tells a model that fails everywhere from a bad point.
-
-    A point where the model raises or is not finite counts as infinitely bad. When none was finite
-    `verify` raises, with the first traceback.
-    """
-
-    def __init__(self, function: Callable[[Array], float | Broken], env: Env) -> None:
-        self._function = function
-        self._env = env
-        self.count = 0
-        self.finite = 0
-        self.first_error = ""
-
-    def __call__(self, x: Any) -> float:
-        return self._value(self._function(np.array(x, dtype=np.float64)))
-
-    def mapped(self, points: Any) -> list[float]:
-        """A population in the order of its points. They are copied: bumps uses its array again."""
-        mapper = self._mapper or self._serial
-        return [self._value(value) for value in mapper(np.array(points, dtype=np.float64))]
-
-    _mapper: Callable[[Any], Sequence[Any]] | None = None
-
-    def _serial(self, points: Array) -> list[float | Broken]:
-        return [self._function(point) for point in points]
-
-    def spread(self, mapper: Callable[[Any], Sequence[Any]]) -> None:
-        """Sends populations through *mapper* from now on."""
-        self._mapper = mapper
-
-    def _value(self, value: float | Broken) -> float:
-        self.count += 1
-        if isinstance(value, Broken):
-            if not self.first_error:
-                self.first_error = value.traceback
-                self._env.publish(Log(f"the model raised at a point:\n{value.traceback}", "warning"))
-            return float("inf")
-        self.finite += bool(np.isfinite(value))
-        return float(value)
-
-    def verify(self) -> None:
-        """Raises UnitError if nothing finite was ever seen."""
-        if self.finite or not self.count:
-            return
-        if self.first_error:
-            cause = self.first_error.strip().splitlines()[-1]
-            raise UnitError(f"the model failed at all {self.count} points tried: {cause}", self.first_error)
-        raise UnitError(f"the model is not finite at any of the {self.count} points tried")
-
-
-class Monitor:
-    """bumps' monitor: once an iteration it reports, and gives the fabric its safe point."""
-
-    def __init__(self, env: Env, names: Sequence[str], total: float, evaluations: Evaluations) -> None:
-        self._env = env
-        self._names = names
-        self._total = total
-        self._evaluations = evaluations
-        self.step = 0
-        self.value = float("inf")
-        self.point: Array | None = None
-        self.rows: list[list[float]] = []
-
-    def config_history(self, history: Any) -> None:
-        """Asks bumps for the population's values."""
-        history.requires(time=1, value=1, point=1, step=1, population_values=1)
-
-    def __call__(self, history: Any) -> None:
-        population: Any = getattr(history, "population_values", ())
-        self.update(history.value[0], history.point[0], population[0] if len(population) else None)
-
-    def update(self, value: float, point: Any, population: Any = None) -> None:
-        """One more iteration: its best *value* at *point*, and all values of its *population*."""
-        self._evaluations.verify()
-        self._env.ready()
-        self.step += 1
-        if value < self.value:
-            self.value, self.point = float(value), np.array(point, dtype=np.float64)
-            named = dict(zip(self._names, self.point.tolist(), strict=True))
-            self._env.publish(Improvement(self.value, named, self.step))
-        row = [self.value]
-        if population is not None and len(population) > 1:
-            ordered = np.sort(np.asarray(population, dtype=np.float64))
-            places = np.round(np.array([0, 0.2, 0.5, 0.8, 1]) * (ordered.size - 1)).astype(int)
-            row += ordered[places].tolist()
-        self.rows.append(row)
-        self._env.publish(Progress(min(self.step, self._total), self._total, "steps"))
-
-    @property
-    def convergence(self) -> Array:
-        """The rows, cut to the shortest: a method's first row may lack its population."""
-        width = min((len(row) for row in self.rows), default=1)
-        return np.array([row[:width] for row in self.rows]).reshape(-1, width)
 
 
 @dataclass(slots=True)
@@ -174,7 +43,7 @@ def optimise(
     """Runs one *method* from *x0*. With *sampling* it works on the posterior, not on the likelihood."""
     objective = assembly.objective
     evaluate = Evaluate(assembly, sampling)
-    evaluations = Evaluations(evaluate, env)
+    evaluations = Evaluations(evaluate, env, env.mapper(evaluate) if method in POPULATION else None)
     random.seed(env.seed)
     # bumps draws from the global generator, and seeds its compiled one from it.
     np.random.seed(env.seed % 2**32)
@@ -182,8 +51,6 @@ def optimise(
         monitor = Monitor(env, objective.names, {**METHODS["lm"], **options}["steps"], evaluations)
         found = _lm(objective, options, x0, env, monitor, evaluations)
     else:
-        if method in POPULATION:
-            evaluations.spread(env.mapper(evaluate))
         found = _bumps(objective, method, options, x0, env, evaluations)
     evaluations.verify()
     return found
@@ -229,8 +96,6 @@ def _lm(
     monitor: Monitor,
     evaluations: Evaluations,
 ) -> Found:
-    if not objective.has_residuals:
-        raise UnitError("method 'lm' needs residuals, and this problem has none: take amoeba")
     options = {**METHODS["lm"], **options}
     steps = options.pop("steps")
 

@@ -98,12 +98,13 @@ def least_squares(
         squares = float(values @ values)
         if squares < lowest:
             best, lowest = x.copy(), squares
-        # A point where the model has no value is only a very bad one.
-        return values if np.isfinite(squares) else np.where(np.abs(values) < 1e100, values, 1e100)
+        return values  # both methods step back from what is not finite
 
     def derivative(x: Array) -> Array:
         iteration(x)
-        return jacobian(function, x, low, high, scale)
+        matrix = jacobian(function, x, low, high, scale)
+        matrix[~np.isfinite(matrix)] = 0.0  # the edge of where the model has values
+        return matrix
 
     def solve(method: str, x: Array, **more: Any) -> None:
         optimize.least_squares(

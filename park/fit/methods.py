@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from park.errors import InvalidRequest
+from park.fit.objective import Objective
 
 #: method -> its options with their defaults. All but lm are bumps' own, under bumps' names.
 METHODS: dict[str, dict[str, Any]] = {
@@ -29,7 +32,7 @@ _MAY_BE_ZERO = frozenset({"burn", "alpha", "xtol", "ftol", "gtol"})
 _WHOLE = frozenset({"steps", "samples", "burn", "thin", "nT"})
 
 
-def check_method(method: Any, options: dict[str, Any]) -> dict[str, Any]:
+def check_method(method: Any, options: dict[str, Any], objective: Objective) -> dict[str, Any]:
     """The options of a *method*, checked. Raises InvalidRequest naming what is wrong and what there is."""
     if method not in METHODS:
         raise InvalidRequest(f"unknown method {method!r}; there are {', '.join(METHODS)}")
@@ -38,6 +41,15 @@ def check_method(method: Any, options: dict[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise InvalidRequest(f"method {method!r} has no option {name!r}; it has {', '.join(known)}")
         _check_option(method, name, value)
+    if method == "lm" and not objective.has_residuals:
+        raise InvalidRequest("method 'lm' needs residuals, and this problem has none: take 'amoeba'")
+    if method == "pt":
+        limited = np.isfinite(objective.low) & np.isfinite(objective.high)
+        without = [name for name, both in zip(objective.names, limited, strict=True) if not both]
+        if without:
+            raise InvalidRequest(f"method 'pt' steps between limits, and {', '.join(without)} has not both")
+    if method == "dream" and math.ceil(options.get("pop", known["pop"]) * len(objective.names)) < 4:
+        raise InvalidRequest(f"pop={options['pop']!r} gives fewer than the 4 chains that DREAM needs")
     return dict(options)
 
 

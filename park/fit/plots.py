@@ -80,22 +80,29 @@ class Plots:
         bottom.set_xlabel(curve.labels[0] if one else "point")
 
     def convergence(self) -> Figure:
-        """The best chi-squared so far, and the spread of the population, over the steps."""
+        """The best chi-squared so far, and the spread of the population, over the steps.
+
+        After `Uncertainty` without dy it is minus the log of the posterior, which is another quantity there.
+        """
         result = self._result
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
-        scale = 2 / result.dof if result.dof > 0 else 1.0
-        rows = result.convergence * scale
+        rows = result.convergence
+        reduced = result.dof > 0 and bool(
+            np.isclose(np.min(rows[:, 0], initial=np.inf), result.nllf, rtol=1e-3)
+        )
+        rows = rows * (2 / result.dof if reduced else 1.0)
         rows = np.where(np.isfinite(rows), rows, np.nan)
         steps = np.arange(1, len(rows) + 1)
         if rows.shape[1] == 6:
             axes.fill_between(steps, rows[:, 2], rows[:, 4], color=_BAND, alpha=0.4, lw=0, label="20 to 80 %")
             axes.plot(steps, rows[:, 3], color=_BAND, label="median of the population")
         axes.plot(steps, rows[:, 0], color=_FIT, label="best")
-        if np.nanmin(rows[:, 0], initial=np.inf) > 0:
+        finite = rows[np.isfinite(rows)]
+        if finite.size and 0 < 10 * finite.min() < finite.max():
             axes.set_yscale("log")
         axes.set_xlabel("step")
-        axes.set_ylabel("reduced chi-squared" if result.dof > 0 else "nllf")
+        axes.set_ylabel("reduced chi-squared" if reduced else "minus log probability")
         axes.legend(frameon=False)
         return figure
 
@@ -125,7 +132,7 @@ class Plots:
     def _distribution(self, axes: Axes, n: int) -> None:
         draws = self._result.draws
         if draws is not None:
-            axes.hist(draws[:, n], bins=50, histtype="stepfilled", color="0.75")
+            axes.hist(draws[:, n], bins=40, histtype="stepfilled", color="0.75")
             return
         mean, sigma = self._result.x[n], self._result.dx[n]
         if np.isfinite(sigma) and sigma > 0:

@@ -1,0 +1,118 @@
+"""`Fit` and `Uncertainty`: jobs that fit. Making one submits it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import park
+from park.errors import InvalidRequest
+from park.fit.assembly import Assembly, as_assembly
+from park.fit.drivers import FitBody, UncertaintyBody
+from park.fit.methods import check_method
+from park.job import Job, Reference
+from park.model import Request
+
+
+class Fit(Job):
+    """Fits an assembly: a job whose result is a `FitResult`.
+
+    *assembly* is an `Assembly`, or a bumps ``FitProblem``. *method* is "amoeba" (Nelder-Mead), "lm" (least
+    squares), "de" (differential evolution), "newton", "pt" (parallel tempering) or "dream"; *options* are the
+    method's own, such as ``steps=2000``. *start* is a vector, a dict of some values, or an earlier result (a
+    reference will do); *starts* runs the method from so many points in parallel, that one and random ones, and
+    keeps the best. Equal seeds give equal answers.
+
+    The rest is as in `park.Request`. What cannot be fitted raises `park.InvalidRequest` here, in the
+    client.
+    """
+
+    def __init__(
+        self,
+        assembly: Any,
+        method: str = "amoeba",
+        start: Any = None,
+        starts: int = 1,
+        seed: int | None = None,
+        after: Any = None,
+        service: Any = None,
+        tags: Sequence[str] = (),
+        priority: int | str = "free",
+        name: str = "",
+        when: datetime | float | None = None,
+        monitor: Any = None,
+        **options: Any,
+    ) -> None:
+        assembly = as_assembly(assembly)
+        options = check_method(method, options, assembly.objective)
+        if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
+            raise InvalidRequest(f"starts={starts!r} is not a whole number from 1")
+        body = FitBody(assembly, method, options, _start(assembly, start), starts)
+        request = Request(
+            body,
+            name=name or f"fit {method}",
+            tags=tuple(tags) if not isinstance(tags, str) else (tags,),
+            priority=priority,
+            after=() if after is None else after,
+            when=when,
+            seed=seed,
+            kind="fit",
+        )
+        _submit(self, request, service, monitor)
+
+
+class Uncertainty(Job):
+    """Samples the posterior of an assembly with bumps' DREAM: a job whose result is a `FitResult` with draws.
+
+    *start* is the best point: a result, a reference to one (``fit.result``), a vector or a dict; without it
+    the job fits with amoeba first. It draws *samples* points after *burn* generations, with *pop* chains
+    for each parameter; it may draw a few more, and leaves out those from before the chains had settled.
+    Other *options* are DREAM's own.
+
+    Without dy the size of the errors is taken as unknown too, so that intervals follow the scatter.
+    """
+
+    def __init__(
+        self,
+        assembly: Any,
+        start: Any = None,
+        samples: int = 10_000,
+        seed: int | None = None,
+        after: Any = None,
+        service: Any = None,
+        tags: Sequence[str] = (),
+        priority: int | str = "free",
+        burn: int = 100,
+        pop: float = 10,
+        name: str = "",
+        when: datetime | float | None = None,
+        monitor: Any = None,
+        **options: Any,
+    ) -> None:
+        assembly = as_assembly(assembly)
+        options |= {"samples": samples, "burn": burn, "pop": pop}
+        options = check_method("dream", options, assembly.objective)
+        request = Request(
+            UncertaintyBody(assembly, options, _start(assembly, start)),
+            name=name or "uncertainty",
+            tags=tuple(tags) if not isinstance(tags, str) else (tags,),
+            priority=priority,
+            after=() if after is None else after,
+            when=when,
+            seed=seed,
+            kind="uncertainty",
+        )
+        _submit(self, request, service, monitor)
+
+
+def _start(assembly: Assembly, start: Any) -> Any:
+    """A start that was looked at, unless it is a reference to what is not there yet."""
+    if isinstance(start, Job):
+        start = start.result
+    return start if start is None or isinstance(start, Reference) else assembly.vector(start)
+
+
+def _submit(job: Job, request: Request, service: Any, monitor: Any) -> None:
+    service = park.default_service() if service is None else service
+    Job.__init__(job, service, service.submit(request, monitor=monitor))

@@ -1,0 +1,146 @@
+"""Evaluations and iterations, watched: what every driver does besides its method.
+
+bumps turns whatever a model raises into an infinity. Here the first traceback is kept, so that a model that
+fails everywhere ends the fit with its own words, and one that fails somewhere leaves a line in the log.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from park.errors import UnitError
+from park.fit.assembly import Assembly
+from park.fit.data import Array
+from park.model import Improvement, Log, Progress
+
+
+class Env(Protocol):
+    """What a driver uses of `park.environment()`."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def should_stop(self) -> bool: ...
+    def map(self, fn: Any, inputs: Iterable[Any], /) -> Iterator[Any]: ...
+    def mapper(self, fn: Any, /) -> Callable[[Any], Sequence[Any]]: ...
+    def publish(self, message: Any, /) -> None: ...
+    def ready(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Comes back from a point where the model raised."""
+
+    traceback: str
+
+
+class Evaluate:
+    """The function of population methods: a point to its loss, or to `Broken`. Travels to the slots."""
+
+    def __init__(self, assembly: Assembly, sampling: bool) -> None:
+        self.assembly = assembly
+        self.sampling = sampling
+
+    def __call__(self, x: Any) -> float | Broken:
+        objective = self.assembly.objective
+        try:
+            return (objective.loss if self.sampling else objective.nllf)(np.asarray(x, dtype=np.float64))
+        except Exception:
+            return Broken(traceback.format_exc())
+
+
+class Evaluations:
+    """Evaluates, here or through a *mapper*; counts, and tells a model that fails everywhere from a bad point.
+
+    A point where the model raises or is not finite counts as infinitely bad. When none was finite
+    `verify` raises, with the first traceback.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Array], float | Broken],
+        env: Env,
+        mapper: Callable[[Any], Sequence[float | Broken]] | None = None,
+    ) -> None:
+        self._function = function
+        self._env = env
+        self._mapper = mapper or (lambda points: [function(point) for point in points])
+        self.count = 0
+        self.finite = 0
+        self.first_error = ""
+
+    def __call__(self, x: Any) -> float:
+        return self._value(self._function(np.array(x, dtype=np.float64)))
+
+    def mapped(self, points: Any) -> list[float]:
+        """A population in the order of its points. They are copied: bumps uses its array again."""
+        return [self._value(value) for value in self._mapper(np.array(points, dtype=np.float64))]
+
+    def _value(self, value: float | Broken) -> float:
+        self.count += 1
+        if isinstance(value, Broken):
+            if not self.first_error:
+                self.first_error = value.traceback
+                self._env.publish(Log(f"the model raised at a point:\n{value.traceback}", "warning"))
+            return float("inf")
+        self.finite += bool(np.isfinite(value))
+        return float(value)
+
+    def verify(self) -> None:
+        """Raises UnitError if nothing finite was ever seen."""
+        if self.finite or not self.count:
+            return
+        if self.first_error:
+            cause = self.first_error.strip().splitlines()[-1]
+            raise UnitError(f"the model failed at all {self.count} points tried: {cause}", self.first_error)
+        raise UnitError(f"the model is not finite at any of the {self.count} points tried")
+
+
+class Monitor:
+    """bumps' monitor: once an iteration it reports, and gives the fabric its safe point."""
+
+    def __init__(self, env: Env, names: Sequence[str], total: float, evaluations: Evaluations) -> None:
+        self._env = env
+        self._names = names
+        self._total = total
+        self._evaluations = evaluations
+        self.step = 0
+        self.value = float("inf")
+        self.point: Array | None = None
+        self.rows: list[list[float]] = []
+
+    def config_history(self, history: Any) -> None:
+        """Asks bumps for the population's values."""
+        history.requires(time=1, value=1, point=1, step=1, population_values=1)
+
+    def __call__(self, history: Any) -> None:
+        population: Any = getattr(history, "population_values", ())
+        self.update(history.value[0], history.point[0], population[0] if len(population) else None)
+
+    def update(self, value: float, point: Any, population: Any = None) -> None:
+        """One more iteration: its best *value* at *point*, and all values of its *population*."""
+        self._evaluations.verify()
+        self._env.ready()
+        self.step += 1
+        if value < self.value:
+            self.value, self.point = float(value), np.array(point, dtype=np.float64)
+            named = dict(zip(self._names, self.point.tolist(), strict=True))
+            self._env.publish(Improvement(self.value, named, self.step))
+        row = [self.value]
+        if population is not None and len(population) > 1:
+            ordered = np.sort(np.asarray(population, dtype=np.float64))
+            places = np.round(np.array([0, 0.2, 0.5, 0.8, 1]) * (ordered.size - 1)).astype(int)
+            row += ordered[places].tolist()
+        self.rows.append(row)
+        self._env.publish(Progress(min(self.step, self._total), self._total, "steps"))
+
+    @property
+    def convergence(self) -> Array:
+        """The rows, cut to the shortest: a method's first row may lack its population."""
+        width = min((len(row) for row in self.rows), default=1)
+        return np.array([row[:width] for row in self.rows]).reshape(-1, width)
