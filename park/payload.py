@@ -23,8 +23,8 @@ from typing import Any
 
 import cloudpickle
 
-from park.errors import NotPicklable, ProtocolError, UnitError
-from park.model import NOT_RUN
+from park.errors import JobAborted, JobFailed, NotComplete, NotPicklable, ProtocolError, UnitError
+from park.model import NOT_RUN, JobRecord, JobState
 from park.wire import codec
 from park.wire.pack import ERROR, Pack, error_entry, pack_entries, pack_pieces, pack_rows
 from park.wire.pack import NOT_RUN as NOT_RUN_ENTRY
@@ -34,10 +34,10 @@ Buffer = bytes | memoryview
 #: Buffers from this size on are put beside their pickle.
 LARGE = 64 * 1024
 
-_PICKLE, _BUFFERS, _BYTES = b"\x80", b"b", b"r"
+_BUFFERS, _BYTES = b"b", b"r"
 _PLAIN = frozenset({int, float, str, bool, bytes, type(None)})
 #: Python's own numbers as rows: the name is the head of the pack, the letter is struct's.
-_NUMBERS = {int: (b"int", "q"), float: (b"float", "d"), bool: (b"bool", "?")}
+_NONE, _NUMBERS = b"None", {int: (b"int", "q"), float: (b"float", "d"), bool: (b"bool", "?")}
 _LETTERS = dict(_NUMBERS.values())
 
 
@@ -80,18 +80,18 @@ def encode_not_run() -> bytes:
 
 def decode_entry(entry: Buffer) -> Any:
     """The value of an entry; of one that failed the UnitError, of one that did not run NOT_RUN."""
-    tag = bytes(entry[:1])
-    if tag == _PICKLE:
+    tag = entry[0] if len(entry) else 0
+    if tag == pickle.PROTO[0]:
         return pickle.loads(entry)
-    if tag == _BYTES:
+    if tag == _BYTES[0]:
         return bytes(entry[1:])
-    if tag == _BUFFERS:
+    if tag == _BUFFERS[0]:
         return _decode_buffers(memoryview(entry))
-    if tag == ERROR:
+    if tag == ERROR[0]:
         return UnitError(*codec.unpack(entry[1:]))
-    if tag == NOT_RUN_ENTRY:
+    if tag == NOT_RUN_ENTRY[0]:
         return NOT_RUN
-    raise ProtocolError(f"an entry begins with {tag!r}")
+    raise ProtocolError(f"no entry begins with {tag}")
 
 
 def _pieces(obj: Any, what: str) -> list[Any]:
@@ -165,6 +165,8 @@ def encode_units(values: Sequence[Any], what: str = "an input") -> bytes:
     kinds = set(map(type, values))
     if len(kinds) == 1:
         (kind,) = kinds
+        if kind is type(None):
+            return pack_rows(_NONE, bytes(len(values)), len(values))
         block = _numbers(values, kind) if kind in _NUMBERS else _alike(values, kind)
         if block is not None:
             return block
@@ -176,29 +178,6 @@ def encode_units(values: Sequence[Any], what: str = "an input") -> bytes:
         sizes.append(sum(map(_nbytes, entry)))
         pieces += entry
     return pack_pieces(sizes, pieces)
-
-
-def encode_results(values: Sequence[Any], start: int = 0) -> tuple[bytes, dict[int, UnitError]]:
-    """The pack of the results of units *start* on, and its errors by unit.
-
-    A UnitError among *values* is the entry of a unit that failed, and so is a result that cannot be pickled.
-    """
-    if not any(isinstance(value, UnitError) for value in values):
-        try:
-            return encode_units(values, "the result"), {}
-        except NotPicklable:
-            pass  # of some of them: find out which
-    entries, errors = [], {}
-    for unit, value in enumerate(values, start):
-        try:
-            entry = encode_error(value) if isinstance(value, UnitError) else encode_input(value, "the result")
-        except NotPicklable as error:
-            value = UnitError(f"NotPicklable: {error}", unit=unit)
-            entry = encode_error(value)
-        if isinstance(value, UnitError):
-            errors[unit] = value
-        entries.append(entry)
-    return pack_entries(entries), errors
 
 
 def encode_array(array: Any) -> bytes:
@@ -215,6 +194,8 @@ def decode_units(pack: Buffer) -> list[Any]:
         return [decode_entry(entry) for entry in packed.entries()]
     head, rows = packed.rows
     try:
+        if head == _NONE:
+            return [None] * packed.count
         if head in _LETTERS:
             return list(struct.unpack(f"<{packed.count}{_LETTERS[head]}", rows))
         name, *shape = head.decode("ascii").split()
@@ -247,7 +228,7 @@ def _alike(values: Sequence[Any], kind: type) -> bytes | None:
         dtype, shape = first.dtype, first.shape
         if len(shape) != 1 or not all(value.dtype == dtype and value.shape == shape for value in values):
             return None
-        return _rows(numpy.array(values), len(values))
+        return _rows(numpy.array(values, dtype), len(values))
     if issubclass(kind, numpy.number | numpy.bool_):
         return _rows(numpy.array(values, kind), len(values))
     return None
@@ -321,3 +302,30 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
             if isinstance(fields, dict):
                 yield from ((f"attribute {name!r}", value) for name, value in fields.items())
         yield (f"the class {type(obj).__name__}", type(obj))
+
+
+# -- what a job gave -----------------------------------------------------------------------------
+
+
+def job_result(record: dict[str, Any], once: bool, pieces: Sequence[tuple[int, Buffer]]) -> Any:
+    """The result of a job that has ended, from its record and the packs of its results by first unit.
+
+    A list in input order for a job with inputs, else what the body returned. Raises JobFailed, JobAborted,
+    or NotComplete.
+    """
+    job = JobRecord.from_map(record)
+    if not job.state.ended:
+        raise NotComplete(f"job {job.job} is not complete: call .wait()")
+    if once:
+        values = decode_units(pieces[0][1]) if pieces else [None]
+    else:
+        values = [NOT_RUN] * (job.total or 0)
+        for start, data in pieces:
+            part = decode_units(data)
+            values[start : start + len(part)] = part
+    if job.state is JobState.ABORTED:
+        raise JobAborted(job.job, job.reason, None if once else values)
+    if job.state is JobState.FAILED:
+        first = next((v for v in values if isinstance(v, UnitError)), None)
+        raise JobFailed(job.job, job.reason, first.traceback if first else "", None if once else values)
+    return values[0] if once else values

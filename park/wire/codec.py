@@ -45,13 +45,13 @@ Check = Callable[[Any], bool]
 
 
 def encode(message: Message, payload: Buffer = b"") -> list[Any]:
-    """The two frames of *message*. Raises InvalidRequest for values that cannot travel."""
+    """The two frames of *message*. Raises InvalidRequest for values that cannot travel.
+
+    What is no Unicode in a text (odd bytes of a file name, say) becomes a question mark.
+    """
     table = _TABLES[type(message)]
     values = (VERSION, table.name, *table.values(message))
-    try:
-        head = msgpack.packb(dict(zip(table.keys, values, strict=True)))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidRequest(f"{table.name} cannot travel: {error}") from error
+    head = _pack(dict(zip(table.keys, values, strict=True)), table.name)
     if len(head) > MAX_HEAD:
         raise InvalidRequest(f"the head of {table.name} has {len(head):,} bytes, more than {MAX_HEAD:,}")
     if len(payload) and not table.carries:
@@ -91,10 +91,7 @@ def decode(frames: Sequence[Any]) -> tuple[Message, Any]:
 
 def pack(value: Any) -> bytes:
     """*value* (plain lists, maps with texts as keys, and scalars) as a payload or a value in the store."""
-    try:
-        return typing.cast(bytes, msgpack.packb(value))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidRequest(f"this value cannot be packed: {error}") from error
+    return _pack(value, "a payload")
 
 
 def unpack(data: Buffer) -> Any:
@@ -214,6 +211,15 @@ def _kind(hint: Any) -> type:
     if origin in (typing.Union, types.UnionType):
         return _kind(typing.get_args(hint)[0])
     return typing.cast(type, origin or hint)
+
+
+def _pack(value: Any, what: str, unicode_errors: str | None = None) -> bytes:
+    try:
+        return typing.cast(bytes, msgpack.packb(value, unicode_errors=unicode_errors))
+    except UnicodeEncodeError:  # rare, and looking out for it costs a fifth
+        return _pack(value, what, "replace")
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidRequest(f"{what} cannot travel: {error}") from error
 
 
 def _unpack(data: Buffer, items: int = MAX_ITEMS, **options: Any) -> Any:
