@@ -19,10 +19,10 @@ class Fit(Job):
     """Fits an assembly: a job whose result is a `FitResult`.
 
     *assembly* is an `Assembly`, or a bumps ``FitProblem``. *method* is "amoeba" (Nelder-Mead), "lm" (least
-    squares), "de" (differential evolution), "newton", "pt" (parallel tempering) or "dream"; *options* are the
-    method's own, such as ``steps=2000``. *start* is a vector, a dict of some values, or an earlier result (a
-    reference will do); *starts* runs the method from so many points in parallel, that one and random ones, and
-    keeps the best. Equal seeds give equal answers.
+    squares), "de" (differential evolution), "newton", "pt" (parallel tempering) or "dream"; *options* are
+    the method's own, such as ``steps=2000``. *start* is a vector, a dict of some values, or an earlier
+    result (a reference will do). *starts* runs the method from so many points in parallel, that one and
+    random ones, and keeps the best. Equal seeds give equal answers.
 
     The rest is as in `park.Request`. What cannot be fitted raises `park.InvalidRequest` here, in the
     client.

@@ -55,7 +55,7 @@ class Evaluate:
 
 
 class Evaluations:
-    """Evaluates, here or through a *mapper*; counts, and tells a model that fails everywhere from a bad point.
+    """Evaluates, here or through a *mapper*, and tells a broken model from a bad point.
 
     A point where the model raises or is not finite counts as infinitely bad. When none was finite
     `verify` raises, with the first traceback.
