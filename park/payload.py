@@ -153,6 +153,8 @@ class _PlainPickler(pickle.Pickler):
         named = obj if isinstance(obj, type) or hasattr(obj, "__qualname__") else type(obj)
         module = getattr(named, "__module__", None)
         if isinstance(module, str) and module.partition(".")[0] == "numpy":
+            if named.__name__ == "ndarray" and named is type(obj) and not obj.flags.forc:
+                return obj.copy("K").__reduce_ex__(5)  # strided: numpy would lose its byte order
             return NotImplemented
         raise _NotPlain
 
