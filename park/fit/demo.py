@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Fits a measured small-angle scattering curve of SDS micelles."
     )
-    parser.add_argument("--out", type=Path, default=Path("park-demo"), help="folder for the plots")
+    parser.add_argument("--out", type=Path, default=Path("park-plots"), help="folder for the plots")
     parser.add_argument("--slots", type=int, help="processes that compute; as many as CPUs if not given")
     options = parser.parse_args()
 
