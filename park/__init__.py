@@ -1,0 +1,116 @@
+"""PARK: fit models to data on one laptop or on a fabric of many kernels.
+
+    with park.local_service:
+        fit = Fit(Assembly((model, data)))
+        result = fit.wait()
+
+This module is the whole public door; what is heavy loads when it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from park.errors import (
+    Abort,
+    InvalidRequest,
+    JobAborted,
+    JobFailed,
+    NoBroker,
+    NotComplete,
+    NotPicklable,
+    ParkError,
+    ProtocolError,
+    Refused,
+    ServiceClosed,
+    StoreError,
+    UnitError,
+    UnknownJob,
+    WaitTimeout,
+)
+from park.model import NOT_RUN as NotRun
+from park.model import Improvement, JobRecord, JobState, Log, Progress, Request
+from park.version import __version__
+
+if TYPE_CHECKING:
+    from park.core.server import JobCopy, Server, ServerProxy, default_service, usertag
+    from park.fit import Assembly, Fit, Uncertainty
+    from park.job import Job, JobManager, as_completed
+    from park.kernel.env import environment
+    from park.local import local_service
+    from park.service import ServiceManager, connect
+
+_LAZY = {
+    "Assembly": "park.fit",
+    "Fit": "park.fit",
+    "Uncertainty": "park.fit",
+    "JobCopy": "park.core.server",
+    "Server": "park.core.server",
+    "ServerProxy": "park.core.server",
+    "default_service": "park.core.server",
+    "usertag": "park.core.server",
+    "Job": "park.job",
+    "JobManager": "park.job",
+    "as_completed": "park.job",
+    "environment": "park.kernel.env",
+    "local_service": "park.local",
+    "ServiceManager": "park.service",
+    "connect": "park.service",
+}
+
+__all__ = [
+    "Abort",
+    "Assembly",
+    "Fit",
+    "Improvement",
+    "InvalidRequest",
+    "Job",
+    "JobAborted",
+    "JobCopy",
+    "JobFailed",
+    "JobManager",
+    "JobRecord",
+    "JobState",
+    "Log",
+    "NoBroker",
+    "NotComplete",
+    "NotPicklable",
+    "NotRun",
+    "ParkError",
+    "Progress",
+    "ProtocolError",
+    "Refused",
+    "Request",
+    "Server",
+    "ServerProxy",
+    "ServiceClosed",
+    "ServiceManager",
+    "StoreError",
+    "Uncertainty",
+    "UnitError",
+    "UnknownJob",
+    "WaitTimeout",
+    "__version__",
+    "as_completed",
+    "connect",
+    "default_service",
+    "environment",
+    "local_service",
+    "usertag",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'park' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(module), name)
+    if name != "default_service":
+        globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -243,6 +243,7 @@ class Dispatcher:
         self._answer(event.peer, messages.Accepted(m.id, job.number, received=m.count))
         if m.session:
             client.sessions.add(job.number)
+            self.list.change(job, self._out, state=JobState.RUNNING, started=self._wall_now)
             return
         writes = self._out.writes
         writes.append(Write("submit", (job.number,), codec.pack(codec.fields(m))))
@@ -262,12 +263,11 @@ class Dispatcher:
             kind="session" if m.session else m.kind,
             tags=tuple(m.tags),
             priority=m.priority,
-            state=JobState.RUNNING if m.session else JobState.WAITING,
+            state=JobState.QUEUED if m.session else JobState.WAITING,
             total=m.count if m.closed and not m.once and not m.session else None,
             after=tuple(m.after),
             when=m.when,
             submitted=self._wall_now,
-            started=self._wall_now if m.session else None,
             python=m.python,
             epoch=self.epoch,
         )
@@ -405,7 +405,7 @@ class Dispatcher:
                     self._answer(w.peer, units, Ref("units", (job.number, start)))
         fields = codec.fields(job.submit) if w.request else {}
         record = replace(job.record, reason=self.explain(job.number)).as_map()
-        self._answer(w.peer, messages.Fetched(w.id, record, fields, w.attempt))
+        self._answer(w.peer, messages.Fetched(w.id, record, fields, w.attempt, once=job.submit.once))
 
     def _status(self, event: Event, m: messages.Status) -> None:
         if m.job:

@@ -81,7 +81,11 @@ def _bumps(
     with np.errstate(all="ignore"), warnings.catch_warnings():
         # DREAM says so after short runs and keeps the second half of its draws.
         warnings.filterwarnings("ignore", message="Did not converge!")
-        x, value = driver.fit()
+        try:
+            x, value = driver.fit()
+        except Exception:
+            evaluations.verify()  # pt, for one, trips over a model without values
+            raise
     if monitor.point is not None and not value <= monitor.value:
         x, value = monitor.point, monitor.value  # de ends with its last best, not with its best
     x = np.array(x, dtype=np.float64)

@@ -46,7 +46,10 @@ def covariance(objective: Objective, x: Array) -> Array:
     """
     k = x.size
     if not objective.has_residuals:
-        return np.asarray(objective.problem().cov(x), dtype=np.float64)
+        from bumps import lsqerror
+
+        hessian = lsqerror.hessian(objective.problem(), x)
+        return np.asarray(lsqerror.hessian_cov(hessian), dtype=np.float64)
     matrix = jacobian(objective.residuals, x, objective.low, objective.high, scales(objective.start))
     if objective.scaled:
         residuals = objective.residuals(x)

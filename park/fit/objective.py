@@ -359,7 +359,10 @@ class BumpsObjective(Objective):
         )
         self.start = np.array(problem.getp(), dtype=np.float64)
         self.low, self.high = np.array(problem.bounds(), dtype=np.float64)
-        self.has_residuals = bool(getattr(problem, "has_residuals", hasattr(problem, "residuals")))
+        # A problem of densities has a `residuals` too, but its models say that it is only for show.
+        models = tuple(getattr(problem, "models", ()))
+        real = getattr(problem, "has_residuals", hasattr(problem, "residuals"))
+        self.has_residuals = bool(real) and all(getattr(model, "has_residuals", True) for model in models)
         self._dof = int(problem.dof) if np.isfinite(getattr(problem, "dof", np.nan)) else 0
         self.points = self._dof + len(self.names)
 

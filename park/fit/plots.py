@@ -9,11 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from park.errors import InvalidRequest
 from park.fit.data import Array
 from park.fit.objective import Curve
 
 if TYPE_CHECKING:
     from park.fit.result import FitResult
+
+VIEWS = ("linear", "log", "logx", "loglog")
 
 _DATA, _FIT, _BAND = "0.35", "tab:red", "tab:orange"
 
@@ -41,6 +44,8 @@ class Plots:
 
         *view* is "linear", "log" (y), "logx" or "loglog"; None looks at the data.
         """
+        if view not in (None, *VIEWS):
+            raise InvalidRequest(f"view={view!r} is none of {', '.join(VIEWS)}")
         curves = self._result.curves
         count = max(1, len(curves))
         figure = Figure(figsize=(min(6.4 * count, 16), 5.6), layout="constrained")

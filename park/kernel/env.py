@@ -143,12 +143,17 @@ def mix(seed: int, index: int) -> int:
 
 
 class Generators:
-    """The global generators of `random` and, where it is loaded, numpy: seeded for a unit, restored after it."""
+    """The global generators of `random` and, where it is loaded, numpy: seeded for each unit.
 
-    def __init__(self, numpy_random: Any) -> None:
+    With *keep*, `restore` puts them back: a driver must not notice the chunks that its process ran meanwhile.
+    """
+
+    def __init__(self, numpy_random: Any, keep: bool) -> None:
         self._numpy = numpy_random
-        self._state = random.getstate()
-        self._numpy_state = numpy_random.get_state() if numpy_random is not None else None
+        self._keep = keep
+        if keep:
+            self._state = random.getstate()
+            self._numpy_state = numpy_random.get_state() if numpy_random is not None else None
 
     def seed(self, seed: int) -> None:
         random.seed(seed)
@@ -156,6 +161,7 @@ class Generators:
             self._numpy.seed(seed & 0xFFFFFFFF)
 
     def restore(self) -> None:
-        random.setstate(self._state)
-        if self._numpy is not None:
-            self._numpy.set_state(self._numpy_state)
+        if self._keep:
+            random.setstate(self._state)
+            if self._numpy is not None:
+                self._numpy.set_state(self._numpy_state)

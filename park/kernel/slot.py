@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import importlib
 import os
 import signal
 import socket
@@ -73,6 +74,8 @@ class Slot:
         self._later: deque[Message] = deque()
         self._fetches = 0
         self._known: set[bytes] = set()
+        #: numpy.random for code that uses numpy
+        self._numpy: dict[bytes, Any] = {}
         #: user code runs, and may be interrupted
         self._open = False
 
@@ -147,7 +150,7 @@ class Slot:
         self._stack.append(frame)
         env.enter(self)
         began = time.perf_counter()
-        generators = env.Generators(_numpy_random())
+        generators = self._generators(run)
         entries: list[Any] = []
         fixed = True
         errors: list[UnitError] = []
@@ -162,7 +165,8 @@ class Slot:
                 generators.seed(frame.seed)
                 try:
                     self._open = True
-                    result = function() if run.once else function(value)
+                    run_unit = value if isinstance(value, _Broken) else function
+                    result = run_unit() if run.once else run_unit(value)
                     self._open = False
                     if type(result) not in _FIXED:
                         fixed, result = False, _Encoded(payload.encode_input(result, "the result"))
@@ -216,10 +220,19 @@ class Slot:
         )
         self._send(done, results)
 
+    def _generators(self, run: messages.Run) -> env.Generators:
+        if run.function not in self._numpy:
+            self._numpy[run.function] = _numpy_random(self._codes[run.function])
+        numpy = self._numpy[run.function] or sys.modules.get("numpy.random")
+        return env.Generators(numpy, keep=len(self._stack) > 1)
+
     def _units(self, run: messages.Run, data: Buffer) -> Iterator[tuple[int, Any]]:
         if run.once:
             return iter([(0, None)])
-        return enumerate(payload.decode_units(data), run.start)
+        try:
+            return enumerate(payload.decode_units(data), run.start)
+        except Exception:  # one at a time, so that only those fail that cannot be read here
+            return enumerate(map(_decode, Pack(data).entries()), run.start)
 
     def _body(self, run: messages.Run) -> Any:
         """The function, or the body prepared for this job. What fails here fails every unit of the chunk."""
@@ -354,7 +367,7 @@ class Slot:
                     case messages.Results() if message.reply == self._fetches:
                         pieces.append((message.start, data))
                     case messages.Fetched() if message.reply == self._fetches:
-                        return payload.job_result(message.record, message.submit, pieces)
+                        return payload.job_result(message.record, message.once, pieces)
                     case messages.Failure() if message.reply == self._fetches:
                         raise REFUSALS.get(message.error, ParkError)(message.text)
                     case _:
@@ -441,6 +454,13 @@ class _Ended:
         """Nothing waits."""
 
 
+def _decode(entry: Buffer) -> Any:
+    try:
+        return payload.decode_entry(entry)
+    except Exception as error:
+        return _Broken(error)
+
+
 def _entry(result: Any) -> bytes:
     if isinstance(result, _Encoded):
         return result.entry
@@ -475,8 +495,12 @@ def _trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, trace or first))
 
 
-def _numpy_random() -> Any:
-    return getattr(sys.modules.get("numpy"), "random", None)
+def _numpy_random(code: Buffer) -> Any:
+    """numpy's global generators, if numpy is loaded, or will be by a function that names it."""
+    if "numpy" in sys.modules or b"numpy" in bytes(code):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module("numpy.random")
+    return None
 
 
 def _die_with(parent: int) -> None:

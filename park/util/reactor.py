@@ -168,14 +168,21 @@ class Reactor:
     def _cycle(self) -> None:
         self._cycling = True
         try:
-            moved = True
-            while moved:
-                moved = False
-                now = time.monotonic()
-                for part in tuple(self._parts):
-                    moved |= part.turn(now)
-            self._until = min(
-                (d for p in self._parts if (d := p.deadline()) is not None), default=float("inf")
-            )
+            self._turn_all()
+        except BaseException as error:  # a part is broken: nobody may go on waiting for it
+            self._error = self._error or error
+            self._stopping = True
+            self.wake()
+            raise
         finally:
             self._cycling = False
+
+    def _turn_all(self) -> None:
+        moved = True
+        while moved:
+            moved = False
+            now = time.monotonic()
+            for part in tuple(self._parts):
+                moved |= part.turn(now)
+        deadlines = (part.deadline() for part in self._parts)
+        self._until = min((d for d in deadlines if d is not None), default=float("inf"))

@@ -12,14 +12,15 @@ from typing import Any
 
 import zmq
 
-from park.errors import NoBroker, Refused
-from park.wire.parts import Joiner, split
+from park.errors import NoBroker, ProtocolError, Refused
+from park.wire.parts import PIECE, Joiner, split
 
 Frames = list[Any]
 
-#: The largest frame that a socket takes, and the largest piece it is given, bytes.
-MAX_FRAME = 16 << 20
-PIECE = 8 << 20
+#: The largest frame that a socket takes, twice the largest piece it is given, bytes.
+MAX_FRAME = 2 * PIECE
+#: The largest message that is put together from pieces, bytes.
+MAX_MESSAGE = 4 << 30
 #: Messages that may wait for a peer.
 HIGH_WATER = 10_000
 #: The longest path of an ipc socket, bytes (Linux: 107).
@@ -90,22 +91,20 @@ class Router(_Socket):
     def send(self, name: bytes, frames: Frames) -> None:
         """To a peer that has gone, or that does not read: dropped; its lease will run out."""
         with contextlib.suppress(zmq.ZMQError):
-            for piece in split(frames, PIECE):
+            for piece in split(frames):
                 self._socket.send_multipart([name, *piece], zmq.DONTWAIT, copy=len(piece[1]) < 65536)
 
     def receive(self) -> tuple[bytes, Frames] | None:
         while self._waiting():
             name, *frames = self._socket.recv_multipart(zmq.DONTWAIT)
-            joiner = self._joiners.get(name)
-            if joiner is None:
-                joiner = self._joiners[name] = Joiner()
-            whole = joiner.feed(frames)
+            joiner = self._joiners.setdefault(name, Joiner(MAX_MESSAGE))
+            try:
+                whole = joiner.feed(frames)
+            except ProtocolError:
+                whole = frames  # the loop decodes it again, and counts it
             if whole is not None:
-                return name, whole
+                return name, list(whole)
         return None
-
-    def forget(self, name: bytes) -> None:
-        self._joiners.pop(name, None)
 
 
 class Dealer(_Socket):
@@ -115,19 +114,19 @@ class Dealer(_Socket):
         super().__init__(zmq.DEALER)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.connect(address)
-        self._joiner = Joiner()
+        self._joiner = Joiner(MAX_MESSAGE)
 
     def send(self, frames: Frames) -> None:
         """Without a connection: dropped; whoever said it says it again when the broker is back."""
         with contextlib.suppress(zmq.Again):
-            for piece in split(frames, PIECE):
+            for piece in split(frames):
                 self._socket.send_multipart(piece, zmq.DONTWAIT, copy=len(piece[1]) < 65536)
 
     def receive(self) -> Frames | None:
         while self._waiting():
             whole = self._joiner.feed(self._socket.recv_multipart(zmq.DONTWAIT))
             if whole is not None:
-                return whole
+                return list(whole)
         return None
 
 

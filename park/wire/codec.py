@@ -89,6 +89,17 @@ def decode(frames: Sequence[Any]) -> tuple[Message, Any]:
     return table.build(fields), payload
 
 
+def fields(message: Message) -> dict[str, Any]:
+    """The fields of *message* by name, as `pack` takes them."""
+    table = _TABLES[type(message)]
+    return dict(zip(table.keys[2:], table.values(message), strict=True))
+
+
+def build(cls: type[M], values: dict[str, Any]) -> M:
+    """The message of `fields`, checked as `decode` checks. Raises ProtocolError."""
+    return typing.cast(M, _TABLES[cls].build(values))
+
+
 def pack(value: Any) -> bytes:
     """*value* (plain lists, maps with texts as keys, and scalars) as a payload or a value in the store."""
     return _pack(value, "a payload")

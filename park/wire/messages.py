@@ -317,6 +317,7 @@ class Fetched(Message):
     record: dict[str, Any]
     submit: dict[str, Any] = field(default_factory=dict)
     attempt: int = 0
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,109 @@
+"""The broker's loop: poll, decode, handle, commit, send, publish."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from park.core.manager import JobManager
+from park.core.outcome import Event, Send, Tick
+from park.errors import ProtocolError
+from park.wire import codec
+
+#: Messages of one side that are taken in one turn.
+BATCH = 256
+#: Seconds between two heads of the table.
+HEAD = 1.0
+
+
+class Door(Protocol):
+    """Where many peers come in: a junction of lanes or a ROUTER."""
+
+    def send(self, name: bytes, frames: list[Any]) -> None: ...
+
+    def receive(self) -> tuple[bytes, list[Any]] | None: ...
+
+    def close(self) -> None: ...
+
+
+class Board(Protocol):
+    """Where the table is published."""
+
+    def publish(self, frames: list[Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class BrokerLoop:
+    """One broker's part in a reactor: doors for clients and for kernels, and a board for mirrors."""
+
+    def __init__(self, manager: JobManager, clients: Door, kernels: Door, board: Board) -> None:
+        self.manager = manager
+        self._doors = {b"c": clients, b"k": kernels}
+        self._board = board
+        self._head_at = 0.0
+        #: messages seen, by name and direction
+        self.counts: Counter[str] = Counter()
+        #: frames that were no messages
+        self.malformed = 0
+        now = time.monotonic()
+        manager.restore(now, time.time())
+        self._do([Tick(time.time())], now)
+
+    def __repr__(self) -> str:
+        return f"<BrokerLoop {self.manager!r}>"
+
+    def turn(self, now: float) -> bool:
+        events: list[Event | Tick] = []
+        for side, door in self._doors.items():
+            for _ in range(BATCH):
+                got = door.receive()
+                if got is None:
+                    break
+                self._decode(side, *got, events)
+        moved = bool(events)
+        deadline = self.manager.dispatcher.next_deadline()
+        if deadline is not None and now >= deadline:
+            events.append(Tick(time.time()))
+        if events:
+            self._do(events, now)
+        if now >= self._head_at:
+            self._head_at = now + HEAD
+            self._board.publish(codec.encode(self.manager.head))
+        return moved
+
+    def deadline(self) -> float | None:
+        deadline = self.manager.dispatcher.next_deadline()
+        return self._head_at if deadline is None else min(deadline, self._head_at)
+
+    def close(self) -> None:
+        for door in self._doors.values():
+            door.close()
+        self._board.close()
+        self.manager.close()
+
+    def _decode(self, side: bytes, name: bytes, frames: list[Any], events: list[Event | Tick]) -> None:
+        try:
+            message, payload = codec.decode(frames)
+        except ProtocolError:
+            self.malformed += 1
+            return
+        self.counts[f"{side.decode()} > {type(message).__name__}"] += 1
+        events.append(Event(side + name, message, payload))
+
+    def _do(self, events: Sequence[Event | Tick], now: float) -> None:
+        turn = self.manager.decide(events, now)
+        self._send(turn.sends)
+        self.manager.commit(turn)
+        if turn.publish is not None:
+            self.counts["t < Deltas"] += 1
+            self._board.publish(codec.encode(*turn.publish))
+        self._send(turn.sends_after_commit)
+
+    def _send(self, sends: list[Send]) -> None:
+        for send in sends:
+            side = send.peer[:1]
+            self.counts[f"{side.decode()} < {type(send.message).__name__}"] += 1
+            self._doors[side].send(send.peer[1:], codec.encode(send.message, send.payload))  # type: ignore[arg-type]

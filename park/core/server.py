@@ -1,0 +1,471 @@
+"""The service as clients see it: `Server`, the abstract service, and `ServerProxy`, one over a link.
+
+Inherit from `ServerProxy` to make a type of service with methods of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import secrets
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from park import payload
+from park.errors import InvalidRequest, NotComplete, ParkError, WaitTimeout
+from park.job import Job, check_timeout, number_of
+from park.link import Link, Reply
+from park.mirror import Mirror
+from park.model import PYTHON, JobRecord, JobState, KernelRecord, Request, wall_time
+from park.reference import collecting
+from park.session import LARGEST_BATCH, Executor, MapIterator, Mapper, Session, batches_of, check_function
+from park.util.bar import Bar
+from park.wire import codec, messages
+from park.wire.pack import Pack
+
+#: Tags that every request of this process gets besides its own.
+TAGS: list[str] = []
+
+#: Seconds in which a broker should have answered anything that needs no waiting.
+ANSWER = 30.0
+#: Batches of inputs on their way to the store.
+PIPELINE = 8
+
+_stack: ContextVar[tuple[Server, ...]] = ContextVar("park_services", default=())
+_fallback: list[Callable[[], Server]] = []
+_last = threading.local()
+
+
+def usertag(environment: Mapping[str, str] | None = None) -> str:
+    """Who this is, for people: PARKTAG, the user part of PARKMAIL, LOGNAME, USERNAME, or the host's name.
+
+    >>> usertag({"PARKMAIL": "ada@example.org"})
+    'ada'
+    """
+    env = os.environ if environment is None else environment
+    mail = env.get("PARKMAIL", "").partition("@")[0]
+    logname, username = env.get("LOGNAME", ""), env.get("USERNAME", "")
+    names = (
+        env.get("PARKTAG", ""),
+        mail,
+        logname if logname != "root" else "",
+        username if username not in ("Administrator", "root") else "",
+        platform.node(),
+    )
+    return next((name for name in names if name), "somebody")
+
+
+def default_service() -> Server:
+    """The service of the innermost ``with`` in this thread or task; without one, the local service."""
+    stack = _stack.get()
+    if stack:
+        return stack[-1]
+    if not _fallback:
+        raise ParkError("there is no service: use `with park.local_service:` or `with park.connect(...)`")
+    return _fallback[0]()
+
+
+def set_fallback(make: Callable[[], Server]) -> None:
+    """What `default_service` gives outside any ``with``."""
+    _fallback[:] = [make]
+
+
+@dataclass(frozen=True, slots=True)
+class JobCopy:
+    """A job as the service keeps it: its record, the request that makes it again, and its result.
+
+    *result* is None before the end; of a job that failed or was aborted it is what ``wait`` raises.
+    """
+
+    record: JobRecord
+    request: Request
+    result: Any
+
+
+class Server(ABC):
+    """A service that runs jobs."""
+
+    @abstractmethod
+    def submit(self, request: Request, monitor: Any = None, when: datetime | float | None = None) -> int:
+        """Submit *request*; the number of its job, once the service has it for good."""
+
+    @abstractmethod
+    def wait(self, job: Any = None, timeout: float | None = None) -> Any:
+        """Wait for the end of a job (None: this thread's last) and return its result."""
+
+    @abstractmethod
+    def status(self, job: Any) -> JobRecord:
+        """The record of a job as it is now. Raises UnknownJob."""
+
+    @abstractmethod
+    def jobs(self, filter: Any = None, owner: str | None = None) -> list[Job]:
+        """The jobs of *owner* (None: your own, "*": everybody's) that pass the *filter*."""
+
+    @abstractmethod
+    def fetch(self, job: Any) -> JobCopy:
+        """The record, the request and the result of a job."""
+
+    @abstractmethod
+    def stop(self, job: Any) -> None:
+        """Ask a job to end at its next safe point with its best so far."""
+
+    @abstractmethod
+    def abort(self, job: Any) -> None:
+        """End a job now."""
+
+    @abstractmethod
+    def when_ended(self, job: int, callback: Callable[[], None]) -> None:
+        """Call *callback*, in a thread of the service, when the job has ended."""
+
+    @abstractmethod
+    def map(self, fn: Callable[[Any], Any], inputs: Iterable[Any], ordered: bool = True, **fields: Any) -> MapIterator:
+        """Run *fn* over *inputs* in a session; an iterator over the results."""
+
+    @abstractmethod
+    def mapper(self, fn: Callable[[Any], Any], **fields: Any) -> Mapper:
+        """A callable that maps *fn* over points; many maps in one session."""
+
+    @abstractmethod
+    def executor(self, **fields: Any) -> Executor:
+        """A `concurrent.futures.Executor` on the service."""
+
+    def start(
+        self,
+        body: Any,
+        inputs: Any = None,
+        monitor: Any = None,
+        **fields: Any,
+    ) -> int:
+        """Submit *body*, to run once or over *inputs*; *fields* are those of `park.Request`. The job's number."""
+        return self.submit(Request(body, inputs, **fields), monitor=monitor)
+
+    def job(self, job: Any) -> Job:
+        """A handle on a job: of the class that made it, where that is installed. Raises UnknownJob."""
+        record = self.status(job)
+        kind = _job_class(record.kind)
+        handle = kind.__new__(kind)
+        Job.__init__(handle, self, record.job)
+        return handle
+
+    def __enter__(self) -> Self:
+        if not hasattr(self, "_tokens"):
+            self._tokens: list[Token[tuple[Server, ...]]] = []
+        self._tokens.append(_stack.set((*_stack.get(), self)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _stack.reset(self._tokens.pop())
+
+
+class ServerProxy(Server):
+    """A service over a `Link`."""
+
+    def __init__(self, link: Link) -> None:
+        self._opened: Link | None = link
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._opened!r}>"
+
+    @property
+    def _link(self) -> Link:
+        assert self._opened is not None
+        return self._opened
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def submit(self, request: Request, monitor: Any = None, when: datetime | float | None = None) -> int:
+        if not isinstance(request, Request):
+            raise InvalidRequest(f"{request!r} is no park.Request")
+        if when is not None:
+            request = replace(request, when=when)
+        check_function(request.body, "body")
+        with collecting() as found:
+            blob = payload.dumps(request.body)
+            batches = batches_of(request.inputs, lambda: LARGEST_BATCH) if request.inputs is not None else None
+            first = next(batches) if batches is not None else (b"", True)
+        data, closed = first
+        submit = messages.Submit(
+            id=0,
+            key=os.urandom(16),
+            body=payload.code_hash(blob),
+            kind=request.kind,
+            name=request.name or _name(request.body),
+            tags=list(dict.fromkeys([*TAGS, *request.tags])),
+            priority=request.priority if isinstance(request.priority, int) else 0,
+            after=sorted(_numbers(request.after) | found),
+            when=wall_time(request.when, time.time()),
+            seed=secrets.randbits(63) if request.seed is None else request.seed & (2**63 - 1),
+            on_error=request.on_error,
+            idempotent=request.idempotent,
+            cpus=request.cpus,
+            python=PYTHON,
+            once=request.inputs is None,
+            count=Pack(data).count,
+            closed=closed,
+            note=request.note,
+        )
+        reply = self._link.request(lambda n: replace(submit, id=n), data, (submit.body, blob))
+        accepted, _ = self._answer(reply)
+        assert isinstance(accepted, messages.Accepted)
+        if monitor is not None:
+            self.follow(accepted.job, monitor)
+        if batches is not None and not closed:
+            self._feed(accepted.job, submit.count, batches)
+        _last.job = (self, accepted.job)
+        return accepted.job
+
+    def _feed(self, job: int, sent: int, batches: Iterator[tuple[bytes, bool]]) -> None:
+        """Bring a lazy iterable to its end into the store."""
+        replies: list[Reply] = []
+        for data, closed in batches:
+            count = Pack(data).count
+            make = lambda n, s=sent, c=count, e=closed: messages.Units(s, c, e, job=job, id=n)  # noqa: E731
+            replies.append(self._link.request(make, data))
+            sent += count
+            if len(replies) >= PIPELINE:
+                self._answer(replies.pop(0))
+            if closed:
+                break
+        for reply in replies:
+            self._answer(reply)
+
+    def follow(self, job: int, monitor: Any) -> None:
+        """Call ``monitor.on_<kind>(message)`` for each message of the job, in a thread of the service."""
+
+        def deliver(kind: str, data: Any) -> None:
+            method = getattr(monitor, f"on_{kind}", None)
+            if method is not None:
+                method(payload.loads(data))
+
+        self._link.watch(job, deliver)
+
+    def wait(self, job: Any = None, timeout: float | None = None) -> Any:
+        number = self._last_job() if job is None else number_of(job)
+        limit = check_timeout(timeout)
+        reply = self._link.request(lambda n: messages.Fetch(n, number, wait=True))
+        try:
+            came = self._attend(reply, number, limit)
+        except KeyboardInterrupt:
+            self._interrupted(number, reply)
+            came = True
+        if not came:
+            self._link.forget(reply)
+            record = self.status(number)
+            raise WaitTimeout(
+                f"job {number} is {record.state} after {timeout} s" + (f": {record.reason}" if record.reason else "")
+            )
+        return self._result(reply)
+
+    def _attend(self, reply: Reply, job: int, limit: float | None) -> bool:
+        """Wait for the reply; on a terminal, with a progress bar after a second."""
+        if not sys.stderr.isatty() or (limit is not None and limit <= 1.0):
+            return reply.wait(limit)
+        deadline = float("inf") if limit is None else time.monotonic() + limit
+        if reply.wait(1.0):
+            return True
+        with Bar(f"job {job}") as bar:
+            while not reply.wait(min(0.2, max(0.0, deadline - time.monotonic()))):
+                if time.monotonic() >= deadline:
+                    return False
+                record = self.table.jobs.get(job)
+                if record is not None:
+                    done, total = record.progress or (record.done, record.total or 0)
+                    bar.update(done, total, record.reason)
+        return True
+
+    def _interrupted(self, job: int, reply: Reply) -> None:
+        """Ctrl-C in `wait`: the job goes on without us."""
+        self._link.forget(reply)
+        where = f"park.connect({self._link.name!r}).job({job}).wait()"
+        print(f"\npark: job {job} goes on; wait for it again with {where}", file=sys.stderr)
+        raise KeyboardInterrupt
+
+    def _result(self, reply: Reply) -> Any:
+        fetched, _ = reply.value()
+        assert isinstance(fetched, messages.Fetched)
+        pieces = [(m.start, d) for m, d in reply.messages if isinstance(m, messages.Results)]
+        return payload.job_result(fetched.record, fetched.once, pieces)
+
+    def status(self, job: Any) -> JobRecord:
+        return self._records(job=number_of(job))[0]
+
+    def jobs(self, filter: Any = None, owner: str | None = None) -> list[Job]:
+        """The jobs of *owner* (None: your own, "*": everybody's) that pass the *filter*.
+
+        *filter*: a state, a tag, a text in the name, or a callable that takes the record; None: all.
+        """
+        records = self._records(owner=self._link.user if owner is None else owner)
+        return [self._handle(r) for r in records if _passes(r, filter)]
+
+    def _handle(self, record: JobRecord) -> Job:
+        job = Job(self, record.job)
+        job._last = record if record.state.ended else None
+        return job
+
+    def records(self, owner: str = "*") -> list[JobRecord]:
+        """The records of all jobs of *owner*, as they are now."""
+        return self._records(owner=owner)
+
+    def _records(self, job: int = 0, owner: str = "*") -> list[JobRecord]:
+        _, data = self._ask(lambda n: messages.Status(n, job, owner))
+        return [JobRecord.from_map(fields) for fields in codec.unpack(data)]
+
+    def fetch(self, job: Any) -> JobCopy:
+        number = number_of(job)
+        reply = self._link.request(lambda n: messages.Fetch(n, number, request=True))
+        fetched, _ = self._answer(reply)
+        assert isinstance(fetched, messages.Fetched)
+        record = JobRecord.from_map(fetched.record)
+        submit = fetched.submit
+        blob = next(d for m, d in reply.messages if isinstance(m, messages.Blob))
+        inputs: list[Any] = []
+        for message, data in reply.messages:
+            if isinstance(message, messages.Units):
+                inputs += payload.decode_units(data)
+        request = Request(
+            payload.loads(blob),
+            None if submit["once"] else inputs,
+            name=submit["name"],
+            tags=tuple(submit["tags"]),
+            priority=submit["priority"],
+            after=tuple(submit["after"]),
+            when=None if submit["when"] is None else datetime.fromtimestamp(submit["when"], UTC),
+            seed=submit["seed"],
+            on_error=submit["on_error"],
+            idempotent=submit["idempotent"],
+            cpus=submit["cpus"],
+            kind=submit["kind"],
+            note=submit["note"],
+        )
+        result: Any = None
+        with contextlib.suppress(NotComplete):
+            try:
+                result = self._result(reply)
+            except NotComplete:
+                raise
+            except ParkError as error:
+                result = error
+        return JobCopy(record, request, result)
+
+    def stop(self, job: Any = None) -> None:
+        number = self._last_job() if job is None else number_of(job)
+        self._ask(lambda n: messages.Stop(n, number))
+
+    def abort(self, job: Any = None) -> None:
+        number = self._last_job() if job is None else number_of(job)
+        self._ask(lambda n: messages.Abort(n, number))
+
+    def when_ended(self, job: int, callback: Callable[[], None]) -> None:
+        self._link.request(lambda n: messages.Fetch(n, job, wait=True), on_finish=callback)
+
+    # -- sessions ------------------------------------------------------------------------------
+
+    def map(self, fn: Callable[[Any], Any], inputs: Iterable[Any], ordered: bool = True, **fields: Any) -> MapIterator:
+        """Run *fn* over *inputs*, which may be lazy and endless; an iterator over the results.
+
+        In the order of the inputs, or, with ``ordered=False``, as they come. Raises UnitError at an item that failed.
+        """
+        check_function(fn)
+        return MapIterator(self._session(fn, fields), fn, inputs, ordered)
+
+    def mapper(self, fn: Callable[[Any], Any], **fields: Any) -> Mapper:
+        check_function(fn)
+        return Mapper(self._session(fn, fields), fn)
+
+    def executor(self, **fields: Any) -> Executor:
+        return Executor(self._session(None, fields))
+
+    def _session(self, fn: Any, fields: dict[str, Any]) -> Session:
+        request = Request(fn, **fields)
+        submit = messages.Submit(
+            id=0,
+            key=os.urandom(16),
+            name=request.name or (_name(fn) if fn is not None else "executor"),
+            tags=list(dict.fromkeys([*TAGS, *request.tags])),
+            priority=request.priority if isinstance(request.priority, int) else 0,
+            cpus=request.cpus,
+            idempotent=request.idempotent,
+            python=PYTHON,
+            session=True,
+        )
+        accepted, _ = self._ask(lambda n: replace(submit, id=n))
+        assert isinstance(accepted, messages.Accepted)
+        seed = secrets.randbits(63) if request.seed is None else request.seed
+        return Session(self._link, accepted.job, seed)
+
+    # -- the service ---------------------------------------------------------------------------
+
+    @property
+    def table(self) -> Mirror:
+        """The mirror of the public table: ``.jobs``, ``.kernels``, ``.owners``, ``.seq``, ``.stale``, ``.subscribe``."""
+        return self._link.mirror
+
+    def kernels(self) -> list[KernelRecord]:
+        """The kernels that are connected."""
+        return list(self.table.kernels.values())
+
+    def _answer(self, reply: Reply) -> tuple[messages.Message, Any]:
+        if not reply.wait(ANSWER):
+            self._link.forget(reply)
+            raise WaitTimeout(f"{self._link.name} did not answer within {ANSWER:.0f} s: is the broker still there?")
+        return reply.value()
+
+    def _ask(self, make: Callable[[int], messages.Message]) -> tuple[messages.Message, Any]:
+        return self._answer(self._link.request(make))
+
+    def _last_job(self) -> int:
+        service, number = getattr(_last, "job", (None, 0))
+        if service is not self:
+            raise InvalidRequest("this thread has submitted no job to this service: say which one")
+        return int(number)
+
+
+def _name(body: Any) -> str:
+    name = getattr(body, "__qualname__", None) or type(body).__qualname__
+    return str(name).rpartition(".")[2][:200] or "job"
+
+
+def _numbers(after: Any) -> set[int]:
+    if after is None:
+        return set()
+    if isinstance(after, Iterable) and not isinstance(after, str):
+        return {number_of(job) for job in after}
+    return {number_of(after)}
+
+
+def _passes(record: JobRecord, filter: Any) -> bool:
+    if filter is None:
+        return True
+    if callable(filter):
+        return bool(filter(record))
+    if isinstance(filter, JobState):
+        return record.state is filter
+    if isinstance(filter, str):
+        return filter == record.state.value or filter in record.tags or filter in record.name
+    raise InvalidRequest(f"filter={filter!r} is neither a state, a tag, a text nor a callable")
+
+
+def _job_class(kind: str) -> type[Job]:
+    """The class of an installed kind of job; `Job` for any other."""
+    if kind in ("job", "session"):
+        return Job
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="park.jobs", name=kind):
+        with contextlib.suppress(ImportError, AttributeError):
+            found = entry.load()
+            if isinstance(found, type) and issubclass(found, Job):
+                return found
+    return Job
+

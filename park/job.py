@@ -1,0 +1,182 @@
+"""`Job`: a handle on one job of a service; and `JobManager`, the list of jobs that a service keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import queue
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, Protocol
+
+from park.core.manager import JobManager
+from park.errors import InvalidRequest, ParkError, WaitTimeout
+from park.model import JobRecord, JobState, Progress
+from park.reference import Reference, job_of
+
+__all__ = ["Job", "JobManager", "Reference", "as_completed", "check_timeout", "number_of"]
+
+
+class Service(Protocol):
+    """What a job needs of the service that it belongs to."""
+
+    def status(self, job: int) -> JobRecord: ...
+
+    def wait(self, job: int | None = None, timeout: float | None = None) -> Any: ...
+
+    def stop(self, job: int) -> None: ...
+
+    def abort(self, job: int) -> None: ...
+
+    def when_ended(self, job: int, callback: Callable[[], None]) -> None: ...
+
+
+class Job:
+    """One job of *service*, by its *number*. ``repr`` is a status line; ``await job`` waits in asyncio."""
+
+    _service: Service
+    _number: int
+    _last: JobRecord | None
+
+    def __init__(self, service: Service, number: int) -> None:
+        self._service = service
+        self._number = number
+        self._last = None
+        self._value: tuple[Any] | None = None
+        self._raised: ParkError | None = None
+
+    def __repr__(self) -> str:
+        try:
+            r = self.record
+        except ParkError as error:
+            return f"<{type(self).__name__} {self._number}: {error}>"
+        parts = [f"<{type(self).__name__} {self._number}"]
+        if r.name:
+            parts.append(repr(r.name))
+        parts.append(r.state.value)
+        if r.total is not None:
+            parts.append(f"{r.done} of {r.total}")
+        elif r.progress is not None and not r.state.ended:
+            parts.append(f"{self.progress.fraction:.0%}")
+        return " ".join(parts) + (f": {r.reason}>" if r.reason else ">")
+
+    @property
+    def record(self) -> JobRecord:
+        """Everything that the service tells of the job, as it is now."""
+        if self._last is None or not self._last.state.ended:
+            self._last = self._service.status(self._number)
+        return self._last
+
+    @property
+    def id(self) -> int:
+        """Its number, unique to the queue."""
+        return self._number
+
+    @property
+    def owner(self) -> str:
+        return self.record.owner
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return self.record.tags
+
+    @property
+    def priority(self) -> int:
+        return self.record.priority
+
+    @property
+    def state(self) -> JobState:
+        return self.record.state
+
+    @property
+    def reason(self) -> str:
+        """One sentence: why it waits, or what ended it; empty when there is nothing to say."""
+        return self.record.reason
+
+    @property
+    def progress(self) -> Progress:
+        """What the body reported, else how many units are done."""
+        r = self.record
+        if r.progress is not None:
+            return Progress(r.progress[0], r.progress[1])
+        return Progress(r.done, r.total or 0, "units")
+
+    @property
+    def result(self) -> Any:
+        """The result; before the end a `Reference` to it. Raises as `wait` does when the job has failed."""
+        if not self.record.state.ended:
+            return Reference(self._number)
+        return self.wait()
+
+    @property
+    def error(self) -> ParkError | None:
+        """What `wait` would raise; None while the job runs, and when it is complete."""
+        if self.record.state.ended:
+            try:
+                self.wait()
+            except ParkError as error:
+                return error
+        return None
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Wait until the job has ended, at most *timeout* seconds, and return its result.
+
+        A list in the order of the inputs, or what the body returned. Raises JobFailed, JobAborted, WaitTimeout.
+        """
+        if self._raised is not None:
+            raise self._raised
+        if self._value is None:
+            try:
+                self._value = (self._service.wait(self._number, timeout),)
+            except WaitTimeout:
+                raise
+            except ParkError as error:
+                if self.record.state.ended:
+                    self._raised = error
+                raise
+        return self._value[0]
+
+    def stop(self) -> None:
+        """Ask it to end at its next safe point with the best so far. Raises UnknownJob when it has ended."""
+        self._service.stop(self._number)
+
+    def abort(self) -> None:
+        """End it now. Raises UnknownJob when it has ended."""
+        self._service.abort(self._number)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return asyncio.to_thread(self.wait).__await__()
+
+
+def number_of(job: Any) -> int:
+    """The number of a job: of a `Job`, a `Reference` or a number."""
+    if isinstance(job, Job):
+        return job.id
+    if isinstance(job, Reference):
+        return job_of(job)
+    if isinstance(job, int) and not isinstance(job, bool):
+        return job
+    raise InvalidRequest(f"{job!r} is neither a job nor the number of one")
+
+
+def check_timeout(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout) or timeout < 0:
+        raise InvalidRequest(f"timeout={timeout!r} is not a number of seconds from 0")
+    return None if math.isinf(timeout) else float(timeout)
+
+
+def as_completed(jobs: Iterable[Job], timeout: float | None = None) -> Iterator[Job]:
+    """The *jobs* in the order in which they end. Raises WaitTimeout after *timeout* seconds in all."""
+    ended: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    waiting = list(dict.fromkeys(jobs))
+    for job in waiting:
+        job._service.when_ended(job.id, lambda j=job: ended.put(j))  # type: ignore[misc]
+    limit = check_timeout(timeout)
+    deadline = None if limit is None else time.monotonic() + limit
+    for done in range(len(waiting)):
+        try:
+            yield ended.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise WaitTimeout(f"{len(waiting) - done} of {len(waiting)} jobs have not ended") from None

@@ -1,0 +1,135 @@
+"""`local_service`: the whole fabric inside this process, with no set-up.
+
+One thread is link, broker and supervisor; the slot processes are its children. It starts on first use.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from park.core.manager import JobManager
+from park.core.server import ServerProxy, usertag
+from park.core.store import JobStore, MemoryStore
+from park.errors import InvalidRequest, ParkError, ServiceClosed
+from park.kernel.loop import KernelLoop
+from park.link import Link, Reply
+from park.service import ServiceManager
+
+
+class LocalService(ServerProxy):
+    """The service of this process. There is one: `park.local_service`."""
+
+    def __init__(self) -> None:
+        self._opened: Link | None = None
+        self._lock = threading.Lock()
+        self._slots: int | None = None
+        self._home: Path | None = None
+        self._manager: ServiceManager | None = None
+        self._kernel: KernelLoop | None = None
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        if self._opened is None:
+            return "<LocalService, not started>"
+        return f"<LocalService {self._manager!r}>"
+
+    def configure(self, slots: int | None = None, home: str | os.PathLike[str] | None = None) -> None:
+        """Before the first use: the number of slots (default: $PARK_SLOTS, else the CPUs that this process may use),
+        and a folder that keeps the jobs (default: they end with the process). Raises InvalidRequest.
+        """
+        if self._opened is not None:
+            raise InvalidRequest("the local service runs already: configure it before its first use")
+        if slots is not None:
+            self._slots = check_slots(slots, "slots")
+        if home is not None:
+            self._home = Path(home)
+
+    @property
+    def _link(self) -> Link:
+        if self._opened is None:
+            with self._lock:
+                if self._opened is None:
+                    self._open()
+        elif os.getpid() != self._pid:
+            raise ServiceClosed(
+                "this process is a fork of the one that runs the local service: "
+                "use park.local_service before the fork, or not at all in its children"
+            )
+        assert self._opened is not None
+        return self._opened
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        slots = self._slots if self._slots is not None else default_slots()
+        store = JobStore(self._home) if self._home is not None else MemoryStore()
+        manager = ServiceManager(JobManager(store))
+        reactor = manager.reactor
+        manager.open()
+        kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), list(sys.path), os.getcwd())
+        link = Link(reactor, manager.clients.connect(), manager.board.connect(), usertag(), "the local service")
+        reactor.add(kernel)
+        reactor.add(link)
+        reactor.start("park")
+        link.wait_live(10.0)
+        self._manager, self._kernel, self._opened = manager, kernel, link
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the service; what has not ended is aborted. It starts anew when it is used again."""
+        with self._lock:
+            manager, self._manager = self._manager, None
+            self._opened = self._kernel = None
+        if manager is None or os.getpid() != self._pid:
+            return
+        atexit.unregister(self.close)
+        jobs = manager.manager.dispatcher.list.jobs.values()
+        left = [j.number for j in jobs if not j.record.state.ended and not j.session]
+        if left and self._home is None:
+            which = f"job {left[0]}" if len(left) == 1 else f"{len(left)} jobs"
+            print(f"park: {which} had not ended and {'was' if len(left) == 1 else 'were'} aborted", file=sys.stderr)
+        manager.close()
+
+    def _interrupted(self, job: int, reply: Reply) -> None:
+        """Ctrl-C in `wait`: stop the job and keep its best so far; a second one aborts it."""
+        print(f"\npark: stopping job {job}, keeping its best so far (Ctrl-C again aborts it)", file=sys.stderr)
+        try:
+            self.stop(job)
+            reply.wait()
+        except KeyboardInterrupt:
+            try:
+                self.abort(job)
+                reply.wait(5.0)
+            except ParkError:
+                pass
+            raise
+
+
+def check_slots(slots: Any, what: str) -> int:
+    if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 4096:
+        raise InvalidRequest(f"{what}={slots!r} is not a whole number from 1 to 4096")
+    return slots
+
+
+def default_slots() -> int:
+    """$PARK_SLOTS, else the CPUs that this process may use."""
+    text = os.environ.get("PARK_SLOTS", "")
+    if text:
+        if not text.isdigit():
+            raise InvalidRequest(f"PARK_SLOTS={text!r} is not a whole number from 1 to 4096")
+        return check_slots(int(text), "PARK_SLOTS")
+    return available_cpus()
+
+
+def available_cpus() -> int:
+    """The CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+local_service = LocalService()

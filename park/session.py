@@ -1,0 +1,362 @@
+"""Sessions: jobs whose driver is the client itself. `service.map`, mappers and executors.
+
+Nothing of a session is stored, and it ends with its client. Inputs are read as results come, so that a lazy
+iterable of any length needs little memory on either side.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import itertools
+import os
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from park import payload
+from park.errors import InvalidRequest, ParkError, UnitError
+from park.kernel.env import mix
+from park.link import Link, MapCall
+from park.wire import messages
+from park.wire.pack import Pack
+
+#: Units in the first batch, and in the largest.
+FIRST_BATCH, LARGEST_BATCH = 64, 8192
+#: Batches under way.
+BATCHES = 4
+#: A batch is sent when reading its inputs took this many seconds.
+PATIENCE = 0.01
+#: Bytes of inputs in one batch.
+BATCH_BYTES = 4 << 20
+
+
+def check_function(function: Any, what: str = "function") -> Any:
+    """*function* if it can run over inputs: a callable, or a body with ``run``. Raises InvalidRequest."""
+    if isinstance(function, type) and hasattr(function, "run"):
+        raise InvalidRequest(f"the {what} is the class {function.__name__}: give an instance, {function.__name__}(...)")
+    if not callable(function) and not callable(getattr(function, "run", None)):
+        raise InvalidRequest(f"the {what} {function!r} is neither callable nor an object with a run method")
+    return function
+
+
+class Session:
+    """An open session: makes maps, and closes itself when it is not used any more."""
+
+    def __init__(self, link: Link, number: int, seed: int) -> None:
+        self.link = link
+        self.number = number
+        self._seed = seed
+        self._maps = itertools.count()
+        self._finalizer = weakref.finalize(self, _close, link, number)
+        self._finalizer.atexit = False
+
+    def open(
+        self,
+        code: bytes,
+        blob: bytes,
+        data: bytes,
+        count: int,
+        closed: bool = True,
+        on_result: Callable[[MapCall], None] | None = None,
+    ) -> MapCall:
+        """Start a map of the function *blob* over the pack *data*."""
+        seed = mix(self._seed, next(self._maps))
+        message = messages.Map(os.urandom(16), self.number, code, count, closed, seed)
+        return self.link.open_map(message, data, blob, on_result)
+
+    def close(self) -> None:
+        self._finalizer()
+
+
+def _close(link: Link, number: int) -> None:
+    with contextlib.suppress(ParkError):
+        link.request(lambda n: messages.Close(n, number))
+
+
+class MapIterator:
+    """The results of ``service.map``, in order or as they come. Closing it cancels what has not run."""
+
+    def __init__(self, session: Session, function: Any, inputs: Iterable[Any], ordered: bool) -> None:
+        self._session = session
+        self._ordered = ordered
+        blob = payload.dumps(function, "the function")
+        self._batches = batches_of(inputs, self._batch_size)
+        self._call: MapCall | None = None
+        self._code = (payload.code_hash(blob), blob)
+        self._sent = 0
+        self._taken = 0
+        self._closed = False
+        self._values = self._generate()
+        self._fill()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._values
+
+    def __next__(self) -> Any:
+        return next(self._values)
+
+    def close(self) -> None:
+        """End the map: what has not run will not."""
+        self._values.close()
+        self._end(cancel=True)
+
+    def _batch_size(self) -> int:
+        received = self._call.received if self._call is not None else 0
+        return min(LARGEST_BATCH, max(FIRST_BATCH, received // 4))
+
+    def _fill(self) -> None:
+        """Send inputs until enough are under way."""
+        while not self._closed and self._sent - self._received() <= (BATCHES - 1) * self._batch_size():
+            data, self._closed = next(self._batches)
+            count = Pack(data).count
+            if self._call is None:
+                self._call = self._session.open(*self._code, data, count, self._closed)
+            else:
+                units = messages.Units(self._sent, count, self._closed, map=self._call.key)
+                self._session.link.tell(units, data)
+            self._sent += count
+
+    def _received(self) -> int:
+        return self._call.received if self._call is not None else 0
+
+    def _generate(self) -> Iterator[Any]:
+        early: dict[int, list[Any]] = {}
+        try:
+            while True:
+                self._fill()
+                if self._closed and self._taken == self._sent:
+                    break
+                values = early.pop(self._taken, None) if self._ordered else None
+                if values is None:
+                    start, values = self._next_results()
+                    if self._ordered and start != self._taken:
+                        early[start] = values
+                        continue
+                    index = start
+                else:
+                    index = self._taken
+                self._taken += len(values)
+                for unit, value in enumerate(values, index):
+                    if type(value) is UnitError:
+                        raise UnitError(value.cause, value.traceback, unit)
+                    yield value
+        finally:
+            self._end(cancel=self._taken < self._sent or not self._closed)
+
+    def _next_results(self) -> tuple[int, list[Any]]:
+        assert self._call is not None
+        got = self._call.get()
+        assert got is not None
+        return got[0], payload.decode_units(got[2])
+
+    def _end(self, cancel: bool) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            self._closed = True
+            with contextlib.suppress(ParkError):
+                self._session.link.end_map(call, cancel)
+        self._session.close()
+
+
+def batches_of(inputs: Iterable[Any], size: Callable[[], int]) -> Iterator[tuple[bytes, bool]]:
+    """Packs of inputs, and whether the pack is the last."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(inputs, numpy.ndarray):
+        if not inputs.ndim:
+            raise InvalidRequest("a numpy array without axes has no rows to be inputs")
+        at = 0
+        row = max(1, inputs[:1].nbytes)
+        while True:
+            stop = at + max(1, min(size(), BATCH_BYTES // row))
+            yield payload.encode_array(inputs[at:stop]), stop >= len(inputs)
+            at = stop
+    iterator = iter(inputs)
+    following = list(itertools.islice(iterator, 1))
+    while True:
+        values, following = following, []
+        began = time.perf_counter()
+        room = BATCH_BYTES
+        most = size()
+        for value in iterator:
+            if len(values) >= most or room <= 0 or time.perf_counter() - began > PATIENCE:
+                following = [value]
+                break
+            values.append(value)
+            room -= getattr(value, "nbytes", 0) or (len(value) if isinstance(value, bytes | str) else 8)
+        yield payload.encode_units(values), not following
+
+
+class Mapper:
+    """A callable that maps one function over points: ``mapper(points) -> list``. Many calls, one session."""
+
+    def __init__(self, session: Session, function: Any) -> None:
+        self._session = session
+        self._blob = payload.dumps(function, "the function")
+        self._code = payload.code_hash(self._blob)
+
+    def __call__(self, points: Iterable[Any]) -> list[Any]:
+        """The results in order. Raises UnitError at the first point that failed."""
+        values = self._run(points)
+        for unit, value in enumerate(values):
+            if type(value) is UnitError:
+                raise UnitError(value.cause, value.traceback, unit)
+        return values
+
+    def _run(self, points: Iterable[Any]) -> list[Any]:
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and isinstance(points, numpy.ndarray) and points.ndim:
+            data, count = payload.encode_array(points), len(points)
+        else:
+            points = list(points)
+            data, count = payload.encode_units(points), len(points)
+        if not count:
+            return []
+        call = self._session.open(self._code, self._blob, data, count)
+        done = False
+        try:
+            values: list[Any] = [None] * count
+            missing = count
+            while missing:
+                got = call.get()
+                assert got is not None
+                values[got[0] : got[0] + got[1]] = payload.decode_units(got[2])
+                missing -= got[1]
+            done = True
+            return values
+        finally:
+            self._session.link.end_map(call, cancel=not done)
+
+    def close(self) -> None:
+        """End the session."""
+        self._session.close()
+
+
+class _Raised:
+    """An exception of the user's, on its way back as itself."""
+
+    def __init__(self, error: BaseException, text: str) -> None:
+        self.error = error
+        self.text = text
+
+
+class _Call:
+    """Runs a function with positional and keyword arguments, and hands its exception over as a value."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+        try:
+            return self.function(*call[0], **call[1])
+        except Exception as error:
+            raised = _Raised(error, traceback.format_exc())
+            try:
+                payload.dumps(raised)
+            except ParkError:  # the exception itself cannot travel: its text can
+                raise error from None
+            return raised
+
+
+def _value(result: Any) -> Any:
+    """The result of a `_Call`, or the exception that it raised."""
+    if isinstance(result, _Raised):
+        result.error.__cause__ = UnitError("raised in a slot process", result.text)
+        raise result.error
+    if isinstance(result, UnitError):
+        raise result
+    return result
+
+
+class Executor(concurrent.futures.Executor):
+    """A `concurrent.futures.Executor` whose workers are the fabric's slots. Close it with `shutdown` or ``with``."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._open: set[concurrent.futures.Future[Any]] = set()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._shut = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """Run ``fn(*args, **kwargs)`` on the fabric."""
+        blob = payload.dumps(_Call(fn), "the function")
+        data = payload.encode_units([(args, kwargs)])
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        with self._lock:
+            if self._shut:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._open.add(future)
+        link = self._session.link
+        call = self._session.open(
+            payload.code_hash(blob), blob, data, 1, on_result=lambda c: link.call_back(lambda: self._settle(c, future))
+        )
+        future.add_done_callback(lambda f: self._forget(f, call))
+        return future
+
+    def map(self, fn: Callable[..., Any], *iterables: Any, timeout: float | None = None, chunksize: int = 1, **_: Any) -> Iterator[Any]:
+        """As `concurrent.futures.Executor.map`, in one request; PARK finds its own *chunksize*."""
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        with self._lock:
+            if self._shut:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        calls = [(args, {}) for args in zip(*iterables, strict=False)]
+        return self._results(Mapper(self._session, _Call(fn)), calls, deadline)
+
+    def _results(self, mapper: Mapper, calls: list[Any], deadline: float | None) -> Iterator[Any]:
+        if not calls:
+            return iter(())
+        call = self._session.open(mapper._code, mapper._blob, payload.encode_units(calls), len(calls))
+        return self._in_order(call, len(calls), deadline)
+
+    def _in_order(self, call: MapCall, count: int, deadline: float | None) -> Iterator[Any]:
+        early: dict[int, list[Any]] = {}
+        taken = 0
+        try:
+            while taken < count:
+                while taken not in early:
+                    got = call.get(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                    if got is None:
+                        raise TimeoutError
+                    early[got[0]] = payload.decode_units(got[2])
+                values = early.pop(taken)
+                taken += len(values)
+                yield from map(_value, values)
+        finally:
+            self._session.link.end_map(call, cancel=taken < count)
+
+    def _settle(self, call: MapCall, future: concurrent.futures.Future[Any]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            got = call.get(0)
+            assert got is not None
+            future.set_result(_value(payload.decode_units(got[2])[0]))
+        except BaseException as error:
+            future.set_exception(error)
+
+    def _forget(self, future: concurrent.futures.Future[Any], call: MapCall) -> None:
+        with contextlib.suppress(ParkError):
+            self._session.link.end_map(call, cancel=future.cancelled())
+        with self._idle:
+            self._open.discard(future)
+            self._idle.notify_all()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """No more calls; with *wait* until all have ended."""
+        with self._lock:
+            self._shut = True
+            waiting = list(self._open)
+        if cancel_futures:
+            for future in waiting:
+                future.cancel()
+        if wait:
+            with self._idle:
+                self._idle.wait_for(lambda: not self._open)
+            self._session.close()
