@@ -125,8 +125,9 @@ class Plots:
                 continue
             name = result.names[n]
             self._distribution(axes, n)
-            axes.axvspan(*outer[name], color=_BAND, alpha=0.18, lw=0, label="95 %")
-            axes.axvspan(*inner[name], color=_BAND, alpha=0.35, lw=0, label="68 %")
+            if np.isfinite(outer[name]).all():
+                axes.axvspan(*outer[name], color=_BAND, alpha=0.18, lw=0, label="95 %")
+                axes.axvspan(*inner[name], color=_BAND, alpha=0.35, lw=0, label="68 %")
             axes.axvline(result.x[n], color=_FIT, lw=1, label="best")
             axes.set_xlabel(name)
             axes.set_yticks([])
