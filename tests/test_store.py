@@ -15,15 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import park.core.store
+from park.core.outcome import Key, Ref, Write
 from park.core.store import (
     MAX_KEY,
     ROOMS,
     SCHEMA,
     JobStore,
-    Key,
     MemoryStore,
     Store,
-    Write,
     decode_key,
     encode_key,
     network_file_system,
@@ -42,7 +41,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 def child(script: str, *arguments: object) -> subprocess.Popen[str]:
     """Another Python with park on its path and `JobStore`, `Write`, `StoreError` and `sys` imported."""
-    head = "import sys\nfrom park.core.store import JobStore, Write\nfrom park.errors import StoreError\n"
+    head = "import sys\nfrom park.core.outcome import Write\nfrom park.core.store import JobStore\nfrom park.errors import StoreError\n"
     return subprocess.Popen(
         [sys.executable, "-c", head + script, *map(str, arguments)],
         cwd=ROOT,
@@ -147,7 +146,9 @@ def test_large_values(store: Store) -> None:
     assert list(store.scan("blob")) == [((n,), value) for n in range(3)]
 
 
-@pytest.mark.parametrize("bad", [Write("kitchen", (1,), b""), Write("job", (None,), b"")])  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "bad", [Write("kitchen", (1,), b""), Write("job", (None,), b""), Write("job", (2,), Ref("units", (1,)))]
+)  # type: ignore[arg-type]
 def test_a_write_that_cannot_be_changes_nothing(store: Store, bad: Write) -> None:
     with pytest.raises(StoreError):
         store.commit([Write("job", (1,), b"x"), bad])

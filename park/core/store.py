@@ -32,11 +32,11 @@ import zlib
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import lmdb
 
+from park.core.outcome import Key, Ref, Write
 from park.errors import StoreError
 
 if sys.platform != "win32":
@@ -46,18 +46,6 @@ ROOMS = ("meta", "job", "submit", "key", "blob", "units", "results")
 
 #: What this release writes. A store with a higher number is refused.
 SCHEMA = 1
-
-Key = tuple[int | bytes | str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """One record to put, or with *value* None to delete (whether or not it is there)."""
-
-    room: str
-    key: Key
-    value: bytes | memoryview | None
-
 
 # -- keys ----------------------------------------------------------------------------------------
 #
@@ -182,6 +170,13 @@ class Store(ABC):
         self.epoch = int(self.get("meta", ("epoch",)) or 0)
 
 
+def _encoded(write: Write) -> tuple[bytes, bytes | memoryview | None]:
+    """The key and value of *write* as bytes; what it refers to has been loaded by whoever commits it."""
+    if isinstance(write.value, Ref):
+        raise StoreError(f"{write.key!r} in room {write.room!r} refers to {write.value!r}: load that first")
+    return encode_key(write.key), write.value
+
+
 def _no_room(room: str) -> StoreError:
     return StoreError(f"there is no room {room!r} in a store, only {', '.join(ROOMS)}")
 
@@ -224,10 +219,7 @@ class MemoryStore(Store):
         return self._sorted[room]
 
     def commit(self, writes: Iterable[Write]) -> None:
-        records = [
-            (w.room, self._room(w.room), encode_key(w.key), None if w.value is None else bytes(w.value))
-            for w in writes
-        ]
+        records = [(write.room, self._room(write.room), *_encoded(write)) for write in writes]
         for room, kept, key, value in records:
             if value is None:
                 if kept.pop(key, None) is not None:
@@ -238,7 +230,7 @@ class MemoryStore(Store):
                     keys.append(key)
                 else:
                     del self._sorted[room]
-            kept[key] = value
+            kept[key] = bytes(value)
 
     def get(self, room: str, key: Key) -> bytes | None:
         return self._room(room).get(encode_key(key))
@@ -374,11 +366,11 @@ class JobStore(Store):
         records = []
         size = 0
         for write in writes:
-            key = encode_key(write.key)
-            value = None if write.value is None else _record(key, write.value)
-            records.append((self._live(write.room)[1], key, value))
-            if value is not None and write.room != "meta":
-                size += len(key) + len(value)
+            key, value = _encoded(write)
+            record = None if value is None else _record(key, value)
+            records.append((self._live(write.room)[1], key, record))
+            if record is not None and write.room != "meta":
+                size += len(key) + len(record)
         if not records:
             return
         if size and _free(self.folder) < size + self._RESERVE:
