@@ -41,7 +41,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 def child(script: str, *arguments: object) -> subprocess.Popen[str]:
     """Another Python with park on its path and `JobStore`, `Write`, `StoreError` and `sys` imported."""
-    head = "import sys\nfrom park.core.outcome import Write\nfrom park.core.store import JobStore\nfrom park.errors import StoreError\n"
+    head = """
+import sys
+from park.core.outcome import Write
+from park.core.store import JobStore
+from park.errors import StoreError
+"""
     return subprocess.Popen(
         [sys.executable, "-c", head + script, *map(str, arguments)],
         cwd=ROOT,
