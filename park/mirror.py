@@ -15,8 +15,9 @@ Numbers order changes only within one life of one broker, so (store, epoch) come
 earlier life still had under way is ignored. While it syncs, the table stays readable as it was, and
 `stale` is True; it is True too when a live mirror has heard nothing for `SILENCE` seconds.
 
-No clock and no socket: its owner feeds it every message with the time, sends a Snapshot when
-`wants_snapshot` says so, and asks that about once a second, because the mirror knows no other time.
+No clock and no socket: its owner feeds it every message with the time, sends a Snapshot when `wants_snapshot`
+says so, and tells it the time (`tick`) about once a second even while it cannot send: the mirror knows
+no other.
 """
 
 from __future__ import annotations
@@ -110,9 +111,13 @@ class Mirror:
 
         return unsubscribe
 
+    def tick(self, now: float) -> None:
+        """It is *now*; what makes a mirror stale while nothing comes."""
+        self._now = max(now, self._now)
+
     def wants_snapshot(self, now: float) -> bool:
         """Whether to send a Snapshot now; True counts as sent."""
-        self._now = max(now, self._now)
+        self.tick(now)
         if self.state is State.LIVE or now < self._due:
             return False
         self.state = State.SYNCING
@@ -121,7 +126,7 @@ class Mirror:
 
     def feed(self, message: Message, payload: Buffer, now: float) -> list[Change]:
         """Take in a Header, Deltas or Head that came at *now*; the changes of the table that it caused."""
-        self._now = max(now, self._now)
+        self.tick(now)
         if isinstance(message, Header):
             return self._adopt(message, payload)
         if isinstance(message, Deltas | Head):

@@ -167,10 +167,11 @@ def test_silence_makes_it_stale_and_news_fresh() -> None:
     broker = Broker()
     mirror = live_mirror(broker)
 
-    assert not mirror.wants_snapshot(SILENCE)
+    mirror.tick(SILENCE)
     assert not mirror.stale
-    assert not mirror.wants_snapshot(SILENCE + 0.1)
+    mirror.tick(SILENCE + 0.1)
     assert mirror.stale
+    assert not mirror.wants_snapshot(SILENCE + 0.1)
     assert repr(mirror) == "<Mirror live (stale) at 1.0>"
     mirror.feed(*broker.head(), SILENCE + 0.2)
     assert not mirror.stale
