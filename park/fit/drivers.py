@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from park.errors import UnitError
 from park.fit.assembly import Assembly
 from park.fit.data import Array
 from park.fit.leastsq import Stopped, covariance, jacobian, least_squares, scales
 from park.fit.methods import METHODS, POPULATION
 from park.fit.objective import Objective
 from park.fit.result import Estimate, FitResult
-from park.fit.watch import Env, Evaluate, Evaluations, Monitor
+from park.fit.watch import Env, Evaluate, Evaluations, ModelFailed, Monitor
 from park.model import Improvement, Progress
 from park.payload import dumps
 
@@ -78,14 +77,18 @@ def _bumps(
         mapper=evaluations.mapped,
         **options,
     )
+    failure: Exception | None = None
     with np.errstate(all="ignore"), warnings.catch_warnings():
         # DREAM says so after short runs and keeps the second half of its draws.
         warnings.filterwarnings("ignore", message="Did not converge!")
         try:
             x, value = driver.fit()
-        except Exception:
+        except Exception as error:
+            failure = error
+    if failure is not None:
+        if not isinstance(failure, ModelFailed):
             evaluations.verify()  # pt, for one, trips over a model without values
-            raise
+        raise failure
     if monitor.point is not None and not value <= monitor.value:
         x, value = monitor.point, monitor.value  # de ends with its last best, not with its best
     x = np.array(x, dtype=np.float64)
@@ -157,12 +160,12 @@ class OneStart:
         """Keeps the environment, for its safe points."""
         self.env = env
 
-    def run(self, given: tuple[int, Array]) -> Found | UnitError:
+    def run(self, given: tuple[int, Array]) -> Found | ModelFailed:
         """From (seed, point) to what was found there; a start that fails is no reason for others to."""
         seed, x0 = given
         try:
             found = optimise(self.assembly, self.method, self.options, x0, _Alone(self.env, seed))
-        except UnitError as error:
+        except ModelFailed as error:
             return error
         found.state = None
         return found
@@ -199,10 +202,10 @@ class FitBody:
         seeds = np.random.SeedSequence([self.env.seed, 1]).generate_state(self.starts).tolist()
         one = OneStart(self.assembly, self.method, self.options)
         best: Found | None = None
-        failure: UnitError | None = None
+        failure: ModelFailed | None = None
         rows = []
         for n, found in enumerate(self.env.map(one, list(zip(seeds, points, strict=True))), 1):
-            if isinstance(found, UnitError):
+            if isinstance(found, ModelFailed):
                 failure = failure or found
             elif best is None or found.value < best.value:
                 best = found

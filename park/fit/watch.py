@@ -6,6 +6,7 @@ fails everywhere ends the fit with its own words, and one that fails somewhere l
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from park.errors import UnitError
 from park.fit.assembly import Assembly
 from park.fit.data import Array
 from park.model import Improvement, Log, Progress
@@ -30,6 +30,10 @@ class Env(Protocol):
     def mapper(self, fn: Any, /) -> Callable[[Any], Sequence[Any]]: ...
     def publish(self, message: Any, /) -> None: ...
     def ready(self) -> None: ...
+
+
+class ModelFailed(RuntimeError):
+    """Raised when a model had no value anywhere. Its note is the first traceback of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,17 @@ class Evaluate:
         objective = self.assembly.objective
         try:
             return (objective.loss if self.sampling else objective.nllf)(np.asarray(x, dtype=np.float64))
-        except Exception:
-            return Broken(traceback.format_exc())
+        except Exception as error:
+            return Broken(_story(error))
+
+
+def _story(error: Exception) -> str:
+    """The traceback from the model on."""
+    told = traceback.TracebackException.from_exception(error)
+    own = os.path.dirname(__file__)
+    frames = [frame for frame in told.stack if os.path.dirname(frame.filename) != own]
+    told.stack = traceback.StackSummary.from_list(frames or told.stack)
+    return "".join(told.format())
 
 
 class Evaluations:
@@ -92,13 +105,15 @@ class Evaluations:
         return float(value)
 
     def verify(self) -> None:
-        """Raises UnitError if nothing finite was ever seen."""
+        """Raises ModelFailed if nothing finite was ever seen."""
         if self.finite or not self.count:
             return
-        if self.first_error:
-            cause = self.first_error.strip().splitlines()[-1]
-            raise UnitError(f"the model failed at all {self.count} points tried: {cause}", self.first_error)
-        raise UnitError(f"the model is not finite at any of the {self.count} points tried")
+        points = f"all {self.count} points" if self.count > 1 else "the start"
+        if not self.first_error:
+            raise ModelFailed(f"the model is not finite at {points}")
+        failure = ModelFailed(f"the model raised at {points}: {self.first_error.strip().splitlines()[-1]}")
+        failure.add_note(f"\nThe model's traceback:\n{self.first_error.rstrip()}")
+        raise failure
 
 
 class Monitor:
