@@ -85,9 +85,7 @@ class JobFailed(ParkError, RuntimeError):
     inputs, with a `UnitError` wherever a unit failed (None for a job that runs once).
     """
 
-    def __init__(
-        self, job: int, cause: str, traceback: str = "", results: list[Any] | None = None
-    ) -> None:
+    def __init__(self, job: int, cause: str, traceback: str = "", results: list[Any] | None = None) -> None:
         super().__init__(job, cause, traceback, results)
         self.job = job
         self.cause = cause
@@ -124,6 +122,5 @@ class Abort(BaseException):
 
 #: Errors that a broker may name in a refusal; a client raises the class of that name.
 REFUSALS: dict[str, type[ParkError]] = {
-    cls.__name__: cls
-    for cls in (UnknownJob, InvalidRequest, Refused, ProtocolError, StoreError, NotComplete)
+    cls.__name__: cls for cls in (UnknownJob, InvalidRequest, Refused, ProtocolError, StoreError, NotComplete)
 }

@@ -160,9 +160,15 @@ def number_of(job: Any) -> int:
 
 
 def check_timeout(timeout: float | None) -> float | None:
+    """*timeout* in seconds, None for no limit. Raises InvalidRequest."""
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout) or timeout < 0:
+    if (
+        isinstance(timeout, bool)
+        or not isinstance(timeout, int | float)
+        or math.isnan(timeout)
+        or timeout < 0
+    ):
         raise InvalidRequest(f"timeout={timeout!r} is not a number of seconds from 0")
     return None if math.isinf(timeout) else float(timeout)
 

@@ -71,7 +71,9 @@ class LocalService(ServerProxy):
         reactor = manager.reactor
         manager.open()
         kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), list(sys.path), os.getcwd())
-        link = Link(reactor, manager.clients.connect(), manager.board.connect(), usertag(), "the local service")
+        link = Link(
+            reactor, manager.clients.connect(), manager.board.connect(), usertag(), "the local service"
+        )
         reactor.add(kernel)
         reactor.add(link)
         reactor.start("park")
@@ -91,12 +93,17 @@ class LocalService(ServerProxy):
         left = [j.number for j in jobs if not j.record.state.ended and not j.session]
         if left and self._home is None:
             which = f"job {left[0]}" if len(left) == 1 else f"{len(left)} jobs"
-            print(f"park: {which} had not ended and {'was' if len(left) == 1 else 'were'} aborted", file=sys.stderr)
+            print(
+                f"park: {which} had not ended and {'was' if len(left) == 1 else 'were'} aborted",
+                file=sys.stderr,
+            )
         manager.close()
 
     def _interrupted(self, job: int, reply: Reply) -> None:
         """Ctrl-C in `wait`: stop the job and keep its best so far; a second one aborts it."""
-        print(f"\npark: stopping job {job}, keeping its best so far (Ctrl-C again aborts it)", file=sys.stderr)
+        print(
+            f"\npark: stopping job {job}, keeping its best so far (Ctrl-C again aborts it)", file=sys.stderr
+        )
         try:
             self.stop(job)
             reply.wait()
@@ -110,6 +117,7 @@ class LocalService(ServerProxy):
 
 
 def check_slots(slots: Any, what: str) -> int:
+    """*slots* if it is a number of slots; *what* names it in the error. Raises InvalidRequest."""
     if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 4096:
         raise InvalidRequest(f"{what}={slots!r} is not a whole number from 1 to 4096")
     return slots

@@ -56,7 +56,8 @@ def job_of(reference: Reference) -> int:
 def collecting() -> Iterator[set[int]]:
     """The jobs whose references are pickled in this block, in this thread."""
     before = getattr(_local, "found", None)
-    _local.found = found = set()
+    found: set[int] = set()
+    _local.found = found
     try:
         yield found
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -69,7 +70,9 @@ class ServiceManager:
 
     def write_connection(self, file: Path) -> None:
         """Write the connection file (mode 0600), whole or not at all."""
-        text = json.dumps({"version": 1, "store": self.manager.store.id, "pid": os.getpid(), **self.endpoints}, indent=2)
+        text = json.dumps(
+            {"version": 1, "store": self.manager.store.id, "pid": os.getpid(), **self.endpoints}, indent=2
+        )
         part = file.with_name(f".{file.name}.{os.getpid()}")
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as out:
@@ -104,7 +107,11 @@ def read_connection(broker: str | os.PathLike[str] | None) -> dict[str, str]:
 
     Raises NoBroker in words.
     """
-    where = os.fspath(broker) if broker is not None else os.environ.get("PARK_BROKER") or str(default_home() / "connection.json")
+    where = (
+        os.fspath(broker)
+        if broker is not None
+        else os.environ.get("PARK_BROKER") or str(default_home() / "connection.json")
+    )
     if where.startswith("tcp://"):
         return dict(zip(_NAMES, _tcp(where), strict=True))
     if where.startswith("ipc://"):
@@ -116,7 +123,9 @@ def read_connection(broker: str | os.PathLike[str] | None) -> dict[str, str]:
     try:
         found = json.loads(file.read_text())
         if found["version"] != 1:
-            raise NoBroker(f"{file} was written by another release of PARK (version {found['version']}, not 1)")
+            raise NoBroker(
+                f"{file} was written by another release of PARK (version {found['version']}, not 1)"
+            )
         return {name: str(found[name]) for name in _NAMES}
     except FileNotFoundError:
         raise NoBroker(
@@ -167,8 +176,9 @@ class RemoteService(ServerProxy):
     def __init__(self, link: Link, reactor: Reactor) -> None:
         super().__init__(link)
         self._reactor = reactor
+        atexit.register(self.close)
 
     def close(self) -> None:
         """End the connection; jobs go on, sessions end."""
+        atexit.unregister(self.close)
         self._reactor.stop()
-

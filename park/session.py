@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from park import payload
@@ -38,7 +38,9 @@ BATCH_BYTES = 4 << 20
 def check_function(function: Any, what: str = "function") -> Any:
     """*function* if it can run over inputs: a callable, or a body with ``run``. Raises InvalidRequest."""
     if isinstance(function, type) and hasattr(function, "run"):
-        raise InvalidRequest(f"the {what} is the class {function.__name__}: give an instance, {function.__name__}(...)")
+        raise InvalidRequest(
+            f"the {what} is the class {function.__name__}: give an instance, {function.__name__}(...)"
+        )
     if not callable(function) and not callable(getattr(function, "run", None)):
         raise InvalidRequest(f"the {what} {function!r} is neither callable nor an object with a run method")
     return function
@@ -106,12 +108,11 @@ class MapIterator:
         self._end(cancel=True)
 
     def _batch_size(self) -> int:
-        received = self._call.received if self._call is not None else 0
-        return min(LARGEST_BATCH, max(FIRST_BATCH, received // 4))
+        return min(LARGEST_BATCH, max(FIRST_BATCH, self._taken // 4))
 
     def _fill(self) -> None:
-        """Send inputs until enough are under way."""
-        while not self._closed and self._sent - self._received() <= (BATCHES - 1) * self._batch_size():
+        """Send inputs until enough are ahead of what the caller has taken."""
+        while not self._closed and self._sent - self._taken <= (BATCHES - 1) * self._batch_size():
             data, self._closed = next(self._batches)
             count = Pack(data).count
             if self._call is None:
@@ -121,10 +122,7 @@ class MapIterator:
                 self._session.link.tell(units, data)
             self._sent += count
 
-    def _received(self) -> int:
-        return self._call.received if self._call is not None else 0
-
-    def _generate(self) -> Iterator[Any]:
+    def _generate(self) -> Generator[Any, None, None]:
         early: dict[int, list[Any]] = {}
         try:
             while True:
@@ -293,12 +291,23 @@ class Executor(concurrent.futures.Executor):
             self._open.add(future)
         link = self._session.link
         call = self._session.open(
-            payload.code_hash(blob), blob, data, 1, on_result=lambda c: link.call_back(lambda: self._settle(c, future))
+            payload.code_hash(blob),
+            blob,
+            data,
+            1,
+            on_result=lambda c: link.call_back(lambda: self._settle(c, future)),
         )
         future.add_done_callback(lambda f: self._forget(f, call))
         return future
 
-    def map(self, fn: Callable[..., Any], *iterables: Any, timeout: float | None = None, chunksize: int = 1, **_: Any) -> Iterator[Any]:
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Any,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        **_: Any,
+    ) -> Iterator[Any]:
         """As `concurrent.futures.Executor.map`, in one request; PARK finds its own *chunksize*."""
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -306,7 +315,7 @@ class Executor(concurrent.futures.Executor):
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
         deadline = None if timeout is None else time.monotonic() + timeout
-        calls = [(args, {}) for args in zip(*iterables, strict=False)]
+        calls: list[Any] = [(args, {}) for args in zip(*iterables, strict=False)]
         return self._results(Mapper(self._session, _Call(fn)), calls, deadline)
 
     def _results(self, mapper: Mapper, calls: list[Any], deadline: float | None) -> Iterator[Any]:

@@ -69,8 +69,9 @@ ROOMS = {
     "park.payload": Room(2, libraries=("cloudpickle",)),
     "park.core.store": Room(2, libraries=("lmdb",), never=PICKLES),
     "park.util.sockets": Room(2, libraries=("zmq",)),
-    "park.util.reactor": Room(2, beside=("park.util.sockets", "park.util.lanes"), libraries=("zmq",)),
+    "park.util.reactor": Room(2),
     "park.util.channel": Room(2),
+    "park.util.bar": Room(2, libraries=("tqdm",)),
     "park.util.lanes": Room(2),
     "park.util.msgstream": Room(2),
     # 3: loops
@@ -81,9 +82,11 @@ ROOMS = {
     "park.kernel.runner": Room(3),
     "park.kernel.loop": Room(3, beside=("park.kernel.runner",)),
     "park.link": Room(3),
+    "park.reference": Room(3, beside=("park.kernel.env",)),
     # 4: surface
-    "park.core.server": Room(4, beside=("park.job",)),
+    "park.session": Room(4),
     "park.job": Room(4),
+    "park.core.server": Room(4, beside=("park.job", "park.session")),
     "park.service": Room(4, beside=("park.core.server", "park.job")),
     "park.local": Room(4, beside=("park.core.server", "park.job", "park.service")),
     # 5: outer; each ignores the others

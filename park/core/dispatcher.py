@@ -178,6 +178,7 @@ class Dispatcher:
 
     def _lose_client(self, client: Client, why: str) -> None:
         del self.roster.clients[client.peer]
+        self._out.gone.append(client.peer)
         for job in self.list.jobs.values():
             job.waiters = [w for w in job.waiters if w.peer != client.peer]
         for number in list(client.sessions):
@@ -278,7 +279,9 @@ class Dispatcher:
 
     def _root_map(self, job: Job) -> Map:
         m = job.submit
-        root = Map(m.key, job.number, job.record.owner, m.body, m.seed, 0, root=True, once=m.once, closed=m.closed)
+        root = Map(
+            m.key, job.number, job.record.owner, m.body, m.seed, 0, root=True, once=m.once, closed=m.closed
+        )
         job.root = self.maps[root.key] = job.maps[root.key] = root
         return root
 
@@ -295,8 +298,10 @@ class Dispatcher:
             map_ = job.root
         else:
             map_ = self.maps.get(m.map)
-            job = self._job(map_.job) if map_ is not None else None
-        if map_ is None or job is None or map_.closed or job.client != self._client(event).incarnation:
+            if map_ is None:
+                return  # it was cancelled
+            job = self._job(map_.job)
+        if map_ is None or map_.closed or job.client != self._client(event).incarnation:
             raise ProtocolError("no map of this client takes more units")
         if m.start < map_.total:  # sent again after a lost acknowledgement
             if m.id:
@@ -396,7 +401,7 @@ class Dispatcher:
             results = messages.Results(start, count, job=job.number, attempt=w.attempt, reply=w.id)
             self._answer(w.peer, results, Ref("results", (job.number, start)))
         if w.request:
-            self._answer(w.peer, messages.Blob(job.submit.body), Ref("blob", (job.submit.body,)))
+            self._answer(w.peer, messages.Blob(job.submit.body, w.id), Ref("blob", (job.submit.body,)))
             if job.root is not None:
                 for start, stop in zip(
                     job.root.segments, [*job.root.segments[1:], job.root.total], strict=True
@@ -593,14 +598,20 @@ class Dispatcher:
     def _end_attempt(self, attempt: Attempt, how: str) -> None:
         if how == "abort" or not attempt.ending:
             message: Message = (
-                messages.Stop(attempt=attempt.number) if how == "stop" else messages.Abort(attempt=attempt.number)
+                messages.Stop(attempt=attempt.number)
+                if how == "stop"
+                else messages.Abort(attempt=attempt.number)
             )
             self._send(attempt.kernel.peer, message)
         attempt.ending = True
 
     def _count_running(self, attempt: Attempt) -> None:
         job = self._job(attempt.map.job)
-        running = sum(not self.attempts[n].parked for n in job.attempts) if len(job.attempts) < 64 else len(job.attempts)
+        running = (
+            sum(not self.attempts[n].parked for n in job.attempts)
+            if len(job.attempts) < 64
+            else len(job.attempts)
+        )
         self.list.count(job, running=running)
         self.list.count_kernel(attempt.kernel.record())
 
@@ -678,7 +689,7 @@ class Dispatcher:
             fields["reason"] = ""
         if job.root is not None and not job.root.once:
             fields["total"] = job.root.total
-        fields["stopped"] = job.ending == "stop" and state is JobState.COMPLETE
+        fields["stopped"] = job.ending == "stop" and state is JobState.COMPLETE and not job.session
         self.list.change(job, self._out, **fields)
         self.clock.remove(job.number)
         self._out.ended.append(job.number)
@@ -708,7 +719,11 @@ class Dispatcher:
         others = [self._job(n).record for n in record.after]
         for other in others:
             if other.state in (JobState.FAILED, JobState.ABORTED):
-                job.error = f"job {other.job}, which it comes after, {_verb(other.state)}: {other.reason}".rstrip(": ")
+                job.error = (
+                    f"job {other.job}, which it comes after, {_verb(other.state)}: {other.reason}".rstrip(
+                        ": "
+                    )
+                )
                 self._begin_end(job, "fail", job.error)
                 return
         if any(not o.state.ended for o in others):
@@ -818,7 +833,7 @@ class Dispatcher:
             return "waits for its time"
         if job.root is not None and not job.root.closed and not job.root.waiting and not job.attempts:
             return "waits for more inputs from its client"
-        if not job.has_work:
+        if not job.has_work or job.attempts:
             return ""
         kernels = self.roster.kernels.values()
         if not kernels:

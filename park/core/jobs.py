@@ -148,12 +148,19 @@ class JobList:
         self._counted = now
         for number in self._stale_jobs:
             r = self.jobs[number].record
-            counters = {"done": r.done, "failed": r.failed, "running": r.running, "total": r.total}
+            counters: dict[str, Any] = {
+                "done": r.done,
+                "failed": r.failed,
+                "running": r.running,
+                "total": r.total,
+            }
             if r.progress is not None:
                 counters["progress"] = r.progress
             out.deltas.append(Delta("job", number, counters))
         for record in self._stale_kernels.values():
-            out.deltas.append(Delta("kernel", record.kernel, {"busy": record.busy, "drivers": record.drivers}))
+            out.deltas.append(
+                Delta("kernel", record.kernel, {"busy": record.busy, "drivers": record.drivers})
+            )
         self._stale_jobs.clear()
         self._stale_kernels.clear()
 

@@ -20,7 +20,7 @@ from park.table import Table, pack_deltas
 from park.util.msgstream import message_stream
 from park.wire import codec, messages
 from park.wire.messages import Submit
-from park.wire.pack import Buffer, Pack
+from park.wire.pack import ERROR, Buffer, Pack
 
 #: Packs that are kept open because chunks are cut from them, one after the other.
 PACKS = 64
@@ -72,19 +72,17 @@ class JobManager:
         for (number,), value in self.store.scan("job"):
             try:
                 record = JobRecord.from_map(codec.unpack(value))
-                stored = self.store.get("submit", (number,))
-                submit = codec.build(Submit, codec.unpack(stored or b""))
+                stored = self.store.get("submit", (number,)) or b""
+                submit = codec.build(Submit, codec.unpack(stored))
                 segments = [(_start(key), Pack(v).count) for key, v in self.store.scan("units", (number,))]
                 results = [(_start(key), Pack(v)) for key, v in self.store.scan("results", (number,))]
             except (ParkError, TypeError, ValueError) as error:
-                raise StoreError(f"job {number} cannot be read from the store: {error}") from error
-            failed = sum(entry[:1] == b"e" for _, pack in results if pack.rows is None for entry in pack.entries())
+                raise StoreError(f"job {number!r} cannot be read from the store: {error}") from error
+            failed = sum(_failed(pack) for _, pack in results)
             counts = [(start, pack.count) for start, pack in results]
             dispatcher.restore(record, submit, segments, counts, failed)
         self._commit(dispatcher.settle(now, wall).writes)
-        rows: list[Delta] = [
-            Delta("job", j.number, j.record.as_map()) for j in dispatcher.list.jobs.values()
-        ]
+        rows: list[Delta] = [Delta("job", j.number, j.record.as_map()) for j in dispatcher.list.jobs.values()]
         rows += [Delta("owner", o.owner, o.as_map()) for o in dispatcher.list.owners()]
         self.table = Table.from_header(pack_deltas(rows), 0)
 
@@ -139,6 +137,8 @@ class JobManager:
         turn.sends_after_commit += out.sends_after_commit
         turn.writes += out.writes
         turn.deltas += out.deltas
+        for peer in out.gone:
+            self.stream.drop_peer(peer)
         for job in out.ended:
             self.stream.close(job)
 
@@ -188,10 +188,11 @@ class JobManager:
                     yield Send(peer, stream, payload)
 
 
+def _failed(pack: Pack) -> int:
+    return 0 if pack.rows is not None else sum(bytes(entry[:1]) == ERROR for entry in pack.entries())
+
+
 def _start(key: tuple[int | bytes | str, ...]) -> int:
     start = key[1]
     assert isinstance(start, int)
     return start
-
-
-

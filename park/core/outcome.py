@@ -79,5 +79,7 @@ class Outcome:
     #: only once the writes are on disk
     sends_after_commit: list[Send] = field(default_factory=list)
     publications: list[Publication] = field(default_factory=list)
+    #: clients that have left: they watch nothing any more
+    gone: list[Peer] = field(default_factory=list)
     #: jobs that have ended: their streams close
     ended: list[int] = field(default_factory=list)

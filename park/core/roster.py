@@ -85,7 +85,15 @@ class Roster:
         self._next_kernel = 1
 
     def join_kernel(
-        self, peer: Peer, incarnation: bytes, user: str, host: str, pid: int, slots: int, python: str, now: float
+        self,
+        peer: Peer,
+        incarnation: bytes,
+        user: str,
+        host: str,
+        pid: int,
+        slots: int,
+        python: str,
+        now: float,
     ) -> Kernel:
         kernel = Kernel(peer, self._next_kernel, incarnation, user, host, pid, slots, python, now, now)
         self._next_kernel += 1

@@ -127,7 +127,9 @@ class Server(ABC):
         """Call *callback*, in a thread of the service, when the job has ended."""
 
     @abstractmethod
-    def map(self, fn: Callable[[Any], Any], inputs: Iterable[Any], ordered: bool = True, **fields: Any) -> MapIterator:
+    def map(
+        self, fn: Callable[[Any], Any], inputs: Iterable[Any], ordered: bool = True, **fields: Any
+    ) -> MapIterator:
         """Run *fn* over *inputs* in a session; an iterator over the results."""
 
     @abstractmethod
@@ -192,7 +194,9 @@ class ServerProxy(Server):
         check_function(request.body, "body")
         with collecting() as found:
             blob = payload.dumps(request.body)
-            batches = batches_of(request.inputs, lambda: LARGEST_BATCH) if request.inputs is not None else None
+            batches = (
+                batches_of(request.inputs, lambda: LARGEST_BATCH) if request.inputs is not None else None
+            )
             first = next(batches) if batches is not None else (b"", True)
         data, closed = first
         submit = messages.Submit(
@@ -263,7 +267,8 @@ class ServerProxy(Server):
             self._link.forget(reply)
             record = self.status(number)
             raise WaitTimeout(
-                f"job {number} is {record.state} after {timeout} s" + (f": {record.reason}" if record.reason else "")
+                f"job {number} is {record.state} after {timeout} s"
+                + (f": {record.reason}" if record.reason else "")
             )
         return self._result(reply)
 
@@ -371,7 +376,9 @@ class ServerProxy(Server):
 
     # -- sessions ------------------------------------------------------------------------------
 
-    def map(self, fn: Callable[[Any], Any], inputs: Iterable[Any], ordered: bool = True, **fields: Any) -> MapIterator:
+    def map(
+        self, fn: Callable[[Any], Any], inputs: Iterable[Any], ordered: bool = True, **fields: Any
+    ) -> MapIterator:
         """Run *fn* over *inputs*, which may be lazy and endless; an iterator over the results.
 
         In the order of the inputs, or, with ``ordered=False``, as they come. Raises UnitError at an item that failed.
@@ -418,7 +425,9 @@ class ServerProxy(Server):
     def _answer(self, reply: Reply) -> tuple[messages.Message, Any]:
         if not reply.wait(ANSWER):
             self._link.forget(reply)
-            raise WaitTimeout(f"{self._link.name} did not answer within {ANSWER:.0f} s: is the broker still there?")
+            raise WaitTimeout(
+                f"{self._link.name} did not answer within {ANSWER:.0f} s: is the broker still there?"
+            )
         return reply.value()
 
     def _ask(self, make: Callable[[int], messages.Message]) -> tuple[messages.Message, Any]:
@@ -468,4 +477,3 @@ def _job_class(kind: str) -> type[Job]:
             if isinstance(found, type) and issubclass(found, Job):
                 return found
     return Job
-

@@ -189,4 +189,3 @@ def chunk_size(waiting: int, slots: int, estimate: float | None) -> int:
     least = max(1, int(TAIL_SECONDS / estimate))
     even = -(-waiting // slots)
     return max(1, min(most, even, max(least, -(-even // 2))))
-

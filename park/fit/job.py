@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import park
+from park.core.server import default_service
 from park.errors import InvalidRequest
 from park.fit.assembly import Assembly, as_assembly
 from park.fit.drivers import FitBody, UncertaintyBody
@@ -114,5 +114,5 @@ def _start(assembly: Assembly, start: Any) -> Any:
 
 
 def _submit(job: Job, request: Request, service: Any, monitor: Any) -> None:
-    service = park.default_service() if service is None else service
+    service = default_service() if service is None else service
     Job.__init__(job, service, service.submit(request, monitor=monitor))

@@ -120,7 +120,11 @@ class Objective(ABC):
 
     def inside(self, x: Array) -> bool:
         """True if *x* is within the limits."""
-        return bool(np.all((self.low <= x) & (x <= self.high)))
+        # Plain floats: for a handful of parameters several times as fast as arrays.
+        for value, low, high in zip(x.tolist(), self.low.tolist(), self.high.tolist(), strict=True):
+            if not low <= value <= high:
+                return False
+        return True
 
 
 class PartsObjective(Objective):

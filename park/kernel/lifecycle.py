@@ -26,6 +26,8 @@ GRACE = 2.0
 
 
 class ProcessState(enum.StrEnum):
+    """Where a slot process stands."""
+
     IDLE = "idle"
     BUSY = "busy"
     ENDING = "ending"
@@ -69,12 +71,16 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class ToBroker:
+    """Send a message to the broker."""
+
     message: Message
     payload: Buffer = b""
 
 
 @dataclass(frozen=True, slots=True)
 class ToSlot:
+    """Send a message to a slot process."""
+
     process: int
     message: Message
     payload: Buffer = b""
@@ -104,6 +110,8 @@ class Let:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
+    """End the process, and what it started, now."""
+
     process: int
 
 
@@ -321,7 +329,9 @@ class Lifecycle:
         """Assert every invariant; the tests call it after each step."""
         for number, process in self.processes.items():
             assert number == process.number
-            assert (process.state is ProcessState.BUSY) == bool(process.stack) or process.state is ProcessState.ENDING
+            assert (process.state is ProcessState.BUSY) == bool(
+                process.stack
+            ) or process.state is ProcessState.ENDING
             for outer in process.stack[:-1]:
                 assert outer.waits, "only the innermost attempt may run"
             for held in process.stack:

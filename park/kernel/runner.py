@@ -49,7 +49,11 @@ class SlotProcess:
     @property
     def stderr(self) -> int | None:
         """Descriptor of its standard error."""
-        return self._popen.stderr.fileno() if self._popen is not None and self._popen.stderr is not None else None
+        return (
+            self._popen.stderr.fileno()
+            if self._popen is not None and self._popen.stderr is not None
+            else None
+        )
 
     def start(self) -> None:
         """Start the process. From a thread that lives as long as this process: it dies with that thread."""

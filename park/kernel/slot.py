@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import faulthandler
 import importlib
+import math
 import os
 import signal
 import socket
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from park import payload
-from park.errors import REFUSALS, Abort, InvalidRequest, NotPicklable, ParkError, UnitError
+from park.errors import REFUSALS, Abort, InvalidRequest, ParkError, UnitError
 from park.kernel import env
 from park.util.channel import Channel
 from park.wire import codec, messages
@@ -37,8 +38,8 @@ RATE = 0.1
 COALESCED = ("progress", "improvement")
 #: Functions that are kept unpickled.
 FUNCTIONS = 128
-#: Results of these types cannot change after they were returned: they are encoded together.
-_FIXED = frozenset({float, int, bool, str, bytes, type(None)})
+#: Types whose values cannot change after they were returned, so that they are encoded together.
+_FIXED: dict[type, bool] = dict.fromkeys((float, int, bool, str, bytes, type(None)), True)
 
 
 class _Gone(BaseException):
@@ -168,7 +169,7 @@ class Slot:
                     run_unit = value if isinstance(value, _Broken) else function
                     result = run_unit() if run.once else run_unit(value)
                     self._open = False
-                    if type(result) not in _FIXED:
+                    if not _fixed(type(result)):
                         fixed, result = False, _Encoded(payload.encode_input(result, "the result"))
                 except Exception as error:
                     self._open = False
@@ -323,7 +324,13 @@ class Slot:
             self._flush(frame)
             self._send(
                 messages.Map(
-                    key, frame.run.job, function, count, seed=seed, attempt=frame.run.attempt, epoch=frame.run.epoch
+                    key,
+                    frame.run.job,
+                    function,
+                    count,
+                    seed=seed,
+                    attempt=frame.run.attempt,
+                    epoch=frame.run.epoch,
                 ),
                 data,
             )
@@ -409,6 +416,8 @@ class Slot:
         self, frame: Frame, kind: str, message: Any, done: float | None, total: float | None
     ) -> None:
         data = payload.dumps(message, "the message")
+        if done is None or total is None or not (math.isfinite(done) and math.isfinite(total)):
+            done = total = None
         self._send(messages.Publish(frame.run.job, frame.run.attempt, kind, done, total), data)
 
 
@@ -452,6 +461,14 @@ class _Ended:
 
     def ready(self) -> None:
         """Nothing waits."""
+
+
+def _fixed(kind: type) -> bool:
+    found = _FIXED.get(kind)
+    if found is None:
+        numpy = sys.modules.get("numpy")
+        found = _FIXED[kind] = numpy is not None and issubclass(kind, numpy.number)
+    return found
 
 
 def _decode(entry: Buffer) -> Any:

@@ -128,7 +128,9 @@ class Reactor:
     def call(self, function: Callable[[], T]) -> T:
         """Run *function* among the parts, then a cycle, in the calling thread."""
         if os.getpid() != self._pid:
-            raise ServiceClosed("this process is a fork of the one that opened the service: open it anew here")
+            raise ServiceClosed(
+                "this process is a fork of the one that opened the service: open it anew here"
+            )
         with self._lock:
             if self._stopping:
                 raise ServiceClosed("the service has been closed") from self._error

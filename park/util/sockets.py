@@ -28,7 +28,7 @@ MAX_IPC_PATH = 103
 
 
 def _open(kind: int, hwm: int = HIGH_WATER) -> zmq.Socket[bytes]:
-    socket = zmq.Context.instance().socket(kind)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
     socket.linger = 0
     socket.setsockopt(zmq.SNDHWM, hwm)
     socket.setsockopt(zmq.RCVHWM, hwm)
@@ -65,7 +65,9 @@ class _Socket:
         check_address(address)
         if address.startswith("ipc://"):
             path = address.removeprefix("ipc://")
-            with contextlib.suppress(FileNotFoundError):  # the lock on the home is held: it is a dead broker's
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # the lock on the home is held: it is a dead broker's
                 os.unlink(path)
         try:
             self._socket.bind(address)
@@ -74,7 +76,7 @@ class _Socket:
         return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
     def _waiting(self) -> bool:
-        return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)  # type: ignore[operator]
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def close(self) -> None:
         self._socket.close()

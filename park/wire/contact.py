@@ -15,6 +15,8 @@ RETRY = 1.0
 
 
 class Contact(enum.StrEnum):
+    """Whether the broker has welcomed us."""
+
     CALLING = "calling"
     LIVE = "live"
 
@@ -70,5 +72,3 @@ class Presence:
         if self.state is Contact.CALLING:
             return self._called + RETRY
         return min(self._said + self.heartbeat, self._heard + self.lease)
-
-

@@ -107,6 +107,7 @@ class Blob(Message):
 
     carries = True
     hash: bytes
+    reply: int = 0
 
 
 @dataclass(frozen=True, slots=True)

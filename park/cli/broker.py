@@ -1,0 +1,87 @@
+"""``park-broker``: the one process that knows all jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from park.cli.common import in_words
+
+
+@click.command()
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path),
+    help="Folder that keeps the jobs (default: $PARK_HOME, else the user's state folder).",
+)
+@click.option(
+    "--bind",
+    metavar="tcp://127.0.0.1:PORT",
+    help="Listen on TCP instead of ipc: clients here, kernels at PORT + 1, the table at PORT + 2.",
+)
+@click.option(
+    "--connection-file",
+    type=click.Path(path_type=Path),
+    help="Where to write how to connect (default: connection.json in the home).",
+)
+@click.option(
+    "--heartbeat",
+    type=click.FloatRange(0.05, 3600),
+    default=2.0,
+    show_default=True,
+    help="Seconds between signs of life.",
+)
+@click.option(
+    "--lease",
+    type=click.FloatRange(0.2, 86400),
+    default=20.0,
+    show_default=True,
+    help="Seconds of silence after which a kernel or a client is lost.",
+)
+@click.version_option(package_name="park-fit")
+def main(
+    home: Path | None, bind: str | None, connection_file: Path | None, heartbeat: float, lease: float
+) -> None:
+    """Serve jobs until it is stopped (Ctrl-C or SIGTERM); stored jobs stay in the home."""
+    from park.core.manager import JobManager
+    from park.core.store import JobStore
+    from park.service import ServiceManager, default_home
+
+    with in_words():
+        home = (home or default_home()).expanduser().absolute()
+        store = JobStore(home)
+        try:
+            manager = ServiceManager(JobManager(store, heartbeat, lease)).listen(bind, home)
+            file = (connection_file or home / "connection.json").absolute()
+            manager.write_connection(file)
+        except BaseException:
+            store.close()
+            raise
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: manager.reactor.stop())
+        print(
+            f"park-broker: serving at {manager.endpoints['clients']}, connection file {file}",
+            file=sys.stderr,
+            flush=True,
+        )
+        try:
+            manager.reactor.run()
+        finally:
+            manager.close()
+            if _is_mine(file):
+                file.unlink(missing_ok=True)
+
+
+def _is_mine(file: Path) -> bool:
+    try:
+        return f'"pid": {os.getpid()},' in file.read_text()
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,602 @@
+"""Jobs, maps and drivers through the real local service: bodies, errors, ends, nesting, randomness."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import park
+from park.core.server import ServerProxy
+
+
+def square(x: float) -> float:
+    return x * x
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for a condition; fail if it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[ServerProxy]:
+    with park.local_service as service:
+        yield service
+
+
+class Counted:
+    """A body that writes down what is called."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def note(self, word: str) -> None:
+        with self.file.open("a") as out:
+            out.write(word + "\n")
+
+    def prepare(self, env: park.environment) -> None:  # type: ignore[valid-type]
+        self.offset = 100
+        self.note(f"prepare {env.job_id}")
+
+    def run(self, x: int) -> int:
+        return self.offset + x
+
+    def cleanup(self, env: park.environment) -> None:  # type: ignore[valid-type]
+        self.note("cleanup")
+
+
+# -- bodies and inputs ---------------------------------------------------------------------------
+
+
+def test_a_callable_runs_once(service: ServerProxy) -> None:
+    assert service.wait(service.start(lambda: 6 * 7)) == 42
+
+
+def test_results_come_in_input_order(service: ServerProxy) -> None:
+    def slow_first(x: int) -> int:
+        time.sleep(0.05 if x == 0 else 0)
+        return -x
+
+    assert service.wait(service.start(slow_first, range(20))) == [-x for x in range(20)]
+
+
+def test_no_inputs_give_no_results(service: ServerProxy) -> None:
+    job = service.job(service.start(square, []))
+    assert job.wait() == []
+    assert job.state == "complete"
+    assert list(service.map(square, [])) == []
+    assert service.mapper(square)([]) == []
+    assert list(service.executor().map(square, [])) == []
+
+
+def test_a_body_is_prepared_once_a_process_and_cleaned_up(service: ServerProxy, tmp_path: Path) -> None:
+    file = tmp_path / "calls"
+    assert service.wait(service.start(Counted(file), range(50))) == [100 + x for x in range(50)]
+    until(lambda: file.read_text().split().count("cleanup") == file.read_text().split().count("prepare"))
+    assert 1 <= file.read_text().split().count("prepare") <= 2
+
+
+def test_rows_of_an_array_are_inputs(service: ServerProxy) -> None:
+    points = np.arange(12.0).reshape(4, 3)
+    assert service.wait(service.start(np.sum, points)) == [3.0, 12.0, 21.0, 30.0]
+    assert list(service.map(float, np.arange(5.0))) == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_large_inputs_and_results_pass(service: ServerProxy) -> None:
+    big = np.arange(3_000_000.0)
+    result = service.wait(service.start(lambda a: a * 2, [big]))[0]
+    assert np.array_equal(result, big * 2)
+
+
+def test_a_lazy_iterable_is_read_to_its_end(service: ServerProxy) -> None:
+    job = service.start(square, (x for x in range(20_000)))
+    assert service.wait(job) == [x * x for x in range(20_000)]
+
+
+def test_a_request_carries_its_fields(service: ServerProxy) -> None:
+    request = park.Request(square, [1, 2], name="fields", tags=("a", "b=c"), priority="high")
+    job = service.job(service.submit(request))
+    job.wait()
+    assert (job.record.name, job.tags, job.priority) == ("fields", ("a", "b=c"), 4)
+    assert [j.id for j in service.jobs("b=c")] == [job.id]
+    assert service.jobs(park.JobState.FAILED, owner="nobody") == []
+
+
+def test_fetch_gives_a_request_that_runs_again(service: ServerProxy) -> None:
+    first = service.start(lambda x: (x, random.random(), np.random.rand()), range(10))
+    results = service.wait(first)
+    copy = service.fetch(first)
+    assert copy.result == results
+    assert service.wait(service.submit(copy.request)) == results
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+
+def test_an_exception_fails_one_unit_only(service: ServerProxy) -> None:
+    job = service.job(service.start(lambda x: 1 / x, [1, 0, 2]))
+    with pytest.raises(park.JobFailed, match="unit 1: ZeroDivisionError: division by zero") as raised:
+        job.wait()
+    assert "in <lambda>" in raised.value.traceback
+    assert raised.value.results is not None
+    assert [raised.value.results[0], raised.value.results[2]] == [1.0, 0.5]
+    assert isinstance(raised.value.results[1], park.UnitError)
+    assert job.state == "failed"
+    assert job.error is raised.value
+    with pytest.raises(park.JobFailed):
+        _ = job.result
+
+
+def test_on_error_stop_runs_no_more(service: ServerProxy) -> None:
+    def fail(x: int) -> None:
+        time.sleep(0.02)
+        raise ValueError(f"bad {x}")
+
+    with pytest.raises(park.JobFailed) as raised:
+        service.wait(service.start(fail, range(200), on_error="stop"))
+    assert raised.value.results is not None
+    assert raised.value.results.count(park.NotRun) > 150
+
+
+def test_a_body_that_cannot_be_unpickled_there_fails_in_words(service: ServerProxy) -> None:
+    class Bomb:
+        def __reduce__(self) -> object:
+            return (int, ("no number",))
+
+        def run(self) -> None: ...
+
+    with pytest.raises(park.JobFailed, match="invalid literal for int"):
+        service.wait(service.start(Bomb()))
+
+
+def test_what_cannot_be_pickled_is_named(service: ServerProxy) -> None:
+    lock = threading.Lock()
+    with pytest.raises(park.NotPicklable, match="lock"):
+        service.start(lambda: lock)
+    with pytest.raises(park.JobFailed, match="cannot be pickled"):
+        service.wait(service.start(lambda x: threading.Lock(), [1]))
+
+
+@pytest.mark.parametrize(
+    ("death", "words"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), r"signal 11 \(SIGSEGV\)"),
+        (lambda: os._exit(3), "exited with code 3"),
+    ],
+)
+def test_a_process_that_dies_fails_its_unit_alone(
+    service: ServerProxy, death: Callable[[], None], words: str
+) -> None:
+    def deadly(x: int) -> int:
+        if x == 7:
+            death()
+        return x
+
+    with pytest.raises(park.JobFailed, match=words) as raised:
+        service.wait(service.start(deadly, range(20)))
+    assert raised.value.results is not None
+    assert [r for r in raised.value.results if not isinstance(r, park.UnitError)] == [
+        x for x in range(20) if x != 7
+    ]
+    assert service.wait(service.start(square, [3])) == [9]
+
+
+def test_the_last_words_of_a_dead_process_are_reported(service: ServerProxy) -> None:
+    def dies() -> None:
+        import sys
+
+        print("the disk is on fire", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    with pytest.raises(park.JobFailed, match="the disk is on fire"):
+        service.wait(service.start(dies, idempotent=False))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda s: s.start(3), "neither callable nor an object with a run method"),
+        (lambda s: s.start(Counted), "give an instance"),
+        (lambda s: s.start(square, [1], priority="huge"), "priority 'huge'"),
+        (lambda s: s.start(square, [1], priority=7), "priority 7"),
+        (lambda s: s.start(square, [1], tags=[3]), "tag 3"),
+        (lambda s: s.start(square, [1], when=float("nan")), "when=nan"),
+        (lambda s: s.start(square, [1], seed="x"), "seed='x'"),
+        (lambda s: s.start(square, [1], cpus=0), "cpus=0"),
+        (lambda s: s.start(square, [1], on_error="ignore"), "on_error='ignore'"),
+        (lambda s: s.start(square, [1], after="x"), "neither a job nor the number"),
+        (lambda s: s.wait(1, timeout=-1), "timeout=-1"),
+        (lambda s: s.map(3, [1]), "neither callable"),
+        (lambda s: s.submit(square), "no park.Request"),
+    ],
+)
+def test_bad_input_is_refused_in_words(
+    service: ServerProxy, call: Callable[[ServerProxy], object], words: str
+) -> None:
+    with pytest.raises(park.InvalidRequest, match=words):
+        call(service)
+
+
+def test_unknown_jobs(service: ServerProxy) -> None:
+    for call in (service.status, service.wait, service.stop, service.abort, service.fetch, service.job):
+        with pytest.raises(KeyError, match="job 999999 is unknown"):
+            call(999999)
+    with pytest.raises(park.UnknownJob, match="999999"):
+        service.start(square, [1], after=999999)
+    ended = service.start(square, [1])
+    service.wait(ended)
+    with pytest.raises(KeyError, match="has ended"):
+        service.abort(ended)
+
+
+# -- waiting -------------------------------------------------------------------------------------
+
+
+def test_wait_gives_up_after_its_timeout_and_says_why(service: ServerProxy) -> None:
+    job = service.start(time.sleep, [5, 5])
+    with pytest.raises(TimeoutError, match=f"job {job} is running after 0.1 s"):
+        service.wait(job, timeout=0.1)
+    service.abort(job)
+
+
+def test_wait_without_a_job_waits_for_the_last(service: ServerProxy) -> None:
+    service.start(square, [5])
+    assert service.wait() == [25]
+
+
+def test_as_completed_gives_the_first_first(service: ServerProxy) -> None:
+    slow = service.job(service.start(lambda: time.sleep(0.3)))
+    fast = service.job(service.start(lambda: None))
+    assert [j.id for j in park.as_completed([slow, fast])] == [fast.id, slow.id]
+    never = service.job(service.start(lambda: None, when=1000))
+    with pytest.raises(park.WaitTimeout):
+        list(park.as_completed([never], timeout=0.05))
+    never.abort()
+
+
+def test_await(service: ServerProxy) -> None:
+    import asyncio
+
+    async def main() -> int:
+        return await service.job(service.start(lambda: 5))
+
+    assert asyncio.run(main()) == 5
+
+
+# -- after, when, references ---------------------------------------------------------------------
+
+
+def test_a_reference_becomes_the_value(service: ServerProxy) -> None:
+    first = service.job(service.start(lambda: (time.sleep(0.2), [1, 2, 3])[1]))
+    reference = first.result
+    with pytest.raises(park.NotComplete, match=f"job {first.id} is not complete"):
+        _ = reference[0]
+    second = service.job(service.start(lambda: sum(reference)))
+    assert second.record.after == (first.id,)
+    assert second.state == "waiting"
+    assert f"waits for job {first.id}" in second.reason
+    assert second.wait() == 6
+    assert first.result == [1, 2, 3]
+
+
+def test_a_failed_dependency_fails_its_dependents(service: ServerProxy) -> None:
+    first = service.start(lambda: 1 / 0, when=0.1)
+    second = service.start(lambda: 1, after=first)
+    third = service.start(lambda: 1, after=[second])
+    with pytest.raises(
+        park.JobFailed, match=f"job {first}, which it comes after, has failed: ZeroDivisionError"
+    ):
+        service.wait(second)
+    with pytest.raises(park.JobFailed, match=f"job {second}"):
+        service.wait(third)
+
+
+def test_when_holds_a_job(service: ServerProxy) -> None:
+    began = time.time()
+    job = service.job(service.start(time.time, when=0.3))
+    assert job.state == "waiting"
+    assert job.wait() >= began + 0.3
+
+
+# -- stop and abort ------------------------------------------------------------------------------
+
+
+def test_abort_ends_a_running_unit_at_once(service: ServerProxy) -> None:
+    job = service.job(service.start(time.sleep, [60, 60, 60]))
+    until(lambda: job.state == "running")
+    began = time.monotonic()
+    job.abort()
+    with pytest.raises(park.JobAborted) as raised:
+        job.wait()
+    assert time.monotonic() - began < 5
+    assert raised.value.partial == [park.NotRun] * 3
+    assert service.wait(service.start(square, [2])) == [4]
+
+
+def test_abort_kills_what_does_not_obey(service: ServerProxy, tmp_path: Path) -> None:
+    def stubborn() -> None:
+        while True:
+            try:
+                time.sleep(60)
+            except BaseException:
+                (tmp_path / "swallowed").touch()
+
+    job = service.job(service.start(stubborn))
+    until(lambda: job.state == "running")
+    time.sleep(0.3)
+    job.abort()
+    with pytest.raises(park.JobAborted):
+        job.wait(timeout=20)
+    assert (tmp_path / "swallowed").exists()
+
+
+def test_abort_cleans_up(service: ServerProxy, tmp_path: Path) -> None:
+    class Body:
+        def run(self) -> None:
+            (tmp_path / "runs").touch()
+            time.sleep(60)
+
+        def cleanup(self, env: object) -> None:
+            (tmp_path / "clean").touch()
+
+    job = service.job(service.start(Body()))
+    until((tmp_path / "runs").exists)
+    job.abort()
+    with pytest.raises(park.JobAborted):
+        job.wait()
+    assert (tmp_path / "clean").exists()
+
+
+def test_a_stopped_map_job_keeps_what_ran(service: ServerProxy) -> None:
+    def step(x: int) -> int:
+        time.sleep(0.01)
+        return x
+
+    job = service.job(service.start(step, range(100_000)))
+    until(lambda: job.progress.done > 5)
+    job.stop()
+    results = job.wait()
+    assert job.state == "complete"
+    assert job.record.stopped
+    assert len(results) == 100_000
+    ran = [r for r in results if r is not park.NotRun]
+    assert 5 < len(ran) < 50_000
+
+
+def test_a_stopped_driver_returns_its_best(service: ServerProxy) -> None:
+    def search() -> int:
+        env = park.environment()
+        best = 0
+        while not env.should_stop:
+            best += sum(env.map(square, [1, 2]))
+        return best
+
+    job = service.job(service.start(search))
+    until(lambda: job.state == "running")
+    job.stop()
+    assert job.wait() % 5 == 0
+    assert job.record.stopped
+
+
+def test_what_never_started_ends_aborted(service: ServerProxy) -> None:
+    for end in (service.stop, service.abort):
+        job = service.job(service.start(square, [1], when=1000))
+        end(job)
+        with pytest.raises(park.JobAborted):
+            job.wait()
+
+
+# -- drivers -------------------------------------------------------------------------------------
+
+
+def leaf(x: int) -> int:
+    return x + 1
+
+
+def branch(x: int) -> int:
+    return sum(park.environment().map(leaf, range(x)))
+
+
+def tree(x: int) -> int:
+    return sum(park.environment().map(branch, range(x)))
+
+
+def test_maps_nest_at_any_depth(service: ServerProxy) -> None:
+    expected = [sum(sum(range(1, i + 1)) for i in range(n)) for n in range(6)]
+    assert service.wait(service.start(tree, range(6))) == expected
+
+
+def test_more_drivers_than_may_stay(service: ServerProxy) -> None:
+    def driver(x: int) -> float:
+        run = park.environment().mapper(square)
+        return sum(sum(run([x, i])) for i in range(3))
+
+    jobs = [service.start(lambda n=n: driver(n)) for n in range(25)]
+    assert [service.wait(j) for j in jobs] == [3 * n * n + 5 for n in range(25)]
+
+
+def test_a_failing_item_raises_in_the_driver(service: ServerProxy) -> None:
+    def driver() -> object:
+        results = park.environment().map(lambda x: 1 / x, [1, 2, 0])
+        first, second = next(results), next(results)
+        try:
+            next(results)
+        except park.UnitError as error:
+            return first, second, error.unit, error.cause
+
+    assert service.wait(service.start(driver)) == (1.0, 0.5, 2, "ZeroDivisionError: division by zero")
+
+
+def test_a_driver_and_its_units_may_die(service: ServerProxy, tmp_path: Path) -> None:
+    def unit(x: int) -> int:
+        if x == 3 and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os._exit(9)
+        return x
+
+    def driver() -> int:
+        return sum(park.environment().map(unit, range(10)))
+
+    assert service.wait(service.start(driver)) == 45
+
+
+def test_abort_of_a_driver_ends_its_maps(service: ServerProxy) -> None:
+    def driver() -> None:
+        list(park.environment().map(time.sleep, [60] * 4))
+
+    job = service.job(service.start(driver))
+    until(lambda: job.record.running >= 1)
+    time.sleep(0.2)
+    job.abort()
+    with pytest.raises(park.JobAborted):
+        job.wait(timeout=20)
+    assert service.wait(service.start(square, [2])) == [4]
+
+
+def test_messages_reach_a_monitor_and_the_progress(service: ServerProxy) -> None:
+    class Monitor:
+        def __init__(self) -> None:
+            self.seen: list[object] = []
+
+        def on_progress(self, message: park.Progress) -> None:
+            self.seen.append(message)
+
+        def on_improvement(self, message: park.Improvement) -> None:
+            self.seen.append(message)
+
+        def on_note(self, message: dict[str, object]) -> None:
+            self.seen.append(message)
+
+    def body() -> None:
+        env = park.environment()
+        env.publish({"kind": "note", "text": "begin"})
+        for i in range(1, 11):
+            env.publish(park.Progress(i, 10))
+        env.publish(park.Improvement(0.5, {"a": 1.0}))
+        with pytest.raises(park.InvalidRequest):
+            env.publish("nonsense")  # type: ignore[arg-type]
+
+    monitor = Monitor()
+    job = service.job(service.start(body, monitor=monitor, when=0.1))
+    job.wait()
+    until(lambda: len(monitor.seen) >= 4)
+    assert monitor.seen[0] == {"kind": "note", "text": "begin"}
+    assert park.Progress(10, 10) in monitor.seen
+    assert park.Improvement(0.5, {"a": 1.0}) in monitor.seen
+    assert job.progress.fraction == 1.0
+
+
+def test_the_environment_is_only_inside() -> None:
+    with pytest.raises(park.ParkError, match="works inside a body"):
+        park.environment()
+
+
+# -- sessions ------------------------------------------------------------------------------------
+
+
+def test_map_is_lazy_with_back_pressure(service: ServerProxy) -> None:
+    read = []
+
+    def endless() -> Iterator[int]:
+        x = 0
+        while True:
+            read.append(x)
+            yield x
+            x += 1
+
+    results = service.map(square, endless())
+    assert [next(results) for _ in range(500)] == [x * x for x in range(500)]
+    assert len(read) < 20_000
+    results.close()
+
+
+def test_map_raises_at_the_item(service: ServerProxy) -> None:
+    results = service.map(lambda x: 10 // x, [5, 0, 2])
+    assert next(results) == 2
+    with pytest.raises(park.UnitError, match="unit 1: ZeroDivisionError"):
+        next(results)
+
+
+def test_map_as_they_come(service: ServerProxy) -> None:
+    assert sorted(service.map(square, range(1000), ordered=False)) == sorted(x * x for x in range(1000))
+
+
+def test_a_mapper_maps_often(service: ServerProxy) -> None:
+    run = service.mapper(square)
+    for n in range(1, 30):
+        assert run(range(n)) == [x * x for x in range(n)]
+    assert run(np.array([[1.0], [2.0]]))[1] == np.array([4.0])
+
+
+def test_the_executor_is_an_executor(service: ServerProxy) -> None:
+    def fail(x: int) -> int:
+        raise LookupError(f"no {x}")
+
+    with service.executor() as pool:
+        assert isinstance(pool, concurrent.futures.Executor)
+        assert pool.submit(pow, 2, 5).result() == 32
+        assert pool.submit(int, "ff", base=16).result() == 255
+        assert list(pool.map(pow, [2, 3], [3, 2])) == [8, 9]
+        with pytest.raises(LookupError, match="no 3") as raised:
+            pool.submit(fail, 3).result()
+        assert "in fail" in str(raised.value.__cause__)
+        with pytest.raises(LookupError):
+            list(pool.map(fail, [1]))
+        with pytest.raises(TimeoutError):
+            list(pool.map(time.sleep, [3], timeout=0.1))
+        futures = [pool.submit(square, x) for x in range(50)]
+        assert sum(f.result() for f in concurrent.futures.as_completed(futures)) == sum(
+            x * x for x in range(50)
+        )
+    with pytest.raises(RuntimeError, match="shutdown"):
+        pool.submit(square, 1)
+
+
+def test_a_cancelled_future_does_not_run(service: ServerProxy) -> None:
+    pool = service.executor()
+    futures = [pool.submit(time.sleep, 30) for _ in range(4)]
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert all(f.cancelled() for f in futures)
+    assert service.wait(service.start(square, [2])) == [4]
+
+
+# -- randomness ----------------------------------------------------------------------------------
+
+
+def draws(x: int) -> tuple[float, float, int]:
+    return random.random(), float(np.random.rand()), park.environment().seed
+
+
+def test_equal_seeds_give_equal_numbers_in_any_chunks(service: ServerProxy) -> None:
+    def driver() -> list[object]:
+        mine = [random.random()]
+        return [mine, list(park.environment().map(draws, range(40))), random.random()]
+
+    first, second = (service.wait(service.start(draws, range(300), seed=7)) for _ in range(2))
+    assert first == second
+    assert len({d[0] for d in first}) == 300
+    assert service.wait(service.start(driver, seed=1)) == service.wait(service.start(driver, seed=1))
+    assert service.wait(service.start(driver, seed=1)) != service.wait(service.start(driver, seed=2))
+
+
+def test_a_function_that_imports_numpy_itself_is_seeded(service: ServerProxy) -> None:
+    def inner(x: int) -> float:
+        import numpy
+
+        return float(numpy.random.rand())
+
+    assert service.wait(service.start(inner, range(4), seed=3)) == service.wait(
+        service.start(inner, range(4), seed=3)
+    )
