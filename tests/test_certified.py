@@ -7,6 +7,7 @@ runs as a process of its own, once for each service, and prints what it found; t
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +22,10 @@ import pytest
 pytest.importorskip("bumps")
 
 HERE = Path(__file__).parent
+#: This checkout's park, whether or not it is installed.
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+}
 
 SCRIPT = """
 import json, sys
@@ -69,7 +74,7 @@ def run(tmp_path: Path, address: str) -> dict[str, Any]:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT, encoding="utf-8")
     command = [sys.executable, str(script), address, str(HERE)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     return {
@@ -86,7 +91,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
         def start(name: str, *command: str) -> subprocess.Popen[bytes]:
             with (home / f"{name}.log").open("wb") as log:
-                process = subprocess.Popen([sys.executable, "-m", *command], stdout=log, stderr=log)
+                process = subprocess.Popen(
+                    [sys.executable, "-m", *command], stdout=log, stderr=log, env=ENVIRONMENT
+                )
             processes.callback(end, process)
             return process
 
