@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,7 @@ pytest.importorskip("bumps")
 
 HERE = Path(__file__).parent
 #: This checkout's park, whether or not it is installed.
-ENVIRONMENT = os.environ | {
-    "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-}
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(HERE.parent)}
 
 SCRIPT = """
 import json, sys
@@ -82,10 +80,10 @@ def run(tmp_path: Path, address: str) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@contextmanager
+def broker(home: Path) -> Iterator[Path]:
     """The connection file of a `park-broker` with two `park-kernel` processes of one slot each, over ipc."""
-    home = tmp_path_factory.mktemp("broker")
+    home.mkdir()
     connection = home / "connection.json"
     with ExitStack() as processes:
 
@@ -126,8 +124,10 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def remote(tmp_path_factory: pytest.TempPathFactory, broker: Path) -> dict[str, Any]:
-    return run(tmp_path_factory.mktemp("remote"), str(broker))
+def remote(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("remote")
+    with broker(folder / "home") as connection:
+        return run(folder, str(connection))
 
 
 @pytest.fixture(params=["local", "remote"])
