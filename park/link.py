@@ -323,12 +323,8 @@ class Link:
 
     def end_map(self, call: MapCall, cancel: bool) -> None:
         """The map has ended, or is to end."""
-
-        def end() -> None:
-            if self._maps.pop(call.key, None) is not None and cancel:
-                self._send(messages.Cancel(call.key))
-
-        self._reactor.call(end)
+        if self._maps.pop(call.key, None) is not None and cancel:
+            self.tell(messages.Cancel(call.key))
 
     def watch(self, job: int, monitor: Callable[[str, Buffer], None]) -> None:
         """Call *monitor* with the kind and the payload of each message of the job's stream, in a thread of its own."""

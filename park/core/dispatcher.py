@@ -89,12 +89,13 @@ class Dispatcher:
         for wall in [w for w in self._held if w <= tick.wall]:
             for number in self._held.pop(wall):
                 self._release_waiting(self.list.jobs[number])
-        for member in self.roster.silent(self._now):
+        silent, due = self.roster.look(self._now)
+        for member in silent:
             if isinstance(member, Kernel):
                 self._lose_kernel(member)
             else:
                 self._lose_client(member, "its client was lost")
-        for member in self.roster.due(self._now):
+        for member in due:
             self._send(member.peer, messages.Heartbeat(self.epoch))
 
     def _receive(self, event: Event) -> None:
@@ -139,7 +140,7 @@ class Dispatcher:
             client.peer = event.peer
             fresh = False
         client.heard = self._now
-        self.roster.clients[event.peer] = client
+        self.roster.join_client(client)
         self._welcome(event.peer, fresh, m.id)
 
     def _kernel_hello(self, event: Event, m: messages.KernelHello) -> None:
@@ -183,7 +184,7 @@ class Dispatcher:
             job.waiters = [w for w in job.waiters if w.peer != client.peer]
         for number in list(client.sessions):
             job = self.list.jobs[number]
-            if not job.record.state.ended:
+            if not job.ended:
                 self._begin_end(job, "abort", why)
 
     def _lose_kernel(self, kernel: Kernel) -> None:
@@ -210,8 +211,8 @@ class Dispatcher:
 
     def _active(self, number: int) -> Job:
         job = self._job(number)
-        if job.record.state.ended:
-            raise UnknownJob(f"job {number} has ended: it is {job.record.state}")
+        if job.ended:
+            raise UnknownJob(f"job {number} has ended: it is {job.state}")
         return job
 
     def _blob(self, event: Event, m: messages.Blob) -> None:
@@ -279,9 +280,7 @@ class Dispatcher:
 
     def _root_map(self, job: Job) -> Map:
         m = job.submit
-        root = Map(
-            m.key, job.number, job.record.owner, m.body, m.seed, 0, root=True, once=m.once, closed=m.closed
-        )
+        root = Map(m.key, job.number, job.owner, m.body, m.seed, 0, root=True, once=m.once, closed=m.closed)
         job.root = self.maps[root.key] = job.maps[root.key] = root
         return root
 
@@ -313,7 +312,8 @@ class Dispatcher:
                 map_.drop_pending()
         map_.closed = m.closed
         if map_.root:
-            self.list.count(job, total=map_.total)
+            job.total = map_.total
+            self.list.counted(job)
         if m.id:
             self._answer(event.peer, messages.Done(m.id))
         self._refresh(job)
@@ -334,15 +334,15 @@ class Dispatcher:
                 raise ProtocolError(f"job {m.job} is no session of this client")
         if m.function not in self.blobs or len(m.map) != 16:
             raise ProtocolError("the code of the function did not arrive before the map")
-        if attempt is None and (job.record.state.ended or job.ending):
-            text = f"session {job.number} has ended" + (f": {job.record.reason}" if job.record.reason else "")
+        if attempt is None and (job.ended or job.ending):
+            text = f"session {job.number} has ended" + (f": {job.facts.reason}" if job.facts.reason else "")
             self._send(event.peer, messages.MapFailed(m.map, "JobAborted", text))
             return
         self._next_map += 1
         map_ = Map(
             m.map,
             job.number,
-            job.record.owner,
+            job.owner,
             m.function,
             m.seed,
             self._next_map,
@@ -387,7 +387,7 @@ class Dispatcher:
     def _fetch(self, event: Event, m: messages.Fetch) -> None:
         job = self._job(m.job)
         waiter = Waiter(event.peer, m.id, m.attempt, m.request)
-        if m.wait and not job.record.state.ended:
+        if m.wait and not job.ended:
             job.waiters.append(waiter)
         else:
             self._answer_fetch(job, waiter)
@@ -416,7 +416,7 @@ class Dispatcher:
         if m.job:
             jobs = [self._job(m.job)]
         else:
-            jobs = [j for j in self.list.jobs.values() if m.owner in ("*", j.record.owner)]
+            jobs = [j for j in self.list.jobs.values() if m.owner in ("*", j.owner)]
         records = [replace(j.record, reason=self.explain(j.number)).as_map() for j in jobs]
         self._answer(event.peer, messages.Records(m.id), codec.pack(records))
 
@@ -444,8 +444,9 @@ class Dispatcher:
         if map_.root and m.failed and not job.error:
             job.error = m.cause if map_.once else f"unit {m.unit}: {m.cause}"
         if map_.root or job.session:
-            failed = job.record.failed + m.failed
-            self.list.count(job, done=job.record.done + m.count, failed=failed)
+            job.done += m.count
+            job.failed += m.failed
+            self.list.counted(job)
         stop = bool(map_.root and m.failed and job.submit.on_error == "stop")
         if stop:
             map_.closed = True
@@ -498,7 +499,9 @@ class Dispatcher:
             self._deliver(job, map_, unit, 1, pack.pack_entries([entry]))
             if map_.root:
                 job.error = job.error or (cause if map_.once else f"unit {unit}: {cause}")
-                self.list.count(job, done=job.record.done + 1, failed=job.record.failed + 1)
+                job.done += 1
+                job.failed += 1
+                self.list.counted(job)
         elif job.submit.idempotent:
             map_.give_back(span, singly=True)
         else:
@@ -513,7 +516,8 @@ class Dispatcher:
             return
         job = self._job(attempt.map.job)
         if m.kind == "progress" and m.done is not None and m.total is not None:
-            self.list.count(job, progress=(m.done, m.total))
+            job.progress = (m.done, m.total)
+            self.list.counted(job)
         self._out.publications.append(Publication(job.number, m.kind, event.payload, m.header))
 
     # -- attempts ------------------------------------------------------------------------------
@@ -528,7 +532,7 @@ class Dispatcher:
         kernel = attempt.kernel
         kernel.running.discard(attempt.number)
         kernel.parked.add(attempt.number)
-        self._count_running(attempt)
+        self._count_running(attempt, -1)
 
     def _resume(self, attempt: Attempt) -> None:
         attempt.parked = attempt.resumable = False
@@ -544,7 +548,7 @@ class Dispatcher:
             last[0][last[1]] = replace(send, message=replace(send.message, resume=True))
         else:
             self._send(attempt.kernel.peer, messages.Resume(attempt.number))
-        self._count_running(attempt)
+        self._count_running(attempt, +1)
 
     def _retire(self, attempt: Attempt, seconds: float | None, units: int) -> None:
         """The attempt is over; its slot is free and its time is charged."""
@@ -561,10 +565,10 @@ class Dispatcher:
         used = held if driver or seconds is None else seconds
         self.clock.charge(job.number, used - attempt.charged)
         if seconds is not None and units and not driver:
-            self.estimates.learn(job.record.owner, attempt.map.function, units, seconds)
+            self.estimates.learn(job.owner, attempt.map.function, units, seconds)
         for key in list(attempt.maps):
             self._drop_map(job, key)
-        self._count_running(attempt)
+        self._count_running(attempt, -1 if not attempt.parked else 0)
 
     def _drop_map(self, job: Job, key: bytes) -> None:
         """A map whose results nobody wants any more."""
@@ -605,15 +609,11 @@ class Dispatcher:
             self._send(attempt.kernel.peer, message)
         attempt.ending = True
 
-    def _count_running(self, attempt: Attempt) -> None:
+    def _count_running(self, attempt: Attempt, step: int) -> None:
         job = self._job(attempt.map.job)
-        running = (
-            sum(not self.attempts[n].parked for n in job.attempts)
-            if len(job.attempts) < 64
-            else len(job.attempts)
-        )
-        self.list.count(job, running=running)
-        self.list.count_kernel(attempt.kernel.record())
+        job.running += step
+        self.list.counted(job)
+        self.list.counted_kernel(attempt.kernel)
 
     # -- the end of maps and jobs --------------------------------------------------------------
 
@@ -636,25 +636,25 @@ class Dispatcher:
 
     def _check_job(self, job: Job) -> None:
         """If nothing of the job is left: it ends."""
-        if job.record.state.ended or job.attempts or job.maps:
+        if job.ended or job.attempts or job.maps:
             return
         if job.session:
             if job.ending:
                 self._end(job, JobState.ABORTED if job.ending == "abort" else JobState.COMPLETE)
             return
-        if job.record.state is JobState.WAITING and not job.ending:
+        if job.state is JobState.WAITING and not job.ending:
             return
         if job.ending == "abort":
             self._end(job, JobState.ABORTED)
         elif job.error:
             self._end(job, JobState.FAILED, self._failure(job))
-        elif job.ending == "stop" and job.record.started is None:
+        elif job.ending == "stop" and job.facts.started is None:
             self._end(job, JobState.ABORTED, "stopped before it started")
         else:
             self._end(job, JobState.COMPLETE)
 
     def _failure(self, job: Job) -> str:
-        failed, total = job.record.failed, job.record.total
+        failed, total = job.failed, job.total
         return f"{job.error} ({failed} of {total} units failed)" if failed > 1 else job.error
 
     def _begin_end(self, job: Job, how: str, reason: str) -> None:
@@ -682,13 +682,13 @@ class Dispatcher:
         self._check_job(job)
 
     def _end(self, job: Job, state: JobState, reason: str | None = None) -> None:
-        fields: dict[str, Any] = {"state": state, "ended": self._wall_now, "running": 0}
+        fields: dict[str, Any] = {"state": state, "ended": self._wall_now}
         if reason is not None:
             fields["reason"] = reason
         elif state is JobState.COMPLETE and not job.ending:
             fields["reason"] = ""
         if job.root is not None and not job.root.once:
-            fields["total"] = job.root.total
+            job.total = job.root.total
         fields["stopped"] = job.ending == "stop" and state is JobState.COMPLETE and not job.session
         self.list.change(job, self._out, **fields)
         self.clock.remove(job.number)
@@ -706,14 +706,14 @@ class Dispatcher:
                 client.sessions.discard(job.number)
         for number in sorted(self.list.dependents.pop(job.number, ())):
             other = self.list.jobs[number]
-            if not other.record.state.ended:
+            if not other.ended:
                 self._release_waiting(other)
 
     # -- waiting and ready ---------------------------------------------------------------------
 
     def _release_waiting(self, job: Job) -> None:
         """Look at `after` and `when` again: fail it, queue it, or leave it waiting and say why."""
-        record = job.record
+        record = job.facts
         if record.state is not JobState.WAITING or job.ending:
             return
         others = [self._job(n).record for n in record.after]
@@ -738,11 +738,11 @@ class Dispatcher:
 
     def _refresh(self, job: Job) -> None:
         """Tell the service clock whether the job has something to deal."""
-        if job.record.state.ended:
+        if job.ended:
             return
         for map_ in job.maps.values():
             job.list_ready(map_)
-        if job.record.state is not JobState.WAITING and job.has_work:
+        if job.state is not JobState.WAITING and job.has_work:
             self.clock.wake(job.number)
         else:
             self.clock.sleep(job.number)
@@ -769,7 +769,7 @@ class Dispatcher:
         for attempt in job.resumable:
             if attempt.kernel is kernel:
                 return attempt
-        if job.record.python and job.record.python != kernel.python:
+        if job.facts.python and job.facts.python != kernel.python:
             return None
         map_ = job.next_ready()
         if map_ is None or not kernel.full_of_drivers:
@@ -814,9 +814,9 @@ class Dispatcher:
         payload = b"" if map_.once else map_.ref(span)
         # units of the store may have come this very turn: they run when they are on disk
         (self._answer if map_.root else self._send)(kernel.peer, run, payload)
-        if job.record.state is JobState.QUEUED:
+        if job.state is JobState.QUEUED:
             self.list.change(job, self._out, state=JobState.RUNNING, started=self._wall_now)
-        self._count_running(attempt)
+        self._count_running(attempt, +1)
 
     # -- words for people ----------------------------------------------------------------------
 
@@ -828,8 +828,8 @@ class Dispatcher:
             return record.reason
         if record.state is JobState.WAITING:
             for other in record.after:
-                if not self._job(other).record.state.ended:
-                    return f"waits for job {other}, which is {self._job(other).record.state}"
+                if not self._job(other).ended:
+                    return f"waits for job {other}, which is {self._job(other).state}"
             return "waits for its time"
         if job.root is not None and not job.root.closed and not job.root.waiting and not job.attempts:
             return "waits for more inputs from its client"
@@ -874,22 +874,21 @@ class Dispatcher:
         _remove_answered(root, results)
         waiting = any(not self._known_ended(n) for n in record.after) or record.state is JobState.WAITING
         state = JobState.WAITING if waiting else JobState.QUEUED
-        job.record = replace(
-            record, state=state, running=0, done=sum(c for _, c in results), failed=failed, epoch=self.epoch
-        )
+        job.facts = replace(record, state=state, epoch=self.epoch)
+        job.done, job.failed, job.progress = sum(c for _, c in results), failed, None
 
     def _known_ended(self, number: int) -> bool:
         job = self.list.jobs.get(number)
-        return job is not None and job.record.state.ended
+        return job is not None and job.ended
 
     def settle(self, now: float, wall: float) -> Outcome:
         """After all `restore` calls: release what may run, as the first tick of this life."""
         out = Outcome()
         for number, job in list(self.list.jobs.items()):
             self._out, self._now, self._wall = Outcome(), now, wall - now
-            if job.record.state is JobState.WAITING:
+            if job.state is JobState.WAITING:
                 self._release_waiting(job)
-            elif not job.record.state.ended:
+            elif not job.ended:
                 self._refresh(job)
                 if job.root is not None:
                     self._check_map(job.root)
@@ -915,8 +914,9 @@ class Dispatcher:
             assert kernel.free >= 0
             assert kernel.running | kernel.parked <= self.attempts.keys()
         for job in self.list.jobs.values():
-            if not job.record.state.ended:
-                ready = job.record.state is not JobState.WAITING and job.has_work
+            assert job.running == sum(not self.attempts[n].parked for n in job.attempts)
+            if not job.ended:
+                ready = job.state is not JobState.WAITING and job.has_work
                 assert self.clock.runnable(job.number) == ready, job.record
 
     _HANDLERS: dict[type[Message], Any] = {  # noqa: RUF012

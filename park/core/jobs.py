@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from park.core.outcome import Outcome, Peer, Write
+from park.core.roster import Kernel
 from park.core.work import Attempt, Map
-from park.model import Delta, JobRecord, JobState, KernelRecord, OwnerRecord
+from park.model import ENDED, Delta, JobRecord, JobState, OwnerRecord
 from park.wire import codec
 from park.wire.messages import Submit
 
@@ -33,11 +34,17 @@ class Waiter:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A job as the dispatcher sees it. *record* is what everybody sees."""
+    """A job as the dispatcher sees it."""
 
-    record: JobRecord
+    #: everything but the counters, which follow below and change with every chunk
+    facts: JobRecord
     submit: Submit
     client: bytes
+    done: int = 0
+    failed: int = 0
+    total: int | None = None
+    running: int = 0
+    progress: tuple[float, float] | None = None
     root: Map | None = None
     #: all maps that have not ended, by key
     maps: dict[bytes, Map] = field(default_factory=dict)
@@ -53,9 +60,39 @@ class Job:
     ending: str = ""
     error: str = ""
 
+    def __post_init__(self) -> None:
+        self.done, self.failed, self.total = self.facts.done, self.facts.failed, self.facts.total
+
+    @property
+    def counters(self) -> dict[str, Any]:
+        return {
+            "done": self.done,
+            "failed": self.failed,
+            "total": self.total,
+            "running": self.running,
+            "progress": self.progress,
+        }
+
+    @property
+    def record(self) -> JobRecord:
+        """What everybody sees, as it is now."""
+        return replace(self.facts, **self.counters)
+
     @property
     def number(self) -> int:
-        return self.record.job
+        return self.facts.job
+
+    @property
+    def owner(self) -> str:
+        return self.facts.owner
+
+    @property
+    def state(self) -> JobState:
+        return self.facts.state
+
+    @property
+    def ended(self) -> bool:
+        return self.facts.state in ENDED
 
     @property
     def session(self) -> bool:
@@ -94,7 +131,7 @@ class JobList:
         self._next = next_job
         self._reserved = next_job
         self._stale_jobs: set[int] = set()
-        self._stale_kernels: dict[int, KernelRecord] = {}
+        self._stale_kernels: dict[int, Kernel] = {}
         self._counted = -1e9
 
     def new_number(self, out: Outcome) -> int:
@@ -107,7 +144,7 @@ class JobList:
 
     def add(self, job: Job, out: Outcome) -> None:
         """A new job; stored unless it is a session."""
-        record = job.record
+        record = job.facts
         self.jobs[record.job] = job
         self.by_key[job.submit.key] = record.job
         for other in record.after:
@@ -118,24 +155,23 @@ class JobList:
 
     def change(self, job: Job, out: Outcome, **fields: Any) -> None:
         """New values of fields of the record: stored, and told with all counters."""
-        old = job.record
-        job.record = replace(old, **fields)
-        change = {k: v for k, v in fields.items() if getattr(old, k) != v}
+        old = job.facts
         self._stale_jobs.discard(old.job)
+        change = {k: v for k, v in fields.items() if getattr(old, k) != v}
         if change:
-            change.update(done=job.record.done, failed=job.record.failed, running=job.record.running)
-            out.deltas.append(Delta("job", old.job, change))
+            job.facts = replace(old, **change)
+            out.deltas.append(Delta("job", old.job, change | job.counters))
             self._store(job, out)
-        if job.record.state.ended and not old.state.ended:
+        if job.ended and not old.state.ended:
             self._count_owner(old.owner, -1, out)
 
-    def count(self, job: Job, **counters: Any) -> None:
-        """New values of counters: told at the next flush."""
-        job.record = replace(job.record, **counters)
-        self._stale_jobs.add(job.record.job)
+    def counted(self, job: Job) -> None:
+        """Counters of the job have changed: told at the next flush."""
+        self._stale_jobs.add(job.number)
 
-    def count_kernel(self, record: KernelRecord) -> None:
-        self._stale_kernels[record.kernel] = record
+    def counted_kernel(self, kernel: Kernel) -> None:
+        """The same for a kernel."""
+        self._stale_kernels[kernel.number] = kernel
 
     def forget_kernel(self, number: int, out: Outcome) -> None:
         self._stale_kernels.pop(number, None)
@@ -147,20 +183,10 @@ class JobList:
             return
         self._counted = now
         for number in self._stale_jobs:
-            r = self.jobs[number].record
-            counters: dict[str, Any] = {
-                "done": r.done,
-                "failed": r.failed,
-                "running": r.running,
-                "total": r.total,
-            }
-            if r.progress is not None:
-                counters["progress"] = r.progress
-            out.deltas.append(Delta("job", number, counters))
-        for record in self._stale_kernels.values():
-            out.deltas.append(
-                Delta("kernel", record.kernel, {"busy": record.busy, "drivers": record.drivers})
-            )
+            out.deltas.append(Delta("job", number, self.jobs[number].counters))
+        for kernel in self._stale_kernels.values():
+            busy = {"busy": len(kernel.running), "drivers": len(kernel.parked)}
+            out.deltas.append(Delta("kernel", kernel.number, busy))
         self._stale_jobs.clear()
         self._stale_kernels.clear()
 
@@ -171,8 +197,8 @@ class JobList:
         """A stored job of an earlier life of the broker; nothing is told."""
         out = Outcome()
         self.add(job, out)
-        if job.record.state.ended:
-            self._count_owner(job.record.owner, -1, out)
+        if job.ended:
+            self._count_owner(job.owner, -1, out)
         self._next = self._reserved = max(self._next, job.number + 1)
 
     def _count_owner(self, owner: str, step: int, out: Outcome) -> None:
@@ -193,7 +219,7 @@ class JobList:
 
     def check(self) -> None:
         for number, job in self.jobs.items():
-            assert number == job.record.job
-            if job.record.state in (JobState.COMPLETE, JobState.FAILED, JobState.ABORTED):
+            assert number == job.number
+            if job.ended:
                 assert not job.attempts, number
                 assert not job.maps, number

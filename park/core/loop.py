@@ -44,6 +44,7 @@ class BrokerLoop:
         self._doors = {b"c": clients, b"k": kernels}
         self._board = board
         self._head_at = 0.0
+        self._tick_at = 0.0
         #: messages seen, by name and direction
         self.counts: Counter[str] = Counter()
         #: frames that were no messages
@@ -64,8 +65,7 @@ class BrokerLoop:
                     break
                 self._decode(side, *got, events)
         moved = bool(events)
-        deadline = self.manager.dispatcher.next_deadline()
-        if deadline is not None and now >= deadline:
+        if now >= self._tick_at:
             events.append(Tick(time.time()))
         if events:
             self._do(events, now)
@@ -75,8 +75,7 @@ class BrokerLoop:
         return moved
 
     def deadline(self) -> float | None:
-        deadline = self.manager.dispatcher.next_deadline()
-        return self._head_at if deadline is None else min(deadline, self._head_at)
+        return min(self._tick_at, self._head_at)
 
     def close(self) -> None:
         for door in self._doors.values():
@@ -101,6 +100,8 @@ class BrokerLoop:
             self.counts["t < Deltas"] += 1
             self._board.publish(codec.encode(*turn.publish))
         self._send(turn.sends_after_commit)
+        deadline = self.manager.dispatcher.next_deadline()
+        self._tick_at = float("inf") if deadline is None else deadline
 
     def _send(self, sends: list[Send]) -> None:
         for send in sends:

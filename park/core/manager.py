@@ -61,7 +61,7 @@ class JobManager:
 
     def __repr__(self) -> str:
         jobs = self.dispatcher.list.jobs.values()
-        active = sum(not j.record.state.ended for j in jobs)
+        active = sum(not j.ended for j in jobs)
         return f"<JobManager {len(jobs)} jobs, {active} active, epoch {self.store.epoch}>"
 
     # -- a broker's life -----------------------------------------------------------------------
@@ -183,7 +183,7 @@ class JobManager:
                 yield Send(peer, messages.Failure(message.id, "UnknownJob", str(error)))
                 return
             yield Send(peer, messages.Done(message.id))
-            if not job.record.state.ended:
+            if not job.ended:
                 for stream, payload in self.stream.subscribe(message.job, peer):
                     yield Send(peer, stream, payload)
 

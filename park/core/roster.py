@@ -6,7 +6,6 @@ that says nothing for one lease is lost, and so is a client.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from park.core.outcome import Peer
@@ -83,6 +82,8 @@ class Roster:
         self.kernels: dict[Peer, Kernel] = {}
         self.clients: dict[Peer, Client] = {}
         self._next_kernel = 1
+        #: no lease ends and no heartbeat is due before this; speaking and hearing only move them later
+        self._next_look = float("inf")
 
     def join_kernel(
         self,
@@ -98,7 +99,13 @@ class Roster:
         kernel = Kernel(peer, self._next_kernel, incarnation, user, host, pid, slots, python, now, now)
         self._next_kernel += 1
         self.kernels[peer] = kernel
+        self._next_look = min(self._next_look, now)
         return kernel
+
+    def join_client(self, client: Client) -> None:
+        """A new client, or one that came back."""
+        self.clients[client.peer] = client
+        self._next_look = min(self._next_look, client.heard)
 
     def move_kernel(self, kernel: Kernel, peer: Peer) -> None:
         """The same kernel came back over a new connection."""
@@ -111,10 +118,6 @@ class Roster:
 
     def client_of(self, incarnation: bytes) -> Client | None:
         return next((c for c in self.clients.values() if c.incarnation == incarnation), None)
-
-    def everybody(self) -> Iterator[Kernel | Client]:
-        yield from self.kernels.values()
-        yield from self.clients.values()
 
     def heard(self, peer: Peer, now: float) -> bool:
         """A message came from *peer*; False if it is not known."""
@@ -129,16 +132,17 @@ class Roster:
         if member is not None:
             member.said = now
 
-    def silent(self, now: float) -> list[Kernel | Client]:
-        """Those whose lease has run out."""
-        return [m for m in self.everybody() if now - m.heard >= self.lease]
-
-    def due(self, now: float) -> list[Kernel | Client]:
-        """Those who should hear a heartbeat."""
-        return [m for m in self.everybody() if now - m.said >= self.heartbeat]
+    def look(self, now: float) -> tuple[list[Kernel | Client], list[Kernel | Client]]:
+        """Those whose lease has run out, and those who should hear a heartbeat."""
+        if now < self._next_look:
+            return [], []
+        members: list[Kernel | Client] = [*self.kernels.values(), *self.clients.values()]
+        silent = [m for m in members if now - m.heard >= self.lease]
+        due = [m for m in members if now - m.said >= self.heartbeat and now - m.heard < self.lease]
+        deadlines = (min(m.heard + self.lease, max(now, m.said) + self.heartbeat) for m in members)
+        self._next_look = min(deadlines, default=float("inf"))
+        return silent, due
 
     def next_deadline(self) -> float | None:
-        """When `silent` or `due` may next say something new."""
-        return min(
-            (min(m.heard + self.lease, m.said + self.heartbeat) for m in self.everybody()), default=None
-        )
+        """When `look` may next find something."""
+        return None if self._next_look == float("inf") else self._next_look

@@ -72,7 +72,10 @@ class Slot:
         #: bodies that were prepared, by job and code
         self._bodies: dict[tuple[int, bytes], Any] = {}
         self._stack: list[Frame] = []
+        #: releases that wait until nothing runs
         self._later: deque[Message] = deque()
+        #: answers for drivers that wait further out on the stack, which came while a chunk ran inside
+        self._inbox: list[tuple[Message, Buffer]] = []
         self._fetches = 0
         self._known: set[bytes] = set()
         #: numpy.random for code that uses numpy
@@ -100,6 +103,14 @@ class Slot:
     def _next(self) -> tuple[Message, Buffer]:
         if self._later:
             return self._later.popleft(), b""
+        self._inbox.clear()
+        return codec.decode(self._channel.recv())
+
+    def _answer(self, mine: Callable[[Any], bool]) -> tuple[Message, Buffer]:
+        """The next message for a driver that waits: what came for it while a chunk ran inside is first."""
+        for i, (message, _) in enumerate(self._inbox):
+            if mine(message):
+                return self._inbox.pop(i)
         return codec.decode(self._channel.recv())
 
     def _send(self, message: Message, data: Buffer = b"") -> None:
@@ -124,6 +135,8 @@ class Slot:
                     if frame.run.attempt == message.attempt:
                         frame.stopped = True
                         frame.aborted |= isinstance(message, messages.Abort)
+            case messages.Results() | messages.Resume() | messages.Fetched() | messages.Failure():
+                self._inbox.append((message, data))
 
     def _set_up(self, setup: messages.Setup) -> None:
         if setup.path is not None:
@@ -137,10 +150,7 @@ class Slot:
         try:
             for frames in self._channel.receive():
                 message, data = codec.decode(frames)
-                if isinstance(message, messages.Release):
-                    self._later.append(message)
-                else:
-                    self._handle(message, data)
+                self._handle(message, data)
         except EOFError:
             raise _Gone from None
 
@@ -151,13 +161,14 @@ class Slot:
         self._stack.append(frame)
         env.enter(self)
         began = time.perf_counter()
-        generators = self._generators(run)
+        generators: env.Generators | None = None
         entries: list[Any] = []
         fixed = True
         errors: list[UnitError] = []
         ended = ""
         try:
             body = self._body(run)
+            generators = self._generators(run)  # now, because the body may have loaded numpy
             function = body if not hasattr(body, "run") else body.run
             looked = began
             for index, value in self._units(run, data):
@@ -197,7 +208,8 @@ class Slot:
             frame.held.clear()
         finally:
             self._open = False
-            generators.restore()
+            if generators is not None:
+                generators.restore()
             self._stack.pop()
             env.enter(self if self._stack else None)
         if ended == "abort":
@@ -341,8 +353,13 @@ class Slot:
     def _collect(self, frame: Frame, key: bytes, count: int) -> list[Any]:
         results: list[Any] = [None] * count
         missing, resumed = count, False
+
+        def mine(m: Any) -> bool:
+            of_map = isinstance(m, messages.Results) and m.map == key
+            return of_map or (isinstance(m, messages.Resume) and m.attempt == frame.run.attempt)
+
         while missing or not resumed:
-            message, data = self._next()
+            message, data = self._answer(mine)
             match message:
                 case messages.Results() if message.map == key:
                     results[message.start : message.start + message.count] = payload.decode_units(data)
@@ -369,7 +386,7 @@ class Slot:
             self._send(messages.Fetch(self._fetches, job, attempt=frame.run.attempt))
             pieces: list[tuple[int, Buffer]] = []
             while True:
-                message, data = self._next()
+                message, data = self._answer(lambda m: getattr(m, "reply", 0) == self._fetches)
                 match message:
                     case messages.Results() if message.reply == self._fetches:
                         pieces.append((message.start, data))

@@ -76,7 +76,9 @@ class Reactor:
             self._selector.register(fd, events, callback)
         elif key.events != events:
             self._selector.modify(fd, events, callback)
-        if not self.inside:
+        else:
+            return
+        if not self.inside:  # not every system's selector notices by itself
             self.wake()
 
     def ignore(self, fd: Any) -> None:
