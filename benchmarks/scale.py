@@ -1,0 +1,54 @@
+"""How much is measured, and the words that all benchmarks share."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+#: Slots and the peers' workers.
+SLOTS = 2
+
+#: One system's measurement, or one round's: row -> column -> number.
+Rows = dict[str, dict[str, float]]
+#: All rounds': row -> column -> one number a round.
+Values = Mapping[str, Mapping[str, list[float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How often, how many."""
+
+    #: calls in turn, and beside a busy thread
+    calls: int = 500
+    busy_calls: int = 200
+    #: no-op units of the throughput
+    units: int = 200_000
+    #: of the fit-like run, and the points of each
+    generations: int = 100
+    points: int = 50
+    #: how often a point's numpy expression is evaluated, so that it takes 1 ms; 0: not calibrated yet
+    repeats: int = 0
+    #: cold starts in a round
+    starts: int = 3
+
+
+QUICK = Scale(calls=20, busy_calls=3, units=2000, generations=3, points=10, starts=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A figure to reach: *column* of *row* at most (or at least) *bound*."""
+
+    row: str
+    column: str
+    bound: float
+    at_least: bool = False
+
+    def judge(self, values: Values) -> tuple[float | None, bool]:
+        """The median over the rounds (None: not measured), and whether it is met."""
+        measured = values.get(self.row, {}).get(self.column)
+        if not measured:
+            return None, False
+        median = statistics.median(measured)
+        return median, median >= self.bound if self.at_least else median <= self.bound

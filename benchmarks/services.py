@@ -1,0 +1,80 @@
+"""The services that are measured: the local one, and a real broker with one kernel over ipc and over TCP."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import park
+from benchmarks.scale import SLOTS
+from park.core.server import ServerProxy
+
+NAMES = ("local", "ipc", "tcp")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def environment() -> dict[str, str]:
+    """The environment of everything that is measured: this checkout, one thread a process, two slots."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PARK_")}
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return kept | dict.fromkeys(threads, "1") | {"PYTHONPATH": str(ROOT), "PARK_SLOTS": str(SLOTS)}
+
+
+@contextmanager
+def service(name: str, profiles: Path | None = None) -> Iterator[ServerProxy]:
+    """One of `NAMES`. *profiles*: a folder for cProfile's files of the broker and the kernel."""
+    if name == "local":
+        park.local_service.configure(slots=SLOTS)
+        with park.local_service:
+            yield park.local_service
+        park.local_service.close()
+        return
+    with tempfile.TemporaryDirectory(prefix="park-bench-") as folder, ExitStack() as processes:
+        home = Path(folder)
+
+        def start(command: str, *arguments: str) -> subprocess.Popen[bytes]:
+            profile = ["-m", "cProfile", "-o", str(profiles / command)] if profiles else []
+            with (home / f"{command}.log").open("wb") as log:
+                process = subprocess.Popen(
+                    [sys.executable, *profile, "-m", f"park.cli.{command}", *arguments],
+                    stdout=log,
+                    stderr=log,
+                    env=environment(),
+                )
+            processes.callback(end, process)
+            return process
+
+        file = home / "connection.json"
+        bind = ["--bind", "tcp://127.0.0.1:0"] if name == "tcp" else []
+        broker = start("broker", "--home", folder, *bind)
+        until(lambda: file.exists() or broker.poll() is not None)
+        if not file.exists():
+            raise RuntimeError((home / "broker.log").read_text())
+        start("kernel", "--broker", str(file), "--slots", str(SLOTS))
+        remote = park.connect(file)
+        processes.callback(remote.close)  # type: ignore[attr-defined]
+        until(lambda: len(remote.kernels()) == 1)
+        yield remote
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    give_up = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > give_up:
+            raise TimeoutError("the broker or the kernel did not come up")
+        time.sleep(0.01)

@@ -1,0 +1,60 @@
+"""The benchmarks run, and write what they promise. No times are asserted: machines differ."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+from benchmarks import report
+from benchmarks.scale import Mark
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+
+
+def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    done = benchmarks("--quick", "--repeat", "1", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert found["failed"] == []
+    assert list(found["benchmarks"]) == ["latency", "throughput", "generation", "startup"]
+    for benchmark in found["benchmarks"].values():
+        for columns in benchmark["rows"].values():
+            assert set(columns) <= set(benchmark["units"])
+            assert all(len(values) == 1 for values in columns.values())
+    assert len(found["marks"]) == 16
+    for mark in found["marks"]:
+        assert mark["column"] in found["benchmarks"][mark["benchmark"]]["rows"][mark["row"]]
+        assert isinstance(mark["measured"], float)
+        assert isinstance(mark["met"], bool)
+        assert f"{mark['benchmark']}: {mark['row']}" in done.stdout
+
+
+def test_the_profile_shows_every_side() -> None:
+    done = benchmarks("profile", "latency", "--quick")
+    assert done.returncode == 0, done.stderr
+    for part in ("CPU on local", "the client's thread", "thread park, ", "slot process"):
+        assert part in done.stdout
+
+
+def test_an_unknown_benchmark_is_refused() -> None:
+    done = benchmarks("speed")
+    assert done.returncode == 2
+    assert "there is no benchmark 'speed'" in done.stderr
+
+
+def test_marks_judge_medians() -> None:
+    values = report.collect([{"a": {"x": 1.0}}, {"a": {"x": 3.0}}, {"a": {"x": 2.0}}])
+    assert Mark("a", "x", 2.0).judge(values) == (2.0, True)
+    assert Mark("a", "x", 2.5, at_least=True).judge(values) == (2.0, False)
+    assert Mark("b", "x", 2.0).judge(values) == (None, False)
+    assert report.spread([1.0, 3.0, 2.0]) == "2 (1..3)"
+    assert report.spread([1234.0]) == "1,234"
