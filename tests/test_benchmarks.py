@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 from benchmarks import report
 from benchmarks.scale import Mark
 
