@@ -19,7 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from park.errors import REFUSALS, ParkError, ProtocolError, ServiceClosed, WaitTimeout
+from park.errors import REFUSALS, NoBroker, ParkError, ProtocolError, ServiceClosed, WaitTimeout
 from park.mirror import Mirror
 from park.model import PYTHON
 from park.util.reactor import Reactor
@@ -141,7 +141,8 @@ class Link:
         self.presence = Presence()
         self.mirror = Mirror()
         self._ids = itertools.count(1)
-        self._replies: dict[int, tuple[Message, Buffer, Reply]] = {}
+        #: what was asked and not answered: the message, its payload, the code that it needs, and who waits
+        self._replies: dict[int, tuple[Message, Buffer, tuple[bytes, Buffer] | None, Reply]] = {}
         self._maps: dict[bytes, MapCall] = {}
         self._monitors: dict[int, list[Callable[[str, Buffer], None]]] = {}
         self._known: set[bytes] = set()
@@ -175,7 +176,12 @@ class Link:
                 message, data = codec.decode(frames)
                 self.mirror.feed(message, data, now)
         self.mirror.tick(now)
+        was = self.presence.state
         due = self.presence.due(now)
+        if was is Contact.LIVE and self.presence.state is Contact.CALLING:
+            self._fail_maps(
+                NoBroker(f"{self.name} said nothing for {self.presence.lease:.0f} s: the session has ended")
+            )
         if due == "hello":
             self._send(messages.Hello(self._incarnation, self.user, PYTHON), now=now)
         elif due == "heartbeat":
@@ -200,7 +206,14 @@ class Link:
         self._live.finish()
         if message.fresh:
             self._known.clear()
-        for request, data, _ in list(self._replies.values()):
+            self._fail_maps(
+                ServiceClosed(f"{self.name} was restarted, or lost sight of this client: run the map again")
+            )
+            for job in self._monitors:
+                self._send(messages.Watch(next(self._ids), job))
+        for request, data, code, _ in list(self._replies.values()):
+            if code is not None:
+                self._ship(*code)
             self._send(request, data)
 
     def _receive(self, message: Message, data: Buffer, now: float) -> None:
@@ -220,7 +233,7 @@ class Link:
                 self.mirror.feed(message, data, now)
         reply = getattr(message, "reply", 0) or (message.id if isinstance(message, messages.Units) else 0)
         if reply in self._replies:
-            entry = self._replies[reply][2]
+            entry = self._replies[reply][3]
             entry.messages.append((message, data))
             if isinstance(message, _LAST):
                 del self._replies[reply]
@@ -231,14 +244,17 @@ class Link:
         self.presence.say(time.monotonic() if now is None else now)
         self._line.send(codec.encode(message, data))
 
-    def _fail_all(self, error: BaseException) -> None:
-        for _, _, reply in self._replies.values():
+    def _fail_all(self, error: ParkError) -> None:
+        for *_, reply in self._replies.values():
             reply.error = error
             reply.finish()
         self._replies.clear()
-        failed = error if isinstance(error, ParkError) else ServiceClosed(str(error))
+        self._fail_maps(error)
+
+    def _fail_maps(self, error: ParkError) -> None:
         for call in self._maps.values():
-            call.fail(failed)
+            call.fail(error)
+        self._maps.clear()
 
     # -- what callers use ----------------------------------------------------------------------
 
@@ -264,7 +280,7 @@ class Link:
             reply = Reply()
             if on_finish is not None:
                 reply.on_finish = lambda: self.call_back(on_finish)
-            self._replies[number] = (message, data, reply)
+            self._replies[number] = (message, data, code, reply)
             if code is not None:
                 self._ship(*code)
             if self.presence.state is Contact.LIVE:
@@ -288,7 +304,7 @@ class Link:
 
         def drop() -> None:
             for number, entry in list(self._replies.items()):
-                if entry[2] is reply:
+                if entry[3] is reply:
                     del self._replies[number]
                     self._send(messages.Forget(number))
 

@@ -14,7 +14,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -159,15 +159,13 @@ class Server(ABC):
         return handle
 
     def __enter__(self) -> Self:
-        if not hasattr(self, "_tokens"):
-            self._tokens: list[Token[tuple[Server, ...]]] = []
-        self._tokens.append(_stack.set((*_stack.get(), self)))
+        _stack.set((*_stack.get(), self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _stack.reset(self._tokens.pop())
+        _stack.set(_stack.get()[:-1])
 
 
 class ServerProxy(Server):

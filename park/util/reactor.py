@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -23,8 +24,34 @@ from park.errors import ServiceClosed
 
 T = TypeVar("T")
 
+_MAIN = threading.main_thread().ident
+
 #: The longest wait, seconds; only a guard, nothing depends on it.
 LONGEST = 10.0
+
+
+class _uninterrupted:
+    """In this block a Ctrl-C waits: it must not tear a part that the main thread is just turning."""
+
+    __slots__ = ("_came", "_old")
+
+    def __enter__(self) -> None:
+        self._old: Any = None
+        self._came = False
+        if threading.get_ident() == _MAIN:
+            old = signal.getsignal(signal.SIGINT)
+            if callable(old):
+                self._old = old
+                signal.signal(signal.SIGINT, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        if self._old is not None:
+            signal.signal(signal.SIGINT, self._old)
+            if self._came:
+                self._old(signal.SIGINT, None)
+
+    def _note(self, *_: object) -> None:
+        self._came = True
 
 
 class Part(Protocol):
@@ -133,7 +160,7 @@ class Reactor:
             raise ServiceClosed(
                 "this process is a fork of the one that opened the service: open it anew here"
             )
-        with self._lock:
+        with self._lock, _uninterrupted():
             if self._stopping:
                 raise ServiceClosed("the service has been closed") from self._error
             result = function()
