@@ -600,3 +600,28 @@ def test_a_function_that_imports_numpy_itself_is_seeded(service: ServerProxy) ->
     assert service.wait(service.start(inner, range(4), seed=3)) == service.wait(
         service.start(inner, range(4), seed=3)
     )
+
+
+# -- the default service -------------------------------------------------------------------------
+
+
+def test_the_default_service_is_of_the_thread_and_the_task(service: ServerProxy) -> None:
+    assert park.default_service() is service
+    seen: list[object] = []
+
+    def elsewhere() -> None:
+        try:
+            park.default_service()
+        except park.ParkError as error:
+            seen.append(str(error))
+        with park.local_service:
+            seen.append(park.default_service())
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert "there is no service here" in str(seen[0])
+    assert seen[1] is service
+    with pytest.raises(LookupError), park.local_service:
+        raise LookupError
+    assert park.default_service() is service

@@ -41,7 +41,6 @@ ANSWER = 30.0
 PIPELINE = 8
 
 _stack: ContextVar[tuple[Server, ...]] = ContextVar("park_services", default=())
-_fallback: list[Callable[[], Server]] = []
 _last = threading.local()
 
 
@@ -65,18 +64,14 @@ def usertag(environment: Mapping[str, str] | None = None) -> str:
 
 
 def default_service() -> Server:
-    """The service of the innermost ``with`` in this thread or task; without one, the local service."""
+    """The service of the innermost ``with`` in this thread or task. Raises ParkError outside any."""
     stack = _stack.get()
-    if stack:
-        return stack[-1]
-    if not _fallback:
-        raise ParkError("there is no service: use `with park.local_service:` or `with park.connect(...)`")
-    return _fallback[0]()
-
-
-def set_fallback(make: Callable[[], Server]) -> None:
-    """What `default_service` gives outside any ``with``."""
-    _fallback[:] = [make]
+    if not stack:
+        raise ParkError(
+            "there is no service here: write `with park.local_service:` or `with park.connect(...):` around this, "
+            "or pass service=..."
+        )
+    return stack[-1]
 
 
 @dataclass(frozen=True, slots=True)
