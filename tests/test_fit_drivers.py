@@ -201,6 +201,18 @@ class TestStarts:
         assert env.mapped == 12
         assert len(many.convergence) == 12
 
+    def test_stop_is_heard_between_waves(self) -> None:
+        env = Env(stop_after=1)
+        result = fit(self.hard(), "lm", env, starts=100)
+        assert result.stopped
+        assert env.mapped == len(result.convergence) == 4
+
+    @pytest.mark.parametrize("starts", [2, 4, 5, 12, 13, 40])
+    def test_every_start_is_tried_once(self, starts: int) -> None:
+        env = Env()
+        assert len(fit(self.hard(), "lm", env, starts=starts).convergence) == starts
+        assert env.mapped == starts
+
     def test_population_methods_too(self) -> None:
         assert fit(self.hard(), "de", starts=2, steps=30).x == pytest.approx([9.0], abs=1e-3)
 

@@ -203,19 +203,23 @@ class FitBody:
         one = OneStart(self.assembly, self.method, self.options)
         best: Found | None = None
         failure: ModelFailed | None = None
-        rows = []
-        for n, found in enumerate(self.env.map(one, list(zip(seeds, points, strict=True))), 1):
-            if isinstance(found, ModelFailed):
-                failure = failure or found
-            elif best is None or found.value < best.value:
-                best = found
-                named = dict(zip(objective.names, found.x.tolist(), strict=True))
-                self.env.publish(Improvement(found.value, named, n))
-            rows.append([best.value if best is not None else np.inf])
-            self.env.publish(Progress(n, self.starts, "starts"))
-            self.env.ready()
-            if self.env.should_stop:
+        rows: list[list[float]] = []
+        # In waves, each twice the one before: a map tells nothing before its end, and a stop waits for it.
+        waves = [slice(4 * (2**n - 1), 4 * (2 ** (n + 1) - 1)) for n in range(self.starts.bit_length())]
+        units = list(zip(seeds, points, strict=True))
+        for wave in waves:
+            if len(rows) == self.starts or (rows and self.env.should_stop):
                 break
+            for found in self.env.map(one, units[wave]):
+                if isinstance(found, ModelFailed):
+                    failure = failure or found
+                elif best is None or found.value < best.value:
+                    best = found
+                    named = dict(zip(objective.names, found.x.tolist(), strict=True))
+                    self.env.publish(Improvement(found.value, named, len(rows) + 1))
+                rows.append([best.value if best is not None else np.inf])
+            self.env.publish(Progress(len(rows), self.starts, "starts"))
+            self.env.ready()
         if best is None:
             assert failure is not None
             raise failure
