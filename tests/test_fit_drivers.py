@@ -84,13 +84,13 @@ def assembly(dy: float | None = 0.05, model: Callable[..., Any] = decay) -> Asse
 def fit(
     a: Assembly, method: str, env: Env | None = None, starts: int = 1, start: Any = None, **options: Any
 ) -> FitResult:
-    body = FitBody(a, method, options, start, starts)
+    body = FitBody(a, method, options, start, starts, (env or Env()).seed)
     body.prepare(env or Env())
     return body.run()
 
 
 def sample(a: Assembly, start: Any = None, env: Env | None = None, **options: Any) -> FitResult:
-    body = UncertaintyBody(a, options, start)
+    body = UncertaintyBody(a, options, start, (env or Env()).seed)
     body.prepare(env or Env())
     return body.run()
 

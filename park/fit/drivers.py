@@ -37,15 +37,21 @@ class Found:
 
 
 def optimise(
-    assembly: Assembly, method: str, options: dict[str, Any], x0: Array, env: Env, sampling: bool = False
+    assembly: Assembly,
+    method: str,
+    options: dict[str, Any],
+    x0: Array,
+    env: Env,
+    seed: int,
+    sampling: bool = False,
 ) -> Found:
     """Runs one *method* from *x0*. With *sampling* it works on the posterior, not on the likelihood."""
     objective = assembly.objective
     evaluate = Evaluate(assembly, sampling)
     evaluations = Evaluations(evaluate, env, env.mapper(evaluate) if method in POPULATION else None)
-    random.seed(env.seed)
+    random.seed(seed)
     # bumps draws from the global generator, and seeds its compiled one from it.
-    np.random.seed(env.seed % 2**32)
+    np.random.seed(seed % 2**32)
     if method == "lm":
         monitor = Monitor(env, objective.names, {**METHODS["lm"], **options}["steps"], evaluations)
         found = _lm(objective, options, x0, env, monitor, evaluations)
@@ -127,9 +133,8 @@ def _lm(
 class _Alone:
     """The environment of one start among many: it reports nothing, and evaluates where it is."""
 
-    def __init__(self, env: Env, seed: int) -> None:
+    def __init__(self, env: Env) -> None:
         self._env = env
-        self.seed = seed
 
     @property
     def should_stop(self) -> bool:
@@ -164,7 +169,7 @@ class OneStart:
         """From (seed, point) to what was found there; a start that fails is no reason for others to."""
         seed, x0 = given
         try:
-            found = optimise(self.assembly, self.method, self.options, x0, _Alone(self.env, seed))
+            found = optimise(self.assembly, self.method, self.options, x0, _Alone(self.env), seed)
         except ModelFailed as error:
             return error
         found.state = None
@@ -175,13 +180,20 @@ class FitBody:
     """The body of `Fit`: one method from one start, or from many in parallel."""
 
     def __init__(
-        self, assembly: Assembly, method: str, options: dict[str, Any], start: Any = None, starts: int = 1
+        self,
+        assembly: Assembly,
+        method: str,
+        options: dict[str, Any],
+        start: Any = None,
+        starts: int = 1,
+        seed: int = 0,
     ) -> None:
         self.assembly = assembly
         self.method = method
         self.options = options
         self.start = start
         self.starts = starts
+        self.seed = seed
 
     def prepare(self, env: Env) -> None:
         """Keeps the environment."""
@@ -191,15 +203,15 @@ class FitBody:
         """Fits, and returns the best point with its errors."""
         x0 = self.assembly.start if self.start is None else self.assembly.vector(self.start)
         if self.starts == 1:
-            found = optimise(self.assembly, self.method, self.options, x0, self.env)
+            found = optimise(self.assembly, self.method, self.options, x0, self.env, self.seed)
         else:
             found = self._many(x0)
-        return conclude(self.assembly, self.method, found, self.env)
+        return conclude(self.assembly, self.method, found, self.env, self.seed)
 
     def _many(self, x0: Array) -> Found:
         objective = self.assembly.objective
-        points = starting_points(objective, x0, self.starts, self.env.seed)
-        seeds = np.random.SeedSequence([self.env.seed, 1]).generate_state(self.starts).tolist()
+        points = starting_points(objective, x0, self.starts, self.seed)
+        seeds = np.random.SeedSequence([self.seed, 1]).generate_state(self.starts).tolist()
         one = OneStart(self.assembly, self.method, self.options)
         best: Found | None = None
         failure: ModelFailed | None = None
@@ -229,10 +241,11 @@ class FitBody:
 class UncertaintyBody:
     """The body of `Uncertainty`: bumps' DREAM, from a fit or from a fit of its own."""
 
-    def __init__(self, assembly: Assembly, options: dict[str, Any], start: Any = None) -> None:
+    def __init__(self, assembly: Assembly, options: dict[str, Any], start: Any = None, seed: int = 0) -> None:
         self.assembly = assembly
         self.options = options
         self.start = start
+        self.seed = seed
 
     def prepare(self, env: Env) -> None:
         """Keeps the environment."""
@@ -242,15 +255,15 @@ class UncertaintyBody:
         """Samples, and returns draws with the best point."""
         assembly, env = self.assembly, self.env
         if self.start is None:
-            x0 = optimise(assembly, "amoeba", {}, assembly.start, env).x
+            x0 = optimise(assembly, "amoeba", {}, assembly.start, env, self.seed).x
         else:
             x0 = assembly.vector(self.start)
         options = dict(self.options)
         if "init" not in options:  # a population as wide as the errors needs less burning
             options["init"] = "cov" if self._narrow(x0) else "eps"
-        found = optimise(assembly, "dream", options, x0, env, sampling=True)
+        found = optimise(assembly, "dream", options, x0, env, self.seed, sampling=True)
         found.value = assembly.objective.nllf(found.x)
-        return conclude(assembly, "dream", found, env)
+        return conclude(assembly, "dream", found, env, self.seed)
 
     def _narrow(self, x0: Array) -> bool:
         objective = self.assembly.objective
@@ -282,7 +295,7 @@ def starting_points(objective: Objective, x0: Array, count: int, seed: int) -> l
     return points
 
 
-def conclude(assembly: Assembly, method: str, found: Found, env: Env) -> FitResult:
+def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int) -> FitResult:
     """The result of what was found: errors, intervals, curves."""
     objective = assembly.objective
     draws: Array | None = None
@@ -302,7 +315,7 @@ def conclude(assembly: Assembly, method: str, found: Found, env: Env) -> FitResu
         nllf=found.value,
         dof=objective.dof,
         method=method,
-        seed=env.seed,
+        seed=seed,
         low=objective.low,
         high=objective.high,
         draws=draws,

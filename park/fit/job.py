@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -48,7 +49,8 @@ class Fit(Job):
         options = check_method(method, options, assembly.objective)
         if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
             raise InvalidRequest(f"starts={starts!r} is not a whole number from 1")
-        body = FitBody(assembly, method, options, _start(assembly, start), starts)
+        seed = _seed(seed)
+        body = FitBody(assembly, method, options, _start(assembly, start), starts, seed)
         request = Request(
             body,
             name=name or f"fit {method}",
@@ -93,8 +95,9 @@ class Uncertainty(Job):
         assembly = as_assembly(assembly)
         options |= {"samples": samples, "burn": burn, "pop": pop}
         options = check_method("dream", options, assembly.objective)
+        seed = _seed(seed)
         request = Request(
-            UncertaintyBody(assembly, options, _start(assembly, start)),
+            UncertaintyBody(assembly, options, _start(assembly, start), seed),
             name=name or "uncertainty",
             tags=tuple(tags) if not isinstance(tags, str) else (tags,),
             priority=priority,
@@ -104,6 +107,15 @@ class Uncertainty(Job):
             kind="uncertainty",
         )
         _submit(self, request, service, monitor)
+
+
+def _seed(seed: Any) -> int:
+    """The given one, or a new one, so that the result can tell it: ``Fit(..., seed=result.seed)`` repeats it."""
+    if seed is None:
+        return secrets.randbits(32)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InvalidRequest(f"seed={seed!r} is not a whole number from 0")
+    return seed
 
 
 def _start(assembly: Assembly, start: Any) -> Any:

@@ -41,8 +41,8 @@ class FitResult:
     *names* are the k fitted parameters, *x* the best point, *dx* its standard errors, *cov* their
     covariance (k, k). *nllf* is the negative log likelihood at *x*, *chisq* 2 nllf over the degrees of
     freedom *dof*. *draws* (n, k) is a sample of the posterior, None after an optimizer; with draws *dx*
-    is half of the 68 % interval. *convergence* has one row a step: best nllf so far, and for a
-    population its minimum, 20 %, median, 80 % and maximum.
+    is half of the 68 % interval. The same fit with *seed* gives the same result. *convergence* has one row
+    a step: best nllf so far, and for a population its minimum, 20 %, median, 80 % and maximum.
 
     ``result["b1"].value`` and ``.stderr``: any parameter, computed and fixed ones too. After
     `Uncertainty` the value is the median.
