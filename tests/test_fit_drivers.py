@@ -327,6 +327,12 @@ class TestUncertainty:
         assert result.stopped
         assert len(result) == 3
 
+    def test_what_it_prints_goes_to_the_log(self, capsys: pytest.CaptureFixture[str]) -> None:
+        env = Env()
+        fit(assembly(), "dream", env, samples=3000)  # from far away, so that chains are left behind
+        assert any("outliers" in log.text for log in env.of(Log))
+        assert capsys.readouterr().out == ""
+
     def test_one_parameter(self) -> None:
         a = Assembly((Model(lambda x, a: a * x, a=(0, 4)), (X, 3 * X + NOISE, 1.0)))
         result = sample(a, samples=1000)

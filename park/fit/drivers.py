@@ -21,7 +21,7 @@ from park.fit.methods import METHODS, POPULATION
 from park.fit.objective import Objective
 from park.fit.result import Estimate, FitResult
 from park.fit.watch import Env, Evaluate, Evaluations, ModelFailed, Monitor
-from park.model import Improvement, Progress
+from park.model import Improvement, Log, Progress
 from park.payload import dumps
 
 
@@ -65,6 +65,7 @@ def _bumps(
     objective: Objective, method: str, options: dict[str, Any], x0: Array, env: Env, evaluations: Evaluations
 ) -> Found:
     from bumps import fitters
+    from bumps.dream import core
 
     given = objective.problem()
     # A shadow: bumps evaluates through it, and the given one stays as it is.
@@ -83,6 +84,8 @@ def _bumps(
         mapper=evaluations.mapped,
         **options,
     )
+    # DREAM prints what it does about outliers; that belongs into the log of the job, not on somebody's terminal.
+    core.print = lambda *words: env.publish(Log(" ".join(map(str, words))))
     failure: Exception | None = None
     with np.errstate(all="ignore"), warnings.catch_warnings():
         # DREAM says so after short runs and keeps the second half of its draws.
@@ -91,6 +94,8 @@ def _bumps(
             x, value = driver.fit()
         except Exception as error:
             failure = error
+        finally:
+            vars(core).pop("print", None)
     if failure is not None:
         if not isinstance(failure, ModelFailed):
             evaluations.verify()  # pt, for one, trips over a model without values
