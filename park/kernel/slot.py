@@ -56,6 +56,8 @@ class Frame:
     #: maps that the unit has made
     maps: int = 0
     stopped: bool = False
+    #: told to stop, but its units all run
+    soft: bool = False
     aborted: bool = False
     #: messages that wait for their turn: kind -> (message, done, total)
     held: dict[str, tuple[Any, float | None, float | None]] = field(default_factory=dict)
@@ -134,6 +136,7 @@ class Slot:
                 for frame in self._stack:
                     if frame.run.attempt == message.attempt:
                         frame.stopped = True
+                        frame.soft = isinstance(message, messages.Stop) and message.soft
                         frame.aborted |= isinstance(message, messages.Abort)
             case messages.Results() | messages.Resume() | messages.Fetched() | messages.Failure():
                 self._inbox.append((message, data))
@@ -197,7 +200,7 @@ class Slot:
                     self._look()
                     if frame.aborted:
                         raise Abort
-                    if frame.stopped:
+                    if frame.stopped and not frame.soft:
                         ended = "stop"
                         break
             if run.once and hasattr(body, "run"):

@@ -192,11 +192,15 @@ class Cancel(Message):
 
 @dataclass(frozen=True, slots=True)
 class Stop(Message):
-    """End the job at its next safe point, with its best so far. broker -> kernel -> slot: the same for one *attempt*."""
+    """End the job at its next safe point, with its best so far. broker -> kernel -> slot: the same for one *attempt*.
+
+    *soft*: the attempt is told, and may end its units early, but runs each of them: its driver waits for them.
+    """
 
     id: int = 0
     job: int = 0
     attempt: int = 0
+    soft: bool = False
 
 
 @dataclass(frozen=True, slots=True)
