@@ -153,6 +153,8 @@ class Reactor:
                     part.close()
                 self._parts.clear()
                 self._selector.close()
+                self._reader.close()
+                self._writer.close()
 
     def call(self, function: Callable[[], T]) -> T:
         """Run *function* among the parts, then a cycle, in the calling thread."""
