@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import Self
 
 from park.core.loop import BrokerLoop
 from park.core.manager import JobManager
 from park.core.server import ServerProxy, usertag
-from park.errors import InvalidRequest, NoBroker
+from park.errors import InvalidRequest, NoBroker, Refused
 from park.link import Link
 from park.util.lanes import Junction
 from park.util.reactor import Reactor
 
 #: Seconds in which a broker must answer the first hello.
-FIRST_ANSWER = 5.0
+FIRST_ANSWER = 4.5
 #: The broker's port for clients; kernels use the next one, the table the one after it.
 PORT = 7275
 #: The longest path of an ipc socket, bytes.
@@ -58,10 +61,15 @@ class ServiceManager:
         """
         from park.util.sockets import Publisher, Router
 
+        addresses = check_bind(bind) if bind is not None else self._ipc(home)
         doors = (Router(), Router(), Publisher())
-        addresses = _tcp(bind) if bind is not None else self._ipc(home)
-        for name, door, address in zip(_NAMES, doors, addresses, strict=True):
-            self.endpoints[name] = door.bind(address)
+        try:
+            for name, door, address in zip(_NAMES, doors, addresses, strict=True):
+                self.endpoints[name] = door.bind(address)
+        except NoBroker:
+            for door in doors:
+                door.close()
+            raise
         self.loop = BrokerLoop(self.manager, *doors)
         self.reactor.listen(doors[0].fileno())
         self.reactor.listen(doors[1].fileno())
@@ -87,19 +95,49 @@ class ServiceManager:
 
     def _ipc(self, home: Path | None) -> list[str]:
         folder = home / "sockets" if home is not None else None
-        if folder is None or len(os.fsencode(folder / "clients")) > MAX_IPC_PATH:
+        if folder is None:
             folder = self._folder = Path(tempfile.mkdtemp(prefix="park-"))
-        folder.mkdir(mode=0o700, exist_ok=True)
-        folder.chmod(0o700)
+        elif len(os.fsencode(folder / _NAMES[0])) > MAX_IPC_PATH:
+            folder = self._folder = short_folder(folder)
+        _make_private(folder)
         return [f"ipc://{folder / name}" for name in _NAMES]
 
 
-def _tcp(bind: str) -> list[str]:
-    host, _, port = bind.rpartition(":")
-    if not host.startswith("tcp://") or not port.isdigit() or int(port) > 65533:
+def short_folder(folder: Path) -> Path:
+    """Where the sockets of a home lie whose path is too long: always the same place, so that peers come back to it."""
+    where = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    name = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=6).hexdigest()
+    return Path(where) / f"park-{os.getuid()}-{name}"
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder of mode 0700, or take the one that is there if it is this user's. Raises Refused."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise Refused(
+            f"{folder} belongs to somebody else, so the broker's sockets cannot lie there: remove it"
+        )
+    folder.chmod(0o700)
+
+
+def check_bind(bind: str) -> list[str]:
+    """The three addresses of a broker at *bind*. Raises InvalidRequest, or Refused for one beyond this machine."""
+    from park.util.sockets import check_address
+
+    addresses = _tcp(bind)
+    if not addresses:
         raise InvalidRequest(f"{bind!r} is no address to listen at: give tcp://127.0.0.1:{PORT}")
-    first = int(port)
-    return [f"{host}:{first + i if first else 0}" for i in range(3)]
+    check_address(bind)
+    return addresses
+
+
+def _tcp(url: str) -> list[str]:
+    """The addresses at a port and the two after it; none if *url* is no address of tcp."""
+    host, _, port = url.removeprefix("tcp://").rpartition(":")
+    if not url.startswith("tcp://") or not host or not port.isdigit() or int(port) > 65533:
+        return []
+    return [f"tcp://{host}:{int(port) + i if int(port) else 0}" for i in range(3)]
 
 
 def read_connection(broker: str | os.PathLike[str] | None) -> dict[str, str]:
@@ -112,8 +150,12 @@ def read_connection(broker: str | os.PathLike[str] | None) -> dict[str, str]:
         if broker is not None
         else os.environ.get("PARK_BROKER") or str(default_home() / "connection.json")
     )
-    if where.startswith("tcp://"):
-        return dict(zip(_NAMES, _tcp(where), strict=True))
+    if addresses := _tcp(where):
+        return dict(zip(_NAMES, addresses, strict=True))
+    if "://" in where and not where.startswith("ipc://"):
+        raise NoBroker(
+            f"{where!r} is no address of a broker: give tcp://HOST:PORT, ipc://FOLDER, or the path of a connection file"
+        )
     if where.startswith("ipc://"):
         folder = where.removesuffix("/clients")
         return {name: f"{folder}/{name}" for name in _NAMES}
@@ -150,22 +192,24 @@ def connect(broker: str | os.PathLike[str] | None = None, user: str | None = Non
     None: $PARK_BROKER, else the file of the broker in the default home. *user*: who you are, by default
     `park.usertag()`. Raises NoBroker when none answers within 5 s.
     """
-    from park.util.sockets import Dealer, Subscriber
+    from park.util.sockets import Dealer, Subscriber, check_listener
 
+    began = time.monotonic()
     endpoints = read_connection(broker)
+    name = os.fspath(broker) if broker is not None else os.environ.get("PARK_BROKER") or endpoints["clients"]
+    check_listener(endpoints["clients"], FIRST_ANSWER)
     reactor = Reactor()
     line, table = Dealer(endpoints["clients"]), Subscriber(endpoints["table"])
-    name = os.fspath(broker) if broker is not None else os.environ.get("PARK_BROKER") or endpoints["clients"]
     link = Link(reactor, line, table, user or usertag(), name)
     reactor.listen(line.fileno())
     reactor.listen(table.fileno())
     reactor.add(link)
     reactor.start("park-link")
-    if not link.wait_live(FIRST_ANSWER):
+    if not link.wait_live(began + FIRST_ANSWER - time.monotonic()):
         reactor.stop()
         raise NoBroker(
-            f"no broker answers at {endpoints['clients']} within {FIRST_ANSWER:.0f} s: is it running "
-            "(`park-broker`), and is the address right?"
+            f"no broker answers at {endpoints['clients']} within {FIRST_ANSWER:.1f} s, though something listens "
+            "there: is it a broker, and does it work?"
         )
     return RemoteService(link, reactor)
 

@@ -49,9 +49,11 @@ def main(
     """Serve jobs until it is stopped (Ctrl-C or SIGTERM); stored jobs stay in the home."""
     from park.core.manager import JobManager
     from park.core.store import JobStore
-    from park.service import ServiceManager, default_home
+    from park.service import ServiceManager, check_bind, default_home
 
-    with in_words():
+    with in_words("park-broker"):
+        if bind is not None:
+            check_bind(bind)  # before a home is made for it
         home = (home or default_home()).expanduser().absolute()
         store = JobStore(home)
         try:

@@ -15,6 +15,7 @@ from park.errors import (
     JobAborted,
     JobFailed,
     NoBroker,
+    NotComplete,
     ParkError,
     Refused,
     UnknownJob,
@@ -28,6 +29,7 @@ CODES: tuple[tuple[type[BaseException], int], ...] = (
     (UnknownJob, 3),
     (NoBroker, 4),
     (WaitTimeout, 5),
+    (NotComplete, 5),
     (Refused, 6),
     (InvalidRequest, 2),
     (KeyboardInterrupt, 130),
@@ -40,13 +42,13 @@ broker_option: Callable[[Any], Any] = click.option(
 
 
 @contextmanager
-def in_words() -> Iterator[None]:
+def in_words(command: str = "park") -> Iterator[None]:
     """An error becomes its sentence and the exit code for its kind."""
     try:
         yield
     except tuple(kind for kind, _ in CODES) as error:
         if not isinstance(error, KeyboardInterrupt):
-            click.echo(f"park: {error}", err=True)
+            click.echo(f"{command}: {error}", err=True)
         sys.exit(next(code for kind, code in CODES if isinstance(error, kind)))
 
 

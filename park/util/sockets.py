@@ -7,7 +7,9 @@ in each turn, and a cycle ends when no socket has anything left. So a reactor ma
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
+import socket as plain
 from typing import Any
 
 import zmq
@@ -23,12 +25,12 @@ MAX_FRAME = 2 * PIECE
 MAX_MESSAGE = 4 << 30
 #: Messages that may wait for a peer.
 HIGH_WATER = 10_000
-#: The longest path of an ipc socket, bytes (Linux: 107).
-MAX_IPC_PATH = 103
+#: Milliseconds that last words have to get out.
+LINGER = 300
 
 
-def _open(kind: int, hwm: int = HIGH_WATER) -> zmq.Socket[bytes]:
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+def _open(context: zmq.Context[zmq.Socket[bytes]], kind: int, hwm: int = HIGH_WATER) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = context.socket(kind)
     socket.linger = 0
     socket.setsockopt(zmq.SNDHWM, hwm)
     socket.setsockopt(zmq.RCVHWM, hwm)
@@ -44,18 +46,36 @@ def check_address(address: str) -> None:
     if address.startswith("ipc://"):
         return
     host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-    if not address.startswith("tcp://") or not host:
-        raise Refused(f"{address!r} is no address: give tcp://127.0.0.1:PORT")
-    if host not in ("localhost", "::1") and not host.startswith("127."):
-        raise Refused(
-            f"{address} would listen beyond this machine, where anybody could run code: this release "
-            "has no keys yet, so tcp addresses must be of the loopback, as tcp://127.0.0.1:7275"
-        )
+    with contextlib.suppress(ValueError):
+        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
+            return
+    raise Refused(
+        f"{address} would listen beyond this machine, where anybody could run code: this release "
+        "has no keys yet, so tcp addresses must be of the loopback, as tcp://127.0.0.1:7275"
+    )
+
+
+def check_listener(address: str, seconds: float) -> None:
+    """Whether anybody listens there: raises NoBroker with the system's reason, within *seconds* where it can."""
+    try:
+        if address.startswith("ipc://"):
+            with plain.socket(plain.AF_UNIX) as probe:
+                probe.settimeout(seconds)
+                probe.connect(address.removeprefix("ipc://"))
+        else:
+            host, _, port = address.removeprefix("tcp://").rpartition(":")
+            plain.create_connection((host.strip("[]"), int(port)), seconds).close()
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        raise NoBroker(
+            f"no broker answers at {address} ({reason[:1].lower()}{reason[1:]}): is it running (`park-broker`), "
+            "and is the address right?"
+        ) from None
 
 
 class _Socket:
-    def __init__(self, kind: int) -> None:
-        self._socket = _open(kind)
+    def __init__(self, kind: int, context: zmq.Context[zmq.Socket[bytes]] | None = None) -> None:
+        self._socket = _open(context if context is not None else zmq.Context.instance(), kind)
 
     def fileno(self) -> int:
         return int(self._socket.fileno())
@@ -69,11 +89,23 @@ class _Socket:
                 FileNotFoundError
             ):  # the lock on the home is held: it is a dead broker's
                 os.unlink(path)
+        self._socket.setsockopt(zmq.IPV6, int("[" in address))
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
-            raise NoBroker(f"cannot listen at {address}: {error.strerror}") from error
+            raise NoBroker(f"cannot listen at {address}: {os.strerror(error.errno or 0)}") from error
         return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+
+    def _connect(self, address: str) -> None:
+        self._socket.setsockopt(zmq.IPV6, int("[" in address))
+        try:
+            self._socket.connect(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise NoBroker(
+                f"{address!r} is no address of a broker ({os.strerror(error.errno or 0).lower()}): "
+                "give tcp://HOST:PORT, ipc://FOLDER, or the path of a connection file"
+            ) from error
 
     def _waiting(self) -> bool:
         return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
@@ -110,12 +142,15 @@ class Router(_Socket):
 
 
 class Dealer(_Socket):
-    """A client's or a kernel's end."""
+    """A client's or a kernel's end. Its context is its own, so that `close` can wait until the last words are out."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(zmq.DEALER)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        super().__init__(zmq.DEALER, self._context)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
-        self._socket.connect(address)
+        # what waits here is what the caller has asked for: nothing of it may be dropped
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._connect(address)
         self._joiner = Joiner(MAX_MESSAGE)
 
     def send(self, frames: Frames) -> None:
@@ -126,10 +161,18 @@ class Dealer(_Socket):
 
     def receive(self) -> Frames | None:
         while self._waiting():
-            whole = self._joiner.feed(self._socket.recv_multipart(zmq.DONTWAIT))
+            frames = self._socket.recv_multipart(zmq.DONTWAIT)
+            try:
+                whole = self._joiner.feed(frames)
+            except ProtocolError:
+                whole = frames  # the loop decodes it again, and says so
             if whole is not None:
                 return list(whole)
         return None
+
+    def close(self) -> None:
+        self._socket.close(LINGER)
+        self._context.term()
 
 
 class Publisher(_Socket):
@@ -151,7 +194,7 @@ class Subscriber(_Socket):
     def __init__(self, address: str) -> None:
         super().__init__(zmq.SUB)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"")
-        self._socket.connect(address)
+        self._connect(address)
 
     def receive(self) -> Frames | None:
         return self._socket.recv_multipart(zmq.DONTWAIT) if self._waiting() else None

@@ -1,0 +1,173 @@
+"""Real brokers, kernels and scripts for the tests: started, found, stopped and killed by process id.
+
+Everything that a `Fabric` or `Script` starts is gone when its ``with`` ends, however the test went.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from park.core.server import ServerProxy
+from park.service import connect
+
+HERE = Path(__file__).parent
+#: This checkout's park, whether or not it is installed, and nothing of the user's own settings.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PARK")} | {
+    "PYTHONPATH": str(HERE.parent),
+    "PARKTAG": "tester",
+}
+
+
+def until(condition: Callable[[], Any], seconds: float = 20.0, why: Callable[[], str] = str) -> Any:
+    """Wait for a condition, and return what it gave; fail with *why* if it does not come."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"the condition did not come true in {seconds} s: {why()}"
+        time.sleep(0.01)
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether the process is there and has not ended."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def slots_of(pid: int) -> list[int]:
+    """The slot processes of a supervisor."""
+    found = []
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, listed.read_text().split()):
+                if "park.kernel.slot" in Path(f"/proc/{child}/cmdline").read_text() and alive(child):
+                    found.append(child)
+    return found
+
+
+class Process:
+    """A process of the test's, with what it wrote."""
+
+    def __init__(self, command: list[str], log: Path, **options: Any) -> None:
+        self.log = log
+        options["env"] = ENVIRONMENT | options.pop("env", {})
+        with log.open("wb") as out:
+            self.popen = subprocess.Popen(command, **({"stdout": out, "stderr": out} | options))
+        self.pid = self.popen.pid
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @property
+    def running(self) -> bool:
+        return self.popen.poll() is None
+
+    def signal(self, number: int) -> None:
+        self.popen.send_signal(number)
+
+    def wait(self, seconds: float = 20.0) -> int:
+        """Its exit code."""
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.popen.args} goes on after {seconds} s: {self.text}") from None
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+
+    def end(self) -> None:
+        """Stop it in good order; kill it if it does not obey."""
+        if self.running:
+            self.popen.send_signal(signal.SIGCONT)
+            self.popen.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.popen.wait(5)
+        self.kill()
+        for stream in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
+            if stream is not None:
+                stream.close()
+
+
+class Fabric(ExitStack):
+    """A broker and kernels in processes of their own, with a short lease."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        lease: float = 1.0,
+        heartbeat: float = 0.2,
+        home: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.folder = folder
+        self.home = home if home is not None else folder / "home"
+        self.connection = self.home / "connection.json"
+        self._options = [*options, "--lease", str(lease), "--heartbeat", str(heartbeat)]
+        self._count = 0
+        self.broker: Process
+
+    def __enter__(self) -> Self:
+        self.start_broker()
+        return super().__enter__()
+
+    def start(self, *command: str, **options: Any) -> Process:
+        """A Python process that ends with the fabric."""
+        self._count += 1
+        log = self.folder / f"log{self._count}"
+        process = Process([sys.executable, *command], log, **options)
+        self.callback(process.end)
+        return process
+
+    def start_broker(self) -> Process:
+        """A broker on the home, again if there was one; ready when this returns."""
+        self.broker = self.start("-m", "park.cli.broker", "--home", str(self.home), *self._options)
+        until(lambda: "serving at" in self.broker.text or not self.broker.running)
+        assert self.broker.running, self.broker.text
+        return self.broker
+
+    def start_kernel(self, slots: int = 1) -> Process:
+        """A kernel; it need not be connected yet."""
+        return self.start(
+            "-m", "park.cli.kernel", "--broker", str(self.connection), "--slots", str(slots), cwd=self.folder
+        )
+
+    def start_kernels(self, count: int) -> list[Process]:
+        """Kernels of one slot, connected when this returns."""
+        kernels = [self.start_kernel() for _ in range(count)]
+        with self.connect() as service:
+            until(lambda: {k.pid for k in kernels} <= {k.pid for k in service.kernels()})
+        return kernels
+
+    def connect(self, user: str = "tester") -> ServerProxy:
+        """A client's connection, which ends with the fabric at the latest."""
+        service = connect(self.connection, user)
+        self.callback(service.close)  # type: ignore[attr-defined]
+        return service
+
+    def script(self, text: str, *arguments: str, **options: Any) -> Process:
+        """A script that finds this broker through PARK_BROKER."""
+        env = {"PARK_BROKER": str(self.connection)} | options.pop("env", {})
+        return self.start("-c", textwrap.dedent(text), *arguments, env=env, **options)
+
+    def park(self, *arguments: str) -> Process:
+        """A ``park`` command."""
+        return self.start("-m", "park.cli.park", *arguments, env={"PARK_BROKER": str(self.connection)})
+
+    @property
+    def endpoints(self) -> dict[str, Any]:
+        return dict(json.loads(self.connection.read_text()))
