@@ -34,7 +34,7 @@ def probe(benchmark: str, system: str, scale: Scale) -> Rows:
     try:
         out, err = process.communicate(timeout=PATIENCE)
         if process.returncode:
-            raise RuntimeError("\n".join(err.strip().splitlines()[-5:]) or f"exit code {process.returncode}")
+            raise RuntimeError("\n".join(err.strip().splitlines()[-30:]) or f"exit code {process.returncode}")
         rows: Rows = json.loads(out)
         return rows
     except subprocess.TimeoutExpired:

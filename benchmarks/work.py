@@ -30,17 +30,17 @@ class Curve:
 
 
 def calibrate(seconds: float = 1e-3) -> int:
-    """The number of repeats with which one point takes *seconds* of CPU."""
-    some = 20
-    points = population(50)
+    """The number of repeats with which one point takes *seconds* of CPU, on a processor that has warmed up."""
+    some = 100
+    points = population(20)
     curve = Curve(some)
-    best = float("inf")
-    for _ in range(5):
+    took = []
+    for _ in range(40):
         began = time.process_time()
         for point in points:
             curve(point)
-        best = min(best, (time.process_time() - began) / len(points))
-    return max(1, round(some * seconds / best))
+        took.append((time.process_time() - began) / len(points))
+    return max(1, round(some * seconds / min(took)))
 
 
 def population(points: int) -> np.ndarray[Any, Any]:
