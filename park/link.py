@@ -61,7 +61,8 @@ class Listener(Protocol):
 class Reply:
     """The answer to a request, once it is there: all messages of it, the last one last."""
 
-    def __init__(self) -> None:
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
         self._lock = threading.Lock()
         self._lock.acquire()
         self.messages: list[tuple[Message, Buffer]] = []
@@ -77,7 +78,7 @@ class Reply:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether the answer came within *timeout* seconds (None: no limit)."""
-        if not self._lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+        if not self._reactor.attend(self._lock, timeout):
             return False
         self._lock.release()
         return True
@@ -95,37 +96,41 @@ class Reply:
 class MapCall:
     """One map of a session: its results as they come, by first unit."""
 
-    def __init__(self, key: bytes, on_result: Callable[[MapCall], None] | None = None) -> None:
+    def __init__(
+        self, reactor: Reactor, key: bytes, on_result: Callable[[MapCall], None] | None = None
+    ) -> None:
         self.key = key
-        self._arrived = threading.Condition(threading.Lock())
+        self._reactor = reactor
+        #: taken while there is nothing to get
+        self._empty = threading.Lock()
+        self._empty.acquire()
         self._results: deque[tuple[int, int, Buffer]] = deque()
         self.error: ParkError | None = None
         self._on_result = on_result
 
     def put(self, start: int, count: int, data: Buffer) -> None:
-        with self._arrived:
-            self._results.append((start, count, data))
-            self._arrived.notify()
-        if self._on_result is not None:
-            self._on_result(self)
+        self._results.append((start, count, data))
+        self._arrived()
 
     def fail(self, error: ParkError) -> None:
-        with self._arrived:
-            self.error = error
-            self._arrived.notify()
+        self.error = error
+        self._arrived()
+
+    def _arrived(self) -> None:
+        if self._empty.locked():
+            self._empty.release()
         if self._on_result is not None:
             self._on_result(self)
 
     def get(self, timeout: float | None = None) -> tuple[int, int, Buffer] | None:
         """The next results that have come: first unit, count, pack; None after *timeout* seconds."""
-        with self._arrived:
-            if not self._results and self.error is None:
-                self._arrived.wait(timeout)
+        while True:
             if self._results:
                 return self._results.popleft()
             if self.error is not None:
                 raise self.error
-            return None
+            if not self._reactor.attend(self._empty, timeout):
+                return None
 
 
 class Link:
@@ -148,7 +153,7 @@ class Link:
         self._known: set[bytes] = set()
         self._callbacks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._caller: threading.Thread | None = None
-        self._live = Reply()
+        self._live = Reply(reactor)
         #: messages seen, by name and direction
         self.counts: Counter[str] = Counter()
 
@@ -277,7 +282,7 @@ class Link:
         def ask() -> Reply:
             number = next(self._ids)
             message = make(number)
-            reply = Reply()
+            reply = Reply(self._reactor)
             if on_finish is not None:
                 reply.on_finish = lambda: self.call_back(on_finish)
             self._replies[number] = (message, data, code, reply)
@@ -323,7 +328,7 @@ class Link:
         on_result: Callable[[MapCall], None] | None = None,
     ) -> MapCall:
         """Start a map of a session; *blob* is the code of its function."""
-        call = MapCall(message.map, on_result)
+        call = MapCall(self._reactor, message.map, on_result)
 
         def start() -> MapCall:
             self._maps[call.key] = call

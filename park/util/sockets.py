@@ -28,6 +28,8 @@ HIGH_WATER = 10_000
 #: Milliseconds that last words have to get out.
 LINGER = 300
 
+_POLLIN = int(zmq.POLLIN)
+
 
 def _open(context: zmq.Context[zmq.Socket[bytes]], kind: int, hwm: int = HIGH_WATER) -> zmq.Socket[bytes]:
     socket: zmq.Socket[bytes] = context.socket(kind)
@@ -108,7 +110,7 @@ class _Socket:
             ) from error
 
     def _waiting(self) -> bool:
-        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        return bool(self._socket.get(zmq.EVENTS) & _POLLIN)
 
     def close(self) -> None:
         self._socket.close()
