@@ -12,6 +12,7 @@ interpreter for so long.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what is behind `signal`, without 10 us of enums a call
 import contextlib
 import os
 import selectors
@@ -27,6 +28,7 @@ from park.errors import ServiceClosed
 T = TypeVar("T")
 
 _MAIN = threading.main_thread().ident
+_SIGINT = int(signal.SIGINT)
 
 #: The longest wait, seconds; only a guard, nothing depends on it.
 LONGEST = 10.0
@@ -43,14 +45,14 @@ class _uninterrupted:
         self._old: Any = None
         self._came = False
         if threading.get_ident() == _MAIN:
-            old = signal.getsignal(signal.SIGINT)
+            old = _signal.getsignal(_SIGINT)
             if callable(old):
                 self._old = old
-                signal.signal(signal.SIGINT, self._note)
+                _signal.signal(_SIGINT, self._note)
 
     def __exit__(self, *_: object) -> None:
         if self._old is not None:
-            signal.signal(signal.SIGINT, self._old)
+            _signal.signal(_SIGINT, self._old)
             if self._came:
                 self._old(signal.SIGINT, None)
 

@@ -110,7 +110,7 @@ class _Socket:
             ) from error
 
     def _waiting(self) -> bool:
-        return bool(self._socket.get(zmq.EVENTS) & _POLLIN)
+        return bool(int(self._socket.get(zmq.EVENTS)) & _POLLIN)
 
     def close(self) -> None:
         self._socket.close()
