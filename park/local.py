@@ -6,6 +6,7 @@ One thread is link, broker and supervisor; the slot processes are its children. 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
@@ -47,7 +48,9 @@ class LocalService(ServerProxy):
         if slots is not None:
             self._slots = check_slots(slots, "slots")
         if home is not None:
-            self._home = Path(home)
+            if not isinstance(home, str | os.PathLike):
+                raise InvalidRequest(f"home={home!r} is no folder")
+            self._home = Path(home).expanduser()
 
     @property
     def _link(self) -> Link:
@@ -89,8 +92,9 @@ class LocalService(ServerProxy):
         if manager is None or os.getpid() != self._pid:
             return
         atexit.unregister(self.close)
-        jobs = manager.manager.dispatcher.list.jobs.values()
-        left = [j.number for j in jobs if not j.record.state.ended and not j.session]
+        left: list[int] = []
+        with contextlib.suppress(ServiceClosed):
+            left = manager.reactor.call(lambda: _unfinished(manager.manager))
         if left and self._home is None:
             which = f"job {left[0]}" if len(left) == 1 else f"{len(left)} jobs"
             print(
@@ -114,6 +118,11 @@ class LocalService(ServerProxy):
             except ParkError:
                 pass
             raise
+
+
+def _unfinished(manager: JobManager) -> list[int]:
+    jobs = manager.dispatcher.list.jobs.values()
+    return [j.number for j in jobs if not j.record.state.ended and not j.session]
 
 
 def check_slots(slots: Any, what: str) -> int:

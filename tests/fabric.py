@@ -21,8 +21,8 @@ from park.core.server import ServerProxy
 from park.service import connect
 
 HERE = Path(__file__).parent
-#: This checkout's park, whether or not it is installed, and nothing of the user's own settings.
-ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PARK")} | {
+#: This checkout's park, whether or not it is installed, and none of the settings of who runs the tests.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PARK", "PYTHONUNBUFFERED"))} | {
     "PYTHONPATH": str(HERE.parent),
     "PARKTAG": "tester",
 }

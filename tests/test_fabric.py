@@ -277,7 +277,7 @@ def test_sessions_say_so_when_their_broker_was_lost(own: Fabric, gate: Gate) -> 
     own.broker.kill()
     own.start_broker()
     gate.open()
-    with pytest.raises(park.ServiceClosed, match="was restarted.*run the map again"):
+    with pytest.raises(park.ServiceClosed, match=r"was restarted.*run the map again"):
         list(results)
     assert list(service.map(square, range(3))) == [0, 1, 4]
 

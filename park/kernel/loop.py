@@ -26,6 +26,8 @@ from park.wire.pack import Buffer
 
 #: Seconds a process that was let go may take to clean up.
 LEAVE = 5.0
+#: Seconds that all processes together may take when the kernel itself is stopped.
+PATIENCE = 0.5
 READ, WRITE = 1, 2
 
 
@@ -91,6 +93,7 @@ class KernelLoop:
         for number, at in list(self._leaving.items()):
             if now >= at:
                 del self._leaving[number]
+                self._processes[number].cut = True
                 self._processes[number].kill()
         self._speak(now)
         return moved
@@ -104,12 +107,13 @@ class KernelLoop:
         self._line.send(codec.encode(messages.Goodbye("the kernel was stopped")))
         for process in self._processes.values():
             process.interrupt()
-            process.channel.close()
+            process.channel.finish()
+        patience = time.monotonic() + PATIENCE
         for process in self._processes.values():
-            if not process.wait(0.5):
-                process.kill()
-                process.wait(2.0)
             self._ignore(process)
+            process.end(patience - time.monotonic())
+        for process in self._processes.values():
+            process.wait(2.0)
             process.close()
         self._processes.clear()
         self._line.close()
@@ -227,10 +231,8 @@ class KernelLoop:
 
     def _gone(self, process: SlotProcess) -> None:
         """The process has ended, or its channel has: read what is left, then say so."""
-        if not process.wait(0.0):
-            process.wait(0.25)
-            process.kill()
-            process.wait(5.0)
+        process.end(0.25)
+        process.wait(5.0)
         with contextlib.suppress(EOFError, ProtocolError, OSError):
             while True:
                 for head, payload in process.channel.receive():

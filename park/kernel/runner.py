@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -38,6 +39,8 @@ class SlotProcess:
         #: readable when the process has ended, where the system has it
         self.pidfd: int | None = None
         self._lines: deque[bytes] = deque(maxlen=LINES)
+        #: it closed its channel, went on, and was killed for it
+        self.cut = False
 
     def __repr__(self) -> str:
         return f"<SlotProcess {self.number}, pid {self.pid}>"
@@ -73,15 +76,19 @@ class SlotProcess:
             self.pidfd = os.pidfd_open(self._popen.pid)
 
     def read_stderr(self) -> bool:
-        """Pass on what it wrote to standard error, and keep the last lines; False: there will be no more."""
+        """Pass on what it wrote to standard error, and keep the last lines; False: there will be no more.
+
+        A pipe's content at once, so that a process that writes without end cannot hold up the supervisor.
+        """
         descriptor = self.stderr
         if descriptor is None:
             return False
         with contextlib.suppress(BlockingIOError):
-            while data := os.read(descriptor, 65536):
-                self._lines.extend(data.splitlines())
+            if data := os.read(descriptor, 65536):
+                self._lines.extend(data[-20_000:].splitlines()[-LINES:])
                 with contextlib.suppress(OSError):
                     os.write(2, data)
+                return True
             return False
         return True
 
@@ -94,6 +101,8 @@ class SlotProcess:
         code = self.exit_code()
         if code is None:
             return "its process closed its channel"
+        if self.cut:
+            return "its process closed its connection to the kernel: descriptors that a body did not open are not its own"
         if code < 0:
             with contextlib.suppress(ValueError):
                 return f"its process was killed by signal {-code} ({signal.Signals(-code).name})"
@@ -110,12 +119,24 @@ class SlotProcess:
                 self._popen.send_signal(INTERRUPT)
 
     def kill(self) -> None:
-        """End it and what it started, now."""
-        if self._popen is not None and self._popen.poll() is None:
+        """End it and what it started, now. What it started, also when it has ended itself and was not waited for."""
+        if self._popen is not None and self._popen.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError, AttributeError):
                 os.killpg(self._popen.pid, signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError):
                 self._popen.kill()
+
+    def end(self, timeout: float) -> None:
+        """Give it *timeout* seconds to end, then kill it, and in any case what it started."""
+        if self.pidfd is not None:
+            poll = select.poll()
+            poll.register(self.pidfd, select.POLLIN)
+            poll.poll(
+                max(0.0, timeout) * 1000
+            )  # not `wait`: until then its number, and its group's, are its own
+        else:
+            self.wait(max(0.0, timeout))
+        self.kill()
 
     def wait(self, timeout: float) -> bool:
         """Whether it ended within *timeout* seconds."""

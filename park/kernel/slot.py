@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import faulthandler
 import importlib
+import io
 import math
 import os
 import signal
@@ -84,6 +85,8 @@ class Slot:
         self._numpy: dict[bytes, Any] = {}
         #: user code runs, and may be interrupted
         self._open = False
+        #: this is a child that a body has forked
+        self._forked = False
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -101,6 +104,11 @@ class Slot:
         if self._open:
             self._open = False
             raise Abort("the job was aborted")
+
+    def fork(self) -> None:
+        """In a child that a body has forked: it has no part in the fabric."""
+        self._forked = True
+        self._channel.close()
 
     def _next(self) -> tuple[Message, Buffer]:
         if self._later:
@@ -193,6 +201,8 @@ class Slot:
                     self._open = False
                     fixed, result = False, self._error(run, index, error)
                     errors.append(result)
+                if self._forked:  # the body's child came back instead of ending: nothing here is its own
+                    os._exit(0)
                 entries.append(result)
                 now = time.perf_counter()
                 if now - looked > LOOK and not run.once:
@@ -556,6 +566,10 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     slot = Slot(Channel(socket.socket(fileno=descriptor)))
     signal.signal(getattr(signal, "SIGUSR1", signal.SIGINT), slot.interrupt)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=slot.fork)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what a body prints shows now, and is not lost with it
     slot.serve()
     sys.stdout.flush()
 
