@@ -55,14 +55,17 @@ class Presence:
         self._said = now
 
     def due(self, now: float) -> str:
-        """ "hello", "heartbeat" or "": what should be said now; the caller then says it."""
-        if self.state is Contact.LIVE and now - self._heard >= self.lease:
+        """ "hello", "heartbeat" or "": what should be said now; the caller then says it.
+
+        Its sums are those of `deadline`: rounded otherwise, a deadline could come and nothing be due.
+        """
+        if self.state is Contact.LIVE and now >= self._heard + self.lease:
             self.state = Contact.CALLING
         if self.state is Contact.CALLING:
-            if now - self._called >= RETRY:
+            if now >= self._called + RETRY:
                 self._called = self._said = now
                 return "hello"
-        elif now - self._said >= self.heartbeat:
+        elif now >= self._said + self.heartbeat:
             self._said = now
             return "heartbeat"
         return ""
