@@ -257,8 +257,10 @@ class ServerProxy(Server):
             self._interrupted(number, reply)
             came = True
         if not came:
-            self._link.forget(reply)
             record = self.status(number)
+            if record.state.ended and reply.wait(ANSWER):  # the answer was on its way
+                return self._result(reply)
+            self._link.forget(reply)
             raise WaitTimeout(
                 f"job {number} is {record.state} after {timeout} s"
                 + (f": {record.reason}" if record.reason else "")
