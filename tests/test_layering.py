@@ -51,13 +51,21 @@ ROOMS = {
     "park.core.outcome": Room(1, beside=("park.wire.*",)),
     "park.core.roster": Room(1, beside=("park.core.outcome", "park.wire.*")),
     "park.core.work": Room(1, beside=("park.core.outcome", "park.core.roster", "park.wire.*")),
-    "park.core.jobs": Room(1, beside=("park.core.outcome", "park.core.work", "park.wire.*")),
+    "park.core.jobs": Room(
+        1, beside=("park.core.outcome", "park.core.roster", "park.core.work", "park.wire.*")
+    ),
+    "park.core.codes": Room(1),
+    "park.core.requests": Room(1, beside=("park.wire.*",)),
+    "park.core.reasons": Room(1, beside=("park.core.jobs", "park.core.roster")),
     "park.core.dispatcher": Room(
         1,
         beside=(
+            "park.core.codes",
             "park.core.fairshare",
             "park.core.jobs",
             "park.core.outcome",
+            "park.core.reasons",
+            "park.core.requests",
             "park.core.roster",
             "park.core.work",
             "park.table",

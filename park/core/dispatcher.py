@@ -12,22 +12,31 @@ answered the job ends.
 
 from __future__ import annotations
 
-import math
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
+from park.core.codes import Codes, check_code
 from park.core.fairshare import ServiceClock
 from park.core.jobs import Job, JobList, Waiter
 from park.core.outcome import Event, Outcome, Peer, Publication, Ref, Send, Tick, Write
-from park.core.roster import Client, Kernel, Roster
+from park.core.reasons import failed_dependency, why
+from park.core.requests import check_submit
+from park.core.roster import Client, Kernel, Member, Roster
 from park.core.work import KILLS, Attempt, Estimates, Map, Span, chunk_size
-from park.errors import InvalidRequest, ParkError, ProtocolError, Refused, UnknownJob
+from park.errors import ParkError, ProtocolError, UnknownJob
 from park.model import Delta, JobRecord, JobState
 from park.wire import codec, messages, pack
 from park.wire.messages import Message, Submit
 
 #: Estimate for the first unit of unknown code, slot-seconds.
 FIRST_GUESS = 0.01
+#: Characters of a cause or a reason that others gave.
+WORDS = 500
+#: More slots than any node has.
+MAX_SLOTS = 1 << 16
+#: A job whose time is this near is due, seconds: sums of wall clock and monotonic time are not exact.
+SOON = 1e-3
 
 
 class Dispatcher:
@@ -44,13 +53,15 @@ class Dispatcher:
         self.estimates = Estimates()
         self.attempts: dict[int, Attempt] = {}
         self.maps: dict[bytes, Map] = {}
-        self.blobs: set[bytes] = set()
+        self.codes = Codes()
         #: answers that came too late or twice
         self.duplicates = 0
         self._next_attempt = epoch << 32
         self._next_map = 0
         self._held: dict[float, set[int]] = {}
         self._wall = 0.0
+        #: ended jobs whose dependents have not been looked at
+        self._ended: deque[int] = deque()
         self._last_results: dict[int, tuple[list[Send], int]] = {}
         self._out = Outcome()
         self._now = 0.0
@@ -66,6 +77,7 @@ class Dispatcher:
             self._tick(event)
         else:
             self._receive(event)
+        self._release_dependents()
         self._deal()
         self.list.flush(now, out)
         return out
@@ -86,15 +98,12 @@ class Dispatcher:
 
     def _tick(self, tick: Tick) -> None:
         self._wall = tick.wall - self._now
-        for wall in [w for w in self._held if w <= tick.wall]:
+        for wall in [w for w in self._held if w <= tick.wall + SOON]:
             for number in self._held.pop(wall):
                 self._release_waiting(self.list.jobs[number])
         silent, due = self.roster.look(self._now)
         for member in silent:
-            if isinstance(member, Kernel):
-                self._lose_kernel(member)
-            else:
-                self._lose_client(member, "its client was lost")
+            self._lose(member, "its client was lost")
         for member in due:
             self._send(member.peer, messages.Heartbeat(self.epoch))
 
@@ -113,11 +122,12 @@ class Dispatcher:
             handler(self, event, message)
         except ParkError as error:
             reply = getattr(message, "id", 0)
+            name, text = type(error).__name__, str(error)
             if reply:
-                failure = messages.Failure(
-                    reply, type(error).__name__, str(error), attempt=getattr(message, "attempt", 0)
-                )
+                failure = messages.Failure(reply, name, text, attempt=getattr(message, "attempt", 0))
                 self._send(event.peer, failure)
+            elif isinstance(message, messages.Map) and event.peer in self.roster.clients:
+                self._send(event.peer, messages.MapFailed(message.map, name, text))
 
     def _send(self, peer: Peer, message: Message, payload: bytes | memoryview | Ref = b"") -> None:
         self.roster.said(peer, self._now)
@@ -132,37 +142,49 @@ class Dispatcher:
 
     def _hello(self, event: Event, m: messages.Hello) -> None:
         client = self.roster.client_of(m.incarnation)
+        self._make_room(event.peer, client)
         if client is None:
-            client = Client(event.peer, m.incarnation, m.user, m.python, self._now, self._now)
-            fresh = True
+            self.roster.join_client(event.peer, m.incarnation, m.user, m.python, self._now)
         else:
-            del self.roster.clients[client.peer]
-            client.peer = event.peer
-            fresh = False
-        client.heard = self._now
-        self.roster.join_client(client)
-        self._welcome(event.peer, fresh, m.id)
+            self._move(client, event.peer)
+        self._welcome(event.peer, client is None, m.id)
 
     def _kernel_hello(self, event: Event, m: messages.KernelHello) -> None:
-        if m.slots < 1:
-            raise ProtocolError("a kernel needs at least one slot")
+        if not 1 <= m.slots <= MAX_SLOTS:
+            raise ProtocolError(f"a kernel has 1 to {MAX_SLOTS} slots, not {m.slots}")
         kernel = self.roster.kernel_of(m.incarnation)
-        fresh = kernel is None
+        self._make_room(event.peer, kernel)
         if kernel is None:
             kernel = self.roster.join_kernel(
                 event.peer, m.incarnation, m.user, m.host, m.pid, m.slots, m.python, self._now
             )
             self._out.deltas.append(Delta("kernel", kernel.number, kernel.record().as_map()))
-        else:
-            self.roster.move_kernel(kernel, event.peer)
-            kernel.heard = self._now
-        self._welcome(event.peer, fresh, 0)
+            self._welcome(event.peer, True, 0)
+            return
+        self._move(kernel, event.peer)
+        # what was on its way is lost: code, work that it does not hold, answers to work that it held
+        kernel.known.clear()
+        self._welcome(event.peer, False, 0)
         held = set(m.attempts)
-        for number in kernel.running | kernel.parked:
-            if number not in held:
-                self._take_back(self.attempts[number])
-        for number in held - kernel.running - kernel.parked:
+        for number in sorted((kernel.running | kernel.parked) - held, reverse=True):
+            attempt = self.attempts.get(number)
+            if attempt is not None:
+                self._end_attempt(attempt, "abort")
+                self._take_back(attempt, "the connection to its kernel was lost")
+        for number in sorted(held - kernel.running - kernel.parked):
             self._send(event.peer, messages.Abort(attempt=number))
+
+    def _make_room(self, peer: Peer, member: Member | None) -> None:
+        """Whoever had this connection before is gone, unless it is *member* itself."""
+        other = self.roster.member(peer)
+        if other is not None and other is not member:
+            self._lose(other, "another client took its connection")
+
+    def _move(self, member: Member, peer: Peer) -> None:
+        """It came back; over a new connection it asks again for the streams that it watches."""
+        if member.peer != peer:
+            self._out.gone.append(member.peer)
+        self.roster.move(member, peer, self._now)
 
     def _welcome(self, peer: Peer, fresh: bool, reply: int) -> None:
         r = self.roster
@@ -172,28 +194,31 @@ class Dispatcher:
         """`Roster.heard` has seen it."""
 
     def _goodbye(self, event: Event, m: messages.Goodbye) -> None:
-        if event.peer in self.roster.kernels:
-            self._lose_kernel(self.roster.kernels[event.peer])
-        else:
-            self._lose_client(self.roster.clients[event.peer], m.reason or "its client has left")
+        member = self.roster.member(event.peer)
+        assert member is not None
+        self._lose(member, m.reason[:WORDS] or "its client has left")
 
-    def _lose_client(self, client: Client, why: str) -> None:
-        del self.roster.clients[client.peer]
-        self._out.gone.append(client.peer)
-        for job in self.list.jobs.values():
-            job.waiters = [w for w in job.waiters if w.peer != client.peer]
-        for number in list(client.sessions):
+    def _lose(self, member: Member, reason: str) -> None:
+        """It left, or its lease has run out: *reason* is what the jobs say that end with it."""
+        self._out.gone.append(member.peer)
+        for number in member.fetches.values():
             job = self.list.jobs[number]
-            if not job.ended:
-                self._begin_end(job, "abort", why)
-
-    def _lose_kernel(self, kernel: Kernel) -> None:
-        for number in sorted(kernel.running | kernel.parked):
-            attempt = self.attempts.get(number)
-            if attempt is not None:
-                self._take_back(attempt)
-        del self.roster.kernels[kernel.peer]
-        self.list.forget_kernel(kernel.number, self._out)
+            job.waiters = [w for w in job.waiters if w.member is not member]
+        if isinstance(member, Kernel):
+            for number in sorted(
+                member.running | member.parked, reverse=True
+            ):  # the first is dealt first again
+                attempt = self.attempts.get(number)
+                if attempt is not None:
+                    self._take_back(attempt, "the kernel that ran it was lost")
+            self.list.forget_kernel(member.number, self._out)
+        self.roster.drop(member)
+        for number in sorted(member.open) if isinstance(member, Client) else ():
+            job = self.list.jobs[number]
+            if job.session:
+                self._begin_end(job, "abort", reason)
+            else:
+                self._fail(job, f"{reason} before all inputs had come")
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -216,12 +241,22 @@ class Dispatcher:
         return job
 
     def _blob(self, event: Event, m: messages.Blob) -> None:
-        if m.hash not in self.blobs:
-            self.blobs.add(m.hash)
+        if m.hash not in self.codes:
+            check_code(m.hash, event.payload)
             self._out.spool.append(Write("blob", (m.hash,), event.payload))
+            self._drop_code(self.codes.add(m.hash, len(event.payload)))
         kernel = self.roster.kernels.get(event.peer)
         if kernel is not None:
             kernel.known.add(m.hash)
+
+    def _need_blob(self, event: Event, m: messages.NeedBlob) -> None:
+        """A kernel has dropped this code; it gives the work back that wanted it."""
+        kernel = self.roster.kernels.get(event.peer)
+        if kernel is not None:
+            kernel.known.discard(m.hash)
+
+    def _drop_code(self, codes: list[bytes]) -> None:
+        self._out.spool += [Write("blob", (code,), None) for code in codes]
 
     def _submit(self, event: Event, m: Submit) -> None:
         client = self._client(event)
@@ -231,20 +266,16 @@ class Dispatcher:
             received = root.total if root is not None else 0
             self._answer(event.peer, messages.Accepted(m.id, known, existed=True, received=received))
             return
-        if not -3 <= m.priority <= 6:
-            raise InvalidRequest(f"priority {m.priority} is not between -3 and 6")
-        if m.when is not None and not math.isfinite(m.when):
-            raise InvalidRequest(f"when={m.when} is not a time")
-        if len(m.key) != 16 or m.count < 0:
-            raise ProtocolError("a request key has 16 bytes, and a count is not negative")
-        if not m.session and m.body not in self.blobs:
-            raise ProtocolError("the code of the body did not arrive before the request")
+        check_submit(m, event.payload)
         for other in m.after:
             self._job(other)
+        if not m.session and m.body not in self.codes:
+            self._send(event.peer, messages.NeedBlob(m.body))  # and then the request again
+            return
         job = self._new_job(m, client)
         self._answer(event.peer, messages.Accepted(m.id, job.number, received=m.count))
         if m.session:
-            client.sessions.add(job.number)
+            client.open.add(job.number)
             self.list.change(job, self._out, state=JobState.RUNNING, started=self._wall_now)
             return
         writes = self._out.writes
@@ -253,8 +284,10 @@ class Dispatcher:
         root = self._root_map(job)
         if m.once:
             root.add(0, 1)
-        elif m.count:
+        else:
             self._add_units(root, 0, m.count, event.payload)
+            if not m.closed:
+                client.open.add(job.number)
         self._release_waiting(job)
 
     def _new_job(self, m: Submit, client: Client) -> Job:
@@ -281,63 +314,92 @@ class Dispatcher:
     def _root_map(self, job: Job) -> Map:
         m = job.submit
         root = Map(m.key, job.number, job.owner, m.body, m.seed, 0, root=True, once=m.once, closed=m.closed)
-        job.root = self.maps[root.key] = job.maps[root.key] = root
+        job.root = root
+        self._add_map(job, root)
         return root
 
+    def _add_map(self, job: Job, map_: Map) -> None:
+        self.maps[map_.key] = job.maps[map_.key] = map_
+        map_.apart = map_.function in job.killers
+        self.codes.use(map_.function)
+
     def _add_units(self, map_: Map, start: int, count: int, payload: bytes | memoryview) -> None:
+        """A segment of units that follows the last one; it may be empty."""
         if start != map_.total or pack.count(payload) != count:
             raise ProtocolError(f"units {start} to {start + count} do not follow unit {map_.total}")
-        map_.add(start, count)
-        write = Write("units", map_.key_of(start), payload)
-        (self._out.writes if map_.root else self._out.spool).append(write)
+        if count:
+            map_.add(start, count)
+            write = Write("units", map_.key_of(start), payload)
+            (self._out.writes if map_.root else self._out.spool).append(write)
 
     def _units(self, event: Event, m: messages.Units) -> None:
+        client = self._client(event)
         if m.job:
-            job = self._active(m.job)
+            job = self._job(m.job)
             map_ = job.root
+            if not job.client and job.owner == client.user:  # its broker was restarted
+                job.client = client.incarnation
         else:
             map_ = self.maps.get(m.map)
             if map_ is None:
                 return  # it was cancelled
             job = self._job(map_.job)
-        if map_ is None or map_.closed or job.client != self._client(event).incarnation:
+        if map_ is None or job.client != client.incarnation:
             raise ProtocolError("no map of this client takes more units")
-        if m.start < map_.total:  # sent again after a lost acknowledgement
-            if m.id:
-                self._answer(event.peer, messages.Done(m.id))
-            return
-        if m.count:
-            self._add_units(map_, m.start, m.count, event.payload)
-            if job.ending:
-                map_.drop_pending()
-        map_.closed = m.closed
-        if map_.root:
-            job.total = map_.total
-            self.list.counted(job)
+        # sent again after a lost acknowledgement, or by a client that does not know yet that its job ends
+        if m.start >= map_.total and not (job.ended or job.ending or job.stops_at_failure):
+            self._take_units(job, map_, m, event.payload)
+        if m.job and not job.ended:
+            (client.open.discard if map_.closed else client.open.add)(job.number)
         if m.id:
             self._answer(event.peer, messages.Done(m.id))
+
+    def _take_units(self, job: Job, map_: Map, m: messages.Units, payload: bytes | memoryview) -> None:
+        if map_.closed:
+            if m.count:
+                raise ProtocolError("this map has all its units already")
+            return
+        self._add_units(map_, m.start, m.count, payload)
+        if m.closed:
+            map_.closed = True
+            if map_.root:
+                job.total = map_.total
+                self.list.counted(job)
+                self.list.store(job, self._out)
         self._refresh(job)
         self._check_map(map_)
 
     def _map(self, event: Event, m: messages.Map) -> None:
-        if m.map in self.maps:
-            return
         attempt: Attempt | None = None
         if event.peer in self.roster.kernels:
             attempt = self.attempts.get(m.attempt)
-            if attempt is None or attempt.kernel.peer != event.peer or attempt.parked:
+            if attempt is None or attempt.kernel.peer != event.peer:
                 return  # its lease ran out, or its job has ended: an Abort is on its way
             job = self._job(attempt.map.job)
+            if job.ending in ("abort", "fail"):
+                return
         else:
             job = self._job(m.job)
             if not job.session or job.client != self._client(event).incarnation:
                 raise ProtocolError(f"job {m.job} is no session of this client")
-        if m.function not in self.blobs or len(m.map) != 16:
-            raise ProtocolError("the code of the function did not arrive before the map")
-        if attempt is None and (job.ended or job.ending):
-            text = f"session {job.number} has ended" + (f": {job.facts.reason}" if job.facts.reason else "")
-            self._send(event.peer, messages.MapFailed(m.map, "JobAborted", text))
+            if job.ended or job.ending:
+                text = f"session {job.number} has ended" + (
+                    f": {job.facts.reason}" if job.facts.reason else ""
+                )
+                self._send(event.peer, messages.MapFailed(m.map, "JobAborted", text))
+                return
+        known = self.maps.get(m.map)
+        if known is not None:
+            if known.job == job.number and known.driver == (attempt.number if attempt is not None else 0):
+                self._again(job, known)
             return
+        if len(m.map) != 16:
+            raise ProtocolError("a map key has 16 bytes")
+        if m.function not in self.codes:
+            self._send(event.peer, messages.NeedBlob(m.function))  # and then the map again
+            return
+        for key in list(attempt.maps) if attempt is not None else ():
+            self._drop_map(self.maps[key])  # it was sent again in vain: its driver has gone on
         self._next_map += 1
         map_ = Map(
             m.map,
@@ -351,22 +413,29 @@ class Dispatcher:
             closed=m.closed,
         )
         self._add_units(map_, 0, m.count, event.payload)
-        self.maps[map_.key] = job.maps[map_.key] = map_
+        self._add_map(job, map_)
         if attempt is not None:
             attempt.maps.add(map_.key)
-            self._park(attempt)
+            self._park(job, attempt)
         self._refresh(job)
         self._check_map(map_)
 
+    def _again(self, job: Job, map_: Map) -> None:
+        """Whoever made the map sends it again over a new connection: answers may have been lost on the old one."""
+        if map_.cancelled:
+            return
+        units = map_.again(self.attempts[n] for n in map_.running)
+        if job.session:
+            job.done = max(0, job.done - units)
+            self.list.counted(job)
+        self._refresh(job)
+
     def _cancel(self, event: Event, m: messages.Cancel) -> None:
         map_ = self.maps.get(m.map)
-        if map_ is None or self._job(map_.job).client != self._client(event).incarnation:
+        client = self._client(event)
+        if map_ is None or map_.driver or map_.root or self._job(map_.job).client != client.incarnation:
             return
-        map_.cancelled = map_.closed = True
-        map_.drop_pending()
-        for number in map_.running:
-            self._end_attempt(self.attempts[number], "abort")
-        self._check_map(map_)
+        self._drop_map(map_)
         self._refresh(self._job(map_.job))
 
     def _stop(self, event: Event, m: messages.Stop) -> None:
@@ -381,36 +450,41 @@ class Dispatcher:
         job = self._active(m.job)
         if not job.session or job.client != self._client(event).incarnation:
             raise ProtocolError(f"job {m.job} is no session of this client")
-        self._begin_end(job, "abort" if m.reason else "stop", m.reason)
+        self._begin_end(job, "abort" if m.reason else "stop", m.reason[:WORDS])
         self._answer(event.peer, messages.Done(m.id))
 
     def _fetch(self, event: Event, m: messages.Fetch) -> None:
         job = self._job(m.job)
-        waiter = Waiter(event.peer, m.id, m.attempt, m.request)
-        if m.wait and not job.ended:
-            job.waiters.append(waiter)
-        else:
+        member = self.roster.member(event.peer)
+        assert member is not None
+        waiter = Waiter(member, m.id, m.attempt, m.request)
+        if not m.wait or job.ended:
             self._answer_fetch(job, waiter)
+        elif (m.attempt, m.id) not in member.fetches:  # else it is asked again, over a new connection
+            member.fetches[m.attempt, m.id] = job.number
+            job.waiters.append(waiter)
 
     def _forget(self, event: Event, m: messages.Forget) -> None:
-        for job in self.list.jobs.values():
-            job.waiters = [w for w in job.waiters if (w.peer, w.id) != (event.peer, m.id)]
+        member = self._client(event)
+        number = member.fetches.pop((0, m.id), None)
+        if number is not None:
+            job = self._job(number)
+            job.waiters = [w for w in job.waiters if (w.member, w.id) != (member, m.id)]
 
     def _answer_fetch(self, job: Job, w: Waiter) -> None:
+        peer, root, request = w.member.peer, job.root, w.request and not job.session
         for start, count in job.results:
             results = messages.Results(start, count, job=job.number, attempt=w.attempt, reply=w.id)
-            self._answer(w.peer, results, Ref("results", (job.number, start)))
-        if w.request:
-            self._answer(w.peer, messages.Blob(job.submit.body, w.id), Ref("blob", (job.submit.body,)))
-            if job.root is not None:
-                for start, stop in zip(
-                    job.root.segments, [*job.root.segments[1:], job.root.total], strict=True
-                ):
-                    units = messages.Units(start, stop - start, closed=True, job=job.number, id=w.id)
-                    self._answer(w.peer, units, Ref("units", (job.number, start)))
-        fields = codec.fields(job.submit) if w.request else {}
+            self._answer(peer, results, Ref("results", (job.number, start)))
+        if request:
+            self._answer(peer, messages.Blob(job.submit.body, w.id), Ref("blob", (job.submit.body,)))
+        if request and root is not None and not job.submit.once:
+            for start, count in root.segments.items():
+                units = messages.Units(start, count, closed=True, job=job.number, id=w.id)
+                self._answer(peer, units, Ref("units", (job.number, start)))
+        fields = codec.fields(job.submit) if request else {}
         record = replace(job.record, reason=self.explain(job.number)).as_map()
-        self._answer(w.peer, messages.Fetched(w.id, record, fields, w.attempt, once=job.submit.once))
+        self._answer(peer, messages.Fetched(w.id, record, fields, w.attempt, once=job.submit.once))
 
     def _status(self, event: Event, m: messages.Status) -> None:
         if m.job:
@@ -435,30 +509,43 @@ class Dispatcher:
         if attempt is None:
             return
         map_, span, job = attempt.map, attempt.span, self._job(attempt.map.job)
-        if not (m.start == span.start and 0 <= m.count <= len(span) and pack.count(event.payload) == m.count):
-            raise ProtocolError(f"attempt {m.attempt} answers units that it was not given")
-        self._retire(attempt, m.seconds, m.count)
+        if not _answers(m, span, event.payload):
+            self._blame(job, attempt, "its kernel answered other units than it was given", "")
+            return
+        if m.ended == "abort" and attempt.told != "abort" and job.wants(map_):
+            self._blame(job, attempt, "it raised park.Abort, though nobody had aborted it", "")
+            return
+        self._retire(job, attempt, min(max(m.seconds, 0.0), self._now - attempt.since), m.count)
         map_.answered(m.count)
         if m.count:
             self._deliver(job, map_, m.start, m.count, event.payload)
-        if map_.root and m.failed and not job.error:
-            job.error = m.cause if map_.once else f"unit {m.unit}: {m.cause}"
-        if map_.root or job.session:
-            job.done += m.count
-            job.failed += m.failed
-            self.list.counted(job)
-        stop = bool(map_.root and m.failed and job.submit.on_error == "stop")
-        if stop:
-            map_.closed = True
-            map_.drop_pending()
+            self._count_done(job, map_, m.count, m.failed)
+        if m.failed and map_.root:
+            self._note_failure(job, map_, m.unit, m.cause)
         rest = Span(span.start + m.count, span.stop, span.segment)
         if len(rest):
-            if map_.cancelled or job.ending or stop:
-                map_.answered(len(rest))
-            else:
+            if job.wants(map_):
                 map_.give_back(rest)
+            else:
+                map_.answered(len(rest))
         self._refresh(job)
         self._check_map(map_)
+
+    def _count_done(self, job: Job, map_: Map, units: int, failed: int) -> None:
+        if map_.root or job.session:
+            job.done += units
+            job.failed += failed
+            self.list.counted(job)
+
+    def _note_failure(self, job: Job, map_: Map, unit: int, cause: str) -> None:
+        """The first unit of a job's own that fails gives it its error, and may end it."""
+        if not job.error:
+            job.error = cause[:WORDS] if map_.once else f"unit {unit}: {cause[:WORDS]}"
+            if job.stops_at_failure:
+                map_.closed = True
+                map_.drop_pending()
+                self._feeds_no_more(job)
+            self.list.store(job, self._out)
 
     def _deliver(self, job: Job, map_: Map, start: int, count: int, payload: bytes | memoryview) -> None:
         """Results of a map go to the store, to the driver or to the session's client."""
@@ -478,35 +565,36 @@ class Dispatcher:
 
     def _crashed(self, event: Event, m: messages.Crashed) -> None:
         held = [a for n in m.attempts if (a := self._held_attempt(event, n)) is not None]
-        for attempt in held:
-            culprit = attempt.number == m.attempts[-1]
+        for attempt in reversed(held):  # the culprit first, while somebody still wants its units
+            if self.attempts.get(attempt.number) is not attempt:
+                continue
             job = self._job(attempt.map.job)
-            if not culprit or job.ending or attempt.map.cancelled:
-                self._take_back(attempt)
+            if attempt.number == m.attempts[-1] and job.wants(attempt.map):
+                self._blame(job, attempt, m.cause[:WORDS], m.stderr)
             else:
-                self._blame(job, attempt, m.cause, m.stderr)
+                self._take_back(attempt, "its process died")
 
     def _blame(self, job: Job, attempt: Attempt, cause: str, stderr: str) -> None:
         """The attempt's process died: run its units again one at a time; one that kills too often fails."""
         map_, span = attempt.map, attempt.span
-        self._retire(attempt, None, 0)
+        self._retire(job, attempt, None, 0)
+        map_.apart = True
+        job.killers.add(map_.function)
         unit = span.start
-        map_.kills[unit] = map_.kills.get(unit, 0) + (len(span) == 1)
+        for suspect in range(span.start, span.stop):
+            map_.kills[suspect] = map_.kills.get(suspect, 0) + 1
         if len(span) == 1 and (map_.kills[unit] >= KILLS or not job.submit.idempotent):
-            where = None if map_.once else unit
-            entry = pack.error_entry(cause, stderr, where)
+            entry = pack.error_entry(cause, stderr, None if map_.once else unit)
             map_.answered(1)
             self._deliver(job, map_, unit, 1, pack.pack_entries([entry]))
+            self._count_done(job, map_, 1, 1)
             if map_.root:
-                job.error = job.error or (cause if map_.once else f"unit {unit}: {cause}")
-                job.done += 1
-                job.failed += 1
-                self.list.counted(job)
+                self._note_failure(job, map_, unit, cause)
         elif job.submit.idempotent:
             map_.give_back(span, singly=True)
         else:
+            map_.answered(len(span))
             self._fail_unrepeatable(job, cause)
-            return
         self._refresh(job)
         self._check_map(map_)
 
@@ -522,13 +610,18 @@ class Dispatcher:
 
     # -- attempts ------------------------------------------------------------------------------
 
-    def _park(self, attempt: Attempt) -> None:
+    def _park(self, job: Job, attempt: Attempt) -> None:
         """The driver waits in a map: its slot goes back to the fabric."""
+        if attempt.parked:  # the answers of its last map were lost, or nobody knew that they had come
+            if attempt.resumable:
+                attempt.resumable = False
+                job.resumable.remove(attempt)
+            return
         used = self._now - attempt.since
         attempt.used += used
         self.clock.charge(attempt.map.job, used - attempt.charged)
         attempt.charged = 0.0
-        attempt.parked = True
+        attempt.parked = attempt.driver = True
         kernel = attempt.kernel
         kernel.running.discard(attempt.number)
         kernel.parked.add(attempt.number)
@@ -550,64 +643,65 @@ class Dispatcher:
             self._send(attempt.kernel.peer, messages.Resume(attempt.number))
         self._count_running(attempt, +1)
 
-    def _retire(self, attempt: Attempt, seconds: float | None, units: int) -> None:
+    def _retire(self, job: Job, attempt: Attempt, seconds: float | None, units: int) -> None:
         """The attempt is over; its slot is free and its time is charged."""
-        job = self._job(attempt.map.job)
         del self.attempts[attempt.number]
         job.attempts.discard(attempt.number)
         attempt.map.running.discard(attempt.number)
         attempt.kernel.running.discard(attempt.number)
         attempt.kernel.parked.discard(attempt.number)
-        if attempt in job.resumable:
+        if attempt.resumable:
             job.resumable.remove(attempt)
-        driver = attempt.used > 0.0
         held = 0.0 if attempt.parked else self._now - attempt.since
-        used = held if driver or seconds is None else seconds
+        used = held if attempt.driver or seconds is None else seconds
         self.clock.charge(job.number, used - attempt.charged)
-        if seconds is not None and units and not driver:
+        if seconds is not None and units and not attempt.driver:
             self.estimates.learn(job.owner, attempt.map.function, units, seconds)
         for key in list(attempt.maps):
-            self._drop_map(job, key)
+            self._drop_map(self.maps[key])
         self._count_running(attempt, -1 if not attempt.parked else 0)
 
-    def _drop_map(self, job: Job, key: bytes) -> None:
+    def _drop_map(self, map_: Map) -> None:
         """A map whose results nobody wants any more."""
-        map_ = self.maps.get(key)
-        if map_ is None:
-            return
         map_.cancelled = map_.closed = True
         map_.drop_pending()
         for number in list(map_.running):
             self._end_attempt(self.attempts[number], "abort")
         self._check_map(map_)
 
-    def _take_back(self, attempt: Attempt) -> None:
+    def _take_back(self, attempt: Attempt, why_lost: str) -> None:
         """The fabric lost the attempt: its units wait again, unless nobody wants them."""
         job, map_ = self._job(attempt.map.job), attempt.map
-        self._retire(attempt, None, 0)
-        if job.ending or map_.cancelled:
+        self._retire(job, attempt, None, 0)
+        if not job.wants(map_):
             map_.answered(len(attempt.span))
-        elif not job.submit.idempotent:
-            self._fail_unrepeatable(job, "the kernel that ran it was lost")
-            map_.answered(len(attempt.span))
-        else:
+        elif job.submit.idempotent:
             map_.give_back(attempt.span)
+        else:
+            map_.answered(len(attempt.span))
+            self._fail_unrepeatable(job, why_lost)
         self._refresh(job)
         self._check_map(map_)
 
     def _fail_unrepeatable(self, job: Job, cause: str) -> None:
-        job.error = job.error or f"{cause}, and idempotent=False forbids a second run"
-        self._begin_end(job, "fail", job.error)
+        self._fail(job, f"{cause}, and idempotent=False forbids a second run")
 
-    def _end_attempt(self, attempt: Attempt, how: str) -> None:
-        if how == "abort" or not attempt.ending:
-            message: Message = (
-                messages.Stop(attempt=attempt.number)
-                if how == "stop"
-                else messages.Abort(attempt=attempt.number)
-            )
-            self._send(attempt.kernel.peer, message)
-        attempt.ending = True
+    def _fail(self, job: Job, error: str) -> None:
+        """The job cannot be completed: what runs of it is aborted."""
+        job.error = job.error or error
+        self._begin_end(job, "fail", "")
+
+    def _end_attempt(self, attempt: Attempt, how: str, soft: bool = False) -> None:
+        """Tell it to "stop" or to "abort", once."""
+        if attempt.told in (how, "abort"):
+            return
+        attempt.told = how
+        number = attempt.number
+        message = (
+            messages.Abort(attempt=number) if how == "abort" else messages.Stop(attempt=number, soft=soft)
+        )
+        # after the Run, which may wait for the disk
+        self._answer(attempt.kernel.peer, message)
 
     def _count_running(self, attempt: Attempt, step: int) -> None:
         job = self._job(attempt.map.job)
@@ -622,13 +716,16 @@ class Dispatcher:
         if not map_.ended or map_.running or self.maps.get(map_.key) is not map_:
             return
         job = self._job(map_.job)
+        if job.state is JobState.WAITING and not job.ending:
+            return
         del self.maps[map_.key], job.maps[map_.key]
+        self._drop_code(self.codes.leave(map_.function))
         if not map_.root:
             self._out.spool += [Write("units", map_.key_of(s), None) for s in map_.segments]
         driver = self.attempts.get(map_.driver)
         if driver is not None:
             driver.maps.discard(map_.key)
-            if driver.parked and not driver.resumable:
+            if driver.parked and not driver.resumable and not driver.maps:
                 driver.resumable = True
                 job.resumable.append(driver)
                 self._refresh(job)
@@ -642,14 +739,14 @@ class Dispatcher:
             if job.ending:
                 self._end(job, JobState.ABORTED if job.ending == "abort" else JobState.COMPLETE)
             return
-        if job.state is JobState.WAITING and not job.ending:
-            return
         if job.ending == "abort":
             self._end(job, JobState.ABORTED)
         elif job.error:
             self._end(job, JobState.FAILED, self._failure(job))
         elif job.ending == "stop" and job.facts.started is None:
             self._end(job, JobState.ABORTED, "stopped before it started")
+        elif job.submit.once and not job.results:
+            self._end(job, JobState.ABORTED, "stopped before it had a result")
         else:
             self._end(job, JobState.COMPLETE)
 
@@ -658,28 +755,40 @@ class Dispatcher:
         return f"{job.error} ({failed} of {total} units failed)" if failed > 1 else job.error
 
     def _begin_end(self, job: Job, how: str, reason: str) -> None:
-        """Stop or abort ("fail": abort, but it has failed): nothing new is dealt, what runs is told."""
-        job.ending = how if job.ending in ("", "stop") else job.ending
-        if reason and how != "fail":
+        """Stop, abort, or "fail" (abort, but it has failed): nothing new is dealt, what runs is told."""
+        if job.ended or job.ending not in ("", "stop") or job.ending == how:
+            return
+        job.ending = how
+        if reason:
             self.list.change(job, self._out, reason=reason)
         for map_ in list(job.maps.values()):
-            if how != "stop" or map_.root or job.session:
+            if not job.wants(map_):
                 map_.closed = True
                 map_.drop_pending()
+                if how != "stop" and job.session and not map_.driver:
+                    self._fail_map(job, map_, reason)
+        stop = how == "stop" and not job.session  # of a session that is over, nobody wants anything more
         for number in list(job.attempts):
             attempt = self.attempts[number]
-            # the units of a driver's maps finish: its best so far may need them
-            if how != "stop" or attempt.map.root:
-                self._end_attempt(attempt, "stop" if how == "stop" else "abort")
-        if job.session:
-            client = self.roster.client_of(job.client)
-            for map_ in list(job.maps.values()) if client is not None and how != "stop" else []:
-                text = f"session {job.number} has ended: {reason}"
-                self._send(client.peer, messages.MapFailed(map_.key, "JobAborted", text))  # type: ignore[union-attr]
+            self._end_attempt(attempt, "stop" if stop else "abort", soft=not attempt.map.root)
+        self._feeds_no_more(job)
+        self.list.store(job, self._out)
         for map_ in list(job.maps.values()):
             self._check_map(map_)
         self._refresh(job)
         self._check_job(job)
+
+    def _fail_map(self, job: Job, map_: Map, reason: str) -> None:
+        client = self.roster.client_of(job.client)
+        if client is not None:
+            text = f"session {job.number} has ended: {reason}"
+            self._send(client.peer, messages.MapFailed(map_.key, "JobAborted", text))
+
+    def _feeds_no_more(self, job: Job) -> None:
+        """Its client need not bring more inputs, or be there at all."""
+        client = self.roster.client_of(job.client)
+        if client is not None and (not job.session or job.ended):
+            client.open.discard(job.number)
 
     def _end(self, job: Job, state: JobState, reason: str | None = None) -> None:
         fields: dict[str, Any] = {"state": state, "ended": self._wall_now}
@@ -692,22 +801,24 @@ class Dispatcher:
         fields["stopped"] = job.ending == "stop" and state is JobState.COMPLETE and not job.session
         self.list.change(job, self._out, **fields)
         self.clock.remove(job.number)
+        job.ready.clear()
         self._out.ended.append(job.number)
+        self._ended.append(job.number)
         for kernel in self.roster.kernels.values():
             if job.number in kernel.jobs:
                 kernel.jobs.discard(job.number)
                 self._send(kernel.peer, messages.Release(job.number))
         for waiter in job.waiters:
+            waiter.member.fetches.pop((waiter.attempt, waiter.id), None)
             self._answer_fetch(job, waiter)
         job.waiters.clear()
-        if job.session:
-            client = self.roster.client_of(job.client)
-            if client is not None:
-                client.sessions.discard(job.number)
-        for number in sorted(self.list.dependents.pop(job.number, ())):
-            other = self.list.jobs[number]
-            if not other.ended:
-                self._release_waiting(other)
+        self._feeds_no_more(job)
+
+    def _release_dependents(self) -> None:
+        """Look at the jobs that come after those that have ended; a loop, because chains may be long."""
+        while self._ended:
+            for number in sorted(self.list.dependents.pop(self._ended.popleft(), ())):
+                self._release_waiting(self.list.jobs[number])
 
     # -- waiting and ready ---------------------------------------------------------------------
 
@@ -716,19 +827,14 @@ class Dispatcher:
         record = job.facts
         if record.state is not JobState.WAITING or job.ending:
             return
-        others = [self._job(n).record for n in record.after]
+        others = [self._job(n) for n in record.after]
         for other in others:
             if other.state in (JobState.FAILED, JobState.ABORTED):
-                job.error = (
-                    f"job {other.job}, which it comes after, {_verb(other.state)}: {other.reason}".rstrip(
-                        ": "
-                    )
-                )
-                self._begin_end(job, "fail", job.error)
+                self._fail(job, failed_dependency(other)[:WORDS])
                 return
-        if any(not o.state.ended for o in others):
+        if any(not other.ended for other in others):
             return
-        if record.when is not None and record.when > self._wall_now:
+        if record.when is not None and record.when > self._wall_now + SOON:
             self._held.setdefault(record.when, set()).add(job.number)
             return
         self.list.change(job, self._out, state=JobState.QUEUED, reason="")
@@ -774,15 +880,19 @@ class Dispatcher:
         map_ = job.next_ready()
         if map_ is None or not kernel.full_of_drivers:
             return map_
-        # only inside a driver that waits for it: no further process
-        return next(
-            (m for m in job.maps.values() if m.waiting and m.driver in kernel.parked and not m.apart), None
-        )
+        # No further process. A driver here of whose map nothing is here is the innermost of its process, so
+        # that a chunk of that map runs inside it: there is one such driver in each chain of drivers that wait.
+        return next((m for m in job.maps.values() if m.waiting and self._waits_idly(m, kernel)), None)
+
+    def _waits_idly(self, map_: Map, kernel: Kernel) -> bool:
+        """Whether the map's driver waits on this kernel, and nothing of the map is there."""
+        if map_.driver not in kernel.parked:
+            return False
+        return all(self.attempts[n].kernel is not kernel for n in map_.running)
 
     def _dispatch(self, job: Job, map_: Map, kernel: Kernel) -> None:
         estimate = self.estimates.get(map_.owner, map_.function)
-        slots = sum(k.slots for k in self.roster.kernels.values())
-        span = map_.take(chunk_size(map_.waiting, slots, estimate))
+        span = map_.take(chunk_size(map_.waiting, self.roster.slots, estimate))
         cost = (FIRST_GUESS if estimate is None else estimate) * len(span)
         number = self._next_attempt
         self._next_attempt += 1
@@ -816,85 +926,59 @@ class Dispatcher:
         (self._answer if map_.root else self._send)(kernel.peer, run, payload)
         if job.state is JobState.QUEUED:
             self.list.change(job, self._out, state=JobState.RUNNING, started=self._wall_now)
+        if job.ending == "stop" and not map_.root:
+            self._end_attempt(attempt, "stop", soft=True)
         self._count_running(attempt, +1)
 
     # -- words for people ----------------------------------------------------------------------
 
     def explain(self, number: int) -> str:
         """One sentence: why the job waits, or what ended it."""
-        job = self._job(number)
-        record = job.record
-        if record.state.ended or record.reason:
-            return record.reason
-        if record.state is JobState.WAITING:
-            for other in record.after:
-                if not self._job(other).ended:
-                    return f"waits for job {other}, which is {self._job(other).state}"
-            return "waits for its time"
-        if job.root is not None and not job.root.closed and not job.root.waiting and not job.attempts:
-            return "waits for more inputs from its client"
-        if not job.has_work or job.attempts:
-            return ""
-        kernels = self.roster.kernels.values()
-        if not kernels:
-            return "no kernel is connected"
-        fitting = [k for k in kernels if not record.python or k.python == record.python]
-        if not fitting:
-            others = ", ".join(sorted({k.python for k in kernels}))
-            return f"no kernel runs Python {record.python} (connected: {others})"
-        if all(k.full_of_drivers for k in fitting):
-            return "every kernel holds as many waiting drivers as it may"
-        if all(k.free <= 0 for k in fitting):
-            return "all slots are busy with work that is due before"
-        return ""
+        return why(self._job(number), self.list.jobs, self.roster.kernels.values())
 
     # -- restart -------------------------------------------------------------------------------
 
     def restore(
-        self,
-        record: JobRecord,
-        submit: Submit,
-        segments: list[tuple[int, int]],
-        results: list[tuple[int, int]],
-        failed: int,
+        self, stored: dict[str, Any], submit: Submit, segments: dict[int, int], results: list[tuple[int, int]]
     ) -> None:
-        """A stored job of an earlier life: what is not answered waits again."""
-        job = Job(record, submit, b"", results=results)
+        """A stored job of an earlier life: what is not answered waits again.
+
+        *stored* is what `JobList.store` wrote, *segments* and *results* how many units begin where.
+        """
+        record = JobRecord.from_map(stored)
+        job = Job(record, submit, b"", results=results, ending=stored["ending"], error=stored["error"])
         self.list.restore(job)
-        self.blobs.add(submit.body)
+        if submit.body not in self.codes:
+            self.codes.add(submit.body, 0)  # it lies in the store
         if record.state.ended:
             job.root = Map(submit.key, record.job, record.owner, submit.body, submit.seed, 0, root=True)
-            job.root.segments = [start for start, _ in segments]
-            job.root.total = sum(count for _, count in segments)
+            job.root.segments, job.root.total = segments, sum(segments.values())
             return
         self.clock.add(record.job, record.owner, record.priority)
         root = self._root_map(job)
-        for start, count in segments if not submit.once else [(0, 1)]:
-            root.add(start, count)
-        _remove_answered(root, results)
-        waiting = any(not self._known_ended(n) for n in record.after) or record.state is JobState.WAITING
-        state = JobState.WAITING if waiting else JobState.QUEUED
-        job.facts = replace(record, state=state, epoch=self.epoch)
-        job.done, job.failed, job.progress = sum(c for _, c in results), failed, None
-
-    def _known_ended(self, number: int) -> bool:
-        job = self.list.jobs.get(number)
-        return job is not None and job.ended
+        root.closed = stored["closed"]
+        root.segments = {0: 1} if submit.once else segments
+        root.total = sum(root.segments.values())
+        root.put_missing((start, start + count) for start, count in results)
+        if job.ending or job.stops_at_failure:
+            root.closed = True
+            root.drop_pending()
+        if record.state is not JobState.WAITING:
+            job.facts = replace(record, state=JobState.QUEUED, epoch=self.epoch)
+        job.done, job.progress = sum(count for _, count in results), None
 
     def settle(self, now: float, wall: float) -> Outcome:
         """After all `restore` calls: release what may run, as the first tick of this life."""
-        out = Outcome()
-        for number, job in list(self.list.jobs.items()):
-            self._out, self._now, self._wall = Outcome(), now, wall - now
-            if job.state is JobState.WAITING:
-                self._release_waiting(job)
-            elif not job.ended:
-                self._refresh(job)
-                if job.root is not None:
-                    self._check_map(job.root)
-            out.writes += self._out.writes
-            assert number == job.number
-        return out
+        self._out, self._now, self._wall = Outcome(), now, wall - now
+        for job in list(self.list.jobs.values()):
+            if job.ended:
+                continue
+            self._release_waiting(job)
+            self._refresh(job)
+            if job.root is not None:
+                self._check_map(job.root)
+        self._release_dependents()
+        return self._out
 
     # -- invariants ----------------------------------------------------------------------------
 
@@ -902,22 +986,37 @@ class Dispatcher:
         """Assert every invariant; the tests call it after each event."""
         self.clock.check()
         self.list.check()
+        self.codes.check()
+        assert not self._ended
         for number, attempt in self.attempts.items():
             assert number == attempt.number
             assert number in attempt.map.running
             assert (number in attempt.kernel.parked) == attempt.parked
             assert (number in attempt.kernel.running) != attempt.parked
             assert self.roster.kernels[attempt.kernel.peer] is attempt.kernel
-        for map_ in self.maps.values():
+            assert attempt.resumable == (attempt in self.list.jobs[attempt.map.job].resumable)
+            assert attempt.parked == (attempt.resumable or bool(attempt.maps)), "a driver waits for nothing"
+        for key, map_ in self.maps.items():
             map_.check(self.attempts[n] for n in map_.running)
+            assert map_.function in self.codes
+            job = self.list.jobs[map_.job]
+            assert job.maps[key] is map_
+            assert map_.remaining or not map_.closed or job.state is JobState.WAITING, "it should have ended"
+            driver = self.attempts.get(map_.driver)
+            assert (driver is not None and key in driver.maps) or not map_.driver or map_.cancelled
         for kernel in self.roster.kernels.values():
             assert kernel.free >= 0
             assert kernel.running | kernel.parked <= self.attempts.keys()
+            assert all(not self.list.jobs[n].ended for n in kernel.jobs)
+        assert self.roster.slots == sum(k.slots for k in self.roster.kernels.values())
         for job in self.list.jobs.values():
             assert job.running == sum(not self.attempts[n].parked for n in job.attempts)
+            assert job.maps.items() <= self.maps.items()
+            assert all(w.member.fetches[w.attempt, w.id] == job.number for w in job.waiters)
             if not job.ended:
                 ready = job.state is not JobState.WAITING and job.has_work
                 assert self.clock.runnable(job.number) == ready, job.record
+                assert job.attempts or job.maps or job.session, "nothing of it is left: it should have ended"
 
     _HANDLERS: dict[type[Message], Any] = {  # noqa: RUF012
         messages.Hello: _hello,
@@ -925,6 +1024,7 @@ class Dispatcher:
         messages.Heartbeat: _heartbeat,
         messages.Goodbye: _goodbye,
         messages.Blob: _blob,
+        messages.NeedBlob: _need_blob,
         messages.Submit: _submit,
         messages.Units: _units,
         messages.Map: _map,
@@ -941,27 +1041,10 @@ class Dispatcher:
     }
 
 
-def _verb(state: JobState) -> str:
-    return "has failed" if state is JobState.FAILED else "was aborted"
-
-
-def _remove_answered(root: Map, results: list[tuple[int, int]]) -> None:
-    """Take out of a restored map the units whose results are stored."""
-    answered = sorted((start, start + count) for start, count in results)
-    spans = list(root.pending)
-    root.drop_pending()
-    for span in spans:
-        at = span.start
-        for lo, hi in answered:
-            if hi <= at or lo >= span.stop:
-                continue
-            if lo > at:
-                root.remaining += lo - at
-                root._put(Span(at, lo, span.segment))
-            at = max(at, hi)
-        if at < span.stop:
-            root.remaining += span.stop - at
-            root._put(Span(at, span.stop, span.segment))
-
-
-__all__ = ["Dispatcher", "Refused"]
+def _answers(m: messages.Finished, span: Span, payload: bytes | memoryview) -> bool:
+    """Whether the message answers units that were asked: the first ones of *span*."""
+    try:
+        count = pack.count(payload)
+    except ProtocolError:
+        return False
+    return m.start == span.start and 0 <= m.failed <= m.count == count <= len(span)

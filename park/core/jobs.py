@@ -9,8 +9,8 @@ import heapq
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from park.core.outcome import Outcome, Peer, Write
-from park.core.roster import Kernel
+from park.core.outcome import Outcome, Write
+from park.core.roster import Kernel, Member
 from park.core.work import Attempt, Map
 from park.model import ENDED, Delta, JobRecord, JobState, OwnerRecord
 from park.wire import codec
@@ -24,9 +24,9 @@ RESERVE = 16
 
 @dataclass(slots=True)
 class Waiter:
-    """A Fetch that waits for the job to end."""
+    """A Fetch that waits for the job to end. Whoever asked may meanwhile have come back as another peer."""
 
-    peer: Peer
+    member: Member
     id: int
     attempt: int
     request: bool
@@ -56,9 +56,12 @@ class Job:
     waiters: list[Waiter] = field(default_factory=list)
     #: [start, count] of the results in the store
     results: list[tuple[int, int]] = field(default_factory=list)
-    #: "", "stop" or "abort": what it was told
+    #: "", "stop", "abort" or "fail": how it is to end
     ending: str = ""
+    #: the first thing that went wrong
     error: str = ""
+    #: code of this job that has killed a process
+    killers: set[bytes] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.done, self.failed, self.total = self.facts.done, self.facts.failed, self.facts.total
@@ -97,6 +100,17 @@ class Job:
     @property
     def session(self) -> bool:
         return self.submit.session
+
+    @property
+    def stops_at_failure(self) -> bool:
+        """Whether a unit has failed and the rest shall not run."""
+        return bool(self.error) and self.submit.on_error == "stop"
+
+    def wants(self, map_: Map) -> bool:
+        """Whether what has not run of the map shall run. A driver that is to stop may need its maps for its best so far."""
+        if map_.cancelled or self.ending in ("abort", "fail"):
+            return False
+        return not ((map_.root or self.session) and (self.ending or self.stops_at_failure))
 
     def list_ready(self, map_: Map) -> None:
         """The map has units that wait."""
@@ -148,20 +162,21 @@ class JobList:
         self.jobs[record.job] = job
         self.by_key[job.submit.key] = record.job
         for other in record.after:
-            self.dependents.setdefault(other, set()).add(record.job)
+            if not self.jobs[other].ended:
+                self.dependents.setdefault(other, set()).add(record.job)
         out.deltas.append(Delta("job", record.job, record.as_map()))
         self._count_owner(record.owner, +1, out)
-        self._store(job, out)
+        self.store(job, out)
 
     def change(self, job: Job, out: Outcome, **fields: Any) -> None:
         """New values of fields of the record: stored, and told with all counters."""
         old = job.facts
-        self._stale_jobs.discard(old.job)
         change = {k: v for k, v in fields.items() if getattr(old, k) != v}
         if change:
+            self._stale_jobs.discard(old.job)
             job.facts = replace(old, **change)
             out.deltas.append(Delta("job", old.job, change | job.counters))
-            self._store(job, out)
+            self.store(job, out)
         if job.ended and not old.state.ended:
             self._count_owner(old.owner, -1, out)
 
@@ -179,7 +194,7 @@ class JobList:
 
     def flush(self, now: float, out: Outcome) -> None:
         """Tell the counters, if the last time is long enough ago."""
-        if now - self._counted < COUNTER_INTERVAL or not (self._stale_jobs or self._stale_kernels):
+        if now < self._counted + COUNTER_INTERVAL or not (self._stale_jobs or self._stale_kernels):
             return
         self._counted = now
         for number in self._stale_jobs:
@@ -213,9 +228,15 @@ class JobList:
     def owners(self) -> list[OwnerRecord]:
         return [OwnerRecord(owner, count[0]) for owner, count in self._owners.items()]
 
-    def _store(self, job: Job, out: Outcome) -> None:
+    def store(self, job: Job, out: Outcome) -> None:
+        """Keep what a later life of the broker has to know of the job; nothing of a session is kept."""
         if not job.session:
-            out.writes.append(Write("job", (job.number,), codec.pack(job.record.as_map())))
+            more = {
+                "ending": job.ending,
+                "error": job.error,
+                "closed": job.root.closed if job.root is not None else job.submit.closed,
+            }
+            out.writes.append(Write("job", (job.number,), codec.pack(job.record.as_map() | more)))
 
     def check(self) -> None:
         for number, job in self.jobs.items():

@@ -15,12 +15,12 @@ from park.core.dispatcher import Dispatcher
 from park.core.outcome import Event, Outcome, Ref, Send, Tick, Write
 from park.core.store import MemoryStore, Store
 from park.errors import ParkError, StoreError, UnknownJob
-from park.model import Delta, JobRecord
+from park.model import Delta
 from park.table import Table, pack_deltas
 from park.util.msgstream import message_stream
 from park.wire import codec, messages
 from park.wire.messages import Submit
-from park.wire.pack import ERROR, Buffer, Pack
+from park.wire.pack import ERROR, Buffer, Pack, count
 
 #: Packs that are kept open because chunks are cut from them, one after the other.
 PACKS = 64
@@ -71,17 +71,15 @@ class JobManager:
         dispatcher = self.dispatcher
         for (number,), value in self.store.scan("job"):
             try:
-                record = JobRecord.from_map(codec.unpack(value))
-                stored = self.store.get("submit", (number,)) or b""
-                submit = codec.build(Submit, codec.unpack(stored))
-                segments = [(_start(key), Pack(v).count) for key, v in self.store.scan("units", (number,))]
+                stored = codec.unpack(value)
+                submit = codec.build(Submit, codec.unpack(self.store.get("submit", (number,)) or b""))
+                units = {_start(key): count(v) for key, v in self.store.scan("units", (number,))}
                 results = [(_start(key), Pack(v)) for key, v in self.store.scan("results", (number,))]
-            except (ParkError, TypeError, ValueError) as error:
+                stored["failed"] = sum(_failed(pack) for _, pack in results)
+                dispatcher.restore(stored, submit, units, [(start, pack.count) for start, pack in results])
+            except (ParkError, TypeError, ValueError, KeyError) as error:
                 raise StoreError(f"job {number!r} cannot be read from the store: {error}") from error
-            failed = sum(_failed(pack) for _, pack in results)
-            counts = [(start, pack.count) for start, pack in results]
-            dispatcher.restore(record, submit, segments, counts, failed)
-        self._commit(dispatcher.settle(now, wall).writes)
+        self._commit([self._resolved(w) for w in dispatcher.settle(now, wall).writes])
         rows: list[Delta] = [Delta("job", j.number, j.record.as_map()) for j in dispatcher.list.jobs.values()]
         rows += [Delta("owner", o.owner, o.as_map()) for o in dispatcher.list.owners()]
         self.table = Table.from_header(pack_deltas(rows), 0)
@@ -135,7 +133,8 @@ class JobManager:
             for peer, message, payload in self.stream.publish(p.job, p.kind, p.payload, p.header):
                 turn.sends.append(Send(peer, message, payload))
         turn.sends_after_commit += out.sends_after_commit
-        turn.writes += out.writes
+        # now, because code that nobody needs may leave the spool later in this turn
+        turn.writes += [self._resolved(w) for w in out.writes]
         turn.deltas += out.deltas
         for peer in out.gone:
             self.stream.drop_peer(peer)
@@ -144,7 +143,7 @@ class JobManager:
 
     def _commit(self, writes: list[Write]) -> None:
         if writes:
-            self.store.commit([self._resolved(w) for w in writes])
+            self.store.commit(writes)
 
     def _resolved(self, write: Write) -> Write:
         return replace(write, value=self.load(write.value)) if isinstance(write.value, Ref) else write

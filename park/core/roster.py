@@ -37,6 +37,8 @@ class Kernel:
     known: set[bytes] = field(default_factory=set)
     #: jobs that ran here and may have to clean up
     jobs: set[int] = field(default_factory=set)
+    #: the jobs whose end its fetches wait for, by attempt and id
+    fetches: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @property
     def free(self) -> int:
@@ -69,8 +71,13 @@ class Client:
     python: str
     heard: float
     said: float
-    #: sessions that end with it
-    sessions: set[int] = field(default_factory=set)
+    #: sessions, and jobs that it still feeds with inputs: they end with it
+    open: set[int] = field(default_factory=set)
+    #: the jobs whose end its fetches wait for, by attempt (0) and id
+    fetches: dict[tuple[int, int], int] = field(default_factory=dict)
+
+
+Member = Kernel | Client
 
 
 class Roster:
@@ -81,6 +88,8 @@ class Roster:
         self.lease = lease
         self.kernels: dict[Peer, Kernel] = {}
         self.clients: dict[Peer, Client] = {}
+        #: slots of all kernels
+        self.slots = 0
         self._next_kernel = 1
         #: no lease ends and no heartbeat is due before this; speaking and hearing only move them later
         self._next_look = float("inf")
@@ -99,19 +108,36 @@ class Roster:
         kernel = Kernel(peer, self._next_kernel, incarnation, user, host, pid, slots, python, now, now)
         self._next_kernel += 1
         self.kernels[peer] = kernel
+        self.slots += slots
         self._next_look = min(self._next_look, now)
         return kernel
 
-    def join_client(self, client: Client) -> None:
-        """A new client, or one that came back."""
-        self.clients[client.peer] = client
-        self._next_look = min(self._next_look, client.heard)
+    def join_client(self, peer: Peer, incarnation: bytes, user: str, python: str, now: float) -> Client:
+        client = Client(peer, incarnation, user, python, now, now)
+        self.clients[peer] = client
+        self._next_look = min(self._next_look, now)
+        return client
 
-    def move_kernel(self, kernel: Kernel, peer: Peer) -> None:
-        """The same kernel came back over a new connection."""
-        del self.kernels[kernel.peer]
-        kernel.peer = peer
-        self.kernels[peer] = kernel
+    def move(self, member: Member, peer: Peer, now: float) -> None:
+        """The same kernel or client came back, perhaps over a new connection."""
+        self.drop(member)
+        member.peer, member.heard = peer, now
+        if isinstance(member, Kernel):
+            self.kernels[peer] = member
+            self.slots += member.slots
+        else:
+            self.clients[peer] = member
+
+    def drop(self, member: Member) -> None:
+        """It is gone."""
+        if isinstance(member, Kernel):
+            del self.kernels[member.peer]
+            self.slots -= member.slots
+        else:
+            del self.clients[member.peer]
+
+    def member(self, peer: Peer) -> Member | None:
+        return self.kernels.get(peer) or self.clients.get(peer)
 
     def kernel_of(self, incarnation: bytes) -> Kernel | None:
         return next((k for k in self.kernels.values() if k.incarnation == incarnation), None)
@@ -121,25 +147,29 @@ class Roster:
 
     def heard(self, peer: Peer, now: float) -> bool:
         """A message came from *peer*; False if it is not known."""
-        member = self.kernels.get(peer) or self.clients.get(peer)
+        member = self.member(peer)
         if member is None:
             return False
         member.heard = now
         return True
 
     def said(self, peer: Peer, now: float) -> None:
-        member = self.kernels.get(peer) or self.clients.get(peer)
+        member = self.member(peer)
         if member is not None:
             member.said = now
 
-    def look(self, now: float) -> tuple[list[Kernel | Client], list[Kernel | Client]]:
+    def look(self, now: float) -> tuple[list[Member], list[Member]]:
         """Those whose lease has run out, and those who should hear a heartbeat."""
         if now < self._next_look:
             return [], []
-        members: list[Kernel | Client] = [*self.kernels.values(), *self.clients.values()]
-        silent = [m for m in members if now - m.heard >= self.lease]
-        due = [m for m in members if now - m.said >= self.heartbeat and now - m.heard < self.lease]
-        deadlines = (min(m.heard + self.lease, max(now, m.said) + self.heartbeat) for m in members)
+        # the same sums as in the deadlines: rounded otherwise, a deadline would come and nothing be due
+        members: list[Member] = [*self.kernels.values(), *self.clients.values()]
+        silent = [m for m in members if now >= m.heard + self.lease]
+        there = [m for m in members if now < m.heard + self.lease]
+        due = [m for m in there if now >= m.said + self.heartbeat]
+        for member in due:
+            member.said = now
+        deadlines = (min(m.heard + self.lease, m.said + self.heartbeat) for m in there)
         self._next_look = min(deadlines, default=float("inf"))
         return silent, due
 

@@ -7,8 +7,9 @@ was cut from, so that a chunk is one slice of one pack.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from park.core.outcome import Key, Ref
@@ -64,9 +65,12 @@ class Map:
     #: units in `pending`
     waiting: int = 0
     running: set[int] = field(default_factory=set)
-    segments: list[int] = field(default_factory=list)
-    #: processes killed, by unit
+    #: first unit of each segment -> how many it has
+    segments: dict[int, int] = field(default_factory=dict)
+    #: processes that died while they ran it, by unit
     kills: dict[int, int] = field(default_factory=dict)
+    #: its code has killed a process: it never runs inside a driver's
+    apart: bool = False
     #: whether it stands in its job's heap of ready maps
     listed: bool = False
     cancelled: bool = False
@@ -77,10 +81,11 @@ class Map:
 
     def add(self, start: int, count: int) -> None:
         """A segment of *count* units arrives."""
-        self.segments.append(start)
-        self.total += count
-        self.remaining += count
-        self._put(Span(start, start + count, start))
+        if count:
+            self.segments[start] = count
+            self.total += count
+            self.remaining += count
+            self._put(Span(start, start + count, start))
 
     def _put(self, span: Span, first: bool = False) -> None:
         if len(span):
@@ -105,6 +110,27 @@ class Map:
         else:
             self._put(span, first=True)
 
+    def put_missing(self, spans: Iterable[tuple[int, int]]) -> int:
+        """All units outside *spans* (first unit, stop) wait; none waited before. How many there are."""
+        covered = sorted(spans)
+        for segment, count in self.segments.items():
+            for lo, hi in gaps(segment, segment + count, covered):
+                self.remaining += hi - lo
+                self._put(Span(lo, hi, segment))
+        return self.waiting
+
+    def again(self, running: Iterable[Attempt]) -> int:
+        """What was answered waits again, because the answers were lost on their way. How many units."""
+        waiting, self.pending = self.pending, deque()
+        self.remaining -= self.waiting
+        self.waiting = 0
+        held = [(s.start, s.stop) for s in (*waiting, *(a.span for a in running))]
+        answered = self.put_missing(held)
+        for span in waiting:
+            self.remaining += len(span)
+            self._put(span)
+        return answered
+
     def answered(self, count: int) -> None:
         self.remaining -= count
 
@@ -120,20 +146,18 @@ class Map:
     def ended(self) -> bool:
         return self.closed and self.remaining == 0
 
-    @property
-    def apart(self) -> bool:
-        """Whether this code has killed a process: it never runs inside a driver's."""
-        return bool(self.kills)
-
     def ref(self, span: Span) -> Ref:
-        lo = span.start - span.segment
-        return Ref("units", self.key_of(span.segment), lo, lo + len(span))
+        lo, count = span.start - span.segment, len(span)
+        if count == self.segments[span.segment]:
+            return Ref("units", self.key_of(span.segment))
+        return Ref("units", self.key_of(span.segment), lo, lo + count)
 
     def check(self, attempts: Iterable[Attempt]) -> None:
         running = sum(len(a.span) for a in attempts)
         assert self.waiting == sum(len(s) for s in self.pending)
         assert self.remaining == self.waiting + running, (self.remaining, self.waiting, running)
         assert 0 <= self.remaining <= self.total
+        assert self.total == sum(self.segments.values())
 
 
 @dataclass(slots=True, eq=False)
@@ -150,14 +174,16 @@ class Attempt:
     since: float
     #: slot-seconds used before that
     used: float = 0.0
-    #: it is a driver that waits in one of its maps, without a slot
+    #: it has waited in a map
+    driver: bool = False
+    #: it waits in one of its maps now, without a slot
     parked: bool = False
     #: its map has ended, it wants a slot
     resumable: bool = False
     #: maps that it made and that have not ended
     maps: set[bytes] = field(default_factory=set)
-    #: it was told to stop or to abort
-    ending: bool = False
+    #: "", "stop" or "abort": what it was told
+    told: str = ""
 
 
 class Estimates:
@@ -174,6 +200,23 @@ class Estimates:
         new = max(seconds, 1e-7) / units
         old = self._mean.get((owner, function))
         self._mean[owner, function] = new if old is None else 0.6 * old + 0.4 * new
+
+
+def gaps(start: int, stop: int, covered: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The parts of *start* to *stop* that none of the *covered* ranges, sorted, contains.
+
+    >>> list(gaps(0, 10, [(2, 4), (4, 5), (9, 12)]))
+    [(0, 2), (5, 9)]
+    """
+    at = start
+    for lo, hi in covered[max(0, bisect_right(covered, (start, start)) - 1) :]:
+        if lo >= stop:
+            break
+        if lo > at:
+            yield at, lo
+        at = max(at, hi)
+    if at < stop:
+        yield at, stop
 
 
 def chunk_size(waiting: int, slots: int, estimate: float | None) -> int:

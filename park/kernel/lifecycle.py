@@ -9,20 +9,28 @@ waits for. A process whose innermost attempt waits holds no slot, and may only b
 
 A process never runs code of two owners, nor with other thread limits than it was started with: it is
 replaced. Idle processes beyond the number of slots are let go.
+
+A connection that is cut swallows what was on its way. Finished chunks are simply forgotten: the broker sees that
+they are not held any more, and deals them again. What a process waits for is asked again: its map, with all its
+units, of which each answer is passed on once, and its fetch. Code that was lost, or dropped because there was
+too much of it, is asked for with NeedBlob.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from park.wire import messages
 from park.wire.messages import Message
-from park.wire.pack import Buffer
+from park.wire.pack import Buffer, Pack
 
 #: Seconds that an aborted body has before its process is killed.
 GRACE = 2.0
+#: Bytes of code that is kept; what living processes have stays in any case.
+CODE_BYTES = 256 << 20
 
 
 class ProcessState(enum.StrEnum):
@@ -34,12 +42,38 @@ class ProcessState(enum.StrEnum):
 
 
 @dataclass(slots=True)
+class Call:
+    """A map that a driver waits for."""
+
+    map: messages.Map
+    units: Buffer
+    #: a byte a unit: whether its result was passed on
+    seen: bytearray
+
+    def news(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The units from *start* to *stop* that were not seen before, in ranges; now they are."""
+        seen = self.seen
+        stop = min(stop, len(seen))
+        while (lo := seen.find(0, start, stop)) >= 0:
+            found = seen.find(1, lo, stop)
+            start = hi = found if found >= 0 else stop
+            seen[lo:hi] = b"\1" * (hi - lo)
+            yield lo, hi
+
+    @property
+    def complete(self) -> bool:
+        return 0 not in self.seen
+
+
+@dataclass(slots=True)
 class Held:
     """An attempt that a process holds."""
 
     run: messages.Run
     #: the map that it waits for, if it is a driver that waits
-    waits: bytes = b""
+    call: Call | None = None
+    #: the job whose result it waits for
+    fetch: messages.Fetch | None = None
     aborted: bool = False
 
 
@@ -62,7 +96,11 @@ class Process:
     @property
     def waits(self) -> bytes:
         """The map that its innermost attempt waits for."""
-        return self.stack[-1].waits if self.stack else b""
+        call = self.stack[-1].call if self.stack else None
+        return call.map.map if call is not None else b""
+
+    def held(self, attempt: int) -> Held:
+        return next(h for h in self.stack if h.run.attempt == attempt)
 
     @property
     def takes_slot(self) -> bool:
@@ -127,7 +165,7 @@ class Lifecycle:
         self.codes: dict[bytes, Buffer] = {}
         self.attempts: dict[int, Process] = {}
         self.epoch = 0
-        self.draining = False
+        self._code_bytes = 0
         self._next = 1
         self._told: set[bytes] = set()
         self._actions: list[Action] = []
@@ -144,16 +182,22 @@ class Lifecycle:
         """A message of the broker."""
         match message:
             case messages.Blob():
-                self.codes[message.hash] = payload
+                self._keep_code(message.hash, payload)
+            case messages.NeedBlob():
+                self._told.discard(message.hash)
+                self._ask_again(message.hash)
             case messages.Run():
                 self._run(message, payload)
-            case messages.Results() | messages.Fetched() | messages.Failure():
+            case messages.Results() if not message.reply:
+                self._results(message, payload)
+            case messages.Results():
                 self._to_attempt(message, payload)
-                if isinstance(message, messages.Results) and message.resume:
-                    self._resumed(message.attempt)
+            case messages.Fetched() | messages.Failure():
+                if message.attempt in self.attempts:
+                    self.attempts[message.attempt].held(message.attempt).fetch = None
+                self._to_attempt(message, payload)
             case messages.Resume():
-                self._resumed(message.attempt)
-                self._to_attempt(message, b"")
+                self._resumed(message)
             case messages.Stop():
                 self._to_attempt(message, b"")
             case messages.Abort():
@@ -162,6 +206,8 @@ class Lifecycle:
                 self._release(message)
             case messages.Welcome() if message.fresh or message.epoch != self.epoch:
                 self._forget_all(message.epoch)
+            case messages.Welcome():
+                self._ask_again()
         return self._take()
 
     def slot(self, number: int, message: Message, payload: Buffer) -> list[Action]:
@@ -170,16 +216,16 @@ class Lifecycle:
         match message:
             case messages.Finished():
                 self._finished(process, message, payload)
-            case messages.Map() if process.stack:
-                process.stack[-1].waits = message.map
-                self._do(ToBroker(message, payload))
             case messages.Blob():
                 process.known.add(message.hash)
-                self.codes[message.hash] = payload
-                if message.hash not in self._told:
-                    self._told.add(message.hash)
-                    self._do(ToBroker(message, payload))
-            case messages.Publish() | messages.Fetch():
+                self._keep_code(message.hash, payload)
+            case messages.Map() if self._innermost(process, message.attempt):
+                call = process.stack[-1].call = Call(message, payload, bytearray(message.count))
+                self._call(call)
+            case messages.Fetch() if self._innermost(process, message.attempt):
+                process.stack[-1].fetch = message
+                self._do(ToBroker(message))
+            case messages.Publish():
                 self._do(ToBroker(message, payload))
         return self._take()
 
@@ -209,7 +255,14 @@ class Lifecycle:
 
     # -- work ----------------------------------------------------------------------------------
 
+    def _innermost(self, process: Process, attempt: int) -> bool:
+        return bool(process.stack) and process.stack[-1].run.attempt == attempt
+
     def _run(self, run: messages.Run, payload: Buffer) -> None:
+        if run.function not in self.codes:
+            self._do(ToBroker(messages.NeedBlob(run.function)))
+            self._do(ToBroker(self._ended(run, "lost")))
+            return
         process = self._place(run)
         held = Held(run)
         process.stack.append(held)
@@ -238,11 +291,56 @@ class Lifecycle:
             self._let(idle[0])
         return self._start(run.cpus)
 
-    def _resumed(self, attempt: int) -> None:
-        process = self.attempts.get(attempt)
-        if process is not None:
-            next(h for h in process.stack if h.run.attempt == attempt).waits = b""
-            self._trim()
+    def _call(self, call: Call) -> None:
+        code = call.map.function
+        if code not in self._told and code in self.codes:
+            self._told.add(code)
+            self._do(ToBroker(messages.Blob(code), self.codes[code]))
+        self._do(ToBroker(call.map, call.units))
+
+    def _ask_again(self, code: bytes = b"") -> None:
+        """The connection is a new one, or the broker lacks *code*: ask again for what processes wait for."""
+        for process in self.processes.values():
+            for held in process.stack:
+                if held.call is not None and code in (b"", held.call.map.function):
+                    self._call(held.call)
+                if held.fetch is not None and not code:
+                    self._do(ToBroker(held.fetch))
+
+    def _results(self, message: messages.Results, payload: Buffer) -> None:
+        """Results for a driver: those that it has not got yet."""
+        process = self.attempts.get(message.attempt)
+        call = process.held(message.attempt).call if process is not None else None
+        if process is None or call is None or call.map.map != message.map:
+            return
+        start, stop = message.start, message.start + message.count
+        news = list(call.news(start, stop))
+        resume = message.resume and call.complete
+        if news == [(start, stop)]:
+            if resume is not message.resume:
+                message = replace(message, resume=resume)
+            self._do(ToSlot(process.number, message, payload))
+        else:
+            pack = Pack(payload)
+            for lo, hi in news:
+                part = replace(message, start=lo, count=hi - lo, resume=False)
+                self._do(ToSlot(process.number, part, pack.slice(lo - start, hi - start)))
+            if resume:
+                self._do(ToSlot(process.number, messages.Resume(message.attempt)))
+        if resume:
+            self._goes_on(process, message.attempt)
+
+    def _resumed(self, message: messages.Resume) -> None:
+        """The driver may go on; not while results are missing, which it has asked for again."""
+        process = self.attempts.get(message.attempt)
+        call = process.held(message.attempt).call if process is not None else None
+        if process is not None and call is not None and call.complete:
+            self._do(ToSlot(process.number, message))
+            self._goes_on(process, message.attempt)
+
+    def _goes_on(self, process: Process, attempt: int) -> None:
+        process.held(attempt).call = None
+        self._trim()
 
     def _finished(self, process: Process, message: messages.Finished, payload: Buffer) -> None:
         if not process.stack or process.stack[-1].run.attempt != message.attempt:
@@ -268,7 +366,7 @@ class Lifecycle:
         process = self.attempts.get(message.attempt)
         if process is None:
             return
-        next(h for h in process.stack if h.run.attempt == message.attempt).aborted = True
+        process.held(message.attempt).aborted = True
         if process.kill_at is None:
             process.kill_at = now + GRACE
         self._do(ToSlot(process.number, message))
@@ -285,12 +383,32 @@ class Lifecycle:
         self.epoch = epoch
         self._told.clear()
         for process in list(self.processes.values()):
+            if process.state is ProcessState.IDLE and process.jobs:
+                self._let(process)  # nobody would tell it to clean up
             if process.stack:
                 for held in process.stack:
                     self.attempts.pop(held.run.attempt, None)
                 process.stack.clear()
                 process.state = ProcessState.ENDING
                 self._do(Kill(process.number))
+
+    def _keep_code(self, code: bytes, data: Buffer) -> None:
+        """Keep it as the newest; the oldest that no process has goes when there is too much."""
+        self._code_bytes += len(data) - len(self.codes.pop(code, b""))
+        self.codes[code] = data
+        if self._code_bytes <= CODE_BYTES:
+            return
+        processes = self.processes.values()
+        needed = {
+            code,
+            *(c for p in processes for c in p.known),
+            *(h.run.function for p in processes for h in p.stack),
+        }
+        for old in [c for c in self.codes if c not in needed]:
+            if self._code_bytes <= CODE_BYTES:
+                break
+            self._code_bytes -= len(self.codes.pop(old))
+            self._told.discard(old)
 
     # -- processes -----------------------------------------------------------------------------
 
@@ -306,14 +424,11 @@ class Lifecycle:
         self._do(Let(process.number))
 
     def _trim(self) -> None:
-        """Let idle processes go that exceed the slots."""
-        live = [p for p in self.processes.values() if p.state is not ProcessState.ENDING and not p.waits]
-        surplus = len(live) - self.slots
-        for process in sorted((p for p in live if p.state is ProcessState.IDLE), key=lambda p: len(p.jobs)):
-            if surplus <= 0:
-                break
-            self._let(process)
-            surplus -= 1
+        """Let idle processes go that exceed the slots; fewer would have to be started again for the next chunks."""
+        idle = [p for p in self.processes.values() if p.state is ProcessState.IDLE]
+        if len(idle) > self.slots:
+            for process in sorted(idle, key=lambda p: len(p.jobs))[: len(idle) - self.slots]:
+                self._let(process)
 
     def _ended(self, run: messages.Run, how: str) -> messages.Finished:
         return messages.Finished(run.attempt, run.map, run.start, 0, 0.0, ended=how, epoch=self.epoch)
@@ -333,7 +448,8 @@ class Lifecycle:
                 process.stack
             ) or process.state is ProcessState.ENDING
             for outer in process.stack[:-1]:
-                assert outer.waits, "only the innermost attempt may run"
+                assert outer.call is not None, "only the innermost attempt may run"
             for held in process.stack:
                 assert self.attempts[held.run.attempt] is process
+        assert self._code_bytes == sum(map(len, self.codes.values()))
         assert len(self.attempts) == sum(len(p.stack) for p in self.processes.values())

@@ -1,0 +1,34 @@
+"""What a Submit must be before anything is made of it."""
+
+from __future__ import annotations
+
+import math
+
+from park.errors import InvalidRequest, ProtocolError
+from park.wire import codec, pack
+from park.wire.messages import Submit
+
+#: Bytes of a request without its inputs: it travels back, beside the job's record, in one head.
+MAX_REQUEST = 24 * 1024
+
+
+def check_submit(m: Submit, payload: bytes | memoryview) -> None:
+    """Raises InvalidRequest or ProtocolError when no job can be made of *m*."""
+    if not -3 <= m.priority <= 6:
+        raise InvalidRequest(f"priority {m.priority} is not between -3 and 6")
+    if m.when is not None and not math.isfinite(m.when):
+        raise InvalidRequest(f"when={m.when} is not a time")
+    if m.on_error not in ("continue", "stop"):
+        raise InvalidRequest(f"on_error={m.on_error!r:.40} is neither 'continue' nor 'stop'")
+    if m.cpus < 1:
+        raise InvalidRequest(f"cpus={m.cpus} is not a whole number from 1")
+    size = len(codec.pack(codec.fields(m)))
+    if size > MAX_REQUEST:
+        raise InvalidRequest(
+            f"name, tags, after and note of the request take {size:,} bytes, more than {MAX_REQUEST:,}: "
+            "put what is long into the body or the inputs"
+        )
+    if len(m.key) != 16 or m.count < 0:
+        raise ProtocolError("a request key has 16 bytes, and a count is not negative")
+    if not (m.session or m.once) and pack.count(payload) != m.count:
+        raise ProtocolError(f"the payload of the request does not hold {m.count} units")
