@@ -215,9 +215,10 @@ def test_ctrl_c_in_wait_leaves_the_job_alone(world: World) -> None:
 # -- errors --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["show", "wait", "stop", "abort", "fetch"])
-def test_unknown_jobs(world: World, command: str) -> None:
-    assert world.run(command, 999, code=3) == "park: job 999 is unknown\n"
+def test_unknown_jobs(world: World) -> None:
+    commands = [world.start(name, 999) for name in ("show", "wait", "stop", "abort", "fetch")]
+    assert [c.wait() for c in commands] == [3] * 5
+    assert {c.text for c in commands} == {"park: job 999 is unknown\n"}
 
 
 def test_ended_jobs_cannot_be_ended(world: World) -> None:

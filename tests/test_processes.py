@@ -130,15 +130,14 @@ def test_modules_beside_the_script_are_found(scripts: Scripts) -> None:
     assert text.split() == ["[2.0]", "[9.0]"]
 
 
-@pytest.mark.parametrize("name", ["random.py", "token.py", "signal.py", "types.py", "park.py", "env.py"])
-def test_files_named_like_modules_do_not_reach_slot_processes(scripts: Scripts, name: str) -> None:
-    (scripts.folder / name).write_text("raise SystemExit('the wrong module')\n")
+def test_files_named_like_modules_do_not_reach_slot_processes(scripts: Scripts) -> None:
+    for name in ("random", "token", "signal", "types", "park", "env", "socket", "numpy"):
+        (scripts.folder / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
     (scripts.folder / "elsewhere").mkdir()
-    text = scripts.run(WORK, name="elsewhere/script.py")
-    assert "[0, 2, 4, 6, 8]" in text
+    assert "[0, 2, 4, 6, 8]" in scripts.run(WORK, name="elsewhere/script.py")
 
 
-def test_a_random_of_the_user_s_own_is_the_body_s_too(scripts: Scripts) -> None:
+def test_a_module_of_the_user_s_own_is_the_body_s_too(scripts: Scripts) -> None:
     (scripts.folder / "token.py").write_text("from keyword import *\nvalue = 'mine'\n")
     text = scripts.run(
         """
