@@ -328,7 +328,7 @@ class ServerProxy(Server):
         assert isinstance(fetched, messages.Fetched)
         record = JobRecord.from_map(fetched.record)
         submit = fetched.submit
-        if submit["session"]:
+        if record.kind == "session":
             raise InvalidRequest(f"job {number} is a session: its request is not kept")
         blob = next(d for m, d in reply.messages if isinstance(m, messages.Blob))
         inputs: list[Any] = []
