@@ -666,6 +666,9 @@ class Client(Peer):
 class World:
     """See the module."""
 
+    #: turns in which what should come about must have
+    PATIENCE = 20_000
+
     def __init__(
         self,
         seed: int = 0,
@@ -792,9 +795,9 @@ class World:
             self._spins = 0
         self.now = max(self.now, target)
 
-    def until(self, done: Callable[[], bool], turns: int = 20_000) -> None:
+    def until(self, done: Callable[[], bool]) -> None:
         """Live on until *done*; AssertionError when that takes for ever."""
-        for _ in range(turns):
+        for _ in range(self.PATIENCE):
             if done():
                 return
             if self.turn():
@@ -806,7 +809,7 @@ class World:
 
     def settle(self) -> None:
         """Until nobody has anything to do at this moment."""
-        for _ in range(20_000):
+        for _ in range(self.PATIENCE):
             if not self.turn():
                 return
             self.now += 1e-4
@@ -864,11 +867,11 @@ class World:
         assert not d.list.dependents
         assert not d.codes._users
         for job in d.list.jobs.values():
-            assert not (job.waiters or job.attempts or job.resumable or job.ready), job.record
+            assert [*job.waiters, *job.attempts, *job.resumable, *job.ready] == [], job.record
         for member in (*d.roster.kernels.values(), *d.roster.clients.values()):
             assert not member.fetches, member
         for kernel in d.roster.kernels.values():
-            assert not (kernel.running or kernel.parked or kernel.jobs), kernel
+            assert kernel.running | kernel.parked | kernel.jobs == set(), kernel
         for client in d.roster.clients.values():
             assert not client.open, client
         assert self.manager._spool.count("units") == 0

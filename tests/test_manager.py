@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from park.core.dispatcher import Dispatcher
+from park.core.outcome import Write
+from park.core.roster import DRIVERS_PER_SLOT
+from park.core.store import JobStore, Store
+from park.errors import ParkError, StoreError
 from park.model import JobState
-from park.wire import messages
+from park.table import Table
+from park.wire import codec, messages
 from tests.machines import ERROR, WALL, Client, Request, SessionMap, World, expected, units
 
 # -- one life of many --------------------------------------------------------------------------------
@@ -265,18 +272,314 @@ class Life:
                 assert [call.results[u] for u in range(call.message.count)] == right
 
 
+# -- one accident at a time --------------------------------------------------------------------------
+
+
+def begun(slots: int = 1, **options: Any) -> tuple[World, Client]:
+    """A world with a kernel and a client that have met the broker."""
+    world = World(**options)
+    world.kernel(slots)
+    client = world.client()
+    world.settle()
+    return world, client
+
+
+def outcome(world: World, client: Client, *requests: Request) -> list[list[Any]]:
+    """The results of these jobs, as the client gets them when they have ended."""
+    world.until(lambda: all(r.done for r in requests))
+    fetches = [client.fetch(r.job) for r in requests]
+    world.until(lambda: all(f.done for f in fetches))
+    return [f.results for f in fetches]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_all_kinds_of_jobs_give_what_they_should(slots: int) -> None:
+    world, client = begun(slots)
+    wanted: list[tuple[str, list[Any] | None]] = [
+        ("square", list(range(50))),
+        ("square", []),
+        ("fails", [1, 2, 3, 4]),
+        ("kills", [1, 2, 3, 4]),
+        ("driver", None),
+        ("driver", [1, 2, 3]),
+        ("nest", [4]),
+        ("chain", [5]),
+        ("broad", None),
+        ("unlucky", None),
+        ("hopeful", None),
+    ]
+    requests = [client.submit(name, inputs) for name, inputs in wanted]
+    got = outcome(world, client, *requests)
+    for (name, inputs), results in zip(wanted, got, strict=True):
+        assert results == [expected(name, x) for x in ([None] if inputs is None else inputs)], name
+
+
+@pytest.mark.parametrize("name", ["driver", "unlucky", "hopeful", "broad", "chain"])
+def test_more_drivers_than_a_kernel_may_hold(name: str) -> None:
+    world, client = begun(1)
+    requests = [client.submit(name, None if name != "chain" else [5]) for _ in range(12)]
+    most = 0
+
+    def done() -> bool:
+        nonlocal most
+        most = max([most, *(len(k.processes) for k in world.kernels)])
+        return all(r.done and world.dispatcher.list.jobs[r.job].ended for r in requests)
+
+    world.until(done)
+    results = [expected(name, None if name != "chain" else 5)]
+    assert all(world.result(r.job) == results for r in requests)
+    # those that wait, one that computes, one idle; code that kills has a process of its own beside
+    assert most <= DRIVERS_PER_SLOT + 3, most
+
+
+@pytest.mark.parametrize("name", ["driver", "broad", "nest"])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_cut_connection_costs_nothing_but_time(name: str, seed: int) -> None:
+    world, client = begun(2, seed=seed)
+    request = client.submit(name, [3, 2])
+    session = client.session()
+    world.until(lambda: session.done and request.done)
+    call = client.map(session.job, "driver", [1, 2, 3])
+    for _ in range(6):
+        for _ in range(world.random.randint(1, 15)):
+            world.turn()
+            world.now += 1e-4
+        world.cut(world.random.choice(world.peers))
+    (results,) = outcome(world, client, request)
+    assert results == [expected(name, 3), expected(name, 2)]
+    world.until(lambda: call.done)
+    assert [call.results[i] for i in range(3)] == [expected("driver", x) for x in (1, 2, 3)]
+
+
+def test_an_aborted_process_that_does_not_obey_is_killed() -> None:
+    world, client = begun()
+    request = client.submit("square", [1, 2])
+    world.until(lambda: any(p.stack for p in world.kernels[0].processes.values()))
+    (process,) = [p for p in world.kernels[0].processes.values() if p.stack]
+    process.deaf = True
+    world.until(lambda: request.done)
+    began = world.now
+    stop = client.ask(messages.Abort(0, request.job))
+    world.until(lambda: world.dispatcher.list.jobs[request.job].ended)
+    assert stop.done
+    assert 2.0 <= world.now - began < 3.0
+    assert world.dispatcher.list.jobs[request.job].state is JobState.ABORTED
+    world.settle()
+    assert process.number not in world.kernels[0].processes
+
+
+# -- a broker that comes back ------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "disk"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store] | None:
+    return (lambda: JobStore(tmp_path / "home")) if request.param == "disk" else None
+
+
+def test_a_broker_that_comes_back_goes_on_where_it_was(store: Callable[[], Store] | None) -> None:
+    world, client = begun(2, store=store)
+    half = client.submit("square", list(range(30)))
+    world.until(lambda: half.done and world.dispatcher.list.jobs[half.job].done >= 5)
+    later = client.submit("square", [7], after=[half.job])
+    timed = client.submit("square", [8], when=WALL + world.now + 30)
+    opened = client.submit("square", [1], closed=False)
+    session = client.session()
+    world.until(lambda: session.done and opened.done)
+    before = dict(world.manager.table.jobs.items())
+    done = len([r for r in world.result(half.job) if r is not None])
+    # when the broker is killed and comes back
+    world.restart_broker()
+    # then what was acknowledged is there, what was answered is not run again, and sessions' numbers are gone
+    jobs = world.dispatcher.list.jobs
+    assert list(jobs) == [n for n in before if n != session.job]
+    assert jobs[half.job].done == done
+    assert jobs[half.job].running == 0
+    assert jobs[half.job].root is not None
+    assert jobs[half.job].root.remaining == 30 - done  # type: ignore[union-attr]
+    assert [jobs[r.job].state for r in (half, later, timed)] == ["queued", "waiting", "waiting"]
+    client.ask(messages.Units(1, 1, True, job=opened.job), units([2]))
+    assert outcome(world, client, half, later, opened) == [[x * x for x in range(30)], [49], [1, 4]]
+    assert outcome(world, client, timed) == [[64]]
+    again = client.session()
+    world.until(lambda: again.done)
+    assert again.job > session.job
+    assert world.manager.store.epoch == 2
+    world.manager.close()
+
+
+def test_a_broker_that_comes_back_knows_how_jobs_were_to_end(store: Callable[[], Store] | None) -> None:
+    world, client = begun(1, store=store)
+    failing = client.submit("fails", [3, 1, 2])
+    world.until(lambda: failing.done and world.dispatcher.list.jobs[failing.job].failed == 1)
+    strict = client.submit("fails", [3, 1, 2, 4], on_error="stop")
+    stopped, aborted = client.submit("square", list(range(20))), client.submit("square", list(range(20)))
+    once = client.submit("driver")
+    closed = client.submit("square", [1, 2], closed=False)
+    world.until(
+        lambda: closed.done and all(world.dispatcher.list.jobs[r.job].done for r in (stopped, strict))
+    )
+    tell = [client.ask(messages.Stop(0, stopped.job)), client.ask(messages.Abort(0, aborted.job))]
+    tell.append(client.ask(messages.Units(2, 1, True, job=closed.job), units([3])))
+    world.until(lambda: all(t.done for t in tell))
+    world.restart_broker()
+    got = outcome(world, client, failing, strict, closed, once)
+    assert got[0] == [ERROR, 1, 2]
+    assert got[1][0] is ERROR
+    assert got[2:] == [[1, 4, 9], [expected("driver", None)]]
+    states = [world.dispatcher.list.jobs[r.job].state for r in (failing, strict, stopped, aborted)]
+    assert states == ["failed", "failed", "complete", "aborted"]
+    assert world.dispatcher.list.jobs[failing.job].record.reason.startswith("unit 0: it failed")
+    assert world.dispatcher.list.jobs[stopped.job].record.stopped
+    world.manager.close()
+
+
+def test_a_job_whose_units_were_all_answered_ends_when_the_broker_comes_back() -> None:
+    world, client = begun()
+    request = client.submit("square", [2])
+    jobs = world.dispatcher.list.jobs
+    world.until(lambda: request.done and any(p.wire.up for p in world.kernels))
+    world.until(lambda: jobs[request.job].ended)
+    # as if the broker had died between the results and the end of the job
+    record = codec.unpack(world.manager.store.get("job", (request.job,)) or b"")
+    unended = codec.pack(record | {"state": "running", "ended": None})
+    world.manager.store.commit([Write("job", (request.job,), unended)])
+    world.restart_broker()
+    assert world.dispatcher.list.jobs[request.job].state is JobState.COMPLETE
+    assert outcome(world, client, request) == [[4]]
+
+
+def test_a_request_said_twice_over_a_restart_is_one_job() -> None:
+    world, client = begun()
+    world.doom = "committed"
+    request = client.submit("square", [2])
+    assert outcome(world, client, request) == [[4]]
+    assert request.answer.existed
+    assert len(world.dispatcher.list.jobs) == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xc1", codec.pack({}), codec.pack({"job": 1, "owner": "ann"})])
+def test_a_record_that_cannot_be_read_is_named(damage: bytes) -> None:
+    world, client = begun()
+    request = client.submit("square", [2])
+    outcome(world, client, request)
+    world.manager.store.commit([Write("job", (request.job,), damage)])
+    with pytest.raises(StoreError, match="job 1 cannot be read"):
+        world.restart_broker()
+
+
+# -- what a turn does --------------------------------------------------------------------------------
+
+
+def test_a_watcher_gets_the_stream_s_header_and_a_stranger_to_the_job_words() -> None:
+    world, client = begun()
+    request = client.submit("square", list(range(200)))
+    world.until(lambda: request.done and bool(world.dispatcher.attempts))
+    (number,) = world.dispatcher.attempts
+    kernel = world.kernels[0]
+    kernel.send(messages.Publish(request.job, number, "progress", 1.0, 2.0), b"one")
+    world.until(lambda: world.dispatcher.list.jobs[request.job].progress == (1.0, 2.0))
+    watch, unknown = client.ask(messages.Watch(0, request.job)), client.ask(messages.Watch(0, 99))
+    snapshot = client.ask(messages.Snapshot(0))
+    world.until(lambda: watch.done and unknown.done and snapshot.done)
+    assert client.streams == [("progress", b"one")]
+    assert unknown.answer.text == "job 99 is unknown"
+    mirror = Table.from_header(snapshot.answers[-1][1], snapshot.answer.seq)
+    assert request.job in mirror.jobs
+    assert repr(world.manager) == "<JobManager 1 jobs, 1 active, epoch 1>"
+    world.leave(client)
+    assert not world.manager.stream._watchers
+
+
+def test_records_can_be_asked_for() -> None:
+    world, client = begun()
+    requests = [client.submit("square", [1]), world.client("bob").submit("fails", [1])]
+    world.until(lambda: all(r.done for r in requests))
+    mine, everybody = client.ask(messages.Status(0, owner="ann")), client.ask(messages.Status(0))
+    world.until(lambda: mine.done and everybody.done)
+    assert [r["name"] for r in codec.unpack(mine.answers[-1][1])] == ["square"]
+    assert sorted(r["name"] for r in codec.unpack(everybody.answers[-1][1])) == ["fails", "square"]
+
+
 # -- many lives --------------------------------------------------------------------------------------
+
+
+def live(seeds: range) -> None:
+    for seed in seeds:
+        Life(seed).run()
 
 
 @pytest.mark.parametrize("tens", range(25))
 def test_whatever_happens_every_unit_is_answered_once(tens: int) -> None:
-    for seed in range(10 * tens, 10 * tens + 10):
-        Life(seed).run()
+    live(range(10 * tens, 10 * tens + 10))
 
 
 @pytest.mark.heavy
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("hundreds", range(3, 23))
 def test_more_lives(hundreds: int) -> None:
-    for seed in range(100 * hundreds, 100 * hundreds + 100):
-        Life(seed).run()
+    live(range(100 * hundreds, 100 * hundreds + 100))
+
+
+# -- planted bugs ------------------------------------------------------------------------------------
+
+
+def forgets_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    retire = Dispatcher._retire
+
+    def wrong(self: Dispatcher, job: Any, attempt: Any, *rest: Any) -> None:
+        retire(self, job, attempt, *rest)
+        if attempt.number % 7 == 3:
+            attempt.kernel.running.add(attempt.number)
+
+    monkeypatch.setattr(Dispatcher, "_retire", wrong)
+
+
+def answers_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late or doubled answer is taken for a new one."""
+    deliver, held = Dispatcher._deliver, Dispatcher._held_attempt
+    answers: dict[int, tuple[Any, ...]] = {}
+
+    def remembers(self: Dispatcher, job: Any, map_: Any, start: int, *rest: Any) -> None:
+        answers[start] = (job, map_, start, *rest)
+        deliver(self, job, map_, start, *rest)
+
+    def wrong(self: Dispatcher, event: Any, number: int) -> Any:
+        attempt = held(self, event, number)
+        if attempt is None and getattr(event.message, "start", None) in answers:
+            deliver(self, *answers[event.message.start])  # type: ignore[arg-type]
+        return attempt
+
+    monkeypatch.setattr(Dispatcher, "_deliver", remembers)
+    monkeypatch.setattr(Dispatcher, "_held_attempt", wrong)
+
+
+def acknowledges_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dispatcher, "_answer", Dispatcher._send)
+
+
+def loses_a_parked_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Dispatcher._check_map
+
+    def wrong(self: Dispatcher, map_: Any) -> None:
+        check(self, map_)
+        driver = self.attempts.get(map_.driver)
+        if driver is not None and driver.resumable and driver.number % 3 == 0:
+            driver.resumable = False
+            self.list.jobs[map_.job].resumable.remove(driver)
+
+    monkeypatch.setattr(Dispatcher, "_check_map", wrong)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize(
+    "plant", [forgets_a_slot, answers_twice, acknowledges_before_the_commit, loses_a_parked_driver]
+)
+def test_the_world_notices_a_planted_bug(
+    plant: Callable[[pytest.MonkeyPatch], None], checked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    if not checked:  # the outcomes alone must show it
+        monkeypatch.setattr(Dispatcher, "check", lambda self: None)
+        monkeypatch.setattr(World, "PATIENCE", 3000)
+    with pytest.raises((AssertionError, KeyError, ParkError)):
+        live(range(60))

@@ -857,15 +857,17 @@ class Dispatcher:
 
     def _deal(self) -> None:
         """Give every free slot to the job that is due."""
+        if self.clock.idle:
+            return
         for kernel in self.roster.kernels.values():
             while kernel.free > 0:
-                number = self.clock.pick(lambda n, k=kernel: self._work(n, k) is not None)  # type: ignore[misc]
-                if number is None:
+                pick = self.clock.pick(lambda n, k=kernel: self._work(n, k))  # type: ignore[misc]
+                if pick is None:
                     break
-                work = self._work(number, kernel)
+                number, work = pick
                 if isinstance(work, Attempt):
                     self._resume(work)
-                elif work is not None:
+                elif isinstance(work, Map):
                     self._dispatch(self._job(number), work, kernel)
                 self._refresh(self._job(number))
 

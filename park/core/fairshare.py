@@ -21,6 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -47,6 +50,13 @@ class ServiceClock:
         self._virtual = 0.0
         self._owners: dict[str, _Owner] = {}
         self._owner_of: dict[int, str] = {}
+        #: owners with runnable jobs
+        self._ready: dict[str, _Owner] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether no job is runnable."""
+        return not self._ready
 
     def add(self, job: int, owner: str, priority: int) -> None:
         """A job that may become runnable later. Its weight is 2**priority."""
@@ -56,9 +66,8 @@ class ServiceClock:
 
     def remove(self, job: int) -> None:
         """The job has ended."""
-        owner = self._owners[self._owner_of.pop(job)]
-        owner.jobs.pop(job)
-        owner.runnable.discard(job)
+        self.sleep(job)
+        del self._owners[self._owner_of.pop(job)].jobs[job]
 
     def runnable(self, job: int) -> bool:
         """Whether the job is marked as having work to deal."""
@@ -67,29 +76,40 @@ class ServiceClock:
 
     def wake(self, job: int) -> None:
         """The job has work that could be dealt now."""
-        owner = self._owners[self._owner_of[job]]
+        name = self._owner_of[job]
+        owner = self._owners[name]
         if job in owner.runnable:
             return
         if not owner.runnable:
             owner.tag = max(self._virtual, owner.tag)
+            self._ready[name] = owner
         entry = owner.jobs[job]
         entry.tag = max(owner.virtual, entry.tag)
         owner.runnable.add(job)
 
     def sleep(self, job: int) -> None:
         """The job has nothing to deal now."""
-        self._owners[self._owner_of[job]].runnable.discard(job)
+        name = self._owner_of[job]
+        owner = self._owners[name]
+        owner.runnable.discard(job)
+        if not owner.runnable:
+            self._ready.pop(name, None)
 
-    def pick(self, eligible: Callable[[int], bool]) -> int | None:
-        """The runnable job that is due, among the *eligible*; None if there is none."""
-        owners = sorted((o for o in self._owners.values() if o.runnable), key=lambda o: o.tag)
+    def pick(self, offer: Callable[[int], T | None]) -> tuple[int, T] | None:
+        """The runnable job that is due, with what it has to *offer*; None if no job offers anything."""
+        owners = list(self._ready.values())
+        if len(owners) > 1:
+            owners.sort(key=lambda o: o.tag)
         for owner in owners:
-            jobs = owner.jobs
-            for job in sorted(owner.runnable, key=lambda j: (jobs[j].tag, j)):
-                if eligible(job):
+            jobs, due = owner.jobs, list(owner.runnable)
+            if len(due) > 1:
+                due.sort(key=lambda j: (jobs[j].tag, j))
+            for job in due:
+                work = offer(job)
+                if work is not None:
                     self._virtual = max(self._virtual, owner.tag)
                     owner.virtual = max(owner.virtual, jobs[job].tag)
-                    return job
+                    return job, work
         return None
 
     def charge(self, job: int, cost: float) -> None:
@@ -106,5 +126,6 @@ class ServiceClock:
         """Assert what must always hold."""
         for name, owner in self._owners.items():
             assert owner.runnable <= owner.jobs.keys(), name
+            assert bool(owner.runnable) == (name in self._ready)
             for job in owner.jobs:
                 assert self._owner_of[job] == name

@@ -109,13 +109,13 @@ class Roster:
         self._next_kernel += 1
         self.kernels[peer] = kernel
         self.slots += slots
-        self._next_look = min(self._next_look, now)
+        self._next_look = min(self._next_look, now + min(self.heartbeat, self.lease))
         return kernel
 
     def join_client(self, peer: Peer, incarnation: bytes, user: str, python: str, now: float) -> Client:
         client = Client(peer, incarnation, user, python, now, now)
         self.clients[peer] = client
-        self._next_look = min(self._next_look, now)
+        self._next_look = min(self._next_look, now + min(self.heartbeat, self.lease))
         return client
 
     def move(self, member: Member, peer: Peer, now: float) -> None:

@@ -1,0 +1,279 @@
+"""The kernel's machine alone: which process gets what, and what becomes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from park.kernel import lifecycle
+from park.kernel.lifecycle import (
+    GRACE,
+    Action,
+    Interrupt,
+    Kill,
+    Let,
+    Lifecycle,
+    ProcessState,
+    Start,
+    ToBroker,
+    ToSlot,
+)
+from park.wire import messages
+from park.wire.pack import Pack
+from tests.machines import blob, carried, code, units
+
+A, B = b"a" * 16, b"b" * 16
+
+
+class Bench:
+    """A lifecycle whose broker and processes are the test."""
+
+    def __init__(self, slots: int = 1) -> None:
+        self.life = Lifecycle(slots)
+        self.started = self.life.begin()
+        self.broker(messages.Welcome("store", 1, 2.0, 20.0))
+        self.broker(messages.Blob(code("square")), blob("square"))
+
+    def broker(self, message: messages.Message, payload: Any = b"", now: float = 0.0) -> list[Action]:
+        return self._checked(self.life.broker(*carried(message, payload), now))
+
+    def slot(self, process: int, message: messages.Message, payload: Any = b"") -> list[Action]:
+        return self._checked(self.life.slot(process, *carried(message, payload)))
+
+    def exited(self, process: int, cause: str = "signal 11") -> list[Action]:
+        return self._checked(self.life.exited(process, cause, "last words"))
+
+    def _checked(self, actions: list[Action]) -> list[Action]:
+        self.life.check()
+        return actions
+
+    def run(self, attempt: int, map: bytes = A, **fields: Any) -> list[Action]:
+        values = {"job": 1, "owner": "ann", "function": code("square"), "start": 0, "count": 1, "seed": 0}
+        return self.broker(messages.Run(attempt=attempt, map=map, **(values | fields)), units([1]))
+
+    def call(self, process: int, attempt: int, map: bytes = B, count: int = 3) -> list[Action]:
+        return self.slot(
+            process, messages.Map(map, 1, code("square"), count, attempt=attempt), units([0] * count)
+        )
+
+    def done(self, process: int, attempt: int, map: bytes = A, ended: str = "") -> list[Action]:
+        return self.slot(process, messages.Finished(attempt, map, 0, 0, 0.0, ended=ended))
+
+
+def place(actions: list[Action]) -> int:
+    """The process that got a Run."""
+    (process,) = [a.process for a in actions if isinstance(a, ToSlot) and isinstance(a.message, messages.Run)]
+    return process
+
+
+def told(actions: list[Action], kind: type[Any]) -> list[Any]:
+    return [a.message for a in actions if isinstance(a, ToBroker | ToSlot) and isinstance(a.message, kind)]
+
+
+def test_a_kernel_starts_a_process_a_slot() -> None:
+    assert Bench(3).started == [Start(1, 1), Start(2, 1), Start(3, 1)]
+
+
+def test_code_goes_once_to_each_process() -> None:
+    bench = Bench()
+    assert len(told(bench.run(1), messages.Blob)) == 1
+    bench.done(1, 1)
+    assert told(bench.run(2), messages.Blob) == []
+
+
+def test_work_whose_code_is_missing_is_given_back() -> None:
+    bench = Bench()
+    actions = bench.run(1, function=code("driver"))
+    need, back = actions
+    assert need == ToBroker(messages.NeedBlob(code("driver")))
+    assert isinstance(back, ToBroker)
+    assert isinstance(back.message, messages.Finished)
+    assert (back.message.attempt, back.message.count, back.message.ended) == (1, 0, "lost")
+    assert not bench.life.attempts
+
+
+def test_the_process_that_has_the_job_prepared_is_preferred() -> None:
+    bench = Bench(2)
+    assert place(bench.run(1, job=1)) == 1
+    assert place(bench.run(2, job=2)) == 2
+    bench.done(1, 1)
+    bench.done(2, 2)
+    assert place(bench.run(3, job=2)) == 2
+
+
+def test_no_process_serves_two_owners_or_other_thread_limits() -> None:
+    bench = Bench()
+    bench.run(1)
+    bench.done(1, 1)
+    actions = bench.run(2, owner="bob")
+    assert [a for a in actions if isinstance(a, Let | Start)] == [Let(1), Start(2, 1)]
+    bench.done(2, 2)
+    assert Start(3, 4) in bench.run(3, owner="bob", cpus=4)
+
+
+def test_a_chunk_runs_inside_the_driver_that_waits_for_it_unless_it_has_killed() -> None:
+    bench = Bench()
+    bench.run(1, once=True)
+    bench.call(1, 1)
+    assert place(bench.run(2, map=B)) == 1
+    assert place(bench.run(3, map=B)) != 1  # the driver's process is busy with the first
+    bench.done(1, 2, B)
+    assert place(bench.run(4, map=B, apart=True)) != 1
+    assert place(bench.run(5, map=A)) != 1
+
+
+def test_idle_processes_beyond_the_slots_are_let_go() -> None:
+    bench = Bench()
+    bench.run(1, once=True)
+    bench.call(1, 1)
+    bench.run(2, map=B)
+    other = place(bench.run(3, map=B))
+    bench.done(1, 2, B)
+    actions = bench.done(other, 3, B)
+    assert not [a for a in actions if isinstance(a, Let)]  # it may be wanted again
+    bench.broker(messages.Results(0, 3, map=B, attempt=1, resume=True), units([1, 2, 3]))
+    actions = bench.done(1, 1)
+    assert [a for a in actions if isinstance(a, Let)]
+    assert sum(p.state is ProcessState.IDLE for p in bench.life.processes.values()) == 1
+
+
+def test_an_abort_interrupts_and_then_kills() -> None:
+    bench = Bench()
+    bench.run(1)
+    actions = bench.broker(messages.Abort(attempt=1), now=5.0)
+    assert Interrupt(1) in actions
+    assert told(actions, messages.Abort) == [messages.Abort(attempt=1)]
+    assert bench.life.deadline() == 5.0 + GRACE
+    assert bench.life.tick(5.0 + GRACE - 0.1) == []
+    assert bench.life.tick(5.0 + GRACE) == [Kill(1)]
+    assert bench.life.tick(9.0) == []
+    # what was to be aborted is aborted, not crashed
+    (ended,) = told(bench.exited(1, "signal 9"), messages.Finished)
+    assert (ended.attempt, ended.ended) == (1, "abort")
+    assert bench.broker(messages.Abort(attempt=1)) == []
+
+
+def test_a_process_that_was_aborted_is_replaced() -> None:
+    bench = Bench()
+    bench.run(1)
+    bench.broker(messages.Abort(attempt=1))
+    assert Let(1) in bench.done(1, 1, ended="abort")
+    assert bench.life.deadline() is None
+    assert place(bench.run(2)) == 2
+
+
+def test_a_death_names_all_attempts_the_innermost_last() -> None:
+    bench = Bench()
+    bench.run(1, once=True)
+    bench.call(1, 1)
+    bench.run(2, map=B)
+    (crashed,) = told(bench.exited(1), messages.Crashed)
+    assert crashed == messages.Crashed([1, 2], "signal 11", "last words", 1)
+    assert not bench.life.attempts
+    # an idle one dies unnoticed
+    process = place(bench.run(3))
+    bench.done(process, 3)
+    assert bench.exited(process) == []
+
+
+def test_results_are_passed_on_once_and_a_driver_goes_on_when_all_are_there() -> None:
+    bench = Bench()
+    bench.run(1, once=True)
+    bench.call(1, 1)
+    first = messages.Results(0, 2, map=B, attempt=1)
+    assert told(bench.broker(first, units([1, 2])), messages.Results) == [first]
+    # a new connection: the map is asked again, with all its units
+    (again,) = told(bench.broker(messages.Welcome("store", 1, 2.0, 20.0, fresh=False)), messages.Map)
+    assert (again.map, again.count) == (B, 3)
+    # a Resume that was under way does not let it go on
+    assert bench.broker(messages.Resume(1)) == []
+    # unit 1 comes again, with what is new
+    (action,) = bench.broker(messages.Results(1, 2, map=B, attempt=1, resume=True), units([2, 3]))[:1]
+    assert isinstance(action, ToSlot)
+    assert isinstance(action.message, messages.Results)
+    assert (action.message.start, action.message.count) == (2, 1)
+    assert Pack(action.payload).count == 1
+    assert bench.life.processes[1].takes_slot
+    # of another map, or of no attempt: dropped
+    assert bench.broker(messages.Results(0, 1, map=A, attempt=1), units([1])) == []
+    assert bench.broker(messages.Results(0, 1, map=B, attempt=9), units([1])) == []
+
+
+def test_a_fetch_is_asked_again_over_a_new_connection() -> None:
+    bench = Bench()
+    bench.run(1, once=True)
+    fetch = messages.Fetch(7, 3, attempt=1)
+    assert bench.slot(1, fetch) == [ToBroker(fetch)]
+    assert bench.broker(messages.Welcome("store", 1, 2.0, 20.0, fresh=False)) == [ToBroker(fetch)]
+    bench.broker(messages.Fetched(7, {}, attempt=1))
+    assert bench.broker(messages.Welcome("store", 1, 2.0, 20.0, fresh=False)) == []
+
+
+def test_code_of_a_driver_s_function_is_told_once_a_broker() -> None:
+    bench = Bench()
+    bench.run(1, once=True)
+    assert bench.slot(1, messages.Blob(code("driver")), blob("driver")) == []
+    call = messages.Map(B, 1, code("driver"), 1, attempt=1)
+    assert [type(m) for m in told(bench.slot(1, call, units([1])), messages.Message)] == [
+        messages.Blob,
+        messages.Map,
+    ]
+    # the broker lacks it: code and map come again
+    actions = bench.broker(messages.NeedBlob(code("driver")))
+    assert [type(m) for m in told(actions, messages.Message)] == [messages.Blob, messages.Map]
+    bench.done(1, 1)
+    # another life of the broker: processes stay, and their code is told anew
+    bench.broker(messages.Welcome("store", 2, 2.0, 20.0))
+    process = place(bench.run(2, once=True, job=2))
+    call = messages.Map(A, 2, code("driver"), 1, attempt=2)
+    assert told(bench.slot(process, call, units([1])), messages.Blob) == [messages.Blob(code("driver"))]
+
+
+def test_a_broker_that_knows_nothing_of_us_ends_what_runs() -> None:
+    bench = Bench(2)
+    bench.run(1)
+    assert bench.broker(messages.Welcome("store", 1, 2.0, 20.0, fresh=False)) == []
+    bench.run(2, job=2)
+    bench.done(2, 2)
+    actions = bench.broker(messages.Welcome("store", 2, 2.0, 20.0, fresh=True))
+    assert set(actions) == {Kill(1), Let(2)}  # nobody would tell the second to clean up
+    assert bench.done(1, 1) == []
+    assert bench.exited(1) == []
+
+
+def test_a_released_job_is_cleaned_up_where_it_ran() -> None:
+    bench = Bench(2)
+    bench.run(1)
+    bench.done(1, 1)
+    assert bench.broker(messages.Release(1)) == [ToSlot(1, messages.Release(1))]
+    assert bench.broker(messages.Release(1)) == []
+
+
+def test_stops_and_answers_go_to_the_attempt_s_process() -> None:
+    bench = Bench()
+    bench.run(1)
+    for message in (messages.Stop(attempt=1), messages.Failure(3, "UnknownJob", "no", attempt=1)):
+        assert bench.broker(message) == [ToSlot(1, message)]
+    assert bench.broker(messages.Stop(attempt=9)) == []
+
+
+def test_code_that_no_process_has_goes_when_there_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "CODE_BYTES", 40)
+    bench = Bench()
+    bench.run(1)
+    bench.broker(messages.Blob(b"x"), b"x" * 20)
+    bench.broker(messages.Blob(b"y"), b"y" * 20)
+    assert set(bench.life.codes) == {code("square"), b"y"}
+    bench.broker(messages.Blob(b"y"), b"y" * 20)
+    assert set(bench.life.codes) == {code("square"), b"y"}
+
+
+def test_what_a_body_sends_out_of_turn_is_dropped() -> None:
+    bench = Bench()
+    bench.run(1)
+    assert bench.call(1, 99) == []
+    assert bench.slot(1, messages.Fetch(1, 2, attempt=99)) == []
+    assert bench.done(1, 99) == []
+    note = messages.Publish(1, 1, "log")
+    assert bench.slot(1, note, b"text") == [ToBroker(note, b"text")]
