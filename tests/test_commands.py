@@ -340,4 +340,3 @@ def test_a_session_s_request_is_not_kept(world: World) -> None:
     with pytest.raises(park.InvalidRequest, match="is a session"):
         world.service.fetch(session)
     run.close()
-    assert session.record.name == "session"
