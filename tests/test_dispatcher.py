@@ -565,6 +565,20 @@ def test_a_kernel_that_comes_back_keeps_what_it_holds() -> None:
     assert desk.job(1).state is JobState.COMPLETE
 
 
+def test_what_a_kernel_was_told_over_a_lost_connection_is_told_again() -> None:
+    desk = Desk()
+    client, _ = desk.client(), desk.kernel()
+    run = run_of(desk.submit(client))
+    hello = messages.KernelHello(b"k1" * 8, "kay", "node", 1, 1, PYTHON, attempts=[run.attempt])
+    assert not of(desk.give(b"k7", hello), messages.Stop)
+    for number, kind in enumerate((messages.Stop, messages.Abort)):
+        desk.give(client, kind(5, 1))
+        out = desk.give(b"k%d" % number, hello)
+        assert [(s.peer, s.message) for s in out.sends_after_commit if isinstance(s.message, kind)] == [
+            (b"k%d" % number, kind(attempt=run.attempt))
+        ]
+
+
 def test_doubled_answers_are_counted_and_dropped() -> None:
     desk = Desk()
     client, kernel = desk.client(), desk.kernel()

@@ -173,6 +173,10 @@ class Dispatcher:
                 self._take_back(attempt, "the connection to its kernel was lost")
         for number in sorted(held - kernel.running - kernel.parked):
             self._send(event.peer, messages.Abort(attempt=number))
+        for attempt in [self.attempts[n] for n in sorted(kernel.running | kernel.parked)]:
+            told, attempt.told = attempt.told, ""
+            if told:
+                self._end_attempt(attempt, told, soft=not attempt.map.root)
 
     def _make_room(self, peer: Peer, member: Member | None) -> None:
         """Whoever had this connection before is gone, unless it is *member* itself."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from park.wire import messages
@@ -447,8 +448,8 @@ class Lifecycle:
             assert (process.state is ProcessState.BUSY) == bool(
                 process.stack
             ) or process.state is ProcessState.ENDING
-            for outer in process.stack[:-1]:
-                assert outer.call is not None, "only the innermost attempt may run"
+            for outer, inner in pairwise(process.stack):
+                assert outer.call is not None or inner.aborted, "what runs inside a driver that waits no more"
             for held in process.stack:
                 assert self.attempts[held.run.attempt] is process
         assert self._code_bytes == sum(map(len, self.codes.values()))
