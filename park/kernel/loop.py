@@ -130,12 +130,12 @@ class KernelLoop:
                 pid=os.getpid(),
                 slots=self.life.slots,
                 python=PYTHON,
-                attempts=sorted(self.life.attempts),
+                attempts=self.life.holds,
                 epoch=self.presence.epoch,
             )
             self._send(hello)
         elif due == "heartbeat":
-            self._send(messages.Heartbeat(self.presence.epoch, sorted(self.life.attempts)))
+            self._send(messages.Heartbeat(self.presence.epoch, self.life.holds))
 
     def _send(self, message: Message, payload: Buffer = b"") -> None:
         self.counts[f"broker < {type(message).__name__}"] += 1

@@ -394,6 +394,7 @@ class Run(Message):
     """Run units *start* to start + count of a map. The payload is their pack. ``once``: the body of a job, no units.
 
     *seed* is the seed of the map. *apart*: this code has killed a process, never run it inside a driver's.
+    *ahead*: all slots are busy; begin with it as soon as one is free, those that came first before it.
     """
 
     carries = True
@@ -410,6 +411,7 @@ class Run(Message):
     once: bool = False
     apart: bool = False
     cpus: int = 1
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
