@@ -463,12 +463,12 @@ class Kernel(Peer):
             pid=1,
             slots=self.life.slots,
             python=self.python,
-            attempts=sorted(self.life.attempts),
+            attempts=self.life.holds,
             epoch=self.presence.epoch,
         )
 
     def heartbeat(self) -> Message:
-        return messages.Heartbeat(self.presence.epoch, sorted(self.life.attempts))
+        return messages.Heartbeat(self.presence.epoch, self.life.holds)
 
     def take(self, message: Message, payload: Any) -> None:
         self.carry(self.life.broker(message, payload, self.world.now))
@@ -820,7 +820,7 @@ class World:
         jobs = [j for j in self.dispatcher.list.jobs.values() if not j.ended]
         lines = [f"{j.record} {j.ending!r} {self.dispatcher.explain(j.number)!r}" for j in jobs]
         lines += [repr(a) for a in self.dispatcher.attempts.values()]
-        lines += [f"{k} {k.presence} {k.life.attempts}" for k in self.kernels]
+        lines += [f"{k} {k.presence} {k.life.holds}" for k in self.kernels]
         lines += [f"{c} {c.presence} {[r.message for r in c.requests.values()]}" for c in self.clients]
         return "\n".join(lines)
 
@@ -877,7 +877,7 @@ class World:
         assert self.manager._spool.count("units") == 0
         assert self.manager._spool.count("blob") <= len(d.codes)
         for own in self.kernels:
-            assert not own.life.attempts, own
+            assert not own.life.holds, own
             assert len(own.processes) <= own.life.slots, own.processes
             assert not any(p.stack for p in own.processes.values())
         table = self.manager.table

@@ -23,7 +23,7 @@ from park.core.outcome import Event, Outcome, Peer, Publication, Ref, Send, Tick
 from park.core.reasons import failed_dependency, why
 from park.core.requests import check_submit
 from park.core.roster import Client, Kernel, Member, Roster
-from park.core.work import KILLS, Attempt, Estimates, Map, Span, chunk_size
+from park.core.work import CHUNK_SECONDS, KILLS, Attempt, Estimates, Map, Span, chunk_size
 from park.errors import ParkError, ProtocolError, UnknownJob
 from park.model import Delta, JobRecord, JobState
 from park.wire import codec, messages, pack
@@ -166,12 +166,12 @@ class Dispatcher:
         kernel.known.clear()
         self._welcome(event.peer, False, 0)
         held = set(m.attempts)
-        for number in sorted((kernel.running | kernel.parked) - held, reverse=True):
+        for number in sorted(kernel.holds - held, reverse=True):
             attempt = self.attempts.get(number)
             if attempt is not None:
                 self._end_attempt(attempt, "abort")
                 self._take_back(attempt, "the connection to its kernel was lost")
-        for number in sorted(held - kernel.running - kernel.parked):
+        for number in sorted(held - kernel.holds):
             self._send(event.peer, messages.Abort(attempt=number))
         for attempt in [self.attempts[n] for n in sorted(kernel.running | kernel.parked)]:
             told, attempt.told = attempt.told, ""
@@ -209,9 +209,7 @@ class Dispatcher:
             job = self.list.jobs[number]
             job.waiters = [w for w in job.waiters if w.member is not member]
         if isinstance(member, Kernel):
-            for number in sorted(
-                member.running | member.parked, reverse=True
-            ):  # the first is dealt first again
+            for number in sorted(member.holds, reverse=True):  # the first is dealt first again
                 attempt = self.attempts.get(number)
                 if attempt is not None:
                     self._take_back(attempt, "the kernel that ran it was lost")
@@ -621,7 +619,7 @@ class Dispatcher:
                 attempt.resumable = False
                 job.resumable.remove(attempt)
             return
-        used = self._now - attempt.since
+        used = 0.0 if attempt.ahead else self._now - attempt.since
         attempt.used += used
         self.clock.charge(attempt.map.job, used - attempt.charged)
         attempt.charged = 0.0
@@ -629,7 +627,10 @@ class Dispatcher:
         kernel = attempt.kernel
         kernel.running.discard(attempt.number)
         kernel.parked.add(attempt.number)
-        self._count_running(attempt, -1)
+        self._count_running(attempt, 0 if attempt.ahead else -1)
+        kernel.ahead.pop(attempt.number, None)  # the kernel began with it before the slot was seen to be free
+        attempt.ahead = False
+        self._begin_next(kernel)
 
     def _resume(self, attempt: Attempt) -> None:
         attempt.parked = attempt.resumable = False
@@ -654,16 +655,28 @@ class Dispatcher:
         attempt.map.running.discard(attempt.number)
         attempt.kernel.running.discard(attempt.number)
         attempt.kernel.parked.discard(attempt.number)
+        attempt.kernel.ahead.pop(attempt.number, None)
         if attempt.resumable:
             job.resumable.remove(attempt)
-        held = 0.0 if attempt.parked else self._now - attempt.since
+        held = 0.0 if attempt.parked or attempt.ahead else self._now - attempt.since
         used = held if attempt.driver or seconds is None else seconds
         self.clock.charge(job.number, used - attempt.charged)
         if seconds is not None and units and not attempt.driver:
             self.estimates.learn(job.owner, attempt.map.function, units, seconds)
         for key in list(attempt.maps):
             self._drop_map(self.maps[key])
-        self._count_running(attempt, -1 if not attempt.parked else 0)
+        self._count_running(attempt, 0 if attempt.parked or attempt.ahead else -1)
+        self._begin_next(attempt.kernel)
+
+    def _begin_next(self, kernel: Kernel) -> None:
+        """A slot is free: the kernel begins with what was dealt ahead, as its `Lifecycle` does by itself."""
+        while kernel.ahead and kernel.free > 0:
+            attempt = self.attempts[next(iter(kernel.ahead))]
+            del kernel.ahead[attempt.number]
+            kernel.running.add(attempt.number)
+            attempt.ahead = False
+            attempt.since = self._now
+            self._count_running(attempt, +1)
 
     def _drop_map(self, map_: Map) -> None:
         """A map whose results nobody wants any more."""
@@ -864,16 +877,33 @@ class Dispatcher:
         if self.clock.idle:
             return
         for kernel in self.roster.kernels.values():
-            while kernel.free > 0:
-                pick = self.clock.pick(lambda n, k=kernel: self._work(n, k))  # type: ignore[misc]
+
+            def offer(number: int, kernel: Kernel = kernel) -> Attempt | Map | None:
+                return self._work(number, kernel)
+
+            while kernel.free > 0 or len(kernel.ahead) < kernel.slots:
+                pick: tuple[int, Attempt | Map] | None = self.clock.pick(offer)
                 if pick is None:
                     break
                 number, work = pick
+                if kernel.free <= 0 and not self._may_be_ahead(work, kernel):
+                    break
                 if isinstance(work, Attempt):
                     self._resume(work)
-                elif isinstance(work, Map):
+                else:
                     self._dispatch(self._job(number), work, kernel)
                 self._refresh(self._job(number))
+
+    def _may_be_ahead(self, work: Attempt | Map, kernel: Kernel) -> bool:
+        """Whether what is due may wait at the kernel for a slot: a chunk of short units, of a map that runs there."""
+        if isinstance(work, Attempt) or work.apart:
+            return False
+        estimate = self.estimates.get(work.owner, work.function)
+        return (
+            estimate is not None
+            and estimate <= CHUNK_SECONDS
+            and any(n in kernel.running for n in work.running)
+        )
 
     def _work(self, number: int, kernel: Kernel) -> Attempt | Map | None:
         """What the job could do on this kernel now: a driver of it that goes on, or the map to deal from."""
@@ -902,11 +932,14 @@ class Dispatcher:
         cost = (FIRST_GUESS if estimate is None else estimate) * len(span)
         number = self._next_attempt
         self._next_attempt += 1
-        attempt = Attempt(number, map_, span, kernel, cost, self._now)
+        attempt = Attempt(number, map_, span, kernel, cost, self._now, ahead=kernel.free <= 0)
         self.attempts[number] = attempt
         job.attempts.add(number)
         map_.running.add(number)
-        kernel.running.add(number)
+        if attempt.ahead:
+            kernel.ahead[number] = None
+        else:
+            kernel.running.add(number)
         kernel.jobs.add(job.number)
         self.clock.charge(job.number, cost)
         if map_.function not in kernel.known:
@@ -925,6 +958,7 @@ class Dispatcher:
             lease=self.roster.lease,
             once=map_.once,
             apart=map_.apart,
+            ahead=attempt.ahead,
             cpus=job.submit.cpus,
         )
         payload = b"" if map_.once else map_.ref(span)
@@ -934,7 +968,7 @@ class Dispatcher:
             self.list.change(job, self._out, state=JobState.RUNNING, started=self._wall_now)
         if job.ending == "stop" and not map_.root:
             self._end_attempt(attempt, "stop", soft=True)
-        self._count_running(attempt, +1)
+        self._count_running(attempt, 0 if attempt.ahead else +1)
 
     # -- words for people ----------------------------------------------------------------------
 
@@ -998,7 +1032,8 @@ class Dispatcher:
             assert number == attempt.number
             assert number in attempt.map.running
             assert (number in attempt.kernel.parked) == attempt.parked
-            assert (number in attempt.kernel.running) != attempt.parked
+            assert (number in attempt.kernel.ahead) == attempt.ahead
+            assert (number in attempt.kernel.running) == (not attempt.parked and not attempt.ahead)
             assert self.roster.kernels[attempt.kernel.peer] is attempt.kernel
             assert attempt.resumable == (attempt in self.list.jobs[attempt.map.job].resumable)
             assert attempt.parked == (attempt.resumable or bool(attempt.maps)), "a driver waits for nothing"
@@ -1012,11 +1047,14 @@ class Dispatcher:
             assert (driver is not None and key in driver.maps) or not map_.driver or map_.cancelled
         for kernel in self.roster.kernels.values():
             assert kernel.free >= 0
-            assert kernel.running | kernel.parked <= self.attempts.keys()
+            assert kernel.holds <= self.attempts.keys()
+            assert not (kernel.ahead and kernel.free), "a slot is free beside work that waits for one"
             assert all(not self.list.jobs[n].ended for n in kernel.jobs)
         assert self.roster.slots == sum(k.slots for k in self.roster.kernels.values())
         for job in self.list.jobs.values():
-            assert job.running == sum(not self.attempts[n].parked for n in job.attempts)
+            assert job.running == sum(
+                not self.attempts[n].parked and not self.attempts[n].ahead for n in job.attempts
+            )
             assert job.maps.items() <= self.maps.items()
             assert all(w.member.fetches[w.attempt, w.id] == job.number for w in job.waiters)
             if not job.ended:

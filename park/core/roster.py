@@ -31,6 +31,8 @@ class Kernel:
     said: float
     #: attempts that occupy a slot now
     running: set[int] = field(default_factory=set)
+    #: attempts that wait there for a slot, the next one first: they begin as soon as one is free
+    ahead: dict[int, None] = field(default_factory=dict)
     #: drivers that wait in a map and occupy none
     parked: set[int] = field(default_factory=set)
     #: code that was sent to it
@@ -43,6 +45,11 @@ class Kernel:
     @property
     def free(self) -> int:
         return self.slots - len(self.running)
+
+    @property
+    def holds(self) -> set[int]:
+        """All attempts that were given to it."""
+        return self.running | self.parked | self.ahead.keys()
 
     @property
     def full_of_drivers(self) -> bool:

@@ -174,6 +174,8 @@ class Attempt:
     since: float
     #: slot-seconds used before that
     used: float = 0.0
+    #: it waits at its kernel for a slot, so that no slot has to wait for it
+    ahead: bool = False
     #: it has waited in a map
     driver: bool = False
     #: it waits in one of its maps now, without a slot

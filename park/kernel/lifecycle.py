@@ -165,11 +165,18 @@ class Lifecycle:
         self.processes: dict[int, Process] = {}
         self.codes: dict[bytes, Buffer] = {}
         self.attempts: dict[int, Process] = {}
+        #: attempts that wait for a slot, with their units
+        self.ahead: dict[int, tuple[messages.Run, Buffer]] = {}
         self.epoch = 0
         self._code_bytes = 0
         self._next = 1
         self._told: set[bytes] = set()
         self._actions: list[Action] = []
+
+    @property
+    def holds(self) -> list[int]:
+        """The attempts that it was given and has not answered."""
+        return sorted([*self.attempts, *self.ahead])
 
     # -- what comes in -------------------------------------------------------------------------
 
@@ -187,6 +194,9 @@ class Lifecycle:
             case messages.NeedBlob():
                 self._told.discard(message.hash)
                 self._ask_again(message.hash)
+            case messages.Run() if message.ahead:
+                self.ahead[message.attempt] = (message, payload)
+                self._begin_next()
             case messages.Run():
                 self._run(message, payload)
             case messages.Results() if not message.reply:
@@ -199,6 +209,12 @@ class Lifecycle:
                 self._to_attempt(message, payload)
             case messages.Resume():
                 self._resumed(message)
+            case messages.Stop() | messages.Abort() if message.attempt in self.ahead:
+                if not (isinstance(message, messages.Stop) and message.soft):
+                    run, _ = self.ahead.pop(message.attempt)
+                    self._do(
+                        ToBroker(self._ended(run, "stop" if isinstance(message, messages.Stop) else "abort"))
+                    )
             case messages.Stop():
                 self._to_attempt(message, b"")
             case messages.Abort():
@@ -223,6 +239,7 @@ class Lifecycle:
             case messages.Map() if self._innermost(process, message.attempt):
                 call = process.stack[-1].call = Call(message, payload, bytearray(message.count))
                 self._call(call)
+                self._begin_next()
             case messages.Fetch() if self._innermost(process, message.attempt):
                 process.stack[-1].fetch = message
                 self._do(ToBroker(message))
@@ -242,6 +259,7 @@ class Lifecycle:
         elif held:
             numbers = [h.run.attempt for h in held]
             self._do(ToBroker(messages.Crashed(numbers, cause, stderr, self.epoch)))
+        self._begin_next()
         return self._take()
 
     def tick(self, now: float) -> list[Action]:
@@ -258,6 +276,11 @@ class Lifecycle:
 
     def _innermost(self, process: Process, attempt: int) -> bool:
         return bool(process.stack) and process.stack[-1].run.attempt == attempt
+
+    def _begin_next(self) -> None:
+        """Begin with what was dealt ahead, while a slot is free."""
+        while self.ahead and sum(p.takes_slot for p in self.processes.values()) < self.slots:
+            self._run(*self.ahead.pop(next(iter(self.ahead))))
 
     def _run(self, run: messages.Run, payload: Buffer) -> None:
         if run.function not in self.codes:
@@ -356,6 +379,7 @@ class Lifecycle:
                 self._let(process)  # its state may be anything: it is replaced
             else:
                 process.state = ProcessState.IDLE
+        self._begin_next()
         self._trim()
 
     def _to_attempt(self, message: Any, payload: Buffer) -> None:
@@ -383,6 +407,7 @@ class Lifecycle:
         """A broker that does not know this kernel: what it holds is nobody's any more."""
         self.epoch = epoch
         self._told.clear()
+        self.ahead.clear()
         for process in list(self.processes.values()):
             if process.state is ProcessState.IDLE and process.jobs:
                 self._let(process)  # nobody would tell it to clean up
