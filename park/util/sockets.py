@@ -122,6 +122,7 @@ class Router(_Socket):
     def __init__(self) -> None:
         super().__init__(zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        #: messages of which a part is missing, by peer
         self._joiners: dict[bytes, Joiner] = {}
 
     def send(self, name: bytes, frames: Frames) -> None:
@@ -133,13 +134,14 @@ class Router(_Socket):
     def receive(self) -> tuple[bytes, Frames] | None:
         while self._waiting():
             name, *frames = self._socket.recv_multipart(zmq.DONTWAIT)
-            joiner = self._joiners.setdefault(name, Joiner(MAX_MESSAGE))
+            joiner = self._joiners.pop(name, None) or Joiner(MAX_MESSAGE)
             try:
                 whole = joiner.feed(frames)
             except ProtocolError:
                 whole = frames  # the loop decodes it again, and counts it
             if whole is not None:
                 return name, list(whole)
+            self._joiners[name] = joiner
         return None
 
 
