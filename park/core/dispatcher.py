@@ -173,7 +173,7 @@ class Dispatcher:
                 self._take_back(attempt, "the connection to its kernel was lost")
         for number in sorted(held - kernel.holds):
             self._send(event.peer, messages.Abort(attempt=number))
-        for attempt in [self.attempts[n] for n in sorted(kernel.running | kernel.parked)]:
+        for attempt in [self.attempts[n] for n in sorted(kernel.holds)]:
             told, attempt.told = attempt.told, ""
             if told:
                 self._end_attempt(attempt, told, soft=not attempt.map.root)
