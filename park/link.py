@@ -97,9 +97,18 @@ class MapCall:
     """One map of a session: its results as they come, by first unit."""
 
     def __init__(
-        self, reactor: Reactor, key: bytes, on_result: Callable[[MapCall], None] | None = None
+        self,
+        reactor: Reactor,
+        key: bytes,
+        code: tuple[bytes, Buffer],
+        on_result: Callable[[MapCall], None] | None = None,
     ) -> None:
         self.key = key
+        #: hash and blob of its function
+        self.code = code
+        #: what was said of it before the first result came: the broker may ask for the code again until then
+        self.said: list[tuple[Message, Buffer]] = []
+        self._begun = False
         self._reactor = reactor
         #: taken while there is nothing to get
         self._empty = threading.Lock()
@@ -108,7 +117,14 @@ class MapCall:
         self.error: ParkError | None = None
         self._on_result = on_result
 
+    def say(self, message: Message, data: Buffer) -> None:
+        """This is said of the map now."""
+        if not self._begun:
+            self.said.append((message, data))
+
     def put(self, start: int, count: int, data: Buffer) -> None:
+        self._begun = True
+        self.said.clear()
         self._results.append((start, count, data))
         self._arrived()
 
@@ -172,7 +188,8 @@ class Link:
                 self._fail_all(error)
                 continue
             self.counts[f"< {type(message).__name__}"] += 1
-            if self.presence.hear(message, now):
+            calling = self.presence.state is Contact.CALLING
+            if self.presence.hear(message, now) and calling:
                 self._welcomed(message)
             self._receive(message, data, now)
         while (frames := self._listener.receive()) is not None:
@@ -211,15 +228,29 @@ class Link:
         self._live.finish()
         if message.fresh:
             self._known.clear()
-            self._fail_maps(
-                ServiceClosed(f"{self.name} was restarted, or lost sight of this client: run the map again")
-            )
-            for job in self._monitors:
-                self._send(messages.Watch(next(self._ids), job))
+        happened = (
+            "was restarted, or lost sight of this client" if message.fresh else "was out of reach for a while"
+        )
+        self._fail_maps(ServiceClosed(f"{self.name} {happened}, and results may be lost: run the map again"))
+        for job in self._monitors:
+            self._send(messages.Watch(next(self._ids), job))
         for request, data, code, _ in list(self._replies.values()):
             if code is not None:
                 self._ship(*code)
             self._send(request, data)
+
+    def _ship_again(self, code: bytes) -> None:
+        """The broker has dropped this code: send it, and whatever refers to it, again."""
+        self._known.discard(code)
+        for call in self._maps.values():
+            if call.code[0] == code and call.said:
+                self._ship(*call.code)
+                for message, data in call.said:
+                    self._send(message, data)
+        for request, data, needed, _ in list(self._replies.values()):
+            if needed is not None and needed[0] == code:
+                self._ship(*needed)
+                self._send(request, data)
 
     def _receive(self, message: Message, data: Buffer, now: float) -> None:
         match message:
@@ -236,6 +267,8 @@ class Link:
                     self.call_back(lambda m=monitor, k=message.kind: m(k, data))  # type: ignore[misc]
             case messages.Header():
                 self.mirror.feed(message, data, now)
+            case messages.NeedBlob():
+                self._ship_again(message.hash)
         reply = getattr(message, "reply", 0) or (message.id if isinstance(message, messages.Units) else 0)
         if reply in self._replies:
             entry = self._replies[reply][3]
@@ -328,24 +361,31 @@ class Link:
         on_result: Callable[[MapCall], None] | None = None,
     ) -> MapCall:
         """Start a map of a session; *blob* is the code of its function."""
-        call = MapCall(self._reactor, message.map, on_result)
+        call = MapCall(self._reactor, message.map, (message.function, blob), on_result)
 
         def start() -> MapCall:
             self._maps[call.key] = call
             self._ship(message.function, blob)
+            call.say(message, data)
             self._send(message, data)
             return call
 
         return self._reactor.call(start)
 
-    def tell(self, message: Message, data: Buffer = b"") -> None:
-        """Send what needs no answer."""
-        self._reactor.call(lambda: self._send(message, data))
+    def feed_map(self, call: MapCall, units: messages.Units, data: Buffer) -> None:
+        """More units for the map."""
+
+        def feed() -> None:
+            if call.error is None:
+                call.say(units, data)
+                self._send(units, data)
+
+        self._reactor.call(feed)
 
     def end_map(self, call: MapCall, cancel: bool) -> None:
         """The map has ended, or is to end."""
         if self._maps.pop(call.key, None) is not None and cancel:
-            self.tell(messages.Cancel(call.key))
+            self._reactor.call(lambda: self._send(messages.Cancel(call.key)))
 
     def watch(self, job: int, monitor: Callable[[str, Buffer], None]) -> None:
         """Call *monitor* with the kind and the payload of each message of the job's stream, in a thread of its own."""

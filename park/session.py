@@ -119,7 +119,7 @@ class MapIterator:
                 self._call = self._session.open(*self._code, data, count, self._closed)
             else:
                 units = messages.Units(self._sent, count, self._closed, map=self._call.key)
-                self._session.link.tell(units, data)
+                self._session.link.feed_map(self._call, units, data)
             self._sent += count
 
     def _generate(self) -> Generator[Any, None, None]:
