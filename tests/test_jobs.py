@@ -16,6 +16,7 @@ import pytest
 
 import park
 from park.core.server import ServerProxy
+from park.local import LocalService
 
 
 def square(x: float) -> float:
@@ -625,3 +626,19 @@ def test_the_default_service_is_of_the_thread_and_the_task(service: ServerProxy)
     with pytest.raises(LookupError), park.local_service:
         raise LookupError
     assert park.default_service() is service
+
+
+def test_code_that_the_broker_dropped_is_sent_again(service: ServerProxy) -> None:
+    assert isinstance(service, LocalService)
+    assert service._manager is not None
+    codes = service._manager.manager.dispatcher.codes
+    limit, codes._limit = codes._limit, 1000
+    try:
+        first, second = (np.full(5000, n) for n in (1.0, 2.0))
+        one, two = service.mapper(lambda x: x + first[3]), service.mapper(lambda x: x + second[3])
+        for _ in range(3):  # each larger than what is kept of idle code, so each drops the other
+            assert one([1.0]) == [2.0]
+            assert two([1.0]) == [3.0]
+        assert service.wait(service.start(lambda x: x + second[4], [1.0])) == [3.0]
+    finally:
+        codes._limit = limit

@@ -60,7 +60,7 @@ class Codes:
 
     def _surplus(self) -> list[bytes]:
         gone = []
-        while self._idle_bytes > self._limit and self._idle:
+        while self._idle_bytes > self._limit and len(self._idle) > 1:  # the newest is just about to be needed
             code, _ = self._idle.popitem(last=False)
             self._idle_bytes -= self._sizes.pop(code)
             gone.append(code)
@@ -71,7 +71,8 @@ class Codes:
         assert self._users.keys() | self._idle.keys() == self._sizes.keys()
         assert not self._users.keys() & self._idle.keys()
         assert all(n > 0 for n in self._users.values())
-        assert self._idle_bytes == sum(self._sizes[c] for c in self._idle) <= self._limit
+        assert self._idle_bytes == sum(self._sizes[c] for c in self._idle)
+        assert self._idle_bytes <= self._limit or len(self._idle) == 1
 
 
 def check_code(code: bytes, data: bytes | memoryview) -> None:
