@@ -630,6 +630,7 @@ def test_the_default_service_is_of_the_thread_and_the_task(service: ServerProxy)
 
 def test_code_that_the_broker_dropped_is_sent_again(service: ServerProxy) -> None:
     assert isinstance(service, LocalService)
+    service.jobs()  # it starts on first use
     assert service._manager is not None
     codes = service._manager.manager.dispatcher.codes
     limit, codes._limit = codes._limit, 1000
