@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import queue
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Protocol
 
 from park.core.manager import JobManager
-from park.errors import InvalidRequest, ParkError, WaitTimeout
+from park.errors import InvalidRequest, JobAborted, JobFailed, ParkError, UnknownJob, WaitTimeout
 from park.model import JobRecord, JobState, Progress
 from park.reference import Reference, job_of
 
@@ -123,16 +124,14 @@ class Job:
 
         A list in the order of the inputs, or what the body returned. Raises JobFailed, JobAborted, WaitTimeout.
         """
+        limit = check_timeout(timeout)
         if self._raised is not None:
             raise self._raised
         if self._value is None:
             try:
-                self._value = (self._service.wait(self._number, timeout),)
-            except WaitTimeout:
-                raise
-            except ParkError as error:
-                if self.record.state.ended:
-                    self._raised = error
+                self._value = (self._service.wait(self._number, limit),)
+            except (JobFailed, JobAborted) as error:
+                self._raised = error
                 raise
         return self._value[0]
 
@@ -145,7 +144,20 @@ class Job:
         self._service.abort(self._number)
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return asyncio.to_thread(self.wait).__await__()
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def see() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(see)
+
+        self._service.when_ended(self._number, wake)
+        yield from ended
+        return self.wait()
 
 
 def number_of(job: Any) -> int:
@@ -155,6 +167,8 @@ def number_of(job: Any) -> int:
     if isinstance(job, Reference):
         return job_of(job)
     if isinstance(job, int) and not isinstance(job, bool):
+        if not 0 < job < 1 << 63:
+            raise UnknownJob(f"job {job} is unknown")
         return job
     raise InvalidRequest(f"{job!r} is neither a job nor the number of one")
 

@@ -364,6 +364,8 @@ class Link:
         call = MapCall(self._reactor, message.map, (message.function, blob), on_result)
 
         def start() -> MapCall:
+            if self.presence.state is not Contact.LIVE:
+                raise NoBroker(f"{self.name} does not answer: the session has ended")
             self._maps[call.key] = call
             self._ship(message.function, blob)
             call.say(message, data)
@@ -403,5 +405,5 @@ class Link:
         while (callback := self._callbacks.get()) is not None:
             try:
                 callback()
-            except Exception:
+            except BaseException:  # also SystemExit: futures and monitors depend on this thread
                 print(f"park: a callback failed:\n{traceback.format_exc()}", file=sys.stderr)

@@ -259,4 +259,7 @@ class Request:
         object.__setattr__(self, "tags", tuple(self.tags))
         if not isinstance(self.name, str) or len(self.name) > 200:
             raise InvalidRequest(f"name {self.name!r} is not a text of at most 200 characters")
+        for what, kind in (("idempotent", bool), ("kind", str), ("note", dict)):
+            if not isinstance(getattr(self, what), kind):
+                raise InvalidRequest(f"{what}={getattr(self, what)!r} is no {kind.__name__}")
         object.__setattr__(self, "priority", priority_number(self.priority))

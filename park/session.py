@@ -185,7 +185,9 @@ def batches_of(inputs: Iterable[Any], size: Callable[[], int]) -> Iterator[tuple
                 following = [value]
                 break
             values.append(value)
-            room -= getattr(value, "nbytes", 0) or (len(value) if isinstance(value, bytes | str) else 8)
+            room -= (value.nbytes if hasattr(type(value), "nbytes") else 0) or (
+                len(value) if isinstance(value, bytes | str) else 8
+            )
         yield payload.encode_units(values), not following
 
 
@@ -290,13 +292,19 @@ class Executor(concurrent.futures.Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._open.add(future)
         link = self._session.link
-        call = self._session.open(
-            payload.code_hash(blob),
-            blob,
-            data,
-            1,
-            on_result=lambda c: link.call_back(lambda: self._settle(c, future)),
-        )
+        try:
+            call = self._session.open(
+                payload.code_hash(blob),
+                blob,
+                data,
+                1,
+                on_result=lambda c: link.call_back(lambda: self._settle(c, future)),
+            )
+        except BaseException:  # nobody will settle it: `shutdown` must not wait for it
+            with self._idle:
+                self._open.discard(future)
+                self._idle.notify_all()
+            raise
         future.add_done_callback(lambda f: self._forget(f, call))
         return future
 

@@ -47,7 +47,12 @@ def in_words(command: str = "park") -> Iterator[None]:
     try:
         yield
     except tuple(kind for kind, _ in CODES) as error:
-        if not isinstance(error, KeyboardInterrupt):
+        if isinstance(error, JobFailed) and error.traceback and command != "park fetch":
+            click.echo(
+                f"{command}: job {error.job} failed: {error.cause} (park fetch {error.job}: traceback)",
+                err=True,
+            )
+        elif not isinstance(error, KeyboardInterrupt):
             click.echo(f"{command}: {error}", err=True)
         sys.exit(next(code for kind, code in CODES if isinstance(error, kind)))
 

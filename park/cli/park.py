@@ -19,7 +19,8 @@ from park.model import PRIORITIES, JobRecord
 def main() -> None:
     """See and steer the jobs of a PARK broker.
 
-    The broker is found through --broker, $PARK_BROKER, or the connection file in the default home.
+    The broker is found through $PARK_BROKER, the connection file in the default home, or the --broker of each
+    command.
     """
 
 
@@ -54,7 +55,7 @@ def jobs(broker: str | None, everybody: bool, as_json: bool) -> None:
 def _done(record: JobRecord) -> str:
     if record.total is not None:
         return f"{record.done}/{record.total}"
-    if record.progress is not None and record.progress[1]:
+    if record.progress is not None and record.progress[1] and not record.state.ended:
         return f"{record.progress[0] / record.progress[1]:.0%}"
     return ""
 

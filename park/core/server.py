@@ -218,7 +218,12 @@ class ServerProxy(Server):
         if monitor is not None:
             self.follow(accepted.job, monitor)
         if batches is not None and not closed:
-            self._feed(accepted.job, submit.count, batches)
+            try:
+                self._feed(accepted.job, submit.count, batches)
+            except BaseException:  # the inputs end here: nobody could ever complete the job
+                with contextlib.suppress(ParkError):
+                    self.abort(accepted.job)
+                raise
         _last.job = (self, accepted.job)
         return accepted.job
 
@@ -281,15 +286,23 @@ class ServerProxy(Server):
                 record = self.table.jobs.get(job)
                 if record is not None:
                     done, total = record.progress or (record.done, record.total or 0)
-                    bar.update(done, total, record.reason)
+                    bar.update(done, total, self._why(record))
         return True
+
+    def _why(self, record: JobRecord) -> str:
+        """What a progress bar says beside the numbers."""
+        if self.table.stale:
+            return f"no sign of {self._link.name}"
+        if not self.table.kernels:
+            return "no kernel is connected"
+        return record.reason if record.reason or record.state is JobState.RUNNING else record.state.value
 
     def _interrupted(self, job: int, reply: Reply) -> None:
         """Ctrl-C in `wait`: the job goes on without us."""
         self._link.forget(reply)
         where = f"park.connect({self._link.name!r}).job({job}).wait()"
         print(f"\npark: job {job} goes on; wait for it again with {where}", file=sys.stderr)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt from None
 
     def _result(self, reply: Reply) -> Any:
         fetched, _ = reply.value()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from park.errors import InvalidRequest
 from park.fit.data import Array
@@ -71,6 +71,9 @@ class Plots:
             top.plot(x[order], theory[order], "-" if one else ".", color=_FIT, label="fit", zorder=3)
             if view in ("logx", "loglog"):
                 top.set_xscale("log")
+                bottom.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                bottom.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                bottom.xaxis.set_minor_formatter(NullFormatter())
             if view in ("log", "loglog"):
                 top.set_yscale("log", nonpositive="clip")
                 positive = y[y > 0]

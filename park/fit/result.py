@@ -119,7 +119,8 @@ class FitResult:
     def table(self) -> str:
         """The parameters with their errors and intervals, for people."""
         inner, outer = self.intervals(0.68), self.intervals(0.95)
-        rows = [("parameter", "value", "68 % interval", "95 % interval")]
+        value = "value" if self.draws is None else "median"
+        rows = [("parameter", value, "68 % interval", "95 % interval")]
         for estimate in self.parameters.values():
             row = [estimate.name, uncertain(estimate.value, estimate.stderr)]
             if estimate.name in inner:
@@ -137,8 +138,8 @@ class FitResult:
     def __repr__(self) -> str:
         what = f"{self.dof + len(self.names)} points, {self.dof} degrees of freedom"
         sample = "" if self.draws is None else f", {len(self.draws)} draws"
-        stopped = ", stopped early" if self.stopped else ""
-        return f"<FitResult {self.method}: chisq {self.chisq:.4g}, {what}{sample}{stopped}>\n{self.table()}"
+        stopped = ", stopped early: the errors are not to be trusted" if self.stopped else ""
+        return f"<FitResult {self.method}: reduced chisq {self.chisq:.4g}, {what}{sample}{stopped}>\n{self.table()}"
 
     def summary(self) -> dict[str, Any]:
         """The numbers as JSON takes them; nan and inf become None."""

@@ -14,6 +14,7 @@ import importlib
 import io
 import math
 import os
+import platform
 import signal
 import socket
 import sys
@@ -301,7 +302,7 @@ class Slot:
                 env.enter(self if self._stack else _Ended(key[0]))
                 try:
                     body.cleanup(env.environment())
-                except Exception:
+                except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit):
                     print(f"cleanup of job {key[0]} failed:\n{traceback.format_exc()}", file=sys.stderr)
                 finally:
                     env.enter(self if self._stack else None)
@@ -529,6 +530,8 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, UnitError):
         return error.cause
     text = str(error).strip().partition("\n")[0]
+    if isinstance(error, ModuleNotFoundError):
+        text += f" on {platform.node()}: install it there, or define what it holds in the script itself"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -209,8 +209,8 @@ class Reactor:
                         self._handle(ready)
             return True
         finally:
+            self._guest.release()  # first: a second Ctrl-C may come after any call
             self._guest_left = time.monotonic()
-            self._guest.release()
 
     def _stand_by(self) -> bool:
         """In the loop's own thread: leave the loop to a caller that is in it, or was just now. Whether there was one."""
