@@ -16,10 +16,11 @@ from typing import Any
 from park.core.manager import JobManager
 from park.core.server import ServerProxy, usertag
 from park.core.store import JobStore, MemoryStore
-from park.errors import InvalidRequest, ParkError, ServiceClosed
+from park.errors import InvalidRequest, ParkError, ServiceClosed, UnknownJob
 from park.kernel.loop import KernelLoop
 from park.link import Link, Reply
 from park.service import ServiceManager
+from park.wire import messages
 
 
 class LocalService(ServerProxy):
@@ -73,7 +74,7 @@ class LocalService(ServerProxy):
         manager = ServiceManager(JobManager(store))
         reactor = manager.reactor
         manager.open()
-        kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), list(sys.path), os.getcwd())
+        kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), _place)
         link = Link(
             reactor, manager.clients.connect(), manager.board.connect(), usertag(), "the local service"
         )
@@ -103,21 +104,29 @@ class LocalService(ServerProxy):
             )
         manager.close()
 
-    def _interrupted(self, job: int, reply: Reply) -> None:
+    def _interrupted(self, job: int, reply: Reply, limit: float | None) -> bool:
         """Ctrl-C in `wait`: stop the job and keep its best so far; a second one aborts it."""
         print(
             f"\npark: stopping job {job}, keeping its best so far (Ctrl-C again aborts it)", file=sys.stderr
         )
         try:
-            self.stop(job)
-            reply.wait()
+            with contextlib.suppress(UnknownJob):  # it has ended in this very moment
+                self.stop(job)
+            return reply.wait(limit)
         except KeyboardInterrupt:
-            try:
+            with contextlib.suppress(ParkError):
                 self.abort(job)
                 reply.wait(5.0)
-            except ParkError:
-                pass
             raise
+
+
+def _place() -> messages.Setup:
+    """Where the modules and the files of this process are now: its slot processes look there too."""
+    try:
+        folder: str | None = os.getcwd()
+    except OSError:  # it was removed
+        folder = None
+    return messages.Setup([entry for entry in sys.path if isinstance(entry, str)], folder)
 
 
 def _unfinished(manager: JobManager) -> list[int]:

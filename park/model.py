@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import math
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
@@ -253,12 +254,14 @@ class Request:
             raise InvalidRequest(f"seed={self.seed!r} is not a whole number")
         if isinstance(self.tags, str):
             object.__setattr__(self, "tags", (self.tags,))
+        if not isinstance(self.tags, Iterable):
+            raise InvalidRequest(f"tags={self.tags!r} is neither a text nor a list of texts")
         for tag in self.tags:
             if not isinstance(tag, str) or not tag or len(tag) > 200 or not tag.isprintable():
                 raise InvalidRequest(f"tag {tag!r} is not a printable text of 1 to 200 characters")
         object.__setattr__(self, "tags", tuple(self.tags))
-        if not isinstance(self.name, str) or len(self.name) > 200:
-            raise InvalidRequest(f"name {self.name!r} is not a text of at most 200 characters")
+        if not isinstance(self.name, str) or len(self.name) > 200 or not self.name.isprintable():
+            raise InvalidRequest(f"name {self.name!r} is not a printable text of at most 200 characters")
         for what, kind in (("idempotent", bool), ("kind", str), ("note", dict)):
             if not isinstance(getattr(self, what), kind):
                 raise InvalidRequest(f"{what}={getattr(self, what)!r} is no {kind.__name__}")

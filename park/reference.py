@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from park.errors import NotComplete
 from park.kernel import env
@@ -30,11 +30,12 @@ class Reference:
 
     def __reduce__(self) -> Any:
         found = getattr(_local, "found", None)
-        if found is not None:
-            found.add(self._job)
+        if found is None:  # nothing that is being submitted could come after the job
+            self._unusable()
+        found.add(self._job)
         return (resolve, (self._job,))
 
-    def _unusable(self, *_: Any) -> Any:
+    def _unusable(self, *_: Any) -> NoReturn:
         raise NotComplete(f"job {self._job} is not complete: call .wait()")
 
     def __getattr__(self, name: str) -> Any:

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from park import payload
@@ -80,6 +80,20 @@ def _close(link: Link, number: int) -> None:
         link.request(lambda n: messages.Close(n, number))
 
 
+class _Pace:
+    """How fast results are taken, and how large a batch may therefore be. (No part of the iterator: that would be a
+    cycle, and an iterator that is dropped must end its map at once.)
+    """
+
+    __slots__ = ("taken",)
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def batch_size(self) -> int:
+        return min(LARGEST_BATCH, max(FIRST_BATCH, self.taken // 4))
+
+
 class MapIterator:
     """The results of ``service.map``, in order or as they come. Closing it cancels what has not run."""
 
@@ -87,32 +101,58 @@ class MapIterator:
         self._session = session
         self._ordered = ordered
         blob = payload.dumps(function, "the function")
-        self._batches = batches_of(inputs, self._batch_size)
+        self._pace = _Pace()
+        self._batches = batches_of(inputs, self._pace.batch_size)
         self._call: MapCall | None = None
         self._code = (payload.code_hash(blob), blob)
         self._sent = 0
-        self._taken = 0
         self._closed = False
-        self._values = self._generate()
+        self._over = False
+        #: results that came before those that are due, by first unit
+        self._early: dict[int, list[Any]] = {}
+        #: the results at hand, and the unit of the next one
+        self._values: Iterator[Any] = iter(())
+        self._unit = 0
         self._fill()
 
-    def __iter__(self) -> Iterator[Any]:
-        return self._values
+    def __iter__(self) -> MapIterator:
+        return self
 
     def __next__(self) -> Any:
-        return next(self._values)
+        while not self._over:
+            for value in self._values:
+                unit, self._unit = self._unit, self._unit + 1
+                if type(value) is UnitError:
+                    self.close()
+                    raise UnitError(value.cause, value.traceback, unit)
+                return value
+            try:
+                self._advance()
+            except BaseException:
+                self.close()
+                raise
+        raise StopIteration
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # also when it was never made whole, or at the interpreter's end
+            self.close()
 
     def close(self) -> None:
         """End the map: what has not run will not."""
-        self._values.close()
-        self._end(cancel=True)
-
-    def _batch_size(self) -> int:
-        return min(LARGEST_BATCH, max(FIRST_BATCH, self._taken // 4))
+        if self._over:
+            return
+        self._over = True
+        self._values = iter(())
+        if self._call is not None:
+            with contextlib.suppress(ParkError):
+                self._session.link.end_map(
+                    self._call, cancel=not self._closed or self._pace.taken < self._sent
+                )
+        self._session.close()
 
     def _fill(self) -> None:
         """Send inputs until enough are ahead of what the caller has taken."""
-        while not self._closed and self._sent - self._taken <= (BATCHES - 1) * self._batch_size():
+        while not self._closed and self._sent - self._pace.taken <= (BATCHES - 1) * self._pace.batch_size():
             data, self._closed = next(self._batches)
             count = Pack(data).count
             if self._call is None:
@@ -122,43 +162,24 @@ class MapIterator:
                 self._session.link.feed_map(self._call, units, data)
             self._sent += count
 
-    def _generate(self) -> Generator[Any, None, None]:
-        early: dict[int, list[Any]] = {}
-        try:
-            while True:
-                self._fill()
-                if self._closed and self._taken == self._sent:
-                    break
-                values = early.pop(self._taken, None) if self._ordered else None
-                if values is None:
-                    start, values = self._next_results()
-                    if self._ordered and start != self._taken:
-                        early[start] = values
-                        continue
-                    index = start
-                else:
-                    index = self._taken
-                self._taken += len(values)
-                for unit, value in enumerate(values, index):
-                    if type(value) is UnitError:
-                        raise UnitError(value.cause, value.traceback, unit)
-                    yield value
-        finally:
-            self._end(cancel=self._taken < self._sent or not self._closed)
-
-    def _next_results(self) -> tuple[int, list[Any]]:
-        assert self._call is not None
-        got = self._call.get()
-        assert got is not None
-        return got[0], payload.decode_units(got[2])
-
-    def _end(self, cancel: bool) -> None:
-        call, self._call = self._call, None
-        if call is not None:
-            self._closed = True
-            with contextlib.suppress(ParkError):
-                self._session.link.end_map(call, cancel)
-        self._session.close()
+    def _advance(self) -> None:
+        """Get the next results; at the end, close."""
+        self._fill()
+        if self._closed and self._pace.taken == self._sent:
+            self.close()
+            return
+        if not self._ordered or self._pace.taken not in self._early:
+            assert self._call is not None
+            got = self._call.get()
+            assert got is not None
+            start, values = got[0], payload.decode_units(got[2])
+            if self._ordered:
+                self._early[start] = values
+                return
+        else:
+            start, values = self._pace.taken, self._early.pop(self._pace.taken)
+        self._pace.taken += len(values)
+        self._values, self._unit = iter(values), start
 
 
 def batches_of(inputs: Iterable[Any], size: Callable[[], int]) -> Iterator[tuple[bytes, bool]]:
@@ -173,7 +194,12 @@ def batches_of(inputs: Iterable[Any], size: Callable[[], int]) -> Iterator[tuple
             stop = at + max(1, min(size(), BATCH_BYTES // row))
             yield payload.encode_array(inputs[at:stop]), stop >= len(inputs)
             at = stop
-    iterator = iter(inputs)
+    try:
+        iterator = iter(inputs)
+    except TypeError:
+        raise InvalidRequest(
+            f"inputs={inputs!r:.80} cannot be iterated over: give a list, or inputs=None"
+        ) from None
     following = list(itertools.islice(iterator, 1))
     while True:
         values, following = following, []
@@ -209,7 +235,9 @@ class Mapper:
 
     def _run(self, points: Iterable[Any]) -> list[Any]:
         numpy = sys.modules.get("numpy")
-        if numpy is not None and isinstance(points, numpy.ndarray) and points.ndim:
+        if numpy is not None and isinstance(points, numpy.ndarray):
+            if not points.ndim:
+                raise InvalidRequest("a numpy array without axes has no rows to be points")
             data, count = payload.encode_array(points), len(points)
         else:
             points = list(points)
@@ -256,8 +284,8 @@ class _Call:
         except Exception as error:
             raised = _Raised(error, traceback.format_exc())
             try:
-                payload.dumps(raised)
-            except ParkError:  # the exception itself cannot travel: its text can
+                payload.loads(payload.dumps(raised))
+            except Exception:  # the exception itself cannot travel: its text can
                 raise error from None
             return raised
 
@@ -273,7 +301,11 @@ def _value(result: Any) -> Any:
 
 
 class Executor(concurrent.futures.Executor):
-    """A `concurrent.futures.Executor` whose workers are the fabric's slots. Close it with `shutdown` or ``with``."""
+    """A `concurrent.futures.Executor` whose workers are the fabric's slots. Close it with `shutdown` or ``with``.
+
+    A future is not told when its call begins: ``running()`` is False until it is done, and ``cancel()`` ends a call that
+    runs. Callbacks of futures run one after the other, in one thread.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session

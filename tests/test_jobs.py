@@ -643,3 +643,48 @@ def test_code_that_the_broker_dropped_is_sent_again(service: ServerProxy) -> Non
         assert service.wait(service.start(lambda x: x + second[4], [1.0])) == [3.0]
     finally:
         codes._limit = limit
+
+
+def test_slots_follow_the_path_and_the_folder(
+    service: ServerProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.wait(service.start(square, [1]))
+    (tmp_path / "added_later.py").write_text("def triple(x):\n    return 3 * x\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    from added_later import triple  # type: ignore[import-not-found]
+
+    assert service.wait(service.start(triple, [1, 2])) == [3, 6]
+    assert service.wait(service.start(os.getcwd)) == str(tmp_path)
+
+
+def test_an_abandoned_map_ends(service: ServerProxy) -> None:
+    for value in service.map(lambda x: (time.sleep(0.01), x)[1], range(10_000), name="abandoned"):
+        assert value == 0
+        break
+    (session,) = service.jobs("abandoned")
+    until(lambda: session.state.ended)
+
+
+def test_a_reference_is_refused_where_nothing_can_wait_for_it(service: ServerProxy) -> None:
+    slow = service.job(service.start(time.sleep, when=1000, inputs=[0]))
+    reference = slow.result
+    for call in (
+        lambda: service.mapper(square)([reference]),
+        lambda: service.map(lambda x: reference, [1]),
+    ):
+        with pytest.raises(park.ParkError, match=f"job {slow.id} is not complete"):
+            call()
+    assert service.job(service.start(square, [1, reference])).record.after == (slow.id,)
+    slow.abort()
+
+
+def test_inputs_that_raise_end_their_job(service: ServerProxy) -> None:
+    def inputs() -> Iterator[int]:
+        yield from range(20_000)
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        service.start(square, inputs(), name="half")
+    (half,) = service.jobs("half")
+    until(lambda: half.state == "aborted")

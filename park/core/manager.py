@@ -88,7 +88,11 @@ class JobManager:
         """Handle *events* at monotonic time *now*: what may be sent at once, and what must be committed."""
         turn = Turn()
         for event in events:
-            if isinstance(event, Event) and isinstance(event.message, messages.Snapshot | messages.Watch):
+            if (
+                isinstance(event, Event)
+                and isinstance(event.message, messages.Snapshot | messages.Watch)
+                and self.dispatcher.roster.member(event.peer) is not None
+            ):
                 turn.observers.append(event)
                 continue
             self._keep(self.dispatcher.handle(event, now), turn)

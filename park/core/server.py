@@ -259,8 +259,7 @@ class ServerProxy(Server):
         try:
             came = self._attend(reply, number, limit)
         except KeyboardInterrupt:
-            self._interrupted(number, reply)
-            came = True
+            came = self._interrupted(number, reply, limit)
         if not came:
             record = self.status(number)
             if record.state.ended and reply.wait(ANSWER):  # the answer was on its way
@@ -297,8 +296,8 @@ class ServerProxy(Server):
             return "no kernel is connected"
         return record.reason if record.reason or record.state is JobState.RUNNING else record.state.value
 
-    def _interrupted(self, job: int, reply: Reply) -> None:
-        """Ctrl-C in `wait`: the job goes on without us."""
+    def _interrupted(self, job: int, reply: Reply, limit: float | None) -> bool:
+        """Ctrl-C in `wait`: the job goes on without us. (A service that stops it returns whether it ended in time.)"""
         self._link.forget(reply)
         where = f"park.connect({self._link.name!r}).job({job}).wait()"
         print(f"\npark: job {job} goes on; wait for it again with {where}", file=sys.stderr)
@@ -404,6 +403,10 @@ class ServerProxy(Server):
         return Executor(self._session(None, fields))
 
     def _session(self, fn: Any, fields: dict[str, Any]) -> Session:
+        for name in fields.keys() & {"when", "after", "on_error", "kind", "note"}:
+            raise InvalidRequest(
+                f"a session takes no {name}=: it runs at once, and its results go to the caller"
+            )
         request = Request(fn, **fields)
         submit = messages.Submit(
             id=0,

@@ -42,7 +42,7 @@ class Line(Protocol):
 
 
 class KernelLoop:
-    """One kernel. *path* and *folder*: the sys.path and the working folder of its slot processes (None: as they start)."""
+    """One kernel. *place* tells the sys.path and the working folder for its slot processes (None: as they start)."""
 
     def __init__(
         self,
@@ -50,14 +50,15 @@ class KernelLoop:
         line: Line,
         slots: int,
         user: str,
-        path: list[str] | None = None,
-        folder: str | None = None,
+        place: Callable[[], messages.Setup] | None = None,
         on_refusal: Callable[[str], None] | None = None,
     ) -> None:
         self._reactor = reactor
         self._line = line
         self._user = user
-        self._setup = messages.Setup(path, folder)
+        self._place = place
+        #: what each process was told last of the place
+        self._placed: dict[int, messages.Setup] = {}
         self._incarnation = os.urandom(16)
         self._processes: dict[int, SlotProcess] = {}
         self._leaving: dict[int, float] = {}
@@ -166,6 +167,11 @@ class KernelLoop:
                     self._processes[number].kill()
 
     def _to_slot(self, process: SlotProcess, message: Message, payload: Buffer) -> None:
+        if self._place is not None and isinstance(message, messages.Run):
+            place = self._place()
+            if place != self._placed.get(process.number):
+                self._placed[process.number] = place
+                process.channel.send(codec.encode(place))
         process.channel.send(codec.encode(message, payload))
         self._await(process)
 
@@ -176,7 +182,7 @@ class KernelLoop:
 
     def _start(self, number: int, cpus: int) -> None:
         process = self._processes[number] = SlotProcess(number, cpus)
-        self._to_slot(process, self._setup, b"")
+        self._await(process)
         self._reactor.in_thread(lambda: self._spawn(process))
 
     def _spawn(self, process: SlotProcess) -> None:
@@ -244,6 +250,7 @@ class KernelLoop:
     def _finish(self, process: SlotProcess, cause: str) -> None:
         del self._processes[process.number]
         self._leaving.pop(process.number, None)
+        self._placed.pop(process.number, None)
         self._ignore(process)
         self._do(self.life.exited(process.number, cause, process.last_lines()))
         process.close()

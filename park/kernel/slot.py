@@ -38,6 +38,8 @@ LOOK = 0.05
 #: Seconds between two messages of one kind that may be coalesced.
 RATE = 0.1
 COALESCED = ("progress", "improvement")
+#: Seconds that a cleanup may take after its job has ended; then its process ends, or its slot would be lost to all.
+CLEANUP = 30.0
 #: Functions that are kept unpickled.
 FUNCTIONS = 128
 #: Types whose values cannot change after they were returned, so that they are encoded together.
@@ -140,7 +142,9 @@ class Slot:
                 if self._stack:
                     self._later.append(message)
                 else:
+                    faulthandler.dump_traceback_later(CLEANUP, exit=True)
                     self._cleanup([key for key in self._bodies if key[0] == message.job])
+                    faulthandler.cancel_dump_traceback_later()
             case messages.Stop() | messages.Abort():
                 for frame in self._stack:
                     if frame.run.attempt == message.attempt:

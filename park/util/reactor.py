@@ -5,9 +5,9 @@ A part has ``turn(now) -> bool`` (handle what has arrived; True if there was any
 until none has anything left. Cycles run under one lock, so parts need no locks of their own; only the
 wait for descriptors is outside. A thread that calls into the parts (`Reactor.call`) runs the cycle itself: the
 message is on its way when the call returns, without waking the loop's thread. A thread that waits for an answer
-(`Reactor.attend`) is the loop meanwhile, and the loop's own thread stands by: the answer wakes the one thread that
-wants it. Each wake-up that is saved is some 50 us, and 5 ms beside a busy Python thread, which holds the
-interpreter for so long.
+(`Reactor.attend`) is the loop meanwhile, and the loop's own thread stands by (it looks every 2 ms whether it is
+needed): the answer wakes the one thread that wants it. Each wake-up that is saved is some 50 us, and 5 ms beside a
+busy Python thread, which holds the interpreter for so long.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class Reactor:
         if lock.acquire(False):
             return True
         if self.inside or self._stopping or not self._guest.acquire(False):
-            return lock.acquire(timeout=-1 if limit is None else limit)
+            return lock.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX))
         try:
             end = float("inf") if limit is None else time.monotonic() + limit
             while not lock.acquire(False):

@@ -484,7 +484,7 @@ class Publish(Message):
 
 @dataclass(frozen=True, slots=True)
 class Setup(Message):
-    """kernel -> slot, first of all: where user modules are found. None: as the interpreter has it."""
+    """kernel -> slot, before a Run when it has changed: where user modules and files are. None: as the process has it."""
 
     path: list[str] | None = None
     folder: str | None = None
