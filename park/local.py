@@ -32,7 +32,6 @@ class LocalService(ServerProxy):
         self._slots: int | None = None
         self._home: Path | None = None
         self._manager: ServiceManager | None = None
-        self._kernel: KernelLoop | None = None
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -82,14 +81,14 @@ class LocalService(ServerProxy):
         reactor.add(link)
         reactor.start("park")
         link.wait_live(10.0)
-        self._manager, self._kernel, self._opened = manager, kernel, link
+        self._manager, self._opened = manager, link
         atexit.register(self.close)
 
     def close(self) -> None:
         """End the service; what has not ended is aborted. It starts anew when it is used again."""
         with self._lock:
             manager, self._manager = self._manager, None
-            self._opened = self._kernel = None
+            self._opened = None
         if manager is None or os.getpid() != self._pid:
             return
         atexit.unregister(self.close)

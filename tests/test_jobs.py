@@ -330,13 +330,13 @@ def test_abort_kills_what_does_not_obey(service: ServerProxy, tmp_path: Path) ->
     def stubborn() -> None:
         while True:
             try:
+                (tmp_path / "runs").touch()
                 time.sleep(60)
             except BaseException:
                 (tmp_path / "swallowed").touch()
 
     job = service.job(service.start(stubborn))
-    until(lambda: job.state == "running")
-    time.sleep(0.3)
+    until((tmp_path / "runs").exists)
     job.abort()
     with pytest.raises(park.JobAborted):
         job.wait(timeout=20)
@@ -453,13 +453,16 @@ def test_a_driver_and_its_units_may_die(service: ServerProxy, tmp_path: Path) ->
     assert service.wait(service.start(driver)) == 45
 
 
-def test_abort_of_a_driver_ends_its_maps(service: ServerProxy) -> None:
+def test_abort_of_a_driver_ends_its_maps(service: ServerProxy, tmp_path: Path) -> None:
+    def unit(x: int) -> None:
+        (tmp_path / "runs").touch()
+        time.sleep(60)
+
     def driver() -> None:
-        list(park.environment().map(time.sleep, [60] * 4))
+        list(park.environment().map(unit, range(4)))
 
     job = service.job(service.start(driver))
-    until(lambda: job.record.running >= 1)
-    time.sleep(0.2)
+    until((tmp_path / "runs").exists)
     job.abort()
     with pytest.raises(park.JobAborted):
         job.wait(timeout=20)

@@ -107,10 +107,6 @@ class Reactor:
             self._parts.append(part)
             self.wake()
 
-    def remove(self, part: Part) -> None:
-        with self._lock:
-            self._parts.remove(part)
-
     def listen(self, fd: Any, callback: Callable[[int], None] | None = None, events: int = 1) -> None:
         """Call *callback* with the ready events (1 readable, 2 writable) of *fd*; None: the parts' turns will see."""
         key = self._selector.get_map().get(fd)
