@@ -11,7 +11,7 @@ import enum
 import math
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
@@ -242,8 +242,6 @@ class Request:
     idempotent: bool = True
     cpus: int = 1
     kind: str = "job"
-    #: what a `Job` subclass wants to find again on the client's side; small, shown to nobody
-    note: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.on_error not in ("continue", "stop"):
@@ -262,7 +260,7 @@ class Request:
         object.__setattr__(self, "tags", tuple(self.tags))
         if not isinstance(self.name, str) or len(self.name) > 200 or not self.name.isprintable():
             raise InvalidRequest(f"name {self.name!r} is not a printable text of at most 200 characters")
-        for what, kind in (("idempotent", bool), ("kind", str), ("note", dict)):
+        for what, kind in (("idempotent", bool), ("kind", str)):
             if not isinstance(getattr(self, what), kind):
                 raise InvalidRequest(f"{what}={getattr(self, what)!r} is no {kind.__name__}")
         object.__setattr__(self, "priority", priority_number(self.priority))

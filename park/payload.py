@@ -1,7 +1,7 @@
 """What travels inside payloads: bodies, inputs, results. The only place that pickles.
 
 Each unit's input and each result is an *entry*, whose first byte tells what follows: a pickle (which begins
-with its own 0x80), a pickle with its large buffers beside it, raw bytes, an error, or nothing at all. Many
+with its own 0x80), a pickle with its large buffers beside it, raw bytes, or an error. Many
 alike (numbers, or equal arrays) become one block of rows instead.
 
 numpy is never imported for an encoder's sake: whoever has arrays has imported it.
@@ -27,7 +27,6 @@ from park.errors import JobAborted, JobFailed, NotComplete, NotPicklable, Protoc
 from park.model import NOT_RUN, JobRecord, JobState
 from park.wire import codec
 from park.wire.pack import ERROR, Pack, error_entry, pack_entries, pack_pieces, pack_rows
-from park.wire.pack import NOT_RUN as NOT_RUN_ENTRY
 
 Buffer = bytes | memoryview
 
@@ -73,13 +72,8 @@ def encode_error(error: UnitError) -> bytes:
     return error_entry(error.cause, error.traceback, error.unit)
 
 
-def encode_not_run() -> bytes:
-    """The entry of a unit that did not run."""
-    return NOT_RUN_ENTRY
-
-
 def decode_entry(entry: Buffer) -> Any:
-    """The value of an entry; of one that failed the UnitError, of one that did not run NOT_RUN."""
+    """The value of an entry; of one that failed the UnitError."""
     tag = entry[0] if len(entry) else 0
     if tag == pickle.PROTO[0]:
         return pickle.loads(entry)
@@ -89,8 +83,6 @@ def decode_entry(entry: Buffer) -> Any:
         return _decode_buffers(memoryview(entry))
     if tag == ERROR[0]:
         return UnitError(*codec.unpack(entry[1:]))
-    if tag == NOT_RUN_ENTRY[0]:
-        return NOT_RUN
     raise ProtocolError(f"no entry begins with {tag}")
 
 

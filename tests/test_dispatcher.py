@@ -767,7 +767,7 @@ def test_a_connection_belongs_to_one_peer() -> None:
         ({"priority": 7}, "InvalidRequest", "priority 7"),
         ({"on_error": "explode"}, "InvalidRequest", "on_error='explode'"),
         ({"cpus": 0}, "InvalidRequest", "cpus=0"),
-        ({"tags": ["t" * 1000] * 40}, "InvalidRequest", "name, tags, after and note"),
+        ({"tags": ["t" * 1000] * 40}, "InvalidRequest", "name, tags and after"),
         ({"key": b"short"}, "ProtocolError", "16 bytes"),
         ({"count": 5}, "ProtocolError", "does not hold 5 units"),
         ({"after": [9]}, "UnknownJob", "job 9 is unknown"),

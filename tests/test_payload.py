@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from park.errors import NotPicklable, ProtocolError, UnitError
-from park.model import NOT_RUN
 from park.payload import (
     LARGE,
     code_hash,
@@ -27,7 +26,6 @@ from park.payload import (
     encode_array,
     encode_error,
     encode_input,
-    encode_not_run,
     encode_units,
     loads,
 )
@@ -194,8 +192,6 @@ def test_errors_and_gaps_are_entries() -> None:
     error = decode_entry(encode_error(UnitError("ValueError: \udcff", "Traceback ...", 3)))
     assert isinstance(error, UnitError)
     assert (error.cause, error.traceback, error.unit) == ("ValueError: ?", "Traceback ...", 3)
-    assert decode_entry(encode_not_run()) is NOT_RUN
-    assert decode_units(pack_entries([encode_input(1), encode_not_run()])) == [1, NOT_RUN]
 
 
 class Holder:

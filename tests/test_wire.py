@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from park.errors import InvalidRequest, ProtocolError
 from park.wire import codec
 from park.wire.codec import decode, encode, pack, unpack
-from park.wire.messages import MESSAGES, VERSION, Fetched, Goodbye, Heartbeat, Message, Run, Submit
+from park.wire.messages import MESSAGES, VERSION, Fetched, Goodbye, Heartbeat, Message, Run
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | texts
@@ -280,8 +280,8 @@ def test_plain_values_pack(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [object(), 2**64, {1: nested(2000)}, 1j])
 def test_what_cannot_travel_is_told_to_the_sender(value: Any) -> None:
-    with pytest.raises(InvalidRequest, match="Submit cannot travel"):
-        encode(Submit(1, b"k", note={"x": value}))
+    with pytest.raises(InvalidRequest, match="Fetched cannot travel"):
+        encode(Fetched(1, {"x": value}))
     with pytest.raises(InvalidRequest, match="a payload cannot travel"):
         pack(value)
 

@@ -25,7 +25,7 @@ def check_submit(m: Submit, payload: bytes | memoryview) -> None:
     size = len(codec.pack(codec.fields(m)))
     if size > MAX_REQUEST:
         raise InvalidRequest(
-            f"name, tags, after and note of the request take {size:,} bytes, more than {MAX_REQUEST:,}: "
+            f"name, tags and after of the request take {size:,} bytes, more than {MAX_REQUEST:,}: "
             "put what is long into the body or the inputs"
         )
     if len(m.key) != 16 or m.count < 0:

@@ -210,7 +210,6 @@ class ServerProxy(Server):
             once=request.inputs is None,
             count=Pack(data).count,
             closed=closed,
-            note=request.note,
         )
         reply = self._link.request(lambda n: replace(submit, id=n), data, (submit.body, blob))
         accepted, _ = self._answer(reply)
@@ -360,7 +359,6 @@ class ServerProxy(Server):
             idempotent=submit["idempotent"],
             cpus=submit["cpus"],
             kind=submit["kind"],
-            note=submit["note"],
         )
         result: Any = None
         with contextlib.suppress(NotComplete):
@@ -403,7 +401,7 @@ class ServerProxy(Server):
         return Executor(self._session(None, fields))
 
     def _session(self, fn: Any, fields: dict[str, Any]) -> Session:
-        for name in fields.keys() & {"when", "after", "on_error", "kind", "note"}:
+        for name in fields.keys() & {"when", "after", "on_error", "kind"}:
             raise InvalidRequest(
                 f"a session takes no {name}=: it runs at once, and its results go to the caller"
             )

@@ -148,7 +148,6 @@ class Submit(Message):
     session: bool = False
     count: int = 0
     closed: bool = True
-    note: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ def join(packs: Iterable[Buffer]) -> bytes:
 
 
 #: What the first byte of an entry says, where whoever carries it has to know.
-ERROR, NOT_RUN = b"e", b"n"
+ERROR = b"e"
 
 
 def error_entry(cause: str, traceback: str, unit: int | None) -> bytes:
