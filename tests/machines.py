@@ -23,7 +23,7 @@ from typing import Any
 
 from park.core.dispatcher import Dispatcher
 from park.core.manager import JobManager
-from park.core.outcome import Event, Outcome, Send, Tick
+from park.core.outcome import Account, Event, Outcome, Send, Tick
 from park.core.store import MemoryStore, Store
 from park.kernel.lifecycle import Action, Interrupt, Kill, Let, Lifecycle, Start, ToBroker, ToSlot
 from park.model import JobRecord
@@ -184,21 +184,27 @@ class Desk:
         self.now += seconds
         return self._checked(self.dispatcher.handle(Tick(WALL + self.now), self.now))
 
-    def give(self, peer: bytes, message: Message, payload: Any = b"") -> Outcome:
-        event = Event(peer, *carried(message, payload))
+    def give(
+        self, peer: bytes, message: Message, payload: Any = b"", account: Account | None = None
+    ) -> Outcome:
+        event = Event(peer, *carried(message, payload), account)
         return self._checked(self.dispatcher.handle(event, self.now))
 
     def _checked(self, out: Outcome) -> Outcome:
         self.dispatcher.check()
         return out
 
-    def client(self, name: str = "c1", user: str = "ann", python: str = PYTHON) -> bytes:
-        self.give(name.encode(), messages.Hello(name.encode() * 8, user, python))
+    def client(
+        self, name: str = "c1", user: str = "ann", python: str = PYTHON, account: Account | None = None
+    ) -> bytes:
+        self.give(name.encode(), messages.Hello(name.encode() * 8, user, python), account=account)
         return name.encode()
 
-    def kernel(self, name: str = "k1", slots: int = 1, python: str = PYTHON) -> bytes:
+    def kernel(
+        self, name: str = "k1", slots: int = 1, python: str = PYTHON, account: Account | None = None
+    ) -> bytes:
         hello = messages.KernelHello(name.encode() * 8, "kay", "node", 1, slots, python)
-        self.give(name.encode(), hello)
+        self.give(name.encode(), hello, account=account)
         return name.encode()
 
     def submit(self, peer: bytes, name: str = "square", inputs: Any = (1,), **fields: Any) -> Outcome:

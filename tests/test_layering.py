@@ -56,6 +56,7 @@ ROOMS = {
     ),
     "park.core.codes": Room(1),
     "park.core.requests": Room(1, beside=("park.wire.*",)),
+    "park.core.rights": Room(1, beside=("park.core.outcome", "park.core.roster", "park.core.work")),
     "park.core.reasons": Room(1, beside=("park.core.jobs", "park.core.roster")),
     "park.core.dispatcher": Room(
         1,
@@ -66,6 +67,7 @@ ROOMS = {
             "park.core.outcome",
             "park.core.reasons",
             "park.core.requests",
+            "park.core.rights",
             "park.core.roster",
             "park.core.work",
             "park.table",

@@ -22,6 +22,7 @@ from park.core.jobs import Job, JobList, Waiter
 from park.core.outcome import Event, Outcome, Peer, Publication, Ref, Send, Tick, Write
 from park.core.reasons import failed_dependency, why
 from park.core.requests import check_submit
+from park.core.rights import check_return, check_right
 from park.core.roster import Client, Kernel, Member, Roster
 from park.core.work import CHUNK_SECONDS, KILLS, Attempt, Estimates, Map, Span, chunk_size
 from park.errors import ParkError, ProtocolError, UnknownJob
@@ -142,9 +143,11 @@ class Dispatcher:
 
     def _hello(self, event: Event, m: messages.Hello) -> None:
         client = self.roster.client_of(m.incarnation)
+        check_return(client, event.account)
         self._make_room(event.peer, client)
         if client is None:
-            self.roster.join_client(event.peer, m.incarnation, m.user, m.python, self._now)
+            user = m.user if event.account is None else event.account.name
+            self.roster.join_client(event.peer, m.incarnation, user, m.python, self._now, event.account)
         else:
             self._move(client, event.peer)
         self._welcome(event.peer, client is None, m.id)
@@ -153,10 +156,12 @@ class Dispatcher:
         if not 1 <= m.slots <= MAX_SLOTS:
             raise ProtocolError(f"a kernel has 1 to {MAX_SLOTS} slots, not {m.slots}")
         kernel = self.roster.kernel_of(m.incarnation)
+        check_return(kernel, event.account)
         self._make_room(event.peer, kernel)
         if kernel is None:
+            user = m.user if event.account is None else event.account.name
             kernel = self.roster.join_kernel(
-                event.peer, m.incarnation, m.user, m.host, m.pid, m.slots, m.python, self._now
+                event.peer, m.incarnation, user, m.host, m.pid, m.slots, m.python, self._now, event.account
             )
             self._out.deltas.append(Delta("kernel", kernel.number, kernel.record().as_map()))
             self._welcome(event.peer, True, 0)
@@ -242,6 +247,13 @@ class Dispatcher:
             raise UnknownJob(f"job {number} has ended: it is {job.state}")
         return job
 
+    def check_right(self, event: Event, job: Job) -> None:
+        """Whether the sender may steer the job, or see its payloads. Raises Refused."""
+        member = self.roster.member(event.peer)
+        assert member is not None
+        attempt = self.attempts.get(getattr(event.message, "attempt", 0))
+        check_right(member, job.number, job.owner, attempt)
+
     def _blob(self, event: Event, m: messages.Blob) -> None:
         if m.hash not in self.codes:
             check_code(m.hash, event.payload)
@@ -264,6 +276,7 @@ class Dispatcher:
         client = self._client(event)
         known = self.list.by_key.get(m.key)
         if known is not None:
+            self.check_right(event, self.list.jobs[known])
             root = self.list.jobs[known].root
             received = root.total if root is not None else 0
             self._answer(event.peer, messages.Accepted(m.id, known, existed=True, received=received))
@@ -441,11 +454,15 @@ class Dispatcher:
         self._refresh(self._job(map_.job))
 
     def _stop(self, event: Event, m: messages.Stop) -> None:
-        self._begin_end(self._active(m.job), "stop", "stopped by its owner")
+        job = self._active(m.job)
+        self.check_right(event, job)
+        self._begin_end(job, "stop", "stopped by its owner")
         self._answer(event.peer, messages.Done(m.id))
 
     def _abort(self, event: Event, m: messages.Abort) -> None:
-        self._begin_end(self._active(m.job), "abort", "aborted by its owner")
+        job = self._active(m.job)
+        self.check_right(event, job)
+        self._begin_end(job, "abort", "aborted by its owner")
         self._answer(event.peer, messages.Done(m.id))
 
     def _close(self, event: Event, m: messages.Close) -> None:
@@ -457,6 +474,7 @@ class Dispatcher:
 
     def _fetch(self, event: Event, m: messages.Fetch) -> None:
         job = self._job(m.job)
+        self.check_right(event, job)
         member = self.roster.member(event.peer)
         assert member is not None
         waiter = Waiter(member, m.id, m.attempt, m.request)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from park.core.dispatcher import Dispatcher
 from park.core.outcome import Event, Outcome, Ref, Send, Tick, Write
 from park.core.store import MemoryStore, Store
-from park.errors import ParkError, StoreError, UnknownJob
+from park.errors import ParkError, Refused, StoreError, UnknownJob
 from park.model import Delta
 from park.table import Table, pack_deltas
 from park.util.msgstream import message_stream
@@ -184,6 +184,11 @@ class JobManager:
             if job is None:
                 error = UnknownJob(f"job {message.job} is unknown")
                 yield Send(peer, messages.Failure(message.id, "UnknownJob", str(error)))
+                return
+            try:
+                self.dispatcher.check_right(event, job)
+            except Refused as error:
+                yield Send(peer, messages.Failure(message.id, "Refused", str(error)))
                 return
             yield Send(peer, messages.Done(message.id))
             if not job.ended:

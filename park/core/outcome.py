@@ -7,18 +7,31 @@ from dataclasses import dataclass, field
 from park.model import Delta
 from park.wire.messages import Message
 
-#: A peer: b"c" (client) or b"k" (kernel) and the routing id that the broker's own socket gave it.
+#: A peer: the letter of the door through which it came, and its name there. Only the loop reads it.
 Peer = bytes
 Key = tuple[int | bytes | str, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """Whose key a peer showed. *pool*: an admin lets this kernel serve all owners."""
+
+    name: str
+    pool: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
-    """A decoded message and who sent it."""
+    """A decoded message and who sent it.
+
+    *account*: whose key the sender of a hello showed; None: it came over ipc or a lane, where only the
+    broker's own Unix user can connect. All later messages of the peer act as the member that said hello.
+    """
 
     peer: Peer
     message: Message
     payload: bytes | memoryview = b""
+    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from park.core.outcome import Peer
+from park.core.outcome import Account, Peer
 from park.model import KernelRecord
 
 #: Resident drivers a kernel may hold for each of its slots while they wait in a map.
@@ -41,6 +41,13 @@ class Kernel:
     jobs: set[int] = field(default_factory=set)
     #: the jobs whose end its fetches wait for, by attempt and id
     fetches: dict[tuple[int, int], int] = field(default_factory=dict)
+    #: whose key it showed; None: it came over ipc or a lane
+    account: Account | None = None
+
+    @property
+    def serves(self) -> str | None:
+        """The only owner whose units it may run; None: it serves everybody."""
+        return None if self.account is None or self.account.pool else self.account.name
 
     @property
     def free(self) -> int:
@@ -82,6 +89,13 @@ class Client:
     open: set[int] = field(default_factory=set)
     #: the jobs whose end its fetches wait for, by attempt (0) and id
     fetches: dict[tuple[int, int], int] = field(default_factory=dict)
+    #: whose key it showed; None: it came over ipc or a lane
+    account: Account | None = None
+
+    @property
+    def admin(self) -> bool:
+        """Whether it is the broker's own Unix user: nobody else can connect without a key."""
+        return self.account is None
 
 
 Member = Kernel | Client
@@ -111,16 +125,26 @@ class Roster:
         slots: int,
         python: str,
         now: float,
+        account: Account | None = None,
     ) -> Kernel:
         kernel = Kernel(peer, self._next_kernel, incarnation, user, host, pid, slots, python, now, now)
+        kernel.account = account
         self._next_kernel += 1
         self.kernels[peer] = kernel
         self.slots += slots
         self._next_look = min(self._next_look, now + min(self.heartbeat, self.lease))
         return kernel
 
-    def join_client(self, peer: Peer, incarnation: bytes, user: str, python: str, now: float) -> Client:
-        client = Client(peer, incarnation, user, python, now, now)
+    def join_client(
+        self,
+        peer: Peer,
+        incarnation: bytes,
+        user: str,
+        python: str,
+        now: float,
+        account: Account | None = None,
+    ) -> Client:
+        client = Client(peer, incarnation, user, python, now, now, account=account)
         self.clients[peer] = client
         self._next_look = min(self._next_look, now + min(self.heartbeat, self.lease))
         return client
