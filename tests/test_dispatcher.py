@@ -17,7 +17,9 @@ from park.errors import ProtocolError
 from park.model import JobState
 from park.wire import codec, messages
 from park.wire.messages import Message
-from tests.machines import ERROR, PYTHON, WALL, Desk, accepted, blob, code, finished, of, units
+from tests.sim.desk import Desk, accepted, finished, of
+from tests.sim.functions import ERROR, blob, code, units
+from tests.sim.wire import PYTHON, WALL
 
 KEY = b"k" * 16
 

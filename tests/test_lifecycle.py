@@ -21,7 +21,8 @@ from park.kernel.lifecycle import (
 )
 from park.wire import messages
 from park.wire.pack import Pack
-from tests.machines import blob, carried, code, units
+from tests.sim.functions import blob, code, units
+from tests.sim.wire import carried
 
 A, B = b"a" * 16, b"b" * 16
 

@@ -11,7 +11,8 @@ from park.core.roster import Client, Kernel
 from park.model import JobState
 from park.wire import messages
 from park.wire.messages import Message
-from tests.machines import Desk, blob, code, of, units
+from tests.sim.desk import Desk, of
+from tests.sim.functions import blob, code, units
 
 ADA, BOB = Account("ada"), Account("bob")
 

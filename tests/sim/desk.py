@@ -1,0 +1,93 @@
+"""One dispatcher alone, and a hand that gives it messages: for tests that look at single outcomes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+from park.core.dispatcher import Dispatcher
+from park.core.outcome import Account, Event, Outcome, Tick
+from park.model import JobRecord
+from park.wire import messages, pack
+from park.wire.messages import Message
+from tests.sim.functions import ERROR, blob, code, entry, units
+from tests.sim.wire import PYTHON, WALL, carried
+
+
+class Desk:
+    """A dispatcher on a table; time moves by `tick`."""
+
+    def __init__(self, **options: Any) -> None:
+        self.dispatcher = Dispatcher("store", **options)
+        self.now = 0.0
+        self.ids = itertools.count(1)
+        self.tick()
+
+    def tick(self, seconds: float = 0.0) -> Outcome:
+        self.now += seconds
+        return self._checked(self.dispatcher.handle(Tick(WALL + self.now), self.now))
+
+    def give(
+        self, peer: bytes, message: Message, payload: Any = b"", account: Account | None = None
+    ) -> Outcome:
+        event = Event(peer, *carried(message, payload), account)
+        return self._checked(self.dispatcher.handle(event, self.now))
+
+    def _checked(self, out: Outcome) -> Outcome:
+        self.dispatcher.check()
+        return out
+
+    def client(
+        self, name: str = "c1", user: str = "ann", python: str = PYTHON, account: Account | None = None
+    ) -> bytes:
+        self.give(name.encode(), messages.Hello(name.encode() * 8, user, python), account=account)
+        return name.encode()
+
+    def kernel(
+        self, name: str = "k1", slots: int = 1, python: str = PYTHON, account: Account | None = None
+    ) -> bytes:
+        hello = messages.KernelHello(name.encode() * 8, "kay", "node", 1, slots, python)
+        self.give(name.encode(), hello, account=account)
+        return name.encode()
+
+    def submit(self, peer: bytes, name: str = "square", inputs: Any = (1,), **fields: Any) -> Outcome:
+        """inputs None: once."""
+        self.give(peer, messages.Blob(code(name)), blob(name))
+        number = next(self.ids)
+        submit = messages.Submit(
+            id=number,
+            key=number.to_bytes(16, "big"),
+            body=code(name),
+            python=PYTHON,
+            once=inputs is None,
+            count=len(inputs or ()),
+        )
+        return self.give(peer, replace(submit, **fields), units(list(inputs or ())))
+
+    def session(self, peer: bytes) -> int:
+        number = next(self.ids)
+        submit = messages.Submit(id=number, key=number.to_bytes(16, "big"), session=True, python=PYTHON)
+        return accepted(self.give(peer, submit))
+
+    def job(self, number: int) -> JobRecord:
+        return self.dispatcher.list.jobs[number].record
+
+
+def of(out: Outcome, kind: type[Any]) -> list[Any]:
+    """The messages of one kind that *out* sends."""
+    return [s.message for s in out.sends + out.sends_after_commit if isinstance(s.message, kind)]
+
+
+def accepted(out: Outcome) -> int:
+    (message,) = of(out, messages.Accepted)
+    return message.job
+
+
+def finished(run: messages.Run, results: list[Any] | None = None, **fields: Any) -> tuple[Message, bytes]:
+    """The answer of a kernel to *run*; by default all its units gave 0."""
+    got = [0] * run.count if results is None else results
+    message = messages.Finished(
+        run.attempt, run.map, run.start, len(got), 0.0, failed=got.count(ERROR), epoch=run.epoch
+    )
+    return replace(message, **fields), pack.pack_entries([entry(v, run.start + i) for i, v in enumerate(got)])

@@ -1,0 +1,256 @@
+"""A life of a world, made up from a seed: jobs of all kinds come, everything happens, and in the end all is well."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from park.model import JobState
+from park.wire import messages
+from tests.sim.client import Client, Request, SessionMap
+from tests.sim.functions import ERROR, expected, units
+from tests.sim.wire import WALL
+from tests.sim.world import World
+
+
+class Life:
+    """One random life of a world."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(f"life {seed}")
+        self.world = World(seed)
+        #: accepted or not: who asked, and what
+        self.asked: list[tuple[Client, Request, list[Any]]] = []
+        self.sessions: list[tuple[Client, Request]] = []
+        self.maps: list[SessionMap] = []
+        self.told: set[int] = set()
+        self.unrepeatable: set[int] = set()
+        #: clients that have inputs to bring: client, request, the rest of them
+        self.feeds: list[tuple[Client, Request, list[Any]]] = []
+        self.numbers: dict[bytes, int] = {}
+        self.kills_left = 2
+        self.world.client("ann")
+        self.world.client("bob")
+        for _ in range(self.random.randint(1, 2)):
+            self.world.kernel(self.random.choice([1, 1, 2, 3]))
+
+    def run(self, events: int = 40) -> World:
+        chances: list[tuple[int, Callable[[], None]]] = [
+            (10, self.submit),
+            (3, self.submit_open),
+            (3, self.open_session),
+            (5, self.map),
+            (3, self.tell),
+            (2, self.cancel),
+            (2, self.close_session),
+            (3, self.cut),
+            (2, self.lose_kernel),
+            (1, self.lose_client),
+            (2, self.join),
+            (2, self.kill),
+            (2, self.doom),
+            (2, self.say_twice),
+            (3, self.jump),
+        ]
+        weights = [w for w, _ in chances]
+        for _ in range(events):
+            self.random.choices(chances, weights)[0][1]()
+            for _ in range(self.random.choice([0, 1, 3, 10, 40])):
+                self.world.step()
+                self.see_accepted()
+        self.end()
+        return self.world
+
+    # -- what happens ----------------------------------------------------------------------------
+
+    def client(self) -> Client:
+        return self.random.choice(self.world.clients or [self.world.client("ann")])
+
+    def known(self) -> list[int]:
+        return list(self.numbers.values())
+
+    def submit(self) -> None:
+        name, inputs = self.random.choice(
+            [
+                ("square", list(range(self.random.randint(0, 40)))),
+                ("square", [1]),
+                ("fails", list(range(1, self.random.randint(2, 9)))),
+                ("kills", list(range(1, self.random.randint(2, 12)))),
+                ("aborts", [1, 2]),
+                ("driver", None),
+                ("driver", [1, 2, 3]),
+                ("nest", [3, 1]),
+                ("chain", [5]),
+                ("broad", None),
+                ("unlucky", None),
+                ("hopeful", None),
+            ]
+        )
+        fields: dict[str, Any] = {"priority": self.random.choice([-3, 0, 0, 4])}
+        if self.known() and self.random.random() < 0.3:
+            fields["after"] = sorted(set(self.random.choices(self.known(), k=2)))
+        if self.random.random() < 0.1:
+            fields["when"] = WALL + self.world.now + self.random.uniform(-1, 40)
+        if self.random.random() < 0.15:
+            fields["on_error"] = "stop"
+        if self.random.random() < 0.15:
+            fields["idempotent"] = False
+        client = self.client()
+        self.asked.append(
+            (client, client.submit(name, inputs, **fields), [None] if inputs is None else inputs)
+        )
+
+    def submit_open(self) -> None:
+        client = self.client()
+        first, rest = [1, 2], list(range(3, self.random.randint(3, 20)))
+        request = client.submit("square", first, closed=False)
+        self.asked.append((client, request, first + rest))
+        self.feeds.append((client, request, rest))
+
+    def open_session(self) -> None:
+        client = self.client()
+        self.sessions.append((client, client.session()))
+
+    def map(self) -> None:
+        ready = [(c, r) for c, r in self.sessions if r.done and c in self.world.clients]
+        if ready:
+            client, request = self.random.choice(ready)
+            name = self.random.choice(["square", "driver", "nest", "kills"])
+            self.maps.append(client.map(request.job, name, list(range(self.random.randint(1, 6)))))
+
+    def tell(self) -> None:
+        if self.known():
+            number = self.random.choice(self.known())
+            kind = self.random.choice([messages.Stop, messages.Abort])
+            self.client().ask(kind(0, number))
+            self.told.add(number)
+
+    def cancel(self) -> None:
+        open_maps = [(c, k) for c in self.world.clients for k, m in c.maps.items() if not m.done]
+        if open_maps:
+            client, key = self.random.choice(open_maps)
+            client.send(messages.Cancel(key))
+            client.maps[key].failure = messages.MapFailed(key, "", "cancelled")
+
+    def close_session(self) -> None:
+        ready = [(c, r) for c, r in self.sessions if r.done and c in self.world.clients]
+        if ready:
+            client, request = self.random.choice(ready)
+            self.sessions.remove((client, request))
+            client.ask(messages.Close(0, request.job, self.random.choice(["", "enough"])))
+            for call in client.maps.values():
+                if call.message.job == request.job and not call.done:
+                    call.failure = messages.MapFailed(b"", "", "closed")
+
+    def cut(self) -> None:
+        self.world.cut(self.random.choice(self.world.peers))
+
+    def lose_kernel(self) -> None:
+        if self.world.kernels:
+            self.random.choice([self.world.lose, self.world.leave])(self.random.choice(self.world.kernels))
+
+    def lose_client(self) -> None:
+        if len(self.world.clients) > 1:
+            self.random.choice([self.world.lose, self.world.leave])(self.random.choice(self.world.clients))
+
+    def join(self) -> None:
+        if len(self.world.kernels) < 3:
+            self.world.kernel(self.random.choice([1, 2]))
+
+    def kill(self) -> None:
+        processes = [(k, p) for k in self.world.kernels for p in k.processes.values()]
+        if processes and self.kills_left:
+            self.kills_left -= 1
+            kernel, process = self.random.choice(processes)
+            kernel.die(process, "its process was killed by signal 9 (SIGKILL)")
+
+    def doom(self) -> None:
+        self.world.doom = self.random.choice(["decided", "committed"])
+
+    def say_twice(self) -> None:
+        for peer in self.world.peers:
+            if peer.wire.up and self.random.random() < 0.5:
+                peer.wire.up.append(peer.wire.up[0])
+
+    def jump(self) -> None:
+        """Nobody runs for a while: leases may end."""
+        self.world.now += self.random.choice([1.0, 5.0, 25.0])
+
+    def see_accepted(self) -> None:
+        for _, request, _ in self.asked:
+            if request.done:
+                key = request.message.key
+                assert self.numbers.setdefault(key, request.job) == request.job
+                if not request.message.idempotent:
+                    self.unrepeatable.add(request.job)
+        for feed in list(self.feeds):
+            client, request, rest = feed
+            if request.done:
+                self.feeds.remove(feed)
+                client.ask(messages.Units(2, len(rest), True, job=request.job), units(rest))
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        world = self.world
+        world.doom = ""
+        if not world.kernels:
+            world.kernel(2)
+        last = world.client("ann")
+        world.until(lambda: all(r.done for c, r, _ in self.asked if c in world.clients))
+        self.see_accepted()
+        world.until(lambda: not any(c.requests for c in world.clients))
+        for number, job in world.dispatcher.list.jobs.items():
+            if job.root is not None and not job.root.closed:  # its client is gone, and so was the broker then
+                last.ask(messages.Abort(0, number))
+                self.told.add(number)
+        world.until(lambda: all(r.done for c, r in self.sessions if c in world.clients))
+        world.until(lambda: all(m.done for c in world.clients for m in c.maps.values()))
+        for client, request in self.sessions:
+            if client in world.clients:
+                client.ask(messages.Close(0, request.job))
+        world.until(lambda: all(j.ended for j in world.dispatcher.list.jobs.values()))
+        world.now += 1.0
+        world.until(lambda: not any(c.requests for c in world.clients))
+        world.now += 1.0
+        world.until(lambda: not world.dispatcher.list.next_deadline())
+        world.settle()
+        world.check_nothing_is_left()
+        self.check_results()
+        world.restart_broker()
+        assert all(j.ended for j in world.dispatcher.list.jobs.values())
+        self.check_results()
+
+    def check_results(self) -> None:
+        for client, request, inputs in self.asked:
+            if not request.done:
+                assert client not in self.world.clients
+                continue
+            job = self.world.dispatcher.list.jobs[request.job]
+            right = [expected(request.message.name, x) for x in inputs]
+            got = self.world.result(request.job)
+            state = job.state
+            fragile = [ERROR] if request.job in self.unrepeatable else []  # a kill is enough
+            assert all(g in (None, r, *fragile) for g, r in zip(got, right, strict=False)), (job.record, got)
+            if state is JobState.COMPLETE and not job.record.stopped:
+                assert got == right, (job.record, got)
+            elif state is JobState.FAILED:
+                whole = got == right and ERROR in got
+                after = any(
+                    self.world.dispatcher.list.jobs[n].state in (JobState.FAILED, JobState.ABORTED)
+                    for n in job.record.after
+                )
+                early = request.message.on_error == "stop" and ERROR in got
+                unfed = not request.message.closed
+                stopped = job.number in self.told and ERROR in got
+                excused = after or early or unfed or stopped or job.number in self.unrepeatable
+                assert whole or excused, (job.record, got)
+            elif state is JobState.ABORTED:
+                assert job.number in self.told, job.record
+            assert job.record.done == sum(g is not None for g in got)
+            assert job.record.failed == got.count(ERROR)
+        for call in self.maps:
+            if call.failure is None and call.done:
+                right = [expected(call.name, x) for x in range(call.message.count)]
+                assert [call.results[u] for u in range(call.message.count)] == right

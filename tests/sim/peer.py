@@ -1,0 +1,73 @@
+"""What clients, kernels and mirrors have in common: a connection, and contact that they keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from park.wire import messages
+from park.wire.contact import Presence
+from park.wire.messages import Message
+from tests.sim.wire import Wire
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+
+class Peer:
+    """One end of a `Wire`. It has an alarm: set to the next time at which it has something to do by itself."""
+
+    side: bytes
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.presence = Presence()
+        self.incarnation = world.random.randbytes(16)
+        self.wire = Wire(world, self.side, self.arrive)
+        self.alive = True
+        self._alarm = float("inf")
+        self._arm()
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+    def send(self, message: Message, payload: Any = b"") -> None:
+        self.presence.say(self.world.now)
+        self.wire.send(message, payload)
+
+    def arrive(self, message: Message, payload: Any) -> None:
+        if self.alive:
+            self.presence.hear(message, self.world.now)
+            self.take(message, payload)
+            self.attend()
+
+    def attend(self) -> None:
+        """Say what is due."""
+        due = self.presence.due(self.world.now)
+        if due:
+            self.send(self.hello() if due == "hello" else self.heartbeat())
+        self._arm()
+
+    def _arm(self) -> None:
+        deadline = self.deadline()
+        if deadline < self._alarm:
+            self._alarm = deadline
+            self.world.at(deadline, self._ring, deadline, quiet=True)
+
+    def _ring(self, alarm: float) -> None:
+        if alarm == self._alarm:
+            self._alarm = float("inf")
+            if self.alive:
+                self.attend()
+
+    def deadline(self) -> float:
+        return self.presence.deadline()
+
+    def take(self, message: Message, payload: Any) -> None:
+        raise NotImplementedError
+
+    def hello(self) -> Message:
+        raise NotImplementedError
+
+    def heartbeat(self) -> Message:
+        return messages.Heartbeat(self.presence.epoch)

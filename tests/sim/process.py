@@ -1,0 +1,254 @@
+"""A made-up slot process: it does what `park.kernel.slot` does with messages, and "runs" `functions`.
+
+What runs takes its time: the process works out at once what will come of it, and lets that happen when the time has
+passed, unless something else happens before.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from park.wire import messages
+from park.wire.messages import Message
+from tests.sim.desk import finished
+from tests.sim.functions import (
+    ERROR,
+    Abort,
+    Crash,
+    Failed,
+    blob,
+    code,
+    drives,
+    function,
+    inputs,
+    name_in,
+    units,
+    values,
+)
+from tests.sim.wire import carried
+
+if TYPE_CHECKING:
+    from tests.sim.kernel import Kernel
+
+SEGFAULT = "its process was killed by signal 11 (SIGSEGV)"
+
+
+@dataclass(eq=False, slots=True)
+class Frame:
+    """An attempt on a process's stack."""
+
+    run: messages.Run
+    name: str
+    inputs: list[Any]
+    results: list[Any] = field(default_factory=list)
+    #: seconds that it has computed
+    seconds: float = 0.0
+    maker: Any = None
+    #: what it waits for
+    map: bytes = b""
+    got: list[Any] = field(default_factory=list)
+    missing: set[int] = field(default_factory=set)
+    resumed: bool = False
+    stopped: bool = False
+    aborted: bool = False
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Plain units that run one after the other: when each will have ended, with what, and then perhaps a disaster."""
+
+    ends: list[float]
+    values: list[Any]
+    disaster: str = ""
+
+
+class Process:
+    """See the module."""
+
+    __slots__ = ("_chunk", "_effect", "_ticket", "codes", "deaf", "kernel", "number", "shipped", "stack")
+
+    def __init__(self, kernel: Kernel, number: int) -> None:
+        self.kernel = kernel
+        self.number = number
+        self.codes: dict[bytes, Any] = {}
+        self.shipped: set[bytes] = set()
+        self.stack: list[Frame] = []
+        self.deaf = False
+        #: what will happen when the time has passed, None: nothing runs
+        self._effect: Callable[[], None] | None = None
+        self._chunk: Chunk | None = None
+        self._ticket = 0
+
+    def tell(self, message: Message, payload: Any = b"") -> None:
+        self.kernel.told(self.number, *carried(message, payload))
+
+    def take(self, message: Message, payload: Any) -> None:
+        match message:
+            case messages.Blob():
+                self.codes[message.hash] = payload
+            case messages.Run():
+                self._begin(message, payload)
+            case messages.Stop() | messages.Abort():
+                for frame in self.stack:
+                    if frame.run.attempt == message.attempt:
+                        frame.stopped |= isinstance(message, messages.Stop) and not message.soft
+                        frame.aborted |= isinstance(message, messages.Abort)
+                if self.stack and self.stack[-1].stopped:
+                    self._cut_short()
+            case messages.Results():
+                frame = self._frame(message.attempt)
+                assert frame.map == message.map
+                for unit, value in enumerate(values(payload), message.start):
+                    frame.missing.remove(unit)  # KeyError: it came twice
+                    frame.got[unit] = value
+                frame.resumed |= message.resume
+            case messages.Resume():
+                frame = self._frame(message.attempt)
+                assert not frame.missing
+                frame.resumed = True
+        self._go()
+
+    def interrupt(self) -> None:
+        """The signal: it means something only while a unit's code runs."""
+        if self._effect is not None:
+            self._after(0.0, lambda: self._finish("abort"))
+
+    def _frame(self, attempt: int) -> Frame:
+        return next(f for f in self.stack if f.run.attempt == attempt)
+
+    def _begin(self, run: messages.Run, payload: Any) -> None:
+        assert not self.stack or self.stack[-1].map == run.map, "only inside a driver that waits for it"
+        assert not (self.stack and run.apart), "it has killed a process"
+        given = [None] if run.once else inputs(payload)
+        assert len(given) == run.count
+        self.stack.append(Frame(run, name_in(bytes(self.codes[run.function])), given))
+        self.kernel.world.runs[run.job] += 1
+
+    # -- what runs -----------------------------------------------------------------------------
+
+    def _after(self, seconds: float, effect: Callable[[], None]) -> None:
+        self._ticket += 1
+        self._effect = effect
+        world = self.kernel.world
+        world.at(world.now + seconds, self._happen, self._ticket)
+
+    def _happen(self, ticket: int) -> None:
+        if ticket == self._ticket and self._effect is not None and not self.deaf and self.kernel.has(self):
+            effect, self._effect, self._chunk = self._effect, None, None
+            effect()
+            self._go()
+
+    def _go(self) -> None:
+        """Begin with what comes next, if nothing runs."""
+        if self._effect is not None or not self.stack:
+            return
+        frame = self.stack[-1]
+        if frame.aborted:
+            self._after(0.0, lambda: self._finish("abort"))
+        elif frame.map:
+            if not frame.missing and frame.resumed:
+                got, frame.map, frame.resumed = frame.got, b"", False
+                self._drive(frame, got)
+        elif frame.maker is not None:
+            self._drive(frame, None)
+        elif frame.stopped or len(frame.results) == len(frame.inputs):
+            self._after(0.0, lambda: self._finish(""))
+        elif drives(frame.name):
+            frame.maker = function(frame.name)(frame.inputs[len(frame.results)])
+            self._drive(frame, None)
+        else:
+            self._compute(frame)
+
+    def _seconds(self, frame: Frame, x: Any) -> float:
+        world = self.kernel.world
+        return world.pace(frame.name, x, world.random)
+
+    def _compute(self, frame: Frame) -> None:
+        """All units of a plain function."""
+        run, at = function(frame.name), self.kernel.world.now
+        chunk = self._chunk = Chunk([], [])
+        for x in frame.inputs[len(frame.results) :]:
+            at += self._seconds(frame, x)
+            chunk.ends.append(at)
+            try:
+                chunk.values.append(run(x))
+            except Failed:
+                chunk.values.append(ERROR)
+            except Crash:
+                chunk.disaster = "crash"
+                break
+            except Abort:
+                chunk.disaster = "abort"
+                break
+        self._await(frame, chunk)
+
+    def _await(self, frame: Frame, chunk: Chunk) -> None:
+        def end() -> None:
+            frame.results += chunk.values
+            if chunk.disaster == "crash":
+                self.kernel.die(self, SEGFAULT)
+            else:
+                self._finish(chunk.disaster)
+
+        began = self.kernel.world.now
+        frame.seconds = max(0.0, chunk.ends[-1] - began) + frame.seconds
+        self._after(max(0.0, chunk.ends[-1] - began), end)
+
+    def _cut_short(self) -> None:
+        """A chunk ends with the unit that runs now."""
+        chunk, frame = self._chunk, self.stack[-1]
+        if chunk is not None and self._effect is not None:
+            now = self.kernel.world.now
+            keep = bisect_right(chunk.ends, now) + 1
+            if keep < len(chunk.ends):
+                frame.seconds -= chunk.ends[-1] - now
+                del chunk.ends[keep:], chunk.values[keep:]
+                chunk.disaster = ""
+                self._await(frame, chunk)
+
+    def _drive(self, frame: Frame, got: list[Any] | None) -> None:
+        """A driver goes on to its next map, its next step or its end."""
+        try:
+            if got is not None and ERROR in got:
+                made = frame.maker.throw(Failed("a unit failed"))
+            else:
+                made = frame.maker.send(got)
+        except StopIteration as end:
+            self._drives_until(frame, 0.0, end.value)
+        except Failed:
+            self._drives_until(frame, 0.0, ERROR)
+        else:
+            if isinstance(made, float):
+                self._after(made, lambda: None)
+            else:
+                self._after(self._seconds(frame, None), lambda: self._map(frame, *made))
+
+    def _drives_until(self, frame: Frame, seconds: float, value: Any) -> None:
+        def end() -> None:
+            frame.maker = None
+            frame.results.append(value)
+
+        self._after(seconds + self._seconds(frame, None), end)
+
+    def _map(self, frame: Frame, name: str, given: list[Any]) -> None:
+        if code(name) not in self.shipped:
+            self.shipped.add(code(name))
+            self.codes[code(name)] = blob(name)
+            self.tell(messages.Blob(code(name)), blob(name))
+        frame.map = self.kernel.world.random.randbytes(16)
+        frame.got, frame.missing = [None] * len(given), set(range(len(given)))
+        run = frame.run
+        message = messages.Map(frame.map, run.job, code(name), len(given), attempt=run.attempt)
+        self.tell(message, units(given))
+
+    def _finish(self, ended: str) -> None:
+        """What runs is over: with "abort", or with the results that are there."""
+        frame = self.stack.pop()
+        results = [] if ended == "abort" else frame.results
+        if not ended and len(results) < len(frame.inputs):
+            ended = "stop"
+        message, data = finished(frame.run, results, ended=ended, seconds=frame.seconds)
+        self.tell(replace(message, cause="it failed" if message.failed else ""), data)

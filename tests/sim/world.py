@@ -1,0 +1,333 @@
+"""`World`: everybody in it, the heap of what will happen, the broker's life, and accidents.
+
+Time moves only from one entry of the heap to the next. An entry is *quiet* when it is only an alarm: somebody looks at
+the clock. The broker takes what has arrived in turns, as its loop does; it may die between its decision and its commit.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from park.core.dispatcher import Dispatcher
+from park.core.manager import JobManager
+from park.core.outcome import Event, Send, Tick
+from park.core.store import MemoryStore, Store
+from park.wire import codec, messages
+from tests.sim.client import Client
+from tests.sim.functions import Pace, hasty, values
+from tests.sim.kernel import Kernel
+from tests.sim.peer import Peer
+from tests.sim.watcher import Watcher, tables
+from tests.sim.wire import WALL, Latency, Wire, fitful
+
+#: Messages that the broker takes in one turn.
+BATCH = 256
+#: Seconds between two heads of the table.
+HEAD = 1.0
+
+
+class World:
+    """See the module. *checked*: all invariants are asserted after each event; *watched*: a mirror follows."""
+
+    #: steps in which what should come about must have
+    PATIENCE = 100_000
+
+    def __init__(
+        self,
+        seed: int = 0,
+        store: Callable[[], Store] | None = None,
+        heartbeat: float = 2.0,
+        lease: float = 20.0,
+        *,
+        pace: Pace = hasty,
+        latency: Latency = fitful,
+        checked: bool = True,
+        watched: bool = True,
+    ) -> None:
+        self.random = random.Random(seed)
+        self.numbers = itertools.count(1)
+        self.now = 100.0
+        self.pace = pace
+        self.latency = latency
+        self.checked = checked
+        self.peers: list[Peer] = []
+        self._wires: dict[bytes, Wire] = {}
+        self.runs: Counter[int] = Counter()
+        self.deaths = 0
+        #: what the dispatcher has handled, in all its lives
+        self.events = 0
+        self._heap: list[tuple[float, int, bool, Callable[..., None], tuple[Any, ...]]] = []
+        self._entries = itertools.count()
+        #: entries that are not quiet
+        self._busy = 0
+        self._inbox: list[Event] = []
+        self._turn_due = False
+        self._tick_at = float("inf")
+        self._ticks = (0.0, 0)
+        self._times = (heartbeat, lease)
+        kept = MemoryStore()
+        self._open_store = store or (lambda: kept)
+        #: how the broker dies next: "", "decided" (before its commit) or "committed" (before it says so)
+        self.doom = ""
+        #: what the broker's table was, by store, epoch and number
+        self.past: dict[tuple[str, int, int], tuple[dict[Any, Any], ...]] = {}
+        self.watchers: list[Watcher] = []
+        self.manager: JobManager
+        self.start_broker()
+        if watched:
+            self.watcher()
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        return self.manager.dispatcher
+
+    # -- who is there --------------------------------------------------------------------------
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        return [p for p in self.peers if isinstance(p, Kernel)]
+
+    @property
+    def clients(self) -> list[Client]:
+        return [p for p in self.peers if isinstance(p, Client)]
+
+    def kernel(self, slots: int = 1, **options: Any) -> Kernel:
+        kernel = Kernel(self, f"kernel {next(self.numbers)}", slots, **options)
+        self.peers.append(kernel)
+        return kernel
+
+    def client(self, user: str = "ann") -> Client:
+        client = Client(self, f"client {next(self.numbers)}", user)
+        self.peers.append(client)
+        return client
+
+    def watcher(self) -> Watcher:
+        watcher = Watcher(self, f"watcher {next(self.numbers)}")
+        if not self.watchers:
+            self.at(self.now + HEAD, self._publish_head, quiet=True)
+        self.peers.append(watcher)
+        self.watchers.append(watcher)
+        self._remember()
+        return watcher
+
+    def connected(self, wire: Wire, before: bytes) -> None:
+        """The broker sees the wire under a new name."""
+        self._wires.pop(before, None)
+        self._wires[wire.peer] = wire
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def at(self, when: float, what: Callable[..., None], *given: Any, quiet: bool = False) -> None:
+        """``what(*given)`` happens at that time."""
+        if not quiet:
+            self._busy += 1
+        heapq.heappush(self._heap, (when, next(self._entries), quiet, what, given))
+
+    def step(self) -> None:
+        """The next thing happens."""
+        when, _, quiet, what, given = heapq.heappop(self._heap)
+        if when > self.now:
+            self.now = when
+        if not quiet:
+            self._busy -= 1
+        what(*given)
+
+    def until(self, done: Callable[[], bool]) -> None:
+        """Live on until *done*; AssertionError when that takes for ever."""
+        for _ in range(self.PATIENCE):
+            if done():
+                return
+            self.step()
+        raise AssertionError(f"it never came to that: {self.story()}")
+
+    def run_for(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self._heap[0][0] <= end:
+            self.step()
+        self.now = max(self.now, end)
+
+    def settle(self) -> None:
+        """Until all that is left to come is that somebody looks at the clock, later."""
+        for _ in range(self.PATIENCE):
+            if not self._busy and self._heap[0][0] > self.now:
+                return
+            self.step()
+        raise AssertionError(f"no rest: {self.story()}")
+
+    def story(self) -> str:
+        jobs = [j for j in self.dispatcher.list.jobs.values() if not j.ended]
+        lines = [f"{j.record} {j.ending!r} {self.dispatcher.explain(j.number)!r}" for j in jobs]
+        lines += [repr(a) for a in self.dispatcher.attempts.values()]
+        lines += [f"{k} {k.presence} {k.life.holds}" for k in self.kernels]
+        lines += [f"{c} {c.presence} {[r.message for r in c.requests.values()]}" for c in self.clients]
+        lines += [repr(w.mirror) for w in self.watchers]
+        return "\n".join(lines)
+
+    # -- the broker ----------------------------------------------------------------------------
+
+    def start_broker(self) -> None:
+        heartbeat, lease = self._times
+        self._inbox.clear()
+        self._tick_at = float("inf")
+        self.manager = JobManager(self._open_store(), heartbeat, lease, checked=self.checked)
+        self.manager.restore(self.now, WALL + self.now)
+        self.dispatcher.check()
+        self._remember()
+        self.broker_turn([Tick(WALL + self.now)])
+
+    def restart_broker(self) -> None:
+        """It dies: connections are cut, and what it had not committed is lost."""
+        self.doom = ""
+        if not isinstance(self.manager.store, MemoryStore):
+            self.manager.close()
+        for peer in self.peers:
+            peer.wire.cut()
+        self.start_broker()
+
+    def hear(self, event: Event) -> None:
+        """A message has arrived at the broker."""
+        self._inbox.append(event)
+        if not self._turn_due:
+            self._turn_due = True
+            self.at(self.now + self.latency(self.random), self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn_due = False
+        events: list[Event | Tick] = list(self._inbox[:BATCH])
+        del self._inbox[:BATCH]
+        deadline = self.dispatcher.next_deadline()
+        if deadline is not None and deadline <= self.now:
+            events.append(self._tick())
+        if events:
+            self.broker_turn(events)
+        if self._inbox and not self._turn_due:
+            self._turn_due = True
+            self.at(self.now, self._take_turn)
+
+    def _tick(self) -> Tick:
+        when, count = self._ticks
+        count = count + 1 if when == self.now else 1
+        assert count < 50, f"the deadline {self.dispatcher.next_deadline()} does not move on"
+        self._ticks = (self.now, count)
+        return Tick(WALL + self.now)
+
+    def _look(self, deadline: float) -> None:
+        """The broker's own alarm."""
+        if deadline == self._tick_at:
+            self._tick_at = float("inf")
+            self._take_turn()
+            self._arm_broker()
+
+    def _arm_broker(self) -> None:
+        deadline = self.dispatcher.next_deadline()
+        if deadline is not None and deadline < self._tick_at:
+            self._tick_at = deadline
+            self.at(deadline, self._look, deadline, quiet=True)
+
+    def broker_turn(self, events: list[Event | Tick]) -> None:
+        self.events += len(events)
+        turn = self.manager.decide(events, self.now)
+        self._post(turn.sends)
+        if self.doom == "decided":
+            for peer in self.peers:
+                peer.wire.let_arrive()
+            self.restart_broker()
+            return
+        self.manager.commit(turn)
+        if self.doom == "committed":
+            self.restart_broker()
+            return
+        if turn.publish is not None and self.watchers:
+            self._remember()
+            frames = codec.encode(*turn.publish)
+            for watcher in self.watchers:
+                watcher.wire.put_out(frames)
+        self._post(turn.sends_after_commit)
+        self._arm_broker()
+
+    def _post(self, sends: list[Send]) -> None:
+        for send in sends:
+            wire = self._wires.get(send.peer)
+            if wire is not None:
+                wire.put_down(codec.encode(send.message, send.payload))  # type: ignore[arg-type]
+
+    def _publish_head(self) -> None:
+        for watcher in self.watchers:
+            watcher.wire.put_out(codec.encode(self.manager.head))
+        self.at(self.now + HEAD, self._publish_head, quiet=True)
+
+    def _remember(self) -> None:
+        if self.watchers:
+            table, store = self.manager.table, self.manager.store
+            self.past[store.id, store.epoch, table.seq] = tables(table)
+
+    # -- accidents -----------------------------------------------------------------------------
+
+    def cut(self, peer: Peer) -> None:
+        """The connection breaks, and is made anew."""
+        peer.wire.cut()
+
+    def lose(self, peer: Peer) -> None:
+        """The peer is gone without a word."""
+        self._remove(peer)
+
+    def leave(self, peer: Peer) -> None:
+        """The peer says goodbye."""
+        peer.send(messages.Goodbye("it has left"))
+        while peer.wire.up:
+            event = Event(peer.wire.peer, *codec.decode(peer.wire.up.popleft()))
+            self.broker_turn([event])
+        self._remove(peer)
+
+    def _remove(self, peer: Peer) -> None:
+        peer.alive = False
+        self._wires.pop(peer.wire.peer, None)
+        self.peers.remove(peer)
+        if isinstance(peer, Watcher):
+            self.watchers.remove(peer)
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def result(self, job: int) -> list[Any]:
+        """The stored results of a job, None where there is none; each unit is answered at most once."""
+        entry = self.dispatcher.list.jobs[job]
+        got: dict[int, Any] = {}
+        for key, data in self.manager.store.scan("results", (job,)):
+            for unit, value in enumerate(values(data), key[1]):  # type: ignore[arg-type]
+                assert unit not in got, f"unit {unit} of job {job} was answered twice"
+                got[unit] = value
+        assert sum(count for _, count in entry.results) == len(got), (
+            "results in memory and in the store differ"
+        )
+        return [got.get(u) for u in range(1 if entry.submit.once else entry.root.total if entry.root else 0)]
+
+    def check_nothing_is_left(self) -> None:
+        """All jobs have ended: whatever was held for them is free again."""
+        d = self.dispatcher
+        assert all(j.ended for j in d.list.jobs.values()), self.story()
+        assert not d.attempts
+        assert not d.maps
+        assert not d.list.dependents
+        assert not d.codes._users
+        for job in d.list.jobs.values():
+            assert [*job.waiters, *job.attempts, *job.resumable, *job.ready] == [], job.record
+        for member in (*d.roster.kernels.values(), *d.roster.clients.values()):
+            assert not member.fetches, member
+        for kernel in d.roster.kernels.values():
+            assert kernel.running | kernel.parked | kernel.jobs == set(), kernel
+        for client in d.roster.clients.values():
+            assert not client.open, client
+        assert self.manager._spool.count("units") == 0
+        assert self.manager._spool.count("blob") <= len(d.codes)
+        for own in self.kernels:
+            assert not own.life.holds, own
+            assert len(own.processes) <= own.life.slots, own.processes
+            assert not any(p.stack for p in own.processes.values())
+        table = self.manager.table
+        assert {n: j.record for n, j in d.list.jobs.items()} == dict(table.jobs.items())
+        assert {k.number: k.record() for k in d.roster.kernels.values()} == dict(table.kernels.items())
