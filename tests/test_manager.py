@@ -1,8 +1,6 @@
 """The broker's core as a whole, in a world where everything happens: peers come, go, die and come back.
 
-The first tests each bring about one accident. `live` then makes up lives from a seed, and at the end of each every
-job has ended, every unit was answered once and rightly, and nothing is left over. Lastly, bugs are planted in
-the dispatcher, and the same lives must notice each.
+Each test brings about one accident; tests/test_simulator.py makes up whole lives.
 """
 
 from __future__ import annotations
@@ -13,17 +11,15 @@ from typing import Any
 
 import pytest
 
-from park.core.dispatcher import Dispatcher
 from park.core.outcome import Write
 from park.core.roster import DRIVERS_PER_SLOT
 from park.core.store import JobStore, Store
-from park.errors import ParkError, StoreError
+from park.errors import StoreError
 from park.model import JobState
 from park.table import Table
 from park.wire import codec, messages
 from tests.sim.client import Client, Request
 from tests.sim.functions import ERROR, expected, units
-from tests.sim.life import Life
 from tests.sim.wire import WALL
 from tests.sim.world import World
 
@@ -252,88 +248,3 @@ def test_records_can_be_asked_for() -> None:
     world.until(lambda: mine.done and everybody.done)
     assert [r["name"] for r in codec.unpack(mine.answers[-1][1])] == ["square"]
     assert sorted(r["name"] for r in codec.unpack(everybody.answers[-1][1])) == ["fails", "square"]
-
-
-# -- many lives --------------------------------------------------------------------------------------
-
-
-def live(seeds: range) -> None:
-    for seed in seeds:
-        Life(seed).run()
-
-
-@pytest.mark.parametrize("tens", range(25))
-def test_whatever_happens_every_unit_is_answered_once(tens: int) -> None:
-    live(range(10 * tens, 10 * tens + 10))
-
-
-@pytest.mark.heavy
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("hundreds", range(3, 23))
-def test_more_lives(hundreds: int) -> None:
-    live(range(100 * hundreds, 100 * hundreds + 100))
-
-
-# -- planted bugs ------------------------------------------------------------------------------------
-
-
-def forgets_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    retire = Dispatcher._retire
-
-    def wrong(self: Dispatcher, job: Any, attempt: Any, *rest: Any) -> None:
-        retire(self, job, attempt, *rest)
-        if attempt.number % 7 == 3:
-            attempt.kernel.running.add(attempt.number)
-
-    monkeypatch.setattr(Dispatcher, "_retire", wrong)
-
-
-def answers_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A late or doubled answer is taken for a new one."""
-    deliver, held = Dispatcher._deliver, Dispatcher._held_attempt
-    answers: dict[int, tuple[Any, ...]] = {}
-
-    def remembers(self: Dispatcher, job: Any, map_: Any, start: int, *rest: Any) -> None:
-        answers[start] = (job, map_, start, *rest)
-        deliver(self, job, map_, start, *rest)
-
-    def wrong(self: Dispatcher, event: Any, number: int) -> Any:
-        attempt = held(self, event, number)
-        if attempt is None and getattr(event.message, "start", None) in answers:
-            deliver(self, *answers[event.message.start])  # type: ignore[arg-type]
-        return attempt
-
-    monkeypatch.setattr(Dispatcher, "_deliver", remembers)
-    monkeypatch.setattr(Dispatcher, "_held_attempt", wrong)
-
-
-def acknowledges_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Dispatcher, "_answer", Dispatcher._send)
-
-
-def loses_a_parked_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    check = Dispatcher._check_map
-
-    def wrong(self: Dispatcher, map_: Any) -> None:
-        check(self, map_)
-        driver = self.attempts.get(map_.driver)
-        if driver is not None and driver.resumable and driver.number % 3 == 0:
-            driver.resumable = False
-            self.list.jobs[map_.job].resumable.remove(driver)
-
-    monkeypatch.setattr(Dispatcher, "_check_map", wrong)
-
-
-@pytest.mark.parametrize("checked", [True, False])
-@pytest.mark.parametrize(
-    "plant", [forgets_a_slot, answers_twice, acknowledges_before_the_commit, loses_a_parked_driver]
-)
-def test_the_world_notices_a_planted_bug(
-    plant: Callable[[pytest.MonkeyPatch], None], checked: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plant(monkeypatch)
-    if not checked:  # the outcomes alone must show it
-        monkeypatch.setattr(Dispatcher, "check", lambda self: None)
-        monkeypatch.setattr(World, "PATIENCE", 3000)
-    with pytest.raises((AssertionError, KeyError, ParkError)):
-        live(range(60))

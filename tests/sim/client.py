@@ -117,11 +117,11 @@ class Client(Peer):
                 for unit, value in enumerate(values(payload), message.start):
                     self.maps[message.map].results[unit] = value
         reply = getattr(message, "reply", 0) or (message.id if isinstance(message, messages.Units) else 0)
-        request = self.requests.get(reply)
-        if request is not None and not isinstance(message, messages.Welcome):
-            request.answers.append((message, payload))
+        asked = self.requests.get(reply)
+        if asked is not None and not isinstance(message, messages.Welcome):
+            asked.answers.append((message, payload))
             if not isinstance(message, messages.Results | messages.Blob | messages.Units):
-                request.done = True
+                asked.done = True
                 del self.requests[reply]
 
     def ask(self, message: Any, payload: Any = b"", name: str = "") -> Request:

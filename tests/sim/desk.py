@@ -81,7 +81,7 @@ def of(out: Outcome, kind: type[Any]) -> list[Any]:
 
 def accepted(out: Outcome) -> int:
     (message,) = of(out, messages.Accepted)
-    return message.job
+    return int(message.job)
 
 
 def finished(run: messages.Run, results: list[Any] | None = None, **fields: Any) -> tuple[Message, bytes]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -55,7 +55,7 @@ def aborts(x: int) -> int:
     raise Abort
 
 
-def driver(x: int | None) -> Iterator[Any]:
+def driver(x: int | None) -> Generator[Any, Any, Any]:
     total = x or 0
     for generation in range(3):
         total += sum((yield "square", [total % 10, generation, 3]))
@@ -63,27 +63,27 @@ def driver(x: int | None) -> Iterator[Any]:
     return total
 
 
-def nest(depth: int) -> Iterator[Any]:
+def nest(depth: int) -> Generator[Any, Any, Any]:
     if depth <= 0:
         return 1
     return 1 + sum((yield "nest", [depth - 1] * 2))
 
 
-def chain(depth: int) -> Iterator[Any]:
+def chain(depth: int) -> Generator[Any, Any, Any]:
     if depth <= 0:
         return 0
     return 1 + sum((yield "chain", [depth - 1]))
 
 
-def broad(x: int | None) -> Iterator[Any]:
+def broad(x: int | None) -> Generator[Any, Any, Any]:
     return sum((yield "driver", [1, 2, 3, 4, 5, 6]))
 
 
-def unlucky(x: int | None) -> Iterator[Any]:
+def unlucky(x: int | None) -> Generator[Any, Any, Any]:
     return sum((yield "kills", [1, 2, 3]))
 
 
-def hopeful(x: int | None) -> Iterator[Any]:
+def hopeful(x: int | None) -> Generator[Any, Any, Any]:
     first = yield "square", [1, 2]
     try:
         yield "kills", [3, 4]
@@ -92,7 +92,7 @@ def hopeful(x: int | None) -> Iterator[Any]:
     return 0
 
 
-def generations(plan: list[Any]) -> Iterator[Any]:
+def generations(plan: list[Any]) -> Generator[Any, Any, Any]:
     """A fit: so many generations of so many naps of *seconds*, and a step of the driver's own after each."""
     count, points, seconds, step = plan
     total = 0

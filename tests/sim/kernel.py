@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from park.kernel.lifecycle import Action, Interrupt, Kill, Let, Lifecycle, Start, ToBroker, ToSlot
@@ -14,6 +15,8 @@ from tests.sim.wire import PYTHON, carried
 if TYPE_CHECKING:
     from tests.sim.world import World
 
+#: Answers that it remembers.
+ANSWERS = 5
 KILLED = "its process was killed by signal 9 (SIGKILL)"
 
 
@@ -26,6 +29,8 @@ class Kernel(Peer):
         self.python = python
         self.life = Lifecycle(slots)
         self.processes: dict[int, Process] = {}
+        #: frames of its last answers
+        self.answers: deque[list[Any]] = deque(maxlen=ANSWERS)
         super().__init__(world, name)
         self.carry(self.life.begin())
 
@@ -66,6 +71,8 @@ class Kernel(Peer):
             match action:
                 case ToBroker(message, payload):
                     self.send(message, payload)
+                    if isinstance(message, messages.Finished):
+                        self.answers.append(self.wire.up[-1])
                 case ToSlot(number, message, payload):
                     if number in self.processes:  # else it was killed a moment ago
                         self.processes[number].take(*carried(message, payload))

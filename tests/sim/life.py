@@ -32,10 +32,26 @@ class Life:
         self.kills_left = 2
         self.world.client("ann")
         self.world.client("bob")
-        for _ in range(self.random.randint(1, 2)):
+        for _ in range(3):
             self.world.kernel(self.random.choice([1, 1, 2, 3]))
 
-    def run(self, events: int = 40) -> World:
+    def run(self, happenings: int = 20, events: int = 300) -> World:
+        """At least so many happenings, and then so many events for the dispatcher, one of which is its death."""
+        world = self.world
+        self.submit_some("broad", None)  # a driver whose map is of drivers
+        count = 0
+        while count < happenings or world.events < events or not world.broker_deaths:
+            count += 1
+            if count == happenings // 2:
+                self.doom()
+            self.happen()
+            for _ in range(self.random.choice([0, 3, 10, 30, 90])):
+                world.step()
+            self.see_accepted()
+        self.end()
+        return world
+
+    def happen(self) -> None:
         chances: list[tuple[int, Callable[[], None]]] = [
             (10, self.submit),
             (3, self.submit_open),
@@ -51,16 +67,12 @@ class Life:
             (2, self.kill),
             (2, self.doom),
             (2, self.say_twice),
+            (2, self.echo),
+            (2, self.hold_up),
+            (2, self.deafen),
             (3, self.jump),
         ]
-        weights = [w for w, _ in chances]
-        for _ in range(events):
-            self.random.choices(chances, weights)[0][1]()
-            for _ in range(self.random.choice([0, 1, 3, 10, 40])):
-                self.world.step()
-                self.see_accepted()
-        self.end()
-        return self.world
+        self.random.choices(chances, [chance for chance, _ in chances])[0][1]()
 
     # -- what happens ----------------------------------------------------------------------------
 
@@ -96,10 +108,12 @@ class Life:
             fields["on_error"] = "stop"
         if self.random.random() < 0.15:
             fields["idempotent"] = False
+        self.submit_some(name, inputs, **fields)
+
+    def submit_some(self, name: str, inputs: list[Any] | None, **fields: Any) -> None:
         client = self.client()
-        self.asked.append(
-            (client, client.submit(name, inputs, **fields), [None] if inputs is None else inputs)
-        )
+        given = [None] if inputs is None else inputs
+        self.asked.append((client, client.submit(name, inputs, **fields), given))
 
     def submit_open(self) -> None:
         client = self.client()
@@ -155,7 +169,7 @@ class Life:
             self.random.choice([self.world.lose, self.world.leave])(self.random.choice(self.world.clients))
 
     def join(self) -> None:
-        if len(self.world.kernels) < 3:
+        if len(self.world.kernels) < 4:
             self.world.kernel(self.random.choice([1, 2]))
 
     def kill(self) -> None:
@@ -169,9 +183,24 @@ class Life:
         self.world.doom = self.random.choice(["decided", "committed"])
 
     def say_twice(self) -> None:
+        """What is on its way comes twice."""
         for peer in self.world.peers:
             if peer.wire.up and self.random.random() < 0.5:
-                peer.wire.up.append(peer.wire.up[0])
+                peer.wire.put_up(peer.wire.up[0])
+
+    def echo(self) -> None:
+        """An answer comes again, long after the first, and perhaps after its lease."""
+        for kernel in self.world.kernels:
+            if kernel.answers and self.random.random() < 0.5:
+                kernel.wire.put_up(self.random.choice(kernel.answers))
+
+    def hold_up(self) -> None:
+        """A connection carries nothing for a while, perhaps for longer than a lease."""
+        self.random.choice(self.world.peers).wire.hold_up(self.random.choice([0.5, 5.0, 30.0]))
+
+    def deafen(self) -> None:
+        """Some of what is published is lost."""
+        self.world.loss = self.random.choice([0.0, 0.1, 0.5, 0.9])
 
     def jump(self) -> None:
         """Nobody runs for a while: leases may end."""
@@ -215,6 +244,8 @@ class Life:
         world.until(lambda: not any(c.requests for c in world.clients))
         world.now += 1.0
         world.until(lambda: not world.dispatcher.list.next_deadline())
+        world.loss = 0.0
+        world.until(lambda: all(w.current for w in world.watchers))
         world.settle()
         world.check_nothing_is_left()
         self.check_results()

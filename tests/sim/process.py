@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from park.wire import messages
@@ -250,5 +250,5 @@ class Process:
         results = [] if ended == "abort" else frame.results
         if not ended and len(results) < len(frame.inputs):
             ended = "stop"
-        message, data = finished(frame.run, results, ended=ended, seconds=frame.seconds)
-        self.tell(replace(message, cause="it failed" if message.failed else ""), data)
+        cause = "it failed" if ERROR in results else ""
+        self.tell(*finished(frame.run, results, ended=ended, seconds=frame.seconds, cause=cause))

@@ -58,7 +58,8 @@ class World:
         self.peers: list[Peer] = []
         self._wires: dict[bytes, Wire] = {}
         self.runs: Counter[int] = Counter()
-        self.deaths = 0
+        #: of processes, and of the broker
+        self.deaths = self.broker_deaths = 0
         #: what the dispatcher has handled, in all its lives
         self.events = 0
         self._heap: list[tuple[float, int, bool, Callable[..., None], tuple[Any, ...]]] = []
@@ -74,6 +75,8 @@ class World:
         self._open_store = store or (lambda: kept)
         #: how the broker dies next: "", "decided" (before its commit) or "committed" (before it says so)
         self.doom = ""
+        #: how likely what is published is lost
+        self.loss = 0.0
         #: what the broker's table was, by store, epoch and number
         self.past: dict[tuple[str, int, int], tuple[dict[Any, Any], ...]] = {}
         self.watchers: list[Watcher] = []
@@ -183,6 +186,7 @@ class World:
     def restart_broker(self) -> None:
         """It dies: connections are cut, and what it had not committed is lost."""
         self.doom = ""
+        self.broker_deaths += 1
         if not isinstance(self.manager.store, MemoryStore):
             self.manager.close()
         for peer in self.peers:
@@ -245,8 +249,7 @@ class World:
         if turn.publish is not None and self.watchers:
             self._remember()
             frames = codec.encode(*turn.publish)
-            for watcher in self.watchers:
-                watcher.wire.put_out(frames)
+            self._publish(frames)
         self._post(turn.sends_after_commit)
         self._arm_broker()
 
@@ -256,9 +259,13 @@ class World:
             if wire is not None:
                 wire.put_down(codec.encode(send.message, send.payload))  # type: ignore[arg-type]
 
-    def _publish_head(self) -> None:
+    def _publish(self, frames: list[Any]) -> None:
         for watcher in self.watchers:
-            watcher.wire.put_out(codec.encode(self.manager.head))
+            if self.random.random() >= self.loss:
+                watcher.wire.put_out(frames)
+
+    def _publish_head(self) -> None:
+        self._publish(codec.encode(self.manager.head))
         self.at(self.now + HEAD, self._publish_head, quiet=True)
 
     def _remember(self) -> None:
@@ -316,12 +323,12 @@ class World:
         assert not d.codes._users
         for job in d.list.jobs.values():
             assert [*job.waiters, *job.attempts, *job.resumable, *job.ready] == [], job.record
-        for member in (*d.roster.kernels.values(), *d.roster.clients.values()):
-            assert not member.fetches, member
         for kernel in d.roster.kernels.values():
             assert kernel.running | kernel.parked | kernel.jobs == set(), kernel
+            assert not kernel.fetches, kernel
         for client in d.roster.clients.values():
             assert not client.open, client
+            assert not client.fetches, client
         assert self.manager._spool.count("units") == 0
         assert self.manager._spool.count("blob") <= len(d.codes)
         for own in self.kernels:

@@ -1,0 +1,300 @@
+"""The simulator: many lives from seeds, of which each must end well, and the proof that it would notice if one did not.
+
+Real machines decide, and nothing else does: they decide the same where nothing of the simulator is.
+"""
+
+from __future__ import annotations
+
+import ast
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from park.core.dispatcher import Dispatcher
+from park.errors import ParkError
+from park.mirror import Mirror
+from tests.replay import recorded
+from tests.sim.functions import exact
+from tests.sim.life import Life
+from tests.sim.world import World
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# -- many lives --------------------------------------------------------------------------------------
+
+
+def live(seeds: range) -> None:
+    for seed in seeds:
+        life = Life(seed)
+        kernels = len(life.world.kernels)
+        world = life.run()
+        assert kernels >= 3
+        assert world.events >= 300
+        assert world.broker_deaths >= 1
+        assert any(request.message.name == "broad" for _, request, _ in life.asked)
+
+
+@pytest.mark.parametrize("tens", range(50))
+def test_whatever_happens_every_unit_is_answered_once(tens: int) -> None:
+    live(range(10 * tens, 10 * tens + 10))
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("hundreds", range(5, 25))
+def test_more_lives(hundreds: int) -> None:
+    live(range(100 * hundreds, 100 * hundreds + 100))
+
+
+# -- planted bugs ------------------------------------------------------------------------------------
+
+
+def forgets_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    retire = Dispatcher._retire
+
+    def wrong(self: Dispatcher, job: Any, attempt: Any, *rest: Any) -> None:
+        retire(self, job, attempt, *rest)
+        if attempt.number % 7 == 3:
+            attempt.kernel.running.add(attempt.number)
+
+    monkeypatch.setattr(Dispatcher, "_retire", wrong)
+
+
+def answers_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late or doubled answer is taken for a new one."""
+    deliver, held = Dispatcher._deliver, Dispatcher._held_attempt
+    answers: dict[int, tuple[Any, ...]] = {}
+
+    def remembers(self: Dispatcher, job: Any, map_: Any, start: int, *rest: Any) -> None:
+        answers[start] = (job, map_, start, *rest)
+        deliver(self, job, map_, start, *rest)
+
+    def wrong(self: Dispatcher, event: Any, number: int) -> Any:
+        attempt = held(self, event, number)
+        if attempt is None and getattr(event.message, "start", None) in answers:
+            deliver(self, *answers[event.message.start])
+        return attempt
+
+    monkeypatch.setattr(Dispatcher, "_deliver", remembers)
+    monkeypatch.setattr(Dispatcher, "_held_attempt", wrong)
+
+
+def acknowledges_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dispatcher, "_answer", Dispatcher._send)
+
+
+def loses_a_parked_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Dispatcher._check_map
+
+    def wrong(self: Dispatcher, map_: Any) -> None:
+        check(self, map_)
+        driver = self.attempts.get(map_.driver)
+        if driver is not None and driver.resumable and driver.number % 3 == 0:
+            driver.resumable = False
+            self.list.jobs[map_.job].resumable.remove(driver)
+
+    monkeypatch.setattr(Dispatcher, "_check_map", wrong)
+
+
+def sees_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mirror takes changes for the next ones that are later ones."""
+    feed = Mirror.feed
+
+    def wrong(self: Mirror, message: Any, payload: Any, now: float) -> Any:
+        if type(message).__name__ == "Deltas":
+            self.table.seq = max(self.table.seq, message.seq - 1)
+        return feed(self, message, payload, now)
+
+    monkeypatch.setattr(Mirror, "feed", wrong)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize(
+    "plant",
+    [
+        forgets_a_slot,
+        answers_twice,
+        acknowledges_before_the_commit,
+        loses_a_parked_driver,
+        sees_no_gap,
+    ],
+)
+def test_the_world_notices_a_planted_bug(
+    plant: Callable[[pytest.MonkeyPatch], None], checked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    if not checked:  # the outcomes alone must show it
+        monkeypatch.setattr(Dispatcher, "check", lambda self: None)
+        monkeypatch.setattr(World, "PATIENCE", 20_000)
+    with pytest.raises((AssertionError, KeyError, ParkError)):
+        live(range(60))
+
+
+# -- nothing but the real machines decides -----------------------------------------------------------
+
+
+def replayed(calls: list[Any], file: Path) -> subprocess.CompletedProcess[str]:
+    file.write_bytes(pickle.dumps(calls))
+    command = [sys.executable, "-m", "tests.replay", str(file)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_the_machines_decide_the_same_where_no_simulator_is(tmp_path: Path) -> None:
+    with recorded() as calls:
+        live(range(900, 903))
+    assert sum(name == "handle" for _, name, _, _ in calls) > 900
+    assert sum(name == "broker" for _, name, _, _ in calls) > 300
+    assert sum(name == "feed" for _, name, _, _ in calls) > 100
+    done = replayed(calls, tmp_path / "calls")
+    assert done.stdout == "the same\n", done.stderr
+
+
+def favours_a_job(world: World) -> None:
+    """A rule of the simulator's own: the first job is served before all others."""
+    world.dispatcher.clock.charge(1, -1.0)
+
+
+def makes_chunks_small(world: World) -> None:
+    world.dispatcher.estimates._mean.update(dict.fromkeys(world.dispatcher.estimates._mean, 1.0))
+
+
+@pytest.mark.parametrize("cheat", [favours_a_job, makes_chunks_small])
+def test_a_simulator_that_had_a_say_would_be_found_out(
+    cheat: Callable[[World], None], tmp_path: Path
+) -> None:
+    with recorded() as calls:
+        world = World(pace=exact)
+        world.kernel(2)
+        ann, bob = world.client("ann"), world.client("bob")
+        requests = [c.submit("nap", [0.01] * 900) for c in (ann, bob)]
+        world.until(lambda: all(r.done for r in requests))
+        cheat(world)
+        world.run_for(5.0)
+    done = replayed(calls, tmp_path / "calls")
+    assert "AssertionError" in done.stderr
+
+
+#: They judge what came about, and nobody in the simulator may know them.
+JUDGES = {"shares"}
+#: What the simulator may have of the core: what one makes, asks and reads, none of its rules.
+DOORS = {
+    "park.core.dispatcher",
+    "park.core.manager",
+    "park.core.outcome",
+    "park.core.store",
+    "park.kernel.lifecycle",
+    "park.mirror",
+    "park.model",
+}
+#: What rules are made of.
+RULES = {
+    "weight",
+    "priority",
+    "tags",
+    "age",
+    "usage",
+    "share",
+    "balance",
+    "credit",
+    "charge",
+    "pick",
+    "virtual",
+}
+
+
+def rules(text: str, judge: bool = False) -> list[str]:
+    """What in the source *text* of a module of the simulator is, or could be, a rule of its own."""
+    found = []
+    foreign: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        line = getattr(node, "lineno", 0)
+        for name in names_in(node):
+            if name in RULES and not judge:
+                found.append(f"line {line}: {name}")
+        if isinstance(node, ast.Import):
+            found += [f"line {line}: import {a.name}" for a in node.names if a.name.startswith("park")]
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if module.startswith("park."):
+                foreign |= {alias.asname or alias.name for alias in node.names}
+                if module not in DOORS and not module.startswith("park.wire"):
+                    found.append(f"line {line}: from {module}")
+            if {module.rpartition(".")[2], *(alias.name for alias in node.names)} & JUDGES:
+                found.append(f"line {line}: from a judge")
+        if isinstance(node, ast.ClassDef):
+            found += [f"line {line}: class of {ast.unparse(b)}" for b in node.bases if root(b) in foreign]
+        for target in targets(node):
+            if isinstance(target, ast.Attribute) and root(target) in foreign:
+                found.append(f"line {line}: {ast.unparse(target)} =")
+            # the state of a machine: anything below what stands for one
+            if isinstance(target, ast.Attribute | ast.Subscript) and machine_in(target.value):
+                found.append(f"line {line}: {ast.unparse(target)} =")
+        if isinstance(node, ast.Call) and root(node.func) in {"setattr", "delattr", "exec", "eval", "vars"}:
+            found.append(f"line {line}: {ast.unparse(node.func)}")
+        if isinstance(node, ast.Attribute) and node.attr in {"__dict__", "__class__", "__setattr__"}:
+            found.append(f"line {line}: {node.attr}")
+    return found
+
+
+def names_in(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Name):
+        yield node.id
+    elif isinstance(node, ast.Attribute):
+        yield node.attr
+    elif isinstance(node, ast.arg):
+        yield node.arg
+
+
+def root(node: ast.AST) -> str:
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def machine_in(node: ast.AST) -> bool:
+    """Whether the expression goes through a machine: ``self.dispatcher.clock``, ``kernel.life`` ..."""
+    return any(
+        isinstance(n, ast.Attribute | ast.Name)
+        and (n.attr if isinstance(n, ast.Attribute) else n.id) in {"dispatcher", "life", "manager", "mirror"}
+        for n in ast.walk(node)
+    )
+
+
+def targets(node: ast.AST) -> Iterator[ast.AST]:
+    found: list[ast.AST] = []
+    if isinstance(node, ast.Assign | ast.Delete):
+        found = list(node.targets)
+    elif isinstance(node, ast.AugAssign | ast.AnnAssign | ast.For | ast.NamedExpr):
+        found = [node.target]
+    for target in found:
+        yield from target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "tests" / "sim").glob("*.py")), ids=lambda f: f.name)
+def test_the_simulator_has_no_rule_of_its_own(file: Path) -> None:
+    assert rules(file.read_text(), judge=file.stem in JUDGES) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from park.core.fairshare import ServiceClock",
+        "from park.core.dispatcher import Dispatcher\nclass Mine(Dispatcher): pass",
+        "from park.core.dispatcher import Dispatcher\nDispatcher._deal = lambda self: None",
+        "world.dispatcher.clock = None",
+        "self.manager.dispatcher.estimates._mean[1] = 2.0",
+        "del kernel.life.ahead[3]",
+        "next_job = min(jobs, key=lambda j: -j.priority)",
+        "setattr(world, 'x', 1)",
+        "from tests.sim import shares",
+        "def serve(weight): ...",
+        "import park.core.work",
+    ],
+)
+def test_the_checker_sees_a_rule(text: str) -> None:
+    assert rules(text)
