@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import park
 from benchmarks.scale import SLOTS
 from park.core.server import ServerProxy
+from park.util.keys import CLIENT, POOL, Keyring, key_folder
 
 NAMES = ("local", "ipc", "tcp")
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,13 +53,22 @@ def service(name: str, profiles: Path | None = None) -> Iterator[ServerProxy]:
             return process
 
         file = home / "connection.json"
-        bind = ["--bind", "tcp://127.0.0.1:0"] if name == "tcp" else []
+        tcp = name == "tcp"
+        bind = ["--bind", "tcp://127.0.0.1:0"] if tcp else []
         broker = start("broker", "--home", folder, *bind)
         until(lambda: file.exists() or broker.poll() is not None)
         if not file.exists():
             raise RuntimeError((home / "broker.log").read_text())
-        start("kernel", "--broker", str(file), "--slots", str(SLOTS))
-        remote = park.connect(file)
+        address, options = str(file), []
+        if tcp:
+            address = json.loads(file.read_text())["tcp"]["clients"]
+            Keyring(home).new("bench", POOL, home / "kernel.key")
+            options = ["--key", str(home / "kernel.key")]
+            os.environ["XDG_CONFIG_HOME"] = str(home / "config")
+            key_folder(address).mkdir(parents=True)
+            Keyring(home).new("bench", CLIENT, key_folder(address) / "bench.key")
+        start("kernel", "--broker", address, "--slots", str(SLOTS), *options)
+        remote = park.connect(address)
         processes.callback(remote.close)  # type: ignore[attr-defined]
         until(lambda: len(remote.kernels()) == 1)
         yield remote

@@ -6,28 +6,40 @@ import atexit
 import hashlib
 import json
 import os
+import platform
 import shutil
 import stat
 import tempfile
 import time
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from park.core.loop import BrokerLoop
 from park.core.manager import JobManager
 from park.core.server import ServerProxy, usertag
-from park.errors import InvalidRequest, NoBroker, Refused
+from park.errors import InvalidRequest, NoBroker, ParkError, Refused
 from park.link import Link
+from park.util.addresses import (
+    NAMES,
+    VERSION,
+    Place,
+    check_bind,
+    find_broker,
+    seen_from_elsewhere,
+)
+from park.util.keys import CLIENT, Key, Keyring, find_key, read_key
 from park.util.lanes import Junction
 from park.util.reactor import Reactor
 
+if TYPE_CHECKING:
+    from park.util.sockets import Doorkeeper, Publisher, Router
+
 #: Seconds in which a broker must answer the first hello.
 FIRST_ANSWER = 4.5
-#: The broker's port for clients; kernels use the next one, the table the one after it.
-PORT = 7275
 #: The longest path of an ipc socket, bytes.
 MAX_IPC_PATH = 107
-_NAMES = ("clients", "kernels", "table")
+#: How often three free ports in a row are looked for.
+PORT_TRIES = 50
 
 
 class ServiceManager:
@@ -41,11 +53,15 @@ class ServiceManager:
         self.reactor = reactor if reactor is not None else Reactor()
         self.clients, self.kernels, self.board = Junction(), Junction(), Junction()
         self.loop: BrokerLoop | None = None
+        #: a folder of its own, which goes with it
         self._folder: Path | None = None
+        #: where it listens, by name: over ipc, and over tcp
         self.endpoints: dict[str, str] = {}
+        self.tcp: dict[str, str] = {}
+        self.keyring: Keyring | None = None
 
     def __repr__(self) -> str:
-        where = self.endpoints.get("clients", "this process")
+        where = self.tcp.get("clients") or self.endpoints.get("clients", "this process")
         return f"<ServiceManager at {where}: {self.manager!r}>"
 
     def open(self) -> Self:
@@ -55,36 +71,87 @@ class ServiceManager:
         return self
 
     def listen(self, bind: str | None = None, home: Path | None = None) -> Self:
-        """Begin to serve over sockets: *bind* is ``tcp://HOST:PORT``, None: ipc in *home*, or a private folder.
+        """Begin to serve over sockets: over ipc in *home* (None: in a private folder), and at *bind* if it is given.
 
-        Raises Refused for an address beyond this machine, NoBroker where nothing can be bound.
+        *bind* is ``tcp://HOST:PORT``, of any of this machine's addresses, PORT 0 for three free ones in a row:
+        there only those are let in who have a key, which the broker knows from *home*. Raises InvalidRequest,
+        Refused for key files that others could have changed, NoBroker where nothing can be bound.
         """
-        from park.util.sockets import Publisher, Router
+        from park.util.sockets import Publisher, Router, has_curve
 
-        addresses = check_bind(bind) if bind is not None else self._ipc(home)
-        doors = (Router(), Router(), Publisher())
+        if bind is not None:
+            check_bind(bind)
+        folder = self._sockets(home)
+        if bind is not None or has_curve():
+            self.keyring = Keyring(home if home is not None else folder)
+            self.keyring.pair()
+        local = (Router(), Router(), Publisher())
         try:
-            for name, door, address in zip(_NAMES, doors, addresses, strict=True):
-                self.endpoints[name] = door.bind(address)
-        except NoBroker:
-            for door in doors:
+            for name, door in zip(NAMES, local, strict=True):
+                self.endpoints[name] = door.bind(f"ipc://{folder / name}")
+            keyed = self._keyed(bind, self.keyring) if bind is not None and self.keyring is not None else None
+        except ParkError:
+            for door in local:
                 door.close()
             raise
-        self.loop = BrokerLoop(self.manager, *doors)
-        self.reactor.listen(doors[0].fileno())
-        self.reactor.listen(doors[1].fileno())
+        self.loop = BrokerLoop(self.manager, *local, keyed)
+        for router in (*local[:2], *(keyed[:2] if keyed is not None else ())):
+            self.reactor.listen(router.fileno())
         self.reactor.add(self.loop)
         return self
 
+    def _keyed(self, bind: str, keyring: Keyring) -> tuple[Router, Router, Publisher]:
+        """The doors at *bind*, and a doorkeeper in the reactor who knows the *keyring*."""
+        from park.util.sockets import Doorkeeper
+
+        keyring.entries()  # refuses what others could have changed
+        keyring.own(usertag())
+        keeper = Doorkeeper(keyring.pair(), keyring.find)
+        for tries_left in reversed(range(PORT_TRIES if bind.endswith(":0") else 1)):
+            try:
+                doors = self._row(bind, keeper)
+                break
+            except NoBroker:
+                if not tries_left:
+                    keeper.close()
+                    raise
+        self.reactor.listen(keeper.fileno())
+        self.reactor.add(keeper)
+        return doors
+
+    def _row(self, bind: str, keeper: Doorkeeper) -> tuple[Router, Router, Publisher]:
+        """Doors at a port and the two after it. Raises NoBroker if one of them is taken."""
+        from park.util.sockets import KeyedRouter, Publisher
+
+        doors = (KeyedRouter(keeper, "clients"), KeyedRouter(keeper, "kernels"), Publisher(keeper))
+        try:
+            first = self.tcp["clients"] = doors[0].bind(bind)
+            for name, door, address in zip(NAMES[1:], doors[1:], check_bind(first)[1:], strict=True):
+                self.tcp[name] = door.bind(address)
+        except (NoBroker, InvalidRequest) as error:
+            for door in doors:
+                door.close()
+            raise NoBroker(str(error)) from error
+        return doors
+
     def write_connection(self, file: Path) -> None:
         """Write the connection file (mode 0600), whole or not at all."""
-        text = json.dumps(
-            {"version": 1, "store": self.manager.store.id, "pid": os.getpid(), **self.endpoints}, indent=2
-        )
+        fields: dict[str, Any] = {
+            "version": VERSION,
+            "store": self.manager.store.id,
+            "pid": os.getpid(),
+            "host": platform.node(),
+            **self.endpoints,
+        }
+        if self.keyring is not None:
+            fields["public"] = self.keyring.pair().public
+        if self.tcp and self.keyring is not None:
+            fields["tcp"] = {name: seen_from_elsewhere(address) for name, address in self.tcp.items()}
+            fields["key"] = str(self.keyring.own(usertag()))
         part = file.with_name(f".{file.name}.{os.getpid()}")
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as out:
-            out.write(text + "\n")
+            out.write(json.dumps(fields, indent=2) + "\n")
         part.replace(file)
 
     def close(self) -> None:
@@ -93,14 +160,15 @@ class ServiceManager:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _ipc(self, home: Path | None) -> list[str]:
+    def _sockets(self, home: Path | None) -> Path:
+        """The folder of the ipc sockets."""
         folder = home / "sockets" if home is not None else None
         if folder is None:
             folder = self._folder = Path(tempfile.mkdtemp(prefix="park-"))
-        elif len(os.fsencode(folder / _NAMES[0])) > MAX_IPC_PATH:
+        elif len(os.fsencode(folder / NAMES[0])) > MAX_IPC_PATH:
             folder = self._folder = short_folder(folder)
         _make_private(folder)
-        return [f"ipc://{folder / name}" for name in _NAMES]
+        return folder
 
 
 def short_folder(folder: Path) -> Path:
@@ -121,97 +189,77 @@ def _make_private(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-def check_bind(bind: str) -> list[str]:
-    """The three addresses of a broker at *bind*. Raises InvalidRequest, or Refused for one beyond this machine."""
-    from park.util.sockets import check_address
-
-    addresses = _tcp(bind)
-    if not addresses:
-        raise InvalidRequest(f"{bind!r} is no address to listen at: give tcp://127.0.0.1:{PORT}")
-    check_address(bind)
-    return addresses
-
-
-def _tcp(url: str) -> list[str]:
-    """The addresses at a port and the two after it; none if *url* is no address of tcp."""
-    host, _, port = url.removeprefix("tcp://").rpartition(":")
-    if not url.startswith("tcp://") or not host or not port.isdigit() or int(port) > 65533:
-        return []
-    return [f"tcp://{host}:{int(port) + i if int(port) else 0}" for i in range(3)]
-
-
-def read_connection(broker: str | os.PathLike[str] | None) -> dict[str, str]:
-    """The endpoints of a broker, by name, from a URL or a connection file (None: $PARK_BROKER, then the home's).
-
-    Raises NoBroker in words.
-    """
-    where = (
-        os.fspath(broker)
-        if broker is not None
-        else os.environ.get("PARK_BROKER") or str(default_home() / "connection.json")
-    )
-    if addresses := _tcp(where):
-        return dict(zip(_NAMES, addresses, strict=True))
-    if "://" in where and not where.startswith("ipc://"):
-        raise NoBroker(
-            f"{where!r} is no address of a broker: give tcp://HOST:PORT, ipc://FOLDER, or the path of a connection file"
-        )
-    if where.startswith("ipc://"):
-        folder = where.removesuffix("/clients")
-        return {name: f"{folder}/{name}" for name in _NAMES}
-    file = Path(where).expanduser()
-    if file.is_dir():
-        file = file / "connection.json"
-    try:
-        found = json.loads(file.read_text())
-        if found["version"] != 1:
-            raise NoBroker(
-                f"{file} was written by another release of PARK (version {found['version']}, not 1)"
-            )
-        return {name: str(found[name]) for name in _NAMES}
-    except FileNotFoundError:
-        raise NoBroker(
-            f"no broker: {file} does not exist. Start one with `park-broker`, or give its connection file or its "
-            "address (tcp://HOST:PORT) as --broker, PARK_BROKER or park.connect(...)"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NoBroker(f"{file} is no connection file of a broker: {error}") from error
-
-
-def default_home() -> Path:
-    """The broker's home without ``--home``: $PARK_HOME, else the user's state folder."""
-    if home := os.environ.get("PARK_HOME"):
-        return Path(home).expanduser()
-    state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "park"
-
-
 def connect(broker: str | os.PathLike[str] | None = None, user: str | None = None) -> ServerProxy:
-    """The service of a running broker: a URL (``tcp://127.0.0.1:7275``), or the path of its connection file.
+    """The service of a running broker: a URL (``tcp://head:7275``), or the path of its connection file.
 
-    None: $PARK_BROKER, else the file of the broker in the default home. *user*: who you are, by default
-    `park.usertag()`. Raises NoBroker when none answers within 5 s.
+    None: $PARK_BROKER, else the file of the broker in the default home. On the broker's machine its file leads over
+    ipc, and *user* is who you are, by default `park.usertag()`. Over tcp you are whose key you have, in
+    ``~/.config/park/keys/HOST_PORT``; *user* says which, if there are several. Raises NoBroker when none answers
+    within 5 s, or lets you in; Refused for a key that others could have read.
     """
     from park.util.sockets import Dealer, Subscriber, check_listener
 
     began = time.monotonic()
-    endpoints = read_connection(broker)
-    name = os.fspath(broker) if broker is not None else os.environ.get("PARK_BROKER") or endpoints["clients"]
-    check_listener(endpoints["clients"], FIRST_ANSWER)
+    place = find_broker(broker)
+    name = os.fspath(broker) if broker is not None else os.environ.get("PARK_BROKER") or place.clients
+    check_listener(place.clients, FIRST_ANSWER)
+    key = key_for(place, (CLIENT,), user)
     reactor = Reactor()
-    line, table = Dealer(endpoints["clients"]), Subscriber(endpoints["table"])
-    link = Link(reactor, line, table, user or usertag(), name)
+    line, table = Dealer(place.clients, key), Subscriber(place.table, key)
+    # the broker charges the key's name, whoever we say that we are
+    link = Link(reactor, line, table, user or usertag() if key is None else key.name, name)
     reactor.listen(line.fileno())
     reactor.listen(table.fileno())
     reactor.add(link)
     reactor.start("park-link")
     if not link.wait_live(began + FIRST_ANSWER - time.monotonic()):
+        trouble = reactor.call(line.trouble)
         reactor.stop()
         raise NoBroker(
-            f"no broker answers at {endpoints['clients']} within {FIRST_ANSWER:.1f} s, though something listens "
+            refusal(place.clients, key, trouble)
+            or f"no broker answers at {place.clients} within {FIRST_ANSWER:.1f} s, though something listens "
             "there: is it a broker, and does it work?"
         )
     return RemoteService(link, reactor)
+
+
+def key_for(
+    place: Place, roles: tuple[str, ...], user: str | None = None, file: Path | None = None
+) -> Key | None:
+    """The key to show at *place*, of *file* if it is given; None over ipc, where none is needed.
+
+    Raises NoBroker where there is none, Refused for one that others could have read, or that is for other *roles*.
+    """
+    if place.is_local:
+        if file is not None:
+            raise InvalidRequest(f"{place.clients} takes no key: with --key give the broker's tcp address")
+        return None
+    if file is None and CLIENT in roles and place.key is not None and place.key.exists():
+        file = place.key
+    if file is None:
+        return find_key(place.clients, roles, user, usertag())
+    key = read_key(file)
+    if key.role not in roles:
+        who, how = ("client", "NAME") if CLIENT in roles else ("kernel", "NAME --kernel")
+        raise Refused(
+            f"{file} is a {key.role}'s key: a {who} needs a key of its own, from `park keys new {how}`"
+        )
+    return key
+
+
+def refusal(address: str, key: Key | None, trouble: str) -> str:
+    """Why the broker at *address* does not let us in, as its socket saw it (`Caller.trouble`); "": it is not known."""
+    if key is None or not trouble:
+        return ""
+    if trouble == "key":
+        return (
+            f"the broker at {address} does not let us in with {key.path}: the key of {key.name} is not, or no longer, "
+            f"registered there as a {key.role}'s (`park keys list` on its machine shows which are)"
+        )
+    return (
+        f"something listens at {address} but does not let us in with {key.path}: that key is for another broker, or "
+        "for one that had another home, or what listens there is no broker"
+    )
 
 
 class RemoteService(ServerProxy):

@@ -17,8 +17,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
+
 from park.core.server import ServerProxy
 from park.service import connect
+from park.util.keys import CLIENT, POOL, Keyring, key_folder
 
 HERE = Path(__file__).parent
 #: This checkout's park, whether or not it is installed, and none of the settings of who runs the tests.
@@ -103,7 +106,10 @@ class Process:
 
 
 class Fabric(ExitStack):
-    """A broker and kernels in processes of their own, with a short lease."""
+    """A broker and kernels in processes of their own, with a short lease.
+
+    *keys*: over tcp, with keys for the client "tester" and for a pool kernel, found where people's keys lie.
+    """
 
     def __init__(
         self,
@@ -112,8 +118,14 @@ class Fabric(ExitStack):
         lease: float = 1.0,
         heartbeat: float = 0.2,
         home: Path | None = None,
+        keys: bool = False,
     ) -> None:
         super().__init__()
+        if keys:
+            options = (*options, "--bind", "tcp://127.0.0.1:0")
+        self._keys = keys
+        #: where this fabric's people have their settings
+        self.config = folder / "config"
         self.folder = folder
         self.home = home if home is not None else folder / "home"
         self.connection = self.home / "connection.json"
@@ -123,12 +135,38 @@ class Fabric(ExitStack):
 
     def __enter__(self) -> Self:
         self.start_broker()
+        if self._keys:
+            patch = pytest.MonkeyPatch()
+            self.callback(patch.undo)
+            patch.setenv("XDG_CONFIG_HOME", str(self.config))
+            self.new_key("tester")
+            self.new_key("tester", POOL)
         return super().__enter__()
+
+    @property
+    def url(self) -> str:
+        """The bare URL of a broker that listens on tcp."""
+        return str(self.endpoints["tcp"]["clients"])
+
+    @property
+    def address(self) -> str:
+        """What clients and kernels are told: the connection file, or with keys the bare URL."""
+        return self.url if self._keys else str(self.connection)
+
+    def new_key(self, name: str, role: str = CLIENT, file: Path | None = None) -> Path:
+        """A key for this broker, by default where its owner's processes look for it."""
+        if file is None:
+            folder = key_folder(self.url)
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"{name}.{role}.key"
+        Keyring(self.home).new(name, role, file)
+        return file
 
     def start(self, *command: str, **options: Any) -> Process:
         """A Python process that ends with the fabric."""
         self._count += 1
         log = self.folder / f"log{self._count}"
+        options["env"] = {"XDG_CONFIG_HOME": str(self.config)} | options.get("env", {})
         process = Process([sys.executable, *command], log, **options)
         self.callback(process.end)
         return process
@@ -143,7 +181,7 @@ class Fabric(ExitStack):
     def start_kernel(self, slots: int = 1) -> Process:
         """A kernel; it need not be connected yet."""
         return self.start(
-            "-m", "park.cli.kernel", "--broker", str(self.connection), "--slots", str(slots), cwd=self.folder
+            "-m", "park.cli.kernel", "--broker", self.address, "--slots", str(slots), cwd=self.folder
         )
 
     def start_kernels(self, count: int) -> list[Process]:
@@ -155,18 +193,18 @@ class Fabric(ExitStack):
 
     def connect(self, user: str = "tester") -> ServerProxy:
         """A client's connection, which ends with the fabric at the latest."""
-        service = connect(self.connection, user)
+        service = connect(self.address, user)
         self.callback(service.close)  # type: ignore[attr-defined]
         return service
 
     def script(self, text: str, *arguments: str, **options: Any) -> Process:
         """A script that finds this broker through PARK_BROKER."""
-        env = {"PARK_BROKER": str(self.connection)} | options.pop("env", {})
+        env = {"PARK_BROKER": self.address} | options.pop("env", {})
         return self.start("-c", textwrap.dedent(text), *arguments, env=env, **options)
 
     def park(self, *arguments: str) -> Process:
         """A ``park`` command."""
-        return self.start("-m", "park.cli.park", *arguments, env={"PARK_BROKER": str(self.connection)})
+        return self.start("-m", "park.cli.park", *arguments, env={"PARK_BROKER": self.address})
 
     @property
     def endpoints(self) -> dict[str, Any]:

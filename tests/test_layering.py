@@ -78,7 +78,10 @@ ROOMS = {
     # 2: one library each
     "park.payload": Room(2, libraries=("cloudpickle",)),
     "park.core.store": Room(2, libraries=("lmdb",), never=PICKLES),
-    "park.util.sockets": Room(2, libraries=("zmq",)),
+    "park.util.sockets": Room(2, beside=("park.util.keys", "park.util.zap"), libraries=("zmq",)),
+    "park.util.zap": Room(2, beside=("park.util.keys",)),
+    "park.util.keys": Room(2, beside=("park.util.sockets",)),
+    "park.util.addresses": Room(2),
     "park.util.reactor": Room(2),
     "park.util.channel": Room(2),
     "park.util.bar": Room(2, libraries=("tqdm",)),

@@ -20,8 +20,9 @@ from park.cli.common import in_words
 )
 @click.option(
     "--bind",
-    metavar="tcp://127.0.0.1:PORT",
-    help="Listen on TCP instead of ipc: clients here, kernels at PORT + 1, the table at PORT + 2.",
+    metavar="tcp://HOST:PORT",
+    help="Listen on TCP too, for those with a key (see `park keys`): clients here, kernels at PORT + 1, the table "
+    "at PORT + 2.",
 )
 @click.option(
     "--connection-file",
@@ -49,7 +50,8 @@ def main(
     """Serve jobs until it is stopped (Ctrl-C or SIGTERM); stored jobs stay in the home."""
     from park.core.manager import JobManager
     from park.core.store import JobStore
-    from park.service import ServiceManager, check_bind, default_home
+    from park.service import ServiceManager
+    from park.util.addresses import check_bind, default_home
 
     with in_words("park-broker"):
         if bind is not None:
@@ -65,8 +67,9 @@ def main(
             raise
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: manager.reactor.stop())
+        places = [manager.endpoints["clients"], *([manager.tcp["clients"]] if bind is not None else [])]
         print(
-            f"park-broker: serving at {manager.endpoints['clients']}, connection file {file}",
+            f"park-broker: serving at {' and '.join(places)}, connection file {file}",
             file=sys.stderr,
             flush=True,
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -23,8 +25,13 @@ PATIENCE = 5.0
     metavar="auto|N",
     help="Units to run at once (default: the CPUs that this process may use).",
 )
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    help="The kernel's key over tcp (default: the kernel's key in ~/.config/park/keys/HOST_PORT).",
+)
 @click.version_option(package_name="park-fit")
-def main(broker: str | None, slots: str) -> None:
+def main(broker: str | None, slots: str, key: Path | None) -> None:
     """Run units for a broker until it is stopped (Ctrl-C or SIGTERM).
 
     The kernel runs whatever code the broker's clients send, as you: connect it only to a broker you trust.
@@ -32,7 +39,9 @@ def main(broker: str | None, slots: str) -> None:
     from park.core.server import usertag
     from park.kernel.loop import KernelLoop
     from park.local import check_slots, default_slots
-    from park.service import read_connection
+    from park.service import key_for, refusal
+    from park.util.addresses import find_broker
+    from park.util.keys import KERNEL, POOL
     from park.util.reactor import Reactor
     from park.util.sockets import Dealer
 
@@ -42,16 +51,19 @@ def main(broker: str | None, slots: str) -> None:
             if slots == "auto"
             else check_slots(int(slots) if slots.isdigit() else slots, "--slots")
         )
-        endpoints = read_connection(broker)
+        place = find_broker(broker)
+        shown = key_for(place, (KERNEL, POOL), file=key)
         reactor = Reactor()
-        line = Dealer(endpoints["kernels"])
+        line = Dealer(place.kernels, shown)
         kernel = KernelLoop(reactor, line, count, usertag())
         reactor.listen(line.fileno())
         reactor.add(kernel)
-        reactor.add(Teller(kernel.presence, endpoints["kernels"]))
+        reactor.add(
+            Teller(kernel.presence, place.kernels, lambda: refusal(place.kernels, shown, line.trouble()))
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: reactor.stop())
-        say(f"{count} slot{'s'[: count != 1]} for the broker at {endpoints['kernels']}")
+        say(f"{count} slot{'s'[: count != 1]} for the broker at {place.kernels}")
         reactor.run()
 
 
@@ -63,9 +75,11 @@ def say(text: str) -> None:
 class Teller:
     """A part of the kernel's reactor that says when the broker is found, and when it is missed."""
 
-    def __init__(self, presence: Presence, address: str) -> None:
+    def __init__(self, presence: Presence, address: str, refusal: Callable[[], str]) -> None:
         self._presence = presence
         self._address = address
+        #: why the broker does not let us in, if that is known
+        self._refusal = refusal
         self._connected = False
         #: when it is missed; None: that was said, or there is nothing to miss
         self._missed_at: float | None = time.monotonic() + PATIENCE
@@ -78,7 +92,8 @@ class Teller:
         elif self._connected and not connected:
             self._missed_at = now + PATIENCE
         elif self._missed_at is not None and now >= self._missed_at:
-            say(f"no broker answers at {self._address}; it is called until one does")
+            why = self._refusal() or f"no broker answers at {self._address}"
+            say(f"{why}; it is called until one does")
             self._missed_at = None
         self._connected = connected
         return False

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from park.cli.common import broker_option, in_words, open_service
+from park.cli.keys import keys
 from park.errors import InvalidRequest
 from park.model import PRIORITIES, JobRecord
 
@@ -22,6 +23,9 @@ def main() -> None:
     The broker is found through $PARK_BROKER, the connection file in the default home, or the --broker of each
     command.
     """
+
+
+main.add_command(keys)
 
 
 @main.command()

@@ -8,18 +8,22 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from park.core.manager import JobManager
-from park.core.outcome import Event, Send, Tick
+from park.core.outcome import Account, Event, Send, Tick
 from park.errors import ProtocolError
-from park.wire import codec
+from park.wire import codec, messages
 
 #: Messages of one side that are taken in one turn.
 BATCH = 256
 #: Seconds between two heads of the table.
 HEAD = 1.0
+_HELLOS = (messages.Hello, messages.KernelHello)
 
 
 class Door(Protocol):
     """Where many peers come in: a junction of lanes or a ROUTER."""
+
+    def account(self, name: bytes) -> Account | None:
+        """Whose key the peer showed; None: it is the broker's own Unix user."""
 
     def send(self, name: bytes, frames: list[Any]) -> None: ...
 
@@ -37,12 +41,25 @@ class Board(Protocol):
 
 
 class BrokerLoop:
-    """One broker's part in a reactor: doors for clients and for kernels, and a board for mirrors."""
+    """One broker's part in a reactor: doors for clients and for kernels, and a board for mirrors.
 
-    def __init__(self, manager: JobManager, clients: Door, kernels: Door, board: Board) -> None:
+    *keyed*: three more, for those who come with a key. The peers of a door bear its letter.
+    """
+
+    def __init__(
+        self,
+        manager: JobManager,
+        clients: Door,
+        kernels: Door,
+        board: Board,
+        keyed: tuple[Door, Door, Board] | None = None,
+    ) -> None:
         self.manager = manager
         self._doors = {b"c": clients, b"k": kernels}
-        self._board = board
+        self._boards = [board]
+        if keyed is not None:
+            self._doors |= {b"C": keyed[0], b"K": keyed[1]}
+            self._boards.append(keyed[2])
         self._head_at = 0.0
         self._tick_at = 0.0
         #: messages seen, by name and direction
@@ -63,7 +80,7 @@ class BrokerLoop:
                 got = door.receive()
                 if got is None:
                     break
-                self._decode(side, *got, events)
+                self._decode(side, door, *got, events)
         moved = bool(events)
         if now >= self._tick_at:
             events.append(Tick(time.time()))
@@ -71,7 +88,7 @@ class BrokerLoop:
             self._do(events, now)
         if now >= self._head_at:
             self._head_at = now + HEAD
-            self._board.publish(codec.encode(self.manager.head))
+            self._publish(codec.encode(self.manager.head))
         return moved
 
     def deadline(self) -> float | None:
@@ -80,17 +97,29 @@ class BrokerLoop:
     def close(self) -> None:
         for door in self._doors.values():
             door.close()
-        self._board.close()
+        for board in self._boards:
+            board.close()
         self.manager.close()
 
-    def _decode(self, side: bytes, name: bytes, frames: list[Any], events: list[Event | Tick]) -> None:
+    def _decode(
+        self, side: bytes, door: Door, name: bytes, frames: list[Any], events: list[Event | Tick]
+    ) -> None:
+        account: Account | None = None
         try:
             message, payload = codec.decode(frames)
+            if isinstance(message, _HELLOS):
+                if isinstance(message, messages.Hello) != (side in b"cC"):
+                    raise ProtocolError("clients come in at one door, kernels at another")
+                account = door.account(name)
         except ProtocolError:
             self.malformed += 1
             return
-        self.counts[f"{side.decode()} > {type(message).__name__}"] += 1
-        events.append(Event(side + name, message, payload))
+        self.counts[f"{side.decode().lower()} > {type(message).__name__}"] += 1
+        events.append(Event(side + name, message, payload, account))
+
+    def _publish(self, frames: list[Any]) -> None:
+        for board in self._boards:
+            board.publish(frames)
 
     def _do(self, events: Sequence[Event | Tick], now: float) -> None:
         turn = self.manager.decide(events, now)
@@ -98,7 +127,7 @@ class BrokerLoop:
         self.manager.commit(turn)
         if turn.publish is not None:
             self.counts["t < Deltas"] += 1
-            self._board.publish(codec.encode(*turn.publish))
+            self._publish(codec.encode(*turn.publish))
         self._send(turn.sends_after_commit)
         deadline = self.manager.dispatcher.next_deadline()
         self._tick_at = float("inf") if deadline is None else deadline
@@ -106,5 +135,5 @@ class BrokerLoop:
     def _send(self, sends: list[Send]) -> None:
         for send in sends:
             side = send.peer[:1]
-            self.counts[f"{side.decode()} < {type(send.message).__name__}"] += 1
+            self.counts[f"{side.decode().lower()} < {type(send.message).__name__}"] += 1
             self._doors[side].send(send.peer[1:], codec.encode(send.message, send.payload))  # type: ignore[arg-type]

@@ -7,14 +7,20 @@ in each turn, and a cycle ends when no socket has anything left. So a reactor ma
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import socket as plain
+import time
+from collections.abc import Callable
 from typing import Any
 
 import zmq
+from zmq.utils import z85
+from zmq.utils.monitor import parse_monitor_message
 
+from park.core.outcome import Account
 from park.errors import NoBroker, ProtocolError, Refused
+from park.util import zap
+from park.util.keys import POOL, Entry, Key, Pair
 from park.wire.parts import PIECE, Joiner, split
 
 Frames = list[Any]
@@ -43,18 +49,20 @@ def _open(context: zmq.Context[zmq.Socket[bytes]], kind: int, hwm: int = HIGH_WA
     return socket
 
 
-def check_address(address: str) -> None:
-    """Refuse what would listen beyond this machine. Raises Refused."""
-    if address.startswith("ipc://"):
-        return
-    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-    with contextlib.suppress(ValueError):
-        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
-            return
-    raise Refused(
-        f"{address} would listen beyond this machine, where anybody could run code: this release "
-        "has no keys yet, so tcp addresses must be of the loopback, as tcp://127.0.0.1:7275"
-    )
+def has_curve() -> bool:
+    """Whether this ZeroMQ can encrypt."""
+    return bool(zmq.has("curve"))
+
+
+def new_pair() -> tuple[str, str]:
+    """A new CURVE pair: the public key and the secret one. Raises Refused where this ZeroMQ has none."""
+    if not has_curve():
+        raise Refused(
+            "this ZeroMQ was built without CURVE, and over tcp PARK needs it: install pyzmq from its wheel "
+            "(`pip install --force-reinstall --only-binary :all: pyzmq`), or stay on one machine, over ipc"
+        )
+    public, secret = zmq.curve_keypair()
+    return public.decode(), secret.decode()
 
 
 def check_listener(address: str, seconds: float) -> None:
@@ -75,16 +83,55 @@ def check_listener(address: str, seconds: float) -> None:
         ) from None
 
 
+class Doorkeeper:
+    """A part of the broker's reactor that answers ZeroMQ's question who may come in, for all sockets of its context.
+
+    ZeroMQ asks at one address of the context, so it is the doorkeeper's own. *pair* is the broker's.
+    """
+
+    def __init__(self, pair: Pair, find: Callable[[str, float], tuple[Entry | None, bool]]) -> None:
+        self.pair = pair
+        self._find = find
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = _open(self.context, zmq.REP)
+        self._socket.bind("inproc://zeromq.zap.01")
+
+    def fileno(self) -> int:
+        return int(self._socket.fileno())
+
+    def turn(self, now: float) -> bool:
+        moved = False
+        while int(self._socket.get(zmq.EVENTS)) & _POLLIN:
+            moved = True
+            frames = self._socket.recv_multipart(zmq.DONTWAIT)
+            reply = zap.answer(frames, lambda raw: self._find(z85.encode(raw).decode(), now))
+            self._socket.send_multipart(reply, zmq.DONTWAIT)
+        return moved
+
+    def deadline(self) -> float | None:
+        return None
+
+    def close(self) -> None:
+        """Close all sockets of the context."""
+        self.context.destroy(linger=0)
+
+
 class _Socket:
     def __init__(self, kind: int, context: zmq.Context[zmq.Socket[bytes]] | None = None) -> None:
         self._socket = _open(context if context is not None else zmq.Context.instance(), kind)
+
+    def _guard(self, keeper: Doorkeeper, domain: str) -> None:
+        """Only whom *keeper* lets in at the door *domain* may connect."""
+        self._socket.curve_secretkey = keeper.pair.secret.encode()
+        self._socket.curve_server = True
+        self._socket.zap_domain = domain.encode()
+        self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # nobody, should the keeper be gone
 
     def fileno(self) -> int:
         return int(self._socket.fileno())
 
     def bind(self, address: str) -> str:
         """Listen; the address as it is now (a port 0 is a free one)."""
-        check_address(address)
         if address.startswith("ipc://"):
             path = address.removeprefix("ipc://")
             with contextlib.suppress(
@@ -98,17 +145,6 @@ class _Socket:
             raise NoBroker(f"cannot listen at {address}: {os.strerror(error.errno or 0)}") from error
         return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
-    def _connect(self, address: str) -> None:
-        self._socket.setsockopt(zmq.IPV6, int("[" in address))
-        try:
-            self._socket.connect(address)
-        except zmq.ZMQError as error:
-            self.close()
-            raise NoBroker(
-                f"{address!r} is no address of a broker ({os.strerror(error.errno or 0).lower()}): "
-                "give tcp://HOST:PORT, ipc://FOLDER, or the path of a connection file"
-            ) from error
-
     def _waiting(self) -> bool:
         return bool(int(self._socket.get(zmq.EVENTS)) & _POLLIN)
 
@@ -117,13 +153,17 @@ class _Socket:
 
 
 class Router(_Socket):
-    """The broker's end towards clients, or towards kernels."""
+    """The broker's end towards clients, or towards kernels, of this Unix user: over ipc."""
 
-    def __init__(self) -> None:
-        super().__init__(zmq.ROUTER)
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]] | None = None) -> None:
+        super().__init__(zmq.ROUTER, context)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         #: messages of which a part is missing, by peer
         self._joiners: dict[bytes, Joiner] = {}
+
+    def account(self, name: bytes) -> Account | None:
+        """Whose key the peer showed."""
+        return None
 
     def send(self, name: bytes, frames: Frames) -> None:
         """To a peer that has gone, or that does not read: dropped; its lease will run out."""
@@ -133,7 +173,7 @@ class Router(_Socket):
 
     def receive(self) -> tuple[bytes, Frames] | None:
         while self._waiting():
-            name, *frames = self._socket.recv_multipart(zmq.DONTWAIT)
+            name, *frames = self._take()
             joiner = self._joiners.pop(name, None) or Joiner(MAX_MESSAGE)
             try:
                 whole = joiner.feed(frames)
@@ -144,24 +184,125 @@ class Router(_Socket):
             self._joiners[name] = joiner
         return None
 
+    def _take(self) -> list[bytes]:
+        """The next message, after the name of its peer."""
+        return self._socket.recv_multipart(zmq.DONTWAIT)
 
-class Dealer(_Socket):
+
+class KeyedRouter(Router):
+    """The same, over tcp, towards those who have a key.
+
+    A peer's name is its routing id and its User-Id, as they come with each message: a routing id is the
+    connection's, and whoever gets it after another is another peer.
+    """
+
+    def __init__(self, keeper: Doorkeeper, domain: str) -> None:
+        super().__init__(keeper.context)
+        self._guard(keeper, domain)
+
+    def account(self, name: bytes) -> Account:
+        role, _, who = name[1 + name[0] :].decode().partition(" ")
+        return Account(who, pool=role == POOL)
+
+    def send(self, name: bytes, frames: Frames) -> None:
+        super().send(name[1 : 1 + name[0]], frames)
+
+    def _take(self) -> list[bytes]:
+        head = self._socket.recv(zmq.DONTWAIT, copy=False)
+        routing = head.bytes
+        name = bytes((len(routing),)) + routing + str(head.get("User-Id")).encode()
+        return [name, *self._socket.recv_multipart(zmq.DONTWAIT)]
+
+
+class Caller(_Socket):
+    """A socket that connects. With a *key* it shows it, and knows why it is not let in."""
+
+    def __init__(
+        self,
+        kind: int,
+        address: str,
+        key: Key | None = None,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        super().__init__(kind, context)
+        self._address = address
+        self._monitor: zmq.Socket[bytes] | None = None
+        #: why the last handshake failed: "key" (the broker refused ours), "handshake" (there was none), or ""
+        self._trouble = ""
+        self._look_at = 0.0
+        if key is not None:
+            if not has_curve():
+                new_pair()  # says so
+            self._socket.curve_publickey = key.public.encode()
+            self._socket.curve_secretkey = key.secret.encode()
+            self._socket.curve_serverkey = key.broker.encode()
+            self._monitor = self._socket.get_monitor_socket(
+                zmq.EVENT_HANDSHAKE_SUCCEEDED
+                | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+                | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+                | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            )
+
+    def trouble(self) -> str:
+        """Why the broker does not let us in: "key" (it refused ours), "handshake" (there was none), "" (not known)."""
+        self._look()
+        return self._trouble
+
+    def _look(self) -> None:
+        """See what became of the handshakes. After a refusal ZeroMQ rests: call again, a second later at the earliest."""
+        if self._monitor is None or (now := time.monotonic()) < self._look_at:
+            return
+        self._look_at = now + 1.0
+        refused = False
+        while int(self._monitor.get(zmq.EVENTS)) & _POLLIN:
+            event = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))["event"]
+            refused = event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._trouble = ""
+            else:
+                self._trouble = "key" if refused else "handshake"
+        if refused:
+            with contextlib.suppress(zmq.ZMQError):
+                self._socket.disconnect(self._address)
+            self._socket.connect(self._address)
+
+    def _connect(self) -> None:
+        self._socket.setsockopt(zmq.IPV6, int("[" in self._address))
+        try:
+            self._socket.connect(self._address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise NoBroker(
+                f"{self._address!r} is no address of a broker ({os.strerror(error.errno or 0).lower()}): "
+                "give tcp://HOST:PORT, ipc://FOLDER, or the path of a connection file"
+            ) from error
+
+    def close(self) -> None:
+        if self._monitor is not None:
+            self._socket.disable_monitor()
+            self._monitor.close(0)
+        super().close()
+
+
+class Dealer(Caller):
     """A client's or a kernel's end. Its context is its own, so that `close` can wait until the last words are out."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, key: Key | None = None) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        super().__init__(zmq.DEALER, self._context)
+        super().__init__(zmq.DEALER, address, key, self._context)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         # what waits here is what the caller has asked for: nothing of it may be dropped
         self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._connect(address)
+        self._connect()
         self._joiner = Joiner(MAX_MESSAGE)
 
     def send(self, frames: Frames) -> None:
         """Without a connection: dropped; whoever said it says it again when the broker is back."""
-        with contextlib.suppress(zmq.Again):
+        try:
             for piece in split(frames):
                 self._socket.send_multipart(piece, zmq.DONTWAIT, copy=len(piece[1]) < 65536)
+        except zmq.Again:
+            self._look()
 
     def receive(self) -> Frames | None:
         while self._waiting():
@@ -175,15 +316,18 @@ class Dealer(_Socket):
         return None
 
     def close(self) -> None:
-        self._socket.close(LINGER)
+        self._socket.linger = LINGER
+        super().close()
         self._context.term()
 
 
 class Publisher(_Socket):
-    """The broker's end towards mirrors."""
+    """The broker's end towards mirrors; with a *keeper*, towards those who have a key."""
 
-    def __init__(self) -> None:
-        super().__init__(zmq.XPUB)
+    def __init__(self, keeper: Doorkeeper | None = None) -> None:
+        super().__init__(zmq.XPUB, keeper.context if keeper is not None else None)
+        if keeper is not None:
+            self._guard(keeper, "table")
 
     def publish(self, frames: Frames) -> None:
         while self._waiting():  # subscriptions; nobody needs to know
@@ -192,13 +336,16 @@ class Publisher(_Socket):
             self._socket.send_multipart(frames, zmq.DONTWAIT)
 
 
-class Subscriber(_Socket):
+class Subscriber(Caller):
     """A mirror's end."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(zmq.SUB)
+    def __init__(self, address: str, key: Key | None = None) -> None:
+        super().__init__(zmq.SUB, address, key)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"")
-        self._connect(address)
+        self._connect()
 
     def receive(self) -> Frames | None:
-        return self._socket.recv_multipart(zmq.DONTWAIT) if self._waiting() else None
+        if self._waiting():
+            return self._socket.recv_multipart(zmq.DONTWAIT)
+        self._look()
+        return None

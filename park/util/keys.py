@@ -1,0 +1,334 @@
+"""Key files: who a peer is, on disk.
+
+A key is a CURVE pair. Its public half is registered at the broker, with the name that is charged and what it is for;
+its secret half is in one file, which its owner takes away, together with the broker's public key: that file
+is all that a client or a kernel needs. A broker keeps in its home::
+
+    keys/broker.key                 its own pair
+    keys/ada.client.1f0c2a9b4d      who has a key: one file for each, named by name, role and the public key's hash
+
+Files have mode 0600 and belong to whoever uses them; what others can read or change is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from park.errors import InvalidRequest, NoBroker, Refused
+
+#: What a key is for. A pool kernel serves all owners, any other only the one whose name its key has.
+CLIENT, KERNEL, POOL = "client", "kernel", "pool"
+ROLES = (CLIENT, KERNEL, POOL)
+VERSION = 1
+#: How key files are called that clients and kernels take away.
+SUFFIX = ".key"
+#: Seconds between two looks into the folder for a key that is not known.
+RESCAN = 1.0
+#: A folder that changed so shortly before it was read may have changed again with the same time, ns.
+_COARSE = 1_000_000_000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Who has a key: *public* is its public half, *made* UTC seconds since 1970."""
+
+    name: str
+    role: str
+    public: str
+    made: float
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a client or a kernel shows, and the *broker* (its public key) to whom it shows it."""
+
+    name: str
+    role: str
+    public: str
+    secret: str
+    broker: str
+    path: Path
+
+    def __repr__(self) -> str:  # no secret in a traceback
+        return f"<Key of {self.name}, {self.role}: {self.path}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A CURVE pair, in the 40 letters of Z85 each."""
+
+    public: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"<Pair {self.public}>"
+
+
+def check_name(name: str) -> str:
+    """*name*, if it can be charged. Raises InvalidRequest.
+
+    >>> check_name("ada.lovelace")
+    'ada.lovelace'
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"{name!r} is no name for a key: it has 1 to 64 letters, digits and . _ @ + -, "
+            "and begins with a letter or a digit"
+        )
+    return name
+
+
+def plain_name(name: str) -> str:
+    """The nearest name that `check_name` takes."""
+    return re.sub(r"[^A-Za-z0-9._@+-]", "_", name).lstrip("._@+-")[:64] or "somebody"
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def read_private(file: Path) -> dict[str, Any]:
+    """What a key file says. Raises Refused if others could have read or changed it, or if it is none.
+
+    The file is looked at after it was opened, so that nobody can change it in between.
+    """
+    try:
+        with file.open("rb") as source:
+            _check_private(file, os.fstat(source.fileno()), "600")
+            found = json.loads(source.read(1 << 16))
+    except OSError as error:
+        raise Refused(
+            f"the key file {file} cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from error
+    except ValueError as error:
+        raise Refused(f"{file} is no key file: {error}") from error
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        raise Refused(f"{file} is no key file, or another release of PARK wrote it")
+    return found
+
+
+def _check_private(path: Path, found: os.stat_result, mode: str) -> None:
+    if os.name != "posix":  # no such modes there
+        return
+    if found.st_uid != os.geteuid():
+        raise Refused(
+            f"{path} belongs to user {found.st_uid}, not to you: keys are only taken from your own files"
+        )
+    if found.st_mode & 0o077:
+        raise Refused(
+            f"{path} has mode {stat.S_IMODE(found.st_mode):04o}, so others on this machine can get at it: run "
+            f"`chmod {mode} {path}`, and if somebody may have read a secret key there, make a new one"
+        )
+
+
+def write_private(file: Path, fields: dict[str, Any]) -> None:
+    """Write a new file of mode 0600, whole or not at all. Raises FileExistsError, OSError."""
+    descriptor, part = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w") as out:
+            json.dump({"version": VERSION, **fields}, out, indent=2)
+            out.write("\n")
+            out.flush()
+            os.fsync(out.fileno())
+        os.link(part, file)  # unlike a rename, it replaces nothing
+    finally:
+        os.unlink(part)
+
+
+def read_key(file: Path) -> Key:
+    """A client's or a kernel's key. Raises Refused in words."""
+    found = read_private(file)
+    try:
+        texts = {n: str(found[n]) for n in ("name", "role", "public", "secret", "broker")}
+    except KeyError as error:
+        raise Refused(f"{file} is no key of a client or a kernel: it has no {error}") from None
+    return Key(**texts, path=file)
+
+
+# -- the broker's side -----------------------------------------------------------------------------
+
+
+class Keyring:
+    """The keys that a broker knows, in the folder ``keys`` of its *home*.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> ring = Keyring(Path(folder.name))
+    >>> ring.new("ada", CLIENT, Path(folder.name) / "ada.key").name
+    'ada'
+    >>> [(e.name, e.role) for e in ring.entries()]
+    [('ada', 'client')]
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / "keys"
+        #: what was said to be wrong with the folder and its files
+        self._told: set[str] = set()
+        self._known: dict[str, Entry] = {}
+        self._looked = float("-inf")
+        #: the folder's time of change, when it was read
+        self._read: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<Keyring {self.folder}>"
+
+    def pair(self) -> Pair:
+        """The broker's own pair, made if there is none. Raises Refused."""
+        file = self._open() / "broker.key"
+        if not file.exists():
+            with contextlib.suppress(FileExistsError):  # somebody else has just made it
+                write_private(file, asdict(_new_pair()))
+        found = read_private(file)
+        try:
+            return Pair(str(found["public"]), str(found["secret"]))
+        except KeyError as error:
+            raise Refused(f"{file} is no pair of a broker: it has no {error}") from None
+
+    def new(self, name: str, role: str, file: Path) -> Key:
+        """Make a key, register it, and write it to *file* for its owner. Raises InvalidRequest, Refused."""
+        check_name(name)
+        broker, pair = self.pair().public, _new_pair()
+        entry = Entry(name, role, pair.public, time.time())
+        key = Key(name, role, pair.public, pair.secret, broker, file)
+        try:
+            write_private(file, {n: v for n, v in asdict(key).items() if n != "path"})
+        except FileExistsError:
+            raise Refused(f"{file} exists already: name another file with -o") from None
+        except OSError as error:
+            raise Refused(f"the key cannot be written to {file}: {(error.strerror or '').lower()}") from error
+        write_private(self._open() / f"{name}.{role}.{_short(pair.public)}", asdict(entry))
+        return key
+
+    def own(self, name: str) -> Path:
+        """The file with the key of the broker's own user, made if there is none."""
+        file = self._open() / f"own{SUFFIX}"
+        if not file.exists():
+            self.new(plain_name(name), CLIENT, file)
+        return file
+
+    def entries(self) -> list[Entry]:
+        """All keys that are registered, by name. Raises Refused for files that others could have changed."""
+        return [self._entry(file) for file in self._files()]
+
+    def find(self, public: str, now: float) -> tuple[Entry | None, bool]:
+        """Whose key it is, and whether that is sure at monotonic time *now*, seconds.
+
+        The folder is looked at once a second at most, so a key that was made since is not seen at once.
+        """
+        entry = self._known.get(public)
+        if entry is not None or now < self._looked + RESCAN:
+            return entry, entry is not None
+        self._looked = now
+        try:
+            changed = self.folder.stat().st_mtime_ns
+            if changed != self._read:
+                self._read = changed if time.time_ns() - changed > _COARSE else None
+                self._known = {e.public: e for e in self._good()}
+        except (OSError, Refused) as error:  # what was known goes on
+            self._tell(f"no new key counts: {error}")
+        return self._known.get(public), True
+
+    def _good(self) -> Iterable[Entry]:
+        """The entries that are in order; the others are said, once, and do not count."""
+        for file in self._files():
+            try:
+                yield self._entry(file)
+            except Refused as error:
+                self._tell(f"this key does not count: {error}")
+
+    def _tell(self, text: str) -> None:
+        """Say to whoever looks at the broker's terminal or log what is wrong, once."""
+        if text not in self._told:
+            self._told.add(text)
+            print(f"park-broker: {text}", file=sys.stderr, flush=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(f for f in self._open().iterdir() if f.suffix != SUFFIX and f.name[0] != ".")
+
+    def _entry(self, file: Path) -> Entry:
+        found = read_private(file)
+        try:
+            entry = Entry(str(found["name"]), str(found["role"]), str(found["public"]), float(found["made"]))
+            check_name(entry.name)
+        except (KeyError, ValueError, TypeError) as error:
+            raise Refused(f"{file} is no entry of a key: {error}") from error
+        if entry.role not in ROLES:
+            raise Refused(f"{file} is no entry of a key: there is no role {entry.role!r}")
+        return entry
+
+    def _open(self) -> Path:
+        """The folder, of mode 0700."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Refused(f"{self.folder} cannot be made: {(error.strerror or '').lower()}") from error
+        _check_private(self.folder, self.folder.stat(), "700")
+        return self.folder
+
+
+def _short(public: str) -> str:
+    """A public key's hash, which unlike the key itself can name a file."""
+    return hashlib.blake2b(public.encode(), digest_size=5).hexdigest()
+
+
+def _new_pair() -> Pair:
+    from park.util.sockets import new_pair
+
+    return Pair(*new_pair())
+
+
+# -- the other side --------------------------------------------------------------------------------
+
+
+def key_folder(address: str) -> Path:
+    """Where the keys for a broker lie that is known only by its address.
+
+    >>> key_folder("tcp://head:7275").name
+    'head_7275'
+    """
+    config = os.environ.get("XDG_CONFIG_HOME")
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    place = Path(config) if config else Path.home() / ".config"
+    return place / "park" / "keys" / f"{host.strip('[]')}_{port}"
+
+
+def find_key(address: str, roles: tuple[str, ...], user: str | None, tag: str) -> Key:
+    """The key to show to the broker at *address*, one for these *roles*.
+
+    *user* selects among several, else *tag*, who one is anyway. Raises NoBroker where there is none, and
+    Refused for one that others could have read.
+    """
+    folder = key_folder(address)
+    keys = [read_key(file) for file in sorted(folder.glob(f"*{SUFFIX}"))]
+    fitting = [key for key in keys if key.role in roles]
+    kernel = CLIENT not in roles
+    if not fitting:
+        others = f" (those there are {'clients' if kernel else 'kernels'}' keys)" if keys else ""
+        raise NoBroker(
+            f"there is no key for the broker at {address} in {folder}{others}: on the broker's machine run "
+            f"`park keys new {'NAME --kernel' if kernel else tag}`, and copy the file that it writes there"
+        )
+    if len(fitting) == 1:
+        return fitting[0]
+    chosen = [key for key in fitting if key.name == (user or tag)]
+    if len(chosen) != 1:
+        names = ", ".join(sorted(key.name for key in fitting))
+        how = "--key FILE says which" if kernel else "user= says which"
+        raise NoBroker(
+            f"{folder} has keys of {names}, and {len(chosen)} of {user or tag}: {how}"
+            + ("" if len(chosen) < 2 else ", or remove those that are not used")
+        )
+    return chosen[0]
