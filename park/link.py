@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from park.errors import REFUSALS, NoBroker, ParkError, ProtocolError, ServiceClosed, WaitTimeout
-from park.mirror import Mirror
+from park.mirror import Mirror, State
 from park.model import PYTHON
 from park.util.reactor import Reactor
 from park.wire import codec, messages
@@ -170,6 +170,8 @@ class Link:
         self._callbacks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._caller: threading.Thread | None = None
         self._live = Reply(reactor)
+        self._synced = Reply(reactor)
+        self._has_table = False
         #: messages seen, by name and direction
         self.counts: Counter[str] = Counter()
 
@@ -198,6 +200,9 @@ class Link:
                 message, data = codec.decode(frames)
                 self.mirror.feed(message, data, now)
         self.mirror.tick(now)
+        if not self._has_table and self.mirror.state is State.LIVE:
+            self._has_table = True
+            self._synced.finish()
         was = self.presence.state
         due = self.presence.due(now)
         if was is Contact.LIVE and self.presence.state is Contact.CALLING:
@@ -299,6 +304,10 @@ class Link:
     def wait_live(self, timeout: float) -> bool:
         """Whether the broker welcomed us within *timeout* seconds."""
         return self._live.wait(timeout)
+
+    def wait_synced(self, timeout: float) -> bool:
+        """Whether the mirror has ever had the table, or gets it within *timeout* seconds."""
+        return self._has_table or self._synced.wait(timeout)
 
     def request(
         self,

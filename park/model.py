@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class JobState(enum.StrEnum):
     WAITING = "waiting"
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     COMPLETE = "complete"
     FAILED = "failed"
     ABORTED = "aborted"
@@ -104,6 +106,9 @@ class JobRecord(Record):
     progress: tuple[float, float] | None = None
     #: units (or the driver) running now
     running: int = 0
+    #: slot-seconds used, and credits paid for them
+    seconds: float = 0.0
+    credits: float = 0.0
     after: tuple[int, ...] = ()
     when: float | None = None
     #: wall-clock seconds since 1970, UTC, for people; decisions never read them
@@ -133,6 +138,12 @@ class KernelRecord(Record):
     #: drivers that stay resident while they wait in a map
     drivers: int = 0
     python: str = PYTHON
+    #: bytes; 0: unknown
+    memory: int = 0
+    labels: tuple[str, ...] = ()
+    #: whose jobs come first here, or are the only ones; "": nobody's
+    owner: str = ""
+    only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +152,8 @@ class OwnerRecord(Record):
 
     owner: str
     jobs: int = 0
-    running: int = 0
+    #: credits left; None where there is no limit
+    credits: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +217,49 @@ def priority_number(priority: int | str) -> int:
     )
 
 
+def texts(given: Any, what: str) -> tuple[str, ...]:
+    """One text or several, each printable and of 1 to 200 characters. *what* they are is said in the error."""
+    given = (given,) if isinstance(given, str) else given
+    if not isinstance(given, Iterable):
+        raise InvalidRequest(f"{what}s={given!r} is neither a text nor a list of texts")
+    found: tuple[str, ...] = tuple(given)
+    for text in found:
+        if not isinstance(text, str) or not text or len(text) > 200 or not text.isprintable():
+            raise InvalidRequest(f"{what} {text!r} is not a printable text of 1 to 200 characters")
+    return found
+
+
+def memory_bytes(memory: int | str) -> int:
+    """Bytes behind a number of them, or a text with a unit (powers of 1000).
+
+    >>> memory_bytes("1.5 GB")
+    1500000000
+    """
+    if isinstance(memory, int) and not isinstance(memory, bool) and memory >= 0:
+        return memory
+    if isinstance(memory, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)B?\s*", memory)
+        if found:
+            return round(float(found[1]) * 1000.0 ** " kMGT".index(found[2] or " "))
+    raise InvalidRequest(f"memory={memory!r} is neither a number of bytes nor a text such as '4 GB'")
+
+
+def packages(given: Any) -> tuple[tuple[str, str], ...]:
+    """The pairs of a package and its versions. Raises InvalidRequest where they are none."""
+    if isinstance(given, dict):
+        given = given.items()
+    try:
+        pairs = tuple((name, versions) for name, versions in given)
+    except (TypeError, ValueError):
+        pairs = ((None, None),)
+    for pair in pairs:
+        if not all(isinstance(text, str) for text in pair) or not pair[0]:
+            raise InvalidRequest(
+                f"requires={given!r} is no list of (package, versions), such as [('bumps', '>=1.0')]"
+            )
+    return pairs
+
+
 def wall_time(when: datetime | float | None, now: float) -> float | None:
     """UTC seconds since 1970 for a *when*: a datetime (naive: local time) or seconds from *now*."""
     if when is None:
@@ -227,7 +282,11 @@ class Request:
     *after*: jobs (numbers or `Job` objects) that must be complete first. *when*: a datetime, or seconds
     from now, before which nothing runs. *seed* makes random numbers repeat. *on_error* "stop" ends the
     job at the first unit that fails; "continue" runs the rest. ``idempotent=False``: no unit runs twice,
-    even if its node is lost. *cpus*: CPU threads that a unit may use.
+    even if its node is lost.
+
+    What each unit needs: *cpus*, the threads that it may use, so many slots are its own; *memory*, in bytes or as
+    ``"4 GB"``; *labels* that a kernel must have (``park-kernel --label gpu``); *requires*, pairs of a package and the
+    versions of it that will do: ``[("bumps", ">=1.0"), ("refl1d", "")]``. The client's Python minor is always required.
     """
 
     body: Any
@@ -241,6 +300,9 @@ class Request:
     on_error: str = "continue"
     idempotent: bool = True
     cpus: int = 1
+    memory: int | str = 0
+    labels: tuple[str, ...] = ()
+    requires: Any = ()
     kind: str = "job"
 
     def __post_init__(self) -> None:
@@ -248,16 +310,12 @@ class Request:
             raise InvalidRequest(f"on_error={self.on_error!r} is neither 'continue' nor 'stop'")
         if isinstance(self.cpus, bool) or not isinstance(self.cpus, int) or self.cpus < 1:
             raise InvalidRequest(f"cpus={self.cpus!r} is not a whole number from 1")
+        object.__setattr__(self, "memory", memory_bytes(self.memory))
+        object.__setattr__(self, "labels", texts(self.labels, "label"))
+        object.__setattr__(self, "requires", packages(self.requires))
         if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
             raise InvalidRequest(f"seed={self.seed!r} is not a whole number")
-        if isinstance(self.tags, str):
-            object.__setattr__(self, "tags", (self.tags,))
-        if not isinstance(self.tags, Iterable):
-            raise InvalidRequest(f"tags={self.tags!r} is neither a text nor a list of texts")
-        for tag in self.tags:
-            if not isinstance(tag, str) or not tag or len(tag) > 200 or not tag.isprintable():
-                raise InvalidRequest(f"tag {tag!r} is not a printable text of 1 to 200 characters")
-        object.__setattr__(self, "tags", tuple(self.tags))
+        object.__setattr__(self, "tags", texts(self.tags, "tag"))
         if not isinstance(self.name, str) or len(self.name) > 200 or not self.name.isprintable():
             raise InvalidRequest(f"name {self.name!r} is not a printable text of at most 200 characters")
         for what, kind in (("idempotent", bool), ("kind", str)):

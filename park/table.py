@@ -21,12 +21,26 @@ from park.wire.codec import Buffer, pack, unpack
 
 #: Which state may follow which; None stands for a job that is not in the table yet. A job that is
 #: queued may end without running: a session, or one with no inputs. Work that is given back leaves a running
-#: job queued.
+#: job queued. A paused job goes back to where its `after`, its `when` and its units leave it.
 TRANSITIONS: dict[JobState | None, frozenset[JobState]] = {
-    None: frozenset({JobState.WAITING, JobState.QUEUED}),
-    JobState.WAITING: frozenset({JobState.QUEUED, JobState.FAILED, JobState.ABORTED}),
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.COMPLETE, JobState.FAILED, JobState.ABORTED}),
-    JobState.RUNNING: frozenset({JobState.QUEUED, JobState.COMPLETE, JobState.FAILED, JobState.ABORTED}),
+    None: frozenset({JobState.WAITING, JobState.QUEUED, JobState.PAUSED}),
+    JobState.WAITING: frozenset({JobState.QUEUED, JobState.PAUSED, JobState.FAILED, JobState.ABORTED}),
+    JobState.QUEUED: frozenset(
+        {JobState.RUNNING, JobState.PAUSED, JobState.COMPLETE, JobState.FAILED, JobState.ABORTED}
+    ),
+    JobState.RUNNING: frozenset(
+        {JobState.QUEUED, JobState.PAUSED, JobState.COMPLETE, JobState.FAILED, JobState.ABORTED}
+    ),
+    JobState.PAUSED: frozenset(
+        {
+            JobState.WAITING,
+            JobState.QUEUED,
+            JobState.RUNNING,
+            JobState.COMPLETE,
+            JobState.FAILED,
+            JobState.ABORTED,
+        }
+    ),
     JobState.COMPLETE: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.ABORTED: frozenset(),

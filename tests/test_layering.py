@@ -49,26 +49,52 @@ ROOMS = {
     "park.mirror": Room(1, beside=("park.table", "park.wire.*")),
     "park.core.fairshare": Room(1),
     "park.core.outcome": Room(1, beside=("park.wire.*",)),
-    "park.core.roster": Room(1, beside=("park.core.outcome", "park.wire.*")),
-    "park.core.work": Room(1, beside=("park.core.outcome", "park.core.roster", "park.wire.*")),
-    "park.core.jobs": Room(
-        1, beside=("park.core.outcome", "park.core.roster", "park.core.work", "park.wire.*")
+    "park.core.needs": Room(1, beside=("park.wire.*",), libraries=("packaging",)),
+    "park.core.roster": Room(1, beside=("park.core.needs", "park.core.outcome", "park.wire.*")),
+    "park.core.work": Room(
+        1, beside=("park.core.fairshare", "park.core.outcome", "park.core.roster", "park.wire.*")
     ),
+    "park.core.ledger": Room(1, beside=("park.core.outcome", "park.wire.*")),
+    "park.core.jobs": Room(
+        1,
+        beside=(
+            "park.core.ledger",
+            "park.core.needs",
+            "park.core.outcome",
+            "park.core.roster",
+            "park.core.work",
+            "park.wire.*",
+        ),
+    ),
+    "park.core.dealing": Room(1, beside=("park.core.needs", "park.core.roster")),
+    "park.core.lending": Room(1, beside=("park.core.fairshare", "park.core.work")),
+    "park.core.speculation": Room(1, beside=("park.core.work",)),
     "park.core.codes": Room(1),
-    "park.core.requests": Room(1, beside=("park.wire.*",)),
+    "park.core.requests": Room(1, beside=("park.core.needs", "park.wire.*")),
     "park.core.rights": Room(1, beside=("park.core.outcome", "park.core.roster", "park.core.work")),
-    "park.core.reasons": Room(1, beside=("park.core.jobs", "park.core.roster")),
+    "park.core.reasons": Room(
+        1, beside=("park.core.dispatcher", "park.core.jobs", "park.core.needs", "park.core.roster")
+    ),
+    "park.core.invariants": Room(
+        1, beside=("park.core.dispatcher", "park.core.jobs", "park.core.roster", "park.core.work")
+    ),
     "park.core.dispatcher": Room(
         1,
         beside=(
             "park.core.codes",
+            "park.core.dealing",
             "park.core.fairshare",
+            "park.core.invariants",
             "park.core.jobs",
+            "park.core.ledger",
+            "park.core.lending",
+            "park.core.needs",
             "park.core.outcome",
             "park.core.reasons",
             "park.core.requests",
             "park.core.rights",
             "park.core.roster",
+            "park.core.speculation",
             "park.core.work",
             "park.table",
             "park.wire.*",

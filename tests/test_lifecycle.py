@@ -108,9 +108,21 @@ def test_no_process_serves_two_owners_or_other_thread_limits() -> None:
     bench.run(1)
     bench.done(1, 1)
     actions = bench.run(2, owner="bob")
-    assert [a for a in actions if isinstance(a, Let | Start)] == [Let(1), Start(2, 1)]
+    assert [a for a in actions if isinstance(a, Let | Start)] == [Start(2, 1)]
     bench.done(2, 2)
     assert Start(3, 4) in bench.run(3, owner="bob", cpus=4)
+
+
+def test_idle_processes_of_several_owners_are_kept_up_to_a_limit() -> None:
+    bench = Bench()
+    owners = ["ann", "bob", "cid", "dan", "eva"]
+    for n, owner in enumerate(owners, 1):
+        started = bench.run(n, owner=owner, job=n)
+        assert any(isinstance(a, Start) for a in started) == (n > 1)
+        bench.done(n, n)
+    # ann's was used longest ago, and had to go; the others are used again
+    assert [p.owner for p in bench.life.processes.values() if p.state == "idle"] == owners[1:]
+    assert not any(isinstance(a, Start) for a in bench.run(9, owner="bob", job=2))
 
 
 def test_a_chunk_runs_inside_the_driver_that_waits_for_it_unless_it_has_killed() -> None:
@@ -195,7 +207,7 @@ def test_results_are_passed_on_once_and_a_driver_goes_on_when_all_are_there() ->
     assert isinstance(action.message, messages.Results)
     assert (action.message.start, action.message.count) == (2, 1)
     assert Pack(action.payload).count == 1
-    assert bench.life.processes[1].takes_slot
+    assert bench.life.processes[1].width == 1
     # of another map, or of no attempt: dropped
     assert bench.broker(messages.Results(0, 1, map=A, attempt=1), units([1])) == []
     assert bench.broker(messages.Results(0, 1, map=B, attempt=9), units([1])) == []

@@ -120,7 +120,7 @@ def test_whom_a_kernel_serves(account: Account | None, serves: str | None, user:
     desk = Desk()
     kernel = desk.dispatcher.roster.member(desk.kernel(account=account))
     assert isinstance(kernel, Kernel)
-    assert (kernel.serves, kernel.user) == (serves, user)
+    assert (kernel.profile.owner if kernel.profile.only else None, kernel.user) == (serves, user)
 
 
 def test_nobody_else_comes_back_as_a_kernel() -> None:

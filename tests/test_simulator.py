@@ -57,10 +57,10 @@ def test_more_lives(hundreds: int) -> None:
 def forgets_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     retire = Dispatcher._retire
 
-    def wrong(self: Dispatcher, job: Any, attempt: Any, *rest: Any) -> None:
-        retire(self, job, attempt, *rest)
-        if attempt.number % 7 == 3:
-            attempt.kernel.running.add(attempt.number)
+    def wrong(self: Dispatcher, job: Any, attempt: Any, *rest: Any, **more: Any) -> None:
+        retire(self, job, attempt, *rest, **more)
+        if attempt.number % 7 == 3 and not attempt.parked:
+            attempt.kernel.busy += 1
 
     monkeypatch.setattr(Dispatcher, "_retire", wrong)
 
@@ -95,8 +95,8 @@ def loses_a_parked_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         check(self, map_)
         driver = self.attempts.get(map_.driver)
         if driver is not None and driver.resumable and driver.number % 3 == 0:
-            driver.resumable = False
-            self.list.jobs[map_.job].resumable.remove(driver)
+            self.list.jobs[map_.job].drop_resumable(driver)
+            self._refresh(self.list.jobs[map_.job])
 
     monkeypatch.setattr(Dispatcher, "_check_map", wrong)
 
@@ -129,7 +129,7 @@ def test_the_world_notices_a_planted_bug(
 ) -> None:
     plant(monkeypatch)
     if not checked:  # the outcomes alone must show it
-        monkeypatch.setattr(Dispatcher, "check", lambda self: None)
+        monkeypatch.setattr(Dispatcher, "check", lambda self, everything=True: None)
         monkeypatch.setattr(World, "PATIENCE", 20_000)
     with pytest.raises((AssertionError, KeyError, ParkError)):
         live(range(60))
@@ -156,7 +156,7 @@ def test_the_machines_decide_the_same_where_no_simulator_is(tmp_path: Path) -> N
 
 def favours_a_job(world: World) -> None:
     """A rule of the simulator's own: the first job is served before all others."""
-    world.dispatcher.clock.charge(1, -1.0)
+    world.dispatcher.clock.reweigh(1, 64.0)
 
 
 def makes_chunks_small(world: World) -> None:

@@ -40,7 +40,7 @@ def of_annotation(hint: Any, signed: bool) -> st.SearchStrategy[Any]:
     if origin is list:
         return st.lists(of_annotation(arguments[0], signed), max_size=4)
     if origin is dict:
-        return st.dictionaries(texts, plain, max_size=4)
+        return st.dictionaries(texts, texts if arguments[1] is str else plain, max_size=4)
     return {str: texts, bytes: st.binary(max_size=40), bool: st.booleans()}[hint]
 
 

@@ -12,21 +12,37 @@ answered the job ends.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from dataclasses import replace
 from typing import Any
 
+from park.core import invariants
 from park.core.codes import Codes, check_code
-from park.core.fairshare import ServiceClock
+from park.core.dealing import Dealing
+from park.core.fairshare import QUANTUM, ServiceClock
 from park.core.jobs import Job, JobList, Waiter
+from park.core.ledger import MICRO, Ledger, Policy
+from park.core.lending import Lending
+from park.core.needs import profile_of
 from park.core.outcome import Event, Outcome, Peer, Publication, Ref, Send, Tick, Write
 from park.core.reasons import failed_dependency, why
-from park.core.requests import check_submit
+from park.core.requests import check_change, check_submit
 from park.core.rights import check_return, check_right
 from park.core.roster import Client, Kernel, Member, Roster
-from park.core.work import CHUNK_SECONDS, KILLS, Attempt, Estimates, Map, Span, chunk_size
-from park.errors import ParkError, ProtocolError, UnknownJob
-from park.model import Delta, JobRecord, JobState
+from park.core.speculation import LEAST, Stragglers
+from park.core.work import (
+    CHUNK_SECONDS,
+    KILLS,
+    Attempt,
+    Estimates,
+    Map,
+    Span,
+    chunk_seconds,
+    chunk_size,
+)
+from park.errors import InvalidRequest, ParkError, ProtocolError, Refused, UnknownJob
+from park.model import Delta, JobRecord, JobState, OwnerRecord
 from park.wire import codec, messages, pack
 from park.wire.messages import Message, Submit
 
@@ -41,16 +57,29 @@ SOON = 1e-3
 
 
 class Dispatcher:
-    """See the module. *epoch* counts the lives of the broker; *heartbeat* and *lease* are in seconds."""
+    """See the module. *epoch* counts the lives of the broker; *heartbeat* and *lease* are in seconds.
+
+    *policy*: the terms of credit; None: nothing is charged.
+    """
 
     def __init__(
-        self, store: str = "", epoch: int = 1, heartbeat: float = 2.0, lease: float = 20.0, next_job: int = 1
+        self,
+        store: str = "",
+        epoch: int = 1,
+        heartbeat: float = 2.0,
+        lease: float = 20.0,
+        next_job: int = 1,
+        policy: Policy | None = None,
     ) -> None:
         self.store = store
         self.epoch = epoch
         self.roster = Roster(heartbeat, lease)
         self.list = JobList(next_job)
         self.clock = ServiceClock()
+        self.ledger = Ledger(policy, epoch)
+        self.dealing = Dealing()
+        self.lending = Lending()
+        self.stragglers = Stragglers()
         self.estimates = Estimates()
         self.attempts: dict[int, Attempt] = {}
         self.maps: dict[bytes, Map] = {}
@@ -59,13 +88,20 @@ class Dispatcher:
         self.duplicates = 0
         self._next_attempt = epoch << 32
         self._next_map = 0
-        self._held: dict[float, set[int]] = {}
+        #: when jobs that wait for their time may go on, wall clock, the first first
+        self._held: list[tuple[float, int]] = []
+        #: kernels whose slots or drivers this turn has changed
+        self._touched: dict[int, Kernel] = {}
+        #: jobs that this turn has changed, for `check`
+        self.touched_jobs: set[int] = set()
         self._wall = 0.0
         #: ended jobs whose dependents have not been looked at
         self._ended: deque[int] = deque()
         self._last_results: dict[int, tuple[list[Send], int]] = {}
         self._out = Outcome()
         self._now = 0.0
+        #: when they were worked out, and the shares of all jobs
+        self._shares: tuple[float, dict[int, float]] | None = None
 
     # -- the door ------------------------------------------------------------------------------
 
@@ -74,24 +110,35 @@ class Dispatcher:
         self._out = out = Outcome()
         self._now = now
         self._last_results.clear()
+        self.touched_jobs.clear()
         if isinstance(event, Tick):
             self._tick(event)
         else:
             self._receive(event)
         self._release_dependents()
+        self._reweigh()
         self._deal()
         self.list.flush(now, out)
+        self.ledger.flush(now, out)
         return out
 
     def next_deadline(self) -> float | None:
         """When a Tick may next lead to something; None: not before a message comes."""
-        wall = min(self._held, default=None)
+        wall = self._held[0][0] if self._held else None
         times = [
             self.roster.next_deadline(),
             self.list.next_deadline(),
+            self.ledger.next_deadline(),
+            self.stragglers.next_deadline() if self.dealing.free else None,
+            None if self.clock.idle and not self.dealing.reserved else self.lending.next_deadline(),
             None if wall is None else self._now + max(0.0, wall - self._wall_now),
         ]
         return min((t for t in times if t is not None), default=None)
+
+    @property
+    def now(self) -> float:
+        """The time of the last event, monotonic seconds."""
+        return self._now
 
     @property
     def _wall_now(self) -> float:
@@ -99,14 +146,14 @@ class Dispatcher:
 
     def _tick(self, tick: Tick) -> None:
         self._wall = tick.wall - self._now
-        for wall in [w for w in self._held if w <= tick.wall + SOON]:
-            for number in self._held.pop(wall):
-                self._release_waiting(self.list.jobs[number])
+        while self._held and self._held[0][0] <= tick.wall + SOON:
+            self._release_waiting(self.list.jobs[heapq.heappop(self._held)[1]])
         silent, due = self.roster.look(self._now)
         for member in silent:
             self._lose(member, "its client was lost")
         for member in due:
             self._send(member.peer, messages.Heartbeat(self.epoch))
+        self._ask_to_lend()
 
     def _receive(self, event: Event) -> None:
         message = event.message
@@ -116,6 +163,11 @@ class Dispatcher:
             if not isinstance(message, messages.Goodbye):
                 self._send(event.peer, messages.Unwelcome(self.epoch))
             return
+        kernel = self.roster.kernels.get(event.peer)
+        if kernel is not None and self._now >= kernel.accrued + self.roster.heartbeat:
+            kernel.accrued = self._now
+            for number in kernel.running:
+                self._accrue(self.attempts[number])
         handler = self._HANDLERS.get(type(message))
         try:
             if handler is None:
@@ -161,8 +213,11 @@ class Dispatcher:
         if kernel is None:
             user = m.user if event.account is None else event.account.name
             kernel = self.roster.join_kernel(
-                event.peer, m.incarnation, user, m.host, m.pid, m.slots, m.python, self._now, event.account
+                event.peer, m.incarnation, user, m.host, m.pid, profile_of(m), self._now, event.account
             )
+            self._count_slots()
+            self.dealing.join(kernel)
+            self._touched[kernel.number] = kernel
             self._out.deltas.append(Delta("kernel", kernel.number, kernel.record().as_map()))
             self._welcome(event.peer, True, 0)
             return
@@ -182,6 +237,9 @@ class Dispatcher:
             told, attempt.told = attempt.told, ""
             if told:
                 self._end_attempt(attempt, told, soft=not attempt.map.root)
+
+    def _count_slots(self) -> None:
+        self.clock.quantum = max(QUANTUM, 2 * chunk_seconds(self.roster.slots))
 
     def _make_room(self, peer: Peer, member: Member | None) -> None:
         """Whoever had this connection before is gone, unless it is *member* itself."""
@@ -218,8 +276,14 @@ class Dispatcher:
                 attempt = self.attempts.get(number)
                 if attempt is not None:
                     self._take_back(attempt, "the kernel that ran it was lost")
+            self._unreserve(member)
             self.list.forget_kernel(member.number, self._out)
+            for number in member.jobs:
+                self.list.jobs[number].kernels.pop(member.number, None)
+            self.dealing.leave(member)
+            self._touched.pop(member.number, None)
         self.roster.drop(member)
+        self._count_slots()
         for number in sorted(member.open) if isinstance(member, Client) else ():
             job = self.list.jobs[number]
             if job.session:
@@ -299,6 +363,7 @@ class Dispatcher:
         root = self._root_map(job)
         if m.once:
             root.add(0, 1)
+            job.list_ready(root)
         else:
             self._add_units(root, 0, m.count, event.payload)
             if not m.closed:
@@ -323,8 +388,14 @@ class Dispatcher:
         )
         job = Job(record, m, client.incarnation)
         self.list.add(job, self._out)
-        self.clock.add(job.number, record.owner, record.priority)
+        self._join_clock(job, self._now)
         return job
+
+    def _join_clock(self, job: Job, born: float) -> None:
+        """The job may want slots from now on; it was submitted at *born*."""
+        self.clock.add(job.number, job.owner, self._weight(job), born, job.seconds)
+        self.dealing.need(job.needs)
+        self._out.deltas += self.ledger.deltas([job.owner])
 
     def _root_map(self, job: Job) -> Map:
         m = job.submit
@@ -337,6 +408,7 @@ class Dispatcher:
         self.maps[map_.key] = job.maps[map_.key] = map_
         map_.apart = map_.function in job.killers
         self.codes.use(map_.function)
+        job.list_ready(map_)
 
     def _add_units(self, map_: Map, start: int, count: int, payload: bytes | memoryview) -> None:
         """A segment of units that follows the last one; it may be empty."""
@@ -346,6 +418,7 @@ class Dispatcher:
             map_.add(start, count)
             write = Write("units", map_.key_of(start), payload)
             (self._out.writes if map_.root else self._out.spool).append(write)
+            self.list.jobs[map_.job].list_ready(map_)
 
     def _units(self, event: Event, m: messages.Units) -> None:
         client = self._client(event)
@@ -388,7 +461,7 @@ class Dispatcher:
         attempt: Attempt | None = None
         if event.peer in self.roster.kernels:
             attempt = self.attempts.get(m.attempt)
-            if attempt is None or attempt.kernel.peer != event.peer:
+            if attempt is None or attempt.void or attempt.kernel.peer != event.peer:
                 return  # its lease ran out, or its job has ended: an Abort is on its way
             job = self._job(attempt.map.job)
             if job.ending in ("abort", "fail"):
@@ -431,6 +504,8 @@ class Dispatcher:
         self._add_map(job, map_)
         if attempt is not None:
             attempt.maps.add(map_.key)
+            job.callers.add(attempt.map.function)
+            self._settle_twin(attempt)  # what makes maps runs once at a time
             self._park(job, attempt)
         self._refresh(job)
         self._check_map(map_)
@@ -440,6 +515,7 @@ class Dispatcher:
         if map_.cancelled:
             return
         units = map_.again(self.attempts[n] for n in map_.running)
+        job.list_ready(map_)
         if job.session:
             job.done = max(0, job.done - units)
             self.list.counted(job)
@@ -463,6 +539,33 @@ class Dispatcher:
         job = self._active(m.job)
         self.check_right(event, job)
         self._begin_end(job, "abort", "aborted by its owner")
+        self._answer(event.peer, messages.Done(m.id))
+
+    def _change(self, event: Event, m: messages.Change) -> None:
+        job = self._active(m.job)
+        self.check_right(event, job)
+        check_change(m)
+        if m.tags is not None:
+            self.list.change(job, self._out, tags=tuple(m.tags))
+        if m.priority is not None:
+            self.list.change(job, self._out, priority=m.priority)
+            self.clock.reweigh(job.number, self._weight(job))
+        if m.paused and job.state is not JobState.PAUSED:
+            self._pause(job)
+        elif m.paused is False and job.state is JobState.PAUSED:
+            self._unpause(job)
+        self._answer(event.peer, messages.Done(m.id))
+
+    def _credits(self, event: Event, m: messages.Credits) -> None:
+        self._answer(event.peer, messages.Records(m.id), codec.pack(self._accounts(m.owner)))
+
+    def _grant(self, event: Event, m: messages.Grant) -> None:
+        if not self._client(event).admin:
+            raise Refused(
+                "only the broker's own user grants credits, over ipc: run `park credits grant` on its machine"
+            )
+        self.ledger.grant(m.owner, m.credits, self._now)
+        self._out.deltas += self.ledger.deltas({m.owner} & self.list.owners().keys())
         self._answer(event.peer, messages.Done(m.id))
 
     def _close(self, event: Event, m: messages.Close) -> None:
@@ -528,13 +631,22 @@ class Dispatcher:
         attempt = self._held_attempt(event, m.attempt)
         if attempt is None:
             return
+        if attempt.void:
+            self.duplicates += 1
+            self._let_go(attempt)
+            return
         map_, span, job = attempt.map, attempt.span, self._job(attempt.map.job)
+        if attempt.twin is not None and m.count < len(span):
+            self._retire(job, attempt, lost=True)  # the other attempt at these units counts
+            self._refresh(job)
+            return
         if not _answers(m, span, event.payload):
             self._blame(job, attempt, "its kernel answered other units than it was given", "")
             return
         if m.ended == "abort" and attempt.told != "abort" and job.wants(map_):
             self._blame(job, attempt, "it raised park.Abort, though nobody had aborted it", "")
             return
+        self._settle_twin(attempt)
         self._retire(job, attempt, min(max(m.seconds, 0.0), self._now - attempt.since), m.count)
         map_.answered(m.count)
         if m.count:
@@ -546,6 +658,7 @@ class Dispatcher:
         if len(rest):
             if job.wants(map_):
                 map_.give_back(rest)
+                job.list_ready(map_)
             else:
                 map_.answered(len(rest))
         self._refresh(job)
@@ -589,17 +702,20 @@ class Dispatcher:
             if self.attempts.get(attempt.number) is not attempt:
                 continue
             job = self._job(attempt.map.job)
-            if attempt.number == m.attempts[-1] and job.wants(attempt.map):
+            if attempt.number == m.attempts[-1] and job.wants(attempt.map) and not attempt.void:
                 self._blame(job, attempt, m.cause[:WORDS], m.stderr)
             else:
                 self._take_back(attempt, "its process died")
 
     def _blame(self, job: Job, attempt: Attempt, cause: str, stderr: str) -> None:
         """The attempt's process died: run its units again one at a time; one that kills too often fails."""
-        map_, span = attempt.map, attempt.span
-        self._retire(job, attempt, None, 0)
+        map_, span, twin = attempt.map, attempt.span, attempt.twin
+        self._retire(job, attempt)
         map_.apart = True
         job.killers.add(map_.function)
+        if twin is not None:  # it is still at these units
+            self._refresh(job)
+            return
         unit = span.start
         for suspect in range(span.start, span.stop):
             map_.kills[suspect] = map_.kills.get(suspect, 0) + 1
@@ -612,6 +728,7 @@ class Dispatcher:
                 self._note_failure(job, map_, unit, cause)
         elif job.submit.idempotent:
             map_.give_back(span, singly=True)
+            job.list_ready(map_)
         else:
             map_.answered(len(span))
             self._fail_unrepeatable(job, cause)
@@ -620,7 +737,7 @@ class Dispatcher:
 
     def _publish(self, event: Event, m: messages.Publish) -> None:
         attempt = self.attempts.get(m.attempt)
-        if attempt is None or attempt.kernel.peer != event.peer:
+        if attempt is None or attempt.void or attempt.kernel.peer != event.peer:
             return
         job = self._job(attempt.map.job)
         if m.kind == "progress" and m.done is not None and m.total is not None:
@@ -631,32 +748,51 @@ class Dispatcher:
     # -- attempts ------------------------------------------------------------------------------
 
     def _park(self, job: Job, attempt: Attempt) -> None:
-        """The driver waits in a map: its slot goes back to the fabric."""
+        """The driver waits, in a map or at a safe point: its slot goes back to the fabric."""
         if attempt.parked:  # the answers of its last map were lost, or nobody knew that they had come
-            if attempt.resumable:
-                attempt.resumable = False
-                job.resumable.remove(attempt)
+            job.drop_resumable(attempt)
+            attempt.lent = False
             return
-        used = 0.0 if attempt.ahead else self._now - attempt.since
-        attempt.used += used
-        self.clock.charge(attempt.map.job, used - attempt.charged)
-        attempt.charged = 0.0
+        self._account(job, attempt, 0.0 if attempt.ahead else self._now - attempt.since)
+        self._vacate(attempt)
         attempt.parked = attempt.driver = True
         kernel = attempt.kernel
-        kernel.running.discard(attempt.number)
         kernel.parked.add(attempt.number)
         self._count_running(attempt, 0 if attempt.ahead else -1)
         kernel.ahead.pop(attempt.number, None)  # the kernel began with it before the slot was seen to be free
         attempt.ahead = False
         self._begin_next(kernel)
 
-    def _resume(self, attempt: Attempt) -> None:
-        attempt.parked = attempt.resumable = False
-        attempt.since = self._now
-        attempt.kernel.parked.discard(attempt.number)
-        attempt.kernel.running.add(attempt.number)
+    def _lent(self, event: Event, m: messages.Lent) -> None:
+        """A driver waits at its safe point, until its job is due again."""
+        attempt = self._held_attempt(event, m.attempt)
+        if attempt is None or attempt.void or (attempt.parked and attempt.lent):
+            return
         job = self._job(attempt.map.job)
-        job.resumable.remove(attempt)
+        for key in list(attempt.maps):
+            self._drop_map(self.maps[key])  # it has gone on since it made them
+        if self.attempts.get(attempt.number) is not attempt:
+            return
+        self._park(job, attempt)
+        attempt.lent, attempt.asked = True, None
+        job.drop_resumable(attempt)
+        job.add_resumable(attempt)
+        self._refresh(job)
+
+    def _resume(self, attempt: Attempt) -> None:
+        job = self._job(attempt.map.job)
+        job.drop_resumable(attempt)
+        attempt.parked = attempt.lent = False
+        attempt.since, attempt.asked = self._now, None
+        attempt.kernel.parked.discard(attempt.number)
+        self._occupy(attempt)
+        estimate = self.estimates.get(attempt.map.owner, attempt.map.function)
+        attempt.charged = (
+            min(self.clock.quantum, FIRST_GUESS if estimate is None else estimate) * attempt.cpus
+        )
+        attempt.rates = self.clock.serve(job.number, job.needs, attempt.charged, self._now)
+        attempt.weight = self._weight(job)
+        attempt.price = self._price(attempt.weight)
         last = self._last_results.get(attempt.number)
         if last is not None and last[0] is self._out.sends:
             send = last[0][last[1]]
@@ -665,36 +801,122 @@ class Dispatcher:
         else:
             self._send(attempt.kernel.peer, messages.Resume(attempt.number))
         self._count_running(attempt, +1)
+        self._refresh(job)
 
-    def _retire(self, job: Job, attempt: Attempt, seconds: float | None, units: int) -> None:
-        """The attempt is over; its slot is free and its time is charged."""
-        del self.attempts[attempt.number]
-        job.attempts.discard(attempt.number)
-        attempt.map.running.discard(attempt.number)
-        attempt.kernel.running.discard(attempt.number)
-        attempt.kernel.parked.discard(attempt.number)
-        attempt.kernel.ahead.pop(attempt.number, None)
-        if attempt.resumable:
-            job.resumable.remove(attempt)
+    def _retire(
+        self, job: Job, attempt: Attempt, seconds: float | None = None, units: int = 0, lost: bool = False
+    ) -> None:
+        """The attempt is over: its slot is free, and its time is charged, unless the fabric has *lost* its work."""
         held = 0.0 if attempt.parked or attempt.ahead else self._now - attempt.since
-        used = held if attempt.driver or seconds is None else seconds
-        self.clock.charge(job.number, used - attempt.charged)
+        if lost:
+            self._refund(job, attempt)
+        else:
+            self._account(job, attempt, held if attempt.driver or seconds is None else seconds)
         if seconds is not None and units and not attempt.driver:
             self.estimates.learn(job.owner, attempt.map.function, units, seconds)
+        del self.attempts[attempt.number]
+        job.attempts.discard(attempt.number)
+        job.drop_resumable(attempt)
+        attempt.map.running.discard(attempt.number)
+        self._part(attempt)
+        self._vacate(attempt)
+        kernel = attempt.kernel
+        kernel.parked.discard(attempt.number)
+        kernel.ahead.pop(attempt.number, None)
+        self.dealing.changed(kernel)
+        kernel.last = job.number
         for key in list(attempt.maps):
             self._drop_map(self.maps[key])
         self._count_running(attempt, 0 if attempt.parked or attempt.ahead else -1)
-        self._begin_next(attempt.kernel)
+        self._begin_next(kernel)
+
+    def _occupy(self, attempt: Attempt) -> None:
+        """The attempt has its slots."""
+        kernel = attempt.kernel
+        kernel.running.add(attempt.number)
+        kernel.busy += attempt.cpus
+        kernel.memory += attempt.memory
+        self.dealing.changed(kernel)
+        if attempt.map.once:
+            self.lending.begin(attempt)
+
+    def _vacate(self, attempt: Attempt) -> None:
+        """Its slots are free, if it had them."""
+        kernel = attempt.kernel
+        self._touched[kernel.number] = kernel
+        if attempt.number in kernel.running:
+            kernel.running.discard(attempt.number)
+            kernel.busy -= attempt.cpus
+            kernel.memory -= attempt.memory
+            self.lending.end(attempt)
+            self.list.counted_kernel(kernel)
+        self.dealing.changed(kernel)
 
     def _begin_next(self, kernel: Kernel) -> None:
         """A slot is free: the kernel begins with what was dealt ahead, as its `Lifecycle` does by itself."""
         while kernel.ahead and kernel.free > 0:
             attempt = self.attempts[next(iter(kernel.ahead))]
             del kernel.ahead[attempt.number]
-            kernel.running.add(attempt.number)
             attempt.ahead = False
             attempt.since = self._now
-            self._count_running(attempt, +1)
+            self._occupy(attempt)
+            if not attempt.void:
+                self._count_running(attempt, +1)
+
+    # -- what it costs -------------------------------------------------------------------------
+
+    def _weight(self, job: Job) -> float:
+        """What the job's priority buys, if its owner can pay for it."""
+        priority = job.facts.priority
+        if priority > 0 and self.ledger.broke(job.owner, self._now):
+            return 1.0
+        return 2.0**priority
+
+    def _price(self, weight: float) -> int:
+        """Micro-credits a slot-second; nothing where there are no accounts."""
+        return round(max(0.0, weight - 1.0) * MICRO) if self.ledger.policy is not None else 0
+
+    def _account(self, job: Job, attempt: Attempt, seconds: float) -> None:
+        """The attempt has used its slots for *seconds* since it last got them: correct what was thought, and charge."""
+        used = seconds * attempt.cpus
+        self.clock.charge(job.number, used - attempt.charged, attempt.rates)
+        self.clock.used(job.owner, attempt.weight * used, self._now)
+        attempt.charged = 0.0
+        attempt.used += used
+        job.seconds += used
+        self.list.counted(job)
+        self._pay(job, attempt, round(attempt.price * used))
+
+    def _refund(self, job: Job, attempt: Attempt) -> None:
+        """The fabric has lost what the attempt did, or did not need it."""
+        self.clock.refund(job.number, attempt.charged + attempt.used, attempt.rates)
+        self.clock.used(job.owner, -attempt.weight * attempt.used, self._now)
+        job.seconds -= attempt.used
+        self.list.counted(job)
+        self._pay(job, attempt, -attempt.paid)
+        attempt.charged = attempt.used = 0.0
+
+    def _pay(self, job: Job, attempt: Attempt, amount: int) -> None:
+        if amount:
+            attempt.paid += amount
+            job.paid += amount
+            stored = attempt.map.root and not attempt.map.once
+            self.ledger.charge(job.number, job.owner, amount, self._now, stored)
+
+    def _accrue(self, attempt: Attempt) -> None:
+        """An attempt that has run past its estimate is charged for what it has used up to now."""
+        used = (self._now - attempt.since) * attempt.cpus
+        if used > attempt.charged and not attempt.void:
+            self.clock.charge(attempt.map.job, used - attempt.charged, attempt.rates)
+            attempt.charged = used
+            self.touched_jobs.add(attempt.map.job)
+
+    def _reweigh(self) -> None:
+        """Jobs of owners who have come to be broke count as free, and as what they are when they can pay again."""
+        for owner in self.ledger.changed(self._now):
+            for number in self.clock.jobs(owner):
+                self.clock.reweigh(number, self._weight(self.list.jobs[number]))
+            self._out.deltas += self.ledger.deltas({owner} & self.list.owners().keys())
 
     def _drop_map(self, map_: Map) -> None:
         """A map whose results nobody wants any more."""
@@ -706,12 +928,18 @@ class Dispatcher:
 
     def _take_back(self, attempt: Attempt, why_lost: str) -> None:
         """The fabric lost the attempt: its units wait again, unless nobody wants them."""
-        job, map_ = self._job(attempt.map.job), attempt.map
-        self._retire(job, attempt, None, 0)
-        if not job.wants(map_):
+        if attempt.void:
+            self._let_go(attempt)
+            return
+        job, map_, twin = self._job(attempt.map.job), attempt.map, attempt.twin
+        self._retire(job, attempt, lost=True)
+        if twin is not None:
+            pass  # the other attempt at these units counts
+        elif not job.wants(map_):
             map_.answered(len(attempt.span))
         elif job.submit.idempotent:
             map_.give_back(attempt.span)
+            job.list_ready(map_)
         else:
             map_.answered(len(attempt.span))
             self._fail_unrepeatable(job, why_lost)
@@ -751,7 +979,7 @@ class Dispatcher:
         if not map_.ended or map_.running or self.maps.get(map_.key) is not map_:
             return
         job = self._job(map_.job)
-        if job.state is JobState.WAITING and not job.ending:
+        if not job.released and not job.ending:
             return
         del self.maps[map_.key], job.maps[map_.key]
         self._drop_code(self.codes.leave(map_.function))
@@ -761,8 +989,8 @@ class Dispatcher:
         if driver is not None:
             driver.maps.discard(map_.key)
             if driver.parked and not driver.resumable and not driver.maps:
-                driver.resumable = True
-                job.resumable.append(driver)
+                job.add_resumable(driver)
+                self._touched[driver.kernel.number] = driver.kernel
                 self._refresh(job)
         self._check_job(job)
 
@@ -793,6 +1021,10 @@ class Dispatcher:
         """Stop, abort, or "fail" (abort, but it has failed): nothing new is dealt, what runs is told."""
         if job.ended or job.ending not in ("", "stop") or job.ending == how:
             return
+        if how == "stop" and job.state is JobState.PAUSED:
+            self._unpause(job)
+            if job.ended:
+                return
         job.ending = how
         if reason:
             self.list.change(job, self._out, reason=reason)
@@ -835,14 +1067,18 @@ class Dispatcher:
             job.total = job.root.total
         fields["stopped"] = job.ending == "stop" and state is JobState.COMPLETE and not job.session
         self.list.change(job, self._out, **fields)
-        self.clock.remove(job.number)
+        if job.reserved is not None:
+            self._unreserve(job.reserved)
+        self.clock.remove(job.number, self._now)
+        self.dealing.need_no_more(job.needs)
+        self.ledger.end(job.number, job.owner, stored=not job.session)
         job.ready.clear()
         self._out.ended.append(job.number)
         self._ended.append(job.number)
-        for kernel in self.roster.kernels.values():
-            if job.number in kernel.jobs:
-                kernel.jobs.discard(job.number)
-                self._send(kernel.peer, messages.Release(job.number))
+        for kernel in job.kernels.values():
+            kernel.jobs.discard(job.number)
+            self._send(kernel.peer, messages.Release(job.number))
+        job.kernels.clear()
         for waiter in job.waiters:
             waiter.member.fetches.pop((waiter.attempt, waiter.id), None)
             self._answer_fetch(job, waiter)
@@ -870,96 +1106,339 @@ class Dispatcher:
         if any(not other.ended for other in others):
             return
         if record.when is not None and record.when > self._wall_now + SOON:
-            self._held.setdefault(record.when, set()).add(job.number)
+            heapq.heappush(self._held, (record.when, job.number))
             return
         self.list.change(job, self._out, state=JobState.QUEUED, reason="")
         self._refresh(job)
         if job.root is not None:
             self._check_map(job.root)
 
+    def _pause(self, job: Job) -> None:
+        """Deal nothing more of it; drivers that run are asked to wait at their next safe point."""
+        if job.ending:
+            raise InvalidRequest(f"job {job.number} is ending: it cannot be paused")
+        if job.reserved is not None:
+            self._unreserve(job.reserved)
+        self.list.change(job, self._out, state=JobState.PAUSED, reason="")
+        for number in job.attempts:
+            attempt = self.attempts[number]
+            if attempt.map.once and not attempt.parked:
+                self._ask(attempt)
+        self._refresh(job)
+
+    def _unpause(self, job: Job) -> None:
+        """Go on; what never ran looks at its `after` and `when` again."""
+        if job.attempts or job.session:
+            self.list.change(job, self._out, state=JobState.RUNNING)
+        else:
+            self.list.change(job, self._out, state=JobState.WAITING)
+            self._release_waiting(job)
+        self._refresh(job)
+
     def _refresh(self, job: Job) -> None:
-        """Tell the service clock whether the job has something to deal."""
+        """Tell the service clock through which doors the job has something to deal."""
+        number, clock, now = job.number, self.clock, self._now
+        self.touched_jobs.add(number)
         if job.ended:
             return
-        for map_ in job.maps.values():
-            job.list_ready(map_)
-        if job.state is not JobState.WAITING and job.has_work:
-            self.clock.wake(job.number)
+        dealt = job.dealt
+        if job.reserved is not None and not (dealt and job.has_work):
+            self._unreserve(job.reserved)
+        open_ = dealt and job.reserved is None
+        if open_ and job.next_ready() is not None:
+            clock.wake(number, job.needs, now)
+            if self.dealing.full:  # a driver that waits in a full kernel may compute a share
+                for map_ in job.maps.values():
+                    driver = self.attempts.get(map_.driver)
+                    if driver is not None and map_.waiting:
+                        self._touched[driver.kernel.number] = driver.kernel
         else:
-            self.clock.sleep(job.number)
+            clock.sleep(number, job.needs, now)
+        doors = clock.doors(number)
+        if job.resumable or len(doors) > (job.needs in doors):
+            for door in [d for d in doors if d is not job.needs and d != job.needs]:
+                if not open_ or door not in job.resumable:
+                    clock.sleep(number, door, now)
+            for door in job.resumable if open_ else ():
+                clock.wake(number, door, now)
 
     # -- dealing -------------------------------------------------------------------------------
 
     def _deal(self) -> None:
         """Give every free slot to the job that is due."""
-        if self.clock.idle:
+        clock, dealing = self.clock, self.dealing
+        touched = list(self._touched.values())
+        self._touched.clear()
+        if clock.idle and not dealing.reserved and not dealing.free:
             return
-        for kernel in self.roster.kernels.values():
+        for kernel in touched:
+            while kernel.free > 0 and self._deal_on(kernel):
+                pass
+        if not clock.idle:
+            for profile in list(dealing.free):
+                while profile in dealing.free:
+                    number = clock.pick(
+                        dealing.doors(profile), self._now, owner=profile.owner, only=profile.only
+                    )
+                    if not number:
+                        break
+                    job = self.list.jobs[number]
+                    kernel = dealing.place(profile, job.kernels, job.submit.cpus, job.submit.memory)
+                    touched.append(kernel)
+                    self._give(job, kernel)
+        for kernel in [*touched, *self._touched.values()]:
+            self._deal_ahead(kernel)
+        self._touched.clear()
+        if dealing.free:
+            self._speculate()
 
-            def offer(number: int, kernel: Kernel = kernel) -> Attempt | Map | None:
-                return self._work(number, kernel)
-
-            while kernel.free > 0 or len(kernel.ahead) < kernel.slots:
-                pick: tuple[int, Attempt | Map] | None = self.clock.pick(offer)
-                if pick is None:
-                    break
-                number, work = pick
-                if kernel.free <= 0 and not self._may_be_ahead(work, kernel):
-                    break
-                if isinstance(work, Attempt):
-                    self._resume(work)
-                else:
-                    self._dispatch(self._job(number), work, kernel)
-                self._refresh(self._job(number))
-
-    def _may_be_ahead(self, work: Attempt | Map, kernel: Kernel) -> bool:
-        """Whether what is due may wait at the kernel for a slot: a chunk of short units, of a map that runs there."""
-        if isinstance(work, Attempt) or work.apart:
+    def _deal_on(self, kernel: Kernel) -> bool:
+        """Give a free slot of this kernel to whoever is due; False: nothing can be done."""
+        if kernel.reserved:
+            job = self.list.jobs[kernel.reserved]
+            if not self._has_room(kernel, job):
+                return False
+            self._unreserve(kernel)
+            self._give(job, kernel)
+            return True
+        if kernel.full_of_drivers:
+            return self._deal_inside(kernel)
+        profile = kernel.profile
+        doors = [*self.dealing.doors(profile), kernel.number]
+        number = self.clock.pick(doors, self._now, kernel.last, profile.owner, profile.only)
+        if not number:
             return False
-        estimate = self.estimates.get(work.owner, work.function)
+        self._give(self.list.jobs[number], kernel)
+        return True
+
+    def _deal_inside(self, kernel: Kernel) -> bool:
+        """The same where no further process may start: drivers go on, or chunks run inside drivers that wait.
+
+        A driver here of whose map nothing is here is the innermost of its process, so that a chunk of that map
+        runs inside it: there is one such driver in each chain of drivers that wait.
+        """
+        found: dict[int, Attempt | Map] = {}
+        for n in kernel.parked:
+            attempt = self.attempts[n]
+            job = self.list.jobs[attempt.map.job]
+            if not job.dealt or job.reserved is not None:
+                continue
+            if attempt.resumable:
+                found[job.number] = attempt
+            elif job.number not in found:
+                idle = (self.maps[key] for key in attempt.maps)
+                for map_ in idle:
+                    if map_.waiting and all(self.attempts[r].kernel is not kernel for r in map_.running):
+                        found[job.number] = map_
+        if not found:
+            return False
+        number = min(found, key=self.clock.before)
+        job, work = self.list.jobs[number], found[number]
+        if not self._has_room(kernel, job):
+            return False
+        if isinstance(work, Attempt):
+            self._resume(work)
+        else:
+            self._dispatch(job, work, kernel)
+        return True
+
+    def _has_room(self, kernel: Kernel, job: Job) -> bool:
+        return kernel.fits(job.submit.cpus, job.submit.memory)
+
+    def _give(self, job: Job, kernel: Kernel) -> None:
+        """The job gets a slot here: for a driver of it that wants to go on, else for units. A wide unit waits for room."""
+        if not self._has_room(kernel, job):
+            kernel.reserved, job.reserved = job.number, kernel
+            self.dealing.reserve(kernel)
+            self._refresh(job)
+            return
+        waiting = job.resumable.get(kernel.number)
+        if waiting:
+            self._resume(waiting[0])
+            return
+        map_ = job.next_ready()
+        assert map_ is not None
+        self._dispatch(job, map_, kernel)
+
+    def _unreserve(self, kernel: Kernel) -> None:
+        """Its slots are for everybody again."""
+        if kernel.reserved:
+            job = self.list.jobs[kernel.reserved]
+            kernel.reserved, job.reserved = 0, None
+            self.dealing.unreserve(kernel)
+            self._touched[kernel.number] = kernel
+            if not job.ended:
+                self._refresh(job)
+
+    def _deal_ahead(self, kernel: Kernel) -> None:
+        """Where all slots are busy, a chunk of what runs there may wait for the next free one, if it is due."""
+        profile = kernel.profile
+        while kernel.free <= 0 and not kernel.reserved and len(kernel.ahead) < kernel.slots:
+            number = self.clock.pick(
+                self.dealing.doors(profile), self._now, kernel.last, profile.owner, profile.only
+            )
+            if not number or kernel.full_of_drivers:
+                return
+            job = self.list.jobs[number]
+            map_ = job.next_ready()
+            if map_ is None or kernel.number in job.resumable or not self._may_be_ahead(job, map_, kernel):
+                return
+            self._dispatch(job, map_, kernel)
+
+    def _may_be_ahead(self, job: Job, map_: Map, kernel: Kernel) -> bool:
+        """Whether a chunk of the map may wait at the kernel for a slot: its units are short, and some run there."""
+        if map_.apart or job.submit.cpus != 1 or job.submit.memory:
+            return False
+        estimate = self.estimates.get(map_.owner, map_.function)
         return (
             estimate is not None
             and estimate <= CHUNK_SECONDS
-            and any(n in kernel.running for n in work.running)
+            and any(n in kernel.running for n in map_.running)
         )
 
-    def _work(self, number: int, kernel: Kernel) -> Attempt | Map | None:
-        """What the job could do on this kernel now: a driver of it that goes on, or the map to deal from."""
-        job = self.list.jobs[number]
-        for attempt in job.resumable:
-            if attempt.kernel is kernel:
-                return attempt
-        if job.facts.python and job.facts.python != kernel.python:
-            return None
-        map_ = job.next_ready()
-        if map_ is None or not kernel.full_of_drivers:
-            return map_
-        # No further process. A driver here of whose map nothing is here is the innermost of its process, so
-        # that a chunk of that map runs inside it: there is one such driver in each chain of drivers that wait.
-        return next((m for m in job.maps.values() if m.waiting and self._waits_idly(m, kernel)), None)
+    # -- slots that are lent, and stragglers ---------------------------------------------------
 
-    def _waits_idly(self, map_: Map, kernel: Kernel) -> bool:
-        """Whether the map's driver waits on this kernel, and nothing of the map is there."""
-        if map_.driver not in kernel.parked:
-            return False
-        return all(self.attempts[n].kernel is not kernel for n in map_.running)
+    def _ask(self, attempt: Attempt) -> None:
+        if attempt.asked is None:
+            attempt.asked = self._now
+            self._answer(attempt.kernel.peer, messages.Lend(attempt.number))  # after its Run
+
+    def _ask_to_lend(self) -> None:
+        """Of the drivers that hold a slot while another job is due, ask those that are furthest ahead."""
+        if self.clock.idle and not self.dealing.reserved:
+            return
+        clock, asked = self.clock, []
+        for attempt in self.lending.round(self._now):
+            kernel, number = attempt.kernel, attempt.map.job
+            if kernel.free > 0 and not kernel.reserved:
+                continue
+            self._accrue(attempt)
+            profile = kernel.profile
+            doors = [*self.dealing.doors(profile), kernel.number]
+            due = kernel.reserved or clock.pick(doors, self._now, owner=profile.owner, only=profile.only)
+            if due and due != number and clock.before(due) < clock.before(number):
+                asked.append(attempt)
+        asked.sort(key=lambda a: clock.before(a.map.job), reverse=True)
+        for attempt in asked[: clock.awake + len(self.dealing.reserved)]:
+            self._ask(attempt)
+
+    def _speculate(self) -> None:
+        """Issue late chunks again where slots are free and nothing else is due."""
+        for number in self.stragglers.late(self._now):
+            attempt = self.attempts.get(number)
+            if attempt is None or attempt.twin is not None or attempt.void or attempt.told or attempt.driver:
+                continue
+            map_ = attempt.map
+            job = self._job(map_.job)
+            if map_.waiting or not job.dealt or not self._may_run_twice(job, map_):
+                continue
+            driver = self.attempts.get(map_.driver)
+            if driver is not None and driver.kernel is attempt.kernel:
+                continue  # it may run inside its driver's process, and could not be ended alone
+            if attempt.ahead:
+                self.stragglers.watch(attempt, self._now + LEAST)
+                continue
+            kernel = self._elsewhere(job, attempt.kernel)
+            if kernel is None:
+                self.stragglers.watch(attempt, self._now + LEAST)
+            else:
+                self._issue(job, map_, attempt.span, kernel, twin=attempt)
+
+    def _may_run_twice(self, job: Job, map_: Map) -> bool:
+        return (
+            job.submit.idempotent
+            and not map_.once
+            and not map_.apart
+            and not map_.cancelled
+            and map_.function not in job.callers
+        )
+
+    def _elsewhere(self, job: Job, kernel: Kernel) -> Kernel | None:
+        """A kernel with a free slot for the job's units, if possible another one than *kernel*."""
+        best: Kernel | None = None
+        for profile in self.dealing.free:
+            if job.needs in self.dealing.doors(profile) and (not profile.only or profile.owner == job.owner):
+                found = self.dealing.place(profile, (), job.submit.cpus, job.submit.memory)
+                if found is kernel and len(self.dealing.free[profile]) > 1:
+                    found = self.dealing.place(profile, (), job.submit.cpus, job.submit.memory)
+                if self._has_room(found, job) and (best is None or best is kernel):
+                    best = found
+        return best
+
+    def _settle_twin(self, attempt: Attempt) -> None:
+        """It is the one that counts: the other attempt at the same units is ended."""
+        twin = self._part(attempt)
+        if twin is None:
+            return
+        job = self._job(attempt.map.job)
+        twin.void = True
+        self._end_attempt(twin, "abort")
+        self._refund(job, twin)
+        self._count_running(twin, 0 if twin.ahead else -1)
+        job.attempts.discard(twin.number)
+        attempt.map.running.discard(twin.number)
+
+    def _part(self, attempt: Attempt) -> Attempt | None:
+        """From now on the attempt and its twin, which is returned, have nothing to do with each other."""
+        twin, attempt.twin = attempt.twin, None
+        if twin is not None:
+            twin.twin = None
+        return twin
+
+    def _let_go(self, attempt: Attempt) -> None:
+        """An attempt that nobody needed is over: all that it had was its slot."""
+        del self.attempts[attempt.number]
+        self._vacate(attempt)
+        attempt.kernel.ahead.pop(attempt.number, None)
+        self.dealing.changed(attempt.kernel)
+        self._begin_next(attempt.kernel)
 
     def _dispatch(self, job: Job, map_: Map, kernel: Kernel) -> None:
+        """Deal the next chunk of the map to the kernel."""
         estimate = self.estimates.get(map_.owner, map_.function)
         span = map_.take(chunk_size(map_.waiting, self.roster.slots, estimate))
-        cost = (FIRST_GUESS if estimate is None else estimate) * len(span)
-        number = self._next_attempt
+        attempt = self._issue(job, map_, span, kernel)
+        if not map_.waiting and estimate is not None and self._may_run_twice(job, map_):
+            for number in [attempt.number] if map_.tail else map_.running:
+                self.stragglers.watch(self.attempts[number])
+            map_.tail = True
+        self._refresh(job)
+
+    def _issue(self, job: Job, map_: Map, span: Span, kernel: Kernel, twin: Attempt | None = None) -> Attempt:
+        """An attempt at the units of *span*."""
+        estimate = self.estimates.get(map_.owner, map_.function)
+        expected = (FIRST_GUESS if estimate is None else estimate) * len(span)
+        submit, number = job.submit, self._next_attempt
         self._next_attempt += 1
-        attempt = Attempt(number, map_, span, kernel, cost, self._now, ahead=kernel.free <= 0)
+        weight, cost = self._weight(job), expected * submit.cpus
+        attempt = Attempt(
+            number,
+            map_,
+            span,
+            kernel,
+            submit.cpus,
+            submit.memory,
+            self._now,
+            cost,
+            self.clock.serve(job.number, job.needs, cost, self._now),
+            expected,
+            self._price(weight),
+            weight,
+            ahead=kernel.free <= 0,
+            twin=twin,
+        )
+        if twin is not None:
+            twin.twin = attempt
         self.attempts[number] = attempt
         job.attempts.add(number)
         map_.running.add(number)
         if attempt.ahead:
             kernel.ahead[number] = None
         else:
-            kernel.running.add(number)
+            self._occupy(attempt)
         kernel.jobs.add(job.number)
-        self.clock.charge(job.number, cost)
+        kernel.last = job.number
+        job.kernels[kernel.number] = kernel
         if map_.function not in kernel.known:
             kernel.known.add(map_.function)
             self._send(kernel.peer, messages.Blob(map_.function), Ref("blob", (map_.function,)))
@@ -975,9 +1454,9 @@ class Dispatcher:
             epoch=self.epoch,
             lease=self.roster.lease,
             once=map_.once,
-            apart=map_.apart,
+            apart=map_.apart or twin is not None,
             ahead=attempt.ahead,
-            cpus=job.submit.cpus,
+            cpus=submit.cpus,
         )
         payload = b"" if map_.once else map_.ref(span)
         # units of the store may have come this very turn: they run when they are on disk
@@ -987,12 +1466,61 @@ class Dispatcher:
         if job.ending == "stop" and not map_.root:
             self._end_attempt(attempt, "stop", soft=True)
         self._count_running(attempt, 0 if attempt.ahead else +1)
+        return attempt
 
     # -- words for people ----------------------------------------------------------------------
 
     def explain(self, number: int) -> str:
-        """One sentence: why the job waits, or what ended it."""
-        return why(self._job(number), self.list.jobs, self.roster.kernels.values())
+        """One sentence: why the job waits, its share, and when to expect its next unit; or what ended it."""
+        return why(self, self._job(number))
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """What part of all slots is due to each job that has work or runs."""
+        if self._shares is None or self._shares[0] != self._now:
+            jobs = self.list.jobs
+            wanting = {n for a in self.attempts.values() if jobs[n := a.map.job].dealt and not a.void}
+            wanting.update(self.clock.waiting)
+            self._shares = (self._now, self.clock.shares(wanting, self._now))
+        return self._shares[1]
+
+    def owners(self) -> list[OwnerRecord]:
+        """Everybody who has jobs that have not ended."""
+        accounts = self.ledger.accounts if self.ledger.policy is not None else {}
+        return [
+            OwnerRecord(name, jobs, accounts[name].balance / MICRO if name in accounts else None)
+            for name, jobs in self.list.owners().items()
+        ]
+
+    def _accounts(self, owner: str) -> list[dict[str, Any]]:
+        """What everybody may know of the account of *owner*, or of all ("*")."""
+        known = {*self.ledger.accounts, *self.clock.owners}
+        shares: dict[str, float] = {}
+        for number, share in self.shares.items():
+            name = self.list.jobs[number].owner
+            shares[name] = shares.get(name, 0.0) + share
+        found = []
+        for name in sorted(known if owner == "*" else {owner}):
+            account = None
+            if self.ledger.policy is not None and name in self.ledger.accounts:
+                account = self.ledger.account(name, self._now)
+            jobs = self.list.jobs
+            found.append(
+                {
+                    "owner": name,
+                    "balance": None if account is None else account.balance / MICRO,
+                    "cap": None if account is None else account.terms.cap,
+                    "rate": None if account is None else account.terms.rate,
+                    "use": self.clock.use(name, self._now),
+                    "share": shares.get(name, 0.0),
+                    "jobs": {
+                        str(n): cost / MICRO
+                        for n, cost in self.ledger.costs.items()
+                        if cost and n in jobs and jobs[n].owner == name
+                    },
+                }
+            )
+        return found
 
     # -- restart -------------------------------------------------------------------------------
 
@@ -1012,7 +1540,6 @@ class Dispatcher:
             job.root = Map(submit.key, record.job, record.owner, submit.body, submit.seed, 0, root=True)
             job.root.segments, job.root.total = segments, sum(segments.values())
             return
-        self.clock.add(record.job, record.owner, record.priority)
         root = self._root_map(job)
         root.closed = stored["closed"]
         root.segments = {0: 1} if submit.once else segments
@@ -1021,7 +1548,8 @@ class Dispatcher:
         if job.ending or job.stops_at_failure:
             root.closed = True
             root.drop_pending()
-        if record.state is not JobState.WAITING:
+        job.list_ready(root)
+        if record.state not in (JobState.WAITING, JobState.PAUSED):
             job.facts = replace(record, state=JobState.QUEUED, epoch=self.epoch)
         job.done, job.progress = sum(count for _, count in results), None
 
@@ -1031,6 +1559,11 @@ class Dispatcher:
         for job in list(self.list.jobs.values()):
             if job.ended:
                 continue
+            # the wall clock only says how long it has waited; at worst it is thought to be new, or a day old
+            self._join_clock(job, now - max(0.0, wall - job.facts.submitted))
+            if job.submit.once:
+                self.ledger.forgive(job.number)
+                job.paid = self.ledger.costs.get(job.number, 0)
             self._release_waiting(job)
             self._refresh(job)
             if job.root is not None:
@@ -1040,45 +1573,9 @@ class Dispatcher:
 
     # -- invariants ----------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Assert every invariant; the tests call it after each event."""
-        self.clock.check()
-        self.list.check()
-        self.codes.check()
-        assert not self._ended
-        for number, attempt in self.attempts.items():
-            assert number == attempt.number
-            assert number in attempt.map.running
-            assert (number in attempt.kernel.parked) == attempt.parked
-            assert (number in attempt.kernel.ahead) == attempt.ahead
-            assert (number in attempt.kernel.running) == (not attempt.parked and not attempt.ahead)
-            assert self.roster.kernels[attempt.kernel.peer] is attempt.kernel
-            assert attempt.resumable == (attempt in self.list.jobs[attempt.map.job].resumable)
-            assert attempt.parked == (attempt.resumable or bool(attempt.maps)), "a driver waits for nothing"
-        for key, map_ in self.maps.items():
-            map_.check(self.attempts[n] for n in map_.running)
-            assert map_.function in self.codes
-            job = self.list.jobs[map_.job]
-            assert job.maps[key] is map_
-            assert map_.remaining or not map_.closed or job.state is JobState.WAITING, "it should have ended"
-            driver = self.attempts.get(map_.driver)
-            assert (driver is not None and key in driver.maps) or not map_.driver or map_.cancelled
-        for kernel in self.roster.kernels.values():
-            assert kernel.free >= 0
-            assert kernel.holds <= self.attempts.keys()
-            assert not (kernel.ahead and kernel.free), "a slot is free beside work that waits for one"
-            assert all(not self.list.jobs[n].ended for n in kernel.jobs)
-        assert self.roster.slots == sum(k.slots for k in self.roster.kernels.values())
-        for job in self.list.jobs.values():
-            assert job.running == sum(
-                not self.attempts[n].parked and not self.attempts[n].ahead for n in job.attempts
-            )
-            assert job.maps.items() <= self.maps.items()
-            assert all(w.member.fetches[w.attempt, w.id] == job.number for w in job.waiters)
-            if not job.ended:
-                ready = job.state is not JobState.WAITING and job.has_work
-                assert self.clock.runnable(job.number) == ready, job.record
-                assert job.attempts or job.maps or job.session, "nothing of it is left: it should have ended"
+    def check(self, everything: bool = True) -> None:
+        """Assert every invariant, or those of what the last event has changed; the tests call it after each event."""
+        invariants.check(self, everything)
 
     _HANDLERS: dict[type[Message], Any] = {  # noqa: RUF012
         messages.Hello: _hello,
@@ -1097,7 +1594,11 @@ class Dispatcher:
         messages.Fetch: _fetch,
         messages.Forget: _forget,
         messages.Status: _status,
+        messages.Change: _change,
+        messages.Credits: _credits,
+        messages.Grant: _grant,
         messages.Finished: _finished,
+        messages.Lent: _lent,
         messages.Crashed: _crashed,
         messages.Publish: _publish,
     }

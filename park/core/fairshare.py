@@ -1,131 +1,510 @@
 """Who is served next: the service clock.
 
-The problem: many owners have jobs, a job has thousands of units, and a free slot must go to one of
-them, at once, so that over time every owner gets an equal share, every job a share by its weight,
-and nobody gains by idling, by splitting a job into a hundred, or by being first.
+The problem. Many owners have jobs, a job has thousands of units, and a free slot must go to one of them at once,
+so that over time every owner gets an equal share, priority buys a larger one, and nobody gains by idling, by
+splitting a job into a hundred, or by being first.
 
-The rule is start-time fair queueing on two levels. Each owner carries a start tag S, each of its
-jobs a start tag of its own. A free slot goes to the runnable owner with the least S, and there to the
-runnable job with the least S. Serving a unit that costs c slot-seconds moves the tag on by c / weight
-at each level; the virtual time v of the level becomes the tag that was served. Whoever becomes
-runnable starts at max(v, own tag): idle time earns nothing, and work done is not forgotten.
+The rule is start-time fair queueing (Goyal, Vin and Cheng 1996) on two levels. Each owner carries a start tag,
+each of its jobs one of its own. A free slot goes to the runnable owner with the least tag, and there to the
+runnable job with the least tag. Serving c slot-seconds of a job moves the job's tag on by c / (weight x age) and
+its owner's by c / (weight x age x usage), where
 
-The cost is an estimate at dispatch and corrected when the time is known.
+- weight is 2**priority;
+- age is 1 for a new job and 2 for one that was submitted a day ago: who waits long is served a little more;
+- usage is 1 for an owner who has used no more than others lately, and less, but never less than 1/4, for one
+  who has. Use is weight x slot-seconds, halved each day; what counts is how far it exceeds the mean.
 
-Why nothing starves: a weight is at most 64 and at least 1/8, so between two services of one job every
-other can be served only until its tag has passed that job's tag: a finite number of units, bounded by
-cost_max * (sum of the other weights) / weight of the job.
+So an owner's clock runs slowly while its urgent jobs are served: priority counts between owners. A hundred jobs
+of one owner share one clock, and an urgent job lifts none of its owner's free jobs, because those move it fast.
+
+Cost. What a unit will take is not known before, so it is charged at dispatch by an estimate and corrected when
+the time is known, with the rates of the dispatch: a refund is exact.
+
+Sleep. Whoever becomes runnable starts at max(v, own tag), v being the tag that was served last: idle time earns
+nothing, and work done is not forgotten. Fits come in generations, with a short pause between two of them, in
+which they must not lose what they are behind: who slept for at most one quantum keeps its tag, but is never
+more than one quantum's worth of work behind v.
+
+Doors. Not every kernel takes every unit: a door stands for one set of needs, or for one kernel on which drivers of
+a job want to go on. A job is runnable through the doors that it has opened; a kernel looks through those that
+are its own. Each door has its own v, because service through one says little about the queue at another.
+
+Preference. A process that has a job prepared should go on with it: a slot may stay with its job while that is
+at most one quantum ahead of the one that is due, unless the one that is due was never served.
+
+Why nothing starves: every divisor is bounded (weight by 1/8 and 64, age by 1 and 2, usage by 1/4 and 1), so between
+two services of one job everybody else can be served only until their tags have passed its own. `longest_wait`
+states how long that is.
+
+Each queue is a heap whose entries are corrected when they reach the top, so a decision costs the logarithm of the
+number of owners and jobs, and a constant for each door.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import heapq
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
-T = TypeVar("T")
+#: Slot-seconds by which a job may be served ahead of the one that is due, and seconds for which it keeps its tag.
+QUANTUM = 0.1
+#: Seconds in which recorded use is halved.
+HALF_LIFE = 24 * 3600.0
+#: Slot-seconds of use above the mean that halve an owner's rate.
+USE_SCALE = 100_000.0
+#: An owner's rate is never divided by more than this for its use.
+LEAST_USAGE = 0.25
+#: Seconds after which a job's age counts double.
+FULL_AGE = 24 * 3600.0
+
+#: What a job may be served through: any hashable value.
+Door = Any
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
     """A job or an owner on one level."""
 
-    #: start tag, in slot-seconds divided by weight; never decreases but by a correction
+    #: order of arrival, which breaks ties
+    order: int
+    #: start tag, in slot-seconds divided by rate; it falls only by a correction
     tag: float = 0.0
-    weight: float = 1.0
+    #: when it ceased to be runnable
+    slept: float = float("-inf")
 
 
-@dataclass(slots=True)
+T = TypeVar("T", bound=_Entry)
+
+
+class _Queue(Generic[T]):
+    """Entries, the one with the least tag first. Tags may rise unseen; when one falls, `put` is called again."""
+
+    __slots__ = ("_heap", "_stands")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, T]] = []
+        #: the tag under which an entry stands in the heap
+        self._stands: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._stands)
+
+    def put(self, entry: T) -> None:
+        stands = self._stands.get(entry.order)
+        if stands is None or entry.tag < stands:
+            self._stands[entry.order] = entry.tag
+            heapq.heappush(self._heap, (entry.tag, entry.order, entry))
+
+    def discard(self, entry: T) -> None:
+        self._stands.pop(entry.order, None)
+        if len(self._heap) > 2 * len(self._stands) + 64:
+            stands = self._stands
+            self._heap = [e for e in set(self._heap) if stands.get(e[1]) == e[0]]
+            heapq.heapify(self._heap)
+
+    def first(self) -> T | None:
+        heap, stands = self._heap, self._stands
+        while heap:
+            tag, order, entry = heap[0]
+            if stands.get(order) != tag:
+                heapq.heappop(heap)
+            elif entry.tag > tag:
+                stands[order] = entry.tag
+                heapq.heapreplace(heap, (entry.tag, order, entry))
+            else:
+                return entry
+        return None
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Job(_Entry):
+    number: int
+    owner: _Owner
+    weight: float
+    born: float
+    #: it has had a unit dealt
+    served: bool = False
+    #: slot-seconds that it was charged, by the estimates that stand
+    charged: float = 0.0
+    doors: set[Door] = field(default_factory=set)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
 class _Owner(_Entry):
-    #: tag of the last job served within this owner
-    virtual: float = 0.0
-    jobs: dict[int, _Entry] = field(default_factory=dict)
-    runnable: set[int] = field(default_factory=set)
+    name: str
+    #: tag of the job served last within this owner, by door
+    virtual: dict[Door, float] = field(default_factory=dict)
+    latest: float = 0.0
+    jobs: dict[int, _Job] = field(default_factory=dict)
+    #: its runnable jobs by door; a door without any is not there
+    queues: dict[Door, _Queue[_Job]] = field(default_factory=dict)
+    #: weight x slot-seconds, as if all were used now: grown by what the past has decayed
+    use: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What serving one slot-second divides by: the job's own rate, and its owner's."""
+
+    job: float
+    owner: float
 
 
 class ServiceClock:
-    """Start-time fair queueing over owners, then over the jobs of each."""
+    """Start-time fair queueing over owners, then over the jobs of each. All times are monotonic seconds."""
 
-    def __init__(self) -> None:
-        self._virtual = 0.0
+    def __init__(self, quantum: float = QUANTUM) -> None:
+        self.quantum = quantum
+        self._jobs: dict[int, _Job] = {}
         self._owners: dict[str, _Owner] = {}
-        self._owner_of: dict[int, str] = {}
-        #: owners with runnable jobs
-        self._ready: dict[str, _Owner] = {}
+        #: owners with runnable jobs, by door
+        self._queues: dict[Door, _Queue[_Owner]] = {}
+        #: tag of the owner served last, by door and at all
+        self._virtual: dict[Door, float] = {}
+        self._latest = 0.0
+        self._order = 0
+        #: where the decay of use is counted from
+        self._began: float | None = None
+        #: how many jobs are runnable
+        self.awake = 0
+        #: use of owners with jobs, and their number
+        self._all_use = 0.0
+        self._working = 0
+
+    # -- who is there --------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
         """Whether no job is runnable."""
-        return not self._ready
+        return not self._queues
 
-    def add(self, job: int, owner: str, priority: int) -> None:
-        """A job that may become runnable later. Its weight is 2**priority."""
-        entry = self._owners.setdefault(owner, _Owner())
-        entry.jobs[job] = _Entry(weight=2.0**priority)
-        self._owner_of[job] = owner
+    def add(self, job: int, owner: str, weight: float, born: float, charged: float = 0.0) -> None:
+        """A job that may become runnable later. It was submitted at *born*, and *charged* in an earlier life."""
+        o = self._owners.get(owner)
+        if o is None:
+            o = self._owners[owner] = _Owner(order=self._next_order(), name=owner)
+        if not o.jobs:
+            self._working += 1
+            self._all_use += o.use
+        self._jobs[job] = o.jobs[job] = _Job(
+            order=self._next_order(), number=job, owner=o, weight=weight, born=born, charged=charged
+        )
 
-    def remove(self, job: int) -> None:
+    def jobs(self, owner: str) -> list[int]:
+        """The jobs of an owner that have not ended."""
+        o = self._owners.get(owner)
+        return list(o.jobs) if o is not None else []
+
+    @property
+    def owners(self) -> Collection[str]:
+        """All who have jobs, or a past."""
+        return self._owners.keys()
+
+    @property
+    def waiting(self) -> list[int]:
+        """The jobs that are runnable."""
+        return [n for n, j in self._jobs.items() if j.doors]
+
+    def remove(self, job: int, now: float) -> None:
         """The job has ended."""
-        self.sleep(job)
-        del self._owners[self._owner_of.pop(job)].jobs[job]
+        j = self._jobs[job]
+        for door in list(j.doors):
+            self.sleep(job, door, now)
+        del self._jobs[job], j.owner.jobs[job]
+        o = j.owner
+        if not o.jobs:
+            self._working -= 1
+            self._all_use -= o.use
+            o.virtual.clear()
+            if not o.use and o.tag <= self._latest:
+                del self._owners[o.name]
+
+    def reweigh(self, job: int, weight: float) -> None:
+        """From now on the job weighs this much."""
+        self._jobs[job].weight = weight
+
+    def _next_order(self) -> int:
+        self._order += 1
+        return self._order
+
+    # -- who is runnable -----------------------------------------------------------------------
 
     def runnable(self, job: int) -> bool:
         """Whether the job is marked as having work to deal."""
-        owner = self._owner_of.get(job)
-        return owner is not None and job in self._owners[owner].runnable
+        j = self._jobs.get(job)
+        return j is not None and bool(j.doors)
 
-    def wake(self, job: int) -> None:
-        """The job has work that could be dealt now."""
-        name = self._owner_of[job]
-        owner = self._owners[name]
-        if job in owner.runnable:
+    def doors(self, job: int) -> Collection[Door]:
+        """The doors that the job has opened."""
+        return self._jobs[job].doors
+
+    def wake(self, job: int, door: Door, now: float) -> None:
+        """The job has work that could be dealt now through *door*."""
+        j = self._jobs[job]
+        if door in j.doors:
             return
-        if not owner.runnable:
-            owner.tag = max(self._virtual, owner.tag)
-            self._ready[name] = owner
-        entry = owner.jobs[job]
-        entry.tag = max(owner.virtual, entry.tag)
-        owner.runnable.add(job)
+        o = j.owner
+        if not j.doors:
+            self.awake += 1
+            if not o.queues:
+                v = self._virtual.get(door, self._latest)
+                o.tag = self._start(o, v, self.rates(job, now).owner, now)
+            v = o.virtual.get(door, o.latest)
+            j.tag = self._start(j, v, self.rates(job, now).job, now)
+        j.doors.add(door)
+        queue = o.queues.get(door)
+        if queue is None:
+            queue = o.queues[door] = _Queue()
+            owners = self._queues.get(door)
+            if owners is None:
+                owners = self._queues[door] = _Queue()
+            owners.put(o)
+        queue.put(j)
 
-    def sleep(self, job: int) -> None:
-        """The job has nothing to deal now."""
-        name = self._owner_of[job]
-        owner = self._owners[name]
-        owner.runnable.discard(job)
-        if not owner.runnable:
-            self._ready.pop(name, None)
+    def _start(self, entry: _Entry, v: float, rate: float, now: float) -> float:
+        if entry.tag >= v or now - entry.slept > self.quantum:
+            return max(entry.tag, v)
+        return max(entry.tag, v - self.quantum / rate)
 
-    def pick(self, offer: Callable[[int], T | None]) -> tuple[int, T] | None:
-        """The runnable job that is due, with what it has to *offer*; None if no job offers anything."""
-        owners = list(self._ready.values())
-        if len(owners) > 1:
-            owners.sort(key=lambda o: o.tag)
-        for owner in owners:
-            jobs, due = owner.jobs, list(owner.runnable)
-            if len(due) > 1:
-                due.sort(key=lambda j: (jobs[j].tag, j))
-            for job in due:
-                work = offer(job)
-                if work is not None:
-                    self._virtual = max(self._virtual, owner.tag)
-                    owner.virtual = max(owner.virtual, jobs[job].tag)
-                    return job, work
-        return None
-
-    def charge(self, job: int, cost: float) -> None:
-        """The job was served *cost* slot-seconds (negative: a correction of an estimate)."""
-        name = self._owner_of.get(job)
-        if name is None:
+    def sleep(self, job: int, door: Door, now: float) -> None:
+        """The job has nothing to deal through *door* now."""
+        j = self._jobs[job]
+        if door not in j.doors:
             return
-        owner = self._owners[name]
-        entry = owner.jobs[job]
-        owner.tag += cost / entry.weight
-        entry.tag += cost / entry.weight
+        j.doors.discard(door)
+        if not j.doors:
+            self.awake -= 1
+            j.slept = now
+        o = j.owner
+        queue = o.queues[door]
+        queue.discard(j)
+        if not queue:
+            del o.queues[door]
+            if not o.queues:
+                o.slept = now
+            owners = self._queues[door]
+            owners.discard(o)
+            if not owners:
+                del self._queues[door]
 
-    def check(self) -> None:
-        """Assert what must always hold."""
-        for name, owner in self._owners.items():
-            assert owner.runnable <= owner.jobs.keys(), name
-            assert bool(owner.runnable) == (name in self._ready)
-            for job in owner.jobs:
-                assert self._owner_of[job] == name
+    # -- who is next ---------------------------------------------------------------------------
+
+    def pick(
+        self, doors: Iterable[Door], now: float, prefer: int = 0, owner: str = "", only: bool = False
+    ) -> int:
+        """The job that is due at one of *doors*, or *prefer* where the rule allows it; 0: none is runnable there.
+
+        With *owner*, that owner's jobs come first, or with *only* no others at all.
+        """
+        doors = [d for d in doors if d in self._queues]
+        if not doors:
+            return 0
+        o: _Owner | None = None
+        if owner:
+            own = self._owners.get(owner)
+            if own is not None and any(d in own.queues for d in doors):
+                o = own
+        if o is None:
+            if only:
+                return 0
+            o = _least(self._queues[d].first() for d in doors)
+            assert o is not None
+        j = _least(o.queues[d].first() for d in doors if d in o.queues)
+        assert j is not None
+        if prefer and prefer != j.number and j.served:
+            p = self._jobs.get(prefer)
+            if p is not None and (not owner or p.owner is o) and self._may_stay(p, o, doors, now):
+                return prefer
+        return j.number
+
+    def _may_stay(self, p: _Job, due: _Owner, doors: Iterable[Door], now: float) -> bool:
+        """Whether *p* is runnable at *doors* and at most one quantum ahead of who is due."""
+        if p.doors.isdisjoint(doors):
+            return False
+        o, rates = p.owner, self.rates(p.number, now)
+        if (o.tag - due.tag) * rates.owner > self.quantum:
+            return False
+        first = _least(o.queues[d].first() for d in doors if d in o.queues)
+        return first is not None and first.served and (p.tag - first.tag) * rates.job <= self.quantum
+
+    def before(self, job: int) -> tuple[float, float, int]:
+        """A key that orders jobs as `pick` does, where only some of them come into question."""
+        j = self._jobs[job]
+        return j.owner.tag, j.tag, j.order
+
+    def serve(self, job: int, door: Door, cost: float, now: float) -> Rates:
+        """The job gets *cost* slot-seconds, by estimate; what a correction has to use."""
+        j = self._jobs[job]
+        o = j.owner
+        self._latest = max(self._latest, o.tag)
+        self._virtual[door] = max(self._virtual.get(door, 0.0), o.tag)
+        o.latest = max(o.latest, j.tag)
+        o.virtual[door] = max(o.virtual.get(door, 0.0), j.tag)
+        j.served = True
+        rates = self.rates(job, now)
+        self.charge(job, cost, rates)
+        return rates
+
+    def charge(self, job: int, cost: float, rates: Rates) -> None:
+        """The job was served *cost* slot-seconds more than was thought (negative: less)."""
+        j = self._jobs[job]
+        j.charged += cost
+        j.tag += cost / rates.job
+        j.owner.tag += cost / rates.owner
+        if cost < 0:
+            self._fallen(j)
+
+    def refund(self, job: int, cost: float, rates: Rates) -> None:
+        """The fabric lost the work for which *cost* was charged.
+
+        The job is behind now, but others are not to wait while it makes up for hours: at most one quantum.
+        """
+        j = self._jobs[job]
+        o = j.owner
+        j.charged -= cost
+        j.tag = max(j.tag - cost / rates.job, min(j.tag, o.latest - self.quantum / rates.job))
+        o.tag = max(o.tag - cost / rates.owner, min(o.tag, self._latest - self.quantum / rates.owner))
+        self._fallen(j)
+
+    def charged(self, job: int) -> float:
+        """The slot-seconds that the job was charged, by the estimates that stand."""
+        return self._jobs[job].charged
+
+    def _fallen(self, j: _Job) -> None:
+        """The tags of a job and its owner may be less now."""
+        o = j.owner
+        for door in j.doors:
+            o.queues[door].put(j)
+        for door in o.queues:
+            self._queues[door].put(o)
+
+    # -- rates ---------------------------------------------------------------------------------
+
+    def rates(self, job: int, now: float) -> Rates:
+        """weight x age, and weight x age x usage."""
+        j = self._jobs[job]
+        rate = j.weight * (1.0 + min(1.0, max(0.0, now - j.born) / FULL_AGE))
+        return Rates(rate, rate * self.usage(j.owner.name, now))
+
+    def usage(self, owner: str, now: float) -> float:
+        """The factor of an owner's past use: 1, or less for one who has used more than the mean."""
+        o = self._owners.get(owner)
+        if o is None or not o.use or not self._working:
+            return 1.0
+        above = (o.use - self._all_use / self._working) * self._decay(now)
+        return max(LEAST_USAGE, 1.0 / (1.0 + max(0.0, above) / USE_SCALE))
+
+    def used(self, owner: str, amount: float, now: float) -> None:
+        """An owner has used *amount* = weight x slot-seconds (negative: it is taken back)."""
+        o = self._owners.get(owner)
+        if o is None:
+            o = self._owners[owner] = _Owner(order=self._next_order(), name=owner)
+        amount /= self._decay(now)
+        o.use += amount
+        if o.jobs:
+            self._all_use += amount
+
+    def use(self, owner: str, now: float) -> float:
+        """What an owner has used, weight x slot-seconds, halved each day."""
+        o = self._owners.get(owner)
+        return 0.0 if o is None else max(0.0, o.use * self._decay(now))
+
+    def _decay(self, now: float) -> float:
+        if self._began is None:
+            self._began = now
+        return math.exp2((self._began - now) / HALF_LIFE)
+
+    # -- words about it ------------------------------------------------------------------------
+
+    def shares(self, jobs: Iterable[int], now: float) -> dict[int, float]:
+        """What part of all slots is due to each of *jobs*, as long as all of them want more."""
+        rates: dict[str, dict[int, Rates]] = {}
+        for job in jobs:
+            rates.setdefault(self._jobs[job].owner.name, {})[job] = self.rates(job, now)
+        speeds = {
+            owner: sum(r.job for r in own.values()) / sum(r.job / r.owner for r in own.values())
+            for owner, own in rates.items()
+        }
+        whole = sum(speeds.values())
+        return {
+            job: speeds[owner] / whole * r.job / sum(r.job for r in own.values())
+            for owner, own in rates.items()
+            for job, r in own.items()
+        }
+
+    def ahead(self, job: int, shares: Mapping[int, float]) -> float:
+        """About how many slot-seconds of other jobs, of those in *shares*, are due before the job's next unit."""
+        j = self._jobs[job]
+        o, own, total = j.owner, 0.0, 0.0
+        tags: dict[str, float] = {}
+        for number, share in shares.items():
+            other = self._jobs[number]
+            if other.owner is o:
+                own += share
+                total += max(0.0, j.tag - other.tag) * other.weight
+            else:
+                tags[other.owner.name] = tags.get(other.owner.name, 0.0) + share
+        for name, share in tags.items():
+            total += max(0.0, o.tag - self._owners[name].tag) * share / max(own, 1e-9)
+        return total
+
+    def check(self, jobs: Iterable[int] | None = None) -> None:
+        """Assert what must always hold, of all *jobs* (None: every one)."""
+        assert sum(1 for o in self._owners.values() if o.jobs) == self._working if jobs is None else True
+        for number in self._jobs if jobs is None else jobs:
+            j = self._jobs.get(number)
+            if j is None:
+                continue
+            o = j.owner
+            assert o.jobs[number] is j
+            assert self._owners[o.name] is o
+            assert j.doors <= o.queues.keys()
+            assert o.queues.keys() <= self._queues.keys()
+            for door in j.doors:
+                assert o.queues[door]._stands[j.order] <= j.tag
+                assert self._queues[door]._stands[o.order] <= o.tag
+        if jobs is None:
+            for door, owners in self._queues.items():
+                assert len(owners) == sum(door in o.queues for o in self._owners.values())
+
+
+def _least(entries: Iterable[T | None]) -> T | None:
+    least: T | None = None
+    for entry in entries:
+        if entry is not None and (least is None or (entry.tag, entry.order) < (least.tag, least.order)):
+            least = entry
+    return least
+
+
+def longest_wait(
+    owner: str,
+    rate: float,
+    owners: Mapping[str, Sequence[float]],
+    longest: float,
+    slots: int,
+    quantum: float = QUANTUM,
+) -> float:
+    """Seconds after which a runnable job has surely been given its next unit, if all kernels suit everybody.
+
+    *owner* and *rate* (weight x age) are the job's; *owners* holds the rates of all jobs that may want slots
+    meanwhile, by owner, the job's own among them; usage may be anything from 1/4 to 1. *longest*: the most
+    slot-seconds of one chunk, also the most by which one was charged. *slots*: how many there are.
+
+    After its last service the job's tag was at most (longest + quantum) / rate beyond the least of its siblings. Each
+    sibling is served until it has passed that tag, and a chunk and two quanta more (the tag it kept, and the
+    preference). Meanwhile the owner's clock moves, and each other owner is served until it has passed that.
+
+    >>> longest_wait("ann", 1.0, {"ann": [1.0], "bob": [1.0]}, longest=0.02, slots=2)
+    0.37
+    """
+    slack = longest + 2 * quantum
+    behind = (longest + quantum) / rate
+    siblings = list(owners[owner])
+    siblings.remove(rate)
+    served = [(behind * r + slack, r) for r in siblings]
+    own = sum(amount for amount, _ in served)
+    moved = (behind + sum(amount / r for amount, r in served)) / LEAST_USAGE
+    others = sum(moved * max(rates) + slack for name, rates in owners.items() if name != owner and rates)
+    return round((own + others) / slots + longest, 9)

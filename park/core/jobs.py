@@ -9,6 +9,8 @@ import heapq
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from park.core.ledger import MICRO
+from park.core.needs import Needs, needs_of
 from park.core.outcome import Outcome, Write
 from park.core.roster import Kernel, Member
 from park.core.work import Attempt, Map
@@ -44,14 +46,21 @@ class Job:
     failed: int = 0
     total: int | None = None
     running: int = 0
+    #: slot-seconds used, and micro-credits paid
+    seconds: float = 0.0
+    paid: int = 0
     progress: tuple[float, float] | None = None
     root: Map | None = None
     #: all maps that have not ended, by key
     maps: dict[bytes, Map] = field(default_factory=dict)
     #: maps with units that wait, the deepest first
     ready: list[tuple[int, int, Map]] = field(default_factory=list)
-    #: drivers whose map has ended and that want a slot
-    resumable: list[Attempt] = field(default_factory=list)
+    #: drivers that want to go on, by kernel
+    resumable: dict[int, list[Attempt]] = field(default_factory=dict)
+    #: kernels that ran something of it and may have processes that have it prepared
+    kernels: dict[int, Kernel] = field(default_factory=dict)
+    #: the kernel that keeps slots free for its next unit, which is a wide one
+    reserved: Kernel | None = None
     attempts: set[int] = field(default_factory=set)
     waiters: list[Waiter] = field(default_factory=list)
     #: [start, count] of the results in the store
@@ -60,11 +69,15 @@ class Job:
     ending: str = ""
     #: the first thing that went wrong
     error: str = ""
-    #: code of this job that has killed a process
+    #: code of this job that has killed a process, and code that has made maps
     killers: set[bytes] = field(default_factory=set)
+    callers: set[bytes] = field(default_factory=set)
+    needs: Needs = field(init=False)
 
     def __post_init__(self) -> None:
         self.done, self.failed, self.total = self.facts.done, self.facts.failed, self.facts.total
+        self.seconds, self.paid = self.facts.seconds, round(self.facts.credits * MICRO)
+        self.needs = needs_of(self.submit)
 
     @property
     def counters(self) -> dict[str, Any]:
@@ -73,6 +86,8 @@ class Job:
             "failed": self.failed,
             "total": self.total,
             "running": self.running,
+            "seconds": round(self.seconds, 6),
+            "credits": self.paid / MICRO,
             "progress": self.progress,
         }
 
@@ -96,6 +111,18 @@ class Job:
     @property
     def ended(self) -> bool:
         return self.facts.state in ENDED
+
+    @property
+    def released(self) -> bool:
+        """Whether it has come to its turn: what is before `after` and `when` has passed."""
+        return self.facts.state is not JobState.WAITING and (
+            self.facts.state is not JobState.PAUSED or self.facts.started is not None or bool(self.attempts)
+        )
+
+    @property
+    def dealt(self) -> bool:
+        """Whether its units are dealt, if there are any."""
+        return self.facts.state in (JobState.QUEUED, JobState.RUNNING)
 
     @property
     def session(self) -> bool:
@@ -131,6 +158,20 @@ class Job:
     @property
     def has_work(self) -> bool:
         return bool(self.resumable) or self.next_ready() is not None
+
+    def add_resumable(self, attempt: Attempt) -> None:
+        """A driver waits for a slot to go on."""
+        attempt.resumable = True
+        self.resumable.setdefault(attempt.kernel.number, []).append(attempt)
+
+    def drop_resumable(self, attempt: Attempt) -> None:
+        """It waits no more."""
+        if attempt.resumable:
+            attempt.resumable = False
+            here = self.resumable[attempt.kernel.number]
+            here.remove(attempt)
+            if not here:
+                del self.resumable[attempt.kernel.number]
 
 
 class JobList:
@@ -200,7 +241,7 @@ class JobList:
         for number in self._stale_jobs:
             out.deltas.append(Delta("job", number, self.jobs[number].counters))
         for kernel in self._stale_kernels.values():
-            busy = {"busy": len(kernel.running), "drivers": len(kernel.parked)}
+            busy = {"busy": kernel.busy, "drivers": len(kernel.parked)}
             out.deltas.append(Delta("kernel", kernel.number, busy))
         self._stale_jobs.clear()
         self._stale_kernels.clear()
@@ -222,11 +263,14 @@ class JobList:
         if count[0] == 0:
             del self._owners[owner]
             out.deltas.append(Delta("owner", owner, None))
-        else:
+        elif count[0] == step:
             out.deltas.append(Delta("owner", owner, OwnerRecord(owner, count[0]).as_map()))
+        else:
+            out.deltas.append(Delta("owner", owner, {"jobs": count[0]}))
 
-    def owners(self) -> list[OwnerRecord]:
-        return [OwnerRecord(owner, count[0]) for owner, count in self._owners.items()]
+    def owners(self) -> dict[str, int]:
+        """The jobs of each owner that have not ended."""
+        return {owner: count[0] for owner, count in self._owners.items()}
 
     def store(self, job: Job, out: Outcome) -> None:
         """Keep what a later life of the broker has to know of the job; nothing of a session is kept."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from park.core.dispatcher import Dispatcher
+from park.core.ledger import Policy
 from park.core.outcome import Event, Outcome, Ref, Send, Tick, Write
 from park.core.store import MemoryStore, Store
 from park.errors import ParkError, Refused, StoreError, UnknownJob
@@ -41,21 +42,35 @@ class Turn:
 
 
 class JobManager:
-    """The jobs of one broker. *store* None: they live as long as this object. Times in seconds."""
+    """The jobs of one broker. *store* None: they live as long as this object. Times in seconds.
+
+    *policy*: the terms of credit; None: nothing is charged.
+    """
 
     def __init__(
-        self, store: Store | None = None, heartbeat: float = 2.0, lease: float = 20.0, checked: bool = False
+        self,
+        store: Store | None = None,
+        heartbeat: float = 2.0,
+        lease: float = 20.0,
+        checked: bool = False,
+        policy: Policy | None = None,
     ) -> None:
         self.store: Store = store if store is not None else MemoryStore()
         self._spool = MemoryStore()
         self._packs: OrderedDict[tuple[str, tuple[int | bytes | str, ...]], Pack] = OrderedDict()
         #: assert all invariants after each event (tests do)
         self.checked = checked
+        self._checks = 0
         self.stream = message_stream()
         epoch = self.store.open_epoch()
         reserved = self.store.get("meta", ("next_job",))
         self.dispatcher = Dispatcher(
-            self.store.id, epoch, heartbeat, lease, next_job=codec.unpack(reserved) if reserved else 1
+            self.store.id,
+            epoch,
+            heartbeat,
+            lease,
+            next_job=codec.unpack(reserved) if reserved else 1,
+            policy=policy,
         )
         self.table = Table()
 
@@ -69,6 +84,11 @@ class JobManager:
     def restore(self, now: float, wall: float) -> None:
         """Take up the stored jobs: what was not answered waits again."""
         dispatcher = self.dispatcher
+        ledger = dispatcher.ledger
+        for (owner,), value in self.store.scan("account"):
+            ledger.restore_account(str(owner), codec.unpack(value), now)
+        for (job, epoch), value in self.store.scan("charge"):
+            ledger.restore_charge(_number(job), _number(epoch), codec.unpack(value))
         for (number,), value in self.store.scan("job"):
             try:
                 stored = codec.unpack(value)
@@ -81,7 +101,7 @@ class JobManager:
                 raise StoreError(f"job {number!r} cannot be read from the store: {error}") from error
         self._commit([self._resolved(w) for w in dispatcher.settle(now, wall).writes])
         rows: list[Delta] = [Delta("job", j.number, j.record.as_map()) for j in dispatcher.list.jobs.values()]
-        rows += [Delta("owner", o.owner, o.as_map()) for o in dispatcher.list.owners()]
+        rows += [Delta("owner", o.owner, o.as_map()) for o in dispatcher.owners()]
         self.table = Table.from_header(pack_deltas(rows), 0)
 
     def decide(self, events: Iterable[Event | Tick], now: float) -> Turn:
@@ -97,7 +117,8 @@ class JobManager:
                 continue
             self._keep(self.dispatcher.handle(event, now), turn)
             if self.checked:
-                self.dispatcher.check()
+                self.dispatcher.check(everything=self._checks % 64 == 0)
+                self._checks += 1
         return turn
 
     def commit(self, turn: Turn) -> None:
@@ -198,6 +219,11 @@ class JobManager:
 
 def _failed(pack: Pack) -> int:
     return 0 if pack.rows is not None else sum(bytes(entry[:1]) == ERROR for entry in pack.entries())
+
+
+def _number(part: int | bytes | str) -> int:
+    assert isinstance(part, int)
+    return part
 
 
 def _start(key: tuple[int | bytes | str, ...]) -> int:

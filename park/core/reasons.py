@@ -1,39 +1,105 @@
-"""Words for people: why a job waits."""
+"""Words for people: why a job waits, what its share is, and when to expect its next unit."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from park.core.jobs import Job
+from park.core.needs import unmet
 from park.core.roster import Kernel
 from park.model import JobState
 
+if TYPE_CHECKING:
+    from park.core.dispatcher import Dispatcher
 
-def why(job: Job, jobs: Mapping[int, Job], kernels: Collection[Kernel]) -> str:
-    """One sentence: why the job waits, or what ended it; empty while it runs."""
+#: Seconds after which a driver that was asked for its slot and keeps it is named.
+PATIENCE = 2.0
+
+
+def why(d: Dispatcher, job: Job) -> str:
+    """One sentence; empty while the job runs and nothing of it waits."""
     record = job.facts
     if record.state.ended or record.reason:
         return record.reason
+    if record.state is JobState.PAUSED:
+        return f"paused: `park resume {job.number}` lets it go on"
     if record.state is JobState.WAITING:
         for other in record.after:
-            if not jobs[other].ended:
-                return f"waits for job {other}, which is {jobs[other].state}"
+            if not d.list.jobs[other].ended:
+                return f"waits for job {other}, which is {d.list.jobs[other].state}"
         return "waits for its time"
     if job.root is not None and not job.root.closed and not job.root.waiting and not job.attempts:
         return "waits for more inputs from its client"
-    if not job.has_work or job.running:
+    if not job.has_work:
         return ""
+    return _no_kernel(d, job) or _turn(d, job)
+
+
+def _no_kernel(d: Dispatcher, job: Job) -> str:
+    """What is missing for the job to run anywhere, if something is."""
+    kernels = d.roster.kernels.values()
     if not kernels:
         return "no kernel is connected"
-    fitting = [k for k in kernels if not record.python or k.python == record.python]
-    if not fitting:
-        others = ", ".join(sorted({k.python for k in kernels}))
-        return f"no kernel runs Python {record.python} (connected: {others})"
-    if all(k.full_of_drivers for k in fitting):
+    profiles = [p for p in d.dealing.profiles if not p.only or p.owner == job.owner]
+    if not profiles:
+        return f"no kernel runs {job.owner}'s jobs: all that are connected run only others'"
+    missing = [unmet(job.needs, p) for p in profiles]
+    if all(missing):
+        text = f"no kernel {_common(missing)}"
+        if job.needs.python and all(p.python != job.needs.python for p in profiles):
+            text += f" (connected: {', '.join(sorted({p.python for p in profiles}))})"
+        elif job.needs.cpus > max(p.slots for p in profiles):
+            text += f" (the largest has {max(p.slots for p in profiles)})"
+        return text
+    if all(_is_full(k) for k in kernels if not unmet(job.needs, k.profile)):
         return "every kernel holds as many waiting drivers as it may"
-    if all(k.free <= 0 for k in fitting):
-        return "all slots are busy with work that is due before"
     return ""
+
+
+def _is_full(kernel: Kernel) -> bool:
+    return kernel.full_of_drivers
+
+
+def _common(missing: list[str]) -> str:
+    """What most kernels lack, in words."""
+    return max(sorted(set(missing)), key=missing.count)
+
+
+def _turn(d: Dispatcher, job: Job) -> str:
+    """Its share, and when its turn comes."""
+    slots = d.roster.slots
+    share = d.shares.get(job.number, 0.0)
+    text = f"its share is {_percent(share)} of {slots} slot{'s'[: slots != 1]}"
+    if job.reserved is not None:
+        wide = f"{job.needs.cpus} slots" if job.needs.cpus > 1 else "memory"
+        return f"waits until {wide} are free at once on {job.reserved.host}; {text}"
+    held = [a for a in d.lending.holding(d.now, PATIENCE) if a.map.job != job.number]
+    if job.running:
+        return f"runs on {job.running} slot{'s'[: job.running != 1]}, with more to do: {text}"
+    soon = d.clock.ahead(job.number, d.shares) / max(1, slots)
+    text = f"all slots are busy with work that is due before: {text}, its next unit in about {_seconds(soon)}"
+    if held:
+        longest = min(held, key=lambda a: a.asked or 0.0)
+        since = d.now - (longest.asked or d.now)
+        text += (
+            f"; job {longest.map.job} was asked for its slot {_seconds(since)} ago "
+            "and has not called env.ready() since"
+        )
+    return text
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 1:
+        return "a second"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
 
 
 def failed_dependency(other: Job) -> str:

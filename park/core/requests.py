@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+from park.core.needs import check_needs
 from park.errors import InvalidRequest, ProtocolError
+from park.model import priority_number, texts
 from park.wire import codec, pack
-from park.wire.messages import Submit
+from park.wire.messages import Change, Submit
 
 #: Bytes of a request without its inputs: it travels back, beside the job's record, in one head.
 MAX_REQUEST = 24 * 1024
@@ -14,14 +16,13 @@ MAX_REQUEST = 24 * 1024
 
 def check_submit(m: Submit, payload: bytes | memoryview) -> None:
     """Raises InvalidRequest or ProtocolError when no job can be made of *m*."""
-    if not -3 <= m.priority <= 6:
-        raise InvalidRequest(f"priority {m.priority} is not between -3 and 6")
+    priority_number(m.priority)
+    texts(m.tags, "tag")
     if m.when is not None and not math.isfinite(m.when):
         raise InvalidRequest(f"when={m.when} is not a time")
     if m.on_error not in ("continue", "stop"):
         raise InvalidRequest(f"on_error={m.on_error!r:.40} is neither 'continue' nor 'stop'")
-    if m.cpus < 1:
-        raise InvalidRequest(f"cpus={m.cpus} is not a whole number from 1")
+    check_needs(m)
     size = len(codec.pack(codec.fields(m)))
     if size > MAX_REQUEST:
         raise InvalidRequest(
@@ -32,3 +33,13 @@ def check_submit(m: Submit, payload: bytes | memoryview) -> None:
         raise ProtocolError("a request key has 16 bytes, and a count is not negative")
     if not (m.session or m.once) and pack.count(payload) != m.count:
         raise ProtocolError(f"the payload of the request does not hold {m.count} units")
+
+
+def check_change(m: Change) -> None:
+    """Raises InvalidRequest for new values that no job can have."""
+    if m.priority is not None:
+        priority_number(m.priority)
+    if m.tags is not None:
+        texts(m.tags, "tag")
+        if len(codec.pack(list(m.tags))) > MAX_REQUEST // 2:
+            raise InvalidRequest(f"the tags take more than {MAX_REQUEST // 2:,} bytes")

@@ -6,13 +6,16 @@ that says nothing for one lease is lost, and so is a client.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from park.core.needs import Profile
 from park.core.outcome import Account, Peer
 from park.model import KernelRecord
 
 #: Resident drivers a kernel may hold for each of its slots while they wait in a map.
 DRIVERS_PER_SLOT = 4
+#: Beyond so many members, heartbeats and the ends of leases may be late by an eighth of a heartbeat.
+MANY = 256
 
 
 @dataclass(slots=True)
@@ -27,10 +30,15 @@ class Kernel:
     pid: int
     slots: int
     python: str
+    #: what it has, and whom it serves
+    profile: Profile
     heard: float
     said: float
-    #: attempts that occupy a slot now
+    #: attempts that occupy slots now
     running: set[int] = field(default_factory=set)
+    #: slots that they occupy, and bytes that they need
+    busy: int = 0
+    memory: int = 0
     #: attempts that wait there for a slot, the next one first: they begin as soon as one is free
     ahead: dict[int, None] = field(default_factory=dict)
     #: drivers that wait in a map and occupy none
@@ -43,15 +51,20 @@ class Kernel:
     fetches: dict[tuple[int, int], int] = field(default_factory=dict)
     #: whose key it showed; None: it came over ipc or a lane
     account: Account | None = None
-
-    @property
-    def serves(self) -> str | None:
-        """The only owner whose units it may run; None: it serves everybody."""
-        return None if self.account is None or self.account.pool else self.account.name
+    #: the job that a slot here has just served: its process has it prepared
+    last: int = 0
+    #: the job for whose wide unit slots are kept free
+    reserved: int = 0
+    #: when the time of what runs was last looked at
+    accrued: float = 0.0
 
     @property
     def free(self) -> int:
-        return self.slots - len(self.running)
+        return self.slots - self.busy
+
+    def fits(self, cpus: int, memory: int) -> bool:
+        """Whether there is room now for a unit that may run here."""
+        return self.free >= cpus and (not memory or self.profile.memory - self.memory >= memory)
 
     @property
     def holds(self) -> set[int]:
@@ -69,9 +82,13 @@ class Kernel:
             host=self.host,
             pid=self.pid,
             slots=self.slots,
-            busy=len(self.running),
+            busy=self.busy,
             drivers=len(self.parked),
             python=self.python,
+            memory=self.profile.memory,
+            labels=self.profile.labels,
+            owner=self.profile.owner,
+            only=self.profile.only,
         )
 
 
@@ -109,6 +126,8 @@ class Roster:
         self.lease = lease
         self.kernels: dict[Peer, Kernel] = {}
         self.clients: dict[Peer, Client] = {}
+        self._kernel_of: dict[bytes, Kernel] = {}
+        self._client_of: dict[bytes, Client] = {}
         #: slots of all kernels
         self.slots = 0
         self._next_kernel = 1
@@ -122,15 +141,20 @@ class Roster:
         user: str,
         host: str,
         pid: int,
-        slots: int,
-        python: str,
+        profile: Profile,
         now: float,
         account: Account | None = None,
     ) -> Kernel:
-        kernel = Kernel(peer, self._next_kernel, incarnation, user, host, pid, slots, python, now, now)
+        """*account*: whose key it showed. Without a pool's mark it runs that owner's units only, whatever it says."""
+        if account is not None and not account.pool:
+            profile = replace(profile, owner=account.name, only=True)
+        slots, python = profile.slots, profile.python
+        kernel = Kernel(
+            peer, self._next_kernel, incarnation, user, host, pid, slots, python, profile, now, now
+        )
         kernel.account = account
         self._next_kernel += 1
-        self.kernels[peer] = kernel
+        self.kernels[peer] = self._kernel_of[incarnation] = kernel
         self.slots += slots
         self._next_look = min(self._next_look, now + min(self.heartbeat, self.lease))
         return kernel
@@ -145,7 +169,7 @@ class Roster:
         account: Account | None = None,
     ) -> Client:
         client = Client(peer, incarnation, user, python, now, now, account=account)
-        self.clients[peer] = client
+        self.clients[peer] = self._client_of[incarnation] = client
         self._next_look = min(self._next_look, now + min(self.heartbeat, self.lease))
         return client
 
@@ -154,27 +178,27 @@ class Roster:
         self.drop(member)
         member.peer, member.heard = peer, now
         if isinstance(member, Kernel):
-            self.kernels[peer] = member
+            self.kernels[peer] = self._kernel_of[member.incarnation] = member
             self.slots += member.slots
         else:
-            self.clients[peer] = member
+            self.clients[peer] = self._client_of[member.incarnation] = member
 
     def drop(self, member: Member) -> None:
         """It is gone."""
         if isinstance(member, Kernel):
-            del self.kernels[member.peer]
+            del self.kernels[member.peer], self._kernel_of[member.incarnation]
             self.slots -= member.slots
         else:
-            del self.clients[member.peer]
+            del self.clients[member.peer], self._client_of[member.incarnation]
 
     def member(self, peer: Peer) -> Member | None:
         return self.kernels.get(peer) or self.clients.get(peer)
 
     def kernel_of(self, incarnation: bytes) -> Kernel | None:
-        return next((k for k in self.kernels.values() if k.incarnation == incarnation), None)
+        return self._kernel_of.get(incarnation)
 
     def client_of(self, incarnation: bytes) -> Client | None:
-        return next((c for c in self.clients.values() if c.incarnation == incarnation), None)
+        return self._client_of.get(incarnation)
 
     def heard(self, peer: Peer, now: float) -> bool:
         """A message came from *peer*; False if it is not known."""
@@ -202,6 +226,8 @@ class Roster:
             member.said = now
         deadlines = (min(m.heard + self.lease, m.said + self.heartbeat) for m in there)
         self._next_look = min(deadlines, default=float("inf"))
+        if len(there) > MANY:  # a look at all of them for each of their heartbeats would cost too much
+            self._next_look = max(self._next_look, now + self.heartbeat / 8)
         return silent, due
 
     def next_deadline(self) -> float | None:

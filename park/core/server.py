@@ -427,6 +427,7 @@ class ServerProxy(Server):
     @property
     def table(self) -> Mirror:
         """The mirror of the public table: ``.jobs``, ``.kernels``, ``.owners``, ``.seq``, ``.stale``, ``.subscribe``."""
+        self._link.wait_synced(ANSWER)
         return self._link.mirror
 
     def kernels(self) -> list[KernelRecord]:

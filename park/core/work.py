@@ -8,10 +8,11 @@ was cut from, so that a chunk is one slice of one pack.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from park.core.fairshare import Rates
 from park.core.outcome import Key, Ref
 from park.core.roster import Kernel
 
@@ -21,6 +22,8 @@ CHUNK_SECONDS = 0.020
 TAIL_SECONDS = 0.004
 #: One decision and its messages, seconds of the broker's time.
 DECISION_SECONDS = 50e-6
+#: So many functions' times are remembered.
+ESTIMATES = 100_000
 #: So often may one unit kill its slot process.
 KILLS = 3
 
@@ -74,6 +77,8 @@ class Map:
     #: whether it stands in its job's heap of ready maps
     listed: bool = False
     cancelled: bool = False
+    #: all its units have been dealt: late chunks are watched
+    tail: bool = False
 
     def key_of(self, segment: int) -> Key:
         """Where the store or the spool holds a segment."""
@@ -153,7 +158,12 @@ class Map:
         return Ref("units", self.key_of(span.segment), lo, lo + count)
 
     def check(self, attempts: Iterable[Attempt]) -> None:
-        running = sum(len(a.span) for a in attempts)
+        running = 0
+        for a in attempts:
+            assert a.twin is None or a.twin.twin is a
+            assert not a.void
+            if a.twin is None or a.number < a.twin.number:
+                running += len(a.span)
         assert self.waiting == sum(len(s) for s in self.pending)
         assert self.remaining == self.waiting + running, (self.remaining, self.waiting, running)
         assert 0 <= self.remaining <= self.total
@@ -168,20 +178,38 @@ class Attempt:
     map: Map
     span: Span
     kernel: Kernel
-    #: what was charged at dispatch, slot-seconds
-    charged: float
-    #: when it last got its slot
+    #: slots that it takes, and bytes
+    cpus: int
+    memory: int
+    #: when it last got its slots
     since: float
-    #: slot-seconds used before that
+    #: slot-seconds that the service clock was charged since then, and with which rates
+    charged: float
+    rates: Rates
+    #: seconds that it should take
+    expected: float
+    #: micro-credits a slot-second, and the weight with which its use counts
+    price: int
+    weight: float
+    #: slot-seconds and micro-credits that were accounted before
     used: float = 0.0
+    paid: int = 0
     #: it waits at its kernel for a slot, so that no slot has to wait for it
     ahead: bool = False
-    #: it has waited in a map
+    #: it has waited in a map, or at a safe point
     driver: bool = False
-    #: it waits in one of its maps now, without a slot
+    #: it waits in one of its maps now, or at a safe point, without a slot
     parked: bool = False
-    #: its map has ended, it wants a slot
+    #: it waits at a safe point
+    lent: bool = False
+    #: when it was asked to lend its slot
+    asked: float | None = None
+    #: its map has ended or its slot was lent, it wants a slot
     resumable: bool = False
+    #: the other attempt at the same units
+    twin: Attempt | None = None
+    #: its units were answered by the other one
+    void: bool = False
     #: maps that it made and that have not ended
     maps: set[bytes] = field(default_factory=set)
     #: "", "stop" or "abort": what it was told
@@ -192,7 +220,7 @@ class Estimates:
     """How long a unit takes: a running mean by (owner, code), over all maps."""
 
     def __init__(self) -> None:
-        self._mean: dict[tuple[str, bytes], float] = {}
+        self._mean: OrderedDict[tuple[str, bytes], float] = OrderedDict()
 
     def get(self, owner: str, function: bytes) -> float | None:
         """Seconds a unit, None if none was ever measured."""
@@ -202,6 +230,8 @@ class Estimates:
         new = max(seconds, 1e-7) / units
         old = self._mean.get((owner, function))
         self._mean[owner, function] = new if old is None else 0.6 * old + 0.4 * new
+        if old is None and len(self._mean) > ESTIMATES:
+            self._mean.popitem(last=False)
 
 
 def gaps(start: int, stop: int, covered: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -221,6 +251,11 @@ def gaps(start: int, stop: int, covered: Sequence[tuple[int, int]]) -> Iterator[
         yield at, stop
 
 
+def chunk_seconds(slots: int) -> float:
+    """How long a chunk should take, so that the broker keeps up with so many slots."""
+    return max(CHUNK_SECONDS, 4 * slots * DECISION_SECONDS)
+
+
 def chunk_size(waiting: int, slots: int, estimate: float | None) -> int:
     """How many units to send at once when *waiting* of them wait and *slots* slots could take them.
 
@@ -229,7 +264,7 @@ def chunk_size(waiting: int, slots: int, estimate: float | None) -> int:
     """
     if estimate is None:
         return 1
-    target = max(CHUNK_SECONDS, 4 * slots * DECISION_SECONDS)
+    target = chunk_seconds(slots)
     most = max(1, int(target / estimate))
     least = max(1, int(TAIL_SECONDS / estimate))
     even = -(-waiting // slots)

@@ -99,7 +99,11 @@ class Environment:
                 )
 
     def ready(self) -> None:
-        """The safe point of a serial body: messages go out, and an abort is raised here."""
+        """The safe point of a serial body: call it in every iteration.
+
+        Messages go out, an abort is raised here, and while another job is due, or this one is paused, the body
+        waits here without a slot. A body that never calls it keeps its slot from all others.
+        """
         self._host.ready()
 
 

@@ -7,8 +7,9 @@ A process is *starting* or *idle* (it waits for work), *busy*, or *ending*. A bu
 attempts: the outermost first, each later one a chunk that it runs inside the map that the one before it
 waits for. A process whose innermost attempt waits holds no slot, and may only be given chunks of that map.
 
-A process never runs code of two owners, nor with other thread limits than it was started with: it is
-replaced. Idle processes beyond the number of slots are let go.
+A process never runs code of two owners, nor with other thread limits than it was started with: others are
+started for them. Idle processes beyond the number of slots, or some more while several owners take turns, are let
+go. A driver that has lent its slot at a safe point waits there, and may be given nothing.
 
 A connection that is cut swallows what was on its way. Finished chunks are simply forgotten: the broker sees that
 they are not held any more, and deals them again. What a process waits for is asked again: its map, with all its
@@ -30,6 +31,8 @@ from park.wire.pack import Buffer, Pack
 
 #: Seconds that an aborted body has before its process is killed.
 GRACE = 2.0
+#: Where jobs of several owners take turns, idle processes of them are kept: so many for each slot.
+IDLE_PER_SLOT = 4
 #: Bytes of code that is kept; what living processes have stays in any case.
 CODE_BYTES = 256 << 20
 
@@ -75,6 +78,8 @@ class Held:
     call: Call | None = None
     #: the job whose result it waits for
     fetch: messages.Fetch | None = None
+    #: it waits at its safe point and has lent its slot
+    lent: bool = False
     aborted: bool = False
 
 
@@ -91,6 +96,8 @@ class Process:
     known: set[bytes] = field(default_factory=set)
     #: jobs that ran in it and have not been released
     jobs: set[int] = field(default_factory=set)
+    #: counts the chunks of the kernel: which of them was its last
+    used: int = 0
     #: when it is killed, if it is to be
     kill_at: float | None = None
 
@@ -104,8 +111,11 @@ class Process:
         return next(h for h in self.stack if h.run.attempt == attempt)
 
     @property
-    def takes_slot(self) -> bool:
-        return bool(self.stack) and not self.waits
+    def width(self) -> int:
+        """The slots that it takes."""
+        if not self.stack or self.waits or self.stack[-1].lent:
+            return 0
+        return self.stack[-1].run.cpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +180,7 @@ class Lifecycle:
         self.epoch = 0
         self._code_bytes = 0
         self._next = 1
+        self._runs = 0
         self._told: set[bytes] = set()
         self._actions: list[Action] = []
 
@@ -215,7 +226,7 @@ class Lifecycle:
                     self._do(
                         ToBroker(self._ended(run, "stop" if isinstance(message, messages.Stop) else "abort"))
                     )
-            case messages.Stop():
+            case messages.Stop() | messages.Lend():
                 self._to_attempt(message, b"")
             case messages.Abort():
                 self._abort(message, now)
@@ -243,6 +254,10 @@ class Lifecycle:
             case messages.Fetch() if self._innermost(process, message.attempt):
                 process.stack[-1].fetch = message
                 self._do(ToBroker(message))
+            case messages.Lent() if self._innermost(process, message.attempt):
+                process.stack[-1].lent = True
+                self._do(ToBroker(message))
+                self._begin_next()
             case messages.Publish():
                 self._do(ToBroker(message, payload))
         return self._take()
@@ -279,7 +294,7 @@ class Lifecycle:
 
     def _begin_next(self) -> None:
         """Begin with what was dealt ahead, while a slot is free."""
-        while self.ahead and sum(p.takes_slot for p in self.processes.values()) < self.slots:
+        while self.ahead and sum(p.width for p in self.processes.values()) < self.slots:
             self._run(*self.ahead.pop(next(iter(self.ahead))))
 
     def _run(self, run: messages.Run, payload: Buffer) -> None:
@@ -293,6 +308,8 @@ class Lifecycle:
         process.state = ProcessState.BUSY
         process.owner = run.owner
         process.jobs.add(run.job)
+        self._runs += 1
+        process.used = self._runs
         self.attempts[run.attempt] = process
         if run.function not in process.known:
             process.known.add(run.function)
@@ -311,8 +328,8 @@ class Lifecycle:
         fitting = [p for p in idle if p.owner in ("", run.owner) and p.cpus == run.cpus]
         if fitting:
             return max(fitting, key=lambda p: (run.job in p.jobs, p.owner == run.owner))
-        if idle and sum(1 for p in self.processes.values() if not p.waits) >= self.slots:
-            self._let(idle[0])
+        if len(idle) >= IDLE_PER_SLOT * self.slots:
+            self._let(min(idle, key=lambda p: (bool(p.owner), p.used)))
         return self._start(run.cpus)
 
     def _call(self, call: Call) -> None:
@@ -330,6 +347,8 @@ class Lifecycle:
                     self._call(held.call)
                 if held.fetch is not None and not code:
                     self._do(ToBroker(held.fetch))
+                if held.lent and not code:
+                    self._do(ToBroker(messages.Lent(held.run.attempt, self.epoch)))
 
     def _results(self, message: messages.Results, payload: Buffer) -> None:
         """Results for a driver: those that it has not got yet."""
@@ -357,8 +376,11 @@ class Lifecycle:
     def _resumed(self, message: messages.Resume) -> None:
         """The driver may go on; not while results are missing, which it has asked for again."""
         process = self.attempts.get(message.attempt)
-        call = process.held(message.attempt).call if process is not None else None
-        if process is not None and call is not None and call.complete:
+        if process is None:
+            return
+        held = process.held(message.attempt)
+        if held.lent or (held.call is not None and held.call.complete):
+            held.lent = False
             self._do(ToSlot(process.number, message))
             self._goes_on(process, message.attempt)
 
@@ -450,10 +472,11 @@ class Lifecycle:
         self._do(Let(process.number))
 
     def _trim(self) -> None:
-        """Let idle processes go that exceed the slots; fewer would have to be started again for the next chunks."""
+        """Let idle processes go that are too many; fewer would have to be started again for the next chunks."""
         idle = [p for p in self.processes.values() if p.state is ProcessState.IDLE]
-        if len(idle) > self.slots:
-            for process in sorted(idle, key=lambda p: len(p.jobs))[: len(idle) - self.slots]:
+        most = self.slots * (IDLE_PER_SLOT if len({p.owner for p in idle}) > 1 else 1)
+        if len(idle) > most:
+            for process in sorted(idle, key=lambda p: (len(p.jobs), p.used))[: len(idle) - most]:
                 self._let(process)
 
     def _ended(self, run: messages.Run, how: str) -> messages.Finished:

@@ -63,6 +63,8 @@ class Frame:
     #: told to stop, but its units all run
     soft: bool = False
     aborted: bool = False
+    #: asked for its slot
+    lend: bool = False
     #: messages that wait for their turn: kind -> (message, done, total)
     held: dict[str, tuple[Any, float | None, float | None]] = field(default_factory=dict)
     sent: dict[str, float] = field(default_factory=dict)
@@ -151,6 +153,9 @@ class Slot:
                         frame.stopped = True
                         frame.soft = isinstance(message, messages.Stop) and message.soft
                         frame.aborted |= isinstance(message, messages.Abort)
+            case messages.Lend():
+                for frame in self._stack:
+                    frame.lend |= frame.run.attempt == message.attempt
             case messages.Results() | messages.Resume() | messages.Fetched() | messages.Failure():
                 self._inbox.append((message, data))
 
@@ -436,8 +441,24 @@ class Slot:
             self._look()
             if any(frame.aborted for frame in self._stack):
                 raise Abort
+            if self._stack and self._stack[-1].lend:
+                self._lend(self._stack[-1])
         finally:
             self._open = was_open
+
+    def _lend(self, frame: Frame) -> None:
+        """Another job is due, or this one is paused: wait here without a slot."""
+        frame.lend = False
+        self._flush(frame, everything=True)
+        attempt = frame.run.attempt
+        self._send(messages.Lent(attempt, frame.run.epoch))
+        while True:
+            message, data = self._answer(lambda m: isinstance(m, messages.Resume) and m.attempt == attempt)
+            if isinstance(message, messages.Resume) and message.attempt == attempt:
+                return
+            self._handle(message, data)
+            if frame.aborted:
+                raise Abort
 
     def _flush(self, frame: Frame, everything: bool = False) -> None:
         """Send the messages that were held back long enough."""

@@ -230,7 +230,7 @@ class Reactor:
     def _handle(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         known = self._selector.get_map()
         for key, events in ready:
-            if key.data is not None and known.get(key.fileobj) is key:  # else it was ignored meanwhile
+            if key.data is not None and known.get(key.fd) is key:  # else it was ignored, or closed, meanwhile
                 key.data(events)
         self._cycle()
 

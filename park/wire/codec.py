@@ -213,6 +213,8 @@ def _check(hint: Any, signed: bool) -> Check:
         return lambda value: type(value) is list and all(map(inner, value))
     if origin is dict and arguments == (str, Any):
         return lambda value: type(value) is dict and _shallow(value, MAX_DEPTH)
+    if origin is dict and arguments == (str, str):
+        return lambda value: type(value) is dict and all(type(v) is str for v in value.values())
     raise TypeError(f"the codec knows no fields of type {hint}")
 
 

@@ -42,7 +42,11 @@ class Hello(Message):
 
 @dataclass(frozen=True, slots=True)
 class KernelHello(Message):
-    """kernel -> broker, first of all, and again after a reconnect. *attempts*: leases it holds. Answered by Welcome."""
+    """kernel -> broker, first of all, and again after a reconnect. *attempts*: leases it holds. Answered by Welcome.
+
+    What it has: *memory* (bytes; 0: unknown), *labels*, and *packages* by name with their versions. It serves
+    *owner* ("": nobody in particular) first, or *only* that owner.
+    """
 
     incarnation: bytes
     user: str
@@ -52,6 +56,11 @@ class KernelHello(Message):
     python: str
     attempts: list[int] = field(default_factory=list)
     epoch: int = 0
+    memory: int = 0
+    labels: list[str] = field(default_factory=list)
+    packages: dict[str, str] = field(default_factory=dict)
+    owner: str = ""
+    only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +136,8 @@ class Submit(Message):
     *body* is the hash of a Blob sent before. *total* None: more units follow in Units until *closed*.
     The payload is a pack of the first *count* units. ``once``: the body runs once, there are no units.
     ``session``: nothing is stored, the job's driver is the client itself, which sends Map messages.
+    Each unit needs *cpus* slots at once, *memory* bytes, and a kernel with all *labels* and, for each package
+    that it *requires*, one of its versions.
     """
 
     carries = True
@@ -143,6 +154,9 @@ class Submit(Message):
     on_error: str = "continue"
     idempotent: bool = True
     cpus: int = 1
+    memory: int = 0
+    labels: list[str] = field(default_factory=list)
+    requires: dict[str, str] = field(default_factory=dict)
     python: str = ""
     once: bool = False
     session: bool = False
@@ -209,6 +223,34 @@ class Abort(Message):
     id: int = 0
     job: int = 0
     attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Message):
+    """New values of what may change while a job lives (None: as it is). *paused*: no new units; drivers wait."""
+
+    id: int
+    job: int
+    priority: int | None = None
+    tags: list[str] | None = None
+    paused: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credits(Message):
+    """The account of an *owner*, or of all ("*"). Answered by Records: a map an account, with its jobs' costs."""
+
+    id: int
+    owner: str = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant(Message):
+    """An admin gives an *owner* more credits. Answered by Done once it is on disk."""
+
+    id: int
+    owner: str
+    credits: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,7 +457,14 @@ class Run(Message):
 
 @dataclass(frozen=True, slots=True)
 class Resume(Message):
-    """The driver *attempt*, whose map has ended, has a slot again."""
+    """The driver *attempt*, whose map has ended, or that has lent its slot, has a slot again."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lend(Message):
+    """Another job is due, or this one is paused: the *attempt* shall lend its slot at its next safe point."""
 
     attempt: int
 
@@ -449,6 +498,14 @@ class Finished(Message):
     unit: int = 0
     cause: str = ""
     ended: str = ""
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lent(Message):
+    """The *attempt* waits at its safe point and holds no slot; it goes on with Resume."""
+
+    attempt: int
     epoch: int = 0
 
 

@@ -17,6 +17,7 @@ from park.core.dispatcher import Dispatcher
 from park.core.manager import JobManager
 from park.core.outcome import Event, Send, Tick
 from park.core.store import MemoryStore, Store
+from park.kernel.lifecycle import IDLE_PER_SLOT
 from park.wire import codec, messages
 from tests.sim.client import Client
 from tests.sim.functions import Pace, hasty, values
@@ -333,7 +334,7 @@ class World:
         assert self.manager._spool.count("blob") <= len(d.codes)
         for own in self.kernels:
             assert not own.life.holds, own
-            assert len(own.processes) <= own.life.slots, own.processes
+            assert len(own.processes) <= IDLE_PER_SLOT * own.life.slots, own.processes
             assert not any(p.stack for p in own.processes.values())
         table = self.manager.table
         assert {n: j.record for n, j in d.list.jobs.items()} == dict(table.jobs.items())

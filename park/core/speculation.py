@@ -1,0 +1,37 @@
+"""Chunks at the tail of a map that take far longer than they should.
+
+When nothing of a map waits any more, its end depends on the slowest chunk. One that runs far past its estimate is
+issued again where a slot is free and nothing else is due; the first answer counts, the other attempt is ended.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from park.core.work import Attempt
+
+#: A chunk is a straggler when it has taken so many times its estimate, but not before `LEAST` seconds.
+FACTOR = 3.0
+LEAST = 0.5
+
+
+class Stragglers:
+    """Attempts by the time at which they are late."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int]] = []
+
+    def watch(self, attempt: Attempt, after: float = 0.0) -> None:
+        """Look at it when it is late, and not before *after*."""
+        patience = max(LEAST, FACTOR * attempt.expected)
+        heapq.heappush(self._heap, (max(attempt.since + patience, after), attempt.number))
+
+    def late(self, now: float) -> list[int]:
+        """The numbers of attempts that would be late now, if they still run."""
+        found = []
+        while self._heap and self._heap[0][0] <= now:
+            found.append(heapq.heappop(self._heap)[1])
+        return found
+
+    def next_deadline(self) -> float | None:
+        return self._heap[0][0] if self._heap else None
