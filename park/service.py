@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 FIRST_ANSWER = 4.5
 #: The longest path of an ipc socket, bytes.
 MAX_IPC_PATH = 107
+#: Seconds that the first hello waits for a connection; the next one is said a second later.
+FIRST_HELLO = 0.5
 #: How often three free ports in a row are looked for.
 PORT_TRIES = 50
 
@@ -206,6 +208,7 @@ def connect(broker: str | os.PathLike[str] | None = None, user: str | None = Non
     key = key_for(place, (CLIENT,), user)
     reactor = Reactor()
     line, table = Dealer(place.clients, key), Subscriber(place.table, key)
+    line.wait(FIRST_HELLO)
     # the broker charges the key's name, whoever we say that we are
     link = Link(reactor, line, table, user or usertag() if key is None else key.name, name)
     reactor.listen(line.fileno())

@@ -39,7 +39,7 @@ def main(broker: str | None, slots: str, key: Path | None) -> None:
     from park.core.server import usertag
     from park.kernel.loop import KernelLoop
     from park.local import check_slots, default_slots
-    from park.service import key_for, refusal
+    from park.service import FIRST_HELLO, key_for, refusal
     from park.util.addresses import find_broker
     from park.util.keys import KERNEL, POOL
     from park.util.reactor import Reactor
@@ -55,6 +55,7 @@ def main(broker: str | None, slots: str, key: Path | None) -> None:
         shown = key_for(place, (KERNEL, POOL), file=key)
         reactor = Reactor()
         line = Dealer(place.kernels, shown)
+        line.wait(FIRST_HELLO)
         kernel = KernelLoop(reactor, line, count, usertag())
         reactor.listen(line.fileno())
         reactor.add(kernel)

@@ -38,6 +38,7 @@ SUFFIX = ".key"
 RESCAN = 1.0
 #: A folder that changed so shortly before it was read may have changed again with the same time, ns.
 _COARSE = 1_000_000_000
+_Z85 = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 
 
@@ -150,11 +151,25 @@ def write_private(file: Path, fields: dict[str, Any]) -> None:
 def read_key(file: Path) -> Key:
     """A client's or a kernel's key. Raises Refused in words."""
     found = read_private(file)
-    try:
-        texts = {n: str(found[n]) for n in ("name", "role", "public", "secret", "broker")}
-    except KeyError as error:
-        raise Refused(f"{file} is no key of a client or a kernel: it has no {error}") from None
-    return Key(**texts, path=file)
+    name, role = _texts(file, found, "name", "role")
+    public, secret, broker = _keys(file, found, "public", "secret", "broker")
+    return Key(name, role, public, secret, broker, file)
+
+
+def _texts(file: Path, found: dict[str, Any], *names: str) -> list[str]:
+    for name in names:
+        if not isinstance(found.get(name), str):
+            raise Refused(f"{file} is no key file for this: it has no {name}")
+    return [found[name] for name in names]
+
+
+def _keys(file: Path, found: dict[str, Any], *names: str) -> list[str]:
+    """The texts that are halves of pairs: ZeroMQ takes no others."""
+    texts = _texts(file, found, *names)
+    for name, text in zip(names, texts, strict=True):
+        if not _Z85.fullmatch(text):
+            raise Refused(f"{file} is no key file: its {name} key is none")
+    return texts
 
 
 # -- the broker's side -----------------------------------------------------------------------------
@@ -191,11 +206,7 @@ class Keyring:
         if not file.exists():
             with contextlib.suppress(FileExistsError):  # somebody else has just made it
                 write_private(file, asdict(_new_pair()))
-        found = read_private(file)
-        try:
-            return Pair(str(found["public"]), str(found["secret"]))
-        except KeyError as error:
-            raise Refused(f"{file} is no pair of a broker: it has no {error}") from None
+        return Pair(*_keys(file, read_private(file), "public", "secret"))
 
     def new(self, name: str, role: str, file: Path) -> Key:
         """Make a key, register it, and write it to *file* for its owner. Raises InvalidRequest, Refused."""
@@ -223,14 +234,14 @@ class Keyring:
         """All keys that are registered, by name. Raises Refused for files that others could have changed."""
         return [self._entry(file) for file in self._files()]
 
-    def find(self, public: str, now: float) -> tuple[Entry | None, bool]:
-        """Whose key it is, and whether that is sure at monotonic time *now*, seconds.
+    def find(self, public: str, now: float) -> Entry | None:
+        """Whose key it is, at monotonic time *now*, seconds.
 
-        The folder is looked at once a second at most, so a key that was made since is not seen at once.
+        The folder is looked at once a second at most, however often strangers ask: a new key is seen after that.
         """
         entry = self._known.get(public)
         if entry is not None or now < self._looked + RESCAN:
-            return entry, entry is not None
+            return entry
         self._looked = now
         try:
             changed = self.folder.stat().st_mtime_ns
@@ -239,7 +250,7 @@ class Keyring:
                 self._known = {e.public: e for e in self._good()}
         except (OSError, Refused) as error:  # what was known goes on
             self._tell(f"no new key counts: {error}")
-        return self._known.get(public), True
+        return self._known.get(public)
 
     def _good(self) -> Iterable[Entry]:
         """The entries that are in order; the others are said, once, and do not count."""
@@ -260,14 +271,12 @@ class Keyring:
 
     def _entry(self, file: Path) -> Entry:
         found = read_private(file)
-        try:
-            entry = Entry(str(found["name"]), str(found["role"]), str(found["public"]), float(found["made"]))
-            check_name(entry.name)
-        except (KeyError, ValueError, TypeError) as error:
-            raise Refused(f"{file} is no entry of a key: {error}") from error
-        if entry.role not in ROLES:
-            raise Refused(f"{file} is no entry of a key: there is no role {entry.role!r}")
-        return entry
+        name, role = _texts(file, found, "name", "role")
+        (public,) = _keys(file, found, "public")
+        made = found.get("made")
+        if not _NAME.fullmatch(name) or role not in ROLES or not isinstance(made, float):
+            raise Refused(f"{file} is no entry of a key: {name!r} as a {role!r}, made {made!r}")
+        return Entry(name, role, public, made)
 
     def _open(self) -> Path:
         """The folder, of mode 0700."""

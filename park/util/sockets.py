@@ -56,13 +56,17 @@ def has_curve() -> bool:
 
 def new_pair() -> tuple[str, str]:
     """A new CURVE pair: the public key and the secret one. Raises Refused where this ZeroMQ has none."""
+    _check_curve()
+    public, secret = zmq.curve_keypair()
+    return public.decode(), secret.decode()
+
+
+def _check_curve() -> None:
     if not has_curve():
         raise Refused(
             "this ZeroMQ was built without CURVE, and over tcp PARK needs it: install pyzmq from its wheel "
             "(`pip install --force-reinstall --only-binary :all: pyzmq`), or stay on one machine, over ipc"
         )
-    public, secret = zmq.curve_keypair()
-    return public.decode(), secret.decode()
 
 
 def check_listener(address: str, seconds: float) -> None:
@@ -89,7 +93,7 @@ class Doorkeeper:
     ZeroMQ asks at one address of the context, so it is the doorkeeper's own. *pair* is the broker's.
     """
 
-    def __init__(self, pair: Pair, find: Callable[[str, float], tuple[Entry | None, bool]]) -> None:
+    def __init__(self, pair: Pair, find: Callable[[str, float], Entry | None]) -> None:
         self.pair = pair
         self._find = find
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -231,8 +235,6 @@ class Caller(_Socket):
         self._trouble = ""
         self._look_at = 0.0
         if key is not None:
-            if not has_curve():
-                new_pair()  # says so
             self._socket.curve_publickey = key.public.encode()
             self._socket.curve_secretkey = key.secret.encode()
             self._socket.curve_serverkey = key.broker.encode()
@@ -288,6 +290,8 @@ class Dealer(Caller):
     """A client's or a kernel's end. Its context is its own, so that `close` can wait until the last words are out."""
 
     def __init__(self, address: str, key: Key | None = None) -> None:
+        if key is not None:
+            _check_curve()  # before there is anything to close
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         super().__init__(zmq.DEALER, address, key, self._context)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -295,6 +299,10 @@ class Dealer(Caller):
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._connect()
         self._joiner = Joiner(MAX_MESSAGE)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether there is a connection within so many seconds: before, all that is sent would be dropped."""
+        return bool(self._socket.poll(int(1000 * seconds), zmq.POLLOUT))
 
     def send(self, frames: Frames) -> None:
         """Without a connection: dropped; whoever said it says it again when the broker is back."""

@@ -4,8 +4,9 @@ ZeroMQ asks over its authentication protocol, ZAP (rfc.zeromq.org/spec/27): whic
 mechanism; which public key, whose secret half the peer has proved to have. The answer is a status and a User-Id, which
 comes with every message of the connection; it says whom the key is registered for, and no peer can choose it.
 
-Three answers: 200, come in. 300, ask again in a moment: the key may have been made just now; ZeroMQ
-connects again by itself. 400, no; the peer is told so, and asks again when it wants.
+Two answers: 200, come in, and 400, no. The peer is told so, and its ZeroMQ rests until it is told to connect again, as
+`park.util.sockets.Caller` does: its key may just have been made. (300, "later", would fit better, but then the broker's
+ZeroMQ often says nothing at all until the time for a handshake is over.)
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from park.util.keys import CLIENT, KERNEL, POOL, ROLES, Entry
 DOMAINS: dict[str, tuple[str, ...]] = {"clients": (CLIENT,), "kernels": (KERNEL, POOL), "table": ROLES}
 VERSION = b"1.0"
 
-#: From a public key to whom it is registered for, and whether that is sure.
-Lookup = Callable[[bytes], tuple[Entry | None, bool]]
+#: From a public key to whom it is registered for.
+Lookup = Callable[[bytes], Entry | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Verdict:
     who: str = ""
 
 
-def decide(domain: str, mechanism: str, entry: Entry | None, sure: bool = True) -> Verdict:
+def decide(domain: str, mechanism: str, entry: Entry | None) -> Verdict:
     """Whether somebody with a key of *entry* may come in at the door *domain*.
 
     >>> decide("clients", "CURVE", Entry("ada", "client", "", 0.0))
@@ -43,7 +44,7 @@ def decide(domain: str, mechanism: str, entry: Entry | None, sure: bool = True) 
     if mechanism != "CURVE":
         return Verdict(400, "only CURVE is taken")
     if entry is None:
-        return Verdict(400, "no such key") if sure else Verdict(300, "no such key yet")
+        return Verdict(400, "no such key")
     if entry.role not in DOMAINS.get(domain, ()):
         return Verdict(400, f"a {entry.role}'s key opens no {domain}")
     return Verdict(200, "OK", f"{entry.role} {entry.name}")
@@ -52,6 +53,6 @@ def decide(domain: str, mechanism: str, entry: Entry | None, sure: bool = True) 
 def answer(frames: list[bytes], find: Lookup) -> list[bytes]:
     """The frames of the reply to a request of ZeroMQ's."""
     version, request, domain, _address, _identity, mechanism, *credentials = frames
-    entry, sure = find(credentials[0]) if mechanism == b"CURVE" and len(credentials) == 1 else (None, True)
-    verdict = decide(domain.decode(), mechanism.decode(), entry, sure)
+    entry = find(credentials[0]) if mechanism == b"CURVE" and len(credentials) == 1 else None
+    verdict = decide(domain.decode(), mechanism.decode(), entry)
     return [version, request, b"%d" % verdict.status, verdict.text.encode(), verdict.who.encode(), b""]
