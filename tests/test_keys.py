@@ -19,6 +19,7 @@ import pytest
 import zmq
 from click.testing import CliRunner
 from fabric import Fabric, Process, until
+from zmq.utils.monitor import parse_monitor_message
 
 import park
 from park.cli.park import main
@@ -456,17 +457,42 @@ def test_a_hello_at_the_wrong_door_is_no_message(manager: ServiceManager, tmp_pa
 def test_without_curve_nothing_comes_in(manager: ServiceManager) -> None:
     with zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
         stranger.linger = 0
-        monitor = stranger.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_SUCCEEDED
-        )
-        stranger.connect(manager.tcp["clients"])
-        stranger.send_multipart(codec.encode(messages.Hello(os.urandom(16), "admin", "3.11")))
-        assert monitor.poll(5000)
-        event, _ = monitor.recv_multipart()
-        assert int.from_bytes(event[:2], sys.byteorder) == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-        monitor.close()
+        failures = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        with stranger.get_monitor_socket(failures | zmq.EVENT_HANDSHAKE_SUCCEEDED) as monitor:
+            stranger.connect(manager.tcp["clients"])
+            stranger.send_multipart(codec.encode(messages.Hello(os.urandom(16), "admin", "3.11")))
+            assert monitor.poll(5000)
+            assert parse_monitor_message(monitor.recv_multipart())["event"] & failures
+            stranger.disable_monitor()
     assert manager.loop is not None
     assert not [name for name in manager.loop.counts if name.startswith("c >")]
+
+
+def test_a_socket_calls_again_after_any_failure(ring: Keyring, tmp_path: Path) -> None:
+    """Given a listener that speaks plain ZeroMQ, when a broker takes its place, then whoever called is in."""
+    key = ring.new("ada", CLIENT, tmp_path / "k")
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as plain:
+        port = plain.bind_to_random_port("tcp://127.0.0.1")
+        line = Dealer(f"tcp://127.0.0.1:{port}", key)
+        until(lambda: line.trouble() == "handshake")
+    keeper = Doorkeeper(ring.pair(), ring.find)
+    door = KeyedRouter(keeper, "clients")
+    try:
+        until(lambda: bind_again(door, f"tcp://127.0.0.1:{port}"))
+        until(lambda: line.send([b"", b""]) or (keeper.turn(time.monotonic()) and None) or door.receive())  # type: ignore[func-returns-value]
+        until(lambda: line.trouble() == "")
+    finally:
+        line.close()
+        door.close()
+        keeper.close()
+
+
+def bind_again(door: KeyedRouter, address: str) -> bool:
+    """Whether the port is free already."""
+    try:
+        return bool(door.bind(address))
+    except NoBroker:
+        return False
 
 
 # -- real peers ------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ HIGH_WATER = 10_000
 LINGER = 300
 
 _POLLIN = int(zmq.POLLIN)
+_TROUBLES: dict[int, str] = {zmq.EVENT_HANDSHAKE_SUCCEEDED: "", zmq.EVENT_HANDSHAKE_FAILED_AUTH: "key"}
 
 
 def _open(context: zmq.Context[zmq.Socket[bytes]], kind: int, hwm: int = HIGH_WATER) -> zmq.Socket[bytes]:
@@ -251,19 +252,16 @@ class Caller(_Socket):
         return self._trouble
 
     def _look(self) -> None:
-        """See what became of the handshakes. After a refusal ZeroMQ rests: call again, a second later at the earliest."""
+        """See what became of the handshakes. After some failures ZeroMQ rests: call again, at most once a second."""
         if self._monitor is None or (now := time.monotonic()) < self._look_at:
             return
         self._look_at = now + 1.0
-        refused = False
+        rests = False
         while int(self._monitor.get(zmq.EVENTS)) & _POLLIN:
             event = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))["event"]
-            refused = event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._trouble = ""
-            else:
-                self._trouble = "key" if refused else "handshake"
-        if refused:
+            rests = event in (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+            self._trouble = _TROUBLES.get(event, "handshake")
+        if rests:
             with contextlib.suppress(zmq.ZMQError):
                 self._socket.disconnect(self._address)
             self._socket.connect(self._address)
