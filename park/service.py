@@ -197,7 +197,10 @@ def connect(broker: str | os.PathLike[str] | None = None, user: str | None = Non
     None: $PARK_BROKER, else the file of the broker in the default home. On the broker's machine its file leads over
     ipc, and *user* is who you are, by default `park.usertag()`. Over tcp you are whose key you have, in
     ``~/.config/park/keys/HOST_PORT``; *user* says which, if there are several. Raises NoBroker when none answers
-    within 5 s, or lets you in; Refused for a key that others could have read.
+    within 5 s, or lets you in; Refused for a key that others could have read::
+
+        with park.connect("tcp://head:7275") as service:
+            print(service.start(abs, range(-3, 0)))
     """
     from park.util.sockets import Dealer, Subscriber, check_listener
 

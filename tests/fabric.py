@@ -129,7 +129,7 @@ class Fabric(ExitStack):
         self.folder = folder
         self.home = home if home is not None else folder / "home"
         self.connection = self.home / "connection.json"
-        self._options = [*options, "--lease", str(lease), "--heartbeat", str(heartbeat)]
+        self.options = [*options, "--lease", str(lease), "--heartbeat", str(heartbeat)]
         self._count = 0
         self.broker: Process
 
@@ -173,7 +173,7 @@ class Fabric(ExitStack):
 
     def start_broker(self) -> Process:
         """A broker on the home, again if there was one; ready when this returns."""
-        self.broker = self.start("-m", "park.cli.broker", "--home", str(self.home), *self._options)
+        self.broker = self.start("-m", "park.cli.broker", "--home", str(self.home), *self.options)
         until(lambda: "serving at" in self.broker.text or not self.broker.running)
         assert self.broker.running, self.broker.text
         return self.broker

@@ -675,6 +675,21 @@ def test_a_kernel_is_told_why_and_comes_in_once_its_key_is_known(fabric: Fabric,
         kernel.end()
 
 
+def test_keys_outlive_a_broker(tmp_path: Path) -> None:
+    with Fabric(tmp_path, keys=True) as fabric:
+        fabric.start_kernels(1)
+        service, url = fabric.connect(), fabric.url
+        # when the broker is killed, and started again on its home and at its ports
+        fabric.broker.kill()
+        fabric.options[fabric.options.index("tcp://127.0.0.1:0")] = url
+        fabric.start_broker()
+        # then its client and its kernel come back, and the client is who it was
+        job = service.start(square, [3])
+        assert service.wait(job, timeout=20) == [9]
+        assert service.status(job).owner == "tester"
+        until(lambda: job in service.table.jobs and not service.table.stale)
+
+
 def test_a_broker_does_not_start_with_loose_keys(tmp_path: Path) -> None:
     home = tmp_path / "home"
     ring = Keyring(home)

@@ -214,13 +214,15 @@ class Keyring:
         broker, pair = self.pair().public, _new_pair()
         entry = Entry(name, role, pair.public, time.time())
         key = Key(name, role, pair.public, pair.secret, broker, file)
+        registered = self._open() / f"{name}.{role}.{_short(pair.public)}"
+        write_private(registered, asdict(entry))  # first: a key file that is there is a key that counts
         try:
             write_private(file, {n: v for n, v in asdict(key).items() if n != "path"})
-        except FileExistsError:
-            raise Refused(f"{file} exists already: name another file with -o") from None
         except OSError as error:
+            registered.unlink()
+            if isinstance(error, FileExistsError):
+                raise Refused(f"{file} exists already: name another file with -o") from None
             raise Refused(f"the key cannot be written to {file}: {(error.strerror or '').lower()}") from error
-        write_private(self._open() / f"{name}.{role}.{_short(pair.public)}", asdict(entry))
         return key
 
     def own(self, name: str) -> Path:
