@@ -100,8 +100,8 @@ class Dispatcher:
         self._last_results: dict[int, tuple[list[Send], int]] = {}
         self._out = Outcome()
         self._now = 0.0
-        #: when they were worked out, and the shares of all jobs
-        self._shares: tuple[float, dict[int, float]] | None = None
+        #: the shares of all jobs, if they were worked out after the last event
+        self._shares: dict[int, float] | None = None
 
     # -- the door ------------------------------------------------------------------------------
 
@@ -111,6 +111,7 @@ class Dispatcher:
         self._now = now
         self._last_results.clear()
         self.touched_jobs.clear()
+        self._shares = None
         if isinstance(event, Tick):
             self._tick(event)
         else:
@@ -1159,8 +1160,9 @@ class Dispatcher:
             for door in [d for d in doors if d is not job.needs and d != job.needs]:
                 if not open_ or door not in job.resumable:
                     clock.sleep(number, door, now)
-            for door in job.resumable if open_ else ():
+            for door, waiting in job.resumable.items() if open_ else ():
                 clock.wake(number, door, now)
+                self._touched[door] = waiting[0].kernel
 
     # -- dealing -------------------------------------------------------------------------------
 
@@ -1477,12 +1479,13 @@ class Dispatcher:
     @property
     def shares(self) -> dict[int, float]:
         """What part of all slots is due to each job that has work or runs."""
-        if self._shares is None or self._shares[0] != self._now:
+        if self._shares is None:
             jobs = self.list.jobs
             wanting = {n for a in self.attempts.values() if jobs[n := a.map.job].dealt and not a.void}
             wanting.update(self.clock.waiting)
-            self._shares = (self._now, self.clock.shares(wanting, self._now))
-        return self._shares[1]
+            wanting.update(k.reserved for k in self.dealing.reserved.values())
+            self._shares = self.clock.shares(wanting, self._now)
+        return self._shares
 
     def owners(self) -> list[OwnerRecord]:
         """Everybody who has jobs that have not ended."""

@@ -78,8 +78,9 @@ class Account:
     def balance(self) -> int:
         return self.granted - self.charged
 
-    def fill(self, now: float) -> None:
-        """Grant what has come since the last time."""
+    def fill(self, now: float) -> bool:
+        """Grant what has come since the last time; whether that is anything."""
+        before = self.granted
         room = round(self.terms.cap * MICRO) - self.balance
         speed = self.terms.rate * MICRO / 3600.0
         due = math.floor((now - self.filled) * speed) if speed else 0
@@ -89,6 +90,7 @@ class Account:
         elif due > 0:
             self.granted += due
             self.filled += due / speed
+        return self.granted != before
 
     def positive_at(self) -> float:
         """When refills will have made the balance positive."""
@@ -128,7 +130,8 @@ class Ledger:
             self._stale_accounts.add(owner)
             if account.balance <= 0:
                 self._broke.add(owner)
-        account.fill(now)
+        if account.fill(now):
+            self._stale_accounts.add(owner)
         return account
 
     def broke(self, owner: str, now: float) -> bool:
@@ -149,12 +152,9 @@ class Ledger:
                 yield owner
         for owner in list(self._broke):
             account = self.accounts[owner]
-            if account.balance > 0 or now >= account.positive_at():
-                account.fill(now)
-                if account.balance > 0:
-                    self._broke.discard(owner)
-                    self._stale_accounts.add(owner)
-                    yield owner
+            if (account.balance > 0 or now >= account.positive_at()) and self.account(owner, now).balance > 0:
+                self._broke.discard(owner)
+                yield owner
 
     # -- charges and grants --------------------------------------------------------------------
 

@@ -1,0 +1,416 @@
+"""What goes where: needs, kernels for an owner, wide units, stragglers, pauses and slots that are lent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from park.core.ledger import MICRO, Policy, Terms
+from park.core.needs import Needs, Profile, unmet
+from park.errors import InvalidRequest
+from park.model import JobState
+from park.wire import codec, messages
+from tests.sim.desk import Desk, accepted, finished, of
+from tests.sim.functions import blob, code, units
+from tests.sim.wire import PYTHON
+
+
+def kernel(desk: Desk, name: str, slots: int = 1, **fields: Any) -> bytes:
+    desk.give(name.encode(), messages.KernelHello(name.encode() * 8, "kay", name, 1, slots, PYTHON, **fields))
+    return name.encode()
+
+
+def runs(out: Any) -> list[tuple[int, int]]:
+    """The job and the first unit of each chunk that is dealt."""
+    return [(r.job, r.start) for r in of(out, messages.Run)]
+
+
+def finish(desk: Desk, peer: bytes, run: messages.Run, seconds: float = 0.05, **fields: Any) -> Any:
+    desk.now += seconds
+    return desk.give(peer, *finished(run, None, **({"seconds": seconds} | fields)))
+
+
+def change(desk: Desk, peer: bytes, job: int, **fields: Any) -> Any:
+    return desk.give(peer, messages.Change(99, job, **fields))
+
+
+# -- needs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("needs", "words"),
+    [
+        (Needs(), ""),
+        (Needs(python="3.10"), "runs Python 3.10"),
+        (Needs(cpus=5), "has 5 slots"),
+        (Needs(cpus=4, memory=8 * 10**9), ""),
+        (Needs(memory=9 * 10**9), "has 9 GB of memory"),
+        (Needs(labels=("gpu",)), "has the label 'gpu'"),
+        (Needs(labels=("fast",), packages=(("bumps", ">=1"),)), ""),
+        (Needs(packages=(("bumps", "1.0.3"),)), ""),
+        (Needs(packages=(("bumps", "1.0.4"),)), "has bumps 1.0.4"),
+        (Needs(packages=(("bumps", "<1"),)), "has bumps <1"),
+        (Needs(packages=(("refl1d", ""),)), "has the package refl1d"),
+        (Needs(packages=(("odd", ""),)), ""),
+        (Needs(packages=(("odd", ">1"),)), "has odd >1"),
+    ],
+)
+def test_what_a_kernel_lacks(needs: Needs, words: str) -> None:
+    profile = Profile("3.11", 4, 8 * 10**9, ("fast",), (("bumps", "1.0.3"), ("odd", "no version")))
+    assert unmet(needs, profile) == words
+
+
+def test_units_go_where_their_needs_are_met_and_say_at_once_where_nobody_meets_them() -> None:
+    desk = Desk()
+    client = desk.client()
+    kernel(desk, "plain", 2)
+    job = accepted(desk.submit(client, inputs=[1], labels=["gpu"], requires={"Bumps": ">=1"}))
+    assert desk.dispatcher.explain(job) == "no kernel has the label 'gpu'"
+    kernel(desk, "old", labels=["gpu"], packages={"bumps": "0.9"})
+    assert "no kernel has" in desk.dispatcher.explain(job)
+    desk.give(
+        b"new",
+        messages.KernelHello(
+            b"n" * 16, "k", "n", 1, 1, PYTHON, labels=["gpu", "x"], packages={"bumps": "1.2"}
+        ),
+    )
+    (attempt,) = desk.dispatcher.attempts.values()
+    assert attempt.kernel.host == "n"
+    # memory is counted as it is used
+    kernel(desk, "big", 4, memory=10 * 10**9)
+    desk.submit(client, inputs=[1, 2, 3], memory=4 * 10**9)
+    assert sum(a.kernel.host == "big" for a in desk.dispatcher.attempts.values()) == 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cpus": 0},
+        {"labels": [""]},
+        {"labels": ["x"] * 99},
+        {"requires": {"bumps": "new"}},
+        {"requires": {"": ">1"}},
+    ],
+)
+def test_needs_that_make_no_sense_are_refused(fields: dict[str, Any]) -> None:
+    desk = Desk()
+    (failure,) = of(desk.submit(desk.client(), **fields), messages.Failure)
+    assert failure.error == InvalidRequest.__name__
+    assert not desk.dispatcher.list.jobs
+
+
+def test_kernels_for_an_owner_serve_that_owner_first_or_only() -> None:
+    desk = Desk()
+    ann, bob = desk.client("c1", "ann"), desk.client("c2", "bob")
+    desk.submit(ann, inputs=[1] * 9)
+    desk.submit(bob, inputs=[1] * 9)
+    first = desk.give(b"f", messages.KernelHello(b"f" * 16, "bob", "first", 1, 2, PYTHON, owner="bob"))
+    assert [r.owner for r in of(first, messages.Run)] == ["bob", "bob"]
+    desk.give(ann, messages.Abort(5, 1))
+    only = desk.give(
+        b"o", messages.KernelHello(b"o" * 16, "ann", "only", 1, 2, PYTHON, owner="ann", only=True)
+    )
+    assert not of(only, messages.Run)
+    third = accepted(desk.submit(ann, inputs=[1] * 3))
+    assert {a.kernel.host for a in desk.dispatcher.attempts.values() if a.map.job == third} == {"only"}
+
+
+# -- wide units --------------------------------------------------------------------------------------
+
+
+def test_a_wide_unit_is_not_passed_over_for_ever() -> None:
+    desk = Desk()
+    client, node = desk.client(), kernel(desk, "node", 2)
+    held = of(desk.submit(client, inputs=[1] * 50), messages.Run)
+    assert len(held) == 2
+    wide = accepted(desk.submit(desk.client("c2", "bob"), inputs=[1], cpus=2))
+    # the first slot that is free is kept for it
+    assert runs(finish(desk, node, held[0])) == []
+    assert desk.dispatcher.explain(wide).startswith(
+        "waits until 2 slots are free at once on node; its share is 50 %"
+    )
+    out = finish(desk, node, held[1])
+    assert runs(out) == [(wide, 0)]
+    (run,) = of(out, messages.Run)
+    assert run.cpus == 2
+    out = finish(desk, node, run)
+    assert {job for job, _ in runs(out)} == {1}
+    assert desk.job(wide).seconds == pytest.approx(0.1)  # slot-seconds
+
+
+def test_a_reservation_ends_with_its_job_and_with_its_kernel() -> None:
+    desk = Desk()
+    client, node = desk.client(), kernel(desk, "node", 2)
+    first, second = of(desk.submit(client, inputs=[1] * 50), messages.Run)
+    for end in ("abort", "pause", "goodbye"):
+        wide = accepted(desk.submit(desk.client(end, "bob"), inputs=[1], cpus=2))
+        assert runs(finish(desk, node, first)) == []
+        if end == "abort":
+            out = desk.give(client, messages.Abort(9, wide))
+        elif end == "pause":
+            out = change(desk, client, wide, paused=True)
+        else:
+            desk.give(node, messages.Goodbye("going"))
+            assert desk.dispatcher.list.jobs[wide].reserved is None
+            break
+        (first,) = of(out, messages.Run)
+        assert first.job == 1
+
+
+def test_nobody_has_as_many_slots() -> None:
+    desk = Desk()
+    kernel(desk, "node", 2)
+    job = accepted(desk.submit(desk.client(), inputs=[1], cpus=3))
+    assert desk.dispatcher.explain(job) == "no kernel has 3 slots (the largest has 2)"
+
+
+# -- pause, priority, lending ------------------------------------------------------------------------
+
+
+def test_a_paused_job_gets_no_new_units_and_goes_on_when_resumed() -> None:
+    desk = Desk()
+    client, node = desk.client(), kernel(desk, "node")
+    (run,) = of(desk.submit(client, inputs=[1, 2, 3]), messages.Run)
+    out = change(desk, client, 1, paused=True)
+    assert of(out, messages.Done)
+    assert desk.job(1).state is JobState.PAUSED
+    assert runs(finish(desk, node, run)) == []
+    assert desk.job(1).done == 1
+    assert "park resume 1" in desk.dispatcher.explain(1)
+    out = change(desk, client, 1, paused=False)
+    assert runs(out) == [(1, 1)]
+    assert desk.job(1).state is JobState.RUNNING
+
+
+def test_a_job_that_waits_may_be_paused_and_looks_again_when_it_is_resumed() -> None:
+    desk = Desk()
+    client, node = desk.client(), kernel(desk, "node")
+    (run,) = of(desk.submit(client, inputs=[1]), messages.Run)
+    later = accepted(desk.submit(client, inputs=[1], after=[1]))
+    change(desk, client, later, paused=True)
+    assert runs(finish(desk, node, run)) == []
+    assert desk.job(later).state is JobState.PAUSED
+    assert runs(change(desk, client, later, paused=False)) == [(later, 0)]
+    # and one whose dependency is still there goes back to waiting
+    last = accepted(desk.submit(client, inputs=[1], after=[later]))
+    change(desk, client, last, paused=True)
+    change(desk, client, last, paused=False)
+    assert desk.job(last).state is JobState.WAITING
+
+
+@pytest.mark.parametrize("how", ["stop", "abort"])
+def test_a_paused_job_can_be_ended(how: str) -> None:
+    desk = Desk()
+    client, node = desk.client(), kernel(desk, "node")
+    (run,) = of(desk.submit(client, inputs=[1, 2, 3]), messages.Run)
+    change(desk, client, 1, paused=True)
+    finish(desk, node, run)
+    desk.give(client, messages.Stop(7, 1) if how == "stop" else messages.Abort(7, 1))
+    assert desk.job(1).state is (JobState.COMPLETE if how == "stop" else JobState.ABORTED)
+    assert desk.job(1).stopped == (how == "stop")
+
+
+def test_a_driver_lends_its_slot_when_another_job_is_due_and_gets_it_back() -> None:
+    desk = Desk()
+    client, node = desk.client(), kernel(desk, "node")
+    (driver,) = of(desk.submit(client, "driver", None), messages.Run)
+    other = accepted(desk.submit(desk.client("c2", "bob"), inputs=[1]))
+    out = desk.tick(0.2)
+    assert of(out, messages.Lend) == [messages.Lend(driver.attempt)]
+    assert not of(desk.tick(0.2), messages.Lend)  # asked once
+    out = desk.give(node, messages.Lent(driver.attempt))
+    (run,) = of(out, messages.Run)
+    assert run.job == other
+    # said again, because the connection was cut meanwhile: nothing happens
+    assert not desk.give(node, messages.Lent(driver.attempt)).sends
+    out = finish(desk, node, run)
+    assert of(out, messages.Resume) == [messages.Resume(driver.attempt)]
+    finish(desk, node, driver)
+    assert desk.job(1).state is JobState.COMPLETE
+    assert desk.job(1).seconds == pytest.approx(0.45)
+
+
+def test_a_driver_is_not_asked_while_nobody_waits_for_its_slot() -> None:
+    desk = Desk()
+    client, _ = desk.client(), kernel(desk, "node", 2)
+    desk.submit(client, "driver", None)
+    desk.submit(client, inputs=[1])
+    assert not of(desk.tick(0.2), messages.Lend)
+    desk.submit(client, inputs=[1])  # whoever is new is due
+    assert of(desk.tick(0.2), messages.Lend)
+
+
+def test_a_paused_driver_waits_at_its_safe_point() -> None:
+    desk = Desk()
+    client, node = desk.client(), kernel(desk, "node")
+    (driver,) = of(desk.submit(client, "driver", None), messages.Run)
+    out = change(desk, client, 1, paused=True)
+    assert of(out, messages.Lend) == [messages.Lend(driver.attempt)]
+    desk.give(node, messages.Lent(driver.attempt))
+    assert not of(desk.tick(1.0), messages.Resume)
+    assert desk.dispatcher.roster.kernels[node].free == 1
+    assert of(change(desk, client, 1, paused=False), messages.Resume)
+
+
+def test_a_body_that_keeps_its_slot_is_named() -> None:
+    desk = Desk()
+    client, node = desk.client(), kernel(desk, "node")
+    desk.submit(client, "driver", None)
+    other = accepted(desk.submit(desk.client("c2", "bob"), inputs=[1]))
+    for _ in range(5):
+        desk.tick(1.0)
+        desk.give(node, messages.Heartbeat())
+    assert "job 1 was asked for its slot" in desk.dispatcher.explain(other)
+    assert "env.ready()" in desk.dispatcher.explain(other)
+
+
+def test_a_new_priority_counts_from_the_next_chunk() -> None:
+    desk = Desk()
+    ann, node = desk.client(), kernel(desk, "node")
+    (run,) = of(desk.submit(ann, inputs=[1] * 500), messages.Run)
+    desk.submit(desk.client("c2", "bob"), inputs=[1] * 500)
+    shares = []
+    for priority in (0, 2):
+        change(desk, ann, 1, priority=priority, tags=["a", "b"])
+        served = []
+        for _ in range(100):
+            ahead = [a for a in desk.dispatcher.attempts.values() if a.ahead]
+            out = finish(desk, node, run, 0.1)
+            served.append(run.job)
+            (run,) = of(out, messages.Run)
+            assert not ahead
+        shares.append(served.count(1) / 100)
+    assert shares == [pytest.approx(0.5, abs=0.05), pytest.approx(0.8, abs=0.05)]
+    assert desk.job(1).tags == ("a", "b")
+    (failure,) = of(change(desk, ann, 1, priority=7), messages.Failure)
+    assert "priority 7" in failure.text
+    assert of(change(desk, ann, 1, tags=[""]), messages.Failure)
+
+
+# -- stragglers --------------------------------------------------------------------------------------
+
+
+def late(desk: Desk, **fields: Any) -> tuple[bytes, bytes, messages.Run, messages.Run]:
+    """Two kernels; the last unit of a job takes too long on the first, and is issued again on the other."""
+    client, one, two = desk.client(), kernel(desk, "one"), kernel(desk, "two")
+    first, second = of(desk.submit(client, inputs=[1] * 4, **fields), messages.Run)
+    (straggler,) = of(finish(desk, one, first, 0.2), messages.Run)
+    (last,) = of(finish(desk, two, second, 0.2), messages.Run)
+    finish(desk, two, last, 0.2)
+    assert not of(desk.tick(0.1), messages.Run)
+    out = desk.tick(0.5)
+    again = of(out, messages.Run)
+    assert len(again) == (0 if fields else 1)
+    return one, two, straggler, again[0] if again else straggler
+
+
+def test_a_straggler_is_issued_again_and_the_first_answer_counts() -> None:
+    desk = Desk()
+    one, two, straggler, again = late(desk)
+    assert (again.start, again.count) == (straggler.start, straggler.count)
+    assert again.attempt != straggler.attempt
+    assert again.apart
+    out = finish(desk, two, again, 0.2)
+    assert of(out, messages.Abort) == [messages.Abort(attempt=straggler.attempt)]
+    assert desk.job(1).state is JobState.COMPLETE
+    assert desk.job(1).done == 4
+    assert desk.job(1).seconds == pytest.approx(0.8)  # the slower one is not charged
+    # its slot is taken until it has ended
+    assert desk.dispatcher.roster.kernels[one].free == 0
+    finish(desk, one, straggler)
+    assert desk.dispatcher.duplicates == 1
+    assert desk.dispatcher.roster.kernels[one].free == 1
+    assert not desk.dispatcher.attempts
+
+
+@pytest.mark.parametrize("fate", ["crash", "lost", "stopped", "late"])
+def test_either_may_fail_and_the_other_counts(fate: str) -> None:
+    desk = Desk()
+    one, two, straggler, again = late(desk)
+    if fate == "crash":
+        desk.give(two, messages.Crashed([again.attempt], "killed"))
+    elif fate == "lost":
+        desk.give(two, messages.Goodbye())
+    elif fate == "stopped":
+        desk.give(two, *finished(again, [], ended="lost"))
+    else:
+        finish(desk, one, straggler)
+        desk.give(two, messages.Crashed([again.attempt], "killed"))
+        assert desk.dispatcher.duplicates == 0
+    if fate != "late":
+        assert desk.job(1).state is JobState.RUNNING
+        finish(desk, one, straggler)
+    assert desk.job(1).state is JobState.COMPLETE
+    assert desk.job(1).failed == 0
+    assert not desk.dispatcher.attempts
+
+
+def test_what_must_not_run_twice_does_not() -> None:
+    late(Desk(), idempotent=False)
+
+
+def test_units_that_make_maps_are_not_issued_again() -> None:
+    desk = Desk()
+    one, two, straggler, again = late(desk)
+    desk.give(one, messages.Blob(code("square")), blob("square"))
+    out = desk.give(one, messages.Map(b"m" * 16, 1, code("square"), 1, attempt=straggler.attempt), units([1]))
+    assert messages.Abort(attempt=again.attempt) in of(out, messages.Abort)
+    assert not of(desk.tick(20.0), messages.Run)
+
+
+# -- credit ------------------------------------------------------------------------------------------
+
+
+def test_paid_work_is_charged_with_its_unit_and_the_broke_are_served_as_free() -> None:
+    desk = Desk(policy=Policy(Terms(cap=10.0, rate=3_600.0)))
+    client, node = desk.client(), kernel(desk, "node")
+    (run,) = of(desk.submit(client, inputs=[1] * 9, priority=2), messages.Run)
+    out = finish(desk, node, run, 1.0)
+    charge = {w.room: codec.unpack(w.value) for w in out.writes if w.room in ("charge", "account")}  # type: ignore[arg-type]
+    assert charge["charge"] == {"owner": "ann", "amount": 3 * MICRO}
+    assert desk.job(1).credits == 3.0
+    # more is spent than comes in
+    (run,) = of(out, messages.Run)
+    out = finish(desk, node, run, 4.0)
+    (run,) = of(out, messages.Run)
+    balance = desk.dispatcher.ledger.accounts["ann"].balance
+    assert balance <= 0
+    assert [d.change for d in out.deltas if d.table == "owner"][-1] == {"credits": balance / MICRO}
+    assert desk.dispatcher.clock.rates(1, desk.now).job == pytest.approx(1.0, rel=0.01)
+    paid = desk.job(1).credits
+    out = finish(desk, node, run, 0.01)
+    assert desk.job(1).credits == paid  # what was dealt to the broke costs nothing
+    desk.tick(5.0)
+    assert desk.dispatcher.clock.rates(1, desk.now).job == pytest.approx(4.0, rel=0.01)
+
+
+def test_work_that_the_fabric_lost_is_not_charged_and_what_a_user_s_code_did_is() -> None:
+    desk = Desk(policy=Policy())
+    client, node = desk.client(), kernel(desk, "node")
+    desk.submit(client, inputs=[1], priority=4)
+    desk.now += 5.0
+    desk.give(node, messages.Goodbye())
+    assert desk.job(1).credits == 0.0
+    assert desk.job(1).seconds == 0.0
+    kernel(desk, "other")
+    (attempt,) = desk.dispatcher.attempts.values()
+    desk.now += 2.0
+    desk.give(b"other", messages.Crashed([attempt.number], "killed by its code"))
+    assert desk.job(1).credits == pytest.approx(30.0)
+
+
+def test_only_the_broker_s_own_user_grants() -> None:
+    from park.core.outcome import Account
+
+    desk = Desk(policy=Policy())
+    admin = desk.client()
+    guest = desk.client("guest", account=Account("bob"))
+    (refused,) = of(desk.give(guest, messages.Grant(1, "bob", 5.0)), messages.Failure)
+    assert refused.error == "Refused"
+    assert of(desk.give(admin, messages.Grant(2, "bob", 5.0)), messages.Done)
+    assert of(desk.give(admin, messages.Grant(3, "bob", -5.0)), messages.Failure)
+    out = desk.give(guest, messages.Credits(4, "bob"))
+    (payload,) = [s.payload for s in out.sends_after_commit if isinstance(s.message, messages.Records)]
+    (found,) = codec.unpack(payload)  # type: ignore[arg-type]
+    assert (found["owner"], found["balance"], found["rate"]) == ("bob", 36_005.0, 1500.0)
