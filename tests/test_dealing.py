@@ -142,7 +142,7 @@ def test_a_wide_unit_is_not_passed_over_for_ever() -> None:
 def test_a_reservation_ends_with_its_job_and_with_its_kernel() -> None:
     desk = Desk()
     client, node = desk.client(), kernel(desk, "node", 2)
-    first, second = of(desk.submit(client, inputs=[1] * 50), messages.Run)
+    first, _ = of(desk.submit(client, inputs=[1] * 50), messages.Run)
     for end in ("abort", "pause", "goodbye"):
         wide = accepted(desk.submit(desk.client(end, "bob"), inputs=[1], cpus=2))
         assert runs(finish(desk, node, first)) == []
@@ -352,7 +352,7 @@ def test_what_must_not_run_twice_does_not() -> None:
 
 def test_units_that_make_maps_are_not_issued_again() -> None:
     desk = Desk()
-    one, two, straggler, again = late(desk)
+    one, _, straggler, again = late(desk)
     desk.give(one, messages.Blob(code("square")), blob("square"))
     out = desk.give(one, messages.Map(b"m" * 16, 1, code("square"), 1, attempt=straggler.attempt), units([1]))
     assert messages.Abort(attempt=again.attempt) in of(out, messages.Abort)

@@ -6,7 +6,7 @@ Jobs with the same needs, and kernels with the same profile, are many: each pair
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from park.errors import InvalidRequest
 from park.wire.messages import KernelHello, Submit
@@ -29,6 +29,16 @@ class Needs:
     labels: tuple[str, ...] = ()
     #: (package, versions), as ("bumps", ">=1.0")
     packages: tuple[tuple[str, str], ...] = ()
+    #: each decision asks for it several times
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "_hash", hash((self.python, self.cpus, self.memory, self.labels, self.packages))
+        )
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,14 @@ class Profile:
     owner: str = ""
     #: it runs no others
     only: bool = False
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        what = (self.python, self.slots, self.memory, self.labels, self.packages, self.owner, self.only)
+        object.__setattr__(self, "_hash", hash(what))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 def profile_of(m: KernelHello) -> Profile:
