@@ -31,9 +31,11 @@ class Scale:
     repeats: int = 0
     #: cold starts in a round
     starts: int = 3
+    #: chunks that the dispatcher deals
+    decisions: int = 3000
 
 
-QUICK = Scale(calls=20, busy_calls=3, units=2000, generations=3, points=10, starts=1)
+QUICK = Scale(calls=20, busy_calls=3, units=2000, generations=3, points=10, starts=1, decisions=200)
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,16 +147,14 @@ class Client(Peer):
         self.send(call.message, call.payload)
 
     def submit(self, name: str, inputs: list[Any] | None = None, **fields: Any) -> Request:
-        submit = messages.Submit(
-            id=0,
-            key=self.world.random.randbytes(16),
-            body=code(name),
-            name=name,
-            python=PYTHON,
-            once=inputs is None,
-            count=len(inputs or ()),
+        return self.submit_packed(
+            name, len(inputs or ()), units(inputs or []), **({"once": inputs is None} | fields)
         )
-        return self.ask(replace(submit, **fields), units(inputs or []), name)
+
+    def submit_packed(self, name: str, count: int, payload: bytes, **fields: Any) -> Request:
+        key = self.world.random.randbytes(16)
+        submit = messages.Submit(id=0, key=key, body=code(name), name=name, python=PYTHON, count=count)
+        return self.ask(replace(submit, **fields), payload, name)
 
     def session(self) -> Request:
         key = self.world.random.randbytes(16)

@@ -68,7 +68,18 @@ class Chunk:
 class Process:
     """See the module."""
 
-    __slots__ = ("_chunk", "_effect", "_ticket", "codes", "deaf", "kernel", "number", "shipped", "stack")
+    __slots__ = (
+        "_began",
+        "_chunk",
+        "_effect",
+        "_ticket",
+        "codes",
+        "deaf",
+        "kernel",
+        "number",
+        "shipped",
+        "stack",
+    )
 
     def __init__(self, kernel: Kernel, number: int) -> None:
         self.kernel = kernel
@@ -81,6 +92,7 @@ class Process:
         self._effect: Callable[[], None] | None = None
         self._chunk: Chunk | None = None
         self._ticket = 0
+        self._began = 0.0
 
     def tell(self, message: Message, payload: Any = b"") -> None:
         self.kernel.told(self.number, *carried(message, payload))
@@ -114,6 +126,7 @@ class Process:
     def interrupt(self) -> None:
         """The signal: it means something only while a unit's code runs."""
         if self._effect is not None:
+            self._computed()
             self._after(0.0, lambda: self._finish("abort"))
 
     def _frame(self, attempt: int) -> Frame:
@@ -133,13 +146,22 @@ class Process:
         self._ticket += 1
         self._effect = effect
         world = self.kernel.world
+        self._began = world.now
         world.at(world.now + seconds, self._happen, self._ticket)
 
     def _happen(self, ticket: int) -> None:
         if ticket == self._ticket and self._effect is not None and not self.deaf and self.kernel.has(self):
             effect, self._effect, self._chunk = self._effect, None, None
+            self._computed()
             effect()
             self._go()
+
+    def _computed(self) -> None:
+        """What runs has run until now."""
+        world, frame = self.kernel.world, self.stack[-1]
+        frame.seconds += world.now - self._began
+        world.served[frame.run.job] += world.now - self._began
+        self._began = world.now
 
     def _go(self) -> None:
         """Begin with what comes next, if nothing runs."""
@@ -193,9 +215,7 @@ class Process:
             else:
                 self._finish(chunk.disaster)
 
-        began = self.kernel.world.now
-        frame.seconds = max(0.0, chunk.ends[-1] - began) + frame.seconds
-        self._after(max(0.0, chunk.ends[-1] - began), end)
+        self._after(max(0.0, chunk.ends[-1] - self.kernel.world.now), end)
 
     def _cut_short(self) -> None:
         """A chunk ends with the unit that runs now."""
@@ -204,7 +224,7 @@ class Process:
             now = self.kernel.world.now
             keep = bisect_right(chunk.ends, now) + 1
             if keep < len(chunk.ends):
-                frame.seconds -= chunk.ends[-1] - now
+                self._computed()
                 del chunk.ends[keep:], chunk.values[keep:]
                 chunk.disaster = ""
                 self._await(frame, chunk)

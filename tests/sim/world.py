@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +58,9 @@ class World:
         self.checked = checked
         self.peers: list[Peer] = []
         self._wires: dict[bytes, Wire] = {}
+        #: attempts that began, and seconds that slots have computed, by job
         self.runs: Counter[int] = Counter()
+        self.served: dict[int, float] = defaultdict(float)
         #: of processes, and of the broker
         self.deaths = self.broker_deaths = 0
         #: what the dispatcher has handled, in all its lives

@@ -1,0 +1,131 @@
+"""Who gets how much of the slots in the long run, in the simulator: what the formula of the design says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from tests.sim.functions import exact
+from tests.sim.shares import Busy, Race, fluid, keep_busy, mix, shares
+from tests.sim.wire import brisk
+from tests.sim.world import World
+
+#: Seconds of a chunk of short units.
+CHUNK = 0.02
+
+
+def race(jobs: Sequence[Busy], chunks: int, slots: int = 1, seed: int = 0) -> Race:
+    """The jobs have run until each had so many chunks."""
+    right = fluid(jobs, 1.0)
+    supply = max(chunks * max(j.seconds, CHUNK) / had for j, had in zip(jobs, right, strict=True))
+    made = Race(jobs, slots=slots, seed=seed, supply=supply)
+    made.run(chunks)
+    return made
+
+
+# -- the formula itself ------------------------------------------------------------------------------
+
+
+def test_the_formula_gives_what_the_design_says() -> None:
+    crowd = [Busy("ann", 6), *(Busy("ann", 0) for _ in range(1000)), Busy("bob", 0)]
+    right = shares(crowd, {})
+    assert sum(right) == pytest.approx(1.0)
+    assert right[-1] == pytest.approx(0.485, abs=0.001)
+    assert right[0] == pytest.approx(64 * right[1])
+    assert shares([Busy("ann", -3), Busy("bob", 6), Busy("cat", 6)], {})[0] == pytest.approx(1 / 1025)
+    assert shares([Busy("ann", 0)] * 100 + [Busy("bob", 0)], {})[-1] == pytest.approx(0.5)
+
+
+def test_use_above_the_mean_lowers_a_share_down_to_a_quarter_of_the_rate() -> None:
+    pair = [Busy("ann", 0), Busy("bob", 0)]
+    assert shares(pair, {"ann": 200_000.0}) == pytest.approx([1 / 3, 2 / 3])
+    assert shares(pair, {"ann": 1e9}) == pytest.approx([0.2, 0.8])
+
+
+# -- mixes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_every_job_of_a_mix_gets_its_share_at_once(seed: int) -> None:
+    """Few chunks: within 2 % and the chunk that is under way on each slot."""
+    made = race(mix(seed), chunks=30, slots=1 + seed % 3, seed=seed)
+    right = fluid(made.jobs, sum(made.served))
+    for job, had, wanted in zip(made.jobs, made.served, right, strict=True):
+        assert abs(had - wanted) <= 0.02 * wanted + 1.5 * max(job.seconds, CHUNK), (job, had, wanted)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("tens", range(20))
+def test_every_job_of_a_mix_gets_its_share_within_two_percent(tens: int) -> None:
+    for seed in range(10 * tens, 10 * tens + 10):
+        made = race(mix(seed), chunks=300, slots=1 + seed % 3, seed=seed)
+        assert max(made.errors()) < 0.02, (seed, made.jobs, made.errors())
+
+
+# -- single cases ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rounds", [4, pytest.param(60, marks=[pytest.mark.heavy, pytest.mark.timeout(900)])])
+def test_an_urgent_job_lifts_none_of_its_owners_free_jobs(rounds: int) -> None:
+    """In a round of ann's each of her free jobs is served once, and her urgent one 64 times."""
+    crowd = [Busy("ann", 6), *(Busy("ann", 0) for _ in range(1000)), Busy("bob", 0)]
+    seconds = rounds * 1064 * CHUNK / 0.515
+    made = Race(crowd, supply=2 * seconds)
+    made.world.run_for(seconds)
+    served, right = made.served, fluid(crowd, sum(made.served))
+    assert served[-1] == pytest.approx(right[-1], rel=0.02)
+    assert sum(served[1:-1]) == pytest.approx(sum(right[1:-1]), rel=0.02 + 1 / rounds)
+    assert served[0] == pytest.approx(right[0], rel=0.02 + 1 / rounds)
+    assert served[-1] / sum(served) == pytest.approx(0.48, abs=0.01)
+
+
+def test_an_owner_with_a_hundred_jobs_gets_the_share_of_an_owner_with_one() -> None:
+    made = Race([*(Busy("ann", 0) for _ in range(100)), Busy("bob", 0)], slots=2, supply=120.0)
+    made.world.run_for(40.0)
+    assert made.served[-1] == pytest.approx(sum(made.served) / 2, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "chunks", [15, pytest.param(300, marks=[pytest.mark.heavy, pytest.mark.timeout(900)])]
+)
+def test_a_background_job_keeps_its_share_beside_two_urgent_ones(chunks: int) -> None:
+    made = race([Busy("ann", -3), Busy("bob", 6), Busy("cat", 6)], chunks)
+    share = made.served[0] / sum(made.served)
+    assert share >= 0.98 / 1025
+    assert made.errors()[0] < 0.02 + 1 / chunks
+
+
+def quiet(slots: int) -> tuple[World, Callable[[str], None]]:
+    """A world without chance, and who makes an always-busy job in it."""
+    world = World(pace=exact, latency=brisk, checked=False, watched=False)
+
+    def busy(owner: str) -> None:
+        keep_busy(world.client(owner), f"nap of {owner}", Busy(owner, 0, 0.01), 400.0)
+
+    return world, busy
+
+
+@pytest.mark.parametrize("idle", [0.01, 0.05, 0.099, 0.2, 1.0])
+@pytest.mark.parametrize("units", [10, 50])
+def test_who_is_sometimes_idle_gains_nothing(units: int, idle: float) -> None:
+    """What the owner gets while it is there, beside what an always-busy one gets at the same time."""
+    world, busy = quiet(1)
+    busy("ann")
+    busy("bob")
+    client = world.client("cat")
+    session = client.session()
+    world.until(lambda: session.done)
+    world.kernel(1)
+    world.run_for(1.0)
+    (twin,) = [n for n, j in world.dispatcher.list.jobs.items() if j.owner == "ann"]
+    mine = twins = 0.0
+    for _ in range(60):
+        before = world.served[session.job], world.served[twin]
+        call = client.map(session.job, "nap", [0.01] * units)
+        world.until(lambda call=call: call.done)  # type: ignore[misc]
+        mine += world.served[session.job] - before[0]
+        twins += world.served[twin] - before[1]
+        world.run_for(idle)
+    assert mine <= 1.02 * twins
