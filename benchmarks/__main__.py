@@ -1,4 +1,4 @@
-"""The command: ``python -m benchmarks [latency|throughput|generation|startup ...]``, or ``... profile WHICH``."""
+"""The command: ``python -m benchmarks [latency|throughput|generation ...]``, ``... profile WHICH``, ``... simulate``."""
 
 from __future__ import annotations
 
@@ -25,9 +25,16 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["profile"]:
         return _profile(given[1:])
+    if given[:1] == ["simulate"]:
+        from benchmarks import simulate
+
+        return simulate.main(given[1:])
     parser = argparse.ArgumentParser("python -m benchmarks", description="PARK beside pools and pipes.")
     parser.add_argument(
-        "names", nargs="*", metavar="|".join(NAMES), help="which (default: all), or: profile WHICH"
+        "names",
+        nargs="*",
+        metavar="|".join(NAMES),
+        help="which (default: all), or: profile WHICH, or: simulate",
     )
     parser.add_argument("--repeat", type=int, default=5, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a few of everything, to see that it runs")

@@ -69,7 +69,6 @@ class Process:
     """See the module."""
 
     __slots__ = (
-        "_began",
         "_chunk",
         "_effect",
         "_ticket",
@@ -78,6 +77,7 @@ class Process:
         "kernel",
         "number",
         "shipped",
+        "since",
         "stack",
     )
 
@@ -92,7 +92,8 @@ class Process:
         self._effect: Callable[[], None] | None = None
         self._chunk: Chunk | None = None
         self._ticket = 0
-        self._began = 0.0
+        #: when what runs began
+        self.since = 0.0
 
     def tell(self, message: Message, payload: Any = b"") -> None:
         self.kernel.told(self.number, *carried(message, payload))
@@ -138,7 +139,7 @@ class Process:
         given = [None] if run.once else inputs(payload)
         assert len(given) == run.count
         self.stack.append(Frame(run, name_in(bytes(self.codes[run.function])), given))
-        self.kernel.world.runs[run.job] += 1
+        self.kernel.world.began(run.job)
 
     # -- what runs -----------------------------------------------------------------------------
 
@@ -146,7 +147,7 @@ class Process:
         self._ticket += 1
         self._effect = effect
         world = self.kernel.world
-        self._began = world.now
+        self.since = world.now
         world.at(world.now + seconds, self._happen, self._ticket)
 
     def _happen(self, ticket: int) -> None:
@@ -159,9 +160,9 @@ class Process:
     def _computed(self) -> None:
         """What runs has run until now."""
         world, frame = self.kernel.world, self.stack[-1]
-        frame.seconds += world.now - self._began
-        world.served[frame.run.job] += world.now - self._began
-        self._began = world.now
+        frame.seconds += world.now - self.since
+        world.computed(frame.run.job, world.now - self.since)
+        self.since = world.now
 
     def _go(self) -> None:
         """Begin with what comes next, if nothing runs."""

@@ -126,6 +126,16 @@ class World:
         self._wires.pop(before, None)
         self._wires[wire.peer] = wire
 
+    # -- what slots do -------------------------------------------------------------------------
+
+    def began(self, job: int) -> None:
+        """A process has begun with an attempt of the job."""
+        self.runs[job] += 1
+
+    def computed(self, job: int, seconds: float) -> None:
+        """A slot has computed for the job."""
+        self.served[job] += seconds
+
     # -- time ----------------------------------------------------------------------------------
 
     def at(self, when: float, what: Callable[..., None], *given: Any, quiet: bool = False) -> None:
