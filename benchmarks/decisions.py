@@ -89,6 +89,7 @@ class Bench:
             incarnation = (1 << 40 | number).to_bytes(16, "big")
             kernel = messages.KernelHello(incarnation, "kay", "node", 1, slots, "3.11")
             self._do([Event(b"k%d" % number, kernel)])
+        self.now += SECONDS
 
     def _submit(self, number: int, peer: bytes, count: int) -> None:
         submit = messages.Submit(
@@ -98,6 +99,7 @@ class Bench:
             python="3.11",
             count=count,
             closed=False,  # so that it does not end here
+            idempotent=False,  # so that nothing is issued a second time where slots are free
             priority=number % 7,
         )
         self._do([Event(peer, submit, pack.pack_entries([b"x"] * count))])
@@ -115,7 +117,7 @@ class Bench:
     def _answer(self) -> Event:
         """The oldest chunk is done."""
         peer, run = self.runs.popleft()
-        self.now += SECONDS / FLIGHT
+        self.now += SECONDS / self._slots
         finished = messages.Finished(run.attempt, run.map, run.start, run.count, SECONDS * run.count)
         return Event(peer, finished, pack.pack_entries([b"v"] * run.count))
 
