@@ -87,11 +87,10 @@ class Race:
         self.numbers = [request.job for request in asked]
         self.world.kernel(self.slots)  # last, so that all begin together
 
-    def run(self, chunks: int) -> None:
-        """Until each job had so many chunks."""
-        while min(self.world.runs[n] for n in self.numbers) < chunks:
-            self.world.run_for(0.25)
-            assert not any(self.world.dispatcher.list.jobs[n].ended for n in self.numbers), "out of units"
+    def run(self, slot_seconds: float) -> None:
+        """Until all together had so much. Each job has had a chunk more or less then, wherever its turn is."""
+        self.world.run_for(slot_seconds / self.slots)
+        assert not any(self.world.dispatcher.list.jobs[n].ended for n in self.numbers), "out of units"
 
     @property
     def served(self) -> list[float]:
