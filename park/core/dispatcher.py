@@ -1273,13 +1273,15 @@ class Dispatcher:
                 self._refresh(job)
 
     def _deal_ahead(self, kernel: Kernel) -> None:
-        """Where all slots are busy, a chunk of what runs there may wait for the next free one, if it is due."""
+        """Where all slots are busy, a chunk of what runs there may wait for the next free one, if it is due.
+
+        Not where another job is between two generations: its next one would have to wait for that chunk too.
+        """
         profile = kernel.profile
         while kernel.free <= 0 and not kernel.reserved and len(kernel.ahead) < kernel.slots:
-            number = self.clock.pick(
-                self.dealing.doors(profile), self._now, kernel.last, profile.owner, profile.only
-            )
-            if not number or kernel.full_of_drivers:
+            doors = [*self.dealing.doors(profile), kernel.number]
+            number = self.clock.pick(doors, self._now, kernel.last, profile.owner, profile.only)
+            if not number or kernel.full_of_drivers or self.clock.rests(number, self._now):
                 return
             job = self.list.jobs[number]
             map_ = job.next_ready()

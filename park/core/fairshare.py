@@ -169,6 +169,8 @@ class ServiceClock:
         self._began: float | None = None
         #: how many jobs are runnable
         self.awake = 0
+        #: when jobs ceased to be runnable, the last one last
+        self._resting: dict[int, float] = {}
         #: use of owners with jobs, and their number
         self._all_use = 0.0
         self._working = 0
@@ -212,6 +214,7 @@ class ServiceClock:
         j = self._jobs[job]
         for door in list(j.doors):
             self.sleep(job, door, now)
+        self._resting.pop(job, None)
         del self._jobs[job], j.owner.jobs[job]
         o = j.owner
         if not o.jobs:
@@ -248,6 +251,7 @@ class ServiceClock:
         o = j.owner
         if not j.doors:
             self.awake += 1
+            self._resting.pop(job, None)
             if not o.queues:
                 v = self._virtual.get(door, self._latest)
                 o.tag = self._start(o, v, self.rates(job, now).owner, now)
@@ -277,6 +281,7 @@ class ServiceClock:
         if not j.doors:
             self.awake -= 1
             j.slept = now
+            self._resting[job] = now
         o = j.owner
         queue = o.queues[door]
         queue.discard(j)
@@ -288,6 +293,15 @@ class ServiceClock:
             owners.discard(o)
             if not owners:
                 del self._queues[door]
+
+    def rests(self, but: int, now: float) -> bool:
+        """Whether a job other than *but* has slept for at most a quantum: it may go on at any moment."""
+        for job, slept in reversed(self._resting.items()):
+            if now - slept > self.quantum:
+                return False
+            if job != but:
+                return True
+        return False
 
     # -- who is next ---------------------------------------------------------------------------
 
@@ -466,6 +480,7 @@ class ServiceClock:
                 assert o.queues[door]._stands[j.order] <= j.tag
                 assert self._queues[door]._stands[o.order] <= o.tag
         if jobs is None:
+            assert self._resting.keys() <= self._jobs.keys()
             for door, owners in self._queues.items():
                 assert len(owners) == sum(door in o.queues for o in self._owners.values())
 

@@ -92,6 +92,13 @@ def hopeful(x: int | None) -> Generator[Any, Any, Any]:
     return 0
 
 
+def serial(steps: int) -> Generator[Any, Any, Any]:
+    """A driver that makes no maps, a serial optimizer."""
+    for _ in range(steps):
+        yield 0.03
+    return steps
+
+
 def generations(plan: list[Any]) -> Generator[Any, Any, Any]:
     """A fit: so many generations of so many naps of *seconds*, and a step of the driver's own after each."""
     count, points, seconds, step = plan
@@ -104,7 +111,21 @@ def generations(plan: list[Any]) -> Generator[Any, Any, Any]:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     f.__name__: f
-    for f in (square, nap, fails, kills, aborts, driver, nest, chain, broad, unlucky, hopeful, generations)
+    for f in (
+        square,
+        nap,
+        fails,
+        kills,
+        aborts,
+        driver,
+        nest,
+        chain,
+        broad,
+        unlucky,
+        hopeful,
+        serial,
+        generations,
+    )
 }
 
 

@@ -97,6 +97,7 @@ class Life:
                 ("broad", None),
                 ("unlucky", None),
                 ("hopeful", None),
+                ("serial", [20, 50]),
             ]
         )
         fields: dict[str, Any] = {"priority": self.random.choice([-3, 0, 0, 4])}

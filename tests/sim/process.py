@@ -52,6 +52,9 @@ class Frame:
     got: list[Any] = field(default_factory=list)
     missing: set[int] = field(default_factory=set)
     resumed: bool = False
+    #: asked for its slot, and waiting at a safe point without one
+    asked: bool = False
+    lent: bool = False
     stopped: bool = False
     aborted: bool = False
 
@@ -118,10 +121,13 @@ class Process:
                     frame.missing.remove(unit)  # KeyError: it came twice
                     frame.got[unit] = value
                 frame.resumed |= message.resume
+            case messages.Lend():
+                self._frame(message.attempt).asked = True
             case messages.Resume():
                 frame = self._frame(message.attempt)
                 assert not frame.missing
-                frame.resumed = True
+                frame.resumed = not frame.lent
+                frame.lent = False
         self._go()
 
     def interrupt(self) -> None:
@@ -175,6 +181,8 @@ class Process:
             if not frame.missing and frame.resumed:
                 got, frame.map, frame.resumed = frame.got, b"", False
                 self._drive(frame, got)
+        elif frame.lent:
+            return
         elif frame.maker is not None:
             self._drive(frame, None)
         elif frame.stopped or len(frame.results) == len(frame.inputs):
@@ -243,7 +251,7 @@ class Process:
             self._drives_until(frame, 0.0, ERROR)
         else:
             if isinstance(made, float):
-                self._after(made, lambda: None)
+                self._after(made, lambda: self._ready(frame))
             else:
                 self._after(self._seconds(frame, None), lambda: self._map(frame, *made))
 
@@ -253,6 +261,12 @@ class Process:
             frame.results.append(value)
 
         self._after(seconds + self._seconds(frame, None), end)
+
+    def _ready(self, frame: Frame) -> None:
+        """A step of the driver's own has ended: its safe point."""
+        if frame.asked and not frame.aborted:
+            frame.asked, frame.lent = False, True
+            self.tell(messages.Lent(frame.run.attempt, frame.run.epoch))
 
     def _map(self, frame: Frame, name: str, given: list[Any]) -> None:
         if code(name) not in self.shipped:
