@@ -113,6 +113,20 @@ def test_no_process_serves_two_owners_or_other_thread_limits() -> None:
     assert Start(3, 4) in bench.run(3, owner="bob", cpus=4)
 
 
+def test_a_spare_process_is_there_for_the_next_owner() -> None:
+    bench = Bench()
+    bench.life._spare = True
+    assert Start(2, 1) in bench.run(1, owner="ann")
+    bench.done(1, 1)
+    assert not any(isinstance(a, Start) for a in bench.run(2, owner="ann"))
+    bench.done(1, 2)
+    started = bench.run(3, owner="bob")
+    assert place(started) == 2
+    assert Start(3, 1) in started
+    bench.done(2, 3)
+    assert bench.life.processes[3].blank
+
+
 def test_idle_processes_of_several_owners_are_kept_up_to_a_limit() -> None:
     bench = Bench()
     owners = ["ann", "bob", "cid", "dan", "eva"]

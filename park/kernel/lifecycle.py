@@ -111,6 +111,11 @@ class Process:
         return next(h for h in self.stack if h.run.attempt == attempt)
 
     @property
+    def blank(self) -> bool:
+        """Whether it could run anybody's code."""
+        return self.state is ProcessState.IDLE and not self.owner
+
+    @property
     def width(self) -> int:
         """The slots that it takes."""
         if not self.stack or self.waits or self.stack[-1].lent:
@@ -168,10 +173,11 @@ Action = ToBroker | ToSlot | Start | Interrupt | Let | Kill
 
 
 class Lifecycle:
-    """See the module."""
+    """See the module. *spare*: one process that nobody has used is there for the next owner who comes."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, spare: bool = False) -> None:
         self.slots = slots
+        self._spare = spare
         self.processes: dict[int, Process] = {}
         self.codes: dict[bytes, Buffer] = {}
         self.attempts: dict[int, Process] = {}
@@ -303,6 +309,7 @@ class Lifecycle:
             self._do(ToBroker(self._ended(run, "lost")))
             return
         process = self._place(run)
+        fresh = not process.owner
         held = Held(run)
         process.stack.append(held)
         process.state = ProcessState.BUSY
@@ -315,6 +322,8 @@ class Lifecycle:
             process.known.add(run.function)
             self._do(ToSlot(process.number, messages.Blob(run.function), self.codes[run.function]))
         self._do(ToSlot(process.number, run, payload))
+        if fresh and self._spare and not any(p.blank for p in self.processes.values()):
+            self._start(1)
 
     def _place(self, run: messages.Run) -> Process:
         """The process for a chunk: a driver that waits for it, one that has the job prepared, any idle one, a new one."""
@@ -474,6 +483,8 @@ class Lifecycle:
     def _trim(self) -> None:
         """Let idle processes go that are too many; fewer would have to be started again for the next chunks."""
         idle = [p for p in self.processes.values() if p.state is ProcessState.IDLE]
+        if self._spare:
+            idle = [p for p in idle if not p.blank] + [p for p in idle if p.blank][1:]
         most = self.slots * (IDLE_PER_SLOT if len({p.owner for p in idle}) > 1 else 1)
         if len(idle) > most:
             for process in sorted(idle, key=lambda p: (len(p.jobs), p.used))[: len(idle) - most]:

@@ -64,7 +64,8 @@ class KernelLoop:
         self._leaving: dict[int, float] = {}
         self._exited: list[SlotProcess] = []
         self._on_refusal = on_refusal
-        self.life = Lifecycle(slots)
+        # the local service has one owner only
+        self.life = Lifecycle(slots, spare=place is None)
         self.presence = Presence()
         #: messages seen, by name and direction
         self.counts: Counter[str] = Counter()
