@@ -7,16 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from park.errors import ProtocolError
-from park.wire.codec import decode, encode
+from park.wire.codec import INLINE, decode, encode
 from park.wire.messages import Blob, Goodbye, Part
 from park.wire.parts import Joiner, split
 
 BLOB = Blob(b"h" * 16)
-LONG = encode(BLOB, bytes(range(250)) * 10)
+LONG = encode(BLOB, bytes(range(250)) * 20)
 
 
-@given(st.binary(max_size=500), st.integers(1, 600))
-def test_what_is_split_comes_back(payload: bytes, limit: int) -> None:
+@given(st.integers(0, 3000), st.integers(1, 9000))
+def test_what_is_split_comes_back(size: int, limit: int) -> None:
+    payload = bytes(i % 251 for i in range(INLINE - 1000 + size))
     frames = encode(BLOB, payload)
     messages = split(frames, limit)
     joiner = Joiner(10_000)
@@ -24,21 +25,22 @@ def test_what_is_split_comes_back(payload: bytes, limit: int) -> None:
     assert before == [None] * (len(messages) - 1)
     assert last is not None
     assert decode(last) == (BLOB, payload)
-    assert (len(messages) == 1) == (len(payload) <= limit)
-    assert all(len(piece) <= max(limit, len(frames[0])) for _, piece in messages)
+    assert (len(messages) == 1) == (len(payload) <= max(INLINE, limit))
+    pieces = [decode(message)[1] for message in messages]
+    assert len(pieces) == 1 or all(len(piece) <= max(limit, len(frames[0])) for piece in pieces)
 
 
 def test_the_pieces_of_a_long_payload_are_not_copied() -> None:
-    payload = memoryview(LONG[1])
-    first, *others = split([LONG[0], payload], 1000)
-    assert [piece.obj is payload.obj for _, piece in others] == [True, True]
-    assert bytes(first[1]) == LONG[0] + payload[: 1000 - len(LONG[0])]
+    payload = memoryview(LONG[1] * 3)
+    first, *others = split([LONG[0], payload], INLINE + 1)
+    assert [piece.obj is payload.obj for _, piece in others[:2]] == [True, True]
+    assert bytes(first[1]) == LONG[0] + payload[: INLINE + 1 - len(LONG[0])]
 
 
 def test_short_messages_pass_between_parts() -> None:
     joiner = Joiner(10_000)
     short = encode(Goodbye("Part of the plan"))
-    one, two, three = split(LONG, 1000)
+    one, two, three = split(LONG, 2000)
     assert joiner.feed(one) is None
     assert joiner.feed(short) is short
     assert joiner.feed(two) is None
@@ -49,29 +51,29 @@ def test_what_is_no_message_passes_for_the_codec_to_refuse() -> None:
     for frames in ([b"?", b""], [b""], [b"", b"", b""]):
         assert Joiner(100).feed(frames) is frames
     with pytest.raises(ProtocolError):
-        Joiner(100).feed([encode(Part(0, 1, 0))[0] + b"?", b"x"])
+        Joiner(100).feed([encode(Part(0, 1, 0))[0] + b"?"])
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
 def test_after_a_lost_part_the_next_message_arrives(lost: int) -> None:
     joiner = Joiner(10_000)
-    parts = split(LONG, 1000)
+    parts = split(LONG, 2000)
     del parts[lost]
     assert [joiner.feed(part) for part in parts] == [None, None]
-    assert [joiner.feed(part) for part in split(LONG, 1000)] == [None, None, LONG]
+    assert [joiner.feed(part) for part in split(LONG, 2000)] == [None, None, LONG]
 
 
 def test_parts_of_two_messages_are_not_mixed() -> None:
     joiner = Joiner(10_000)
-    joiner.feed(split(LONG, 1000)[0])
-    assert joiner.feed(split([LONG[0], LONG[1] + b"x"], 1000)[1]) is None
-    assert joiner.feed(split(LONG, 1000)[1]) is None
+    joiner.feed(split(LONG, 2000)[0])
+    assert joiner.feed(split([LONG[0], LONG[1] + b"x"], 2000)[1]) is None
+    assert joiner.feed(split(LONG, 2000)[1]) is None
 
 
 def test_the_whole_message_is_limited() -> None:
     joiner = Joiner(2000)
-    parts = split(LONG, 1000)
-    with pytest.raises(ProtocolError, match=r"2,5\d\d bytes is over the limit of 2,000"):
+    parts = split(LONG, 2000)
+    with pytest.raises(ProtocolError, match=r"5,0\d\d bytes is over the limit of 2,000"):
         joiner.feed(parts[0])
     assert joiner.feed(parts[1]) is None
 

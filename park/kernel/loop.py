@@ -210,8 +210,8 @@ class KernelLoop:
 
     def _read(self, process: SlotProcess) -> None:
         try:
-            for head, payload in process.channel.receive():
-                message, payload = codec.decode([head, payload])
+            for frames in process.channel.receive():
+                message, payload = codec.decode(frames)
                 self._do(self.life.slot(process.number, message, payload))
         except EOFError:
             self._reactor.ignore(process.channel)
@@ -242,8 +242,8 @@ class KernelLoop:
         process.wait(5.0)
         with contextlib.suppress(EOFError, ProtocolError, OSError):
             while True:
-                for head, payload in process.channel.receive():
-                    message, payload = codec.decode([head, payload])
+                for frames in process.channel.receive():
+                    message, payload = codec.decode(frames)
                     self._do(self.life.slot(process.number, message, payload))
         process.read_stderr()
         self._finish(process, process.cause())

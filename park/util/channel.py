@@ -1,4 +1,4 @@
-"""Two-frame messages over a Unix socket pair, between a kernel and its slot processes.
+"""Messages of one or two frames over a Unix socket pair, between a kernel and its slot processes.
 
 Each message is a header (length of the head: 4 bytes, of the payload: 8 bytes, a flag: 1 byte), the head and
 the payload. A large payload does not pass through the socket: it lies in an anonymous file in memory, whose
@@ -88,8 +88,8 @@ class Channel:
         return sum(len(data) + (len(shared) if shared is not None else 0) for data, shared in self._out)
 
     def send(self, frames: Sequence[Any]) -> None:
-        """Send head and payload. On a non-blocking socket what does not fit waits for `flush`."""
-        head, payload = frames
+        """Send head and payload, if there is one. On a non-blocking socket what does not fit waits for `flush`."""
+        head, payload = frames if len(frames) == 2 else (frames[0], b"")
         size = len(payload)
         if size >= SHARED_FROM and self._shares:
             self._out.append((memoryview(_HEADER.pack(len(head), size, 1) + head), payload))
@@ -145,7 +145,7 @@ class Channel:
         return messages
 
     def recv(self, timeout: float | None = None) -> list[Any]:
-        """The next message: its head, and its payload as bytes or a memoryview.
+        """The next message: its head, and its payload, if there is one, as bytes or a memoryview.
 
         Waits *timeout* seconds (None: for ever), then raises TimeoutError; EOFError when the peer is gone.
         """
@@ -202,13 +202,12 @@ class Channel:
             stop = start + head + (0 if flag else size)
             if stop > have:
                 break
+            frames: list[Any] = [bytes(data[start : start + head])]
             if flag:
-                payload: Buffer = self._map(size)
-            elif type(data) is bytes:
-                payload = data[start + head : stop]
-            else:
-                payload = bytes(memoryview(data)[start + head : stop])
-            self._ready.append([bytes(data[start : start + head]), payload])
+                frames.append(self._map(size))
+            elif size:
+                frames.append(bytes(memoryview(data)[start + head : stop]))
+            self._ready.append(frames)
             done = stop
         return done
 

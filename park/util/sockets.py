@@ -174,7 +174,7 @@ class Router(_Socket):
         """To a peer that has gone, or that does not read: dropped; its lease will run out."""
         with contextlib.suppress(zmq.ZMQError):
             for piece in split(frames):
-                self._socket.send_multipart([name, *piece], zmq.DONTWAIT, copy=len(piece[1]) < 65536)
+                self._socket.send_multipart([name, *piece], zmq.DONTWAIT, copy=len(piece[-1]) < 65536)
 
     def receive(self) -> tuple[bytes, Frames] | None:
         while self._waiting():
@@ -306,7 +306,7 @@ class Dealer(Caller):
         """Without a connection: dropped; whoever said it says it again when the broker is back."""
         try:
             for piece in split(frames):
-                self._socket.send_multipart(piece, zmq.DONTWAIT, copy=len(piece[1]) < 65536)
+                self._socket.send_multipart(piece, zmq.DONTWAIT, copy=len(piece[-1]) < 65536)
         except zmq.Again:
             self._look()
 

@@ -1,17 +1,18 @@
 """Messages to frames and back.
 
-A message is two frames: a head, which is a msgpack map ``{"park": VERSION, "type": name, field: value, ...}``
-of at most 64 KiB, and a payload that only the two ends open. `decode` believes nothing: whatever the bytes,
-it returns a message whose fields have the types that `park.wire.messages` gives them, or raises
-`ProtocolError` and nothing else.
+A message is a head, which is a msgpack list ``[VERSION, name, value of each field in turn, payload]`` of at
+most 64 KiB, and a payload that only the two ends open. A payload of up to `INLINE` bytes is the last item of
+the head, and then the message is one frame: each frame more costs every hop of a short message some 5 us.
+A longer one is not copied: the item is nil, and the payload a second frame.
 
-The limits: keys are texts and come once; whole numbers lie in 0 to 2**63 - 1 (those in `SIGNED` anywhere in
-64 bits); declared floats are finite; lists and maps hold at most 4,096 items, maps of anything nest at most
-8 deep; there are no extension types. A field with a default may be missing. An unknown field is refused,
-because a peer that sends one expects it to mean something.
+`decode` believes nothing: whatever the bytes, it returns a message whose fields have the types that
+`park.wire.messages` gives them, or raises `ProtocolError` and nothing else. The limits: whole numbers lie in
+0 to 2**63 - 1 (those in `SIGNED` anywhere in 64 bits); declared floats are finite; keys of maps are texts and
+come once; lists and maps hold at most 4,096 items, maps of anything nest at most 8 deep; there are no
+extension types. Every field is there, and no others.
 
 Nearly all messages are whole and right, and most of their fields are scalars. So `decode` compares the types
-of all values with one tuple first; what does not pass is looked at again field by field.
+of all values with one list first; what does not pass is looked at again field by field.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ Buffer = bytes | memoryview
 M = typing.TypeVar("M", bound=Message)
 
 MAX_HEAD = 64 * 1024
+#: Bytes of a payload that travels in the head.
+INLINE = 4096
 MAX_ITEMS = 4096
 MAX_DEPTH = 8
 #: How deep a packed payload may nest.
@@ -45,35 +48,31 @@ Check = Callable[[Any], bool]
 
 
 def encode(message: Message, payload: Buffer = b"") -> list[Any]:
-    """The two frames of *message*. Raises InvalidRequest for values that cannot travel.
+    """The one or two frames of *message*. Raises InvalidRequest for values that cannot travel.
 
     What is no Unicode in a text (odd bytes of a file name, say) becomes a question mark.
     """
     table = _TABLES[type(message)]
-    values = (VERSION, table.name, *table.values(message))
-    head = _pack(dict(zip(table.keys, values, strict=True)), table.name)
-    if len(head) > MAX_HEAD:
-        raise InvalidRequest(f"the head of {table.name} has {len(head):,} bytes, more than {MAX_HEAD:,}")
     if len(payload) and not table.carries:
         raise InvalidRequest(f"{table.name} carries no payload")
-    return [head, payload]
+    inline = len(payload) <= INLINE
+    head = _pack([VERSION, table.name, *table.values(message), payload if inline else None], table.name)
+    if len(head) > MAX_HEAD:
+        raise InvalidRequest(f"the head of {table.name} has {len(head):,} bytes, more than {MAX_HEAD:,}")
+    return [head] if inline else [head, payload]
 
 
 def decode(frames: Sequence[Any]) -> tuple[Message, Any]:
-    """The message and its payload, which is the second frame as it came. Raises ProtocolError."""
-    if len(frames) != 2:
-        raise ProtocolError(f"a message has 2 frames, not {len(frames)}")
-    head, payload = frames
+    """The message and its payload; a second frame as it came. Raises ProtocolError."""
+    if not 1 <= len(frames) <= 2:
+        raise ProtocolError(f"a message has 1 or 2 frames, not {len(frames)}")
+    head = frames[0]
     if len(head) > MAX_HEAD:
         raise ProtocolError(f"a head of {len(head):,} bytes is over the limit of {MAX_HEAD:,}")
-    if type(head) is not bytes:
-        head = bytes(head)
-    fields = _unpack(head)
-    if type(fields) is not dict:
-        raise ProtocolError("the head is not a map")
-    if len(fields) != _declared(head):
-        raise ProtocolError("a key comes twice")
-    version, name = fields.pop("park", None), fields.pop("type", None)
+    values = _unpack(head)
+    if type(values) is not list or len(values) < 3:
+        raise ProtocolError("the head is no list of a version, a name, values and a payload")
+    version, name, *values, payload = values
     if version != VERSION or type(version) is not int:
         raise ProtocolError(
             f"the peer speaks version {_brief(version)} of PARK's protocol, this side version {VERSION}: "
@@ -82,21 +81,25 @@ def decode(frames: Sequence[Any]) -> tuple[Message, Any]:
     table = _BY_NAME.get(name) if type(name) is str else None
     if table is None:
         raise ProtocolError(f"there is no message {_brief(name)}")
+    if len(frames) == 2 and payload is None:
+        payload = frames[1]
+    elif len(frames) == 2 or type(payload) is not bytes:
+        raise ProtocolError(f"{name} has not one payload")
     if len(payload) and not table.carries:
         raise ProtocolError(f"{name} carries no payload")
     if table.has_maps:
         _unpack(head, object_pairs_hook=_strict_map)
-    return table.build(fields), payload
+    return table.message(values), payload
 
 
 def fields(message: Message) -> dict[str, Any]:
     """The fields of *message* by name, as `pack` takes them."""
     table = _TABLES[type(message)]
-    return dict(zip(table.keys[2:], table.values(message), strict=True))
+    return dict(zip(table.names, table.values(message), strict=True))
 
 
 def build(cls: type[M], values: dict[str, Any]) -> M:
-    """The message of `fields`, checked as `decode` checks. Raises ProtocolError."""
+    """The message of `fields`, checked as `decode` checks; a field with a default may be missing. Raises ProtocolError."""
     return typing.cast(M, _TABLES[cls].build(values))
 
 
@@ -129,7 +132,7 @@ class _Table:
         self.name = cls.__name__
         self.carries = cls.carries
         names = tuple(f.name for f in fields)
-        self.keys = ("park", "type", *names)
+        self.names = names
         self.values = _getter(attrgetter, names)
         self.annotations = {f.name: str(f.type) for f in fields}
         self.checks = {name: _check(hints[name], name in SIGNED) for name in names}
@@ -140,7 +143,6 @@ class _Table:
         )
         self.has_maps = any(typing.get_origin(hints[name]) is dict for name in names)
         # for the first look: the usual types of all values, and which of them to look at again
-        self.pick = _getter(itemgetter, names)
         self.kinds = [_kind(hints[name]) for name in names]
         counts = [i for i, n in enumerate(names) if self.kinds[i] is int and n not in SIGNED]
         self.counts = _getter(itemgetter, counts)
@@ -148,18 +150,15 @@ class _Table:
             (i, self.checks[n]) for i, n in enumerate(names) if self.kinds[i] in (float, list, dict)
         ]
 
-    def build(self, fields: dict[str, Any]) -> Message:
-        """The message of these fields, which may be anything."""
-        if len(fields) == len(self.kinds):
-            try:
-                values = self.pick(fields)
-            except KeyError:
-                return self.build_by_field(fields)
-            if self.plainly_right(values):
-                return self.cls(*values)
-        return self.build_by_field(fields)
+    def message(self, values: list[Any]) -> Message:
+        """The message of these values, which may be anything."""
+        if self.plainly_right(values):
+            return self.cls(*values)
+        if len(values) != len(self.names):
+            raise ProtocolError(f"{self.name} has {len(self.names)} fields, not {len(values)}")
+        return self.build(dict(zip(self.names, values, strict=True)))
 
-    def plainly_right(self, values: tuple[Any, ...]) -> bool:
+    def plainly_right(self, values: list[Any]) -> bool:
         """Whether all values are there and have their usual types; False settles nothing."""
         if [*map(type, values)] != self.kinds:
             return False
@@ -171,8 +170,8 @@ class _Table:
                 return False
         return True
 
-    def build_by_field(self, fields: dict[str, Any]) -> Message:
-        """The same, slower; it finds the words for what is wrong."""
+    def build(self, fields: dict[str, Any]) -> Message:
+        """The same of fields by name, slower; it finds the words for what is wrong."""
         for name, value in fields.items():
             check = self.checks.get(name)
             if check is None:
@@ -247,11 +246,6 @@ def _unpack(data: Buffer, items: int = MAX_ITEMS, **options: Any) -> Any:
         )
     except Exception as error:  # the library has many; MemoryError and RecursionError are possible too
         raise ProtocolError(f"a frame is not msgpack of this protocol: {_brief(error)}") from error
-
-
-def _declared(head: bytes) -> int:
-    """How many items the map *head* says that it has."""
-    return head[0] & 0x0F if head[0] < 0x90 else int.from_bytes(head[1 : 3 if head[0] == 0xDE else 5], "big")
 
 
 def _strict_map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:

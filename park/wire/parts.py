@@ -18,13 +18,15 @@ from park.wire.messages import Part
 
 #: Bytes of payload in one part: half of what the sockets accept.
 PIECE = 8 * 1024 * 1024
+#: The name in the head of a part, behind the bytes of the list and the version.
+_PART = encode(Part(0, 0, 0))[0][2:7]
 
 
 def split(frames: Sequence[Any], limit: int = PIECE) -> list[list[Any]]:
     """The messages that carry the message *frames*: itself, unless its payload is over *limit* bytes."""
+    if len(frames) == 1 or len(frames[1]) <= limit:
+        return [list(frames)]
     head, payload = frames
-    if len(payload) <= limit:
-        return [[head, payload]]
     view = memoryview(payload).cast("B")
     first = max(0, limit - len(head))
     pieces: list[Any] = [b"".join((head, view[:first]))]
@@ -48,7 +50,7 @@ class Joiner:
 
     def feed(self, frames: Sequence[Any]) -> Sequence[Any] | None:
         """A message that came: itself if it is no part; the whole message with its last part; else None."""
-        if len(frames) != 2 or b"\xa4Part" not in bytes(frames[0]):
+        if bytes(frames[0][2:7]) != _PART:
             return frames
         part, piece = decode(frames)
         return self.feed_part(part, piece) if isinstance(part, Part) else frames
