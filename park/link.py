@@ -45,6 +45,8 @@ class Line(Protocol):
 
     def send(self, frames: list[Any]) -> None: ...
 
+    def waiting(self) -> bool: ...
+
     def receive(self) -> list[Any] | None: ...
 
     def close(self) -> None: ...
@@ -52,6 +54,8 @@ class Line(Protocol):
 
 class Listener(Protocol):
     """Where the table's changes come from."""
+
+    def waiting(self) -> bool: ...
 
     def receive(self) -> list[Any] | None: ...
 
@@ -180,10 +184,11 @@ class Link:
 
     # -- the reactor's part --------------------------------------------------------------------
 
-    def turn(self, now: float) -> bool:
-        moved = False
+    def waiting(self) -> bool:
+        return self._line.waiting() or self._listener.waiting()
+
+    def turn(self, now: float) -> None:
         while (frames := self._line.receive()) is not None:
-            moved = True
             try:
                 message, data = codec.decode(frames)
             except ProtocolError as error:
@@ -195,7 +200,6 @@ class Link:
                 self._welcomed(message)
             self._receive(message, data, now)
         while (frames := self._listener.receive()) is not None:
-            moved = True
             with contextlib.suppress(ProtocolError):  # a gap: the mirror will see it, and ask for the whole
                 message, data = codec.decode(frames)
                 self.mirror.feed(message, data, now)
@@ -215,7 +219,6 @@ class Link:
             self._send(messages.Heartbeat(self.presence.epoch), now=now)
         if self.presence.state is Contact.LIVE and self.mirror.wants_snapshot(now):
             self._send(messages.Snapshot(next(self._ids)), now=now)
-        return moved
 
     def deadline(self) -> float | None:
         return self.presence.deadline()

@@ -98,7 +98,7 @@ class ServiceManager:
             raise
         self.loop = BrokerLoop(self.manager, *local, keyed)
         for router in (*local[:2], *(keyed[:2] if keyed is not None else ())):
-            self.reactor.listen(router.fileno())
+            self.reactor.listen(router.fileno(), router.stir)
         self.reactor.add(self.loop)
         return self
 
@@ -117,7 +117,7 @@ class ServiceManager:
                 if not tries_left:
                     keeper.close()
                     raise
-        self.reactor.listen(keeper.fileno())
+        self.reactor.listen(keeper.fileno(), keeper.stir)
         self.reactor.add(keeper)
         return doors
 
@@ -214,8 +214,8 @@ def connect(broker: str | os.PathLike[str] | None = None, user: str | None = Non
     line.wait(FIRST_HELLO)
     # the broker charges the key's name, whoever we say that we are
     link = Link(reactor, line, table, user or usertag() if key is None else key.name, name)
-    reactor.listen(line.fileno())
-    reactor.listen(table.fileno())
+    reactor.listen(line.fileno(), line.stir)
+    reactor.listen(table.fileno(), table.stir)
     reactor.add(link)
     reactor.start("park-link")
     if not link.wait_live(began + FIRST_ANSWER - time.monotonic()):

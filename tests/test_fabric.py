@@ -357,7 +357,7 @@ def socket_counts(work: Callable[[ServerProxy], None], folder: Path) -> Counter[
     reactor = Reactor()
     line = Dealer(manager.endpoints["kernels"])
     kernel = KernelLoop(reactor, line, 1, "tester")
-    reactor.listen(line.fileno())
+    reactor.listen(line.fileno(), line.stir)
     reactor.add(kernel)
     service = None
     try:

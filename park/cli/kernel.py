@@ -57,7 +57,7 @@ def main(broker: str | None, slots: str, key: Path | None) -> None:
         line = Dealer(place.kernels, shown)
         line.wait(FIRST_HELLO)
         kernel = KernelLoop(reactor, line, count, usertag())
-        reactor.listen(line.fileno())
+        reactor.listen(line.fileno(), line.stir)
         reactor.add(kernel)
         reactor.add(
             Teller(kernel.presence, place.kernels, lambda: refusal(place.kernels, shown, line.trouble()))
@@ -85,7 +85,10 @@ class Teller:
         #: when it is missed; None: that was said, or there is nothing to miss
         self._missed_at: float | None = time.monotonic() + PATIENCE
 
-    def turn(self, now: float) -> bool:
+    def waiting(self) -> bool:
+        return self._connected is not (self._presence.state is Contact.LIVE)
+
+    def turn(self, now: float) -> None:
         connected = self._presence.state is Contact.LIVE
         if connected and not self._connected:
             say("connected")
@@ -97,7 +100,6 @@ class Teller:
             say(f"{why}; it is called until one does")
             self._missed_at = None
         self._connected = connected
-        return False
 
     def deadline(self) -> float | None:
         return self._missed_at

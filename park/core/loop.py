@@ -27,6 +27,8 @@ class Door(Protocol):
 
     def send(self, name: bytes, frames: list[Any]) -> None: ...
 
+    def waiting(self) -> bool: ...
+
     def receive(self) -> tuple[bytes, list[Any]] | None: ...
 
     def close(self) -> None: ...
@@ -73,7 +75,10 @@ class BrokerLoop:
     def __repr__(self) -> str:
         return f"<BrokerLoop {self.manager!r}>"
 
-    def turn(self, now: float) -> bool:
+    def waiting(self) -> bool:
+        return any(door.waiting() for door in self._doors.values())
+
+    def turn(self, now: float) -> None:
         events: list[Event | Tick] = []
         for side, door in self._doors.items():
             for _ in range(BATCH):
@@ -81,7 +86,6 @@ class BrokerLoop:
                 if got is None:
                     break
                 self._decode(side, door, *got, events)
-        moved = bool(events)
         if now >= self._tick_at:
             events.append(Tick(time.time()))
         if events:
@@ -89,7 +93,6 @@ class BrokerLoop:
         if now >= self._head_at:
             self._head_at = now + HEAD
             self._publish(codec.encode(self.manager.head))
-        return moved
 
     def deadline(self) -> float | None:
         return min(self._tick_at, self._head_at)

@@ -36,6 +36,8 @@ class Line(Protocol):
 
     def send(self, frames: list[Any]) -> None: ...
 
+    def waiting(self) -> bool: ...
+
     def receive(self) -> list[Any] | None: ...
 
     def close(self) -> None: ...
@@ -76,10 +78,11 @@ class KernelLoop:
 
     # -- the reactor's part --------------------------------------------------------------------
 
-    def turn(self, now: float) -> bool:
-        moved = False
+    def waiting(self) -> bool:
+        return bool(self._exited) or self._line.waiting()
+
+    def turn(self, now: float) -> None:
         while (frames := self._line.receive()) is not None:
-            moved = True
             try:
                 message, payload = codec.decode(frames)
             except ProtocolError as error:
@@ -89,7 +92,6 @@ class KernelLoop:
             self.presence.hear(message, now)
             self._do(self.life.broker(message, payload, now))
         while self._exited:
-            moved = True
             self._gone(self._exited.pop())
         self._do(self.life.tick(now))
         for number, at in list(self._leaving.items()):
@@ -98,7 +100,6 @@ class KernelLoop:
                 self._processes[number].cut = True
                 self._processes[number].kill()
         self._speak(now)
-        return moved
 
     def deadline(self) -> float | None:
         times = [self.presence.deadline(), self.life.deadline(), min(self._leaving.values(), default=None)]

@@ -24,6 +24,10 @@ class Lane:
     def send(self, frames: Frames) -> None:
         self._junction.inbox.append((self._name, frames))
 
+    def waiting(self) -> bool:
+        """Whether there is something to receive."""
+        return bool(self.inbox)
+
     def receive(self) -> Frames | None:
         """The next frames, None if nothing is there."""
         return self.inbox.popleft() if self.inbox else None
@@ -54,6 +58,10 @@ class Junction:
         lane = self.lanes.get(name)
         if lane is not None:
             lane.inbox.append(frames)
+
+    def waiting(self) -> bool:
+        """Whether there is something to receive."""
+        return bool(self.inbox)
 
     def receive(self) -> tuple[bytes, Frames] | None:
         return self.inbox.popleft() if self.inbox else None

@@ -1,13 +1,15 @@
 """One loop for every part of a process: link, broker, supervisor, alone or together.
 
-A part has ``turn(now) -> bool`` (handle what has arrived; True if there was anything) and ``deadline()``
-(monotonic seconds, None: no need), and registers the descriptors it listens to. A *cycle* turns the parts
-until none has anything left. Cycles run under one lock, so parts need no locks of their own; only the
-wait for descriptors is outside. A thread that calls into the parts (`Reactor.call`) runs the cycle itself: the
-message is on its way when the call returns, without waking the loop's thread. A thread that waits for an answer
-(`Reactor.attend`) is the loop meanwhile, and the loop's own thread stands by (it looks every 2 ms whether it is
-needed): the answer wakes the one thread that wants it. Each wake-up that is saved is some 50 us, and 5 ms beside a
-busy Python thread, which holds the interpreter for so long.
+A part has ``waiting()`` (whether something is there to be handled), ``deadline()`` (when it has something to do
+even so, monotonic seconds, None: never) and ``turn(now)`` (do what is due), and registers the descriptors it
+listens to. A *cycle* turns the parts that have a reason until none has one. Cycles run under one lock, so
+parts need no locks of their own; only the wait for descriptors is outside.
+
+A thread that calls into the parts (`Reactor.call`) runs the cycle itself: the message is on its way when the
+call returns, without waking the loop's thread. A thread that waits for an answer (`Reactor.attend`) is the loop
+meanwhile, and the loop's own thread stands by (it looks every 2 ms whether it is needed): the answer wakes the
+one thread that wants it. Each wake-up that is saved is some 50 us, and 5 ms beside a busy Python thread, which
+holds the interpreter for so long.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ T = TypeVar("T")
 _MAIN = threading.main_thread().ident
 _SIGINT = int(signal.SIGINT)
 
+NEVER = float("inf")
 #: The longest wait, seconds; only a guard, nothing depends on it.
 LONGEST = 10.0
 #: How long the loop's own thread stands by after a caller was the loop, because it may soon be so again, seconds.
@@ -69,7 +72,9 @@ class Lock(Protocol):
 class Part(Protocol):
     """What a reactor drives."""
 
-    def turn(self, now: float) -> bool: ...
+    def waiting(self) -> bool: ...
+
+    def turn(self, now: float) -> None: ...
 
     def deadline(self) -> float | None: ...
 
@@ -86,8 +91,9 @@ class Reactor:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._selector.register(self._reader, selectors.EVENT_READ, self._drain)
-        self._parts: list[Part] = []
-        self._until = float("inf")
+        #: the parts, and when each is due, as far as its last cycle knew
+        self._parts: dict[Part, float] = {}
+        self._until = NEVER
         self._cycling = False
         self._thread: threading.Thread | None = None
         self._ident: int | None = None
@@ -104,11 +110,11 @@ class Reactor:
 
     def add(self, part: Part) -> None:
         with self._lock:
-            self._parts.append(part)
+            self._parts[part] = 0.0
             self.wake()
 
-    def listen(self, fd: Any, callback: Callable[[int], None] | None = None, events: int = 1) -> None:
-        """Call *callback* with the ready events (1 readable, 2 writable) of *fd*; None: the parts' turns will see."""
+    def listen(self, fd: Any, callback: Callable[[int], Any], events: int = 1) -> None:
+        """Call *callback* with the ready events (1 readable, 2 writable) of *fd*."""
         key = self._selector.get_map().get(fd)
         if key is None:
             self._selector.register(fd, events, callback)
@@ -192,7 +198,7 @@ class Reactor:
         if self.inside or self._stopping or not self._guest.acquire(False):
             return lock.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX))
         try:
-            end = float("inf") if limit is None else time.monotonic() + limit
+            end = NEVER if limit is None else time.monotonic() + limit
             while not lock.acquire(False):
                 left = end - time.monotonic()
                 if left <= 0:
@@ -230,7 +236,7 @@ class Reactor:
     def _handle(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         known = self._selector.get_map()
         for key, events in ready:
-            if key.data is not None and known.get(key.fd) is key:  # else it was ignored, or closed, meanwhile
+            if known.get(key.fd) is key:  # else it was ignored, or closed, meanwhile
                 key.data(events)
         self._cycle()
 
@@ -272,11 +278,15 @@ class Reactor:
             self._cycling = False
 
     def _turn_all(self) -> None:
-        moved = True
-        while moved:
-            moved = False
+        now = time.monotonic()
+        reasons = [part for part, due in self._parts.items() if now >= due or part.waiting()]
+        while reasons:
+            for part in reasons:
+                part.turn(now)
             now = time.monotonic()
-            for part in tuple(self._parts):
-                moved |= part.turn(now)
-        deadlines = (part.deadline() for part in self._parts)
-        self._until = min((d for d in deadlines if d is not None), default=float("inf"))
+            reasons = [part for part in self._parts if part.waiting()]
+        self._until = NEVER
+        for part in self._parts:
+            deadline = part.deadline()
+            self._parts[part] = due = NEVER if deadline is None else deadline
+            self._until = min(self._until, due)
