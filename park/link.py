@@ -142,15 +142,21 @@ class MapCall:
         if self._on_result is not None:
             self._on_result(self)
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether there is something to get within *timeout* seconds (None: no limit)."""
+        while not self._results and self.error is None:
+            if not self._reactor.attend(self._empty, timeout):
+                return False
+        return True
+
     def get(self, timeout: float | None = None) -> tuple[int, int, Buffer] | None:
         """The next results that have come: first unit, count, pack; None after *timeout* seconds."""
-        while True:
-            if self._results:
-                return self._results.popleft()
-            if self.error is not None:
-                raise self.error
-            if not self._reactor.attend(self._empty, timeout):
-                return None
+        if not self.wait(timeout):
+            return None
+        if self._results:
+            return self._results.popleft()
+        assert self.error is not None
+        raise self.error
 
 
 class Link:
@@ -398,8 +404,13 @@ class Link:
 
     def end_map(self, call: MapCall, cancel: bool) -> None:
         """The map has ended, or is to end."""
+
+        def end() -> None:
+            self._send(messages.Cancel(call.key))
+            call.fail(ServiceClosed("the map was cancelled"))
+
         if self._maps.pop(call.key, None) is not None and cancel:
-            self._reactor.call(lambda: self._send(messages.Cancel(call.key)))
+            self._reactor.call(end)
 
     def watch(self, job: int, monitor: Callable[[str, Buffer], None]) -> None:
         """Call *monitor* with the kind and the payload of each message of the job's stream, in a thread of its own."""

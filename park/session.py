@@ -300,6 +300,77 @@ def _value(result: Any) -> Any:
     return result
 
 
+class _Future(concurrent.futures.Future[Any]):
+    """The future of a call. The thread that waits in `result` settles it, which saves waking another.
+
+    Where none waits, or where there are callbacks of the user's, the callbacks' thread does: no code of the user's
+    may hold up the loop.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        super().__init__()
+        self._executor = executor
+        self._call: MapCall | None = None
+        #: held by the thread that waits, and taken for good by the one that settles
+        self._attended, self._settling = threading.Lock(), threading.Lock()
+        self._observed = False
+
+    def arrived(self, call: MapCall) -> None:
+        """In the loop: the result is here."""
+        self._call = call
+        if self._observed or not self._attended.locked():
+            self._executor._session.link.call_back(self.settle)
+
+    def settle(self) -> None:
+        """Take the result, once."""
+        assert self._call is not None
+        if not self._settling.acquire(False):
+            return
+        if self.set_running_or_notify_cancel():
+            try:
+                got = self._call.get()
+                assert got is not None
+                value = _value(payload.decode_units(got[2])[0])
+            except BaseException as error:
+                self.set_exception(error)
+            else:
+                self.set_result(value)
+            self._executor._forget(self)
+
+    def cancel(self) -> bool:
+        cancelled = super().cancel()
+        if cancelled:
+            self._executor._forget(self)
+        return cancelled
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
+        self._observed = True
+        super().add_done_callback(fn)
+
+    def result(self, timeout: float | None = None) -> Any:
+        return super().result(self._attend(timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        return super().exception(self._attend(timeout))
+
+    def _attend(self, timeout: float | None) -> float | None:
+        """Wait and settle, if nobody else does; the time that is left."""
+        call = self._call
+        if call is None or self.done() or self._observed or not self._attended.acquire(False):
+            return timeout
+        began = time.monotonic()
+        try:
+            call.wait(timeout)
+        finally:
+            self._attended.release()
+            if call.wait(0):  # also if it came just now, and the loop has left it to us
+                if self._observed:
+                    self._executor._session.link.call_back(self.settle)
+                else:
+                    self.settle()
+        return None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+
+
 class Executor(concurrent.futures.Executor):
     """A `concurrent.futures.Executor` whose workers are the fabric's slots. Close it with `shutdown` or ``with``.
 
@@ -309,7 +380,7 @@ class Executor(concurrent.futures.Executor):
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._open: set[concurrent.futures.Future[Any]] = set()
+        self._open: set[_Future] = set()
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._shut = False
@@ -318,26 +389,19 @@ class Executor(concurrent.futures.Executor):
         """Run ``fn(*args, **kwargs)`` on the fabric."""
         blob = payload.dumps(_Call(fn), "the function")
         data = payload.encode_units([(args, kwargs)])
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future = _Future(self)
         with self._lock:
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._open.add(future)
-        link = self._session.link
         try:
-            call = self._session.open(
-                payload.code_hash(blob),
-                blob,
-                data,
-                1,
-                on_result=lambda c: link.call_back(lambda: self._settle(c, future)),
-            )
+            code = payload.code_hash(blob)
+            future._call = self._session.open(code, blob, data, 1, on_result=future.arrived)
         except BaseException:  # nobody will settle it: `shutdown` must not wait for it
             with self._idle:
                 self._open.discard(future)
                 self._idle.notify_all()
             raise
-        future.add_done_callback(lambda f: self._forget(f, call))
         return future
 
     def map(
@@ -380,19 +444,11 @@ class Executor(concurrent.futures.Executor):
         finally:
             self._session.link.end_map(call, cancel=taken < count)
 
-    def _settle(self, call: MapCall, future: concurrent.futures.Future[Any]) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            got = call.get(0)
-            assert got is not None
-            future.set_result(_value(payload.decode_units(got[2])[0]))
-        except BaseException as error:
-            future.set_exception(error)
-
-    def _forget(self, future: concurrent.futures.Future[Any], call: MapCall) -> None:
-        with contextlib.suppress(ParkError):
-            self._session.link.end_map(call, cancel=future.cancelled())
+    def _forget(self, future: _Future) -> None:
+        """It is settled, or cancelled."""
+        if future._call is not None:
+            with contextlib.suppress(ParkError):
+                self._session.link.end_map(future._call, cancel=future.cancelled())
         with self._idle:
             self._open.discard(future)
             self._idle.notify_all()

@@ -576,6 +576,33 @@ def test_a_cancelled_future_does_not_run(service: ServerProxy) -> None:
     assert service.wait(service.start(square, [2])) == [4]
 
 
+def test_whoever_waits_for_a_future_gets_its_end(service: ServerProxy) -> None:
+    with service.executor() as pool, concurrent.futures.ThreadPoolExecutor(4) as threads:
+        slow = pool.submit(time.sleep, 0.5)
+        with pytest.raises(TimeoutError):
+            slow.result(0.05)
+        assert [f.result(10) for f in [threads.submit(slow.result) for _ in range(4)]] == [None] * 4
+        assert isinstance(pool.submit(int, "x").exception(10), ValueError)
+        endless = pool.submit(time.sleep, 60)
+        waiting = [threads.submit(endless.result) for _ in range(2)]
+        assert not concurrent.futures.wait(waiting, 0.3).done
+        assert endless.cancel()
+        for future in waiting:
+            with pytest.raises(concurrent.futures.CancelledError):
+                future.result(5)
+        assert concurrent.futures.wait([endless], 5).done == {endless}
+
+
+def test_callbacks_of_futures_run_in_their_own_thread(service: ServerProxy) -> None:
+    with service.executor() as pool:
+        ran: list[str] = []
+        for _ in range(2):
+            future = pool.submit(time.sleep, 0.1)
+            future.add_done_callback(lambda f: ran.append(threading.current_thread().name))
+            future.result()
+    assert ran == ["park-callbacks"] * 2
+
+
 # -- randomness ----------------------------------------------------------------------------------
 
 

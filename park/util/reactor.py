@@ -68,6 +68,8 @@ class Lock(Protocol):
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
 
+    def locked(self) -> bool: ...
+
 
 class Part(Protocol):
     """What a reactor drives."""
@@ -103,6 +105,8 @@ class Reactor:
         #: held by the caller that is the loop, and when the last one left
         self._guest = threading.Lock()
         self._guest_left = -1e9
+        #: what that caller waits for, while it waits for descriptors
+        self._awaited: Lock | None = None
         #: work that only the loop's own thread may do, as starting children
         self._own: list[Callable[[], None]] = []
 
@@ -199,7 +203,10 @@ class Reactor:
             return lock.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX))
         try:
             end = NEVER if limit is None else time.monotonic() + limit
-            while not lock.acquire(False):
+            while True:
+                self._awaited = lock  # first: whoever releases it from now on wakes us
+                if lock.acquire(False):
+                    return True
                 left = end - time.monotonic()
                 if left <= 0:
                     return False
@@ -207,10 +214,11 @@ class Reactor:
                     return lock.acquire(timeout=min(left, LONGEST))
                 ready = self._select(left)
                 with self._lock, _uninterrupted():
+                    self._awaited = None
                     if not self._stopping:
                         self._handle(ready)
-            return True
         finally:
+            self._awaited = None
             self._guest.release()  # first: a second Ctrl-C may come after any call
             self._guest_left = time.monotonic()
 
@@ -276,6 +284,9 @@ class Reactor:
             raise
         finally:
             self._cycling = False
+        awaited = self._awaited
+        if awaited is not None and not awaited.locked():  # another thread's answer came in our cycle
+            self.wake()
 
     def _turn_all(self) -> None:
         now = time.monotonic()
