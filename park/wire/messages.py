@@ -1,8 +1,9 @@
 """Every message of the protocol, grouped by direction. The docstrings are the protocol.
 
-A message travels as two frames: a head (a msgpack map of at most 64 KiB with the version, the name
-of the message and its fields) and an opaque payload that only the two ends open. Fields are
-plain: integers, texts, bytes, floats, booleans, None, lists and maps of them.
+A message travels as a head (a msgpack list of at most 64 KiB: the version, the name of the message, the
+values of its fields in the order in which they stand here) and an opaque payload that only the two ends open,
+in one frame or in two (`park.wire.codec`). Fields are plain: integers, texts, bytes, floats, booleans, None,
+lists and maps of them.
 
 *id* counts a peer's own requests (0: no answer expected); an answer carries it in *reply*.
 *epoch* is the life of the broker in which a lease was given; an answer of another life is recognised by it.
@@ -22,7 +23,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """The root. `carries` says whether the payload frame means something."""
+    """The root. `carries` says whether the payload means something."""
 
     carries: ClassVar[bool] = False
 
