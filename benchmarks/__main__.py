@@ -17,7 +17,7 @@ from benchmarks import report
 from benchmarks.probe import probe
 from benchmarks.scale import QUICK, SLOTS, Rows, Scale
 
-NAMES = ("latency", "throughput", "generation", "startup", "decisions")
+NAMES = ("latency", "throughput", "generation", "startup", "decisions", "sharing")
 
 
 def main(arguments: list[str] | None = None) -> int:

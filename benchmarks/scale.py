@@ -29,13 +29,26 @@ class Scale:
     points: int = 50
     #: how often a point's numpy expression is evaluated, so that it takes 1 ms; 0: not calibrated yet
     repeats: int = 0
+    #: seconds for which shares are counted, and urgent jobs
+    sharing: float = 60.0
+    urgent: int = 25
     #: cold starts in a round
     starts: int = 3
     #: chunks that the dispatcher deals
     decisions: int = 3000
 
 
-QUICK = Scale(calls=20, busy_calls=3, units=2000, generations=3, points=10, starts=1, decisions=200)
+QUICK = Scale(
+    calls=20,
+    busy_calls=3,
+    units=2000,
+    generations=3,
+    points=10,
+    starts=1,
+    decisions=200,
+    sharing=1.0,
+    urgent=2,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,24 @@ def service(name: str, profiles: Path | None = None) -> Iterator[ServerProxy]:
             yield park.local_service
         park.local_service.close()
         return
+    with fabric(name, profiles) as address, remote(address) as found:
+        yield found
+
+
+@contextmanager
+def remote(address: str, user: str | None = None) -> Iterator[ServerProxy]:
+    """The service at *address* as *user*, with its kernel."""
+    found = park.connect(address, user=user)
+    try:
+        until(lambda: len(found.kernels()) == 1)
+        yield found
+    finally:
+        found.close()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def fabric(name: str, profiles: Path | None = None) -> Iterator[str]:
+    """The address of a broker with one kernel, over "ipc" or "tcp"."""
     with tempfile.TemporaryDirectory(prefix="park-bench-") as folder, ExitStack() as processes:
         home = Path(folder)
 
@@ -68,10 +86,7 @@ def service(name: str, profiles: Path | None = None) -> Iterator[ServerProxy]:
             key_folder(address).mkdir(parents=True)
             Keyring(home).new("bench", CLIENT, key_folder(address) / "bench.key")
         start("kernel", "--broker", address, "--slots", str(SLOTS), *options)
-        remote = park.connect(address)
-        processes.callback(remote.close)  # type: ignore[attr-defined]
-        until(lambda: len(remote.kernels()) == 1)
-        yield remote
+        yield address
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

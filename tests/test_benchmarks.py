@@ -24,12 +24,12 @@ def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
     assert found["failed"] == []
-    assert list(found["benchmarks"]) == ["latency", "throughput", "generation", "startup", "decisions"]
+    assert list(found["benchmarks"]) == ["latency", "throughput", "generation", "startup", "decisions", "sharing"]
     for benchmark in found["benchmarks"].values():
         for columns in benchmark["rows"].values():
             assert set(columns) <= set(benchmark["units"])
             assert all(len(values) == 1 for values in columns.values())
-    assert len(found["marks"]) == 19
+    assert len(found["marks"]) == 21
     for mark in found["marks"]:
         assert mark["column"] in found["benchmarks"][mark["benchmark"]]["rows"][mark["row"]]
         assert isinstance(mark["measured"], float)
