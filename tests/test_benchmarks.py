@@ -24,7 +24,14 @@ def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
     assert found["failed"] == []
-    assert list(found["benchmarks"]) == ["latency", "throughput", "generation", "startup", "decisions", "sharing"]
+    assert list(found["benchmarks"]) == [
+        "latency",
+        "throughput",
+        "generation",
+        "startup",
+        "decisions",
+        "sharing",
+    ]
     for benchmark in found["benchmarks"].values():
         for columns in benchmark["rows"].values():
             assert set(columns) <= set(benchmark["units"])

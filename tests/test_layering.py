@@ -33,6 +33,30 @@ class Room:
 PICKLES = ("park.payload",)
 
 #: A module, or "package.*" for a package with all that is in it. The longest name that fits counts.
+#: What the dispatcher is put together from.
+PARTS = tuple(
+    f"park.core.{name}"
+    for name in (
+        "codes",
+        "fairshare",
+        "jobs",
+        "ledger",
+        "lending",
+        "needs",
+        "outcome",
+        "requests",
+        "rights",
+        "roster",
+        "speculation",
+        "vacancies",
+        "work",
+    )
+)
+#: Its floors, the lowest first.
+FLOORS = tuple(
+    f"park.core.{name}" for name in ("state", "charging", "course", "attempts", "dealing", "intake")
+)
+
 ROOMS = {
     # 0: words
     "park.version": Room(0),
@@ -66,39 +90,23 @@ ROOMS = {
             "park.wire.*",
         ),
     ),
-    "park.core.dealing": Room(1, beside=("park.core.needs", "park.core.roster")),
+    "park.core.vacancies": Room(1, beside=("park.core.needs", "park.core.roster")),
     "park.core.lending": Room(1, beside=("park.core.fairshare", "park.core.work")),
     "park.core.speculation": Room(1, beside=("park.core.work",)),
     "park.core.codes": Room(1),
     "park.core.requests": Room(1, beside=("park.core.needs", "park.wire.*")),
     "park.core.rights": Room(1, beside=("park.core.outcome", "park.core.roster", "park.core.work")),
-    "park.core.reasons": Room(
-        1, beside=("park.core.dispatcher", "park.core.jobs", "park.core.needs", "park.core.roster")
-    ),
-    "park.core.invariants": Room(
-        1, beside=("park.core.dispatcher", "park.core.jobs", "park.core.roster", "park.core.work")
-    ),
+    # the dispatcher's floors, the lowest first; each knows those below it
+    "park.core.state": Room(1, beside=(*PARTS, "park.wire.*")),
+    "park.core.charging": Room(1, beside=(*PARTS, "park.core.state", "park.wire.*")),
+    "park.core.reasons": Room(1, beside=(*PARTS, "park.core.charging")),
+    "park.core.invariants": Room(1, beside=(*PARTS, "park.core.state")),
+    "park.core.course": Room(1, beside=(*PARTS, *FLOORS[:2], "park.core.reasons", "park.wire.*")),
+    "park.core.attempts": Room(1, beside=(*PARTS, *FLOORS[:3], "park.wire.*")),
+    "park.core.dealing": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
+    "park.core.intake": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
     "park.core.dispatcher": Room(
-        1,
-        beside=(
-            "park.core.codes",
-            "park.core.dealing",
-            "park.core.fairshare",
-            "park.core.invariants",
-            "park.core.jobs",
-            "park.core.ledger",
-            "park.core.lending",
-            "park.core.needs",
-            "park.core.outcome",
-            "park.core.reasons",
-            "park.core.requests",
-            "park.core.rights",
-            "park.core.roster",
-            "park.core.speculation",
-            "park.core.work",
-            "park.table",
-            "park.wire.*",
-        ),
+        1, beside=(*PARTS, *FLOORS, "park.core.invariants", "park.table", "park.wire.*")
     ),
     "park.kernel.lifecycle": Room(1, beside=("park.wire.*",)),
     # 2: one library each

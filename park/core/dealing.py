@@ -1,139 +1,280 @@
-"""Which kernels have room, and through which doors they may be served.
-
-Kernels with the same profile stand together: a decision looks at profiles, not at kernels. A door of the service
-clock is a set of needs, or the number of a kernel on which a driver wants to go on.
-"""
+"""Who is dealt what: free slots, chunks that wait ahead, wide units, slots that are lent, stragglers."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-
-from park.core.needs import Needs, Profile, unmet
+from park.core.attempts import Attempts
+from park.core.jobs import Job
+from park.core.outcome import Ref
 from park.core.roster import Kernel
+from park.core.speculation import LEAST
+from park.core.state import FIRST_GUESS
+from park.core.work import CHUNK_SECONDS, Attempt, Map, Span, chunk_size
+from park.model import JobState
+from park.wire import messages
 
-#: So many kernels are looked at for one that has a job prepared, or room for a wide unit.
-LOOK = 64
 
+class Dealing(Attempts):
+    """The floor above `Attempts`."""
 
-class Dealing:
-    """See the module. `changed` is called whenever something about a kernel's room has changed."""
+    def _deal(self) -> None:
+        """Give every free slot to the job that is due."""
+        clock, dealing = self.clock, self.vacancies
+        touched = list(self._touched.values())
+        self._touched.clear()
+        if clock.idle and not dealing.reserved and not dealing.free:
+            return
+        for kernel in touched:
+            while kernel.free > 0 and self._deal_on(kernel):
+                pass
+        if not clock.idle:
+            for profile in list(dealing.free):
+                while profile in dealing.free:
+                    number = clock.pick(
+                        dealing.doors(profile), self._now, owner=profile.owner, only=profile.only
+                    )
+                    if not number:
+                        break
+                    job = self.list.jobs[number]
+                    kernel = dealing.place(profile, job.kernels, job.submit.cpus, job.submit.memory)
+                    touched.append(kernel)
+                    self._give(job, kernel)
+        for kernel in [*touched, *self._touched.values()]:
+            self._deal_ahead(kernel)
+        self._touched.clear()
+        if dealing.free:
+            self._speculate()
 
-    def __init__(self) -> None:
-        #: kernels with a free slot that is for anybody, by profile; the one that had none for longest first
-        self.free: dict[Profile, dict[int, Kernel]] = {}
-        #: kernels with a free slot that may take no further process
-        self.full: dict[int, Kernel] = {}
-        #: kernels that keep slots free for a wide unit
-        self.reserved: dict[int, Kernel] = {}
-        #: the needs that each profile of a connected kernel meets, among those of living jobs
-        self._doors: dict[Profile, list[Needs]] = {}
-        self._kernels: Counter[Profile] = Counter()
-        self._needs: Counter[Needs] = Counter()
-
-    def join(self, kernel: Kernel) -> None:
+    def _deal_on(self, kernel: Kernel) -> bool:
+        """Give a free slot of this kernel to whoever is due; False: nothing can be done."""
+        if kernel.reserved:
+            job = self.list.jobs[kernel.reserved]
+            if not self._has_room(kernel, job):
+                return False
+            self._unreserve(kernel)
+            self._give(job, kernel)
+            return True
+        if kernel.full_of_drivers:
+            return self._deal_inside(kernel)
         profile = kernel.profile
-        self._kernels[profile] += 1
-        if profile not in self._doors:
-            self._doors[profile] = [n for n in self._needs if not unmet(n, profile)]
-        self.changed(kernel)
+        doors = [*self.vacancies.doors(profile), kernel.number]
+        number = self.clock.pick(doors, self._now, kernel.last, profile.owner, profile.only)
+        if not number:
+            return False
+        self._give(self.list.jobs[number], kernel)
+        return True
 
-    def leave(self, kernel: Kernel) -> None:
-        profile = kernel.profile
-        self._remove(kernel)
-        self._kernels[profile] -= 1
-        if not self._kernels[profile]:
-            del self._kernels[profile], self._doors[profile]
+    def _deal_inside(self, kernel: Kernel) -> bool:
+        """The same where no further process may start: drivers go on, or chunks run inside drivers that wait.
 
-    def need(self, needs: Needs) -> None:
-        """One job more has these needs."""
-        self._needs[needs] += 1
-        if self._needs[needs] == 1:
-            for profile, doors in self._doors.items():
-                if not unmet(needs, profile):
-                    doors.append(needs)
-
-    def need_no_more(self, needs: Needs) -> None:
-        self._needs[needs] -= 1
-        if not self._needs[needs]:
-            del self._needs[needs]
-            for doors in self._doors.values():
-                if needs in doors:
-                    doors.remove(needs)
-
-    def doors(self, profile: Profile) -> list[Needs]:
-        """What a kernel of this profile may be asked for."""
-        return self._doors[profile]
-
-    @property
-    def profiles(self) -> Iterable[Profile]:
-        """Those of all kernels that are connected."""
-        return self._kernels.keys()
-
-    def changed(self, kernel: Kernel) -> None:
-        """Put the kernel where its room says."""
-        number = kernel.number
-        group = self.free.get(kernel.profile)
-        if kernel.free > 0 and not kernel.reserved:
-            if kernel.full_of_drivers:
-                self.full[number] = kernel
-            else:
-                self.full.pop(number, None)
-                if group is None:
-                    self.free[kernel.profile] = {number: kernel}
-                else:
-                    group[number] = kernel
-                return
+        A driver here of whose map nothing is here is the innermost of its process, so that a chunk of that map
+        runs inside it: there is one such driver in each chain of drivers that wait.
+        """
+        found: dict[int, Attempt | Map] = {}
+        for n in kernel.parked:
+            attempt = self.attempts[n]
+            job = self.list.jobs[attempt.map.job]
+            if not job.dealt or job.reserved is not None:
+                continue
+            if attempt.resumable:
+                found[job.number] = attempt
+            elif job.number not in found:
+                idle = (self.maps[key] for key in attempt.maps)
+                for map_ in idle:
+                    if map_.waiting and all(self.attempts[r].kernel is not kernel for r in map_.running):
+                        found[job.number] = map_
+        if not found:
+            return False
+        number = min(found, key=self.clock.before)
+        job, work = self.list.jobs[number], found[number]
+        if not self._has_room(kernel, job):
+            return False
+        if isinstance(work, Attempt):
+            self._resume(work)
         else:
-            self.full.pop(number, None)
-        if group is not None and group.pop(number, None) is not None and not group:
-            del self.free[kernel.profile]
+            self._dispatch(job, work, kernel)
+        return True
 
-    def reserve(self, kernel: Kernel) -> None:
-        """Its free slots are for one job only."""
-        self.reserved[kernel.number] = kernel
-        self.changed(kernel)
+    def _has_room(self, kernel: Kernel, job: Job) -> bool:
+        return kernel.fits(job.submit.cpus, job.submit.memory)
 
-    def unreserve(self, kernel: Kernel) -> None:
-        """They are for everybody again."""
-        del self.reserved[kernel.number]
-        self.changed(kernel)
+    def _give(self, job: Job, kernel: Kernel) -> None:
+        """The job gets a slot here: for a driver of it that wants to go on, else for units. A wide unit waits for room."""
+        if not self._has_room(kernel, job):
+            kernel.reserved, job.reserved = job.number, kernel
+            self.vacancies.reserve(kernel)
+            self._refresh(job)
+            return
+        waiting = job.resumable.get(kernel.number)
+        if waiting:
+            self._resume(waiting[0])
+            return
+        map_ = job.next_ready()
+        assert map_ is not None
+        self._dispatch(job, map_, kernel)
 
-    def _remove(self, kernel: Kernel) -> None:
-        self.full.pop(kernel.number, None)
-        group = self.free.get(kernel.profile)
-        if group is not None:
-            group.pop(kernel.number, None)
-            if not group:
-                del self.free[kernel.profile]
+    def _deal_ahead(self, kernel: Kernel) -> None:
+        """Where all slots are busy, a chunk of what runs there may wait for the next free one, if it is due.
 
-    def place(self, profile: Profile, prepared: Iterable[int], cpus: int, memory: int) -> Kernel:
-        """A kernel with this profile for a unit: one that has its job *prepared*, else any with room for it, else
-        the one with the most."""
-        group = self.free[profile]
-        for number, _ in zip(prepared, range(LOOK), strict=False):
-            kernel = group.get(number)
-            if kernel is not None and kernel.fits(cpus, memory):
-                return kernel
+        Not where another job is between two generations: its next one would have to wait for that chunk too.
+        """
+        profile = kernel.profile
+        while kernel.free <= 0 and not kernel.reserved and len(kernel.ahead) < kernel.slots:
+            doors = [*self.vacancies.doors(profile), kernel.number]
+            number = self.clock.pick(doors, self._now, kernel.last, profile.owner, profile.only)
+            if not number or kernel.full_of_drivers or self.clock.rests(number, self._now):
+                return
+            job = self.list.jobs[number]
+            map_ = job.next_ready()
+            if map_ is None or kernel.number in job.resumable or not self._may_be_ahead(job, map_, kernel):
+                return
+            self._dispatch(job, map_, kernel)
+
+    def _may_be_ahead(self, job: Job, map_: Map, kernel: Kernel) -> bool:
+        """Whether a chunk of the map may wait at the kernel for a slot: its units are short, and some run there."""
+        if map_.apart or job.submit.cpus != 1 or job.submit.memory:
+            return False
+        estimate = self.estimates.get(map_.owner, map_.function)
+        return (
+            estimate is not None
+            and estimate <= CHUNK_SECONDS
+            and any(n in kernel.running for n in map_.running)
+        )
+
+    def _dispatch(self, job: Job, map_: Map, kernel: Kernel) -> None:
+        """Deal the next chunk of the map to the kernel."""
+        estimate = self.estimates.get(map_.owner, map_.function)
+        span = map_.take(chunk_size(map_.waiting, self.roster.slots, estimate))
+        attempt = self._issue(job, map_, span, kernel)
+        if not map_.waiting and estimate is not None and self._may_run_twice(job, map_):
+            for number in [attempt.number] if map_.tail else map_.running:
+                self.stragglers.watch(self.attempts[number])
+            map_.tail = True
+        self._refresh(job)
+
+    def _issue(self, job: Job, map_: Map, span: Span, kernel: Kernel, twin: Attempt | None = None) -> Attempt:
+        """An attempt at the units of *span*."""
+        estimate = self.estimates.get(map_.owner, map_.function)
+        expected = (FIRST_GUESS if estimate is None else estimate) * len(span)
+        submit, number = job.submit, self._next_attempt
+        self._next_attempt += 1
+        weight, cost = self._weight(job), expected * submit.cpus
+        attempt = Attempt(
+            number,
+            map_,
+            span,
+            kernel,
+            submit.cpus,
+            submit.memory,
+            self._now,
+            cost,
+            self.clock.serve(job.number, job.needs, cost, self._now),
+            expected,
+            self._price(weight),
+            weight,
+            ahead=kernel.free <= 0,
+            twin=twin,
+        )
+        if twin is not None:
+            twin.twin = attempt
+        self.attempts[number] = attempt
+        job.attempts.add(number)
+        map_.running.add(number)
+        if attempt.ahead:
+            kernel.ahead[number] = None
+        else:
+            self._occupy(attempt)
+        kernel.jobs.add(job.number)
+        kernel.last = job.number
+        job.kernels[kernel.number] = kernel
+        if map_.function not in kernel.known:
+            kernel.known.add(map_.function)
+            self._send(kernel.peer, messages.Blob(map_.function), Ref("blob", (map_.function,)))
+        run = messages.Run(
+            attempt=number,
+            job=job.number,
+            owner=map_.owner,
+            map=map_.key,
+            function=map_.function,
+            start=span.start,
+            count=len(span),
+            seed=map_.seed,
+            epoch=self.epoch,
+            lease=self.roster.lease,
+            once=map_.once,
+            apart=map_.apart or twin is not None,
+            ahead=attempt.ahead,
+            cpus=submit.cpus,
+        )
+        payload = b"" if map_.once else map_.ref(span)
+        # units of the store may have come this very turn: they run when they are on disk
+        (self._answer if map_.root else self._send)(kernel.peer, run, payload)
+        if job.state is JobState.QUEUED:
+            self.list.change(job, self._out, state=JobState.RUNNING, started=self._wall_now)
+        if job.ending == "stop" and not map_.root:
+            self._end_attempt(attempt, "stop", soft=True)
+        self._count_running(attempt, 0 if attempt.ahead else +1)
+        return attempt
+
+    def _ask_to_lend(self) -> None:
+        """Of the drivers that hold a slot while another job is due, ask those that are furthest ahead."""
+        if self.clock.idle and not self.vacancies.reserved:
+            return
+        clock, asked = self.clock, []
+        for attempt in self.lending.round(self._now):
+            kernel, number = attempt.kernel, attempt.map.job
+            if kernel.free > 0 and not kernel.reserved:
+                continue
+            self._accrue(attempt)
+            profile = kernel.profile
+            doors = [*self.vacancies.doors(profile), kernel.number]
+            due = kernel.reserved or clock.pick(doors, self._now, owner=profile.owner, only=profile.only)
+            if due and due != number and clock.before(due) < clock.before(number):
+                asked.append(attempt)
+        asked.sort(key=lambda a: clock.before(a.map.job), reverse=True)
+        for attempt in asked[: clock.awake + len(self.vacancies.reserved)]:
+            self._ask(attempt)
+
+    def _speculate(self) -> None:
+        """Issue late chunks again where slots are free and nothing else is due."""
+        for number in self.stragglers.late(self._now):
+            attempt = self.attempts.get(number)
+            if attempt is None or attempt.twin is not None or attempt.void or attempt.told or attempt.driver:
+                continue
+            map_ = attempt.map
+            job = self._job(map_.job)
+            if map_.waiting or not job.dealt or not self._may_run_twice(job, map_):
+                continue
+            driver = self.attempts.get(map_.driver)
+            if driver is not None and driver.kernel is attempt.kernel:
+                continue  # it may run inside its driver's process, and could not be ended alone
+            if attempt.ahead:
+                self.stragglers.watch(attempt, self._now + LEAST)
+                continue
+            kernel = self._elsewhere(job, attempt.kernel)
+            if kernel is None:
+                self.stragglers.watch(attempt, self._now + LEAST)
+            else:
+                self._issue(job, map_, attempt.span, kernel, twin=attempt)
+
+    def _may_run_twice(self, job: Job, map_: Map) -> bool:
+        return (
+            job.submit.idempotent
+            and not map_.once
+            and not map_.apart
+            and not map_.cancelled
+            and map_.function not in job.callers
+        )
+
+    def _elsewhere(self, job: Job, kernel: Kernel) -> Kernel | None:
+        """A kernel with a free slot for the job's units, if possible another one than *kernel*."""
         best: Kernel | None = None
-        for kernel, _ in zip(group.values(), range(LOOK), strict=False):
-            if kernel.fits(cpus, memory):
-                best = kernel
-                break
-            if best is None or kernel.free > best.free:
-                best = kernel
-        assert best is not None
-        # the next unit goes to another: all have their share, and of the heat too
-        del group[best.number]
-        group[best.number] = best
+        for profile in self.vacancies.free:
+            if job.needs in self.vacancies.doors(profile) and (
+                not profile.only or profile.owner == job.owner
+            ):
+                found = self.vacancies.place(profile, (), job.submit.cpus, job.submit.memory)
+                if found is kernel and len(self.vacancies.free[profile]) > 1:
+                    found = self.vacancies.place(profile, (), job.submit.cpus, job.submit.memory)
+                if self._has_room(found, job) and (best is None or best is kernel):
+                    best = found
         return best
-
-    def check(self, kernels: Iterable[Kernel]) -> None:
-        """Assert that every kernel stands where its room says."""
-        for kernel in kernels:
-            open_ = kernel.free > 0 and not kernel.reserved
-            listed = kernel.number in self.free.get(kernel.profile, {})
-            assert listed == (open_ and not kernel.full_of_drivers), kernel.number
-            assert (kernel.number in self.full) == (open_ and kernel.full_of_drivers), kernel.number
-            assert (kernel.number in self.reserved) == bool(kernel.reserved), kernel.number
-            assert kernel.profile in self._doors

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from park.core.jobs import Job
 from park.core.roster import Kernel
+from park.core.state import State
 from park.core.work import Attempt
 from park.model import JobState
 
-if TYPE_CHECKING:
-    from park.core.dispatcher import Dispatcher
 
-
-def check(d: Dispatcher, everything: bool = True) -> None:
+def check(d: State, everything: bool = True) -> None:
     """Assert every invariant; not *everything*: of what the last event has changed."""
     numbers: Iterable[int] = d.list.jobs if everything else d.touched_jobs & d.list.jobs.keys()
     jobs = [d.list.jobs[n] for n in numbers]
@@ -29,7 +26,7 @@ def check(d: Dispatcher, everything: bool = True) -> None:
         kernels = [k for k in kernels if k.number in named]
     for kernel in kernels:
         _check_kernel(d, kernel)
-    d.dealing.check(kernels)
+    d.vacancies.check(kernels)
     if everything:
         d.list.check()
         d.codes.check()
@@ -38,7 +35,7 @@ def check(d: Dispatcher, everything: bool = True) -> None:
         assert d.maps.keys() == {key for j in jobs for key in j.maps}
 
 
-def _check_job(d: Dispatcher, job: Job) -> None:
+def _check_job(d: State, job: Job) -> None:
     for n in job.attempts:
         _check_attempt(d, d.attempts[n])
     for key, map_ in job.maps.items():
@@ -67,7 +64,7 @@ def _check_job(d: Dispatcher, job: Job) -> None:
     assert abs(d.clock.charged(job.number) - charged) < 1e-6 * (1.0 + charged), job.record
 
 
-def _check_attempt(d: Dispatcher, a: Attempt) -> None:
+def _check_attempt(d: State, a: Attempt) -> None:
     kernel = a.kernel
     assert a.number in a.map.running
     assert (a.number in kernel.parked) == a.parked
@@ -82,7 +79,7 @@ def _check_attempt(d: Dispatcher, a: Attempt) -> None:
     assert a.map.job in kernel.jobs or a.map.job not in job.kernels
 
 
-def _check_kernel(d: Dispatcher, kernel: Kernel) -> None:
+def _check_kernel(d: State, kernel: Kernel) -> None:
     running = [d.attempts[n] for n in kernel.running]
     assert kernel.busy == sum(a.cpus for a in running) <= kernel.slots
     assert kernel.memory == sum(a.memory for a in running)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from park.core.charging import Charging
 from park.core.jobs import Job
 from park.core.needs import unmet
 from park.core.roster import Kernel
 from park.model import JobState
 
-if TYPE_CHECKING:
-    from park.core.dispatcher import Dispatcher
-
 #: Seconds after which a driver that was asked for its slot and keeps it is named.
 PATIENCE = 2.0
 
 
-def why(d: Dispatcher, job: Job) -> str:
+def why(d: Charging, job: Job) -> str:
     """One sentence; empty while the job runs and nothing of it waits."""
     record = job.facts
     if record.state.ended or record.reason:
@@ -35,12 +31,12 @@ def why(d: Dispatcher, job: Job) -> str:
     return _no_kernel(d, job) or _turn(d, job)
 
 
-def _no_kernel(d: Dispatcher, job: Job) -> str:
+def _no_kernel(d: Charging, job: Job) -> str:
     """What is missing for the job to run anywhere, if something is."""
     kernels = d.roster.kernels.values()
     if not kernels:
         return "no kernel is connected"
-    profiles = [p for p in d.dealing.profiles if not p.only or p.owner == job.owner]
+    profiles = [p for p in d.vacancies.profiles if not p.only or p.owner == job.owner]
     if not profiles:
         return f"no kernel runs {job.owner}'s jobs: all that are connected run only others'"
     missing = [unmet(job.needs, p) for p in profiles]
@@ -65,7 +61,7 @@ def _common(missing: list[str]) -> str:
     return max(sorted(set(missing)), key=missing.count)
 
 
-def _turn(d: Dispatcher, job: Job) -> str:
+def _turn(d: Charging, job: Job) -> str:
     """Its share, and when its turn comes."""
     slots = d.roster.slots
     share = d.shares.get(job.number, 0.0)

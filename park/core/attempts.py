@@ -1,0 +1,301 @@
+"""What becomes of what was dealt: answers, deaths, drivers that wait and go on, slots that are free again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from park.core.course import Course
+from park.core.jobs import Job
+from park.core.outcome import Event, Publication, Write
+from park.core.roster import Kernel
+from park.core.state import FIRST_GUESS, WORDS
+from park.core.work import KILLS, Attempt, Map, Span
+from park.errors import ProtocolError
+from park.wire import messages, pack
+
+
+class Attempts(Course):
+    """The floor above `Course`."""
+
+    def _held_attempt(self, event: Event, number: int) -> Attempt | None:
+        """The attempt, if this kernel holds it; an answer for any other is late, and dropped."""
+        attempt = self.attempts.get(number)
+        if attempt is None or attempt.kernel.peer != event.peer:
+            self.duplicates += 1
+            return None
+        return attempt
+
+    def _finished(self, event: Event, m: messages.Finished) -> None:
+        attempt = self._held_attempt(event, m.attempt)
+        if attempt is None:
+            return
+        if attempt.void:
+            self.duplicates += 1
+            self._let_go(attempt)
+            return
+        map_, span, job = attempt.map, attempt.span, self._job(attempt.map.job)
+        if attempt.twin is not None and m.count < len(span):
+            self._retire(job, attempt, lost=True)  # the other attempt at these units counts
+            self._refresh(job)
+            return
+        if not _answers(m, span, event.payload):
+            self._blame(job, attempt, "its kernel answered other units than it was given", "")
+            return
+        if m.ended == "abort" and attempt.told != "abort" and job.wants(map_):
+            self._blame(job, attempt, "it raised park.Abort, though nobody had aborted it", "")
+            return
+        self._settle_twin(attempt)
+        self._retire(job, attempt, min(max(m.seconds, 0.0), self._now - attempt.since), m.count)
+        map_.answered(m.count)
+        if m.count:
+            self._deliver(job, map_, m.start, m.count, event.payload)
+            self._count_done(job, map_, m.count, m.failed)
+        if m.failed and map_.root:
+            self._note_failure(job, map_, m.unit, m.cause)
+        rest = Span(span.start + m.count, span.stop, span.segment)
+        if len(rest):
+            if job.wants(map_):
+                map_.give_back(rest)
+                job.list_ready(map_)
+            else:
+                map_.answered(len(rest))
+        self._refresh(job)
+        self._check_map(map_)
+
+    def _deliver(self, job: Job, map_: Map, start: int, count: int, payload: bytes | memoryview) -> None:
+        """Results of a map go to the store, to the driver or to the session's client."""
+        if map_.root:
+            job.results.append((start, count))
+            self._out.writes.append(Write("results", (job.number, start), payload))
+            return
+        results = messages.Results(start, count, map=map_.key, job=job.number, attempt=map_.driver)
+        driver = self.attempts.get(map_.driver)
+        if driver is not None:
+            self._send(driver.kernel.peer, results, payload)
+            self._last_results[driver.number] = (self._out.sends, len(self._out.sends) - 1)
+        elif not map_.driver:
+            client = self.roster.client_of(job.client)
+            if client is not None:
+                self._send(client.peer, results, payload)
+
+    def _crashed(self, event: Event, m: messages.Crashed) -> None:
+        held = [a for n in m.attempts if (a := self._held_attempt(event, n)) is not None]
+        for attempt in reversed(held):  # the culprit first, while somebody still wants its units
+            if self.attempts.get(attempt.number) is not attempt:
+                continue
+            job = self._job(attempt.map.job)
+            if attempt.number == m.attempts[-1] and job.wants(attempt.map) and not attempt.void:
+                self._blame(job, attempt, m.cause[:WORDS], m.stderr)
+            else:
+                self._take_back(attempt, "its process died")
+
+    def _blame(self, job: Job, attempt: Attempt, cause: str, stderr: str) -> None:
+        """The attempt's process died: run its units again one at a time; one that kills too often fails."""
+        map_, span, twin = attempt.map, attempt.span, attempt.twin
+        self._retire(job, attempt)
+        map_.apart = True
+        job.killers.add(map_.function)
+        if twin is not None:  # it is still at these units
+            self._refresh(job)
+            return
+        unit = span.start
+        for suspect in range(span.start, span.stop):
+            map_.kills[suspect] = map_.kills.get(suspect, 0) + 1
+        if len(span) == 1 and (map_.kills[unit] >= KILLS or not job.submit.idempotent):
+            entry = pack.error_entry(cause, stderr, None if map_.once else unit)
+            map_.answered(1)
+            self._deliver(job, map_, unit, 1, pack.pack_entries([entry]))
+            self._count_done(job, map_, 1, 1)
+            if map_.root:
+                self._note_failure(job, map_, unit, cause)
+        elif job.submit.idempotent:
+            map_.give_back(span, singly=True)
+            job.list_ready(map_)
+        else:
+            map_.answered(len(span))
+            self._fail_unrepeatable(job, cause)
+        self._refresh(job)
+        self._check_map(map_)
+
+    def _publish(self, event: Event, m: messages.Publish) -> None:
+        attempt = self.attempts.get(m.attempt)
+        if attempt is None or attempt.void or attempt.kernel.peer != event.peer:
+            return
+        job = self._job(attempt.map.job)
+        if m.kind == "progress" and m.done is not None and m.total is not None:
+            job.progress = (m.done, m.total)
+            self.list.counted(job)
+        self._out.publications.append(Publication(job.number, m.kind, event.payload, m.header))
+
+    def _park(self, job: Job, attempt: Attempt) -> None:
+        """The driver waits, in a map or at a safe point: its slot goes back to the fabric."""
+        if attempt.parked:  # the answers of its last map were lost, or nobody knew that they had come
+            job.drop_resumable(attempt)
+            attempt.lent = False
+            return
+        self._account(job, attempt, 0.0 if attempt.ahead else self._now - attempt.since)
+        self._vacate(attempt)
+        attempt.parked = attempt.driver = True
+        kernel = attempt.kernel
+        kernel.parked.add(attempt.number)
+        self._count_running(attempt, 0 if attempt.ahead else -1)
+        kernel.ahead.pop(attempt.number, None)  # the kernel began with it before the slot was seen to be free
+        attempt.ahead = False
+        self._begin_next(kernel)
+
+    def _lent(self, event: Event, m: messages.Lent) -> None:
+        """A driver waits at its safe point, until its job is due again."""
+        attempt = self._held_attempt(event, m.attempt)
+        if attempt is None or attempt.void or (attempt.parked and attempt.lent):
+            return
+        job = self._job(attempt.map.job)
+        for key in list(attempt.maps):
+            self._drop_map(self.maps[key])  # it has gone on since it made them
+        if self.attempts.get(attempt.number) is not attempt:
+            return
+        self._park(job, attempt)
+        attempt.lent, attempt.asked = True, None
+        job.drop_resumable(attempt)
+        job.add_resumable(attempt)
+        self._refresh(job)
+
+    def _resume(self, attempt: Attempt) -> None:
+        job = self._job(attempt.map.job)
+        job.drop_resumable(attempt)
+        attempt.parked = attempt.lent = False
+        attempt.since, attempt.asked = self._now, None
+        attempt.kernel.parked.discard(attempt.number)
+        self._occupy(attempt)
+        estimate = self.estimates.get(attempt.map.owner, attempt.map.function)
+        attempt.charged = (
+            min(self.clock.quantum, FIRST_GUESS if estimate is None else estimate) * attempt.cpus
+        )
+        attempt.rates = self.clock.serve(job.number, job.needs, attempt.charged, self._now)
+        attempt.weight = self._weight(job)
+        attempt.price = self._price(attempt.weight)
+        last = self._last_results.get(attempt.number)
+        if last is not None and last[0] is self._out.sends:
+            send = last[0][last[1]]
+            assert isinstance(send.message, messages.Results)
+            last[0][last[1]] = replace(send, message=replace(send.message, resume=True))
+        else:
+            self._send(attempt.kernel.peer, messages.Resume(attempt.number))
+        self._count_running(attempt, +1)
+        self._refresh(job)
+
+    def _retire(
+        self, job: Job, attempt: Attempt, seconds: float | None = None, units: int = 0, lost: bool = False
+    ) -> None:
+        """The attempt is over: its slot is free, and its time is charged, unless the fabric has *lost* its work."""
+        held = 0.0 if attempt.parked or attempt.ahead else self._now - attempt.since
+        if lost:
+            self._refund(job, attempt)
+        else:
+            self._account(job, attempt, held if attempt.driver or seconds is None else seconds)
+        if seconds is not None and units and not attempt.driver:
+            self.estimates.learn(job.owner, attempt.map.function, units, seconds)
+        del self.attempts[attempt.number]
+        job.attempts.discard(attempt.number)
+        job.drop_resumable(attempt)
+        attempt.map.running.discard(attempt.number)
+        self._part(attempt)
+        self._vacate(attempt)
+        kernel = attempt.kernel
+        kernel.parked.discard(attempt.number)
+        kernel.ahead.pop(attempt.number, None)
+        self.vacancies.changed(kernel)
+        kernel.last = job.number
+        for key in list(attempt.maps):
+            self._drop_map(self.maps[key])
+        self._count_running(attempt, 0 if attempt.parked or attempt.ahead else -1)
+        self._begin_next(kernel)
+
+    def _take_back(self, attempt: Attempt, why_lost: str) -> None:
+        """The fabric lost the attempt: its units wait again, unless nobody wants them."""
+        if attempt.void:
+            self._let_go(attempt)
+            return
+        job, map_, twin = self._job(attempt.map.job), attempt.map, attempt.twin
+        self._retire(job, attempt, lost=True)
+        if twin is not None:
+            pass  # the other attempt at these units counts
+        elif not job.wants(map_):
+            map_.answered(len(attempt.span))
+        elif job.submit.idempotent:
+            map_.give_back(attempt.span)
+            job.list_ready(map_)
+        else:
+            map_.answered(len(attempt.span))
+            self._fail_unrepeatable(job, why_lost)
+        self._refresh(job)
+        self._check_map(map_)
+
+    def _occupy(self, attempt: Attempt) -> None:
+        """The attempt has its slots."""
+        kernel = attempt.kernel
+        kernel.running.add(attempt.number)
+        kernel.busy += attempt.cpus
+        kernel.memory += attempt.memory
+        self.vacancies.changed(kernel)
+        if attempt.map.once:
+            self.lending.begin(attempt)
+
+    def _vacate(self, attempt: Attempt) -> None:
+        """Its slots are free, if it had them."""
+        kernel = attempt.kernel
+        self._touched[kernel.number] = kernel
+        if attempt.number in kernel.running:
+            kernel.running.discard(attempt.number)
+            kernel.busy -= attempt.cpus
+            kernel.memory -= attempt.memory
+            self.lending.end(attempt)
+            self.list.counted_kernel(kernel)
+        self.vacancies.changed(kernel)
+
+    def _begin_next(self, kernel: Kernel) -> None:
+        """A slot is free: the kernel begins with what was dealt ahead, as its `Lifecycle` does by itself."""
+        while kernel.ahead and kernel.free > 0:
+            attempt = self.attempts[next(iter(kernel.ahead))]
+            del kernel.ahead[attempt.number]
+            attempt.ahead = False
+            attempt.since = self._now
+            self._occupy(attempt)
+            if not attempt.void:
+                self._count_running(attempt, +1)
+
+    def _settle_twin(self, attempt: Attempt) -> None:
+        """It is the one that counts: the other attempt at the same units is ended."""
+        twin = self._part(attempt)
+        if twin is None:
+            return
+        job = self._job(attempt.map.job)
+        twin.void = True
+        self._end_attempt(twin, "abort")
+        self._refund(job, twin)
+        self._count_running(twin, 0 if twin.ahead else -1)
+        job.attempts.discard(twin.number)
+        attempt.map.running.discard(twin.number)
+
+    def _part(self, attempt: Attempt) -> Attempt | None:
+        """From now on the attempt and its twin, which is returned, have nothing to do with each other."""
+        twin, attempt.twin = attempt.twin, None
+        if twin is not None:
+            twin.twin = None
+        return twin
+
+    def _let_go(self, attempt: Attempt) -> None:
+        """An attempt that nobody needed is over: all that it had was its slot."""
+        del self.attempts[attempt.number]
+        self._vacate(attempt)
+        attempt.kernel.ahead.pop(attempt.number, None)
+        self.vacancies.changed(attempt.kernel)
+        self._begin_next(attempt.kernel)
+
+
+def _answers(m: messages.Finished, span: Span, payload: bytes | memoryview) -> bool:
+    """Whether the message answers units that were asked: the first ones of *span*."""
+    try:
+        count = pack.count(payload)
+    except ProtocolError:
+        return False
+    return m.start == span.start and 0 <= m.failed <= m.count == count <= len(span)

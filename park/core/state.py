@@ -1,0 +1,107 @@
+"""Everything that a dispatcher knows, and how it speaks.
+
+The dispatcher is one machine in several floors, each a class that stands on the one below: `State`, `Charging` (what it
+costs), `Course` (how a job goes on and ends), `Attempts` (what becomes of what was dealt), then `Dealing` (who is
+dealt what) and `Intake` (what clients ask for), and on top `park.core.dispatcher.Dispatcher`. Each calls only its own
+methods and those of lower floors.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from park.core.codes import Codes
+from park.core.fairshare import ServiceClock
+from park.core.jobs import Job, JobList
+from park.core.ledger import Ledger, Policy
+from park.core.lending import Lending
+from park.core.outcome import Outcome, Peer, Ref, Send, Write
+from park.core.roster import Kernel, Roster
+from park.core.speculation import Stragglers
+from park.core.vacancies import Vacancies
+from park.core.work import Attempt, Estimates, Map
+from park.errors import UnknownJob
+from park.wire.messages import Message
+
+#: Estimate for the first unit of unknown code, slot-seconds.
+FIRST_GUESS = 0.01
+#: Characters of a cause or a reason that others gave.
+WORDS = 500
+
+
+class State:
+    """What all floors of the dispatcher share; see the module."""
+
+    def __init__(
+        self,
+        store: str = "",
+        epoch: int = 1,
+        heartbeat: float = 2.0,
+        lease: float = 20.0,
+        next_job: int = 1,
+        policy: Policy | None = None,
+    ) -> None:
+        self.store = store
+        self.epoch = epoch
+        self.roster = Roster(heartbeat, lease)
+        self.list = JobList(next_job)
+        self.clock = ServiceClock()
+        self.ledger = Ledger(policy, epoch)
+        self.vacancies = Vacancies()
+        self.lending = Lending()
+        self.stragglers = Stragglers()
+        self.estimates = Estimates()
+        self.attempts: dict[int, Attempt] = {}
+        self.maps: dict[bytes, Map] = {}
+        self.codes = Codes()
+        #: answers that came too late or twice
+        self.duplicates = 0
+        self._next_attempt = epoch << 32
+        self._next_map = 0
+        #: when jobs that wait for their time may go on, wall clock, the first first
+        self._held: list[tuple[float, int]] = []
+        #: kernels whose slots or drivers this turn has changed
+        self._touched: dict[int, Kernel] = {}
+        #: jobs that this turn has changed, for `check`
+        self.touched_jobs: set[int] = set()
+        self._wall = 0.0
+        #: ended jobs whose dependents have not been looked at
+        self._ended: deque[int] = deque()
+        self._last_results: dict[int, tuple[list[Send], int]] = {}
+        self._out = Outcome()
+        self._now = 0.0
+        #: the shares of all jobs, if they were worked out after the last event
+        self._shares: dict[int, float] | None = None
+
+    @property
+    def now(self) -> float:
+        """The time of the last event, monotonic seconds."""
+        return self._now
+
+    @property
+    def _wall_now(self) -> float:
+        return self._now + self._wall
+
+    def _send(self, peer: Peer, message: Message, payload: bytes | memoryview | Ref = b"") -> None:
+        self.roster.said(peer, self._now)
+        self._out.sends.append(Send(peer, message, payload))
+
+    def _answer(self, peer: Peer, message: Message, payload: bytes | memoryview | Ref = b"") -> None:
+        """An acknowledgement: only when the turn's records are on disk."""
+        self.roster.said(peer, self._now)
+        self._out.sends_after_commit.append(Send(peer, message, payload))
+
+    def _job(self, number: int) -> Job:
+        job = self.list.jobs.get(number)
+        if job is None:
+            raise UnknownJob(f"job {number} is unknown")
+        return job
+
+    def _count_running(self, attempt: Attempt, step: int) -> None:
+        job = self._job(attempt.map.job)
+        job.running += step
+        self.list.counted(job)
+        self.list.counted_kernel(attempt.kernel)
+
+    def _drop_code(self, codes: list[bytes]) -> None:
+        self._out.spool += [Write("blob", (code,), None) for code in codes]

@@ -1,0 +1,139 @@
+"""Which kernels have room, and through which doors they may be served.
+
+Kernels with the same profile stand together: a decision looks at profiles, not at kernels. A door of the service
+clock is a set of needs, or the number of a kernel on which a driver wants to go on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from park.core.needs import Needs, Profile, unmet
+from park.core.roster import Kernel
+
+#: So many kernels are looked at for one that has a job prepared, or room for a wide unit.
+LOOK = 64
+
+
+class Vacancies:
+    """See the module. `changed` is called whenever something about a kernel's room has changed."""
+
+    def __init__(self) -> None:
+        #: kernels with a free slot that is for anybody, by profile; the one that had none for longest first
+        self.free: dict[Profile, dict[int, Kernel]] = {}
+        #: kernels with a free slot that may take no further process
+        self.full: dict[int, Kernel] = {}
+        #: kernels that keep slots free for a wide unit
+        self.reserved: dict[int, Kernel] = {}
+        #: the needs that each profile of a connected kernel meets, among those of living jobs
+        self._doors: dict[Profile, list[Needs]] = {}
+        self._kernels: Counter[Profile] = Counter()
+        self._needs: Counter[Needs] = Counter()
+
+    def join(self, kernel: Kernel) -> None:
+        profile = kernel.profile
+        self._kernels[profile] += 1
+        if profile not in self._doors:
+            self._doors[profile] = [n for n in self._needs if not unmet(n, profile)]
+        self.changed(kernel)
+
+    def leave(self, kernel: Kernel) -> None:
+        profile = kernel.profile
+        self._remove(kernel)
+        self._kernels[profile] -= 1
+        if not self._kernels[profile]:
+            del self._kernels[profile], self._doors[profile]
+
+    def need(self, needs: Needs) -> None:
+        """One job more has these needs."""
+        self._needs[needs] += 1
+        if self._needs[needs] == 1:
+            for profile, doors in self._doors.items():
+                if not unmet(needs, profile):
+                    doors.append(needs)
+
+    def need_no_more(self, needs: Needs) -> None:
+        self._needs[needs] -= 1
+        if not self._needs[needs]:
+            del self._needs[needs]
+            for doors in self._doors.values():
+                if needs in doors:
+                    doors.remove(needs)
+
+    def doors(self, profile: Profile) -> list[Needs]:
+        """What a kernel of this profile may be asked for."""
+        return self._doors[profile]
+
+    @property
+    def profiles(self) -> Iterable[Profile]:
+        """Those of all kernels that are connected."""
+        return self._kernels.keys()
+
+    def changed(self, kernel: Kernel) -> None:
+        """Put the kernel where its room says."""
+        number = kernel.number
+        group = self.free.get(kernel.profile)
+        if kernel.free > 0 and not kernel.reserved:
+            if kernel.full_of_drivers:
+                self.full[number] = kernel
+            else:
+                self.full.pop(number, None)
+                if group is None:
+                    self.free[kernel.profile] = {number: kernel}
+                else:
+                    group[number] = kernel
+                return
+        else:
+            self.full.pop(number, None)
+        if group is not None and group.pop(number, None) is not None and not group:
+            del self.free[kernel.profile]
+
+    def reserve(self, kernel: Kernel) -> None:
+        """Its free slots are for one job only."""
+        self.reserved[kernel.number] = kernel
+        self.changed(kernel)
+
+    def unreserve(self, kernel: Kernel) -> None:
+        """They are for everybody again."""
+        del self.reserved[kernel.number]
+        self.changed(kernel)
+
+    def _remove(self, kernel: Kernel) -> None:
+        self.full.pop(kernel.number, None)
+        group = self.free.get(kernel.profile)
+        if group is not None:
+            group.pop(kernel.number, None)
+            if not group:
+                del self.free[kernel.profile]
+
+    def place(self, profile: Profile, prepared: Iterable[int], cpus: int, memory: int) -> Kernel:
+        """A kernel with this profile for a unit: one that has its job *prepared*, else any with room for it, else
+        the one with the most."""
+        group = self.free[profile]
+        for number, _ in zip(prepared, range(LOOK), strict=False):
+            kernel = group.get(number)
+            if kernel is not None and kernel.fits(cpus, memory):
+                return kernel
+        best: Kernel | None = None
+        for kernel, _ in zip(group.values(), range(LOOK), strict=False):
+            if kernel.fits(cpus, memory):
+                best = kernel
+                break
+            if best is None or kernel.free > best.free:
+                best = kernel
+        assert best is not None
+        # the next unit goes to another: all have their share, and of the heat too
+        del group[best.number]
+        group[best.number] = best
+        return best
+
+    def check(self, kernels: Iterable[Kernel]) -> None:
+        """Assert that every kernel stands where its room says."""
+        for kernel in kernels:
+            open_ = kernel.free > 0 and not kernel.reserved
+            listed = kernel.number in self.free.get(kernel.profile, {})
+            assert listed == (open_ and not kernel.full_of_drivers), kernel.number
+            assert (kernel.number in self.full) == (open_ and kernel.full_of_drivers), kernel.number
+            assert (kernel.number in self.reserved) == bool(kernel.reserved), kernel.number
+            assert kernel.profile in self._doors
