@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import pytest
 
 from park.core.fairshare import QUANTUM
-from tests.sim.functions import exact
-from tests.sim.shares import Busy, Race, fluid, keep_busy, mix, shares
-from tests.sim.wire import brisk
-from tests.sim.world import World
-
-#: Seconds of a chunk of short units.
-CHUNK = 0.02
-
-
-def race(jobs: Sequence[Busy], chunks: int, slots: int = 1, seed: int = 0) -> Race:
-    """The jobs have run until each should have had so many chunks."""
-    right = fluid(jobs, 1.0)
-    supply = max(chunks * max(j.seconds, CHUNK) / had for j, had in zip(jobs, right, strict=True))
-    made = Race(jobs, slots=slots, seed=seed, supply=supply)
-    made.run(supply)
-    return made
-
+from tests.sim.shares import Busy, Race, fluid, shares
+from tests.trials import (
+    CHUNK,
+    back_again,
+    race,
+    share_at_once,
+    share_in_the_long_run,
+    short_generations,
+    sometimes_idle,
+)
 
 # -- the formula itself ------------------------------------------------------------------------------
 
@@ -49,14 +40,7 @@ def test_use_above_the_mean_lowers_a_share_down_to_a_quarter_of_the_rate() -> No
 
 @pytest.mark.parametrize("seed", range(24))
 def test_every_job_of_a_mix_gets_its_share_at_once(seed: int) -> None:
-    """Few chunks: within 2 % and what a job may be ahead of its turn, which all others share, and its siblings most."""
-    made = race(mix(seed), chunks=30, slots=1 + seed % 3, seed=seed)
-    right = fluid(made.jobs, sum(made.served))
-    ahead = QUANTUM + 1.5 * max(max(job.seconds, CHUNK) for job in made.jobs)
-    for job, had, wanted in zip(made.jobs, made.served, right, strict=True):
-        least = min(other.rate for other in made.jobs if other.owner == job.owner)
-        part = max(1.0, len(made.jobs) * wanted / sum(right), job.rate / least)
-        assert abs(had - wanted) <= 0.02 * wanted + part * ahead, (job, had, wanted)
+    share_at_once(seed)
 
 
 @pytest.mark.heavy
@@ -64,8 +48,7 @@ def test_every_job_of_a_mix_gets_its_share_at_once(seed: int) -> None:
 @pytest.mark.parametrize("tens", range(20))
 def test_every_job_of_a_mix_gets_its_share_within_two_percent(tens: int) -> None:
     for seed in range(10 * tens, 10 * tens + 10):
-        made = race(mix(seed), chunks=300, slots=1 + seed % 3, seed=seed)
-        assert max(made.errors()) < 0.02, (seed, made.jobs, made.errors())
+        share_in_the_long_run(seed)
 
 
 # -- single cases ------------------------------------------------------------------------------------
@@ -114,63 +97,16 @@ def test_a_background_job_keeps_its_share_beside_two_urgent_ones(chunks: int) ->
     assert made.errors()[0] < 0.02 + QUANTUM / CHUNK / chunks
 
 
-def quiet(slots: int) -> tuple[World, Callable[[str], None]]:
-    """A world without chance, and who makes an always-busy job in it."""
-    world = World(pace=exact, latency=brisk, checked=False, watched=False)
-
-    def busy(owner: str) -> None:
-        keep_busy(world.client(owner), f"nap of {owner}", Busy(owner, 0, 0.01), 400.0)
-
-    return world, busy
-
-
 @pytest.mark.parametrize("slots", [1, 2])
 def test_a_job_of_short_generations_keeps_its_share(slots: int) -> None:
-    """50 units of 1 ms, then 2 ms of the driver alone, over and over, beside an always-busy job."""
-    world, busy = quiet(slots)
-    busy("ann")
-    request = world.client("bob").submit("generations", [[10_000, 50, 0.001, 0.002]])
-    world.until(lambda: request.done)
-    world.kernel(slots)
-    world.run_for(60.0)
-    assert world.served[request.job] >= 0.95 * sum(world.served.values()) / 2
+    short_generations(slots)
 
 
 @pytest.mark.parametrize("idle", [0.01, 0.05, 0.099, 0.2, 1.0])
 @pytest.mark.parametrize("units", [10, 50])
 def test_who_is_sometimes_idle_gains_nothing(units: int, idle: float) -> None:
-    """What its owner gets in all, beside what those who are always busy get."""
-    world, busy = quiet(1)
-    busy("ann")
-    busy("bob")
-    client = world.client("cat")
-    session = client.session()
-    world.until(lambda: session.done)
-    world.kernel(1)
-    for _ in range(100):
-        call = client.map(session.job, "nap", [0.01] * units)
-        world.until(lambda call=call: call.done)  # type: ignore[misc]
-        world.run_for(idle)
-    mine = world.served.pop(session.job)
-    assert mine <= 1.02 * min(world.served.values())
+    sometimes_idle(units, idle)
 
 
 def test_who_was_away_is_served_no_more_than_others_when_it_is_back() -> None:
-    world, busy = quiet(1)
-    busy("ann")
-    busy("bob")
-    client = world.client("cat")
-    session = client.session()
-    world.until(lambda: session.done)
-    world.kernel(1)
-    world.run_for(1.0)
-    (twin,) = [n for n, j in world.dispatcher.list.jobs.items() if j.owner == "ann"]
-    mine = twins = 0.0
-    for _ in range(20):
-        before = world.served[session.job], world.served[twin]
-        call = client.map(session.job, "nap", [0.01] * 500)
-        world.until(lambda call=call: call.done)  # type: ignore[misc]
-        mine += world.served[session.job] - before[0]
-        twins += world.served[twin] - before[1]
-        world.run_for(2.0)
-    assert mine <= 1.02 * twins
+    back_again()

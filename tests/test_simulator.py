@@ -16,27 +16,25 @@ from typing import Any
 import pytest
 
 from park.core.dispatcher import Dispatcher
+from park.core.fairshare import ServiceClock
 from park.errors import ParkError
 from park.mirror import Mirror
 from tests.replay import recorded
 from tests.sim.functions import exact
-from tests.sim.life import Life
 from tests.sim.world import World
+from tests.trials import (
+    a_kernel_is_lost,
+    back_again,
+    live,
+    lost_work,
+    pay,
+    share_at_once,
+    the_broker_dies,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # -- many lives --------------------------------------------------------------------------------------
-
-
-def live(seeds: range) -> None:
-    for seed in seeds:
-        life = Life(seed)
-        kernels = len(life.world.kernels)
-        world = life.run()
-        assert kernels >= 3
-        assert world.events >= 300
-        assert world.broker_deaths >= 1
-        assert any(request.message.name == "broad" for _, request, _ in life.asked)
 
 
 @pytest.mark.parametrize("tens", range(50))
@@ -49,6 +47,23 @@ def test_whatever_happens_every_unit_is_answered_once(tens: int) -> None:
 @pytest.mark.parametrize("hundreds", range(5, 25))
 def test_more_lives(hundreds: int) -> None:
     live(range(100 * hundreds, 100 * hundreds + 100))
+
+
+@pytest.mark.parametrize("tens", range(4))
+def test_whatever_happens_the_books_are_right(tens: int) -> None:
+    pay(range(10 * tens, 10 * tens + 10))
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("hundreds", range(1, 6))
+def test_more_books(hundreds: int) -> None:
+    pay(range(100 * hundreds, 100 * hundreds + 100))
+
+
+@pytest.mark.parametrize("accident", [a_kernel_is_lost, the_broker_dies])
+def test_what_was_lost_is_not_paid_for(accident: Callable[[World], None]) -> None:
+    lost_work(accident)
 
 
 # -- planted bugs ------------------------------------------------------------------------------------
@@ -111,6 +126,59 @@ def sees_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
         return feed(self, message, payload, now)
 
     monkeypatch.setattr(Mirror, "feed", wrong)
+
+
+def charges_twice_on_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    retire = Dispatcher._retire
+
+    def wrong(self: Dispatcher, *given: Any, lost: bool = False, **more: Any) -> None:
+        retire(self, *given, **more)
+
+    monkeypatch.setattr(Dispatcher, "_retire", wrong)
+
+
+def forgets_a_refund(monkeypatch: pytest.MonkeyPatch) -> None:
+    refund = Dispatcher._refund
+
+    def wrong(self: Dispatcher, job: Any, attempt: Any) -> None:
+        attempt.paid = 0
+        refund(self, job, attempt)
+
+    monkeypatch.setattr(Dispatcher, "_refund", wrong)
+
+
+def serves_the_least_charged_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    pick = ServiceClock.pick
+
+    def wrong(self: ServiceClock, doors: Any, *given: Any, **more: Any) -> int:
+        doors = list(doors)
+        if not pick(self, doors, *given, **more):
+            return 0
+        due = [j for j in self._jobs.values() if not j.doors.isdisjoint(doors)]
+        return min(due, key=lambda j: (j.charged, j.number)).number
+
+    monkeypatch.setattr(ServiceClock, "pick", wrong)
+
+
+def counts_idle_time_as_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ServiceClock, "_start", lambda self, entry, *given: entry.tag)
+
+
+@pytest.mark.parametrize(
+    ("plant", "trial"),
+    [
+        (charges_twice_on_a_retry, lambda: pay(range(20))),
+        (forgets_a_refund, lambda: lost_work(a_kernel_is_lost)),
+        (serves_the_least_charged_first, lambda: share_at_once(0)),
+        (counts_idle_time_as_credit, back_again),
+    ],
+)
+def test_the_trials_notice_a_planted_bug(
+    plant: Callable[[pytest.MonkeyPatch], None], trial: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        trial()
 
 
 @pytest.mark.parametrize("checked", [True, False])
@@ -180,10 +248,11 @@ def test_a_simulator_that_had_a_say_would_be_found_out(
 
 
 #: They judge what came about, and nobody in the simulator may know them.
-JUDGES = {"shares"}
+JUDGES = {"shares", "audit", "waits"}
 #: What the simulator may have of the core: what one makes, asks and reads, none of its rules.
 DOORS = {
     "park.core.dispatcher",
+    "park.core.ledger",
     "park.core.manager",
     "park.core.outcome",
     "park.core.store",

@@ -92,16 +92,17 @@ def hopeful(x: int | None) -> Generator[Any, Any, Any]:
     return 0
 
 
-def serial(steps: int) -> Generator[Any, Any, Any]:
+def serial(steps: int | None) -> Generator[Any, Any, Any]:
     """A driver that makes no maps, a serial optimizer."""
+    steps = steps or 100
     for _ in range(steps):
         yield 0.03
     return steps
 
 
-def generations(plan: list[Any]) -> Generator[Any, Any, Any]:
+def generations(plan: list[Any] | None) -> Generator[Any, Any, Any]:
     """A fit: so many generations of so many naps of *seconds*, and a step of the driver's own after each."""
-    count, points, seconds, step = plan
+    count, points, seconds, step = plan or (20, 10, 0.05, 0.01)
     total = 0
     for _ in range(count):
         total += len((yield "nap", [seconds] * points))

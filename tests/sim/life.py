@@ -13,13 +13,15 @@ from tests.sim.functions import ERROR, expected, units
 from tests.sim.wire import WALL
 from tests.sim.world import World
 
+Chance = tuple[int, Callable[[], None]]
+
 
 class Life:
     """One random life of a world."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, world: World | None = None) -> None:
         self.random = random.Random(f"life {seed}")
-        self.world = World(seed)
+        self.world = world or World(seed)
         #: accepted or not: who asked, and what
         self.asked: list[tuple[Client, Request, list[Any]]] = []
         self.sessions: list[tuple[Client, Request]] = []
@@ -52,7 +54,12 @@ class Life:
         return world
 
     def happen(self) -> None:
-        chances: list[tuple[int, Callable[[], None]]] = [
+        chances = self.chances()
+        self.random.choices(chances, [chance for chance, _ in chances])[0][1]()
+
+    def chances(self) -> list[Chance]:
+        """What may happen, and how often."""
+        return [
             (10, self.submit),
             (3, self.submit_open),
             (3, self.open_session),
@@ -72,7 +79,6 @@ class Life:
             (2, self.deafen),
             (3, self.jump),
         ]
-        self.random.choices(chances, [chance for chance, _ in chances])[0][1]()
 
     # -- what happens ----------------------------------------------------------------------------
 
@@ -98,6 +104,7 @@ class Life:
                 ("unlucky", None),
                 ("hopeful", None),
                 ("serial", [20, 50]),
+                ("serial", None),
             ]
         )
         fields: dict[str, Any] = {"priority": self.random.choice([-3, 0, 0, 4])}
@@ -111,10 +118,11 @@ class Life:
             fields["idempotent"] = False
         self.submit_some(name, inputs, **fields)
 
-    def submit_some(self, name: str, inputs: list[Any] | None, **fields: Any) -> None:
+    def submit_some(self, name: str, inputs: list[Any] | None, **fields: Any) -> Request:
         client = self.client()
-        given = [None] if inputs is None else inputs
-        self.asked.append((client, client.submit(name, inputs, **fields), given))
+        request = client.submit(name, inputs, **fields)
+        self.asked.append((client, request, [None] if inputs is None else inputs))
+        return request
 
     def submit_open(self) -> None:
         client = self.client()

@@ -75,6 +75,7 @@ class Process:
         "_chunk",
         "_effect",
         "_ticket",
+        "_until",
         "codes",
         "deaf",
         "kernel",
@@ -96,7 +97,7 @@ class Process:
         self._chunk: Chunk | None = None
         self._ticket = 0
         #: when what runs began
-        self.since = 0.0
+        self.since = self._until = 0.0
 
     def tell(self, message: Message, payload: Any = b"") -> None:
         self.kernel.told(self.number, *carried(message, payload))
@@ -153,8 +154,8 @@ class Process:
         self._ticket += 1
         self._effect = effect
         world = self.kernel.world
-        self.since = world.now
-        world.at(world.now + seconds, self._happen, self._ticket)
+        self.since, self._until = world.now, world.now + seconds
+        world.at(self._until, self._happen, self._ticket)
 
     def _happen(self, ticket: int) -> None:
         if ticket == self._ticket and self._effect is not None and not self.deaf and self.kernel.has(self):
@@ -166,8 +167,11 @@ class Process:
     def _computed(self) -> None:
         """What runs has run until now."""
         world, frame = self.kernel.world, self.stack[-1]
-        frame.seconds += world.now - self.since
-        world.computed(frame.run.job, world.now - self.since)
+        seconds = max(
+            0.0, min(world.now, self._until) - self.since
+        )  # the world may have stood still meanwhile
+        frame.seconds += seconds
+        world.computed(frame.run.job, seconds)
         self.since = world.now
 
     def _go(self) -> None:

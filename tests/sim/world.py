@@ -11,10 +11,11 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from park.core.dispatcher import Dispatcher
-from park.core.manager import JobManager
+from park.core.ledger import Policy
+from park.core.manager import JobManager, Turn
 from park.core.outcome import Event, Send, Tick
 from park.core.store import MemoryStore, Store
 from park.kernel.lifecycle import IDLE_PER_SLOT
@@ -32,6 +33,16 @@ BATCH = 256
 HEAD = 1.0
 
 
+class Judge(Protocol):
+    """Sees what came about, and has no part in it."""
+
+    def turned(self, turn: Turn) -> None:
+        """The broker has decided and committed."""
+
+    def died(self) -> None:
+        """The broker has died, and not come back yet."""
+
+
 class World:
     """See the module. *checked*: all invariants are asserted after each event; *watched*: a mirror follows."""
 
@@ -47,6 +58,7 @@ class World:
         *,
         pace: Pace = hasty,
         latency: Latency = fitful,
+        policy: Policy | None = None,
         checked: bool = True,
         watched: bool = True,
     ) -> None:
@@ -55,7 +67,9 @@ class World:
         self.now = 100.0
         self.pace = pace
         self.latency = latency
+        self.policy = policy
         self.checked = checked
+        self.judges: list[Judge] = []
         self.peers: list[Peer] = []
         self._wires: dict[bytes, Wire] = {}
         #: attempts that began, and seconds that slots have computed, by job
@@ -190,7 +204,9 @@ class World:
         heartbeat, lease = self._times
         self._inbox.clear()
         self._tick_at = float("inf")
-        self.manager = JobManager(self._open_store(), heartbeat, lease, checked=self.checked)
+        self.manager = JobManager(
+            self._open_store(), heartbeat, lease, checked=self.checked, policy=self.policy
+        )
         self.manager.restore(self.now, WALL + self.now)
         self.dispatcher.check()
         self._remember()
@@ -200,6 +216,8 @@ class World:
         """It dies: connections are cut, and what it had not committed is lost."""
         self.doom = ""
         self.broker_deaths += 1
+        for judge in self.judges:
+            judge.died()
         if not isinstance(self.manager.store, MemoryStore):
             self.manager.close()
         for peer in self.peers:
@@ -259,6 +277,8 @@ class World:
         if self.doom == "committed":
             self.restart_broker()
             return
+        for judge in self.judges:
+            judge.turned(turn)
         if turn.publish is not None and self.watchers:
             self._remember()
             frames = codec.encode(*turn.publish)

@@ -1,0 +1,165 @@
+"""What the simulator must show, as functions that raise AssertionError where it does not.
+
+Tests call them with the real machines, and with machines in which a bug is planted, which they must notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from park.core.fairshare import QUANTUM
+from park.core.ledger import MICRO, Policy
+from tests.sim.audit import Audit
+from tests.sim.functions import exact
+from tests.sim.life import Life
+from tests.sim.paying import PayingLife
+from tests.sim.shares import Busy, Race, fluid, keep_busy, mix
+from tests.sim.wire import brisk
+from tests.sim.world import World
+
+#: Seconds of a chunk of short units.
+CHUNK = 0.02
+
+
+def live(seeds: range) -> None:
+    """Whatever happens, all jobs end with the right results, and nothing is left."""
+    for seed in seeds:
+        life = Life(seed)
+        kernels = len(life.world.kernels)
+        world = life.run()
+        assert kernels >= 3
+        assert world.events >= 300
+        assert world.broker_deaths >= 1
+        assert any(request.message.name == "broad" for _, request, _ in life.asked)
+
+
+def pay(seeds: range) -> None:
+    """Whatever happens, the charges on disk are those of the results on disk."""
+    for seed in seeds:
+        life = PayingLife(seed)
+        audit = Audit(life.world, life.prices)
+        life.run()
+        audit.close()
+        assert audit.entries
+        assert life.prices
+
+
+# -- shares ------------------------------------------------------------------------------------------
+
+
+def race(jobs: Sequence[Busy], chunks: int, slots: int = 1, seed: int = 0) -> Race:
+    """The jobs have run until each should have had so many chunks."""
+    right = fluid(jobs, 1.0)
+    supply = max(chunks * max(j.seconds, CHUNK) / had for j, had in zip(jobs, right, strict=True))
+    made = Race(jobs, slots=slots, seed=seed, supply=supply)
+    made.run(supply)
+    return made
+
+
+def share_at_once(seed: int) -> None:
+    """Few chunks: within 2 % and what a job may be ahead of its turn, which all others share, and its siblings most."""
+    made = race(mix(seed), chunks=30, slots=1 + seed % 3, seed=seed)
+    right = fluid(made.jobs, sum(made.served))
+    ahead = QUANTUM + 1.5 * max(max(job.seconds, CHUNK) for job in made.jobs)
+    for job, had, wanted in zip(made.jobs, made.served, right, strict=True):
+        least = min(other.rate for other in made.jobs if other.owner == job.owner)
+        part = max(1.0, len(made.jobs) * wanted / sum(right), job.rate / least)
+        assert abs(had - wanted) <= 0.02 * wanted + part * ahead, (job, had, wanted)
+
+
+def share_in_the_long_run(seed: int) -> None:
+    """300 chunks of each: within 2 %."""
+    made = race(mix(seed), chunks=300, slots=1 + seed % 3, seed=seed)
+    assert max(made.errors()) < 0.02, (seed, made.jobs, made.errors())
+
+
+def quiet(slots: int) -> tuple[World, Callable[[str], None]]:
+    """A world without chance, and who makes an always-busy job in it."""
+    world = World(pace=exact, latency=brisk, checked=False, watched=False)
+
+    def busy(owner: str) -> None:
+        keep_busy(world.client(owner), f"nap of {owner}", Busy(owner, 0, 0.01), 400.0)
+
+    return world, busy
+
+
+def short_generations(slots: int) -> None:
+    """50 units of 1 ms, then 2 ms of the driver alone, over and over, beside an always-busy job: 95 % of its share."""
+    world, busy = quiet(slots)
+    busy("ann")
+    request = world.client("bob").submit("generations", [[10_000, 50, 0.001, 0.002]])
+    world.until(lambda: request.done)
+    world.kernel(slots)
+    world.run_for(60.0)
+    assert world.served[request.job] >= 0.95 * sum(world.served.values()) / 2
+
+
+def sometimes_idle(units: int, idle: float) -> None:
+    """What an owner gets in all, beside what those get who are always busy: at most 2 % more."""
+    world, busy = quiet(1)
+    busy("ann")
+    busy("bob")
+    client = world.client("cat")
+    session = client.session()
+    world.until(lambda: session.done)
+    world.kernel(1)
+    for _ in range(100):
+        call = client.map(session.job, "nap", [0.01] * units)
+        world.until(lambda call=call: call.done)  # type: ignore[misc]
+        world.run_for(idle)
+    mine = world.served.pop(session.job)
+    assert mine <= 1.02 * min(world.served.values())
+
+
+def back_again() -> None:
+    """An owner who was away is served no more than others from when it is back."""
+    world, busy = quiet(1)
+    busy("ann")
+    busy("bob")
+    client = world.client("cat")
+    session = client.session()
+    world.until(lambda: session.done)
+    world.kernel(1)
+    world.run_for(1.0)
+    (twin,) = [n for n, j in world.dispatcher.list.jobs.items() if j.owner == "ann"]
+    mine = twins = 0.0
+    for _ in range(20):
+        before = world.served[session.job], world.served[twin]
+        call = client.map(session.job, "nap", [0.01] * 500)
+        world.until(lambda call=call: call.done)  # type: ignore[misc]
+        mine += world.served[session.job] - before[0]
+        twins += world.served[twin] - before[1]
+        world.run_for(2.0)
+    assert mine <= 1.02 * twins
+
+
+# -- credits -----------------------------------------------------------------------------------------
+
+
+def lost_work(accident: Callable[[World], None]) -> None:
+    """Drivers that have paid before they lent their slots are lost: in the end they have paid once."""
+    world = World(pace=exact, latency=brisk, policy=Policy(), watched=False)
+    for _ in range(2):
+        world.kernel(1)
+    ann, bob = world.client("ann"), world.client("bob")
+    world.settle()
+    drivers = [ann.submit("serial", priority=1) for _ in range(3)]
+    bob.submit("nap", [0.02] * 1000, priority=1)
+    world.until(lambda: all(request.done for request in drivers))
+    for _ in range(3):
+        world.run_for(1.5)
+        accident(world)
+    jobs = world.dispatcher.list.jobs
+    world.until(lambda: all(j.ended for j in world.dispatcher.list.jobs.values()))
+    for request in drivers:
+        cost, alone = world.dispatcher.ledger.costs[request.job] / MICRO, 100 * 0.03
+        assert alone <= cost <= 1.02 * alone, jobs[request.job].record
+
+
+def a_kernel_is_lost(world: World) -> None:
+    world.lose(world.kernels[0])
+    world.kernel(1)
+
+
+def the_broker_dies(world: World) -> None:
+    world.restart_broker()
