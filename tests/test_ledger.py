@@ -110,6 +110,11 @@ def test_a_later_life_knows_all_of_it() -> None:
     later.forgive(1)  # what earlier lives lost
     assert later.account("ann", 1000.0).balance == 94 * MICRO
     later.check()
+    later.settle({1})  # job 2 was a session: it is gone
+    assert later.account("ann", 1000.0).balance == 94 * MICRO
+    assert later.accounts["ann"].settled == 5 * MICRO
+    assert written(later, 1001.0)["charge/2/1"] is None
+    later.check()
 
 
 @pytest.mark.parametrize("credits", [0, -5, math.nan, math.inf, 1e300])

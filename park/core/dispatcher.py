@@ -252,6 +252,7 @@ class Dispatcher(Intake, Dealing):
     def settle(self, now: float, wall: float) -> Outcome:
         """After all `restore` calls: release what may run, as the first tick of this life."""
         self._out, self._now, self._wall = Outcome(), now, wall - now
+        self.ledger.settle(self.list.jobs)
         for job in list(self.list.jobs.values()):
             if job.ended:
                 continue
@@ -259,12 +260,14 @@ class Dispatcher(Intake, Dealing):
             self._join_clock(job, now - max(0.0, wall - job.facts.submitted))
             if job.submit.once:
                 self.ledger.forgive(job.number)
-                job.paid = self.ledger.costs.get(job.number, 0)
             self._release_waiting(job)
             self._refresh(job)
             if job.root is not None:
                 self._check_map(job.root)
         self._release_dependents()
+        for job in self.list.jobs.values():
+            job.paid = self.ledger.costs.get(job.number, 0)
+        self.ledger.flush(now, self._out)
         return self._out
 
     def check(self, everything: bool = True) -> None:

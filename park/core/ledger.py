@@ -16,7 +16,7 @@ granted - settled - the sum of the owner's charges; *settled* are the charges of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from park.core.outcome import Outcome, Write
@@ -182,6 +182,15 @@ class Ledger:
                 self._stale_accounts.add(owner)
         if not stored:
             self.costs.pop(job, None)
+
+    def settle(self, jobs: Container[int]) -> None:
+        """Charges of an earlier life for what is not among *jobs*, the stored ones, become their account's own."""
+        for key in [k for k in self._charges if k[0] not in jobs]:
+            owner, amount = self._charges.pop(key)
+            self.accounts[owner].settled += amount
+            self.costs.pop(key[0], None)
+            self._stale_charges.add(key)
+            self._stale_accounts.add(owner)
 
     def forgive(self, job: int) -> None:
         """What the job has cost in earlier lives of the broker is refunded: its work was lost with them."""
