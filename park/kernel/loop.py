@@ -90,7 +90,7 @@ class KernelLoop:
                 continue
             self.counts[f"broker > {type(message).__name__}"] += 1
             self.presence.hear(message, now)
-            self._do(self.life.broker(message, payload, now))
+            self._do(self.life.broker(message, payload, now), message, frames)
         while self._exited:
             self._gone(self._exited.pop())
         self._do(self.life.tick(now))
@@ -140,9 +140,9 @@ class KernelLoop:
         elif due == "heartbeat":
             self._send(messages.Heartbeat(self.presence.epoch, self.life.holds))
 
-    def _send(self, message: Message, payload: Buffer = b"") -> None:
+    def _send(self, message: Message, payload: Buffer = b"", frames: list[Any] | None = None) -> None:
         self.counts[f"broker < {type(message).__name__}"] += 1
-        self._line.send(codec.encode(message, payload))
+        self._line.send(codec.encode(message, payload) if frames is None else frames)
 
     def _refused(self, text: str) -> None:
         if self._on_refusal is not None:
@@ -152,13 +152,15 @@ class KernelLoop:
 
     # -- towards the slot processes ------------------------------------------------------------
 
-    def _do(self, actions: list[Action]) -> None:
+    def _do(self, actions: list[Action], given: Message | None = None, frames: list[Any] | None = None) -> None:
+        """Carry out *actions*. What is *given* came in *frames*, and goes on as it came if it is passed on."""
         for action in actions:
             match action:
                 case ToSlot(number, message, payload):
-                    self._to_slot(self._processes[number], message, payload)
+                    same = frames if message is given else None
+                    self._to_slot(self._processes[number], message, payload, same)
                 case ToBroker(message, payload):
-                    self._send(message, payload)
+                    self._send(message, payload, frames if message is given else None)
                 case Start(number, cpus):
                     self._start(number, cpus)
                 case Interrupt(number):
@@ -168,14 +170,17 @@ class KernelLoop:
                 case Kill(number):
                     self._processes[number].kill()
 
-    def _to_slot(self, process: SlotProcess, message: Message, payload: Buffer) -> None:
+    def _to_slot(
+        self, process: SlotProcess, message: Message, payload: Buffer, frames: list[Any] | None
+    ) -> None:
         if self._place is not None and isinstance(message, messages.Run):
             place = self._place()
             if place != self._placed.get(process.number):
                 self._placed[process.number] = place
                 process.channel.send(codec.encode(place))
-        process.channel.send(codec.encode(message, payload))
-        self._await(process)
+        process.channel.send(codec.encode(message, payload) if frames is None else frames)
+        if process.channel.pending:
+            self._await(process)
 
     def _await(self, process: SlotProcess) -> None:
         """Listen, and for room to write too while something waits to go out."""
@@ -213,7 +218,7 @@ class KernelLoop:
         try:
             for frames in process.channel.receive():
                 message, payload = codec.decode(frames)
-                self._do(self.life.slot(process.number, message, payload))
+                self._do(self.life.slot(process.number, message, payload), message, frames)
         except EOFError:
             self._reactor.ignore(process.channel)
             if process.pidfd is None:
