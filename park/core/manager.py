@@ -174,7 +174,9 @@ class JobManager:
         return replace(write, value=self.load(write.value)) if isinstance(write.value, Ref) else write
 
     def _load(self, send: Send) -> Send:
-        return replace(send, payload=self.load(send.payload)) if isinstance(send.payload, Ref) else send
+        if isinstance(send.payload, Ref):
+            return Send(send.peer, send.message, self.load(send.payload))
+        return send
 
     def load(self, ref: Ref) -> Buffer:
         """The bytes that *ref* stands for."""

@@ -152,7 +152,9 @@ class KernelLoop:
 
     # -- towards the slot processes ------------------------------------------------------------
 
-    def _do(self, actions: list[Action], given: Message | None = None, frames: list[Any] | None = None) -> None:
+    def _do(
+        self, actions: list[Action], given: Message | None = None, frames: list[Any] | None = None
+    ) -> None:
         """Carry out *actions*. What is *given* came in *frames*, and goes on as it came if it is passed on."""
         for action in actions:
             match action:
