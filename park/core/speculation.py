@@ -19,12 +19,13 @@ class Stragglers:
     """Attempts by the time at which they are late."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int]] = []
+        #: when, number, attempt; those that have ended lie here until they come to the top
+        self._heap: list[tuple[float, int, Attempt]] = []
 
     def watch(self, attempt: Attempt, after: float = 0.0) -> None:
         """Look at it when it is late, and not before *after*."""
         patience = max(LEAST, FACTOR * attempt.expected)
-        heapq.heappush(self._heap, (max(attempt.since + patience, after), attempt.number))
+        heapq.heappush(self._heap, (max(attempt.since + patience, after), attempt.number, attempt))
 
     def late(self, now: float) -> list[int]:
         """The numbers of attempts that would be late now, if they still run."""
@@ -34,4 +35,7 @@ class Stragglers:
         return found
 
     def next_deadline(self) -> float | None:
+        """When one that still runs is late."""
+        while self._heap and self._heap[0][1] not in self._heap[0][2].map.running:
+            heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
