@@ -29,7 +29,7 @@ from park.errors import (
     WaitTimeout,
 )
 from park.model import NOT_RUN as NotRun
-from park.model import Improvement, JobRecord, JobState, Log, Progress, Request
+from park.model import AccountRecord, Improvement, JobRecord, JobState, Log, Progress, Request
 from park.version import __version__
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ _LAZY = {
 
 __all__ = [
     "Abort",
+    "AccountRecord",
     "Assembly",
     "Fit",
     "Improvement",

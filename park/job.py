@@ -29,6 +29,12 @@ class Service(Protocol):
 
     def abort(self, job: int) -> None: ...
 
+    def pause(self, job: int) -> None: ...
+
+    def resume(self, job: int) -> None: ...
+
+    def set(self, job: int, priority: int | str | None = None, tags: Iterable[str] | None = None) -> None: ...
+
     def when_ended(self, job: int, callback: Callable[[], None]) -> None: ...
 
 
@@ -142,6 +148,24 @@ class Job:
     def abort(self) -> None:
         """End it now. Raises UnknownJob when it has ended."""
         self._service.abort(self._number)
+
+    def pause(self) -> None:
+        """Deal nothing more of it: units that run end, a body waits at its next safe point, without a slot.
+
+        Raises UnknownJob when it has ended, InvalidRequest when it is about to.
+        """
+        self._service.pause(self._number)
+
+    def resume(self) -> None:
+        """Let it go on after `pause`. Raises UnknownJob when it has ended."""
+        self._service.resume(self._number)
+
+    def set(self, priority: int | str | None = None, tags: Iterable[str] | None = None) -> None:
+        """Give it another *priority* (-3 to 6, or its name), or other *tags* in place of the old ones.
+
+        Raises UnknownJob when it has ended.
+        """
+        self._service.set(self._number, priority, tags)
 
     def __await__(self) -> Generator[Any, None, Any]:
         loop = asyncio.get_running_loop()

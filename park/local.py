@@ -18,6 +18,7 @@ from park.core.server import ServerProxy, usertag
 from park.core.store import JobStore, MemoryStore
 from park.errors import InvalidRequest, ParkError, ServiceClosed, UnknownJob
 from park.kernel.loop import KernelLoop
+from park.kernel.node import this_node
 from park.link import Link, Reply
 from park.service import ServiceManager
 from park.wire import messages
@@ -73,7 +74,7 @@ class LocalService(ServerProxy):
         manager = ServiceManager(JobManager(store))
         reactor = manager.reactor
         manager.open()
-        kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), _place)
+        kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), this_node(), _place)
         link = Link(
             reactor, manager.clients.connect(), manager.board.connect(), usertag(), "the local service"
         )

@@ -11,14 +11,18 @@ import enum
 import math
 import re
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
 from park.errors import InvalidRequest
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+#: More bytes, and more threads, than any unit can need.
+MOST_MEMORY, MOST_CPUS = 10**18, 1 << 16
 
 #: The names of priorities. A priority p weighs 2**p.
 PRIORITIES = {"background": -3, "free": 0, "low": 1, "normal": 2, "high": 4, "urgent": 6}
@@ -157,6 +161,26 @@ class OwnerRecord(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class AccountRecord(Record):
+    """One owner's account, as `service.credits` tells it."""
+
+    owner: str
+    #: credits left, the most that refills lead to, and credits an hour; None where there is no limit
+    balance: float | None = None
+    cap: float | None = None
+    rate: float | None = None
+    #: weight x slot-seconds used, halved each day
+    use: float = 0.0
+    #: part of all slots that is due to the owner's jobs now, of those that run or could
+    share: float = 0.0
+    #: credits that each job has cost, by its number
+    jobs: Mapping[int, float] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:  # keys of maps travel as texts
+        object.__setattr__(self, "jobs", {int(number): cost for number, cost in self.jobs.items()})
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """One change of the public table.
 
@@ -229,18 +253,18 @@ def texts(given: Any, what: str) -> tuple[str, ...]:
     return found
 
 
-def memory_bytes(memory: int | str) -> int:
+def memory_bytes(memory: float | str) -> int:
     """Bytes behind a number of them, or a text with a unit (powers of 1000).
 
-    >>> memory_bytes("1.5 GB")
-    1500000000
+    >>> memory_bytes("1.5 GB"), memory_bytes(4e9)
+    (1500000000, 4000000000)
     """
-    if isinstance(memory, int) and not isinstance(memory, bool) and memory >= 0:
-        return memory
-    if isinstance(memory, str):
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)B?\s*", memory)
-        if found:
-            return round(float(found[1]) * 1000.0 ** " kMGT".index(found[2] or " "))
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)B?\s*", memory) if isinstance(memory, str) else None
+    number = memory
+    if found:
+        number = float(found[1]) * 1000.0 ** " kMGT".index(found[2] or " ")
+    if isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number <= MOST_MEMORY:
+        return round(number)
     raise InvalidRequest(f"memory={memory!r} is neither a number of bytes nor a text such as '4 GB'")
 
 
@@ -256,6 +280,11 @@ def packages(given: Any) -> tuple[tuple[str, str], ...]:
         if not all(isinstance(text, str) for text in pair) or not pair[0]:
             raise InvalidRequest(
                 f"requires={given!r} is no list of (package, versions), such as [('bumps', '>=1.0')]"
+            )
+    for name, number in Counter(name for name, _ in pairs).items():
+        if number > 1:
+            raise InvalidRequest(
+                f"requires names {name} {number} times: say it once, as in ('{name}', '>=1.0,<2')"
             )
     return pairs
 
@@ -300,7 +329,7 @@ class Request:
     on_error: str = "continue"
     idempotent: bool = True
     cpus: int = 1
-    memory: int | str = 0
+    memory: float | str = 0
     labels: tuple[str, ...] = ()
     requires: Any = ()
     kind: str = "job"
@@ -308,8 +337,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.on_error not in ("continue", "stop"):
             raise InvalidRequest(f"on_error={self.on_error!r} is neither 'continue' nor 'stop'")
-        if isinstance(self.cpus, bool) or not isinstance(self.cpus, int) or self.cpus < 1:
-            raise InvalidRequest(f"cpus={self.cpus!r} is not a whole number from 1")
+        if isinstance(self.cpus, bool) or not isinstance(self.cpus, int) or not 1 <= self.cpus <= MOST_CPUS:
+            raise InvalidRequest(f"cpus={self.cpus!r} is not a whole number from 1 to {MOST_CPUS:,}")
         object.__setattr__(self, "memory", memory_bytes(self.memory))
         object.__setattr__(self, "labels", texts(self.labels, "label"))
         object.__setattr__(self, "requires", packages(self.requires))
@@ -322,3 +351,18 @@ class Request:
             if not isinstance(getattr(self, what), kind):
                 raise InvalidRequest(f"{what}={getattr(self, what)!r} is no {kind.__name__}")
         object.__setattr__(self, "priority", priority_number(self.priority))
+
+
+def make_request(body: Any, inputs: Any, fields: Mapping[str, Any]) -> Request:
+    """A `Request` with these *fields*. Raises InvalidRequest, also for a name that it does not have.
+
+    >>> make_request(abs, [-1], {"cpu": 2})
+    Traceback (most recent call last):
+    ...
+    park.errors.InvalidRequest: a request has no cpu=; it has name=, tags=, priority=, after=, when=, seed=, ...
+    """
+    known = [f.name for f in dataclasses.fields(Request) if f.name not in ("body", "inputs")]
+    for name in fields:
+        if name not in known:
+            raise InvalidRequest(f"a request has no {name}=; it has {', '.join(f'{k}=' for k in known)}")
+    return Request(body, inputs, **fields)

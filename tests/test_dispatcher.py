@@ -12,9 +12,10 @@ import pytest
 from park.core import codes as codes_module
 from park.core.codes import Codes, check_code
 from park.core.dispatcher import Dispatcher
+from park.core.ledger import Policy, Terms
 from park.core.outcome import Ref, Write
 from park.errors import ProtocolError
-from park.model import JobState
+from park.model import AccountRecord, JobState
 from park.wire import codec, messages
 from park.wire.messages import Message
 from tests.sim.desk import Desk, accepted, finished, of
@@ -659,6 +660,43 @@ def test_a_job_says_that_all_slots_are_busy() -> None:
         "all slots are busy with work that is due before: its share is 50 % of 1 slot, "
         "its next unit in about a second"
     )
+
+
+# -- pause and accounts ----------------------------------------------------------------------------
+
+
+def test_a_paused_driver_gets_a_free_slot_when_it_is_resumed_and_nothing_else_happens() -> None:
+    desk = Desk()
+    client, kernel = desk.client(), desk.kernel()
+    run = run_of(desk.submit(client, inputs=None))
+    # given a driver that has lent its slot because its job is paused
+    (lend,) = of(desk.give(client, messages.Change(9, run.job, paused=True)), messages.Lend)
+    assert lend.attempt == run.attempt
+    out = desk.give(kernel, messages.Lent(run.attempt))
+    assert not of(out, messages.Resume)
+    # when the job is resumed, and its kernel has been idle for long, then it goes on at once
+    desk.tick(1.0)
+    out = desk.give(client, messages.Change(10, run.job, paused=False))
+    assert of(out, messages.Resume) == [messages.Resume(run.attempt)]
+    assert desk.job(run.job).state == "running"
+
+
+def test_an_account_is_told_also_of_who_has_not_paid_yet() -> None:
+    desk = Desk(policy=Policy(Terms(100.0, 10.0), {"bob": Terms(5.0, 0.0)}))
+    client = desk.client()
+
+    def told(owner: str) -> list[Any]:
+        out = desk.give(client, messages.Credits(9, owner))
+        (send,) = [s for s in out.sends_after_commit if isinstance(s.message, messages.Records)]
+        return [AccountRecord.from_map(fields) for fields in codec.unpack(send.payload)]
+
+    assert told("bob") == [AccountRecord("bob", 5.0, 5.0, 0.0)]
+    assert told("*") == []  # nobody has come yet
+    run = desk.submit(client, priority=2)
+    desk.kernel()
+    assert of(run, messages.Run) == []
+    (ann,) = told("*")
+    assert ann == AccountRecord("ann", 100.0, 100.0, 10.0, use=0.0, share=1.0)
 
 
 # -- results -----------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from park import payload
 from park.core.manager import JobManager
 from park.core.server import ServerProxy
 from park.kernel.loop import KernelLoop
+from park.kernel.node import Node
 from park.local import LocalService
 from park.service import FIRST_ANSWER, ServiceManager, connect
 from park.util.addresses import check_bind
@@ -356,7 +357,7 @@ def socket_counts(work: Callable[[ServerProxy], None], folder: Path) -> Counter[
     assert manager.loop is not None
     reactor = Reactor()
     line = Dealer(manager.endpoints["kernels"])
-    kernel = KernelLoop(reactor, line, 1, "tester")
+    kernel = KernelLoop(reactor, line, 1, "tester", Node())
     reactor.listen(line.fileno(), line.stir)
     reactor.add(kernel)
     service = None

@@ -216,6 +216,27 @@ def test_the_last_words_of_a_dead_process_are_reported(service: ServerProxy) -> 
         (lambda s: s.start(square, [1], when=float("nan")), "when=nan"),
         (lambda s: s.start(square, [1], seed="x"), "seed='x'"),
         (lambda s: s.start(square, [1], cpus=0), "cpus=0"),
+        (
+            lambda s: s.start(square, [1], cpu=2),
+            "no cpu=; it has name=, .* cpus=, memory=, labels=, requires=",
+        ),
+        (lambda s: s.mapper(square, gpus=2), "a request has no gpus="),
+        (lambda s: s.start(square, [1], memory="much"), "memory='much'"),
+        (lambda s: s.start(square, [1], memory=1e30), "memory=1e"),
+        (lambda s: s.start(square, [1], labels=[""]), "label ''"),
+        (lambda s: s.start(square, [1], requires=["bumps"]), r"requires=\['bumps'\] is no list of"),
+        (lambda s: s.start(square, [1], requires=[("bumps", ">1"), ("bumps", "<2")]), "names bumps 2 times"),
+        (lambda s: s.start(square, [1], requires={"bumps": "new"}), "'new' is no set of versions"),
+        (lambda s: s.set(1), "say what to set"),
+        (lambda s: s.set(1, priority=9), "priority 9"),
+        (lambda s: s.set(1, priority=float("nan")), "priority nan"),
+        (lambda s: s.set(1, tags=[3]), "tag 3"),
+        (lambda s: s.set("x", tags="a"), "neither a job nor the number"),
+        (lambda s: s.grant("ada", -5), "a grant of -5"),
+        (lambda s: s.grant("ada", float("nan")), "a grant of nan"),
+        (lambda s: s.grant("", 5), "owner=''"),
+        (lambda s: s.grant("ada", 5), "no credit limit: there is nothing to grant"),
+        (lambda s: s.credits(5), "owner=5"),
         (lambda s: s.start(square, [1], on_error="ignore"), "on_error='ignore'"),
         (lambda s: s.start(square, [1], after="x"), "neither a job nor the number"),
         (lambda s: s.wait(1, timeout=-1), "timeout=-1"),
@@ -231,15 +252,26 @@ def test_bad_input_is_refused_in_words(
 
 
 def test_unknown_jobs(service: ServerProxy) -> None:
-    for call in (service.status, service.wait, service.stop, service.abort, service.fetch, service.job):
+    for call in (
+        service.status,
+        service.wait,
+        service.stop,
+        service.abort,
+        service.pause,
+        service.resume,
+        lambda job: service.set(job, priority=1),
+        service.fetch,
+        service.job,
+    ):
         with pytest.raises(KeyError, match="job 999999 is unknown"):
             call(999999)
     with pytest.raises(park.UnknownJob, match="999999"):
         service.start(square, [1], after=999999)
     ended = service.start(square, [1])
     service.wait(ended)
-    with pytest.raises(KeyError, match="has ended"):
-        service.abort(ended)
+    for call in (service.abort, service.pause, service.resume, lambda job: service.set(job, tags="late")):
+        with pytest.raises(KeyError, match="has ended"):
+            call(ended)
 
 
 # -- waiting -------------------------------------------------------------------------------------
@@ -397,6 +429,185 @@ def test_what_never_started_ends_aborted(service: ServerProxy) -> None:
         end(job)
         with pytest.raises(park.JobAborted):
             job.wait()
+
+
+# -- pause, resume and other priorities ------------------------------------------------------------
+
+
+@pytest.fixture
+def single() -> Iterator[ServerProxy]:
+    """A service with one slot."""
+    service = LocalService()
+    service.configure(slots=1)
+    yield service
+    service.close()
+
+
+def nap(x: int) -> int:
+    time.sleep(0.01)
+    return x
+
+
+def test_a_paused_map_job_deals_nothing_until_it_is_resumed(single: ServerProxy) -> None:
+    job = single.job(single.start(nap, range(120)))
+    until(lambda: job.progress.done > 3)
+    job.pause()
+    until(lambda: job.record.running == 0)
+    done = job.progress.done
+    assert job.state == "paused"
+    assert f"paused: `park resume {job.id}` lets it go on" in repr(job)
+    # whoever waits for it goes on waiting
+    with pytest.raises(park.WaitTimeout, match=f"job {job.id} is paused after 0.05 s: paused: "):
+        job.wait(timeout=0.05)
+    # others run meanwhile
+    assert single.wait(single.start(nap, range(20))) == list(range(20))
+    assert job.progress.done == done < 120
+    job.resume()
+    assert job.wait() == list(range(120))
+
+
+def test_what_never_ran_may_be_paused(single: ServerProxy) -> None:
+    job = single.job(single.start(square, [2], when=0.2))
+    job.pause()
+    assert job.state == "paused"
+    other = single.job(single.start(square, [3], after=job))
+    assert f"waits for job {job.id}, which is paused" in other.reason
+    job.resume()
+    assert job.state == "waiting"
+    assert (job.wait(), other.wait()) == ([4], [9])
+    paused = single.job(single.start(square, [4], when=1000))
+    paused.pause()
+    paused.abort()
+    assert paused.state == "aborted"
+
+
+class Counter:
+    """A serial body that counts in a file, and says how far it came and in which process."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.file = folder / name
+        self.end = folder / f"{name}.end"
+
+    @property
+    def count(self) -> int:
+        return len(self.file.read_bytes()) if self.file.exists() else 0
+
+    def run(self) -> tuple[int, set[int]]:
+        env, processes, count = park.environment(), set(), 0
+        while not self.end.exists():
+            with self.file.open("ab") as out:
+                out.write(b".")
+            count += 1
+            processes.add(os.getpid())
+            time.sleep(0.002)
+            env.ready()
+        return count, processes
+
+
+def test_a_paused_body_waits_at_its_safe_point_and_its_slot_is_free(
+    single: ServerProxy, tmp_path: Path
+) -> None:
+    body = Counter(tmp_path, "serial")
+    job = single.job(single.start(body))
+    until(lambda: body.count > 3)
+    job.pause()
+    # the one slot is another's
+    assert single.wait(single.start(nap, range(5))) == list(range(5))
+    assert job.state == "paused"
+    count = body.count
+    assert single.wait(single.start(nap, range(5))) == list(range(5))
+    assert body.count == count
+    # it goes on where it was, in the same process
+    job.resume()
+    until(lambda: body.count > count)
+    body.end.touch()
+    steps, processes = job.wait()
+    assert steps == body.count
+    assert len(processes) == 1
+
+
+def test_a_paused_job_may_be_stopped(single: ServerProxy, tmp_path: Path) -> None:
+    def serial() -> str:
+        env = park.environment()
+        while not env.should_stop:
+            (tmp_path / "runs").touch()
+            time.sleep(0.002)
+            env.ready()
+        return "best so far"
+
+    job = single.job(single.start(serial))
+    until((tmp_path / "runs").exists)
+    job.pause()
+    assert single.wait(single.start(square, [2])) == [4]
+    job.stop()
+    assert job.wait() == "best so far"
+
+
+def test_serial_bodies_take_turns_on_one_slot(single: ServerProxy, tmp_path: Path) -> None:
+    first, second = Counter(tmp_path, "first"), Counter(tmp_path, "second")
+    jobs = [single.job(single.start(body)) for body in (first, second)]
+    until(lambda: first.count > 0 and second.count > 0)
+    # both go on, turn by turn
+    seen = first.count, second.count
+    until(lambda: first.count > seen[0] and second.count > seen[1])
+    seen = first.count, second.count
+    until(lambda: first.count > seen[0] and second.count > seen[1])
+    for body, job in zip((first, second), jobs, strict=True):
+        body.end.touch()
+        assert len(job.wait()[1]) == 1
+
+
+def test_another_priority_counts_from_the_next_unit_on(single: ServerProxy) -> None:
+    first, second = (single.job(single.start(nap, range(150))) for _ in range(2))
+    until(lambda: first.progress.done > 5 and second.progress.done > 5)
+    second.set(priority="urgent", tags=["soon", "soon"])
+    assert (second.priority, second.tags) == (6, ("soon",))
+    second.wait()
+    assert first.progress.done < 120  # with equal priorities it would be about as far
+    first.set(tags=())
+    assert (first.priority, first.tags) == (0, ())
+    first.abort()
+
+
+# -- what units need -------------------------------------------------------------------------------
+
+
+def test_what_no_kernel_has_is_said_at_once(service: ServerProxy) -> None:
+    needs: list[tuple[dict[str, object], str]] = [
+        ({"labels": "gpu"}, "no kernel has the label 'gpu'"),
+        ({"memory": "900 TB"}, "no kernel has 9e+05 GB of memory"),
+        ({"cpus": 5000}, "no kernel has 5000 slots"),
+        ({"requires": {"no-such-package": ""}}, "no kernel has the package no-such-package"),
+        ({"requires": [("numpy", "<1.0")]}, "no kernel has numpy <1.0"),
+    ]
+    for fields, words in needs:
+        job = service.job(service.start(square, [1], **fields))
+        assert job.state == "queued"
+        assert job.reason.startswith(words)
+        job.abort()
+
+
+def test_what_the_node_has_runs(service: ServerProxy) -> None:
+    needs = {"memory": "1 MB", "cpus": 1, "requires": [("NumPy", ">=1"), ("click", "")]}
+    job = service.start(square, [3], **needs)
+    assert service.wait(job) == [9]
+    request = service.fetch(job).request
+    assert (request.memory, request.labels) == (1_000_000, ())
+    assert request.requires == (("NumPy", ">=1"), ("click", ""))
+    assert service.wait(service.submit(request)) == [9]
+    assert service.mapper(square, **needs)([2]) == [4]
+    (kernel,) = service.kernels()
+    assert kernel.memory > 10**8
+
+
+def test_the_local_service_has_no_credit_limit(service: ServerProxy) -> None:
+    service.wait(service.start(nap, range(5), priority="urgent"))
+    (account,) = service.credits()
+    assert account.owner == park.usertag()
+    assert (account.balance, account.cap, account.rate, account.jobs) == (None, None, None, {})
+    assert account.use > 0
+    assert account.owner in {a.owner for a in service.credits("*")}
+    assert [a.use for a in service.credits("nobody")] == [0.0]
 
 
 # -- drivers -------------------------------------------------------------------------------------

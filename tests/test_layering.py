@@ -115,6 +115,7 @@ ROOMS = {
     "park.util.sockets": Room(2, beside=("park.util.keys", "park.util.zap"), libraries=("zmq",)),
     "park.util.zap": Room(2, beside=("park.util.keys",)),
     "park.util.keys": Room(2, beside=("park.util.sockets",)),
+    "park.kernel.node": Room(2),
     "park.util.addresses": Room(2),
     "park.util.reactor": Room(2),
     "park.util.channel": Room(2),

@@ -30,15 +30,35 @@ PATIENCE = 5.0
     type=click.Path(path_type=Path),
     help="The kernel's key over tcp (default: the kernel's key in ~/.config/park/keys/HOST_PORT).",
 )
+@click.option("--owner", metavar="NAME", help="Serve this owner's jobs first.")
+@click.option("--only-own", is_flag=True, help="Serve no others' jobs (without --owner: your own only).")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="TEXT",
+    help="What this kernel is or has, such as gpu, for jobs that ask for it. May be given several times.",
+)
 @click.version_option(package_name="park-fit")
-def main(broker: str | None, slots: str, key: Path | None) -> None:
+def main(
+    broker: str | None,
+    slots: str,
+    key: Path | None,
+    owner: str | None,
+    only_own: bool,
+    labels: tuple[str, ...],
+) -> None:
     """Run units for a broker until it is stopped (Ctrl-C or SIGTERM).
+
+    It announces the node's memory and installed packages.
 
     The kernel runs whatever code the broker's clients send, as you: connect it only to a broker you trust.
     """
     from park.core.server import usertag
     from park.kernel.loop import KernelLoop
+    from park.kernel.node import this_node
     from park.local import check_slots, default_slots
+    from park.model import texts
     from park.service import FIRST_HELLO, key_for, refusal
     from park.util.addresses import find_broker
     from park.util.keys import KERNEL, POOL
@@ -51,12 +71,17 @@ def main(broker: str | None, slots: str, key: Path | None) -> None:
             if slots == "auto"
             else check_slots(int(slots) if slots.isdigit() else slots, "--slots")
         )
+        labels = texts(labels, "label")
+        if owner is not None:
+            texts(owner, "owner")
         place = find_broker(broker)
         shown = key_for(place, (KERNEL, POOL), file=key)
+        if only_own and owner is None:
+            owner = usertag() if shown is None else shown.name
         reactor = Reactor()
         line = Dealer(place.kernels, shown)
         line.wait(FIRST_HELLO)
-        kernel = KernelLoop(reactor, line, count, usertag())
+        kernel = KernelLoop(reactor, line, count, usertag(), this_node(labels, owner or "", only_own))
         reactor.listen(line.fileno(), line.stir)
         reactor.add(kernel)
         reactor.add(
@@ -64,7 +89,8 @@ def main(broker: str | None, slots: str, key: Path | None) -> None:
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: reactor.stop())
-        say(f"{count} slot{'s'[: count != 1]} for the broker at {place.kernels}")
+        whose = f", for {owner}'s jobs {'only' if only_own else 'first'}" if owner else ""
+        say(f"{count} slot{'s'[: count != 1]} for the broker at {place.kernels}{whose}")
         reactor.run()
 
 

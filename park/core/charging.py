@@ -93,25 +93,25 @@ class Charging(State):
         for number, share in self.shares.items():
             name = self.list.jobs[number].owner
             shares[name] = shares.get(name, 0.0) + share
+        costs: dict[str, dict[str, float]] = {}
+        for number, cost in self.ledger.costs.items():
+            if cost and number in self.list.jobs:
+                costs.setdefault(self.list.jobs[number].owner, {})[str(number)] = cost / MICRO
         found = []
         for name in sorted(known if owner == "*" else {owner}):
-            account = None
-            if self.ledger.policy is not None and name in self.ledger.accounts:
-                account = self.ledger.account(name, self._now)
-            jobs = self.list.jobs
+            terms = None if self.ledger.policy is None else self.ledger.policy.of(name)
+            balance = None if terms is None else terms.cap  # of who had nothing to pay for yet
+            if terms is not None and name in self.ledger.accounts:
+                balance = self.ledger.account(name, self._now).balance / MICRO
             found.append(
                 {
                     "owner": name,
-                    "balance": None if account is None else account.balance / MICRO,
-                    "cap": None if account is None else account.terms.cap,
-                    "rate": None if account is None else account.terms.rate,
+                    "balance": balance,
+                    "cap": None if terms is None else terms.cap,
+                    "rate": None if terms is None else terms.rate,
                     "use": self.clock.use(name, self._now),
                     "share": shares.get(name, 0.0),
-                    "jobs": {
-                        str(n): cost / MICRO
-                        for n, cost in self.ledger.costs.items()
-                        if cost and n in jobs and jobs[n].owner == name
-                    },
+                    "jobs": costs.get(name, {}),
                 }
             )
         return found

@@ -19,11 +19,13 @@ class Dealing(Attempts):
     def _deal(self) -> None:
         """Give every free slot to the job that is due."""
         clock, dealing = self.clock, self.vacancies
-        touched = list(self._touched.values())
-        self._touched.clear()
+        touched: list[Kernel] = []
         if clock.idle and not dealing.reserved and not dealing.free:
+            self._touched.clear()
             return
-        for kernel in touched:
+        while self._touched:  # a deal here may open a door there
+            kernel = self._touched.pop(next(iter(self._touched)))
+            touched.append(kernel)
             while kernel.free > 0 and self._deal_on(kernel):
                 pass
         if not clock.idle:

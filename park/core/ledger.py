@@ -32,6 +32,12 @@ WRITE_INTERVAL = 1.0
 MOST = 1e12
 
 
+def check_grant(credits: float) -> None:
+    """Raises InvalidRequest for what no account can be given."""
+    if isinstance(credits, bool) or not isinstance(credits, int | float) or not 0 < credits <= MOST:
+        raise InvalidRequest(f"a grant of {credits!r} is no number of credits above 0 and up to {MOST:.0e}")
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """An account's *cap*, where it also begins, in credits, and its *rate* of refill in credits an hour.
@@ -208,8 +214,7 @@ class Ledger:
             raise InvalidRequest("this service has no credit limit: there is nothing to grant")
         if not owner:
             raise InvalidRequest("a grant needs the name of an owner")
-        if not 0 < credits <= MOST:
-            raise InvalidRequest(f"a grant of {credits} is no number of credits above 0 and up to {MOST:.0e}")
+        check_grant(credits)
         self.account(owner, now).granted += round(credits * MICRO)
         self._stale_accounts.add(owner)
         self._now_due = True

@@ -21,11 +21,23 @@ from types import TracebackType
 from typing import Any, Self
 
 from park import payload
+from park.core.ledger import check_grant
 from park.errors import InvalidRequest, NotComplete, ParkError, WaitTimeout
 from park.job import Job, check_timeout, number_of
 from park.link import Link, Reply
 from park.mirror import Mirror
-from park.model import PYTHON, JobRecord, JobState, KernelRecord, Request, wall_time
+from park.model import (
+    PYTHON,
+    AccountRecord,
+    JobRecord,
+    JobState,
+    KernelRecord,
+    Request,
+    make_request,
+    priority_number,
+    texts,
+    wall_time,
+)
 from park.reference import collecting
 from park.session import LARGEST_BATCH, Executor, MapIterator, Mapper, Session, batches_of, check_function
 from park.util.bar import Bar
@@ -118,6 +130,26 @@ class Server(ABC):
         """End a job now."""
 
     @abstractmethod
+    def pause(self, job: Any) -> None:
+        """Deal nothing more of a job until `resume`; a body waits at its next safe point, without a slot."""
+
+    @abstractmethod
+    def resume(self, job: Any) -> None:
+        """Let a paused job go on."""
+
+    @abstractmethod
+    def set(self, job: Any, priority: int | str | None = None, tags: Iterable[str] | None = None) -> None:
+        """Change the priority or the tags of a job that has not ended (None: as it is)."""
+
+    @abstractmethod
+    def credits(self, owner: str | None = None) -> list[AccountRecord]:
+        """The account of *owner* (None: your own, "*": everybody's)."""
+
+    @abstractmethod
+    def grant(self, owner: str, credits: float) -> None:
+        """Give an owner more credits; only the broker's own user may."""
+
+    @abstractmethod
     def when_ended(self, job: int, callback: Callable[[], None]) -> None:
         """Call *callback*, in a thread of the service, when the job has ended."""
 
@@ -143,7 +175,7 @@ class Server(ABC):
         **fields: Any,
     ) -> int:
         """Submit *body*, to run once or over *inputs*; *fields* are those of `park.Request`. The job's number."""
-        return self.submit(Request(body, inputs, **fields), monitor=monitor)
+        return self.submit(make_request(body, inputs, fields), monitor=monitor)
 
     def job(self, job: Any) -> Job:
         """A handle on a job: of the class that made it, where that is installed. Raises UnknownJob."""
@@ -197,19 +229,14 @@ class ServerProxy(Server):
             key=os.urandom(16),
             body=payload.code_hash(blob),
             kind=request.kind,
-            name=request.name or _name(request.body),
-            tags=list(dict.fromkeys([*TAGS, *request.tags])),
-            priority=request.priority if isinstance(request.priority, int) else 0,
             after=sorted(_numbers(request.after) | found),
             when=wall_time(request.when, time.time()),
             seed=secrets.randbits(63) if request.seed is None else request.seed & (2**63 - 1),
             on_error=request.on_error,
-            idempotent=request.idempotent,
-            cpus=request.cpus,
-            python=PYTHON,
             once=request.inputs is None,
             count=Pack(data).count,
             closed=closed,
+            **_common(request, _name(request.body)),
         )
         reply = self._link.request(lambda n: replace(submit, id=n), data, (submit.body, blob))
         accepted, _ = self._answer(reply)
@@ -358,6 +385,9 @@ class ServerProxy(Server):
             on_error=submit["on_error"],
             idempotent=submit["idempotent"],
             cpus=submit["cpus"],
+            memory=submit["memory"],
+            labels=tuple(submit["labels"]),
+            requires=tuple(submit["requires"].items()),
             kind=submit["kind"],
         )
         result: Any = None
@@ -377,6 +407,53 @@ class ServerProxy(Server):
     def abort(self, job: Any = None) -> None:
         number = self._last_job() if job is None else number_of(job)
         self._ask(lambda n: messages.Abort(n, number))
+
+    def pause(self, job: Any = None) -> None:
+        self._change(job, paused=True)
+
+    def resume(self, job: Any = None) -> None:
+        self._change(job, paused=False)
+
+    def set(
+        self, job: Any = None, priority: int | str | None = None, tags: Iterable[str] | None = None
+    ) -> None:
+        """Change a job that has not ended: *priority* (-3 to 6, or its name) and *tags*, which replace the old ones.
+
+        What is not given stays as it is. It counts from the next unit on. Raises UnknownJob when it has ended.
+        """
+        if priority is None and tags is None:
+            raise InvalidRequest("say what to set: priority= or tags=")
+        self._change(
+            job,
+            priority=None if priority is None else priority_number(priority),
+            tags=None if tags is None else list(dict.fromkeys(texts(tags, "tag"))),
+        )
+
+    def _change(self, job: Any, **values: Any) -> None:
+        number = self._last_job() if job is None else number_of(job)
+        self._ask(lambda n: messages.Change(n, number, **values))
+
+    def credits(self, owner: str | None = None) -> list[AccountRecord]:
+        """The account of *owner* (None: your own), a list of one, or of everybody ("*"), by name.
+
+        With what is left and how fast it is refilled, what its jobs have cost, and its share of the slots now.
+        """
+        if owner is not None and (not isinstance(owner, str) or not owner):
+            raise InvalidRequest(f"owner={owner!r} is no name of an owner")
+        who = self._link.user if owner is None else owner
+        _, data = self._ask(lambda n: messages.Credits(n, who))
+        return [AccountRecord.from_map(fields) for fields in codec.unpack(data)]
+
+    def grant(self, owner: str, credits: float) -> None:
+        """Give *owner* so many *credits* more, beyond the cap if need be.
+
+        Raises InvalidRequest for what is no positive number, or where there is no credit limit, as in the local
+        service; Refused for all but the broker's own user, over ipc.
+        """
+        if not isinstance(owner, str) or not owner:
+            raise InvalidRequest(f"owner={owner!r} is no name of an owner")
+        check_grant(credits)
+        self._ask(lambda n: messages.Grant(n, owner, float(credits)))
 
     def when_ended(self, job: int, callback: Callable[[], None]) -> None:
         self._link.request(lambda n: messages.Fetch(n, job, wait=True), on_finish=callback)
@@ -405,18 +482,9 @@ class ServerProxy(Server):
             raise InvalidRequest(
                 f"a session takes no {name}=: it runs at once, and its results go to the caller"
             )
-        request = Request(fn, **fields)
-        submit = messages.Submit(
-            id=0,
-            key=os.urandom(16),
-            name=request.name or (_name(fn) if fn is not None else "executor"),
-            tags=list(dict.fromkeys([*TAGS, *request.tags])),
-            priority=request.priority if isinstance(request.priority, int) else 0,
-            cpus=request.cpus,
-            idempotent=request.idempotent,
-            python=PYTHON,
-            session=True,
-        )
+        request = make_request(fn, None, fields)
+        name = _name(fn) if fn is not None else "executor"
+        submit = messages.Submit(id=0, key=os.urandom(16), session=True, **_common(request, name))
         accepted, _ = self._ask(lambda n: replace(submit, id=n))
         assert isinstance(accepted, messages.Accepted)
         seed = secrets.randbits(63) if request.seed is None else request.seed
@@ -450,6 +518,21 @@ class ServerProxy(Server):
         if service is not self:
             raise InvalidRequest("this thread has submitted no job to this service: say which one")
         return int(number)
+
+
+def _common(request: Request, name: str) -> dict[str, Any]:
+    """What a Submit says of any request, be it for a job or a session; *name*: if it has none."""
+    return {
+        "name": request.name or name,
+        "tags": list(dict.fromkeys([*TAGS, *request.tags])),
+        "priority": request.priority,
+        "idempotent": request.idempotent,
+        "cpus": request.cpus,
+        "memory": request.memory,
+        "labels": list(request.labels),
+        "requires": dict(request.requires),
+        "python": PYTHON,
+    }
 
 
 def _name(body: Any) -> str:

@@ -29,10 +29,12 @@ class Vacancies:
         #: the needs that each profile of a connected kernel meets, among those of living jobs
         self._doors: dict[Profile, list[Needs]] = {}
         self._kernels: Counter[Profile] = Counter()
+        #: the one object that all kernels of a profile share, so that looking it up compares nothing
+        self._profiles: dict[Profile, Profile] = {}
         self._needs: Counter[Needs] = Counter()
 
     def join(self, kernel: Kernel) -> None:
-        profile = kernel.profile
+        profile = kernel.profile = self._profiles.setdefault(kernel.profile, kernel.profile)
         self._kernels[profile] += 1
         if profile not in self._doors:
             self._doors[profile] = [n for n in self._needs if not unmet(n, profile)]
@@ -43,7 +45,7 @@ class Vacancies:
         self._remove(kernel)
         self._kernels[profile] -= 1
         if not self._kernels[profile]:
-            del self._kernels[profile], self._doors[profile]
+            del self._kernels[profile], self._doors[profile], self._profiles[profile]
 
     def need(self, needs: Needs) -> None:
         """One job more has these needs."""

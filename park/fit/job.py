@@ -13,7 +13,7 @@ from park.fit.assembly import Assembly, as_assembly
 from park.fit.drivers import FitBody, UncertaintyBody
 from park.fit.methods import check_method
 from park.job import Job, Reference
-from park.model import Request
+from park.model import Request, texts
 
 
 class Fit(Job):
@@ -43,6 +43,10 @@ class Fit(Job):
         name: str = "",
         when: datetime | float | None = None,
         monitor: Any = None,
+        cpus: int = 1,
+        memory: float | str = 0,
+        labels: Sequence[str] = (),
+        requires: Any = (),
         **options: Any,
     ) -> None:
         assembly = as_assembly(assembly)
@@ -54,11 +58,15 @@ class Fit(Job):
         request = Request(
             body,
             name=name or f"fit {method}",
-            tags=tuple(tags) if not isinstance(tags, str) else (tags,),
+            tags=texts(tags, "tag"),
             priority=priority,
             after=() if after is None else after,
             when=when,
             seed=seed,
+            cpus=cpus,
+            memory=memory,
+            labels=texts(labels, "label"),
+            requires=requires,
             kind="fit",
         )
         _submit(self, request, service, monitor)
@@ -90,6 +98,10 @@ class Uncertainty(Job):
         name: str = "",
         when: datetime | float | None = None,
         monitor: Any = None,
+        cpus: int = 1,
+        memory: float | str = 0,
+        labels: Sequence[str] = (),
+        requires: Any = (),
         **options: Any,
     ) -> None:
         assembly = as_assembly(assembly)
@@ -99,11 +111,15 @@ class Uncertainty(Job):
         request = Request(
             UncertaintyBody(assembly, options, _start(assembly, start), seed),
             name=name or "uncertainty",
-            tags=tuple(tags) if not isinstance(tags, str) else (tags,),
+            tags=texts(tags, "tag"),
             priority=priority,
             after=() if after is None else after,
             when=when,
             seed=seed,
+            cpus=cpus,
+            memory=memory,
+            labels=texts(labels, "label"),
+            requires=requires,
             kind="uncertainty",
         )
         _submit(self, request, service, monitor)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from park.errors import ProtocolError
 from park.kernel.lifecycle import Action, Interrupt, Kill, Let, Lifecycle, Start, ToBroker, ToSlot
+from park.kernel.node import Node
 from park.kernel.runner import SlotProcess
 from park.model import PYTHON
 from park.util.reactor import Reactor
@@ -44,7 +45,7 @@ class Line(Protocol):
 
 
 class KernelLoop:
-    """One kernel. *place* tells the sys.path and the working folder for its slot processes (None: as they start)."""
+    """One kernel on *node*. *place* tells the sys.path and the folder for its slot processes (None: as they start)."""
 
     def __init__(
         self,
@@ -52,12 +53,14 @@ class KernelLoop:
         line: Line,
         slots: int,
         user: str,
+        node: Node,
         place: Callable[[], messages.Setup] | None = None,
         on_refusal: Callable[[str], None] | None = None,
     ) -> None:
         self._reactor = reactor
         self._line = line
         self._user = user
+        self._node = node
         self._place = place
         #: what each process was told last of the place
         self._placed: dict[int, messages.Setup] = {}
@@ -135,6 +138,11 @@ class KernelLoop:
                 python=PYTHON,
                 attempts=self.life.holds,
                 epoch=self.presence.epoch,
+                memory=self._node.memory,
+                labels=list(self._node.labels),
+                packages=self._node.packages,
+                owner=self._node.owner,
+                only=self._node.only,
             )
             self._send(hello)
         elif due == "heartbeat":
