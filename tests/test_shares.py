@@ -14,6 +14,7 @@ from tests.trials import (
     share_in_the_long_run,
     short_generations,
     sometimes_idle,
+    waits_within_the_bound,
 )
 
 # -- the formula itself ------------------------------------------------------------------------------
@@ -110,3 +111,9 @@ def test_who_is_sometimes_idle_gains_nothing(units: int, idle: float) -> None:
 
 def test_who_was_away_is_served_no_more_than_others_when_it_is_back() -> None:
     back_again()
+
+
+@pytest.mark.parametrize("tens", [0, 1, *(pytest.param(n, marks=pytest.mark.heavy) for n in range(2, 30))])
+def test_nobody_waits_longer_than_the_bound(tens: int) -> None:
+    for seed in range(10 * tens, 10 * tens + 10):
+        waits_within_the_bound(seed)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from park.core.fairshare import QUANTUM
+from park.core.fairshare import QUANTUM, longest_wait
 from park.core.ledger import MICRO, Policy
 from tests.sim.audit import Audit
 from tests.sim.functions import exact
 from tests.sim.life import Life
 from tests.sim.paying import PayingLife
 from tests.sim.shares import Busy, Race, fluid, keep_busy, mix
+from tests.sim.waits import Waits
 from tests.sim.wire import brisk
 from tests.sim.world import World
 
@@ -71,6 +72,35 @@ def share_in_the_long_run(seed: int) -> None:
     """300 chunks of each: within 2 %."""
     made = race(mix(seed), chunks=300, slots=1 + seed % 3, seed=seed)
     assert max(made.errors()) < 0.02, (seed, made.jobs, made.errors())
+
+
+def waits_within_the_bound(seed: int) -> float:
+    """Beside drivers with nested maps (seven, which all find room) no job waits longer than the service clock states.
+
+    What the longest wait was of its bound.
+    """
+    jobs, slots = mix(seed), 2 + seed % 3
+    supply = max(15 * max(j.seconds, CHUNK) / had for j, had in zip(jobs, fluid(jobs, 1.0), strict=True))
+    made = Race(jobs, slots=slots, seed=seed, supply=supply)
+    world = made.world
+    waits = Waits(world)
+    client = world.client(jobs[0].owner)
+    for name, priority in (("generations", 0), ("generations", 3), ("fit of fits", -2)):
+        client.submit(name, priority=priority)
+    made.run(supply)
+    rates: dict[str, list[float]] = {}
+    records = {n: world.dispatcher.list.jobs[n].record for n in waits.longest}
+    for record in records.values():
+        rates.setdefault(record.owner, []).append(2.0**record.priority)
+    longest = (
+        max(0.05, *(job.seconds for job in jobs)) + 0.001
+    )  # the unit of the drivers, and what messages take
+    parts = []
+    for number, record in records.items():
+        bound = longest_wait(record.owner, 2.0**record.priority, rates, longest, slots)
+        assert waits.longest[number] <= bound, (record, waits.longest[number], bound)
+        parts.append(waits.longest[number] / bound)
+    return max(parts)
 
 
 def quiet(slots: int) -> tuple[World, Callable[[str], None]]:

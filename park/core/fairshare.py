@@ -352,10 +352,12 @@ class ServiceClock:
         """The job gets *cost* slot-seconds, by estimate; what a correction has to use."""
         j = self._jobs[job]
         o = j.owner
-        self._latest = max(self._latest, o.tag)
-        self._virtual[door] = max(self._virtual.get(door, 0.0), o.tag)
-        o.latest = max(o.latest, j.tag)
-        o.virtual[door] = max(o.virtual.get(door, 0.0), j.tag)
+        # who is served before its turn does not move v beyond whoever is due: others start there
+        due, own = _first(self._queues.get(door), o), _first(o.queues.get(door), j)
+        self._latest = max(self._latest, due)
+        self._virtual[door] = max(self._virtual.get(door, 0.0), due)
+        o.latest = max(o.latest, own)
+        o.virtual[door] = max(o.virtual.get(door, 0.0), own)
         j.served = True
         rates = self.rates(job, now)
         self.charge(job, cost, rates)
@@ -493,6 +495,12 @@ def _least(entries: Iterable[T | None]) -> T | None:
     return least
 
 
+def _first(queue: _Queue[T] | None, served: T) -> float:
+    """The least tag in the queue from which *served* was taken, before its turn perhaps."""
+    first = queue.first() if queue is not None else None
+    return served.tag if first is None else min(first.tag, served.tag)
+
+
 def longest_wait(
     owner: str,
     rate: float,
@@ -507,15 +515,17 @@ def longest_wait(
     meanwhile, by owner, the job's own among them; usage may be anything from 1/4 to 1. *longest*: the most
     slot-seconds of one chunk, also the most by which one was charged. *slots*: how many there are.
 
-    After its last service the job's tag was at most (longest + quantum) / rate beyond the least of its siblings. Each
-    sibling is served until it has passed that tag, and a chunk and two quanta more (the tag it kept, and the
+    After its last service the job's tag was at most (2 x slots x longest + quantum) / rate beyond the least of its
+    siblings: so many chunks of unknown code may run, or wait for a slot, before the first is charged in full. Each
+    sibling is served until it has passed that tag, and as much and a quantum more (the tag it kept, and the
     preference). Meanwhile the owner's clock moves, and each other owner is served until it has passed that.
 
     >>> longest_wait("ann", 1.0, {"ann": [1.0], "bob": [1.0]}, longest=0.02, slots=2)
-    0.37
+    0.52
     """
-    slack = longest + 2 * quantum
-    behind = (longest + quantum) / rate
+    flight = 2 * slots * longest
+    slack = flight + 2 * quantum
+    behind = (flight + quantum) / rate
     siblings = list(owners[owner])
     siblings.remove(rate)
     served = [(behind * r + slack, r) for r in siblings]

@@ -110,6 +110,14 @@ def generations(plan: list[Any] | None) -> Generator[Any, Any, Any]:
     return total
 
 
+def fit(of: None) -> Generator[Any, Any, Any]:
+    """A driver whose units are drivers themselves, whose units are short."""
+    total = 0
+    for _ in range(10):
+        total += sum((yield "generations", [[3, 20, 0.005, 0.002]] * 4))
+    return total
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
@@ -126,6 +134,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         hopeful,
         serial,
         generations,
+        fit,
     )
 }
 

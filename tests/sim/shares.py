@@ -80,7 +80,7 @@ class Race:
         clients = {owner: self.world.client(owner) for owner in dict.fromkeys(j.owner for j in self.jobs)}
         had = fluid(self.jobs, self.supply)
         asked = [
-            keep_busy(clients[job.owner], f"nap {i}", job, had[i] * 1.5 + 20 * job.seconds)
+            keep_busy(clients[job.owner], f"nap {i}", job, had[i] * 1.5 + 5.0)
             for i, job in enumerate(self.jobs)
         ]
         self.world.until(lambda: all(request.done for request in asked))
