@@ -81,7 +81,7 @@ def waits_within_the_bound(seed: int) -> float:
     """
     jobs, slots = mix(seed), 2 + seed % 3
     supply = max(15 * max(j.seconds, CHUNK) / had for j, had in zip(jobs, fluid(jobs, 1.0), strict=True))
-    made = Race(jobs, slots=slots, seed=seed, supply=supply)
+    made = Race(jobs, slots=slots, seed=seed, supply=4 * supply)
     world = made.world
     waits = Waits(world)
     client = world.client(jobs[0].owner)
