@@ -8,8 +8,8 @@ from park.core.course import Course
 from park.core.jobs import Job
 from park.core.outcome import Event, Publication, Write
 from park.core.roster import Kernel
-from park.core.state import FIRST_GUESS, WORDS
-from park.core.work import KILLS, Attempt, Map, Span
+from park.core.state import WORDS
+from park.core.work import FIRST_GUESS, KILLS, Attempt, Map, Span
 from park.errors import ProtocolError
 from park.wire import messages, pack
 
@@ -136,6 +136,7 @@ class Attempts(Course):
         self._account(job, attempt, 0.0 if attempt.ahead else self._now - attempt.since)
         self._vacate(attempt)
         attempt.parked = attempt.driver = True
+        self.estimates.begin_anew(job.owner, attempt.map.function)
         kernel = attempt.kernel
         kernel.parked.add(attempt.number)
         self._count_running(attempt, 0 if attempt.ahead else -1)
@@ -194,6 +195,8 @@ class Attempts(Course):
             self._account(job, attempt, held if attempt.driver or seconds is None else seconds)
         if seconds is not None and units and not attempt.driver:
             self.estimates.learn(job.owner, attempt.map.function, units, seconds)
+        else:
+            self.estimates.begin_anew(job.owner, attempt.map.function)
         del self.attempts[attempt.number]
         job.attempts.discard(attempt.number)
         job.drop_resumable(attempt)

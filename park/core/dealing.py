@@ -7,7 +7,6 @@ from park.core.jobs import Job
 from park.core.outcome import Ref
 from park.core.roster import Kernel
 from park.core.speculation import LEAST
-from park.core.state import FIRST_GUESS
 from park.core.work import CHUNK_SECONDS, Attempt, Map, Span, chunk_size
 from park.model import JobState
 from park.wire import messages
@@ -155,8 +154,7 @@ class Dealing(Attempts):
 
     def _issue(self, job: Job, map_: Map, span: Span, kernel: Kernel, twin: Attempt | None = None) -> Attempt:
         """An attempt at the units of *span*."""
-        estimate = self.estimates.get(map_.owner, map_.function)
-        expected = (FIRST_GUESS if estimate is None else estimate) * len(span)
+        expected = self.estimates.guess(map_.owner, map_.function, self._now) * len(span)
         submit, number = job.submit, self._next_attempt
         self._next_attempt += 1
         weight, cost = self._weight(job), expected * submit.cpus

@@ -23,8 +23,6 @@ from park.core.work import Attempt, Estimates, Map
 from park.errors import UnknownJob
 from park.wire.messages import Message
 
-#: Estimate for the first unit of unknown code, slot-seconds.
-FIRST_GUESS = 0.01
 #: Characters of a cause or a reason that others gave.
 WORDS = 500
 

@@ -22,6 +22,8 @@ CHUNK_SECONDS = 0.020
 TAIL_SECONDS = 0.004
 #: One decision and its messages, seconds of the broker's time.
 DECISION_SECONDS = 50e-6
+#: Estimate for the first unit of unknown code, seconds, and the most that is guessed while the first ones run.
+FIRST_GUESS, LAST_GUESS = 0.01, 60.0
 #: So many functions' times are remembered.
 ESTIMATES = 100_000
 #: So often may one unit kill its slot process.
@@ -221,12 +223,30 @@ class Estimates:
 
     def __init__(self) -> None:
         self._mean: OrderedDict[tuple[str, bytes], float] = OrderedDict()
+        #: when the first unit was dealt, of code that has not answered yet
+        self._begun: dict[tuple[str, bytes], float] = {}
 
     def get(self, owner: str, function: bytes) -> float | None:
         """Seconds a unit, None if none was ever measured."""
         return self._mean.get((owner, function))
 
+    def guess(self, owner: str, function: bytes, now: float) -> float:
+        """Seconds to charge for a unit. While none was measured, a unit takes as long as the first has run already.
+
+        Else a job of long units would look cheap until the first is done, and be given every slot meanwhile.
+        """
+        mean = self._mean.get((owner, function))
+        if mean is not None:
+            return mean
+        age = now - self._begun.setdefault((owner, function), now)
+        return min(max(FIRST_GUESS, age), LAST_GUESS)
+
+    def begin_anew(self, owner: str, function: bytes) -> None:
+        """What was begun says nothing: it was lost, or is a driver."""
+        self._begun.pop((owner, function), None)
+
     def learn(self, owner: str, function: bytes, units: int, seconds: float) -> None:
+        self._begun.pop((owner, function), None)
         new = max(seconds, 1e-7) / units
         old = self._mean.get((owner, function))
         self._mean[owner, function] = new if old is None else 0.6 * old + 0.4 * new
