@@ -51,6 +51,13 @@ def test_the_profile_shows_every_side() -> None:
         assert part in done.stdout
 
 
+def test_a_small_facility_is_simulated() -> None:
+    done = benchmarks("simulate", "--quick")
+    assert done.returncode == 0, done.stderr
+    for part in ("share error of owners", "seconds between two units", "decisions per second", "peak memory"):
+        assert part in done.stdout
+
+
 def test_an_unknown_benchmark_is_refused() -> None:
     done = benchmarks("speed")
     assert done.returncode == 2
