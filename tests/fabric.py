@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PARK", "PYTHONUNBUFFERED"))} | {
     "PYTHONPATH": str(HERE.parent),
     "PARKTAG": "tester",
+    "XDG_CONFIG_DIRS": "/nowhere",
 }
 
 
@@ -109,6 +110,7 @@ class Fabric(ExitStack):
     """A broker and kernels in processes of their own, with a short lease.
 
     *keys*: over tcp, with keys for the client "tester" and for a pool kernel, found where people's keys lie.
+    *settings*: variables of the broker's environment.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Fabric(ExitStack):
         heartbeat: float = 0.2,
         home: Path | None = None,
         keys: bool = False,
+        settings: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         if keys:
@@ -130,6 +133,7 @@ class Fabric(ExitStack):
         self.home = home if home is not None else folder / "home"
         self.connection = self.home / "connection.json"
         self.options = [*options, "--lease", str(lease), "--heartbeat", str(heartbeat)]
+        self._settings = settings or {}
         self._count = 0
         self.broker: Process
 
@@ -173,16 +177,17 @@ class Fabric(ExitStack):
 
     def start_broker(self) -> Process:
         """A broker on the home, again if there was one; ready when this returns."""
-        self.broker = self.start("-m", "park.cli.broker", "--home", str(self.home), *self.options)
+        self.broker = self.start(
+            "-m", "park.cli.broker", "--home", str(self.home), *self.options, env=self._settings
+        )
         until(lambda: "serving at" in self.broker.text or not self.broker.running)
         assert self.broker.running, self.broker.text
         return self.broker
 
-    def start_kernel(self, slots: int = 1) -> Process:
+    def start_kernel(self, *options: str, slots: int = 1) -> Process:
         """A kernel; it need not be connected yet."""
-        return self.start(
-            "-m", "park.cli.kernel", "--broker", self.address, "--slots", str(slots), cwd=self.folder
-        )
+        command = ("-m", "park.cli.kernel", "--broker", self.address, "--slots", str(slots), *options)
+        return self.start(*command, cwd=self.folder)
 
     def start_kernels(self, count: int) -> list[Process]:
         """Kernels of one slot, connected when this returns."""

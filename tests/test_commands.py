@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import signal
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -34,6 +36,11 @@ def endless() -> str:
     while not env.should_stop:
         time.sleep(0.01)
     return "best so far"
+
+
+def nap(x: int) -> int:
+    time.sleep(0.01)
+    return x
 
 
 class World:
@@ -212,18 +219,240 @@ def test_ctrl_c_in_wait_leaves_the_job_alone(world: World) -> None:
     assert world.service.status(world.held).state == "waiting"
 
 
+# -- steering ------------------------------------------------------------------------------------
+
+
+def test_pause_and_resume(world: World) -> None:
+    job = world.service.job(world.service.start(nap, range(150), name="long"))
+    until(lambda: job.progress.done > 3)
+    assert world.run("pause", job.id) == f"job {job.id} is paused (park resume {job.id} lets it go on)\n"
+    until(lambda: job.record.running == 0)
+    done = job.progress.done
+    row = next(row for row in world.run("jobs").splitlines() if row.startswith(str(job.id)))
+    assert row.split()[2:5] == ["long", "paused", f"{done}/150"]
+    why = world.run("why", job.id)
+    assert why == f"job {job.id} is paused: `park resume {job.id}` lets it go on\n"
+    assert done == job.progress.done < 150
+    assert world.run("resume", job.id) == f"job {job.id} goes on\n"
+    assert job.wait(20) == list(range(150))
+
+
+def test_set_changes_priority_and_tags(world: World) -> None:
+    job = world.service.job(world.service.start(square, [1], when=1000, tags="old"))
+    text = world.run("set", job.id, "-p", "high", "-t", "new", "-t", "batch=8")
+    assert text == f"job {job.id} has priority high and the tags new, batch=8\n"
+    assert (job.priority, job.tags) == (4, ("new", "batch=8"))
+    assert world.run("set", job.id, "-p", "-2").endswith("has priority -2 and the tags new, batch=8\n")
+    assert world.run("set", job.id, "-t", "").endswith("has priority -2 and no tags\n")
+    assert "say what to set" in world.run("set", job.id, code=2)
+    assert "priority 'huge' is neither" in world.run("set", job.id, "-p", "huge", code=2)
+    assert "priority 7 is neither" in world.run("set", job.id, "-p", "7", code=2)
+    assert "is not a printable text" in world.run("set", job.id, "-t", "a\nb", code=2)
+    job.abort()
+
+
+def test_another_priority_counts_at_once(world: World) -> None:
+    first, second = (world.service.job(world.service.start(nap, range(300))) for _ in range(2))
+    until(lambda: first.progress.done > 3 and second.progress.done > 3)
+    world.run("set", second.id, "-p", "urgent")
+    second.wait(20)
+    assert first.progress.done < 290  # they were as far as each other before
+    first.abort()
+
+
+def test_why_a_job_waits(world: World) -> None:
+    def why(job: int) -> str:
+        return world.run("why", job).removeprefix(f"job {job} is ").rstrip()
+
+    assert why(world.held) == "waiting: waits for its time"
+    assert why(world.done) == "complete"
+    assert why(world.failed).startswith("failed: unit 1: ZeroDivisionError")
+    gpu = world.service.start(square, [1], labels=["gpu"])
+    assert why(gpu) == "queued: no kernel has the label 'gpu'"
+    running, behind = (world.service.job(world.service.start(time.sleep, [60])) for _ in range(2))
+    until(lambda: running.state == "running")
+    assert why(running.id) == "running: 1 of its units runs now, and none waits"
+    assert why(behind.id).startswith("queued: all slots are busy with work that is due before: its share is ")
+    for job in (gpu, running.id, behind.id):
+        world.service.abort(job)
+
+
+def test_whoever_waits_at_a_terminal_sees_why(world: World) -> None:
+    job = world.service.start(square, [1], labels=["gpu"])
+    master, slave = os.openpty()
+    termios.tcsetwinsize(slave, (24, 120))
+    env = {"PARK_BROKER": world.fabric.address}
+    waiting = world.fabric.start("-m", "park.cli.park", "wait", str(job), env=env, stderr=slave)
+    os.set_blocking(master, False)
+    try:
+        shown = bytearray()
+
+        def look() -> bool:
+            with suppress(BlockingIOError):
+                shown.extend(os.read(master, 65536))
+            return b"no kernel has the label 'gpu'" in shown
+
+        until(look, why=lambda: shown.decode(errors="replace"))
+        world.service.abort(job)
+        until(lambda: look() and not waiting.running)
+    finally:
+        waiting.kill()
+        os.close(master)
+        os.close(slave)
+
+
+# -- credits -------------------------------------------------------------------------------------
+
+
+def test_an_account_is_shown_with_what_jobs_have_cost(world: World) -> None:
+    head, own, *_ = world.run("credits").splitlines()
+    assert head.split() == ["OWNER", "BALANCE", "CAP", "PER", "HOUR", "USE", "SHARE"]
+    assert own.split()[0] == "tester"
+    assert own.split()[2:4] == ["36,000", "1,500"]
+    (account,) = json.loads(world.run("credits", "--json"))
+    assert account["owner"] == "tester"
+    assert 0 < account["balance"] <= account["cap"] == 36_000
+    assert account["jobs"][str(world.done)] > 0  # its priority was high
+    assert str(world.failed) not in account["jobs"]  # it was free
+    lines = [line.split() for line in world.run("credits", "tester").splitlines()]
+    assert ["JOB", "COST", "STATE", "NAME"] in lines
+    assert [str(world.done), "complete", "squares"] in [[*line[:1], *line[2:]] for line in lines]
+    owners = [line.split()[0] for line in world.run("credits", "-a").splitlines()]
+    assert owners == ["OWNER", "ada?[31m", "tester"]
+    assert len(json.loads(world.run("credits", "-a", "--json"))) == 2
+    (nobody,) = json.loads(world.run("credits", "nobody", "--json"))
+    assert (nobody["balance"], nobody["jobs"]) == (36_000, {})
+
+
+def test_credits_are_granted(world: World) -> None:
+    text = world.run("credits", "grant", "bob", "250.5")
+    assert text == "bob was granted 250.5 credits and has 36,250.50 now\n"
+    assert json.loads(world.run("credits", "bob", "--json"))[0]["balance"] == 36_250.5
+    for amount in ("-5", "0", "nan", "inf", "1e13"):
+        assert "is no number of credits above 0" in world.run("credits", "grant", "bob", amount, code=2)
+    world.run("credits", "grant", "bob", "much", code=2)
+    world.run("credits", "grant", "bob", code=2)
+    assert json.loads(world.run("credits", "bob", "--json"))[0]["balance"] == 36_250.5
+
+
+def test_who_is_broke_is_served_as_free_until_there_is_credit_again(tmp_path: Path) -> None:
+    """An urgent slot-second costs 63 credits: with half a credit, 8 ms of one."""
+    with Fabric(tmp_path, settings={"PARK_CREDITS_CAP": "0.5", "PARK_CREDITS_RATE": "0"}) as fabric:
+        fabric.start_kernels(1)
+        service = fabric.connect()
+        assert service.credits()[0].balance == 0.5
+        urgent = service.job(service.start(nap, range(200), priority="urgent"))
+        rival = service.job(fabric.connect("ada").start(nap, range(200)))
+        # when it goes broke
+        until(lambda: service.credits()[0].balance <= 0)
+        until(lambda: urgent.progress.done > 10)
+        # then it is said, and its units cost no more: it shares as a free job does
+        assert "as for a free one because tester has no credit left" in urgent.reason
+        shown = fabric.park("credits")
+        assert shown.wait() == 0, shown.text
+        assert "tester has no credit: jobs with a priority are served as free" in shown.text
+        assert "nothing refills it" in shown.text
+        spent = urgent.record.credits
+        seen = urgent.progress.done, rival.progress.done
+        until(lambda: urgent.progress.done > seen[0] + 30)
+        assert urgent.record.credits == spent < 63 * urgent.record.seconds / 2
+        assert rival.progress.done > seen[1] + 10
+        # when it is granted some, then it is urgent again, and pays
+        granted = fabric.park("credits", "grant", "tester", "1000")
+        assert granted.wait() == 0, granted.text
+        done = rival.progress.done
+        urgent.wait(20)
+        assert urgent.record.credits > spent + 10
+        assert rival.progress.done < done + 100
+        (account,) = service.credits()
+        assert 0 < account.balance < 1000
+        assert account.jobs == {urgent.id: pytest.approx(urgent.record.credits)}
+        assert account.balance == pytest.approx(1000.5 - urgent.record.credits)
+        # and a broker that is started again on the home remembers it
+        fabric.broker.kill()
+        fabric.start_broker()
+        assert fabric.connect().credits()[0].balance == pytest.approx(account.balance)
+
+
+def test_a_broker_that_is_configured_wrong_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "config" / "park" / "park.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("[credits]\ncap = -1\n")
+    log, home = tmp_path / "log", tmp_path / "home"
+    command = [sys.executable, "-m", "park.cli.broker", "--home", str(home)]
+    broker = Process(command, log, env={"XDG_CONFIG_HOME": str(tmp_path / "config")})
+    try:
+        assert broker.wait() == 2, broker.text
+    finally:
+        broker.end()
+    assert broker.text.startswith(f"park-broker: {file}: credits.cap = -1 is no number of credits")
+    assert not home.exists()
+
+
+# -- kernels for somebody, and with something ----------------------------------------------------
+
+
+def test_a_kernel_announces_what_it_has(tmp_path: Path) -> None:
+    with Fabric(tmp_path) as fabric:
+        service = fabric.connect()
+        job = service.job(service.start(square, [3], labels=["gpu"], memory="1 MB"))
+        assert job.reason == "no kernel is connected"
+        plain = fabric.start_kernel()
+        until(lambda: len(service.kernels()) == 1)
+        assert job.reason == "no kernel has the label 'gpu'"
+        with pytest.raises(park.WaitTimeout, match=r"is queued after 0.05 s: no kernel has the label 'gpu'"):
+            job.wait(0.05)
+        fabric.start_kernel("--label", "gpu", "--label", "a100")
+        assert job.wait(20) == [9]
+        kernels = {k.pid: k for k in service.kernels()}
+        assert kernels.pop(plain.pid).labels == ()
+        (kernel,) = kernels.values()
+        assert kernel.labels == ("a100", "gpu")
+        assert kernel.memory > 10**8
+        versions = {"numpy": ">=1", "park-fit": f"=={park.__version__}"}
+        assert service.wait(service.start(square, [2], requires=versions), 20) == [4]
+
+
+def test_a_kernel_for_one_owner(tmp_path: Path) -> None:
+    with Fabric(tmp_path) as fabric:
+        mine, hers = fabric.connect(), fabric.connect("ada")
+        # one that serves only who started it
+        own = fabric.start_kernel("--only-own")
+        until(lambda: len(mine.kernels()) == 1)
+        assert "for tester's jobs only" in own.text
+        assert mine.wait(mine.start(square, [3]), 20) == [9]
+        job = hers.job(hers.start(nap, range(20)))
+        assert job.reason == "no kernel runs ada's jobs: all that are connected run only others'"
+        # one that serves her first, and then others
+        own.end()
+        until(lambda: not mine.kernels())
+        long = mine.job(mine.start(nap, range(2000)))
+        first = fabric.start_kernel("--owner", "ada")
+        until(lambda: len(mine.kernels()) == 1)
+        assert "for ada's jobs first" in first.text
+        job.wait(20)
+        until(lambda: long.progress.done > 10)
+        done = long.progress.done
+        second = hers.job(hers.start(nap, range(100)))
+        second.wait(20)
+        assert long.progress.done < done + 50
+        long.abort()
+        assert [(k.owner, k.only) for k in mine.kernels()] == [("ada", False)]
+
+
 # -- errors --------------------------------------------------------------------------------------
 
 
 def test_unknown_jobs(world: World) -> None:
-    commands = [world.start(name, 999) for name in ("show", "wait", "stop", "abort", "fetch")]
-    assert [c.wait() for c in commands] == [3] * 5
+    names = ("show", "why", "wait", "pause", "resume", "stop", "abort", "fetch")
+    commands = [*(world.start(name, 999) for name in names), world.start("set", 999, "-p", "low")]
+    assert [c.wait() for c in commands] == [3] * 9
     assert {c.text for c in commands} == {"park: job 999 is unknown\n"}
 
 
 def test_ended_jobs_cannot_be_ended(world: World) -> None:
-    for command in ("stop", "abort"):
-        text = world.run(command, world.done, code=3)
+    for command in (["stop"], ["abort"], ["pause"], ["resume"], ["set", "-t", "late"]):
+        text = world.run(*command, world.done, code=3)
         assert text == f"park: job {world.done} has ended: it is complete\n"
 
 
@@ -276,6 +505,8 @@ def test_the_option_goes_before_the_environment(world: World) -> None:
     [
         (["--slots", "0"], 2, "park-kernel: --slots=0 is not a whole number from 1 to 4096"),
         (["--slots", "many"], 2, "park-kernel: --slots='many' is not a whole number"),
+        (["--label", ""], 2, "park-kernel: label '' is not a printable text"),
+        (["--owner", "a\nb"], 2, "park-kernel: owner 'a\\nb' is not a printable text"),
         (["--broker", "/nowhere/connection.json"], 4, "park-kernel: no broker: /nowhere/connection.json"),
         (["--broker", "tcp://:1"], 4, "park-kernel: 'tcp://:1' is no address of a broker"),
     ],
@@ -307,9 +538,31 @@ def test_a_kernel_says_when_it_finds_its_broker(world: World) -> None:
     kernel.end()
 
 
-@pytest.mark.parametrize("module", ["park", "broker", "kernel"])
+def test_only_the_owner_and_the_broker_s_user_steer_a_job(tmp_path: Path) -> None:
+    with Fabric(tmp_path, keys=True) as fabric:
+        job = fabric.connect("tester").start(square, [1], when=1000)
+        other = fabric.new_key("ada")
+        config = tmp_path / "ada" / "park" / "keys" / other.parent.name
+        config.mkdir(parents=True)
+        other.rename(config / other.name)
+        env = {"PARK_BROKER": fabric.url, "XDG_CONFIG_HOME": str(tmp_path / "ada")}
+        commands = [["pause"], ["resume"], ["set", "-p", "urgent"]]
+        tried = [fabric.start("-m", "park.cli.park", *c, str(job), env=env) for c in commands]
+        tried.append(fabric.start("-m", "park.cli.park", "credits", "grant", "ada", "5", env=env))
+        assert [t.wait() for t in tried] == [6] * 4, [t.text for t in tried]
+        assert tried[0].text.startswith(f"park: job {job} is tester's: only tester and the broker's own user")
+        assert tried[3].text.startswith("park: only the broker's own user grants credits")
+        # everybody may see why a job waits, and all accounts
+        assert fabric.start("-m", "park.cli.park", "why", str(job), env=env).wait() == 0
+        shown = fabric.start("-m", "park.cli.park", "credits", env=env)
+        assert shown.wait() == 0
+        assert shown.text.splitlines()[1].startswith("ada ")
+
+
+@pytest.mark.parametrize("module", ["park", "park credits", "broker", "kernel"])
 def test_help_fits_a_terminal(world: World, module: str) -> None:
-    shown = world.fabric.start("-m", f"park.cli.{module}", "--help")
+    module, *command = module.split()
+    shown = world.fabric.start("-m", f"park.cli.{module}", *command, "--help")
     version = world.fabric.start("-m", f"park.cli.{module}", "--version")
     assert shown.wait() == version.wait() == 0
     assert shown.text.startswith("Usage: ")

@@ -157,6 +157,7 @@ NEVER_LOADS = {
     "park.core.manager": ("cloudpickle", "numpy"),
     "park.fit": ("bumps", "matplotlib", "scipy"),
     "park.fit.job": ("bumps", "matplotlib", "scipy"),
+    "park.cli.park": ("cloudpickle", "lmdb", "numpy", "zmq"),
     "park.cli.broker": ("numpy",),
     "park.cli.kernel": ("numpy",),
 }

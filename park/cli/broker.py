@@ -47,7 +47,12 @@ from park.cli.common import in_words
 def main(
     home: Path | None, bind: str | None, connection_file: Path | None, heartbeat: float, lease: float
 ) -> None:
-    """Serve jobs until it is stopped (Ctrl-C or SIGTERM); stored jobs stay in the home."""
+    """Serve jobs until it is stopped (Ctrl-C or SIGTERM); stored jobs stay in the home.
+
+    The terms of credit come from park.toml, in /etc/xdg/park and then in ~/.config/park, and from PARK_CREDITS_CAP
+    and PARK_CREDITS_RATE.
+    """
+    from park.cli.config import credit_policy
     from park.core.manager import JobManager
     from park.core.store import JobStore
     from park.service import ServiceManager
@@ -56,10 +61,11 @@ def main(
     with in_words("park-broker"):
         if bind is not None:
             check_bind(bind)  # before a home is made for it
+        policy = credit_policy()
         home = (home or default_home()).expanduser().absolute()
         store = JobStore(home)
         try:
-            manager = ServiceManager(JobManager(store, heartbeat, lease)).listen(bind, home)
+            manager = ServiceManager(JobManager(store, heartbeat, lease, policy=policy)).listen(bind, home)
             file = (connection_file or home / "connection.json").absolute()
             manager.write_connection(file)
         except BaseException:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from park.core.server import ServerProxy
 from park.errors import (
     InvalidRequest,
     JobAborted,
@@ -21,6 +20,9 @@ from park.errors import (
     UnknownJob,
     WaitTimeout,
 )
+
+if TYPE_CHECKING:
+    from park.core.server import ServerProxy
 
 #: Exit codes, by what went wrong.
 CODES: tuple[tuple[type[BaseException], int], ...] = (
@@ -62,3 +64,16 @@ def open_service(broker: str | None) -> ServerProxy:
     from park.service import connect
 
     return connect(broker)
+
+
+def plain(text: str) -> str:
+    """Names, tags and reasons are other people's: nothing in them steers the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print *rows*, the first of them the heads, in columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo(plain("  ".join([*cells, row[-1]]).rstrip()))

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from park.cli.common import broker_option, in_words, open_service
+from park.cli.common import broker_option, in_words, open_service, plain, print_table
+from park.cli.credits import credits
 from park.cli.keys import keys
 from park.errors import InvalidRequest
 from park.model import PRIORITIES, JobRecord
@@ -26,6 +27,7 @@ def main() -> None:
 
 
 main.add_command(keys)
+main.add_command(credits)
 
 
 @main.command()
@@ -50,10 +52,7 @@ def jobs(broker: str | None, everybody: bool, as_json: bool) -> None:
             (str(r.job), r.owner, r.name, r.state.value, _done(r), _clock(r.submitted), r.reason)
             for r in records
         ]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-        for row in rows:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            click.echo(_plain("  ".join([*cells, row[-1]]).rstrip()))
+        print_table(rows)
 
 
 def _done(record: JobRecord) -> str:
@@ -66,11 +65,6 @@ def _done(record: JobRecord) -> str:
 
 def _clock(seconds: float | None) -> str:
     return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-def _plain(text: str) -> str:
-    """Names, tags and reasons are other people's: nothing in them steers the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @main.command()
@@ -86,13 +80,17 @@ def show(broker: str | None, job: int, as_json: bool) -> None:
             return
         for name, value in _story(record):
             if value:
-                click.echo(f"{name:10}  {_plain(value)}")
+                click.echo(f"{name:10}  {plain(value)}")
+
+
+def _priority(number: int) -> str:
+    names = {number: name for name, number in PRIORITIES.items()}
+    return names.get(number, str(number))
 
 
 def _story(r: JobRecord) -> list[tuple[str, str]]:
     """The lines of `show`; those without a text are left out."""
     units = f"{r.done} of {'?' if r.total is None else r.total} done" if r.total is not None or r.done else ""
-    names = {number: name for name, number in PRIORITIES.items()}
     took = f"  (took {r.ended - r.started:.1f} s)" if r.started is not None and r.ended is not None else ""
     return [
         ("job", str(r.job)),
@@ -104,8 +102,9 @@ def _story(r: JobRecord) -> list[tuple[str, str]]:
         ("units", units + (f", {r.failed} failed" if r.failed else "")),
         ("progress", f"{r.progress[0]:g} of {r.progress[1]:g}" if r.progress is not None else ""),
         ("running", f"{r.running} now" if r.running else ""),
+        ("used", f"{r.seconds:,.2f} slot-seconds, {r.credits:,.2f} credits" if r.seconds else ""),
         ("tags", ", ".join(r.tags)),
-        ("priority", names.get(r.priority, str(r.priority))),
+        ("priority", _priority(r.priority)),
         ("after", ", ".join(f"job {number}" for number in r.after)),
         ("not before", _clock(r.when)),
         ("submitted", _clock(r.submitted)),
@@ -113,6 +112,19 @@ def _story(r: JobRecord) -> list[tuple[str, str]]:
         ("ended", _clock(r.ended) + took if r.ended is not None else ""),
         ("python", r.python),
     ]
+
+
+@main.command()
+@broker_option
+@click.argument("job", type=int)
+def why(broker: str | None, job: int) -> None:
+    """Say why JOB waits, and for about how long, or what ended it."""
+    with in_words():
+        record = open_service(broker).status(job)
+        reason = record.reason
+        if not reason and record.running:
+            reason = f"{record.running} of its units run{'s'[: record.running == 1]} now, and none waits"
+        click.echo(plain(f"job {job} is {record.state}" + (f": {reason}" if reason else "")))
 
 
 @main.command()
@@ -148,6 +160,46 @@ def abort(broker: str | None, job: int) -> None:
     with in_words():
         open_service(broker).abort(job)
         click.echo(f"job {job} is being aborted")
+
+
+@main.command()
+@broker_option
+@click.argument("job", type=int)
+def pause(broker: str | None, job: int) -> None:
+    """Deal nothing more of JOB until it is resumed.
+
+    Units that run end; a fit waits at its next step, without a slot.
+    """
+    with in_words():
+        open_service(broker).pause(job)
+        click.echo(f"job {job} is paused (park resume {job} lets it go on)")
+
+
+@main.command()
+@broker_option
+@click.argument("job", type=int)
+def resume(broker: str | None, job: int) -> None:
+    """Let JOB go on after a pause."""
+    with in_words():
+        open_service(broker).resume(job)
+        click.echo(f"job {job} goes on")
+
+
+@main.command("set")
+@broker_option
+@click.argument("job", type=int)
+@click.option("-p", "--priority", metavar="NAME|N", help=f"One of {', '.join(PRIORITIES)}, or -3 to 6.")
+@click.option(
+    "-t", "--tag", "tags", multiple=True, help="Its tags from now on; may be given several times. '' is none."
+)
+def change(broker: str | None, job: int, priority: str | None, tags: tuple[str, ...]) -> None:
+    """Change JOB, which has not ended; it counts from its next unit on."""
+    with in_words():
+        service = open_service(broker)
+        service.set(job, priority, None if not tags else [tag for tag in tags if tag])
+        record = service.status(job)
+        tagged = f"the tags {', '.join(record.tags)}" if record.tags else "no tags"
+        click.echo(plain(f"job {job} has priority {_priority(record.priority)} and {tagged}"))
 
 
 @main.command()

@@ -18,7 +18,7 @@ def why(d: Charging, job: Job) -> str:
     if record.state.ended or record.reason:
         return record.reason
     if record.state is JobState.PAUSED:
-        return f"paused: `park resume {job.number}` lets it go on"
+        return f"`park resume {job.number}` lets it go on"
     if record.state is JobState.WAITING:
         for other in record.after:
             if not d.list.jobs[other].ended:
@@ -66,6 +66,8 @@ def _turn(d: Charging, job: Job) -> str:
     slots = d.roster.slots
     share = d.shares.get(job.number, 0.0)
     text = f"its share is {_percent(share)} of {slots} slot{'s'[: slots != 1]}"
+    if job.facts.priority > 0 and d.ledger.broke(job.owner, d.now):
+        text += f", as for a free one because {job.owner} has no credit left"
     if job.reserved is not None:
         wide = f"{job.needs.cpus} slots" if job.needs.cpus > 1 else "memory"
         return f"waits until {wide} are free at once on {job.reserved.host}; {text}"

@@ -304,6 +304,7 @@ class ServerProxy(Server):
         deadline = float("inf") if limit is None else time.monotonic() + limit
         if reply.wait(1.0):
             return True
+        reason = _Reason(self._link, job)
         with Bar(f"job {job}") as bar:
             while not reply.wait(min(0.2, max(0.0, deadline - time.monotonic()))):
                 if time.monotonic() >= deadline:
@@ -311,16 +312,16 @@ class ServerProxy(Server):
                 record = self.table.jobs.get(job)
                 if record is not None:
                     done, total = record.progress or (record.done, record.total or 0)
-                    bar.update(done, total, self._why(record))
+                    bar.update(done, total, self._why(record, reason))
         return True
 
-    def _why(self, record: JobRecord) -> str:
+    def _why(self, record: JobRecord, reason: _Reason) -> str:
         """What a progress bar says beside the numbers."""
         if self.table.stale:
             return f"no sign of {self._link.name}"
-        if not self.table.kernels:
-            return "no kernel is connected"
-        return record.reason if record.reason or record.state is JobState.RUNNING else record.state.value
+        if record.running:
+            return record.reason
+        return record.reason or reason.look() or record.state.value
 
     def _interrupted(self, job: int, reply: Reply, limit: float | None) -> bool:
         """Ctrl-C in `wait`: the job goes on without us. (A service that stops it returns whether it ended in time.)"""
@@ -518,6 +519,28 @@ class ServerProxy(Server):
         if service is not self:
             raise InvalidRequest("this thread has submitted no job to this service: say which one")
         return int(number)
+
+
+class _Reason:
+    """Why a job does not run. Its service works that out when it is asked: about once a second, and nobody waits."""
+
+    def __init__(self, link: Link, job: int) -> None:
+        self._link = link
+        self._job = job
+        self._reply: Reply | None = None
+        self._due = 0.0
+        self._text = ""
+
+    def look(self) -> str:
+        """What is known now; the next answer is on its way."""
+        now = time.monotonic()
+        if self._reply is None and now >= self._due:
+            self._reply = self._link.request(lambda n: messages.Status(n, self._job))
+        if self._reply is not None and self._reply.wait(0):
+            with contextlib.suppress(ParkError):
+                self._text = codec.unpack(self._reply.value()[1])[0]["reason"]
+            self._reply, self._due = None, now + 1.0
+        return self._text
 
 
 def _common(request: Request, name: str) -> dict[str, Any]:

@@ -1,0 +1,116 @@
+"""What is configured: which file counts, and what is said of one that cannot be so."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from park.cli.config import credit_policy, files, read
+from park.core.ledger import Policy, Terms
+from park.errors import InvalidRequest
+
+
+class Place:
+    """Folders for the configuration of two sites and a user."""
+
+    def __init__(self, folder: Path) -> None:
+        self.first, self.second, self.home = (folder / name for name in ("first", "second", "home"))
+        self.environment = {
+            "XDG_CONFIG_DIRS": os.pathsep.join([str(self.first), str(self.second)]),
+            "XDG_CONFIG_HOME": str(self.home),
+        }
+
+    def write(self, folder: Path, text: str) -> Path:
+        file = folder / "park" / "park.toml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    def policy(self, **variables: str) -> Policy:
+        return credit_policy(self.environment | variables)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_nothing_configured_means_the_usual_terms(place: Place) -> None:
+    assert place.policy() == Policy(Terms(36_000.0, 1_500.0))
+
+
+def test_what_is_nearer_wins_key_by_key(place: Place) -> None:
+    place.write(place.second, "[credits]\ncap = 1\nrate = 1\n[credits.owners.bob]\ncap = 7\n")
+    place.write(place.first, "[credits]\ncap = 2\nrate = 2.5\n")
+    place.write(place.home, "[credits]\ncap = 3\n[credits.owners.'ada lovelace']\nrate = 9\n")
+    policy = place.policy()
+    assert policy.usual == Terms(3, 2.5)
+    # what is not said for an owner is as for all
+    assert policy.of("ada lovelace") == Terms(3, 9)
+    assert policy.of("bob") == Terms(7, 2.5)
+    assert policy.of("anybody") == policy.usual
+
+
+def test_the_environment_wins(place: Place) -> None:
+    place.write(place.home, "[credits]\ncap = 3\nrate = 4\n[credits.owners.ada]\ncap = 5\n")
+    policy = place.policy(PARK_CREDITS_CAP="6.5", PARK_CREDITS_RATE="")
+    assert policy.usual == Terms(6.5, 4)
+    assert policy.of("ada") == Terms(5, 4)
+
+
+def test_where_the_files_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert list(map(str, files({}))) == ["/etc/xdg/park/park.toml", "/home/ada/.config/park/park.toml"]
+    found = files({"XDG_CONFIG_DIRS": "/a:relative:/b", "XDG_CONFIG_HOME": "/c"})
+    assert list(map(str, found)) == ["/b/park/park.toml", "/a/park/park.toml", "/c/park/park.toml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[credits]\ncap = -1", "credits.cap = -1 is no number of credits from 0 to 1e+12"),
+        ("[credits]\ncap = nan", "credits.cap = nan is no number"),
+        ("[credits]\nrate = inf", "credits.rate = inf is no number"),
+        ("[credits]\nrate = true", "credits.rate = True is no number"),
+        ("[credits]\nrate = '5'", "credits.rate = '5' is no number"),
+        ("[credits]\nlimit = 5", "credits.limit is not known; [credits] has cap, rate, owners"),
+        ("[credit]\ncap = 5", "credit is not known; there are credits"),
+        ("credits = 5", "credits = 5 is no table: write [credits]"),
+        ("[credits.owners]\nada = 5", "credits.owners.ada = 5 is no table: write [credits.owners.ada]"),
+        ("[credits.owners.ada]\ncap = -5", "credits.owners.ada.cap = -5 is no number"),
+        (
+            "[credits.owners.ada]\nage = 5",
+            "credits.owners.ada.age is not known; [credits.owners.ada] has cap",
+        ),
+        ("[credits\ncap = 1", "is no TOML: "),
+    ],
+)
+def test_what_cannot_be_so_is_named_with_its_file(place: Place, text: str, words: str) -> None:
+    file = place.write(place.home, text)
+    with pytest.raises(InvalidRequest) as raised:
+        place.policy()
+    assert str(raised.value).startswith(str(file))
+    assert words in str(raised.value)
+
+
+def test_a_file_that_is_no_text_or_cannot_be_read(place: Place) -> None:
+    file = place.write(place.home, "")
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidRequest, match="is no TOML"):
+        place.policy()
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(InvalidRequest, match=r"park\.toml cannot be read: Is a directory"):
+        place.policy()
+    file.rmdir()
+    file.parent.rmdir()
+    file.parent.touch()  # there is no such folder
+    assert read(place.environment) == {}
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "much", "1e13"])
+def test_a_variable_that_cannot_be_so_is_named(place: Place, value: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"PARK_CREDITS_RATE = .* is no number of credits"):
+        place.policy(PARK_CREDITS_RATE=value)
