@@ -336,11 +336,13 @@ class Link:
             reply = Reply(self._reactor)
             if on_finish is not None:
                 reply.on_finish = lambda: self.call_back(on_finish)
-            self._replies[number] = (message, data, code, reply)
             if code is not None:
                 self._ship(*code)
             if self.presence.state is Contact.LIVE:
                 self._send(message, data)
+            else:
+                codec.encode(message, data)  # what cannot travel is refused now, not when the broker is back
+            self._replies[number] = (message, data, code, reply)
             return reply
 
         return self._reactor.call(ask)

@@ -249,6 +249,29 @@ def test_a_killed_broker_comes_back_with_its_jobs(own: Fabric, gate: Gate) -> No
     assert service.wait(service.start(square, [5]), timeout=20) == [25]
 
 
+def test_paused_jobs_stay_paused_when_their_broker_or_kernel_is_lost(own: Fabric, gate: Gate) -> None:
+    service = own.connect()
+    (kernel,) = own.start_kernels(1)
+    job = service.job(service.start(gate, range(10)))
+    held = service.job(service.start(square, [7], when=1000))
+    until(lambda: gate.runs(0))
+    job.pause()
+    held.pause()
+    own.broker.kill()
+    own.start_broker()
+    assert (job.state, held.state) == ("paused", "paused")
+    kernel.kill()
+    own.start_kernels(1)
+    gate.open()
+    # others run; what was lost of the paused job waits with the rest
+    assert service.wait(service.start(square, [3]), timeout=20) == [9]
+    assert job.state == "paused"
+    job.resume()
+    held.resume()
+    assert held.state == "waiting"
+    assert job.wait(20) == [x * x for x in range(10)]
+
+
 def test_what_is_asked_while_the_broker_is_away_is_answered_later(own: Fabric) -> None:
     service = own.connect()
     own.start_kernels(1)
@@ -263,6 +286,8 @@ def test_what_is_asked_while_the_broker_is_away_is_answered_later(own: Fabric) -
     assert submit.wait() == 1
     assert "no broker answers" in submit.text
     reply = service._link.request(lambda n: messages.Status(n))
+    with pytest.raises(park.InvalidRequest, match="the head of Submit has"):  # and is not tried again
+        service.start(square, [1], tags=[f"{n:0200}" for n in range(400)])
     own.start_broker()
     assert reply.wait(20)
     assert service.wait(service.start(lambda x: x + 1, [1]), timeout=20) == [2]
