@@ -314,6 +314,12 @@ def test_an_account_is_shown_with_what_jobs_have_cost(world: World) -> None:
     assert 0 < account["balance"] <= account["cap"] == 36_000
     assert account["jobs"][str(world.done)] > 0  # its priority was high
     assert str(world.failed) not in account["jobs"]  # it was free
+    run = world.service.mapper(nap, priority="low", name="paid")
+    run(range(5))
+    run.close()
+    (session,) = world.service.jobs("paid")
+    until(lambda: session.state.ended)
+    assert 0.04 < world.service.credits()[0].jobs[session.id] < 1  # one credit a slot-second, ended or not
     lines = [line.split() for line in world.run("credits", "tester").splitlines()]
     assert ["JOB", "COST", "STATE", "NAME"] in lines
     assert [str(world.done), "complete", "squares"] in [[*line[:1], *line[2:]] for line in lines]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fabric import until
 from test_fit_drivers import TRUE, Env, X, assembly, decay, fit, sample
 
 import park
@@ -161,6 +162,9 @@ def test_a_result_starts_another_fit() -> None:
         (lambda: Fit(assembly(), start={"height": 99}), "height=99 is outside its limits"),
         (lambda: Fit(assembly(), seed="x"), "seed="),
         (lambda: Fit(assembly(), priority="huge"), "priority"),
+        (lambda: Fit(assembly(), tags=[3]), "tag 3"),
+        (lambda: Fit(assembly(), memory="much"), "memory='much'"),
+        (lambda: Uncertainty(assembly(), labels=[""]), "label ''"),
         (lambda: Uncertainty(assembly(), samples=0), "samples=0"),
         (lambda: Uncertainty(assembly(), burn=-1), "burn=-1"),
         (lambda: Uncertainty(assembly(), samples="many"), "a number is needed"),
@@ -172,6 +176,30 @@ def test_refused_in_the_client(service: Any, make: Any, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         make()
     assert len(service.jobs()) == before
+
+
+def test_a_fit_may_ask_for_a_kernel_that_can_run_it(service: Any) -> None:
+    fields: dict[str, Any] = {"cpus": 1, "memory": "2 GB", "labels": "gpu", "requires": {"numpy": ">=1"}}
+    for job in (Fit(assembly(), **fields), Uncertainty(assembly(), **fields)):
+        assert job.reason == "no kernel has the label 'gpu'"
+        request = service.fetch(job).request
+        assert (request.memory, request.labels) == (2 * 10**9, ("gpu",))
+        assert request.requires == (("numpy", ">=1"),)
+        job.abort()
+
+
+def test_a_fit_is_paused_and_goes_on(service: Any) -> None:
+    monitor = Monitor()
+    job = Fit(assembly(), monitor=monitor, steps=100_000, xtol=0, ftol=0)
+    assert monitor.said.wait(WAIT)
+    job.pause()
+    until(lambda: job.record.running == 0)
+    assert job.state == "paused"
+    job.resume()
+    count = len(monitor.progress)
+    until(lambda: len(monitor.progress) > count)
+    job.stop()
+    assert job.wait(WAIT).x == pytest.approx(TRUE, rel=0.5)
 
 
 def test_the_record_names_the_class(service: Any) -> None:

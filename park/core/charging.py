@@ -94,9 +94,9 @@ class Charging(State):
             name = self.list.jobs[number].owner
             shares[name] = shares.get(name, 0.0) + share
         costs: dict[str, dict[str, float]] = {}
-        for number, cost in self.ledger.costs.items():
-            if cost and number in self.list.jobs:
-                costs.setdefault(self.list.jobs[number].owner, {})[str(number)] = cost / MICRO
+        for number, job in self.list.jobs.items():  # the ledger does not keep sessions that have ended
+            if job.paid:
+                costs.setdefault(job.owner, {})[str(number)] = job.paid / MICRO
         found = []
         for name in sorted(known if owner == "*" else {owner}):
             terms = None if self.ledger.policy is None else self.ledger.policy.of(name)
