@@ -38,11 +38,11 @@ class Life:
             self.world.kernel(self.random.choice([1, 1, 2, 3]))
 
     def run(self, happenings: int = 20, events: int = 300) -> World:
-        """At least so many happenings, and then so many events for the dispatcher, one of which is its death."""
+        """At least so many happenings, and in all so many events for the dispatcher, one of which is its death."""
         world = self.world
         self.submit_some("broad", None)  # a driver whose map is of drivers
         count = 0
-        while count < happenings or world.events < events or not world.broker_deaths:
+        while count < happenings or world.events < 0.7 * events or not world.broker_deaths:
             count += 1
             if count == happenings // 2:
                 self.doom()
@@ -50,7 +50,7 @@ class Life:
             for _ in range(self.random.choice([0, 3, 10, 30, 90])):
                 world.step()
             self.see_accepted()
-        self.end()
+        self.end(events)
         return world
 
     def happen(self) -> None:
@@ -230,7 +230,7 @@ class Life:
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def end(self) -> None:
+    def end(self, events: int) -> None:
         world = self.world
         world.doom = ""
         if not world.kernels:
@@ -249,6 +249,11 @@ class Life:
             if client in world.clients:
                 client.ask(messages.Close(0, request.job))
         world.until(lambda: all(j.ended for j in world.dispatcher.list.jobs.values()))
+        while world.events < events:
+            self.submit_some("broad", None)
+            world.until(lambda: not any(c.requests for c in world.clients))
+            self.see_accepted()
+            world.until(lambda: all(j.ended for j in world.dispatcher.list.jobs.values()))
         world.now += 1.0
         world.until(lambda: not any(c.requests for c in world.clients))
         world.now += 1.0
