@@ -3,7 +3,8 @@
 Real are `JobManager` with its dispatcher and store, `Lifecycle` and `Presence` of each kernel, and `Mirror`. Made up
 are the network (`wire`), the slot processes (`process`) and what runs in them (`functions`), and the clients (`client`).
 `world` joins them: whatever will happen stands in a heap by its time, and time moves from one to the next. Every
-message crosses every border as encoded frames. What happens follows from a seed.
+message crosses every border as encoded frames. What happens follows from a seed: `life` makes up lives, `paying` lives
+in which all pay. `shares`, `waits` and `audit` judge what came about; nobody here knows them.
 
 Nothing here decides who is served: tests/test_simulator.py sees to that.
 """
