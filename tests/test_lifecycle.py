@@ -257,16 +257,40 @@ def test_code_of_a_driver_s_function_is_told_once_a_broker() -> None:
     assert told(bench.slot(process, call, units([1])), messages.Blob) == [messages.Blob(code("driver"))]
 
 
-def test_a_broker_that_knows_nothing_of_us_ends_what_runs() -> None:
+def test_a_broker_of_another_life_hears_what_is_held_and_answered() -> None:
     bench = Bench(2)
     bench.run(1)
     assert bench.broker(messages.Welcome("store", 1, 2.0, 20.0, fresh=False)) == []
-    bench.run(2, job=2)
+    bench.run(2, job=2, stored=True)
     bench.done(2, 2)
+    assert bench.life.holds == [1, 2]
+    assert [entry[-1] for entry in bench.life.held()] == ["runs", "done"]
     actions = bench.broker(messages.Welcome("store", 2, 2.0, 20.0, fresh=True))
-    assert set(actions) == {Kill(1), Let(2)}  # nobody would tell the second to clean up
+    assert Let(2) in actions  # nobody would tell it to clean up
+    assert [m.attempt for m in told(actions, messages.Finished)] == [2]
+    # what runs goes on; its process is replaced when it is done, because earlier jobs may have ended
+    assert Let(1) in bench.done(1, 1)
+    bench.broker(messages.Committed([2]))
+    assert bench.life.holds == [1]  # nobody stores the answer of 1: it is kept for a while
+    bench.life.tick(1000.0)
+    assert bench.life.holds == []
+
+
+def test_another_broker_never_knew_what_is_held() -> None:
+    bench = Bench(2)
+    bench.run(1)
+    actions = bench.broker(messages.Welcome("another", 1, 2.0, 20.0, fresh=True))
+    assert actions == [Kill(1)]
     assert bench.done(1, 1) == []
     assert bench.exited(1) == []
+
+
+def test_what_the_broker_does_not_want_is_kept_no_longer() -> None:
+    bench = Bench(2)
+    bench.run(1, stored=True)
+    bench.done(1, 1)
+    bench.broker(messages.Abort(attempt=1))
+    assert bench.life.holds == []
 
 
 def test_a_released_job_is_cleaned_up_where_it_ran() -> None:

@@ -13,6 +13,10 @@ from park.core.work import FIRST_GUESS, KILLS, Attempt, Map, Span
 from park.errors import ProtocolError
 from park.wire import messages, pack
 
+#: A kernel is told that its answers are on disk when there are so many of them, or so many bytes.
+CONFIRM = 32
+CONFIRM_BYTES = 1 << 20
+
 
 class Attempts(Course):
     """The floor above `Course`."""
@@ -27,6 +31,9 @@ class Attempts(Course):
 
     def _finished(self, event: Event, m: messages.Finished) -> None:
         attempt = self._held_attempt(event, m.attempt)
+        kernel = self.roster.kernels.get(event.peer)
+        if kernel is not None and (attempt is None or attempt.map.root):
+            self._note_answer(kernel, m.attempt, len(event.payload))
         if attempt is None:
             return
         if attempt.void:
@@ -45,7 +52,8 @@ class Attempts(Course):
             self._blame(job, attempt, "it raised park.Abort, though nobody had aborted it", "")
             return
         self._settle_twin(attempt)
-        self._retire(job, attempt, min(max(m.seconds, 0.0), self._now - attempt.since), m.count)
+        most = self._now - attempt.since + attempt.before
+        self._retire(job, attempt, min(max(m.seconds, 0.0), most), m.count)
         map_.answered(m.count)
         if m.count:
             self._deliver(job, map_, m.start, m.count, event.payload)
@@ -62,11 +70,27 @@ class Attempts(Course):
         self._refresh(job)
         self._check_map(map_)
 
+    def _note_answer(self, kernel: Kernel, attempt: int, size: int) -> None:
+        """The kernel need not keep this answer once it is on disk, or if it is late; it is told so of several at once."""
+        kernel.confirm.append(attempt)
+        kernel.confirm_bytes += size
+        full = len(kernel.confirm) >= CONFIRM or kernel.confirm_bytes >= CONFIRM_BYTES
+        if full or self._now >= kernel.confirmed + self.roster.heartbeat / 2:
+            self._confirm(kernel)
+
+    def _confirm(self, kernel: Kernel) -> None:
+        """Tell the kernel which answers are on disk when this turn is."""
+        if kernel.confirm:
+            self._answer(kernel.peer, messages.Committed(kernel.confirm))
+            kernel.confirm, kernel.confirm_bytes, kernel.confirmed = [], 0, self._now
+
     def _deliver(self, job: Job, map_: Map, start: int, count: int, payload: bytes | memoryview) -> None:
         """Results of a map go to the store, to the driver or to the session's client."""
         if map_.root:
             job.results.append((start, count))
             self._out.writes.append(Write("results", (job.number, start), payload))
+            if not job.submit.idempotent:
+                self._out.writes.append(Write("attempt", (job.number, start), None))
             return
         results = messages.Results(start, count, map=map_.key, job=job.number, attempt=map_.driver)
         driver = self.attempts.get(map_.driver)
@@ -147,7 +171,7 @@ class Attempts(Course):
     def _lent(self, event: Event, m: messages.Lent) -> None:
         """A driver waits at its safe point, until its job is due again."""
         attempt = self._held_attempt(event, m.attempt)
-        if attempt is None or attempt.void or (attempt.parked and attempt.lent):
+        if attempt is None or attempt.void or (attempt.parked and attempt.lent and attempt.resumable):
             return
         job = self._job(attempt.map.job)
         for key in list(attempt.maps):

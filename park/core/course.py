@@ -240,6 +240,7 @@ class Course(Charging):
         self.list.change(job, self._out, **fields)
         if job.reserved is not None:
             self._unreserve(job.reserved)
+        self.recovering.discard(job.number)
         self.clock.remove(job.number, self._now)
         self.vacancies.need_no_more(job.needs)
         self.ledger.end(job.number, job.owner, stored=not job.session)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from park.core.attempts import Attempts
 from park.core.jobs import Job
-from park.core.outcome import Ref
+from park.core.outcome import Ref, Write
 from park.core.roster import Kernel
 from park.core.speculation import LEAST
 from park.core.work import CHUNK_SECONDS, Attempt, Map, Span, chunk_size
 from park.model import JobState
-from park.wire import messages
+from park.wire import codec, messages
 
 
 class Dealing(Attempts):
@@ -204,7 +204,12 @@ class Dealing(Attempts):
             apart=map_.apart or twin is not None,
             ahead=attempt.ahead,
             cpus=submit.cpus,
+            memory=submit.memory,
+            stored=map_.root,
         )
+        if map_.root and not submit.idempotent:
+            # should the broker die now, its next life knows that these units may have run
+            self._out.writes.append(Write("attempt", (job.number, span.start), codec.pack(len(span))))
         payload = b"" if map_.once else map_.ref(span)
         # units of the store may have come this very turn: they run when they are on disk
         (self._answer if map_.root else self._send)(kernel.peer, run, payload)

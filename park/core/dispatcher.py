@@ -27,7 +27,7 @@ from park.core.fairshare import QUANTUM
 from park.core.intake import Intake
 from park.core.jobs import Job
 from park.core.needs import profile_of
-from park.core.outcome import Event, Outcome, Peer, Tick
+from park.core.outcome import Event, Outcome, Peer, Tick, Write
 from park.core.rights import check_return
 from park.core.roster import Client, Kernel, Member
 from park.core.state import WORDS
@@ -60,6 +60,8 @@ class Dispatcher(Intake, Dealing):
             self._tick(event)
         else:
             self._receive(event)
+        while self.replay:
+            self._receive(self.replay.popleft())
         self._release_dependents()
         self._reweigh()
         self._deal()
@@ -74,6 +76,7 @@ class Dispatcher(Intake, Dealing):
             self.roster.next_deadline(),
             self.list.next_deadline(),
             self.ledger.next_deadline(),
+            self._recovery_deadline(),
             self.stragglers.next_deadline() if self.vacancies.free else None,
             None if self.clock.idle and not self.vacancies.reserved else self.lending.next_deadline(),
             None if wall is None else self._now + max(0.0, wall - self._wall_now),
@@ -84,11 +87,14 @@ class Dispatcher(Intake, Dealing):
         self._wall = tick.wall - self._now
         while self._held and self._held[0][0] <= tick.wall + SOON:
             self._release_waiting(self.list.jobs[heapq.heappop(self._held)[1]])
+        self._look_for_lost()
         silent, due = self.roster.look(self._now)
         for member in silent:
             self._lose(member, "its client was lost")
         for member in due:
             self._send(member.peer, messages.Heartbeat(self.epoch))
+            if isinstance(member, Kernel):
+                self._confirm(member)
         self._ask_to_lend()
 
     def _receive(self, event: Event) -> None:
@@ -106,6 +112,8 @@ class Dispatcher(Intake, Dealing):
                 self._accrue(self.attempts[number])
         handler = self._HANDLERS.get(type(message))
         try:
+            if self.orphans and self.held_back(event, message):
+                return
             if handler is None:
                 raise ProtocolError(f"a broker takes no {type(message).__name__}")
             handler(self, event, message)
@@ -146,19 +154,23 @@ class Dispatcher(Intake, Dealing):
             self.vacancies.join(kernel)
             self._touched[kernel.number] = kernel
             self._out.deltas.append(Delta("kernel", kernel.number, kernel.record().as_map()))
+            self._out.writes.append(Write("kernel", (m.incarnation,), b""))
             self._welcome(event.peer, True, 0)
+            self._take_in(kernel, m, event.payload)
+            self._come_back(m.incarnation)
             return
         self._move(kernel, event.peer)
         # what was on its way is lost: code, work that it does not hold, answers to work that it held
         kernel.known.clear()
         self._welcome(event.peer, False, 0)
         held = set(m.attempts)
+        self._lose_orphans(kernel, [n for n in self.orphans if n not in held])
         for number in sorted(kernel.holds - held, reverse=True):
             attempt = self.attempts.get(number)
             if attempt is not None:
                 self._end_attempt(attempt, "abort")
                 self._take_back(attempt, "the connection to its kernel was lost")
-        for number in sorted(held - kernel.holds):
+        for number in sorted(held - kernel.holds - self.orphans.keys()):
             self._send(event.peer, messages.Abort(attempt=number))
         for attempt in [self.attempts[n] for n in sorted(kernel.holds)]:
             told, attempt.told = attempt.told, ""
@@ -204,6 +216,8 @@ class Dispatcher(Intake, Dealing):
                 if attempt is not None:
                     self._take_back(attempt, "the kernel that ran it was lost")
             self._unreserve(member)
+            self._lose_orphans(member)
+            self._out.writes.append(Write("kernel", (member.incarnation,), None))
             self.list.forget_kernel(member.number, self._out)
             for number in member.jobs:
                 self.list.jobs[number].kernels.pop(member.number, None)
@@ -221,15 +235,24 @@ class Dispatcher(Intake, Dealing):
     # -- restart -------------------------------------------------------------------------------
 
     def restore(
-        self, stored: dict[str, Any], submit: Submit, segments: dict[int, int], results: list[tuple[int, int]]
+        self,
+        stored: dict[str, Any],
+        submit: Submit,
+        segments: dict[int, int],
+        results: list[tuple[int, int]],
+        risky: list[tuple[int, int]],
     ) -> None:
-        """A stored job of an earlier life: what is not answered waits again.
+        """A stored job of an earlier life: what is not answered waits again, or is still held by a kernel.
 
-        *stored* is what `JobList.store` wrote, *segments* and *results* how many units begin where.
+        *stored* is what `JobList.store` wrote, *segments* and *results* how many units begin where, and *risky* those
+        that were dealt and must not run twice.
         """
         record = JobRecord.from_map(stored)
         job = Job(record, submit, b"", results=results, ending=stored["ending"], error=stored["error"])
         self.list.restore(job)
+        if risky:
+            answered = {unit for start, count in results for unit in range(start, start + count)}
+            job.risky = [(start, count) for start, count in risky if start not in answered]
         if submit.body not in self.codes:
             self.codes.add(submit.body, 0)  # it lies in the store
         if record.state.ended:
@@ -253,6 +276,7 @@ class Dispatcher(Intake, Dealing):
         """After all `restore` calls: release what may run, as the first tick of this life."""
         self._out, self._now, self._wall = Outcome(), now, wall - now
         self.ledger.settle(self.list.jobs)
+        self.recover_until = now + self.roster.lease
         for job in list(self.list.jobs.values()):
             if job.ended:
                 continue
@@ -260,11 +284,16 @@ class Dispatcher(Intake, Dealing):
             self._join_clock(job, now - max(0.0, wall - job.facts.submitted))
             if job.submit.once:
                 self.ledger.forgive(job.number)
+            self._recover(job)
             self._release_waiting(job)
             self._refresh(job)
             if job.root is not None:
                 self._check_map(job.root)
         self._release_dependents()
+        if not self.expected:
+            for job in self.list.jobs.values():
+                if not job.ended:
+                    self._check_risky(job)
         for job in self.list.jobs.values():
             job.paid = self.ledger.costs.get(job.number, 0)
         self.ledger.flush(now, self._out)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from park.core.attempts import Attempts
 from park.core.codes import check_code
 from park.core.jobs import Job, Waiter
 from park.core.outcome import Event, Ref, Write
+from park.core.recovery import Recovery
 from park.core.requests import check_change, check_submit
 from park.core.rights import check_right
 from park.core.roster import Client
@@ -19,8 +19,8 @@ from park.wire import codec, messages, pack
 from park.wire.messages import Submit
 
 
-class Intake(Attempts):
-    """The other floor above `Attempts`."""
+class Intake(Recovery):
+    """The floor above `Recovery`."""
 
     def _client(self, event: Event) -> Client:
         client = self.roster.clients.get(event.peer)
@@ -199,7 +199,7 @@ class Intake(Attempts):
         known = self.maps.get(m.map)
         if known is not None:
             if known.job == job.number and known.driver == (attempt.number if attempt is not None else 0):
-                self._again(job, known)
+                self._again(job, known, m.answered)
             return
         if len(m.map) != 16:
             raise ProtocolError("a map key has 16 bytes")
@@ -221,7 +221,9 @@ class Intake(Attempts):
             closed=m.closed,
         )
         self._add_units(map_, 0, m.count, event.payload)
+        map_.skip(m.answered)
         self._add_map(job, map_)
+        self._adopt(map_)
         if attempt is not None:
             attempt.maps.add(map_.key)
             job.callers.add(attempt.map.function)
@@ -230,11 +232,14 @@ class Intake(Attempts):
         self._refresh(job)
         self._check_map(map_)
 
-    def _again(self, job: Job, map_: Map) -> None:
+    def _again(self, job: Job, map_: Map, answered: list[int]) -> None:
         """Whoever made the map sends it again over a new connection: answers may have been lost on the old one."""
         if map_.cancelled:
             return
         units = map_.again(self.attempts[n] for n in map_.running)
+        waiting = map_.waiting
+        map_.skip(answered)
+        units -= waiting - map_.waiting
         job.list_ready(map_)
         if job.session:
             job.done = max(0, job.done - units)

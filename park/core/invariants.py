@@ -73,7 +73,7 @@ def _check_attempt(d: State, a: Attempt) -> None:
     assert d.roster.kernels[kernel.peer] is kernel
     job = d.list.jobs[a.map.job]
     assert a.resumable == (a in job.resumable.get(kernel.number, ()))
-    assert a.parked == (a.resumable or bool(a.maps)), "a driver waits for nothing"
+    assert a.parked == (a.resumable or bool(a.maps) or a.lent), "a driver waits for nothing"
     assert a.parked or not a.lent
     assert a.twin is None or (a.twin.twin is a and a.twin.span == a.span and a.twin.map is a.map)
     assert a.map.job in kernel.jobs or a.map.job not in job.kernels
@@ -81,8 +81,10 @@ def _check_attempt(d: State, a: Attempt) -> None:
 
 def _check_kernel(d: State, kernel: Kernel) -> None:
     running = [d.attempts[n] for n in kernel.running]
-    assert kernel.busy == sum(a.cpus for a in running) <= kernel.slots
-    assert kernel.memory == sum(a.memory for a in running)
+    orphans = [o for o in d.orphans.values() if o.kernel is kernel and o.how == "runs"]
+    cpus = sum(a.cpus for a in running) + sum(o.cpus for o in orphans)
+    assert kernel.busy == cpus <= kernel.slots
+    assert kernel.memory == sum(a.memory for a in running) + sum(o.memory for o in orphans)
     assert kernel.holds <= d.attempts.keys()
     assert not (kernel.ahead and kernel.free), "a slot is free beside work that waits for one"
     assert all(not d.list.jobs[n].ended for n in kernel.jobs)

@@ -72,6 +72,10 @@ class Job:
     #: code of this job that has killed a process, and code that has made maps
     killers: set[bytes] = field(default_factory=set)
     callers: set[bytes] = field(default_factory=set)
+    #: kernels of the broker's last life may hold work of it
+    recovering: bool = False
+    #: [start, count] of units that must not run twice and were dealt in an earlier life
+    risky: list[tuple[int, int]] = field(default_factory=list)
     needs: Needs = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,7 +126,7 @@ class Job:
     @property
     def dealt(self) -> bool:
         """Whether its units are dealt, if there are any."""
-        return self.facts.state in (JobState.QUEUED, JobState.RUNNING)
+        return self.facts.state in (JobState.QUEUED, JobState.RUNNING) and not self.recovering
 
     @property
     def session(self) -> bool:

@@ -85,6 +85,7 @@ class JobManager:
         """Take up the stored jobs: what was not answered waits again."""
         dispatcher = self.dispatcher
         ledger = dispatcher.ledger
+        dispatcher.expect({bytes(key) for (key,), _ in self.store.scan("kernel") if isinstance(key, bytes)})
         for (owner,), value in self.store.scan("account"):
             ledger.restore_account(str(owner), codec.unpack(value), now)
         for (job, epoch), value in self.store.scan("charge"):
@@ -95,8 +96,10 @@ class JobManager:
                 submit = codec.build(Submit, codec.unpack(self.store.get("submit", (number,)) or b""))
                 units = {_start(key): count(v) for key, v in self.store.scan("units", (number,))}
                 results = [(_start(key), Pack(v)) for key, v in self.store.scan("results", (number,))]
+                risky = [(_start(key), codec.unpack(v)) for key, v in self.store.scan("attempt", (number,))]
                 stored["failed"] = sum(_failed(pack) for _, pack in results)
-                dispatcher.restore(stored, submit, units, [(start, pack.count) for start, pack in results])
+                answered = [(start, pack.count) for start, pack in results]
+                dispatcher.restore(stored, submit, units, answered, risky)
             except (ParkError, TypeError, ValueError, KeyError) as error:
                 raise StoreError(f"job {number!r} cannot be read from the store: {error}") from error
         self._commit([self._resolved(w) for w in dispatcher.settle(now, wall).writes])

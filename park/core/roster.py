@@ -57,6 +57,10 @@ class Kernel:
     reserved: int = 0
     #: when the time of what runs was last looked at
     accrued: float = 0.0
+    #: attempts whose answers are on disk, which it has not been told; their bytes, and when it was last told
+    confirm: list[int] = field(default_factory=list)
+    confirm_bytes: int = 0
+    confirmed: float = 0.0
 
     @property
     def free(self) -> int:

@@ -15,11 +15,11 @@ from park.core.fairshare import ServiceClock
 from park.core.jobs import Job, JobList
 from park.core.ledger import Ledger, Policy
 from park.core.lending import Lending
-from park.core.outcome import Outcome, Peer, Ref, Send, Write
+from park.core.outcome import Event, Outcome, Peer, Ref, Send, Write
 from park.core.roster import Kernel, Roster
 from park.core.speculation import Stragglers
 from park.core.vacancies import Vacancies
-from park.core.work import Attempt, Estimates, Map
+from park.core.work import Attempt, Estimates, Map, Orphan
 from park.errors import UnknownJob
 from park.wire.messages import Message
 
@@ -66,6 +66,16 @@ class State:
         #: ended jobs whose dependents have not been looked at
         self._ended: deque[int] = deque()
         self._last_results: dict[int, tuple[list[Send], int]] = {}
+        #: kernels of the broker's last life that have not come back, and until when they are waited for
+        self.expected: set[bytes] = set()
+        self.recover_until = 0.0
+        #: jobs of earlier lives of which nothing is dealt until then
+        self.recovering: set[int] = set()
+        #: attempts that kernels hold at maps that are not known yet, by number and by map
+        self.orphans: dict[int, Orphan] = {}
+        self.orphans_of: dict[bytes, dict[int, Orphan]] = {}
+        #: what was said of orphans that are attempts now
+        self.replay: deque[Event] = deque()
         self._out = Outcome()
         self._now = 0.0
         #: the shares of all jobs, if they were worked out after the last event

@@ -42,7 +42,7 @@ from park.errors import StoreError
 if sys.platform != "win32":
     import fcntl
 
-ROOMS = ("meta", "job", "submit", "key", "blob", "units", "results", "account", "charge")
+ROOMS = ("meta", "job", "submit", "key", "blob", "units", "results", "account", "charge", "kernel", "attempt")
 
 #: What this release writes. A store with a higher number is refused.
 SCHEMA = 1

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from park.core.fairshare import Rates
-from park.core.outcome import Key, Ref
+from park.core.outcome import Event, Key, Ref
 from park.core.roster import Kernel
 
 #: A chunk should take at least this long, seconds: its messages cost some 0.3 ms.
@@ -138,6 +138,29 @@ class Map:
             self._put(span)
         return answered
 
+    def claim(self, start: int, count: int) -> Span | None:
+        """Take these very units out of those that wait; None if not all of them do, or they lie in two segments."""
+        for i, span in enumerate(self.pending):
+            if span.start <= start and start + count <= span.stop:
+                del self.pending[i]
+                parts = [Span(span.start, start, span.segment), Span(start + count, span.stop, span.segment)]
+                for part in parts[::-1]:
+                    if len(part):
+                        self.pending.insert(i, part)
+                self.waiting -= count
+                return Span(start, start + count, span.segment)
+        return None
+
+    def skip(self, ranges: Sequence[int]) -> None:
+        """These units, [first, behind the last, ...], need not run, if they wait: their results are there."""
+        covered = sorted(zip(ranges[::2], ranges[1::2], strict=False))
+        waiting, self.pending = self.pending, deque()
+        before, self.waiting = self.waiting, 0
+        for span in waiting:
+            for lo, hi in gaps(span.start, span.stop, covered):
+                self._put(Span(lo, hi, span.segment))
+        self.remaining -= before - self.waiting
+
     def answered(self, count: int) -> None:
         self.remaining -= count
 
@@ -196,6 +219,8 @@ class Attempt:
     #: slot-seconds and micro-credits that were accounted before
     used: float = 0.0
     paid: int = 0
+    #: seconds that it may have run before the broker knew of it
+    before: float = 0.0
     #: it waits at its kernel for a slot, so that no slot has to wait for it
     ahead: bool = False
     #: it has waited in a map, or at a safe point
@@ -216,6 +241,25 @@ class Attempt:
     maps: set[bytes] = field(default_factory=set)
     #: "", "stop" or "abort": what it was told
     told: str = ""
+
+
+@dataclass(slots=True)
+class Orphan:
+    """An attempt of which a kernel says that it holds it, before its map is known."""
+
+    number: int
+    kernel: Kernel
+    map: bytes
+    start: int
+    count: int
+    cpus: int
+    memory: int
+    #: "runs", "waits" or "done"
+    how: str
+    #: until then somebody may claim it
+    until: float
+    #: what its kernel has said of it
+    events: list[Event] = field(default_factory=list)
 
 
 class Estimates:

@@ -11,10 +11,12 @@ A process never runs code of two owners, nor with other thread limits than it wa
 started for them. Idle processes beyond the number of slots, or some more while several owners take turns, are let
 go. A driver that has lent its slot at a safe point waits there, and may be given nothing.
 
-A connection that is cut swallows what was on its way. Finished chunks are simply forgotten: the broker sees that
-they are not held any more, and deals them again. What a process waits for is asked again: its map, with all its
-units, of which each answer is passed on once, and its fetch. Code that was lost, or dropped because there was
-too much of it, is asked for with NeedBlob.
+A connection that is cut swallows what was on its way, and a broker that dies forgets what it has not stored. So the
+kernel keeps each answer: one that goes to the disk until the broker says that it is there, any other for a while. When
+contact is made again it says what it holds, answers again, and asks again for what its processes wait for: their
+maps, with all units and which of them are answered, and their fetches. Each answer is passed on once. What the broker
+does not want any more it aborts. Code that was lost, or dropped because there was too much of it, is asked for with
+NeedBlob.
 """
 
 from __future__ import annotations
@@ -33,6 +35,11 @@ from park.wire.pack import Buffer, Pack
 GRACE = 2.0
 #: Where jobs of several owners take turns, idle processes of them are kept: so many for each slot.
 IDLE_PER_SLOT = 4
+#: A map that is sent again names so many ranges of answered units, times two, at most.
+MOST_RANGES = 2000
+#: Answers that are not stored are kept for so many seconds, and no more than so many of them.
+KEEP = 10.0
+MOST_KEPT = 1024
 #: Bytes of code that is kept; what living processes have stays in any case.
 CODE_BYTES = 256 << 20
 
@@ -64,6 +71,17 @@ class Call:
             seen[lo:hi] = b"\1" * (hi - lo)
             yield lo, hi
 
+    def answered(self) -> list[int]:
+        """The units that were seen, in ranges [first, behind the last, ...]; where these are too many, the first ones."""
+        found: list[int] = []
+        at = self.seen.find(1)
+        while at >= 0 and len(found) < MOST_RANGES:
+            stop = self.seen.find(0, at)
+            stop = stop if stop >= 0 else len(self.seen)
+            found += [at, stop]
+            at = self.seen.find(1, stop)
+        return found
+
     @property
     def complete(self) -> bool:
         return 0 not in self.seen
@@ -83,6 +101,16 @@ class Held:
     aborted: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer that may have to be given again."""
+
+    run: messages.Run
+    answer: messages.Finished
+    payload: Buffer
+    at: float
+
+
 @dataclass(slots=True, eq=False)
 class Process:
     """One slot process."""
@@ -100,6 +128,8 @@ class Process:
     used: int = 0
     #: when it is killed, if it is to be
     kill_at: float | None = None
+    #: it was there before the broker's present life: jobs of it may have ended since, and nobody would say so
+    old: bool = False
 
     @property
     def waits(self) -> bytes:
@@ -183,7 +213,12 @@ class Lifecycle:
         self.attempts: dict[int, Process] = {}
         #: attempts that wait for a slot, with their units
         self.ahead: dict[int, tuple[messages.Run, Buffer]] = {}
+        #: answers that the broker has not confirmed; those that go to the disk, and the others, the oldest first
+        self.kept: dict[int, Kept] = {}
+        self._passing: dict[int, Kept] = {}
+        self.store = ""
         self.epoch = 0
+        self._now = 0.0
         self._code_bytes = 0
         self._next = 1
         self._runs = 0
@@ -192,8 +227,23 @@ class Lifecycle:
 
     @property
     def holds(self) -> list[int]:
-        """The attempts that it was given and has not answered."""
-        return sorted([*self.attempts, *self.ahead])
+        """The attempts that it was given, and has not answered for good."""
+        return sorted({*self.attempts, *self.ahead, *self.kept, *self._passing})
+
+    def held(self) -> list[list[Any]]:
+        """What a broker has to know of each of `holds`, in their order."""
+        return [self._held(number) for number in self.holds]
+
+    def _held(self, number: int) -> list[Any]:
+        kept = self.kept.get(number) or self._passing.get(number)
+        if kept is not None:
+            run, how = kept.run, "done"
+        elif number in self.ahead:
+            run, how = self.ahead[number][0], "runs"
+        else:
+            held = self.attempts[number].held(number)
+            run, how = held.run, "waits" if held.call is not None or held.lent else "runs"
+        return [run.map, run.start, run.count, run.cpus, run.memory, how]
 
     # -- what comes in -------------------------------------------------------------------------
 
@@ -205,6 +255,7 @@ class Lifecycle:
 
     def broker(self, message: Message, payload: Buffer, now: float) -> list[Action]:
         """A message of the broker."""
+        self._now = now
         match message:
             case messages.Blob():
                 self._keep_code(message.hash, payload)
@@ -232,16 +283,20 @@ class Lifecycle:
                     self._do(
                         ToBroker(self._ended(run, "stop" if isinstance(message, messages.Stop) else "abort"))
                     )
+            case messages.Committed():
+                for number in message.attempts:
+                    self.kept.pop(number, None)
+            case messages.Abort() if message.attempt in self.kept or message.attempt in self._passing:
+                self.kept.pop(message.attempt, None)
+                self._passing.pop(message.attempt, None)
             case messages.Stop() | messages.Lend():
                 self._to_attempt(message, b"")
             case messages.Abort():
                 self._abort(message, now)
             case messages.Release():
                 self._release(message)
-            case messages.Welcome() if message.fresh or message.epoch != self.epoch:
-                self._forget_all(message.epoch)
             case messages.Welcome():
-                self._ask_again()
+                self._welcomed(message)
         return self._take()
 
     def slot(self, number: int, message: Message, payload: Buffer) -> list[Action]:
@@ -284,6 +339,12 @@ class Lifecycle:
         return self._take()
 
     def tick(self, now: float) -> list[Action]:
+        self._now = now
+        while self._passing:
+            number, kept = next(iter(self._passing.items()))
+            if now - kept.at <= KEEP and len(self._passing) <= MOST_KEPT:
+                break
+            del self._passing[number]
         for process in self.processes.values():
             if process.kill_at is not None and now >= process.kill_at:
                 process.kill_at = None
@@ -346,7 +407,7 @@ class Lifecycle:
         if code not in self._told and code in self.codes:
             self._told.add(code)
             self._do(ToBroker(messages.Blob(code), self.codes[code]))
-        self._do(ToBroker(call.map, call.units))
+        self._do(ToBroker(replace(call.map, answered=call.answered()), call.units))
 
     def _ask_again(self, code: bytes = b"") -> None:
         """The connection is a new one, or the broker lacks *code*: ask again for what processes wait for."""
@@ -400,14 +461,15 @@ class Lifecycle:
     def _finished(self, process: Process, message: messages.Finished, payload: Buffer) -> None:
         if not process.stack or process.stack[-1].run.attempt != message.attempt:
             return  # it was given up, and its process killed
-        process.stack.pop()
+        run = process.stack.pop().run
         del self.attempts[message.attempt]
+        (self.kept if run.stored else self._passing)[run.attempt] = Kept(run, message, payload, self._now)
         self._do(ToBroker(message, payload))
         if not any(h.aborted for h in process.stack):
             process.kill_at = None
         if not process.stack:
-            if message.ended == "abort":
-                self._let(process)  # its state may be anything: it is replaced
+            if message.ended == "abort" or process.old:
+                self._let(process)  # its state may be anything, or of jobs that have ended: it is replaced
             else:
                 process.state = ProcessState.IDLE
         self._begin_next()
@@ -434,14 +496,29 @@ class Lifecycle:
                 process.jobs.discard(message.job)
                 self._do(ToSlot(process.number, message))
 
-    def _forget_all(self, epoch: int) -> None:
-        """A broker that does not know this kernel: what it holds is nobody's any more."""
-        self.epoch = epoch
-        self._told.clear()
+    def _welcomed(self, message: messages.Welcome) -> None:
+        """Contact is made, perhaps again. A broker with another store never knew anything of what is here."""
+        strange = self.store not in ("", message.store)
+        if message.fresh or message.epoch != self.epoch:
+            self._told.clear()
+            for process in list(self.processes.values()):
+                if process.state is ProcessState.IDLE and process.jobs:
+                    self._let(process)  # nobody would tell it to clean up
+                process.old = process.state is ProcessState.BUSY
+        self.store, self.epoch = message.store, message.epoch
+        if strange:
+            self._forget_all()
+            return
+        for kept in [*self.kept.values(), *self._passing.values()]:
+            self._do(ToBroker(kept.answer, kept.payload))
+        self._ask_again()
+
+    def _forget_all(self) -> None:
+        """What it holds is nobody's any more."""
         self.ahead.clear()
+        self.kept.clear()
+        self._passing.clear()
         for process in list(self.processes.values()):
-            if process.state is ProcessState.IDLE and process.jobs:
-                self._let(process)  # nobody would tell it to clean up
             if process.stack:
                 for held in process.stack:
                     self.attempts.pop(held.run.attempt, None)

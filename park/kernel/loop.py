@@ -144,7 +144,7 @@ class KernelLoop:
                 owner=self._node.owner,
                 only=self._node.only,
             )
-            self._send(hello)
+            self._send(hello, codec.pack(self.life.held()))
         elif due == "heartbeat":
             self._send(messages.Heartbeat(self.presence.epoch, self.life.holds))
 

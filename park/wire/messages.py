@@ -43,12 +43,17 @@ class Hello(Message):
 
 @dataclass(frozen=True, slots=True)
 class KernelHello(Message):
-    """kernel -> broker, first of all, and again after a reconnect. *attempts*: leases it holds. Answered by Welcome.
+    """kernel -> broker, first of all, and again after a reconnect. Answered by Welcome.
+
+    *attempts*: those that it holds, or has answered without knowing that the answer counts. The payload is a packed list
+    of what a broker of another life has to know of each, in their order: [map, start, count, cpus, memory, how], *how* it
+    stands there: "runs", "waits" (for a map, or at a safe point), or "done" (the answer follows).
 
     What it has: *memory* (bytes; 0: unknown), *labels*, and *packages* by name with their versions. It serves
     *owner* ("": nobody in particular) first, or *only* that owner.
     """
 
+    carries = True
     incarnation: bytes
     user: str
     host: str
@@ -170,7 +175,8 @@ class Map(Message):
     """One call of a map, from a session's client or, through its kernel, from a driver (*attempt*).
 
     The payload is a pack of the first *count* units. A driver that sends it waits for all results
-    and gives its slot back at once. *seed* is the map's own.
+    and gives its slot back at once. *seed* is the map's own. Where it is sent again, because the connection was
+    cut or the broker restarted, *answered* are the units whose results are there: [first, behind the last, ...].
     """
 
     carries = True
@@ -182,6 +188,7 @@ class Map(Message):
     seed: int = 0
     attempt: int = 0
     epoch: int = 0
+    answered: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,6 +444,7 @@ class Run(Message):
 
     *seed* is the seed of the map. *apart*: this code has killed a process, never run it inside a driver's.
     *ahead*: all slots are busy; begin with it as soon as one is free, those that came first before it.
+    *stored*: the answer goes to the disk; keep it until Committed says that it is there.
     """
 
     carries = True
@@ -453,7 +461,16 @@ class Run(Message):
     once: bool = False
     apart: bool = False
     cpus: int = 1
+    memory: int = 0
     ahead: bool = False
+    stored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Committed(Message):
+    """The answers of these *attempts* are on disk: nobody will ask for them again."""
+
+    attempts: list[int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from park.kernel.lifecycle import Action, Interrupt, Kill, Let, Lifecycle, Start, ToBroker, ToSlot
-from park.wire import messages
+from park.wire import codec, messages
 from park.wire.messages import Message
 from tests.sim.peer import Peer
 from tests.sim.process import Process
@@ -45,6 +45,9 @@ class Kernel(Peer):
             attempts=self.life.holds,
             epoch=self.presence.epoch,
         )
+
+    def credentials(self) -> bytes:
+        return codec.pack(self.life.held())
 
     def heartbeat(self) -> Message:
         return messages.Heartbeat(self.presence.epoch, self.life.holds)

@@ -258,6 +258,7 @@ class Life:
         world.until(lambda: not any(c.requests for c in world.clients))
         world.now += 1.0
         world.until(lambda: not world.dispatcher.attempts)  # those that nobody waits for
+        world.until(lambda: not any(k.life.kept for k in world.kernels))
         world.until(lambda: not world.dispatcher.list.next_deadline())
         world.loss = 0.0
         world.until(lambda: all(w.current for w in world.watchers))

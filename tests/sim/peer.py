@@ -45,7 +45,10 @@ class Peer:
         """Say what is due."""
         due = self.presence.due(self.world.now)
         if due:
-            self.send(self.hello() if due == "hello" else self.heartbeat())
+            if due == "hello":
+                self.send(self.hello(), self.credentials())
+            else:
+                self.send(self.heartbeat())
         self._arm()
 
     def _arm(self) -> None:
@@ -68,6 +71,10 @@ class Peer:
 
     def hello(self) -> Message:
         raise NotImplementedError
+
+    def credentials(self) -> bytes:
+        """The payload of its hello."""
+        return b""
 
     def heartbeat(self) -> Message:
         return messages.Heartbeat(self.presence.epoch)

@@ -365,7 +365,9 @@ class World:
         assert self.manager._spool.count("units") == 0
         assert self.manager._spool.count("blob") <= len(d.codes)
         for own in self.kernels:
-            assert not own.life.holds, own
+            assert not own.life.attempts, own
+            assert not own.life.ahead, own
+            assert not own.life.kept, own
             assert len(own.processes) <= IDLE_PER_SLOT * own.life.slots, own.processes
             assert not any(p.stack for p in own.processes.values())
         table = self.manager.table
