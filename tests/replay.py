@@ -54,7 +54,7 @@ def frozen(given: Any) -> bytes:
 
 def questions(machine: type[Any]) -> list[str]:
     """The methods that anybody may call."""
-    return [name for name, value in vars(machine).items() if callable(value) and not name.startswith("_")]
+    return [name for name in dir(machine) if callable(getattr(machine, name)) and not name.startswith("_")]
 
 
 @contextmanager

@@ -52,10 +52,10 @@ class Attempts(Course):
             self._blame(job, attempt, "it raised park.Abort, though nobody had aborted it", "")
             return
         self._settle_twin(attempt)
-        most = self._now - attempt.since + attempt.before
+        most = self._now - attempt.since + attempt.slack
         self._retire(job, attempt, min(max(m.seconds, 0.0), most), m.count)
         map_.answered(m.count)
-        if m.count:
+        if m.count and not map_.cancelled:
             self._deliver(job, map_, m.start, m.count, event.payload)
             self._count_done(job, map_, m.count, m.failed)
         if m.failed and map_.root:
@@ -171,7 +171,10 @@ class Attempts(Course):
     def _lent(self, event: Event, m: messages.Lent) -> None:
         """A driver waits at its safe point, until its job is due again."""
         attempt = self._held_attempt(event, m.attempt)
-        if attempt is None or attempt.void or (attempt.parked and attempt.lent and attempt.resumable):
+        if attempt is None:
+            self._send(event.peer, messages.Abort(attempt=m.attempt))
+            return
+        if attempt.void or (attempt.parked and attempt.lent and attempt.resumable):
             return
         job = self._job(attempt.map.job)
         for key in list(attempt.maps):

@@ -178,20 +178,26 @@ class Course(Charging):
         self._answer(attempt.kernel.peer, message)
 
     def _drop_map(self, map_: Map) -> None:
-        """A map whose results nobody wants any more."""
+        """A map whose results nobody wants any more. It is forgotten at once: its maker may come back and make it anew."""
         map_.cancelled = map_.closed = True
         map_.drop_pending()
         for number in list(map_.running):
             self._end_attempt(self.attempts[number], "abort")
-        self._check_map(map_)
+        if self.maps.get(map_.key) is map_:
+            self._forget_map(self._job(map_.job), map_)
 
     def _check_map(self, map_: Map) -> None:
         """If the map has ended: wake its driver, or end its job."""
-        if not map_.ended or map_.running or self.maps.get(map_.key) is not map_:
+        if not map_.ended or map_.running:
             return
         job = self._job(map_.job)
-        if not job.released and not job.ending:
+        if self.maps.get(map_.key) is not map_:  # it was dropped before its chunks had ended
+            self._check_job(job)
             return
+        if job.released or job.ending:
+            self._forget_map(job, map_)
+
+    def _forget_map(self, job: Job, map_: Map) -> None:
         del self.maps[map_.key], job.maps[map_.key]
         self._drop_code(self.codes.leave(map_.function))
         if not map_.root:

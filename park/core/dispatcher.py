@@ -197,7 +197,12 @@ class Dispatcher(Intake, Dealing):
         self._send(peer, messages.Welcome(self.store, self.epoch, r.heartbeat, r.lease, fresh, reply))
 
     def _heartbeat(self, event: Event, m: messages.Heartbeat) -> None:
-        """`Roster.heard` has seen it."""
+        """`Roster.heard` has seen it. What a kernel has that is not its any more was given before contact was lost."""
+        kernel = self.roster.kernels.get(event.peer)
+        if kernel is not None:
+            for number in m.attempts:
+                if number not in kernel.holds and number not in self.orphans:
+                    self._answer(event.peer, messages.Abort(attempt=number))
 
     def _goodbye(self, event: Event, m: messages.Goodbye) -> None:
         member = self.roster.member(event.peer)
@@ -282,8 +287,6 @@ class Dispatcher(Intake, Dealing):
                 continue
             # the wall clock only says how long it has waited; at worst it is thought to be new, or a day old
             self._join_clock(job, now - max(0.0, wall - job.facts.submitted))
-            if job.submit.once:
-                self.ledger.forgive(job.number)
             self._recover(job)
             self._release_waiting(job)
             self._refresh(job)
@@ -293,7 +296,7 @@ class Dispatcher(Intake, Dealing):
         if not self.expected:
             for job in self.list.jobs.values():
                 if not job.ended:
-                    self._check_risky(job)
+                    self._look_at_lost(job)
         for job in self.list.jobs.values():
             job.paid = self.ledger.costs.get(job.number, 0)
         self.ledger.flush(now, self._out)

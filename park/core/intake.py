@@ -181,8 +181,13 @@ class Intake(Recovery):
         attempt: Attempt | None = None
         if event.peer in self.roster.kernels:
             attempt = self.attempts.get(m.attempt)
-            if attempt is None or attempt.void or attempt.kernel.peer != event.peer:
-                return  # its lease ran out, or its job has ended: an Abort is on its way
+            if attempt is None or attempt.kernel.peer != event.peer:
+                self._send(
+                    event.peer, messages.Abort(attempt=m.attempt)
+                )  # its lease ran out, or its job has ended
+                return
+            if attempt.void:
+                return
             job = self._job(attempt.map.job)
             if job.ending in ("abort", "fail"):
                 return
@@ -245,6 +250,7 @@ class Intake(Recovery):
             job.done = max(0, job.done - units)
             self.list.counted(job)
         self._refresh(job)
+        self._check_map(map_)
 
     def _cancel(self, event: Event, m: messages.Cancel) -> None:
         map_ = self.maps.get(m.map)

@@ -24,8 +24,8 @@ from park.wire.messages import Message
 
 #: So much is kept of what a kernel says of one orphan; it says no more.
 WORDS_OF_ORPHANS = 8
-#: Seconds that an attempt may have run before it was taken in.
-BEFORE = 3600.0
+#: Seconds that an attempt may have run before it is taken in.
+LONGEST = 30 * 86400.0
 
 
 class Recovery(Attempts):
@@ -54,12 +54,20 @@ class Recovery(Attempts):
             job = self.list.jobs[number]
             job.recovering = False
             if not job.ended:
-                self._check_risky(job)
+                self._look_at_lost(job)
                 self._refresh(job)
         self.recovering.clear()
 
+    def _look_at_lost(self, job: Job) -> None:
+        """What of the job was under way in an earlier life, and no kernel has brought back."""
+        if job.submit.once and not job.attempts:
+            self.ledger.forgive(job.number)
+            job.paid = self.ledger.costs.get(job.number, 0)
+        if job.risky:
+            self._check_risky(job)
+
     def _check_risky(self, job: Job) -> None:
-        """Units that must not run twice, were dealt in an earlier life, and that no kernel holds."""
+        """Units that must not run twice."""
         running = {u for n in job.attempts for u in self._units_of(self.attempts[n])}
         root = job.root
         waiting = {u for s in root.pending for u in range(s.start, s.stop)} if root is not None else set()
@@ -74,7 +82,7 @@ class Recovery(Attempts):
     def _look_for_lost(self) -> None:
         """What nobody has claimed within its time is aborted; kernels that have not come back are lost."""
         if self.expected and self._now >= self.recover_until:
-            self._out.writes += [Write("kernel", (i,), None) for i in self.expected]
+            self._out.writes += [Write("kernel", (i,), None) for i in sorted(self.expected)]
             self.expected.clear()
             self._recovered()
         for orphan in [o for o in self.orphans.values() if self._now >= o.until]:
@@ -105,6 +113,7 @@ class Recovery(Attempts):
             if orphan.how == "runs":
                 kernel.busy += orphan.cpus
                 kernel.memory += orphan.memory
+                self.list.counted_kernel(kernel)
                 self.vacancies.changed(kernel)
             map_ = self.maps.get(orphan.map)
             if map_ is not None:
@@ -119,7 +128,8 @@ class Recovery(Attempts):
                 int(cpus),
                 int(memory),
                 "runs" | "waits" | "done" as how,
-            ]:
+                float(seconds),
+            ] if 0.0 <= seconds <= LONGEST:
                 pass
             case _:
                 return None
@@ -128,7 +138,9 @@ class Recovery(Attempts):
             return None
         if number in self.attempts:
             return None
-        return Orphan(number, kernel, key, start, count, cpus, memory, how, self._now + self.roster.lease)
+        return Orphan(
+            number, kernel, key, start, count, cpus, memory, how, seconds, self._now + self.roster.lease
+        )
 
     def _adopt(self, map_: Map) -> None:
         """The map is known now: whoever holds chunks of it goes on with them."""
@@ -155,13 +167,13 @@ class Recovery(Attempts):
             kernel,
             orphan.cpus,
             orphan.memory,
-            self._now,
+            self._now - orphan.seconds,
             0.0,
             self.clock.rates(job.number, self._now),
             0.0,
             self._price(weight),
             weight,
-            before=BEFORE,
+            slack=self.roster.lease,
         )
         self.attempts[orphan.number] = attempt
         job.attempts.add(orphan.number)
@@ -213,6 +225,7 @@ class Recovery(Attempts):
             kernel = orphan.kernel
             kernel.busy -= orphan.cpus
             kernel.memory -= orphan.memory
+            self.list.counted_kernel(kernel)
             self.vacancies.changed(kernel)
             self._touched[kernel.number] = kernel
 

@@ -219,8 +219,8 @@ class Attempt:
     #: slot-seconds and micro-credits that were accounted before
     used: float = 0.0
     paid: int = 0
-    #: seconds that it may have run before the broker knew of it
-    before: float = 0.0
+    #: seconds by which it may have run longer than the broker knows
+    slack: float = 0.0
     #: it waits at its kernel for a slot, so that no slot has to wait for it
     ahead: bool = False
     #: it has waited in a map, or at a safe point
@@ -254,8 +254,9 @@ class Orphan:
     count: int
     cpus: int
     memory: int
-    #: "runs", "waits" or "done"
+    #: "runs", "waits" or "done", and for how many seconds
     how: str
+    seconds: float
     #: until then somebody may claim it
     until: float
     #: what its kernel has said of it

@@ -98,6 +98,8 @@ class Held:
     fetch: messages.Fetch | None = None
     #: it waits at its safe point and has lent its slot
     lent: bool = False
+    #: when it last got its slot
+    since: float = 0.0
     aborted: bool = False
 
 
@@ -230,20 +232,28 @@ class Lifecycle:
         """The attempts that it was given, and has not answered for good."""
         return sorted({*self.attempts, *self.ahead, *self.kept, *self._passing})
 
+    @property
+    def unanswered(self) -> list[int]:
+        """The attempts that it was given and has not answered."""
+        return sorted([*self.attempts, *self.ahead])
+
     def held(self) -> list[list[Any]]:
         """What a broker has to know of each of `holds`, in their order."""
         return [self._held(number) for number in self.holds]
 
     def _held(self, number: int) -> list[Any]:
         kept = self.kept.get(number) or self._passing.get(number)
+        seconds = 0.0
         if kept is not None:
-            run, how = kept.run, "done"
+            run, how, seconds = kept.run, "done", kept.answer.seconds
         elif number in self.ahead:
             run, how = self.ahead[number][0], "runs"
         else:
             held = self.attempts[number].held(number)
             run, how = held.run, "waits" if held.call is not None or held.lent else "runs"
-        return [run.map, run.start, run.count, run.cpus, run.memory, how]
+            if how == "runs":
+                seconds = self._now - held.since
+        return [run.map, run.start, run.count, run.cpus, run.memory, how, seconds]
 
     # -- what comes in -------------------------------------------------------------------------
 
@@ -371,7 +381,7 @@ class Lifecycle:
             return
         process = self._place(run)
         fresh = not process.owner
-        held = Held(run)
+        held = Held(run, since=self._now)
         process.stack.append(held)
         process.state = ProcessState.BUSY
         process.owner = run.owner
@@ -455,7 +465,8 @@ class Lifecycle:
             self._goes_on(process, message.attempt)
 
     def _goes_on(self, process: Process, attempt: int) -> None:
-        process.held(attempt).call = None
+        held = process.held(attempt)
+        held.call, held.since = None, self._now
         self._trim()
 
     def _finished(self, process: Process, message: messages.Finished, payload: Buffer) -> None:

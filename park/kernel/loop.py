@@ -146,7 +146,7 @@ class KernelLoop:
             )
             self._send(hello, codec.pack(self.life.held()))
         elif due == "heartbeat":
-            self._send(messages.Heartbeat(self.presence.epoch, self.life.holds))
+            self._send(messages.Heartbeat(self.presence.epoch, self.life.unanswered))
 
     def _send(self, message: Message, payload: Buffer = b"", frames: list[Any] | None = None) -> None:
         self.counts[f"broker < {type(message).__name__}"] += 1

@@ -50,7 +50,7 @@ class Kernel(Peer):
         return codec.pack(self.life.held())
 
     def heartbeat(self) -> Message:
-        return messages.Heartbeat(self.presence.epoch, self.life.holds)
+        return messages.Heartbeat(self.presence.epoch, self.life.unanswered)
 
     def take(self, message: Message, payload: Any) -> None:
         self.carry(self.life.broker(message, payload, self.world.now))

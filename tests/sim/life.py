@@ -257,8 +257,9 @@ class Life:
         world.now += 1.0
         world.until(lambda: not any(c.requests for c in world.clients))
         world.now += 1.0
-        world.until(lambda: not world.dispatcher.attempts)  # those that nobody waits for
-        world.until(lambda: not any(k.life.kept for k in world.kernels))
+        # what nobody waits for
+        world.until(lambda: not world.dispatcher.attempts and not world.dispatcher.orphans)
+        world.until(lambda: not any(k.life.attempts or k.life.kept for k in world.kernels))
         world.until(lambda: not world.dispatcher.list.next_deadline())
         world.loss = 0.0
         world.until(lambda: all(w.current for w in world.watchers))
