@@ -318,6 +318,7 @@ def test_a_session_s_map_is_not_stored_and_its_results_go_to_the_client() -> Non
     client, kernel = desk.client(), desk.kernel()
     number = desk.session(client)
     desk.give(client, messages.Blob(code("square")), blob("square"))
+    desk.tick(0.01)
     out = desk.give(client, messages.Map(KEY, number, code("square"), 1, closed=False), units([3]))
     assert not out.writes
     assert [type(s.message) for s in out.sends] == [messages.Blob, messages.Run]

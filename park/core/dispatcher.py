@@ -16,6 +16,7 @@ answered the job ends.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -155,9 +156,13 @@ class Dispatcher(Intake, Dealing):
             self._touched[kernel.number] = kernel
             self._out.deltas.append(Delta("kernel", kernel.number, kernel.record().as_map()))
             self._out.writes.append(Write("kernel", (m.incarnation,), b""))
-            self._welcome(event.peer, True, 0)
+            kernel.joined = self._now
+            self._welcome(event.peer, True, 0, self._answer)  # when the next life would wait for it
             self._take_in(kernel, m, event.payload)
             self._come_back(m.incarnation)
+            return
+        if kernel.peer == event.peer:  # the same connection: nothing was lost, it was only impatient
+            self._welcome(event.peer, False, 0)
             return
         self._move(kernel, event.peer)
         # what was on its way is lost: code, work that it does not hold, answers to work that it held
@@ -192,9 +197,13 @@ class Dispatcher(Intake, Dealing):
             self._out.gone.append(member.peer)
         self.roster.move(member, peer, self._now)
 
-    def _welcome(self, peer: Peer, fresh: bool, reply: int) -> None:
+    def _welcome(
+        self, peer: Peer, fresh: bool, reply: int, send: Callable[[Peer, Message], None] | None = None
+    ) -> None:
         r = self.roster
-        self._send(peer, messages.Welcome(self.store, self.epoch, r.heartbeat, r.lease, fresh, reply))
+        (send or self._send)(
+            peer, messages.Welcome(self.store, self.epoch, r.heartbeat, r.lease, fresh, reply)
+        )
 
     def _heartbeat(self, event: Event, m: messages.Heartbeat) -> None:
         """`Roster.heard` has seen it. What a kernel has that is not its any more was given before contact was lost."""

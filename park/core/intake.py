@@ -204,7 +204,9 @@ class Intake(Recovery):
         known = self.maps.get(m.map)
         if known is not None:
             if known.job == job.number and known.driver == (attempt.number if attempt is not None else 0):
-                self._again(job, known, m.answered)
+                if known.peer != event.peer:  # else nothing was lost, it was only impatient
+                    known.peer = event.peer
+                    self._again(job, known, m.answered)
             return
         if len(m.map) != 16:
             raise ProtocolError("a map key has 16 bytes")
@@ -224,6 +226,7 @@ class Intake(Recovery):
             depth=attempt.map.depth + 1 if attempt is not None else 0,
             driver=attempt.number if attempt is not None else 0,
             closed=m.closed,
+            peer=event.peer,
         )
         self._add_units(map_, 0, m.count, event.payload)
         map_.skip(m.answered)

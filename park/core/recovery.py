@@ -127,7 +127,7 @@ class Recovery(Attempts):
                 int(count),
                 int(cpus),
                 int(memory),
-                "runs" | "waits" | "done" as how,
+                "runs" | "ahead" | "waits" | "done" as how,
                 float(seconds),
             ] if 0.0 <= seconds <= LONGEST:
                 pass
@@ -160,6 +160,7 @@ class Recovery(Attempts):
             return
         self._forget_orphan(orphan)
         weight = self._weight(job)
+        estimate = self.estimates.get(map_.owner, map_.function)
         attempt = Attempt(
             orphan.number,
             map_,
@@ -170,7 +171,7 @@ class Recovery(Attempts):
             self._now - orphan.seconds,
             0.0,
             self.clock.rates(job.number, self._now),
-            0.0,
+            LONGEST if estimate is None else estimate * len(span),
             self._price(weight),
             weight,
             slack=self.roster.lease,
@@ -183,6 +184,10 @@ class Recovery(Attempts):
         if orphan.how == "runs":
             self._occupy(attempt)
             self._count_running(attempt, +1)
+        elif orphan.how == "ahead":
+            attempt.ahead = True
+            kernel.ahead[attempt.number] = None
+            self._begin_next(kernel)
         else:  # a driver says next what it waits for, and an answer follows
             attempt.parked = attempt.lent = True
             attempt.driver = orphan.how == "waits"

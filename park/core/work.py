@@ -61,6 +61,8 @@ class Map:
     depth: int = 0
     #: who gets the results: the driver's attempt, or 0: the session's client
     driver: int = 0
+    #: the connection over which it was sent last
+    peer: bytes = b""
     closed: bool = True
     #: units received so far
     total: int = 0
@@ -254,7 +256,7 @@ class Orphan:
     count: int
     cpus: int
     memory: int
-    #: "runs", "waits" or "done", and for how many seconds
+    #: "runs", "ahead", "waits" or "done", and for how many seconds
     how: str
     seconds: float
     #: until then somebody may claim it

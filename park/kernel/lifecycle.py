@@ -247,7 +247,7 @@ class Lifecycle:
         if kept is not None:
             run, how, seconds = kept.run, "done", kept.answer.seconds
         elif number in self.ahead:
-            run, how = self.ahead[number][0], "runs"
+            run, how = self.ahead[number][0], "ahead"
         else:
             held = self.attempts[number].held(number)
             run, how = held.run, "waits" if held.call is not None or held.lent else "runs"

@@ -47,8 +47,8 @@ class KernelHello(Message):
 
     *attempts*: those that it holds, or has answered without knowing that the answer counts. The payload is a packed list
     of what a broker of another life has to know of each, in their order: [map, start, count, cpus, memory, how, seconds],
-    *how* it stands there: "runs" (for so many *seconds*), "waits" (for a map, or at a safe point), or "done" (it took
-    so many, and the answer follows).
+    *how* it stands there: "runs" (for so many *seconds*), "ahead" (of a free slot), "waits" (for a map, or at a safe
+    point), or "done" (it took so many, and the answer follows).
 
     What it has: *memory* (bytes; 0: unknown), *labels*, and *packages* by name with their versions. It serves
     *owner* ("": nobody in particular) first, or *only* that owner.

@@ -1,0 +1,125 @@
+"""A broker that dies and comes back: what kernels hold and have answered counts, and nothing of it runs again."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from park.model import JobState
+from tests.sim.functions import exact
+from tests.sim.wire import brisk
+from tests.sim.world import World
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_nothing_that_a_kernel_holds_runs_again(seed: int) -> None:
+    rng = random.Random(f"recovery {seed}")
+    world = World(seed, pace=exact, latency=brisk)
+    for _ in range(3):
+        world.kernel(rng.randint(1, 3))
+    ann, bob = world.client("ann"), world.client("bob")
+    world.settle()
+    # as long as the others of their function and owner: none is taken for a straggler
+    naps = [0.05] * 600
+    alone = {
+        ann.submit("nap", naps): sum(naps),
+        bob.submit("nap", [0.02] * 300): 6.0,
+        ann.submit("serial", [20] * 5): 5 * 20 * 0.03,
+        bob.submit("serial", None): 100 * 0.03,
+        ann.submit("generations", None): 20 * (10 * 0.05 + 0.01),
+        bob.submit("fit", None): 10 * 4 * 3 * (20 * 0.005 + 0.002),
+    }
+    world.until(lambda: all(r.done for r in alone))
+    for _ in range(4):
+        world.run_for(rng.uniform(0.0, 4.0))
+        if rng.random() < 0.5:
+            world.restart_broker()
+        else:
+            world.doom = rng.choice(["decided", "committed"])
+    jobs = world.dispatcher.list.jobs
+    world.until(lambda: all(j.ended for j in world.dispatcher.list.jobs.values()))
+    world.until(lambda: not any(k.life.attempts or k.life.kept for k in world.kernels))
+    jobs = world.dispatcher.list.jobs
+    for request, seconds in alone.items():
+        assert jobs[request.job].state is JobState.COMPLETE
+        # what was on its way to a kernel when the broker died may run twice: a unit at each death
+        again = world.served[request.job] - seconds
+        assert -1e-6 <= again <= 0.05 * world.broker_deaths + 1e-6, jobs[request.job].record
+
+
+# -- what a broker takes in --------------------------------------------------------------------------
+
+
+def held(*entries: list[object]) -> bytes:
+    return codec.pack(list(entries))
+
+
+def hello(desk: Desk, name: str, attempts: list[int], payload: bytes, slots: int = 2) -> object:
+    message = messages.KernelHello(name.encode() * 8, "kay", "node", 1, slots, PYTHON, attempts=attempts)
+    return desk.give(name.encode(), message, payload)
+
+
+def test_an_attempt_at_a_known_map_goes_on_as_it_stands() -> None:
+    desk = Desk()
+    client = desk.client()
+    job = accepted(desk.submit(client, inputs=[1, 2, 3]))
+    key = desk.dispatcher.list.jobs[job].submit.key
+    out = hello(desk, "k1", [77, 78], held([key, 1, 1, 1, 0, "runs", 3.0], [key, 2, 1, 1, 0, "done", 5.0]))
+    assert not of(out, messages.Abort)  # type: ignore[arg-type]
+    assert {a.span.start for a in desk.dispatcher.attempts.values()} == {0, 1, 2}
+    run = messages.Run(78, job, "ann", key, b"", 2, 1, 0)
+    desk.give(b"k1", *finished(run, [9], seconds=5.0))
+    assert desk.job(job).done == 1
+    assert desk.job(job).seconds == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        "junk",
+        [b"short", 0, 1, 1, 0, "runs", 0.0],
+        [b"k" * 16, -1, 1, 1, 0, "runs", 0.0],
+        [b"k" * 16, 0, 0, 1, 0, "runs", 0.0],
+        [b"k" * 16, 0, 1, 9, 0, "runs", 0.0],
+        [b"k" * 16, 0, 1, 1, 0, "sleeps", 0.0],
+        [b"k" * 16, 0, 1, 1, 0, "runs", -1.0],
+        [b"k" * 16, 0, 1, 1, 0, "runs", 1e300],
+    ],
+)
+def test_what_makes_no_sense_is_aborted(entry: object) -> None:
+    desk = Desk()
+    out = hello(desk, "k1", [77], codec.pack([entry]))
+    assert of(out, messages.Abort) == [messages.Abort(attempt=77)]  # type: ignore[arg-type]
+    assert not desk.dispatcher.orphans
+
+
+def test_what_nobody_claims_within_a_lease_is_aborted() -> None:
+    desk = Desk()
+    hello(desk, "k1", [77], held([b"m" * 16, 0, 1, 2, 0, "runs", 0.0]))
+    client = desk.client()
+    assert not of(desk.submit(client), messages.Run)  # its slots are taken
+    for _ in range(10):
+        desk.tick(2.0)
+        desk.give(client, messages.Heartbeat())
+        out = desk.give(b"k1", messages.Heartbeat(attempts=[77]))
+    out = desk.tick(0.1)
+    assert of(out, messages.Abort) == [messages.Abort(attempt=77)]
+    assert of(out, messages.Run)
+
+
+def test_units_that_must_not_run_twice_fail_their_job_when_nobody_brings_them_back() -> None:
+    world = World(3)
+    world.kernel(1)
+    client = world.client("ann")
+    world.settle()
+    request = client.submit("serial", [50, 50], idempotent=False)
+    world.until(lambda: request.done)
+    world.run_for(0.5)
+    world.lose(world.kernels[0])
+    world.restart_broker()
+    world.until(lambda: world.dispatcher.list.jobs[request.job].ended)
+    record = world.dispatcher.list.jobs[request.job].record
+    assert record.state is JobState.FAILED
+    assert "idempotent=False forbids a second run" in record.reason
