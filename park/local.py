@@ -71,7 +71,7 @@ class LocalService(ServerProxy):
         self._pid = os.getpid()
         slots = self._slots if self._slots is not None else default_slots()
         store = JobStore(self._home) if self._home is not None else MemoryStore()
-        manager = ServiceManager(JobManager(store))
+        manager = ServiceManager(JobManager(store, outlived=False))
         reactor = manager.reactor
         manager.open()
         kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), this_node(), _place)

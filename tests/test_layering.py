@@ -54,7 +54,8 @@ PARTS = tuple(
 )
 #: Its floors, the lowest first.
 FLOORS = tuple(
-    f"park.core.{name}" for name in ("state", "charging", "course", "attempts", "dealing", "intake")
+    f"park.core.{name}"
+    for name in ("state", "charging", "course", "attempts", "dealing", "intake", "recovery")
 )
 
 ROOMS = {
@@ -104,7 +105,8 @@ ROOMS = {
     "park.core.course": Room(1, beside=(*PARTS, *FLOORS[:2], "park.core.reasons", "park.wire.*")),
     "park.core.attempts": Room(1, beside=(*PARTS, *FLOORS[:3], "park.wire.*")),
     "park.core.dealing": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
-    "park.core.intake": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
+    "park.core.recovery": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
+    "park.core.intake": Room(1, beside=(*PARTS, *FLOORS[:4], "park.core.recovery", "park.wire.*")),
     "park.core.dispatcher": Room(
         1, beside=(*PARTS, *FLOORS, "park.core.invariants", "park.table", "park.wire.*")
     ),

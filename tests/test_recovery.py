@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
 from park.model import JobState
+from park.wire import codec, messages
+from tests.sim.desk import Desk, accepted, finished, of
 from tests.sim.functions import exact
-from tests.sim.wire import brisk
+from tests.sim.wire import PYTHON, brisk
 from tests.sim.world import World
 
 
@@ -55,7 +58,7 @@ def held(*entries: list[object]) -> bytes:
     return codec.pack(list(entries))
 
 
-def hello(desk: Desk, name: str, attempts: list[int], payload: bytes, slots: int = 2) -> object:
+def hello(desk: Desk, name: str, attempts: list[int], payload: bytes, slots: int = 2) -> Any:
     message = messages.KernelHello(name.encode() * 8, "kay", "node", 1, slots, PYTHON, attempts=attempts)
     return desk.give(name.encode(), message, payload)
 
@@ -66,7 +69,7 @@ def test_an_attempt_at_a_known_map_goes_on_as_it_stands() -> None:
     job = accepted(desk.submit(client, inputs=[1, 2, 3]))
     key = desk.dispatcher.list.jobs[job].submit.key
     out = hello(desk, "k1", [77, 78], held([key, 1, 1, 1, 0, "runs", 3.0], [key, 2, 1, 1, 0, "done", 5.0]))
-    assert not of(out, messages.Abort)  # type: ignore[arg-type]
+    assert not of(out, messages.Abort)
     assert {a.span.start for a in desk.dispatcher.attempts.values()} == {0, 1, 2}
     run = messages.Run(78, job, "ann", key, b"", 2, 1, 0)
     desk.give(b"k1", *finished(run, [9], seconds=5.0))
@@ -91,7 +94,7 @@ def test_an_attempt_at_a_known_map_goes_on_as_it_stands() -> None:
 def test_what_makes_no_sense_is_aborted(entry: object) -> None:
     desk = Desk()
     out = hello(desk, "k1", [77], codec.pack([entry]))
-    assert of(out, messages.Abort) == [messages.Abort(attempt=77)]  # type: ignore[arg-type]
+    assert of(out, messages.Abort) == [messages.Abort(attempt=77)]
     assert not desk.dispatcher.orphans
 
 
@@ -100,11 +103,11 @@ def test_what_nobody_claims_within_a_lease_is_aborted() -> None:
     hello(desk, "k1", [77], held([b"m" * 16, 0, 1, 2, 0, "runs", 0.0]))
     client = desk.client()
     assert not of(desk.submit(client), messages.Run)  # its slots are taken
-    for _ in range(10):
-        desk.tick(2.0)
+    for _ in range(9):
+        assert not of(desk.tick(2.0), messages.Abort)
         desk.give(client, messages.Heartbeat())
-        out = desk.give(b"k1", messages.Heartbeat(attempts=[77]))
-    out = desk.tick(0.1)
+        assert not of(desk.give(b"k1", messages.Heartbeat(attempts=[77])), messages.Abort)
+    out = desk.tick(3.0)
     assert of(out, messages.Abort) == [messages.Abort(attempt=77)]
     assert of(out, messages.Run)
 

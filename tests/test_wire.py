@@ -169,7 +169,7 @@ def test_no_field_may_be_missing() -> None:
     values = msgpack.unpackb(head_of(RUN))
     with pytest.raises(ProtocolError, match="Run has 16 fields, not 15"):
         decode([msgpack.packb([*values[:-2], b""])])
-    with pytest.raises(ProtocolError, match="Run has 14 fields, not 0"):
+    with pytest.raises(ProtocolError, match="Run has 16 fields, not 0"):
         decode([msgpack.packb([VERSION, "Run", b""])])
     with pytest.raises(ProtocolError, match="no list of a version"):
         decode([msgpack.packb([VERSION, "Run"])])

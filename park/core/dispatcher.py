@@ -16,7 +16,6 @@ answered the job ends.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -138,7 +137,7 @@ class Dispatcher(Intake, Dealing):
             self.roster.join_client(event.peer, m.incarnation, user, m.python, self._now, event.account)
         else:
             self._move(client, event.peer)
-        self._welcome(event.peer, client is None, m.id)
+        self._send(event.peer, self._welcome_to(client is None, m.id))
 
     def _kernel_hello(self, event: Event, m: messages.KernelHello) -> None:
         if not 1 <= m.slots <= MAX_SLOTS:
@@ -157,17 +156,18 @@ class Dispatcher(Intake, Dealing):
             self._out.deltas.append(Delta("kernel", kernel.number, kernel.record().as_map()))
             self._out.writes.append(Write("kernel", (m.incarnation,), b""))
             kernel.joined = self._now
-            self._welcome(event.peer, True, 0, self._answer)  # when the next life would wait for it
+            # when the next life would wait for it
+            self._answer(event.peer, self._welcome_to(True))
             self._take_in(kernel, m, event.payload)
             self._come_back(m.incarnation)
             return
-        if kernel.peer == event.peer:  # the same connection: nothing was lost, it was only impatient
-            self._welcome(event.peer, False, 0)
+        if kernel.peer == event.peer:  # it was only impatient
+            self._send(event.peer, self._welcome_to(False, lost=False))
             return
         self._move(kernel, event.peer)
         # what was on its way is lost: code, work that it does not hold, answers to work that it held
         kernel.known.clear()
-        self._welcome(event.peer, False, 0)
+        self._send(event.peer, self._welcome_to(False))
         held = set(m.attempts)
         self._lose_orphans(kernel, [n for n in self.orphans if n not in held])
         for number in sorted(kernel.holds - held, reverse=True):
@@ -197,13 +197,9 @@ class Dispatcher(Intake, Dealing):
             self._out.gone.append(member.peer)
         self.roster.move(member, peer, self._now)
 
-    def _welcome(
-        self, peer: Peer, fresh: bool, reply: int, send: Callable[[Peer, Message], None] | None = None
-    ) -> None:
+    def _welcome_to(self, fresh: bool, reply: int = 0, lost: bool = True) -> messages.Welcome:
         r = self.roster
-        (send or self._send)(
-            peer, messages.Welcome(self.store, self.epoch, r.heartbeat, r.lease, fresh, reply)
-        )
+        return messages.Welcome(self.store, self.epoch, r.heartbeat, r.lease, fresh, reply, lost)
 
     def _heartbeat(self, event: Event, m: messages.Heartbeat) -> None:
         """`Roster.heard` has seen it. What a kernel has that is not its any more was given before contact was lost."""

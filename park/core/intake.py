@@ -203,10 +203,10 @@ class Intake(Recovery):
                 return
         known = self.maps.get(m.map)
         if known is not None:
-            if known.job == job.number and known.driver == (attempt.number if attempt is not None else 0):
-                if known.peer != event.peer:  # else nothing was lost, it was only impatient
-                    known.peer = event.peer
-                    self._again(job, known, m.answered)
+            mine = known.job == job.number and known.driver == (attempt.number if attempt is not None else 0)
+            if mine and known.peer != event.peer:  # else nothing was lost, it was only impatient
+                known.peer = event.peer
+                self._again(job, known, m.answered)
             return
         if len(m.map) != 16:
             raise ProtocolError("a map key has 16 bytes")

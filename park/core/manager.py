@@ -44,7 +44,8 @@ class Turn:
 class JobManager:
     """The jobs of one broker. *store* None: they live as long as this object. Times in seconds.
 
-    *policy*: the terms of credit; None: nothing is charged.
+    *policy*: the terms of credit; None: nothing is charged. *outlived*: kernels may live longer than the broker, and
+    come back to its next life.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class JobManager:
         lease: float = 20.0,
         checked: bool = False,
         policy: Policy | None = None,
+        outlived: bool = True,
     ) -> None:
         self.store: Store = store if store is not None else MemoryStore()
         self._spool = MemoryStore()
         self._packs: OrderedDict[tuple[str, tuple[int | bytes | str, ...]], Pack] = OrderedDict()
         #: assert all invariants after each event (tests do)
         self.checked = checked
+        self.outlived = outlived
         self._checks = 0
         self.stream = message_stream()
         epoch = self.store.open_epoch()
@@ -85,7 +88,9 @@ class JobManager:
         """Take up the stored jobs: what was not answered waits again."""
         dispatcher = self.dispatcher
         ledger = dispatcher.ledger
-        dispatcher.expect({bytes(key) for (key,), _ in self.store.scan("kernel") if isinstance(key, bytes)})
+        if self.outlived:
+            kernels = {key for (key,), _ in self.store.scan("kernel") if isinstance(key, bytes)}
+            dispatcher.expect(kernels)
         for (owner,), value in self.store.scan("account"):
             ledger.restore_account(str(owner), codec.unpack(value), now)
         for (job, epoch), value in self.store.scan("charge"):
@@ -152,7 +157,11 @@ class JobManager:
         if puts:
             self._spool.commit(puts)
         turn.sends += [self._load(s) for s in out.sends]
-        drops = [w for w in out.spool if w.value is None]
+        # what lies in the spool may have left it by then
+        turn.sends_after_commit += [self._load(s) if _spooled(s) else s for s in out.sends_after_commit]
+        # what was dropped, and has come again since, stays
+        last = {(w.room, w.key): w for w in out.spool}
+        drops = [w for w in last.values() if w.value is None]
         if drops:
             self._spool.commit(drops)
             for w in drops:
@@ -160,7 +169,6 @@ class JobManager:
         for p in out.publications:
             for peer, message, payload in self.stream.publish(p.job, p.kind, p.payload, p.header):
                 turn.sends.append(Send(peer, message, payload))
-        turn.sends_after_commit += out.sends_after_commit
         # now, because code that nobody needs may leave the spool later in this turn
         turn.writes += [self._resolved(w) for w in out.writes]
         turn.deltas += out.deltas
@@ -220,6 +228,12 @@ class JobManager:
             if not job.ended:
                 for stream, payload in self.stream.subscribe(message.job, peer):
                     yield Send(peer, stream, payload)
+
+
+def _spooled(send: Send) -> bool:
+    """Whether the payload is units of a session's or a driver's map."""
+    ref = send.payload
+    return isinstance(ref, Ref) and ref.room == "units" and isinstance(ref.key[0], bytes)
 
 
 def _failed(pack: Pack) -> int:

@@ -305,7 +305,7 @@ class Lifecycle:
                 self._abort(message, now)
             case messages.Release():
                 self._release(message)
-            case messages.Welcome():
+            case messages.Welcome() if message.lost or message.epoch != self.epoch:
                 self._welcomed(message)
         return self._take()
 

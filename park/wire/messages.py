@@ -72,7 +72,10 @@ class KernelHello(Message):
 
 @dataclass(frozen=True, slots=True)
 class Welcome(Message):
-    """broker -> peer. Seconds between heartbeats and until a lease ends; *fresh*: the broker did not know the peer."""
+    """broker -> peer. Seconds between heartbeats and until a lease ends; *fresh*: the broker did not know the peer.
+
+    *lost*: what was on its way may be lost; not where a peer says hello twice over one connection.
+    """
 
     store: str
     epoch: int
@@ -80,6 +83,7 @@ class Welcome(Message):
     lease: float
     fresh: bool = True
     reply: int = 0
+    lost: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,6 +264,10 @@ class Life:
         world.loss = 0.0
         world.until(lambda: all(w.current for w in world.watchers))
         world.settle()
+        world.until(
+            lambda: not any(k.life.attempts or k.life.kept for k in world.kernels)
+        )  # what was held up
+        world.until(lambda: not world.dispatcher.list.next_deadline())
         world.check_nothing_is_left()
         self.check_results()
         world.restart_broker()
