@@ -249,6 +249,37 @@ def test_a_killed_broker_comes_back_with_its_jobs(own: Fabric, gate: Gate) -> No
     assert service.wait(service.start(square, [5]), timeout=20) == [25]
 
 
+def test_what_runs_goes_on_while_its_broker_is_killed_and_started_again(own: Fabric, gate: Gate) -> None:
+    runs = gate.folder / "runs"
+
+    def noted(x: int) -> int:
+        with runs.open("a") as file:
+            file.write(f"{x}\n")
+        time.sleep(0.02)
+        return x
+
+    def driver() -> int:
+        maps = park.environment().map
+        return sum(sum(maps(noted, range(100 * g, 100 * g + 6))) for g in range(1, 13))
+
+    service = own.connect()
+    own.start_kernels(2)
+    until(lambda: len(service.kernels()) == 2)
+    blocked, fit = service.start(gate, [1]), service.start(driver)
+    for seen in (5, 30):
+        until(lambda seen=seen: runs.exists() and len(runs.read_text().split()) >= seen)  # type: ignore[misc]
+        own.broker.kill()
+        own.start_broker()
+    assert service.wait(fit, timeout=30) == sum(100 * g + i for g in range(1, 13) for i in range(6))
+    units = runs.read_text().split()
+    # what was on its way when the broker died may run twice: a unit each time
+    assert len(set(units)) == 72
+    assert len(units) <= 74
+    gate.open()
+    assert service.wait(blocked, timeout=20) == [1]
+    assert len(gate.runs(1)) == 1
+
+
 def test_paused_jobs_stay_paused_when_their_broker_or_kernel_is_lost(own: Fabric, gate: Gate) -> None:
     service = own.connect()
     (kernel,) = own.start_kernels(1)
