@@ -163,6 +163,7 @@ class Dispatcher(Intake, Dealing):
             return
         if kernel.peer == event.peer:  # it was only impatient
             self._send(event.peer, self._welcome_to(False, lost=False))
+            self._take_back_ended(kernel, m.attempts)
             return
         self._move(kernel, event.peer)
         # what was on its way is lost: code, work that it does not hold, answers to work that it held
@@ -208,6 +209,17 @@ class Dispatcher(Intake, Dealing):
             for number in m.attempts:
                 if number not in kernel.holds and number not in self.orphans:
                     self._answer(event.peer, messages.Abort(attempt=number))
+            self._take_back_ended(kernel, m.attempts)
+
+    def _take_back_ended(self, kernel: Kernel, named: list[int]) -> None:
+        """Work of an earlier life that the kernel brought along, and does not name any more, has ended in between.
+
+        None of it can be on its way there, as new work may be; and what is on its way here came before these names.
+        """
+        for number in sorted(kernel.holds - set(named), reverse=True):
+            attempt = self.attempts.get(number)
+            if attempt is not None and number < self.epoch << 32:
+                self._take_back(attempt, "its kernel has ended it")
 
     def _goodbye(self, event: Event, m: messages.Goodbye) -> None:
         member = self.roster.member(event.peer)
