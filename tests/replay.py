@@ -68,8 +68,8 @@ def recorded() -> Iterator[list[Call]]:
 
     def noting(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def noted(self: Any, *args: Any, **named: Any) -> Any:
-            if id(self) in inside:
-                return method(self, *args, **named)
+            if id(self) in inside or (name != "__init__" and id(self) not in numbers):
+                return method(self, *args, **named)  # of itself; or it was there before, in another thread
             if name == "__init__":
                 numbers[id(self)] = len(kept)
                 kept.append(self)

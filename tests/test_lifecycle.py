@@ -276,6 +276,19 @@ def test_a_broker_of_another_life_hears_what_is_held_and_answered() -> None:
     assert bench.life.holds == []
 
 
+def test_an_answer_that_a_hello_has_named_is_there_when_the_welcome_comes() -> None:
+    bench = Bench()
+    bench.run(1)
+    bench.done(1, 1)
+    bench.life.tick(5.0)
+    assert len(bench.life.held()) == 1
+    bench.life.tick(1000.0)
+    actions = bench.broker(messages.Welcome("store", 2, 2.0, 20.0, fresh=True), now=1000.0)
+    assert [m.attempt for m in told(actions, messages.Finished)] == [1]
+    bench.life.tick(1000.1)
+    assert bench.life.holds == []
+
+
 def test_another_broker_never_knew_what_is_held() -> None:
     bench = Bench(2)
     bench.run(1)

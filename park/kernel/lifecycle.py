@@ -218,6 +218,8 @@ class Lifecycle:
         #: answers that the broker has not confirmed; those that go to the disk, and the others, the oldest first
         self.kept: dict[int, Kept] = {}
         self._passing: dict[int, Kept] = {}
+        #: those of the others that a hello has named, for which no Welcome has come
+        self._named: set[int] = set()
         self.store = ""
         self.epoch = 0
         self._now = 0.0
@@ -238,7 +240,8 @@ class Lifecycle:
         return sorted([*self.attempts, *self.ahead])
 
     def held(self) -> list[list[Any]]:
-        """What a broker has to know of each of `holds`, in their order."""
+        """What a broker has to know of each of `holds`, in their order: for a hello. What it names is kept until then."""
+        self._named = set(self._passing)
         return [self._held(number) for number in self.holds]
 
     def _held(self, number: int) -> list[Any]:
@@ -352,7 +355,7 @@ class Lifecycle:
         self._now = now
         while self._passing:
             number, kept = next(iter(self._passing.items()))
-            if now - kept.at <= KEEP and len(self._passing) <= MOST_KEPT:
+            if number in self._named or (now - kept.at <= KEEP and len(self._passing) <= MOST_KEPT):
                 break
             del self._passing[number]
         for process in self.processes.values():
@@ -522,6 +525,7 @@ class Lifecycle:
             return
         for kept in [*self.kept.values(), *self._passing.values()]:
             self._do(ToBroker(kept.answer, kept.payload))
+        self._named.clear()
         self._ask_again()
 
     def _forget_all(self) -> None:
