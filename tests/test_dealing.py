@@ -414,3 +414,39 @@ def test_only_the_broker_s_own_user_grants() -> None:
     (payload,) = [s.payload for s in out.sends_after_commit if isinstance(s.message, messages.Records)]
     (found,) = codec.unpack(payload)  # type: ignore[arg-type]
     assert (found["owner"], found["balance"], found["rate"]) == ("bob", 36_005.0, 1500.0)
+
+
+# -- kernels full of drivers -------------------------------------------------------------------------
+
+
+def test_a_kernel_full_of_drivers_goes_on_with_plain_work_and_tries_what_is_unknown() -> None:
+    desk = Desk()
+    ann, bob, node = desk.client(), desk.client("c2", "bob"), kernel(desk, "node")
+    for job in range(1, 5):
+        (driver,) = of(desk.submit(ann, "driver", None), messages.Run)
+        change(desk, ann, job, paused=True)
+        desk.give(node, messages.Lent(driver.attempt))
+    assert desk.dispatcher.roster.kernels[node].full_of_drivers
+    # a fifth one waits, and says why
+    assert not of(desk.submit(ann, "driver", None), messages.Run)
+    assert desk.dispatcher.explain(5) == "every kernel holds as many waiting drivers as it may"
+    # code that nobody knows is tried beside them, and goes on when it has made no maps
+    assert len(of(desk.submit(bob, inputs=[1, 2, 3, 4]), messages.Run)) == 1
+    while not desk.job(6).state.ended:
+        (attempt,) = [a for a in desk.dispatcher.attempts.values() if not a.parked and not a.ahead]
+        assert attempt.map.job == 6
+        desk.now += 0.01
+        desk.give(node, *finished(run_of_attempt(attempt), None, seconds=0.01))
+    assert desk.job(6).state is JobState.COMPLETE
+    # when one goes on and ends, the fifth has its place
+    out = change(desk, ann, 1, paused=False)
+    (resumed,) = of(out, messages.Resume)
+    (first,) = [a for a in desk.dispatcher.attempts.values() if a.number == resumed.attempt]
+    out = desk.give(node, *finished(run_of_attempt(first), [1]))
+    assert [r.job for r in of(out, messages.Run)] == [5]
+
+
+def run_of_attempt(attempt: Any) -> messages.Run:
+    return messages.Run(
+        attempt.number, attempt.map.job, "x", attempt.map.key, b"", attempt.span.start, len(attempt.span), 0
+    )

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from park.core.course import Course
 from park.core.jobs import Job
+from park.core.needs import Kind
 from park.core.outcome import Event, Publication, Write
 from park.core.roster import Kernel
 from park.core.state import WORDS
@@ -163,6 +164,7 @@ class Attempts(Course):
         self.estimates.begin_anew(job.owner, attempt.map.function)
         kernel = attempt.kernel
         kernel.parked.add(attempt.number)
+        self.vacancies.changed(kernel)
         self._count_running(attempt, 0 if attempt.ahead else -1)
         kernel.ahead.pop(attempt.number, None)  # the kernel began with it before the slot was seen to be free
         attempt.ahead = False
@@ -198,7 +200,7 @@ class Attempts(Course):
         attempt.charged = (
             min(self.clock.quantum, FIRST_GUESS if estimate is None else estimate) * attempt.cpus
         )
-        attempt.rates = self.clock.serve(job.number, job.needs, attempt.charged, self._now)
+        attempt.rates = self.clock.serve(job.number, job.doors[Kind.DRIVER], attempt.charged, self._now)
         attempt.weight = self._weight(job)
         attempt.price = self._price(attempt.weight)
         last = self._last_results.get(attempt.number)

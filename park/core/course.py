@@ -104,23 +104,23 @@ class Course(Charging):
         if job.reserved is not None and not (dealt and job.has_work):
             self._unreserve(job.reserved)
         open_ = dealt and job.reserved is None
-        if open_ and job.next_ready() is not None:
-            clock.wake(number, job.needs, now)
+        ready = job.next_ready() if open_ else None
+        door = None if ready is None else self.door(job, ready)
+        if door is not None:
+            clock.wake(number, door, now)
             if self.vacancies.full:  # a driver that waits in a full kernel may compute a share
                 for map_ in job.maps.values():
                     driver = self.attempts.get(map_.driver)
                     if driver is not None and map_.waiting:
                         self._touched[driver.kernel.number] = driver.kernel
-        else:
-            clock.sleep(number, job.needs, now)
+        for here, waiting in job.resumable.items() if open_ else ():
+            clock.wake(number, here, now)
+            self._touched[here] = waiting[0].kernel
         doors = clock.doors(number)
-        if job.resumable or len(doors) > (job.needs in doors):
-            for door in [d for d in doors if d is not job.needs and d != job.needs]:
-                if not open_ or door not in job.resumable:
-                    clock.sleep(number, door, now)
-            for door, waiting in job.resumable.items() if open_ else ():
-                clock.wake(number, door, now)
-                self._touched[door] = waiting[0].kernel
+        if len(doors) > (door is not None):
+            for other in [d for d in doors if d is not door]:
+                if not open_ or other not in job.resumable:
+                    clock.sleep(number, other, now)
 
     def _unreserve(self, kernel: Kernel) -> None:
         """Its slots are for everybody again."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from park.core.attempts import Attempts
 from park.core.jobs import Job
+from park.core.needs import Kind, unmet
 from park.core.outcome import Ref, Write
-from park.core.roster import Kernel
+from park.core.roster import DRIVERS_PER_SLOT, Kernel
 from park.core.speculation import LEAST
 from park.core.work import CHUNK_SECONDS, Attempt, Map, Span, chunk_size
 from park.model import JobState
@@ -39,6 +40,9 @@ class Dealing(Attempts):
                     kernel = dealing.place(profile, job.kernels, job.submit.cpus, job.submit.memory)
                     touched.append(kernel)
                     self._give(job, kernel)
+        for kernel in list(dealing.full.values()) if not clock.idle else ():
+            while kernel.number in dealing.full and self._deal_full(kernel):
+                touched.append(kernel)
         for kernel in [*touched, *self._touched.values()]:
             self._deal_ahead(kernel)
         self._touched.clear()
@@ -55,7 +59,7 @@ class Dealing(Attempts):
             self._give(job, kernel)
             return True
         if kernel.full_of_drivers:
-            return self._deal_inside(kernel)
+            return self._deal_full(kernel)
         profile = kernel.profile
         doors = [*self.vacancies.doors(profile), kernel.number]
         number = self.clock.pick(doors, self._now, kernel.last, profile.owner, profile.only)
@@ -64,8 +68,27 @@ class Dealing(Attempts):
         self._give(self.list.jobs[number], kernel)
         return True
 
-    def _deal_inside(self, kernel: Kernel) -> bool:
-        """The same where no further process may start: drivers go on, or chunks run inside drivers that wait.
+    def _deal_full(self, kernel: Kernel) -> bool:
+        """The same where no further driver may start: drivers go on, chunks run inside those that wait, and units of
+        code that makes no maps find a process. Of code that is not known yet, a few are tried."""
+        inside = self._inside(kernel)
+        profile = kernel.profile
+        most = Kind.UNKNOWN if len(kernel.parked) < (DRIVERS_PER_SLOT + 1) * kernel.slots else Kind.PLAIN
+        doors = [d for d in self.vacancies.doors(profile) if d.kind <= most]
+        number = self.clock.pick(doors, self._now, owner=profile.owner, only=profile.only)
+        if inside is not None and (not number or self.clock.before(inside[0]) <= self.clock.before(number)):
+            job, work = self.list.jobs[inside[0]], inside[1]
+            if isinstance(work, Attempt):
+                self._resume(work)
+            else:
+                self._dispatch(job, work, kernel)
+            return True
+        if number:
+            self._give(self.list.jobs[number], kernel)
+        return bool(number)
+
+    def _inside(self, kernel: Kernel) -> tuple[int, Attempt | Map] | None:
+        """The job that is due of those whose drivers wait here, with the driver that goes on, or the map to deal from.
 
         A driver here of whose map nothing is here is the innermost of its process, so that a chunk of that map
         runs inside it: there is one such driver in each chain of drivers that wait.
@@ -74,7 +97,7 @@ class Dealing(Attempts):
         for n in kernel.parked:
             attempt = self.attempts[n]
             job = self.list.jobs[attempt.map.job]
-            if not job.dealt or job.reserved is not None:
+            if not job.dealt or job.reserved is not None or not self._has_room(kernel, job):
                 continue
             if attempt.resumable:
                 found[job.number] = attempt
@@ -84,16 +107,9 @@ class Dealing(Attempts):
                     if map_.waiting and all(self.attempts[r].kernel is not kernel for r in map_.running):
                         found[job.number] = map_
         if not found:
-            return False
+            return None
         number = min(found, key=self.clock.before)
-        job, work = self.list.jobs[number], found[number]
-        if not self._has_room(kernel, job):
-            return False
-        if isinstance(work, Attempt):
-            self._resume(work)
-        else:
-            self._dispatch(job, work, kernel)
-        return True
+        return number, found[number]
 
     def _has_room(self, kernel: Kernel, job: Job) -> bool:
         return kernel.fits(job.submit.cpus, job.submit.memory)
@@ -167,7 +183,7 @@ class Dealing(Attempts):
             submit.memory,
             self._now,
             cost,
-            self.clock.serve(job.number, job.needs, cost, self._now),
+            self.clock.serve(job.number, self.door(job, map_), cost, self._now),
             expected,
             self._price(weight),
             weight,
@@ -275,9 +291,7 @@ class Dealing(Attempts):
         """A kernel with a free slot for the job's units, if possible another one than *kernel*."""
         best: Kernel | None = None
         for profile in self.vacancies.free:
-            if job.needs in self.vacancies.doors(profile) and (
-                not profile.only or profile.owner == job.owner
-            ):
+            if not unmet(job.needs, profile) and (not profile.only or profile.owner == job.owner):
                 found = self.vacancies.place(profile, (), job.submit.cpus, job.submit.memory)
                 if found is kernel and len(self.vacancies.free[profile]) > 1:
                     found = self.vacancies.place(profile, (), job.submit.cpus, job.submit.memory)

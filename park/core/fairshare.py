@@ -25,9 +25,9 @@ nothing, and work done is not forgotten. Fits come in generations, with a short 
 which they must not lose what they are behind: who slept for at most one quantum keeps its tag, but is never
 more than one quantum's worth of work behind v.
 
-Doors. Not every kernel takes every unit: a door stands for one set of needs, or for one kernel on which drivers of
-a job want to go on. A job is runnable through the doors that it has opened; a kernel looks through those that
-are its own. Each door has its own v, because service through one says little about the queue at another.
+Doors. Not every kernel takes every unit: a door stands for one set of needs and one kind of code, or for one kernel on
+which drivers of a job want to go on. A job is runnable through the doors that it has opened; a kernel looks through
+those that are its own. Each set of needs has its own v, because service of one says little about the queue of another.
 
 Preference. A process that has a job prepared should go on with it: a slot may stay with its job while that is
 at most one quantum ahead of the one that is due, unless the one that is due was never served.
@@ -161,7 +161,9 @@ class ServiceClock:
         self._owners: dict[str, _Owner] = {}
         #: owners with runnable jobs, by door
         self._queues: dict[Door, _Queue[_Owner]] = {}
-        #: tag of the owner served last, by door and at all
+        #: the doors with the same needs that are open
+        self._doors: dict[Any, list[Door]] = {}
+        #: tag of the owner served last, by needs and at all
         self._virtual: dict[Door, float] = {}
         self._latest = 0.0
         self._order = 0
@@ -253,9 +255,9 @@ class ServiceClock:
             self.awake += 1
             self._resting.pop(job, None)
             if not o.queues:
-                v = self._virtual.get(door, self._latest)
+                v = self._virtual.get(_needs(door), self._latest)
                 o.tag = self._start(o, v, self.rates(job, now).owner, now)
-            v = o.virtual.get(door, o.latest)
+            v = o.virtual.get(_needs(door), o.latest)
             j.tag = self._start(j, v, self.rates(job, now).job, now)
         j.doors.add(door)
         queue = o.queues.get(door)
@@ -264,6 +266,7 @@ class ServiceClock:
             owners = self._queues.get(door)
             if owners is None:
                 owners = self._queues[door] = _Queue()
+                self._doors.setdefault(_needs(door), []).append(door)
             owners.put(o)
         queue.put(j)
 
@@ -293,6 +296,10 @@ class ServiceClock:
             owners.discard(o)
             if not owners:
                 del self._queues[door]
+                kin = self._doors[_needs(door)]
+                kin.remove(door)
+                if not kin:
+                    del self._doors[_needs(door)]
 
     def rests(self, but: int, now: float) -> bool:
         """Whether a job other than *but* has slept for at most a quantum: it may go on at any moment."""
@@ -353,11 +360,15 @@ class ServiceClock:
         j = self._jobs[job]
         o = j.owner
         # who is served before its turn does not move v beyond whoever is due: others start there
-        due, own = _first(self._queues.get(door), o), _first(o.queues.get(door), j)
+        key = _needs(door)
+        due, own = o.tag, j.tag
+        for other in self._doors.get(key, ()):
+            due = min(due, _first(self._queues.get(other), o))
+            own = min(own, _first(o.queues.get(other), j))
         self._latest = max(self._latest, due)
-        self._virtual[door] = max(self._virtual.get(door, 0.0), due)
+        self._virtual[key] = max(self._virtual.get(key, 0.0), due)
         o.latest = max(o.latest, own)
-        o.virtual[door] = max(o.virtual.get(door, 0.0), own)
+        o.virtual[key] = max(o.virtual.get(key, 0.0), own)
         j.served = True
         rates = self.rates(job, now)
         self.charge(job, cost, rates)
@@ -485,6 +496,11 @@ class ServiceClock:
             assert self._resting.keys() <= self._jobs.keys()
             for door, owners in self._queues.items():
                 assert len(owners) == sum(door in o.queues for o in self._owners.values())
+
+
+def _needs(door: Door) -> Any:
+    """What stands for the queue behind a door: its needs, of whatever kind the code is."""
+    return door[0] if isinstance(door, tuple) else door
 
 
 def _least(entries: Iterable[T | None]) -> T | None:

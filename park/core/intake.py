@@ -114,7 +114,8 @@ class Intake(Recovery):
     def _join_clock(self, job: Job, born: float) -> None:
         """The job may want slots from now on; it was submitted at *born*."""
         self.clock.add(job.number, job.owner, self._weight(job), born, job.seconds)
-        self.vacancies.need(job.needs)
+        job.doors = self.vacancies.need(job.needs)
+        job.needs = job.doors[0].needs
         self._out.deltas += self.ledger.deltas([job.owner])
 
     def _root_map(self, job: Job) -> Map:

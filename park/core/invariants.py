@@ -55,8 +55,11 @@ def _check_job(d: State, job: Job) -> None:
         return
     assert job.attempts or job.maps or job.session, "nothing of it is left: it should have ended"
     doors: set[object] = set(job.resumable)
-    if job.next_ready() is not None:
-        doors.add(job.needs)
+    ready = job.next_ready()
+    opened = set(d.clock.doors(job.number)) & set(job.doors)
+    if ready is not None:
+        doors |= opened or {d.door(job, ready)}
+    assert len(opened) <= 1
     expected = doors if job.dealt and job.reserved is None else set()
     assert d.clock.doors(job.number) == expected, (job.record, doors)
     # what the service clock was told is what was used, and what is thought of what runs

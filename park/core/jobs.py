@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from park.core.ledger import MICRO
-from park.core.needs import Needs, needs_of
+from park.core.needs import Door, Kind, Needs, needs_of
 from park.core.outcome import Outcome, Write
 from park.core.roster import Kernel, Member
 from park.core.work import Attempt, Map
@@ -77,11 +77,14 @@ class Job:
     #: [start, count] of units that must not run twice and were dealt in an earlier life
     risky: list[tuple[int, int]] = field(default_factory=list)
     needs: Needs = field(init=False)
+    #: where its units are dealt, by `Kind`
+    doors: tuple[Door, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self.done, self.failed, self.total = self.facts.done, self.facts.failed, self.facts.total
         self.seconds, self.paid = self.facts.seconds, round(self.facts.credits * MICRO)
         self.needs = needs_of(self.submit)
+        self.doors = tuple(Door(self.needs, kind) for kind in Kind)
 
     @property
     def counters(self) -> dict[str, Any]:

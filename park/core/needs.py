@@ -5,8 +5,10 @@ Jobs with the same needs, and kernels with the same profile, are many: each pair
 
 from __future__ import annotations
 
+import enum
 import functools
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from park.errors import InvalidRequest
 from park.wire.messages import KernelHello, Submit
@@ -39,6 +41,21 @@ class Needs:
 
     def __hash__(self) -> int:
         return self._hash
+
+
+class Kind(enum.IntEnum):
+    """What is known of code: whether it makes maps, so that its processes stay while it waits for them."""
+
+    PLAIN = 0
+    UNKNOWN = 1
+    DRIVER = 2
+
+
+class Door(NamedTuple):
+    """Through which units of a job are dealt. Kernels that are full of drivers look through some of them only."""
+
+    needs: Needs
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from park.core.charging import Charging
 from park.core.jobs import Job
-from park.core.needs import unmet
-from park.core.roster import Kernel
+from park.core.needs import Kind, unmet
 from park.model import JobState
 
 #: Seconds after which a driver that was asked for its slot and keeps it is named.
@@ -47,13 +46,11 @@ def _no_kernel(d: Charging, job: Job) -> str:
         elif job.needs.cpus > max(p.slots for p in profiles):
             text += f" (the largest has {max(p.slots for p in profiles)})"
         return text
-    if all(_is_full(k) for k in kernels if not unmet(job.needs, k.profile)):
+    ready = job.next_ready()
+    drives = ready is not None and d.door(job, ready).kind is Kind.DRIVER
+    if drives and all(k.full_of_drivers for k in kernels if not unmet(job.needs, k.profile)):
         return "every kernel holds as many waiting drivers as it may"
     return ""
-
-
-def _is_full(kernel: Kernel) -> bool:
-    return kernel.full_of_drivers
 
 
 def _common(missing: list[str]) -> str:

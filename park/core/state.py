@@ -15,6 +15,7 @@ from park.core.fairshare import ServiceClock
 from park.core.jobs import Job, JobList
 from park.core.ledger import Ledger, Policy
 from park.core.lending import Lending
+from park.core.needs import Door, Kind
 from park.core.outcome import Event, Outcome, Peer, Ref, Send, Write
 from park.core.roster import Kernel, Roster
 from park.core.speculation import Stragglers
@@ -80,6 +81,13 @@ class State:
         self._now = 0.0
         #: the shares of all jobs, if they were worked out after the last event
         self._shares: dict[int, float] | None = None
+
+    def door(self, job: Job, map_: Map) -> Door:
+        """Through which the next units of the map are dealt."""
+        if map_.once or map_.function in job.callers:
+            return job.doors[Kind.DRIVER]
+        known = self.estimates.get(map_.owner, map_.function) is not None
+        return job.doors[Kind.PLAIN if known else Kind.UNKNOWN]
 
     @property
     def now(self) -> float:

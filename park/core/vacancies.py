@@ -1,7 +1,7 @@
 """Which kernels have room, and through which doors they may be served.
 
 Kernels with the same profile stand together: a decision looks at profiles, not at kernels. A door of the service
-clock is a set of needs, or the number of a kernel on which a driver wants to go on.
+clock is a set of needs with a kind of code, or the number of a kernel on which a driver wants to go on.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from park.core.needs import Needs, Profile, unmet
+from park.core.needs import Door, Kind, Needs, Profile, unmet
 from park.core.roster import Kernel
 
 #: So many kernels are looked at for one that has a job prepared, or room for a wide unit.
@@ -27,17 +27,19 @@ class Vacancies:
         #: kernels that keep slots free for a wide unit
         self.reserved: dict[int, Kernel] = {}
         #: the needs that each profile of a connected kernel meets, among those of living jobs
-        self._doors: dict[Profile, list[Needs]] = {}
+        self._doors: dict[Profile, list[Door]] = {}
         self._kernels: Counter[Profile] = Counter()
         #: the one object that all kernels of a profile share, so that looking it up compares nothing
         self._profiles: dict[Profile, Profile] = {}
         self._needs: Counter[Needs] = Counter()
+        #: the doors of jobs with such needs, so that comparing them looks no further than at the object
+        self._shared: dict[Needs, tuple[Door, ...]] = {}
 
     def join(self, kernel: Kernel) -> None:
         profile = kernel.profile = self._profiles.setdefault(kernel.profile, kernel.profile)
         self._kernels[profile] += 1
         if profile not in self._doors:
-            self._doors[profile] = [n for n in self._needs if not unmet(n, profile)]
+            self._doors[profile] = [d for n in self._needs if not unmet(n, profile) for d in self._shared[n]]
         self.changed(kernel)
 
     def leave(self, kernel: Kernel) -> None:
@@ -47,23 +49,24 @@ class Vacancies:
         if not self._kernels[profile]:
             del self._kernels[profile], self._doors[profile], self._profiles[profile]
 
-    def need(self, needs: Needs) -> None:
-        """One job more has these needs."""
+    def need(self, needs: Needs) -> tuple[Door, ...]:
+        """One job more has these needs; the doors of all who have them."""
         self._needs[needs] += 1
         if self._needs[needs] == 1:
+            self._shared[needs] = tuple(Door(needs, kind) for kind in Kind)
             for profile, doors in self._doors.items():
                 if not unmet(needs, profile):
-                    doors.append(needs)
+                    doors += self._shared[needs]
+        return self._shared[needs]
 
     def need_no_more(self, needs: Needs) -> None:
         self._needs[needs] -= 1
         if not self._needs[needs]:
-            del self._needs[needs]
+            del self._needs[needs], self._shared[needs]
             for doors in self._doors.values():
-                if needs in doors:
-                    doors.remove(needs)
+                doors[:] = [d for d in doors if d.needs != needs]
 
-    def doors(self, profile: Profile) -> list[Needs]:
+    def doors(self, profile: Profile) -> list[Door]:
         """What a kernel of this profile may be asked for."""
         return self._doors[profile]
 
