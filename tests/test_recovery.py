@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from park.core.ledger import Policy
 from park.model import JobState
 from park.wire import codec, messages
 from tests.sim.desk import Desk, accepted, finished, of
@@ -49,6 +50,32 @@ def test_nothing_that_a_kernel_holds_runs_again(seed: int) -> None:
         # what was on its way to a kernel when the broker died may run twice: a unit at each death
         again = world.served[request.job] - seconds
         assert -1e-6 <= again <= 0.05 * world.broker_deaths + 1e-6, jobs[request.job].record
+
+
+@pytest.mark.parametrize("body", ["generations", "fit"])
+def test_what_a_lost_driver_has_let_others_do_is_paid_once(body: str) -> None:
+    world = World(7, pace=exact, latency=brisk, policy=Policy())
+    for _ in range(3):
+        world.kernel(2)
+    client = world.client("ann")
+    world.settle()
+    request = client.submit(body, priority=1)
+    world.until(lambda: request.done)
+
+    def holders() -> list[Any]:
+        roots = [a.number for a in world.dispatcher.attempts.values() if a.map.root]
+        return [k for k in world.kernels if any(n in k.life.attempts for n in roots)]
+
+    for _ in range(3):
+        world.until(lambda: bool(holders()))
+        world.run_for(0.7)
+        world.lose(holders()[0])
+        world.kernel(2)
+    world.until(lambda: world.dispatcher.list.jobs[request.job].ended)
+    record = world.dispatcher.list.jobs[request.job].record
+    alone = {"generations": 20 * (10 * 0.05 + 0.01), "fit": 10 * 4 * 3 * (20 * 0.005 + 0.002)}[body]
+    assert record.seconds == pytest.approx(alone, rel=0.02)
+    assert record.credits == pytest.approx(alone, rel=0.02)
 
 
 # -- what a broker takes in --------------------------------------------------------------------------

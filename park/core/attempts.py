@@ -218,8 +218,9 @@ class Attempts(Course):
     ) -> None:
         """The attempt is over: its slot is free, and its time is charged, unless the fabric has *lost* its work."""
         held = 0.0 if attempt.parked or attempt.ahead else self._now - attempt.since
-        if lost:
+        if lost or attempt.map.lost:
             self._refund(job, attempt)
+            self._lose_below(attempt)
         else:
             self._account(job, attempt, held if attempt.driver or seconds is None else seconds)
         if seconds is not None and units and not attempt.driver:
@@ -262,6 +263,17 @@ class Attempts(Course):
         self._refresh(job)
         self._check_map(map_)
 
+    def _lose_below(self, attempt: Attempt) -> None:
+        """What runs in the attempt's maps is lost with it: what it has cost was refunded, and more will be."""
+        for key in attempt.maps:
+            map_ = self.maps[key]
+            map_.lost = True
+            for number in map_.running:
+                inner = self.attempts[number]
+                inner.used = inner.used_below = inner.use_below = 0.0
+                inner.paid = inner.paid_below = 0
+                self._lose_below(inner)
+
     def _occupy(self, attempt: Attempt) -> None:
         """The attempt has its slots."""
         kernel = attempt.kernel
@@ -269,8 +281,7 @@ class Attempts(Course):
         kernel.busy += attempt.cpus
         kernel.memory += attempt.memory
         self.vacancies.changed(kernel)
-        if attempt.map.once:
-            self.lending.begin(attempt)
+        self.lending.begin(attempt)
 
     def _vacate(self, attempt: Attempt) -> None:
         """Its slots are free, if it had them."""

@@ -34,16 +34,31 @@ class Charging(State):
         attempt.used += used
         job.seconds += used
         self.list.counted(job)
-        self._pay(job, attempt, round(attempt.price * used))
+        paid = round(attempt.price * used)
+        self._pay(job, attempt, paid)
+        self._add_below(attempt, used, paid, attempt.weight * used)
 
     def _refund(self, job: Job, attempt: Attempt) -> None:
-        """The fabric has lost what the attempt did, or did not need it."""
-        self.clock.refund(job.number, attempt.charged + attempt.used, attempt.rates)
-        self.clock.used(job.owner, -attempt.weight * attempt.used, self._now)
-        job.seconds -= attempt.used
+        """The fabric has lost what the attempt did, or did not need it; what it let others do was lost with it."""
+        used, paid = attempt.used + attempt.used_below, attempt.paid + attempt.paid_below
+        use = attempt.weight * attempt.used + attempt.use_below
+        self.clock.refund(job.number, attempt.charged + used, attempt.rates)
+        self.clock.used(job.owner, -use, self._now)
+        job.seconds -= used
         self.list.counted(job)
-        self._pay(job, attempt, -attempt.paid)
-        attempt.charged = attempt.used = 0.0
+        self._pay(job, attempt, -paid)
+        self._add_below(attempt, -used, -paid, -use)
+        attempt.charged = attempt.used = attempt.used_below = attempt.use_below = 0.0
+        attempt.paid = attempt.paid_below = 0
+
+    def _add_below(self, attempt: Attempt, used: float, paid: int, use: float) -> None:
+        """Tell the drivers that wait for the attempt, further and further out, what it has cost."""
+        outer = self.attempts.get(attempt.map.driver)
+        while outer is not None:
+            outer.used_below += used
+            outer.paid_below += paid
+            outer.use_below += use
+            outer = self.attempts.get(outer.map.driver)
 
     def _pay(self, job: Job, attempt: Attempt, amount: int) -> None:
         if amount:

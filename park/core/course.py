@@ -81,7 +81,7 @@ class Course(Charging):
         self.list.change(job, self._out, state=JobState.PAUSED, reason="")
         for number in job.attempts:
             attempt = self.attempts[number]
-            if attempt.map.once and not attempt.parked:
+            if not attempt.parked and not attempt.ahead:
                 self._ask(attempt)
         self._refresh(job)
 

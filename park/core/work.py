@@ -81,6 +81,8 @@ class Map:
     #: whether it stands in its job's heap of ready maps
     listed: bool = False
     cancelled: bool = False
+    #: its driver was lost: what is done for it is lost too
+    lost: bool = False
     #: all its units have been dealt: late chunks are watched
     tail: bool = False
 
@@ -221,6 +223,10 @@ class Attempt:
     #: slot-seconds and micro-credits that were accounted before
     used: float = 0.0
     paid: int = 0
+    #: the same of all attempts in its maps, and in theirs; and weight x slot-seconds of them
+    used_below: float = 0.0
+    paid_below: int = 0
+    use_below: float = 0.0
     #: seconds by which it may have run longer than the broker knows
     slack: float = 0.0
     #: it waits at its kernel for a slot, so that no slot has to wait for it
