@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from park.wire import messages
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 
-class Peer:
+class Peer(ABC):
     """One end of a `Wire`. It has an alarm: set to the next time at which it has something to do by itself."""
 
     side: bytes
@@ -66,11 +67,13 @@ class Peer:
     def deadline(self) -> float:
         return self.presence.deadline()
 
+    @abstractmethod
     def take(self, message: Message, payload: Any) -> None:
-        raise NotImplementedError
+        """A message has come."""
 
+    @abstractmethod
     def hello(self) -> Message:
-        raise NotImplementedError
+        """How it introduces itself."""
 
     def credentials(self) -> bytes:
         """The payload of its hello."""
