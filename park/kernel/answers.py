@@ -1,0 +1,106 @@
+"""What becomes of units: results and errors, as they travel."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from park import payload
+from park.errors import UnitError
+from park.wire.pack import Buffer, Pack
+
+#: Types whose values cannot change after they were returned, so that they are encoded together.
+_FIXED: dict[type, bool] = dict.fromkeys((float, int, bool, str, bytes, type(None)), True)
+
+
+@dataclass(slots=True)
+class Encoded:
+    """A result that was encoded at once, because it may change."""
+
+    entry: bytes
+
+
+class _Failed(Exception):
+    """Carries what went wrong before the units."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Broken:
+    """Stands for a body that could not be made or prepared: every unit fails with the reason."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __call__(self, *_: Any) -> Any:
+        raise _Failed(self._error)
+
+
+def is_fixed(kind: type) -> bool:
+    """Whether values of this type cannot change."""
+    found = _FIXED.get(kind)
+    if found is None:
+        numpy = sys.modules.get("numpy")
+        found = _FIXED[kind] = numpy is not None and issubclass(kind, numpy.number)
+    return found
+
+
+def decode(entry: Buffer) -> Any:
+    """An input, or what fails with the reason why there is none."""
+    try:
+        return payload.decode_entry(entry)
+    except Exception as error:
+        return Broken(error)
+
+
+def entry_of(result: Any) -> bytes:
+    """The entry of a result in the pack of an answer."""
+    if isinstance(result, Encoded):
+        return result.entry
+    if isinstance(result, UnitError):
+        return payload.encode_error(result)
+    return payload.encode_input(result)
+
+
+def pack_units(units: Any) -> tuple[bytes, int]:
+    """The inputs of a map as one pack, and how many they are."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(units, numpy.ndarray) and units.ndim:
+        data = payload.encode_array(units)
+    else:
+        data = payload.encode_units(list(units))
+    return data, Pack(data).count
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, UnitError):
+        return error.cause
+    text = str(error).strip().partition("\n")[0]
+    if isinstance(error, ModuleNotFoundError):
+        text += f" on {platform.node()}: install it there, or define what it holds in the script itself"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _trace(error: BaseException) -> str:
+    """The traceback without PARK's own frames in front."""
+    own = os.path.dirname(os.path.abspath(__file__))
+    first = error.__traceback__
+    trace = first
+    while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == own:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace or first))
+
+
+def unit_error(error: BaseException, unit: int | None) -> UnitError:
+    """What stands for a unit that raised *error*."""
+    if isinstance(error, _Failed):
+        error = error.error
+    if isinstance(error, UnitError):  # of a map inside: its own traceback says more
+        inner = error.traceback or error.cause
+        return UnitError(_one_line(error), f"{_trace(error)}\n{inner}", unit)
+    return UnitError(_one_line(error), _trace(error), unit)

@@ -1,0 +1,260 @@
+"""What a body asks of the fabric from inside its slot process: maps, results of other jobs, messages, safe points.
+
+A body that waits for an answer waits in the process's own loop, where chunks of its map may run meanwhile, to any depth.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from park import payload
+from park.errors import REFUSALS, Abort, InvalidRequest, ParkError, UnitError
+from park.kernel import env
+from park.kernel.answers import pack_units
+from park.util.channel import Channel
+from park.wire import codec, messages
+from park.wire.messages import Message
+from park.wire.pack import Buffer
+
+#: Seconds between two messages of one kind that may be coalesced.
+RATE = 0.1
+COALESCED = ("progress", "improvement")
+
+
+class Gone(BaseException):
+    """The supervisor is gone, or wants us gone."""
+
+
+@dataclass(slots=True)
+class Frame:
+    """One attempt on the stack."""
+
+    run: messages.Run
+    #: the seed of the unit that runs
+    seed: int = 0
+    #: maps that the unit has made
+    maps: int = 0
+    stopped: bool = False
+    #: told to stop, but its units all run
+    soft: bool = False
+    aborted: bool = False
+    #: asked for its slot
+    lend: bool = False
+    #: messages that wait for their turn: kind -> (message, done, total)
+    held: dict[str, tuple[Any, float | None, float | None]] = field(default_factory=dict)
+    sent: dict[str, float] = field(default_factory=dict)
+
+
+class Fabric(ABC):
+    """The `env.Host` of the bodies of one slot process. Who inherits handles what comes meanwhile."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._codes: dict[bytes, Buffer] = {}
+        self._stack: list[Frame] = []
+        #: releases that wait until nothing runs
+        self._later: deque[Message] = deque()
+        #: answers for drivers that wait further out on the stack, which came while a chunk ran inside
+        self._inbox: list[tuple[Message, Buffer]] = []
+        self._fetches = 0
+        self._known: set[bytes] = set()
+        #: user code runs, and may be interrupted
+        self._open = False
+
+    @abstractmethod
+    def _handle(self, message: Message, data: Buffer) -> None:
+        """What may come at any time."""
+
+    # -- the channel ---------------------------------------------------------------------------
+
+    def _send(self, message: Message, data: Buffer = b"") -> None:
+        self._channel.send(codec.encode(message, data))
+
+    def _next(self) -> tuple[Message, Buffer]:
+        if self._later:
+            return self._later.popleft(), b""
+        self._inbox.clear()
+        return codec.decode(self._channel.recv())
+
+    def _answer(self, mine: Callable[[Any], bool]) -> tuple[Message, Buffer]:
+        """The next message for a driver that waits: what came for it while a chunk ran inside is first."""
+        for i, (message, _) in enumerate(self._inbox):
+            if mine(message):
+                return self._inbox.pop(i)
+        return codec.decode(self._channel.recv())
+
+    def _look(self) -> None:
+        """Handle what has come, without waiting."""
+        try:
+            for frames in self._channel.receive():
+                message, data = codec.decode(frames)
+                self._handle(message, data)
+        except EOFError:
+            raise Gone from None
+
+    # -- what bodies ask -----------------------------------------------------------------------
+
+    @property
+    def job(self) -> int:
+        return self._stack[-1].run.job
+
+    @property
+    def seed(self) -> int:
+        return self._stack[-1].seed
+
+    @property
+    def should_stop(self) -> bool:
+        self.ready()
+        return any(frame.stopped for frame in self._stack)
+
+    def code(self, function: Any) -> bytes:
+        """Ship the function, unless that was done before; its hash."""
+        if not callable(function) and not hasattr(function, "run"):
+            raise InvalidRequest(f"{function!r} is neither callable nor a body")
+        blob = payload.dumps(function, "the function")
+        code = payload.code_hash(blob)
+        if code not in self._known:
+            self._known.add(code)
+            self._codes[code] = blob
+            self._send(messages.Blob(code), blob)
+        return code
+
+    def map(self, function: bytes, units: Iterable[Any]) -> list[Any]:
+        """Run a map on the fabric; meanwhile serve what comes, also chunks of this map."""
+        frame = self._stack[-1]
+        was_open, self._open = self._open, False
+        try:
+            if frame.aborted:
+                raise Abort
+            data, count = pack_units(units)
+            if count == 0:
+                return []
+            seed = env.mix(frame.seed, frame.maps)
+            frame.maps += 1
+            key = os.urandom(16)
+            self._flush(frame)
+            self._send(
+                messages.Map(
+                    key,
+                    frame.run.job,
+                    function,
+                    count,
+                    seed=seed,
+                    attempt=frame.run.attempt,
+                    epoch=frame.run.epoch,
+                ),
+                data,
+            )
+            return self._collect(frame, key, count)
+        finally:
+            self._open = was_open
+
+    def _collect(self, frame: Frame, key: bytes, count: int) -> list[Any]:
+        results: list[Any] = [None] * count
+        missing, resumed = count, False
+
+        def mine(m: Any) -> bool:
+            of_map = isinstance(m, messages.Results) and m.map == key
+            return of_map or (isinstance(m, messages.Resume) and m.attempt == frame.run.attempt)
+
+        while missing or not resumed:
+            message, data = self._answer(mine)
+            match message:
+                case messages.Results() if message.map == key:
+                    results[message.start : message.start + message.count] = payload.decode_units(data)
+                    missing -= message.count
+                    resumed |= message.resume
+                case messages.Resume() if message.attempt == frame.run.attempt:
+                    resumed = True
+                case _:
+                    self._handle(message, data)
+                    env.enter(self)
+            if frame.aborted:
+                raise Abort
+        for i, result in enumerate(results):
+            if isinstance(result, UnitError) and result.unit is None:
+                result.unit = i
+        return results
+
+    def fetch(self, job: int) -> Any:
+        """The result of another job; raises what its ``wait`` would."""
+        frame = self._stack[-1]
+        was_open, self._open = self._open, False
+        try:
+            self._fetches += 1
+            self._send(messages.Fetch(self._fetches, job, attempt=frame.run.attempt))
+            pieces: list[tuple[int, Buffer]] = []
+            while True:
+                message, data = self._answer(lambda m: getattr(m, "reply", 0) == self._fetches)
+                match message:
+                    case messages.Results() if message.reply == self._fetches:
+                        pieces.append((message.start, data))
+                    case messages.Fetched() if message.reply == self._fetches:
+                        return payload.job_result(message.record, message.once, pieces)
+                    case messages.Failure() if message.reply == self._fetches:
+                        raise REFUSALS.get(message.error, ParkError)(message.text)
+                    case _:
+                        self._handle(message, data)
+                if frame.aborted:
+                    raise Abort
+        finally:
+            self._open = was_open
+
+    def publish(self, kind: str, message: Any, done: float | None, total: float | None) -> None:
+        frame = self._stack[-1]
+        if kind in COALESCED:
+            frame.held[kind] = (message, done, total)
+            self._flush(frame)
+        else:
+            self._flush(frame, everything=True)  # in order
+            self._publish(frame, kind, message, done, total)
+
+    def ready(self) -> None:
+        was_open, self._open = self._open, False
+        try:
+            for frame in self._stack:
+                self._flush(frame)
+            self._look()
+            if any(frame.aborted for frame in self._stack):
+                raise Abort
+            if self._stack and self._stack[-1].lend:
+                self._lend(self._stack[-1])
+        finally:
+            self._open = was_open
+
+    def _lend(self, frame: Frame) -> None:
+        """Another job is due, or this one is paused: wait here without a slot."""
+        frame.lend = False
+        self._flush(frame, everything=True)
+        attempt = frame.run.attempt
+        self._send(messages.Lent(attempt, frame.run.epoch))
+        while True:
+            message, data = self._answer(lambda m: isinstance(m, messages.Resume) and m.attempt == attempt)
+            if isinstance(message, messages.Resume) and message.attempt == attempt:
+                return
+            self._handle(message, data)
+            if frame.aborted:
+                raise Abort
+
+    def _flush(self, frame: Frame, everything: bool = False) -> None:
+        """Send the messages that were held back long enough."""
+        now = time.monotonic()
+        for kind in list(frame.held):
+            if everything or now - frame.sent.get(kind, -RATE) >= RATE:
+                frame.sent[kind] = now
+                self._publish(frame, kind, *frame.held.pop(kind))
+
+    def _publish(
+        self, frame: Frame, kind: str, message: Any, done: float | None, total: float | None
+    ) -> None:
+        data = payload.dumps(message, "the message")
+        if done is None or total is None or not (math.isfinite(done) and math.isfinite(total)):
+            done = total = None
+        self._send(messages.Publish(frame.run.job, frame.run.attempt, kind, done, total), data)
