@@ -110,7 +110,23 @@ ROOMS = {
     "park.core.dispatcher": Room(
         1, beside=(*PARTS, *FLOORS, "park.core.invariants", "park.table", "park.wire.*")
     ),
-    "park.kernel.lifecycle": Room(1, beside=("park.wire.*",)),
+    # the kernel's machine, and its parts
+    "park.kernel.actions": Room(1, beside=("park.wire.*",)),
+    "park.kernel.process": Room(1, beside=("park.wire.*",)),
+    "park.kernel.kept": Room(1, beside=("park.wire.*",)),
+    "park.kernel.codes": Room(1, beside=("park.wire.*",)),
+    "park.kernel.pool": Room(1, beside=("park.kernel.actions", "park.kernel.process", "park.wire.*")),
+    "park.kernel.lifecycle": Room(
+        1,
+        beside=(
+            "park.kernel.actions",
+            "park.kernel.kept",
+            "park.kernel.codes",
+            "park.kernel.pool",
+            "park.kernel.process",
+            "park.wire.*",
+        ),
+    ),
     # 2: one library each
     "park.payload": Room(2, libraries=("cloudpickle",)),
     "park.core.store": Room(2, libraries=("lmdb",), never=PICKLES),

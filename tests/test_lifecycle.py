@@ -6,19 +6,10 @@ from typing import Any
 
 import pytest
 
-from park.kernel import lifecycle
-from park.kernel.lifecycle import (
-    GRACE,
-    Action,
-    Interrupt,
-    Kill,
-    Let,
-    Lifecycle,
-    ProcessState,
-    Start,
-    ToBroker,
-    ToSlot,
-)
+from park.kernel import codes
+from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, ToSlot
+from park.kernel.lifecycle import GRACE, Lifecycle
+from park.kernel.process import ProcessState
 from park.wire import messages
 from park.wire.pack import Pack
 from tests.sim.functions import blob, code, units
@@ -115,7 +106,7 @@ def test_no_process_serves_two_owners_or_other_thread_limits() -> None:
 
 def test_a_spare_process_is_there_for_the_next_owner() -> None:
     bench = Bench()
-    bench.life._spare = True
+    bench.life.pool.spare = True
     assert Start(2, 1) in bench.run(1, owner="ann")
     bench.done(1, 1)
     assert not any(isinstance(a, Start) for a in bench.run(2, owner="ann"))
@@ -323,7 +314,7 @@ def test_stops_and_answers_go_to_the_attempt_s_process() -> None:
 
 
 def test_code_that_no_process_has_goes_when_there_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "CODE_BYTES", 40)
+    monkeypatch.setattr(codes, "CODE_BYTES", 40)
     bench = Bench()
     bench.run(1)
     bench.broker(messages.Blob(b"x"), b"x" * 20)

@@ -43,7 +43,7 @@ def test_nothing_that_a_kernel_holds_runs_again(seed: int) -> None:
             world.doom = rng.choice(["decided", "committed"])
     jobs = world.dispatcher.list.jobs
     world.until(lambda: all(j.ended for j in world.dispatcher.list.jobs.values()))
-    world.until(lambda: not any(k.life.attempts or k.life.kept for k in world.kernels))
+    world.until(lambda: not any(k.life.attempts or k.life.answers.stored for k in world.kernels))
     jobs = world.dispatcher.list.jobs
     for request, seconds in alone.items():
         assert jobs[request.job].state is JobState.COMPLETE

@@ -256,7 +256,9 @@ DOORS = {
     "park.core.manager",
     "park.core.outcome",
     "park.core.store",
+    "park.kernel.actions",
     "park.kernel.lifecycle",
+    "park.kernel.pool",
     "park.mirror",
     "park.model",
 }

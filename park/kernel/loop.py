@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from park.errors import ProtocolError
-from park.kernel.lifecycle import Action, Interrupt, Kill, Let, Lifecycle, Start, ToBroker, ToSlot
+from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, ToSlot
+from park.kernel.lifecycle import Lifecycle
 from park.kernel.node import Node
 from park.kernel.runner import SlotProcess
 from park.model import PYTHON

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from park.kernel.lifecycle import Action, Interrupt, Kill, Let, Lifecycle, Start, ToBroker, ToSlot
+from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, ToSlot
+from park.kernel.lifecycle import Lifecycle
 from park.wire import codec, messages
 from park.wire.messages import Message
 from tests.sim.peer import Peer

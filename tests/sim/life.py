@@ -259,13 +259,13 @@ class Life:
         world.now += 1.0
         # what nobody waits for
         world.until(lambda: not world.dispatcher.attempts and not world.dispatcher.orphans)
-        world.until(lambda: not any(k.life.attempts or k.life.kept for k in world.kernels))
+        world.until(lambda: not any(k.life.attempts or k.life.answers.stored for k in world.kernels))
         world.until(lambda: not world.dispatcher.list.next_deadline())
         world.loss = 0.0
         world.until(lambda: all(w.current for w in world.watchers))
         world.settle()
         world.until(
-            lambda: not any(k.life.attempts or k.life.kept for k in world.kernels)
+            lambda: not any(k.life.attempts or k.life.answers.stored for k in world.kernels)
         )  # what was held up
         world.until(lambda: not world.dispatcher.list.next_deadline())
         world.check_nothing_is_left()

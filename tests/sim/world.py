@@ -18,7 +18,7 @@ from park.core.ledger import Policy
 from park.core.manager import JobManager, Turn
 from park.core.outcome import Event, Send, Tick
 from park.core.store import MemoryStore, Store
-from park.kernel.lifecycle import IDLE_PER_SLOT
+from park.kernel.pool import IDLE_PER_SLOT
 from park.wire import codec, messages
 from tests.sim.client import Client
 from tests.sim.functions import Pace, hasty, values
@@ -367,7 +367,7 @@ class World:
         for own in self.kernels:
             assert not own.life.attempts, own
             assert not own.life.ahead, own
-            assert not own.life.kept, own
+            assert not own.life.answers.stored, own
             assert len(own.processes) <= IDLE_PER_SLOT * own.life.slots, own.processes
             assert not any(p.stack for p in own.processes.values())
         table = self.manager.table

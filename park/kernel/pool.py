@@ -1,0 +1,91 @@
+"""The kernel's slot processes: which one a chunk goes to, and when one is started or let go.
+
+A process never runs code of two owners, nor with other thread limits than it was started with: others are
+started for them. Idle processes beyond the number of slots, or some more while several owners take turns, are let
+go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from park.kernel.actions import Action, Let, Start
+from park.kernel.process import Process, ProcessState
+from park.wire import messages
+
+#: Where jobs of several owners take turns, idle processes of them are kept: so many for each slot.
+IDLE_PER_SLOT = 4
+
+
+class Pool:
+    """See the module. *spare*: one process that nobody has used is there for the next owner who comes.
+
+    *do* takes the actions that follow.
+    """
+
+    def __init__(self, slots: int, spare: bool, do: Callable[[Action], None]) -> None:
+        self._slots = slots
+        self.spare = spare
+        self._do = do
+        self.processes: dict[int, Process] = {}
+        self._next = 1
+        self._runs = 0
+
+    def __iter__(self) -> Iterator[Process]:
+        return iter(self.processes.values())
+
+    @property
+    def free(self) -> int:
+        """Slots that no process holds."""
+        return self._slots - sum(p.width for p in self)
+
+    def start(self, cpus: int) -> Process:
+        process = Process(self._next, cpus)
+        self._next += 1
+        self.processes[process.number] = process
+        self._do(Start(process.number, cpus))
+        return process
+
+    def let(self, process: Process) -> None:
+        """It cleans up and ends."""
+        process.state = ProcessState.ENDING
+        self._do(Let(process.number))
+
+    def take(self, run: messages.Run) -> Process:
+        """The process for a chunk; from now on it is the owner's."""
+        process = self._place(run)
+        fresh = not process.owner
+        process.owner = run.owner
+        process.state = ProcessState.BUSY
+        process.jobs.add(run.job)
+        self._runs += 1
+        process.used = self._runs
+        if fresh and self.spare and not any(p.blank for p in self):
+            self.start(1)
+        return process
+
+    def _place(self, run: messages.Run) -> Process:
+        """A driver that waits for the chunk, one that has the job prepared, any idle one, a new one."""
+        idle: list[Process] = []
+        for process in self:
+            if process.state is ProcessState.BUSY:
+                if process.waits == run.map and not run.apart and process.kill_at is None:
+                    return process
+            elif process.state is ProcessState.IDLE:
+                idle.append(process)
+        fitting = [p for p in idle if p.owner in ("", run.owner) and p.cpus == run.cpus]
+        if fitting:
+            return max(fitting, key=lambda p: (run.job in p.jobs, p.owner == run.owner))
+        if len(idle) >= IDLE_PER_SLOT * self._slots:
+            self.let(min(idle, key=lambda p: (bool(p.owner), p.used)))
+        return self.start(run.cpus)
+
+    def trim(self) -> None:
+        """Let idle processes go that are too many; fewer would have to be started again for the next chunks."""
+        idle = [p for p in self if p.state is ProcessState.IDLE]
+        if self.spare:
+            idle = [p for p in idle if not p.blank] + [p for p in idle if p.blank][1:]
+        most = self._slots * (IDLE_PER_SLOT if len({p.owner for p in idle}) > 1 else 1)
+        if len(idle) > most:
+            for process in sorted(idle, key=lambda p: (len(p.jobs), p.used))[: len(idle) - most]:
+                self.let(process)
