@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from park.errors import REFUSALS, NoBroker, ParkError, ProtocolError, ServiceClosed, WaitTimeout
+from park.live import LiveTable
 from park.mirror import Mirror, State
 from park.model import PYTHON
 from park.util.reactor import Reactor
@@ -171,6 +172,7 @@ class Link:
         self._incarnation = os.urandom(16)
         self.presence = Presence()
         self.mirror = Mirror()
+        self.table = LiveTable(self.mirror, self.call_back)
         self._ids = itertools.count(1)
         #: what was asked and not answered: the message, its payload, the code that it needs, and who waits
         self._replies: dict[int, tuple[Message, Buffer, tuple[bytes, Buffer] | None, Reply]] = {}
@@ -235,6 +237,7 @@ class Link:
         self._line.close()
         self._listener.close()
         self._fail_all(ServiceClosed(f"the connection to {self.name} was closed"))
+        self.table.close()
         self._callbacks.put(None)
 
     def _welcomed(self, message: Message) -> None:

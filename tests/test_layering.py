@@ -140,6 +140,7 @@ ROOMS = {
     "park.util.bar": Room(2, libraries=("tqdm",)),
     "park.util.lanes": Room(2),
     "park.util.msgstream": Room(2),
+    "park.live": Room(2),
     # 3: loops
     "park.core.manager": Room(3, never=PICKLES),
     "park.core.loop": Room(3, beside=("park.core.manager",), never=PICKLES),

@@ -13,6 +13,7 @@ from park.cli.common import broker_option, in_words, open_service, plain, print_
 from park.cli.credits import credits
 from park.cli.keys import keys
 from park.errors import InvalidRequest
+from park.live import how_far
 from park.model import PRIORITIES, JobRecord
 
 
@@ -49,18 +50,10 @@ def jobs(broker: str | None, everybody: bool, as_json: bool) -> None:
             return
         rows = [("JOB", "OWNER", "NAME", "STATE", "DONE", "SUBMITTED", "REASON")]
         rows += [
-            (str(r.job), r.owner, r.name, r.state.value, _done(r), _clock(r.submitted), r.reason)
+            (str(r.job), r.owner, r.name, r.state.value, how_far(r), _clock(r.submitted), r.reason)
             for r in records
         ]
         print_table(rows)
-
-
-def _done(record: JobRecord) -> str:
-    if record.total is not None:
-        return f"{record.done}/{record.total}"
-    if record.progress is not None and record.progress[1] and not record.state.ended:
-        return f"{record.progress[0] / record.progress[1]:.0%}"
-    return ""
 
 
 def _clock(seconds: float | None) -> str:

@@ -25,7 +25,7 @@ from park.core.ledger import check_grant
 from park.errors import InvalidRequest, NotComplete, ParkError, WaitTimeout
 from park.job import Job, check_timeout, number_of
 from park.link import Link, Reply
-from park.mirror import Mirror
+from park.live import LiveTable
 from park.model import (
     PYTHON,
     AccountRecord,
@@ -494,10 +494,10 @@ class ServerProxy(Server):
     # -- the service ---------------------------------------------------------------------------
 
     @property
-    def table(self) -> Mirror:
-        """The mirror of the public table: ``.jobs``, ``.kernels``, ``.owners``, ``.seq``, ``.stale``, ``.subscribe``."""
+    def table(self) -> LiveTable:
+        """The consistent copy of the public table: ``.jobs``, ``.kernels``, ``.owners``, ``.subscribe``, ``.changes``."""
         self._link.wait_synced(ANSWER)
-        return self._link.mirror
+        return self._link.table
 
     def kernels(self) -> list[KernelRecord]:
         """The kernels that are connected."""
