@@ -1,4 +1,4 @@
-"""The command: ``python -m benchmarks [latency|throughput|generation ...]``, ``... profile WHICH``, ``... simulate``."""
+"""The command: ``python -m benchmarks [latency|...]``, ``... profile WHICH``, ``... simulate``, ``... chaos``."""
 
 from __future__ import annotations
 
@@ -29,12 +29,16 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmarks import simulate
 
         return simulate.main(given[1:])
+    if given[:1] == ["chaos"]:
+        from benchmarks import chaos
+
+        return chaos.main(given[1:])
     parser = argparse.ArgumentParser("python -m benchmarks", description="PARK beside pools and pipes.")
     parser.add_argument(
         "names",
         nargs="*",
         metavar="|".join(NAMES),
-        help="which (default: all), or: profile WHICH, or: simulate",
+        help="which (default: all), or: profile WHICH, or: simulate, or: chaos",
     )
     parser.add_argument("--repeat", type=int, default=5, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a few of everything, to see that it runs")

@@ -1,0 +1,235 @@
+"""A campaign: clients, kernels and a broker at work, and the harm that is done to them at times that a seed says."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tests.campaign.audit import Audit, Harms, audit
+from tests.campaign.plan import Task, plan
+from tests.campaign.work import count
+from tests.fabric import Fabric, Process, slots_of
+
+#: Seconds without any progress after which something waits that must not.
+STALLED = 40.0
+#: Seconds between two harms at least.
+PAUSE = 0.15
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done, and how much harm. *harms* counts by kind: see `Campaign.harm`."""
+
+    clients: int = 3
+    #: of each client, and the seconds that each takes
+    units: int = 1000
+    seconds: float = 0.005
+    #: maps of sessions, of each client
+    rounds: int = 4
+    kinds: tuple[str, ...] = ("map", "map", "driver", "nest", "abort", "stop")
+    kernels: int = 3
+    slots: int = 2
+    lease: float = 1.0
+    heartbeat: float = 0.2
+    harms: dict[str, int] = field(default_factory=dict)
+    #: seconds in which all must be over
+    limit: float = 300.0
+
+
+class Campaign:
+    """One campaign in *folder*; *say* is told what happens."""
+
+    def __init__(self, folder: Path, size: Size, seed: int, say: Callable[[str], None] = print) -> None:
+        self.folder = folder
+        self.size = size
+        self.random = random.Random(f"campaign {seed}")
+        self.say = say
+        self.plans: dict[int, list[Task]] = {
+            n: plan(seed, n, size.units, size.seconds, size.kinds) for n in range(1, size.clients + 1)
+        }
+        self.harms = Harms()
+        self.done: Counter[str] = Counter()
+        self.ledger = folder / "ledger"
+        self.kernels: list[Process] = []
+        self.clients: dict[int, Process] = {}
+        #: what is due later: when, and what
+        self._later: list[tuple[float, Callable[[], None]]] = []
+        settings = asdict(size) | {"seed": seed}
+        (folder / "plan.json").write_text(json.dumps(settings))
+        self.fabric = Fabric(folder, lease=size.lease, heartbeat=size.heartbeat)
+
+    def run(self) -> Audit:
+        """Let it happen, then judge. AssertionError where something stands still or ends in error."""
+        with self.fabric:
+            self.began = time.monotonic()
+            self.kernels = [self._kernel() for _ in range(self.size.kernels)]
+            for number in self.plans:
+                self._client(number)
+            self._happen()
+            for kernel in self.kernels:
+                kernel.end()
+            self.fabric.broker.end()
+            assert "Traceback" not in self.fabric.broker.text, self.fabric.broker.text
+        return audit(self.folder, self.fabric.home, self.plans, self.harms)
+
+    def schedule(self) -> list[tuple[int, str]]:
+        """What harm is done when the ledger has so many runs."""
+        kinds = [kind for kind, times in self.size.harms.items() for _ in range(times)]
+        self.random.shuffle(kinds)
+        runs = sum(len(t.leaves()) for p in self.plans.values() for t in p if t.kind not in ("abort", "stop"))
+        return [(round(runs * (0.02 + 0.9 * n / max(1, len(kinds)))), kind) for n, kind in enumerate(kinds)]
+
+    def _happen(self) -> None:
+        schedule = self.schedule()
+        seen, moved, harmed = -1, self.began, 0.0
+        while True:
+            now = time.monotonic()
+            for entry in [e for e in self._later if e[0] <= now]:
+                self._later.remove(entry)
+                entry[1]()
+            runs = count(self.ledger)
+            if runs != seen:
+                seen, moved = runs, now
+            if schedule and runs >= schedule[0][0] and now >= harmed + PAUSE:
+                harmed = now
+                self.harm(schedule.pop(0)[1])
+            if not self._later and self._all_done():
+                break
+            assert now < moved + STALLED, f"nothing moves any more at {runs} runs: {self.story()}"
+            assert now < self.began + self.size.limit, f"not over in {self.size.limit} s: {self.story()}"
+            time.sleep(0.005)
+        if schedule:
+            self.say(f"{len(schedule)} harms came too late: {Counter(kind for _, kind in schedule)}")
+
+    def _all_done(self) -> bool:
+        for number, client in self.clients.items():
+            if client.running:
+                return False
+            code = client.wait()
+            if code:
+                raise AssertionError(f"client {number} ended with {code}:\n{client.text}")
+        return True
+
+    def story(self) -> str:
+        """Why it goes on."""
+        with suppress(Exception):
+            command = self.fabric.park("jobs", "-a")
+            command.wait(10)
+            texts = [command.text, self.fabric.broker.text[-2000:]]
+            texts += [f"client {n}: {c.text[-1000:]}" for n, c in self.clients.items() if c.running]
+            return "\n".join(texts)
+        return "and the broker does not answer"
+
+    # -- who is there --------------------------------------------------------------------------
+
+    def _kernel(self) -> Process:
+        return self.fabric.start_kernel(slots=self.size.slots)
+
+    def _client(self, number: int) -> None:
+        command = ("-m", "tests.campaign.client", self.fabric.address, str(self.folder), str(number))
+        self.clients[number] = self.fabric.start(*command, cwd=self.folder)
+
+    def _in(self, seconds: float, what: Callable[[], None]) -> None:
+        self._later.append((time.monotonic() + seconds, what))
+
+    # -- harm ----------------------------------------------------------------------------------
+
+    def harm(self, kind: str) -> None:
+        """Do it: ``kill`` or ``stop`` a ``broker``, ``kernel``, ``slot`` or ``client``."""
+        self.done[kind] += 1
+        how, who = kind.split()
+        getattr(self, f"_{how}_{who}")()
+
+    def _tell(self, what: str) -> None:
+        self.say(f"{time.monotonic() - self.began:7.2f} s {count(self.ledger):7} runs: {what}")
+
+    def _kill_broker(self) -> None:
+        away = self.random.choice((0.0, 0.0, 0.5 * self.size.lease, 1.5 * self.size.lease))
+        self._tell(f"kill broker, back after {away} s")
+        self.harms.broker.append(self._span(away))
+        self.fabric.broker.kill()
+        assert "Traceback" not in self.fabric.broker.text, self.fabric.broker.text
+        time.sleep(away)  # nothing else is harmed meanwhile
+        self.fabric.start_broker()
+
+    def _stop_broker(self) -> None:
+        seconds = self._nap()
+        self._tell(f"stop broker for {seconds:.2f} s")
+        self.harms.broker.append(self._span(seconds))
+        self.fabric.broker.signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self.fabric.broker.signal(signal.SIGCONT)
+
+    def _kill_kernel(self) -> None:
+        place = self.random.randrange(len(self.kernels))
+        victim = self.kernels[place]
+        self._tell(f"kill kernel {victim.pid}")
+        self._mark(0.0, victim.pid, *slots_of(victim.pid))
+        victim.kill()
+        self.kernels[place] = self._kernel()
+
+    def _stop_kernel(self) -> None:
+        victim = self.random.choice(self.kernels)
+        seconds = self._nap()
+        self._tell(f"stop kernel {victim.pid} for {seconds:.2f} s")
+        self._mark(seconds, victim.pid)
+        victim.signal(signal.SIGSTOP)
+        self._in(seconds, lambda: victim.running and victim.signal(signal.SIGCONT))  # type: ignore[func-returns-value]
+
+    def _kill_slot(self) -> None:
+        if slot := self._slot():
+            self._tell(f"kill slot process {slot}")
+            self._mark(0.0, slot)
+            _signal(slot, signal.SIGKILL)
+
+    def _stop_slot(self) -> None:
+        if slot := self._slot():
+            seconds = self._nap()
+            self._tell(f"stop slot process {slot} for {seconds:.2f} s")
+            self._mark(seconds, slot)
+            _signal(slot, signal.SIGSTOP)
+            self._in(seconds, lambda: _signal(slot, signal.SIGCONT))
+
+    def _kill_client(self) -> None:
+        if running := [n for n, c in self.clients.items() if c.running]:
+            number = self.random.choice(running)
+            self._tell(f"kill client {number}")
+            self.clients[number].kill()
+            self._client(number)
+
+    def _stop_client(self) -> None:
+        if running := [c for c in self.clients.values() if c.running]:
+            victim = self.random.choice(running)
+            seconds = self._nap()
+            self._tell(f"stop client {victim.pid} for {seconds:.2f} s")
+            victim.signal(signal.SIGSTOP)
+            self._in(seconds, lambda: victim.running and victim.signal(signal.SIGCONT))  # type: ignore[func-returns-value]
+
+    def _nap(self) -> float:
+        return self.random.uniform(0.2, 2.5) * self.size.lease
+
+    def _slot(self) -> int | None:
+        slots = [slot for kernel in self.kernels if kernel.running for slot in slots_of(kernel.pid)]
+        return self.random.choice(slots) if slots else None
+
+    def _span(self, seconds: float) -> tuple[float, float]:
+        """A harm of *seconds*, and the lease in which others find out about it."""
+        now = time.monotonic()
+        return now, now + seconds + self.size.lease
+
+    def _mark(self, seconds: float, *processes: int) -> None:
+        for process in processes:
+            self.harms.others[process].append(self._span(seconds))
+
+
+def _signal(process: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process, number)
