@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabric import Fabric, until
+from fabric import ENVIRONMENT, Fabric, until
 
 from park.live import Changes, LiveTable, merged
 from park.local import LocalService
@@ -205,6 +207,21 @@ def test_a_program_of_asyncio_follows_in_its_own_loop(service: LocalService) -> 
         assert states(seen, jobs[0]) == STORY
 
     asyncio.run(main())
+
+
+def test_a_table_of_qt_follows_in_its_own_thread(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("qt_table.py")
+    done = subprocess.run(
+        [sys.executable, script],
+        env=ENVIRONMENT | {"QT_QPA_PLATFORM": "offscreen", "PARK_SLOTS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == ["[[1, 'complete', '100/100'], [2, 'complete', '']]", "True"], (
+        done.stderr
+    )
 
 
 def test_iterating_over_the_changes_of_a_service(service: LocalService) -> None:
