@@ -32,6 +32,8 @@ class Scale:
     #: seconds for which shares are counted, and urgent jobs
     sharing: float = 60.0
     urgent: int = 25
+    #: seconds for which the table changes under mirrors
+    mirror: int = 20
     #: cold starts in a round
     starts: int = 3
     #: chunks that the dispatcher deals
@@ -47,6 +49,7 @@ QUICK = Scale(
     starts=1,
     decisions=200,
     sharing=1.0,
+    mirror=1,
     urgent=2,
 )
 
