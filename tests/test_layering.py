@@ -55,7 +55,7 @@ PARTS = tuple(
 #: Its floors, the lowest first.
 FLOORS = tuple(
     f"park.core.{name}"
-    for name in ("state", "charging", "course", "attempts", "dealing", "intake", "recovery")
+    for name in ("state", "charging", "course", "attempts", "dealing", "checkpoints", "intake", "recovery")
 )
 
 ROOMS = {
@@ -105,6 +105,7 @@ ROOMS = {
     "park.core.course": Room(1, beside=(*PARTS, *FLOORS[:2], "park.core.reasons", "park.wire.*")),
     "park.core.attempts": Room(1, beside=(*PARTS, *FLOORS[:3], "park.wire.*")),
     "park.core.dealing": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
+    "park.core.checkpoints": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
     "park.core.recovery": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
     "park.core.intake": Room(1, beside=(*PARTS, *FLOORS[:4], "park.core.recovery", "park.wire.*")),
     "park.core.dispatcher": Room(

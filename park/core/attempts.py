@@ -92,6 +92,8 @@ class Attempts(Course):
             self._out.writes.append(Write("results", (job.number, start), payload))
             if not job.submit.idempotent:
                 self._out.writes.append(Write("attempt", (job.number, start), None))
+            if job.checkpoints:
+                self._forget_checkpoints(job, range(start, start + count))
             return
         results = messages.Results(start, count, map=map_.key, job=job.number, attempt=map_.driver)
         driver = self.attempts.get(map_.driver)

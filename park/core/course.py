@@ -242,6 +242,7 @@ class Course(Charging):
             fields["reason"] = ""
         if job.root is not None and not job.root.once:
             job.total = job.root.total
+        self._forget_checkpoints(job)
         fields["stopped"] = job.ending == "stop" and state is JobState.COMPLETE and not job.session
         self.list.change(job, self._out, **fields)
         if job.reserved is not None:
@@ -262,6 +263,12 @@ class Course(Charging):
             self._answer_fetch(job, waiter)
         job.waiters.clear()
         self._feeds_no_more(job)
+
+    def _forget_checkpoints(self, job: Job, units: range | None = None) -> None:
+        """Of *units*, which are answered, or of all."""
+        for unit in [u for u in job.checkpoints if units is None or u in units]:
+            del job.checkpoints[unit]
+            self._out.writes.append(Write("checkpoint", (job.number, unit), None))
 
     def _fail(self, job: Job, error: str) -> None:
         """The job cannot be completed: what runs of it is aborted."""

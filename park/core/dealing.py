@@ -222,6 +222,7 @@ class Dealing(Attempts):
             cpus=submit.cpus,
             memory=submit.memory,
             stored=map_.root,
+            restored=map_.root and any(span.start <= u < span.stop for u in job.checkpoints),
         )
         if map_.root and not submit.idempotent:
             # should the broker die now, its next life knows that these units may have run
@@ -284,6 +285,7 @@ class Dealing(Attempts):
             and not map_.once
             and not map_.apart
             and not map_.cancelled
+            and not job.checkpoints
             and map_.function not in job.callers
         )
 

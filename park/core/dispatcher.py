@@ -21,6 +21,7 @@ from typing import Any
 
 from park.core import invariants
 from park.core.attempts import Attempts
+from park.core.checkpoints import Checkpoints
 from park.core.course import SOON
 from park.core.dealing import Dealing
 from park.core.fairshare import QUANTUM
@@ -41,7 +42,7 @@ from park.wire.messages import Message, Submit
 MAX_SLOTS = 1 << 16
 
 
-class Dispatcher(Intake, Dealing):
+class Dispatcher(Intake, Dealing, Checkpoints):
     """See the module. *epoch* counts the lives of the broker; *heartbeat* and *lease* are in seconds.
 
     *policy*: the terms of credit; None: nothing is charged.
@@ -271,6 +272,11 @@ class Dispatcher(Intake, Dealing):
         """
         record = JobRecord.from_map(stored)
         job = Job(record, submit, b"", results=results, ending=stored["ending"], error=stored["error"])
+        kept = dict.fromkeys(stored.get("checkpoints", ()), (0, 0))
+        for start, count in results if kept else ():
+            for unit in range(start, start + count):
+                kept.pop(unit, None)
+        job.checkpoints = kept
         self.list.restore(job)
         if risky:
             answered = {unit for start, count in results for unit in range(start, start + count)}
@@ -346,5 +352,7 @@ class Dispatcher(Intake, Dealing):
         messages.Finished: Attempts._finished,
         messages.Lent: Attempts._lent,
         messages.Crashed: Attempts._crashed,
+        messages.Checkpoint: Checkpoints._checkpoint,
+        messages.Restore: Checkpoints._restore,
         messages.Publish: Attempts._publish,
     }

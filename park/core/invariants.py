@@ -51,7 +51,15 @@ def _check_job(d: State, job: Job) -> None:
     assert job.running == len(holders)
     assert all(w.member.fetches[w.attempt, w.id] == job.number for w in job.waiters)
     assert job.reserved is None or job.reserved.reserved == job.number
+    answered = (
+        {unit for start, count in job.results for unit in range(start, start + count)}
+        if job.checkpoints
+        else ()
+    )
+    assert not any(unit in answered for unit in job.checkpoints), "a checkpoint of what is answered"
+    assert job.root is None or all(0 <= unit < job.root.total for unit in job.checkpoints)
     if job.ended:
+        assert not job.checkpoints
         return
     assert job.attempts or job.maps or job.session, "nothing of it is left: it should have ended"
     doors: set[object] = set(job.resumable)

@@ -76,6 +76,8 @@ class Job:
     recovering: bool = False
     #: [start, count] of units that must not run twice and were dealt in an earlier life
     risky: list[tuple[int, int]] = field(default_factory=list)
+    #: units with a checkpoint: attempt and number of the newest
+    checkpoints: dict[int, tuple[int, int]] = field(default_factory=dict)
     needs: Needs = field(init=False)
     #: where its units are dealt, by `Kind`
     doors: tuple[Door, ...] = field(init=False)
@@ -286,6 +288,7 @@ class JobList:
                 "ending": job.ending,
                 "error": job.error,
                 "closed": job.root.closed if job.root is not None else job.submit.closed,
+                "checkpoints": list(job.checkpoints),
             }
             out.writes.append(Write("job", (job.number,), codec.pack(job.record.as_map() | more)))
 
@@ -295,3 +298,4 @@ class JobList:
             if job.ended:
                 assert not job.attempts, number
                 assert not job.maps, number
+                assert not job.checkpoints, number

@@ -42,7 +42,9 @@ from park.errors import StoreError
 if sys.platform != "win32":
     import fcntl
 
-ROOMS = ("meta", "job", "submit", "key", "blob", "units", "results", "account", "charge", "kernel", "attempt")
+ROOMS = (
+    "meta", "job", "submit", "key", "blob", "units", "results", "account", "charge", "kernel", "attempt", "checkpoint",
+)  # fmt: skip
 
 #: What this release writes. A store with a higher number is refused.
 SCHEMA = 1

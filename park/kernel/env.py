@@ -37,6 +37,10 @@ class Host(Protocol):
 
     def fetch(self, job: int) -> Any: ...
 
+    def checkpoint(self, state: Any, wait: float) -> bool: ...
+
+    def restore(self) -> Any: ...
+
 
 class Environment:
     """A running body's door to the fabric. Get it with `park.environment()`, use it from the body's main thread."""
@@ -105,6 +109,23 @@ class Environment:
         waits here without a slot. A body that never calls it keeps its slot from all others.
         """
         self._host.ready()
+
+    def checkpoint(self, state: Any, wait: float = 5.0) -> bool:
+        """Keep *state*, anything that pickles, for a rerun of this unit; whether it is on the broker's disk.
+
+        If the slot process, its kernel or the broker dies, the unit runs again, and finds the newest checkpoint in
+        `restored`. Waits until the state is durable, but no longer than *wait* seconds: while the broker is away the
+        kernel keeps the newest one and hands it in later, so a loop may say ``wait=0`` and go on. It goes when the unit
+        is answered. Only units of a job have checkpoints, not those of a map inside, nor of a session.
+        """
+        if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:
+            raise InvalidRequest(f"wait={wait!r} is not a number of seconds from 0")
+        return self._host.checkpoint(state, wait)
+
+    @property
+    def restored(self) -> Any:
+        """The newest checkpoint that an earlier run of this unit has made; None in the first run."""
+        return self._host.restore()
 
 
 def _values(results: list[Any]) -> Iterator[Any]:

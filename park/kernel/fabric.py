@@ -26,6 +26,8 @@ from park.wire.pack import Buffer
 #: Seconds between two messages of one kind that may be coalesced.
 RATE = 0.1
 COALESCED = ("progress", "improvement")
+#: Bytes of one checkpoint.
+MAX_CHECKPOINT = 256 << 20
 
 
 class Gone(BaseException):
@@ -37,7 +39,8 @@ class Frame:
     """One attempt on the stack."""
 
     run: messages.Run
-    #: the seed of the unit that runs
+    #: the unit that runs, and its seed
+    unit: int = 0
     seed: int = 0
     #: maps that the unit has made
     maps: int = 0
@@ -47,6 +50,11 @@ class Frame:
     aborted: bool = False
     #: asked for its slot
     lend: bool = False
+    #: checkpoints that were made, and how many of them are known to be on disk
+    checkpoints: int = 0
+    durable: int = 0
+    #: what was restored, by unit
+    restored: dict[int, Any] = field(default_factory=dict)
     #: messages that wait for their turn: kind -> (message, done, total)
     held: dict[str, tuple[Any, float | None, float | None]] = field(default_factory=dict)
     sent: dict[str, float] = field(default_factory=dict)
@@ -83,12 +91,12 @@ class Fabric(ABC):
         self._inbox.clear()
         return codec.decode(self._channel.recv())
 
-    def _answer(self, mine: Callable[[Any], bool]) -> tuple[Message, Buffer]:
+    def _answer(self, mine: Callable[[Any], bool], timeout: float | None = None) -> tuple[Message, Buffer]:
         """The next message for a driver that waits: what came for it while a chunk ran inside is first."""
         for i, (message, _) in enumerate(self._inbox):
             if mine(message):
                 return self._inbox.pop(i)
-        return codec.decode(self._channel.recv())
+        return codec.decode(self._channel.recv(timeout))
 
     def _look(self) -> None:
         """Handle what has come, without waiting."""
@@ -190,22 +198,80 @@ class Fabric(ABC):
         try:
             self._fetches += 1
             self._send(messages.Fetch(self._fetches, job, attempt=frame.run.attempt))
-            pieces: list[tuple[int, Buffer]] = []
-            while True:
-                message, data = self._answer(lambda m: getattr(m, "reply", 0) == self._fetches)
-                match message:
-                    case messages.Results() if message.reply == self._fetches:
-                        pieces.append((message.start, data))
-                    case messages.Fetched() if message.reply == self._fetches:
-                        return payload.job_result(message.record, message.once, pieces)
-                    case messages.Failure() if message.reply == self._fetches:
-                        raise REFUSALS.get(message.error, ParkError)(message.text)
-                    case _:
-                        self._handle(message, data)
-                if frame.aborted:
-                    raise Abort
+            return self._fetched(frame)
         finally:
             self._open = was_open
+
+    def checkpoint(self, state: Any, wait: float) -> bool:
+        """Hand in the state of the unit that runs; whether it was on disk within *wait* seconds."""
+        frame = self._stack[-1]
+        if not frame.run.stored:
+            raise InvalidRequest(
+                "only units of a job have checkpoints, not those of a map inside or a session"
+            )
+        was_open, self._open = self._open, False
+        try:
+            data = payload.dumps(state, "the state")
+            if len(data) > MAX_CHECKPOINT:
+                raise InvalidRequest(
+                    f"the state takes {len(data):,} bytes, more than the {MAX_CHECKPOINT:,} of a checkpoint"
+                )
+            frame.checkpoints += 1
+            number, attempt = frame.checkpoints, frame.run.attempt
+            self._send(messages.Checkpoint(attempt, frame.run.job, frame.unit, number), data)
+            deadline = time.monotonic() + min(wait, 1e6)
+            while frame.durable < number:
+                left = deadline - time.monotonic()
+                try:
+                    if left <= 0:
+                        return False
+                    self._handle(*self._answer(lambda m: False, left))
+                except TimeoutError:
+                    return False
+                if frame.aborted:
+                    raise Abort
+            return True
+        finally:
+            self._open = was_open
+
+    def restore(self) -> Any:
+        """What an earlier run of this unit has left as its newest checkpoint; None if there is none."""
+        frame = self._stack[-1]
+        if frame.run.restored and frame.unit not in frame.restored:
+            was_open, self._open = self._open, False
+            try:
+                self._fetches += 1
+                self._send(messages.Restore(self._fetches, frame.run.attempt, frame.unit))
+                data = self._fetched(frame)
+                try:
+                    frame.restored[frame.unit] = payload.loads(data) if len(data) else None
+                except Exception as error:
+                    raise InvalidRequest(
+                        f"the checkpoint of job {frame.run.job} cannot be read here: {error!r}"
+                    ) from error
+            finally:
+                self._open = was_open
+        return frame.restored.get(frame.unit)
+
+    def _fetched(self, frame: Frame) -> Any:
+        """The answer to the last Fetch or Restore."""
+        number = self._fetches
+        pieces: list[tuple[int, Buffer]] = []
+        while True:
+            message, data = self._answer(lambda m: getattr(m, "reply", 0) == number)
+            match message:
+                case messages.Results() if message.reply == number:
+                    pieces.append((message.start, data))
+                case messages.Fetched() if message.reply == number:
+                    return payload.job_result(message.record, message.once, pieces)
+                case messages.Checkpoint() if message.reply == number:
+                    return data
+                case messages.Failure() if message.reply == number:
+                    raise REFUSALS.get(message.error, ParkError)(message.text)
+                case _:
+                    self._handle(message, data)
+            if frame.aborted:
+                raise Abort
 
     def publish(self, kind: str, message: Any, done: float | None, total: float | None) -> None:
         frame = self._stack[-1]

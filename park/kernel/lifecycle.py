@@ -115,7 +115,9 @@ class Lifecycle:
                 self._results(message, payload)
             case messages.Results():
                 self._to_attempt(message, payload)
-            case messages.Fetched() | messages.Failure():
+            case messages.Checkpointed():
+                self._checkpointed(message)
+            case messages.Fetched() | messages.Failure() | messages.Checkpoint():
                 if message.attempt in self.attempts:
                     self.attempts[message.attempt].held(message.attempt).fetch = None
                 self._to_attempt(message, payload)
@@ -154,7 +156,12 @@ class Lifecycle:
                 call = process.stack[-1].call = Call(message, payload, bytearray(message.count))
                 self._call(call)
                 self._begin_next()
-            case messages.Fetch() if self._innermost(process, message.attempt):
+            case messages.Checkpoint() if self._innermost(process, message.attempt):
+                held = process.stack[-1]
+                held.checkpoint = (message, payload)
+                if not held.saving:  # one of each attempt is on its way to the disk, and then the newest
+                    self._save(held)
+            case messages.Fetch() | messages.Restore() if self._innermost(process, message.attempt):
                 process.stack[-1].fetch = message
                 self._do(ToBroker(message))
             case messages.Lent() if self._innermost(process, message.attempt):
@@ -232,6 +239,24 @@ class Lifecycle:
                     self._do(ToBroker(held.fetch))
                 if held.lent and not code:
                     self._do(ToBroker(messages.Lent(held.run.attempt, self.epoch)))
+                if not code:
+                    self._save(held)
+
+    def _save(self, held: Held) -> None:
+        """Hand in its newest checkpoint."""
+        held.saving = held.checkpoint is not None
+        if held.checkpoint is not None:
+            self._do(ToBroker(*held.checkpoint))
+
+    def _checkpointed(self, message: messages.Checkpointed) -> None:
+        process = self.attempts.get(message.attempt)
+        if process is None:
+            return
+        held = process.held(message.attempt)
+        if held.checkpoint is not None and held.checkpoint[0].number <= message.number:
+            held.checkpoint = None
+        self._save(held)
+        self._do(ToSlot(process.number, message))
 
     def _results(self, message: messages.Results, payload: Buffer) -> None:
         """Results for a driver: those that it has not got yet."""

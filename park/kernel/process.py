@@ -67,8 +67,11 @@ class Held:
     run: messages.Run
     #: the map that it waits for, if it is a driver that waits
     call: Call | None = None
-    #: the job whose result it waits for
-    fetch: messages.Fetch | None = None
+    #: the job whose result it waits for, or the checkpoint
+    fetch: messages.Fetch | messages.Restore | None = None
+    #: its newest checkpoint that is not known to be on disk, and whether one is on its way there
+    checkpoint: tuple[messages.Checkpoint, Buffer] | None = None
+    saving: bool = False
     #: it waits at its safe point and has lent its slot
     lent: bool = False
     #: when it last got its slot

@@ -98,7 +98,17 @@ class Slot(Fabric):
             case messages.Lend():
                 for frame in self._stack:
                     frame.lend |= frame.run.attempt == message.attempt
-            case messages.Results() | messages.Resume() | messages.Fetched() | messages.Failure():
+            case messages.Checkpointed():
+                for frame in self._stack:
+                    if frame.run.attempt == message.attempt:
+                        frame.durable = max(frame.durable, message.number)
+            case (
+                messages.Results()
+                | messages.Resume()
+                | messages.Fetched()
+                | messages.Checkpoint()
+                | messages.Failure()
+            ):
                 self._inbox.append((message, data))
 
     def _set_up(self, setup: messages.Setup) -> None:
@@ -111,7 +121,7 @@ class Slot(Fabric):
     # -- running -------------------------------------------------------------------------------
 
     def _run(self, run: messages.Run, data: Buffer) -> None:
-        frame = Frame(run)
+        frame = Frame(run, run.start)
         self._stack.append(frame)
         env.enter(self)
         began = time.perf_counter()
@@ -127,7 +137,7 @@ class Slot(Fabric):
             looked = began
             for index, value in self._units(run, data):
                 unit = None if run.once else index
-                frame.seed = env.mix(run.seed, index)
+                frame.unit, frame.seed = index, env.mix(run.seed, index)
                 frame.maps = 0
                 generators.seed(frame.seed)
                 try:
@@ -254,7 +264,7 @@ class _Ended:
     def _no(self, *_: Any) -> Any:
         raise ParkError(f"job {self.job} has ended: its cleanup cannot use the fabric")
 
-    map = code = publish = fetch = _no
+    map = code = publish = fetch = checkpoint = restore = _no
 
     def ready(self) -> None:
         """Nothing waits."""

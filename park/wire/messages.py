@@ -450,6 +450,7 @@ class Run(Message):
     *seed* is the seed of the map. *apart*: this code has killed a process, never run it inside a driver's.
     *ahead*: all slots are busy; begin with it as soon as one is free, those that came first before it.
     *stored*: the answer goes to the disk; keep it until Committed says that it is there.
+    *restored*: of some of the units there is a checkpoint, which Restore asks for.
     """
 
     carries = True
@@ -469,6 +470,7 @@ class Run(Message):
     memory: int = 0
     ahead: bool = False
     stored: bool = False
+    restored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,6 +478,14 @@ class Committed(Message):
     """The answers of these *attempts* are on disk: nobody will ask for them again."""
 
     attempts: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed(Message):
+    """Checkpoint *number* of the attempt is on disk."""
+
+    attempt: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -530,6 +540,31 @@ class Lent(Message):
 
     attempt: int
     epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint(Message):
+    """The state of *unit*, from which another attempt may go on; the payload is the state, pickled.
+
+    *number* counts those of the attempt. Answered by Checkpointed once it is on disk; until then the kernel keeps the
+    newest one of each attempt. broker -> kernel -> slot, with *reply*: the answer to Restore; empty: there is none.
+    """
+
+    carries = True
+    attempt: int
+    job: int
+    unit: int
+    number: int
+    reply: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Restore(Message):
+    """Asks for the newest checkpoint of *unit*, which an earlier attempt has made. Answered by Checkpoint."""
+
+    id: int
+    attempt: int
+    unit: int
 
 
 @dataclass(frozen=True, slots=True)

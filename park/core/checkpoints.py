@@ -1,0 +1,50 @@
+"""Checkpoints: the states from which units go on that are run again.
+
+The newest one of each unit of a job is in the store. It is the present attempt's: what comes of an attempt that was lost
+is dropped, so it never takes the place of a newer one. It goes when the unit is answered, and with its job.
+"""
+
+from __future__ import annotations
+
+from park.core.attempts import Attempts
+from park.core.outcome import Event, Ref, Write
+from park.core.work import Attempt
+from park.errors import ProtocolError
+from park.wire import messages
+
+
+class Checkpoints(Attempts):
+    """The floor above `Attempts`, on one level with `park.core.dealing`."""
+
+    def _checkpoint(self, event: Event, m: messages.Checkpoint) -> None:
+        attempt = self._keeper(event, m)
+        if attempt is None:
+            return
+        job = self._job(attempt.map.job)
+        known = job.checkpoints.get(m.unit)
+        if known is None or known < (m.attempt, m.number):
+            self._settle_twin(attempt)  # what goes on from its own state runs once at a time
+            job.checkpoints[m.unit] = (m.attempt, m.number)
+            self._out.writes.append(Write("checkpoint", (job.number, m.unit), event.payload))
+            if known is None:
+                self.list.store(job, self._out)
+            self._refresh(job)
+        self._answer(event.peer, messages.Checkpointed(m.attempt, m.number))
+
+    def _restore(self, event: Event, m: messages.Restore) -> None:
+        attempt = self._keeper(event, m)
+        if attempt is None:
+            return
+        job = self._job(attempt.map.job)
+        answer = messages.Checkpoint(m.attempt, job.number, m.unit, 0, m.id)
+        payload = Ref("checkpoint", (job.number, m.unit)) if m.unit in job.checkpoints else b""
+        self._answer(event.peer, answer, payload)
+
+    def _keeper(self, event: Event, m: messages.Checkpoint | messages.Restore) -> Attempt | None:
+        """The attempt that speaks; None if it was lost, or nobody needs it."""
+        attempt = self._held_attempt(event, m.attempt)
+        if attempt is None or attempt.void:
+            return None
+        if not attempt.map.root or not attempt.span.start <= m.unit < attempt.span.stop:
+            raise ProtocolError(f"attempt {m.attempt} keeps no checkpoint of unit {m.unit}")
+        return attempt
