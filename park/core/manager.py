@@ -197,6 +197,8 @@ class JobManager:
             value = self._spool.get(ref.room, ref.key)
             if value is None:
                 value = self.store.get(ref.room, ref.key)
+            if value is None and ref.room == "checkpoint":
+                return b""  # its unit was answered in this very turn
             if value is None:
                 raise StoreError(f"the store has no {ref.room} {ref.key}")
             if ref.hi is None:

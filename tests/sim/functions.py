@@ -1,8 +1,9 @@
 """What runs in the simulator: plain functions, and generators, which are drivers.
 
 A driver yields a function's name with inputs, and gets the results of that map; or it yields a number, the seconds
-that its next step takes. A name may be followed by a space and more (``"nap 3"``): other code that does the same, so
-that its units are timed apart. How long a plain unit takes is the pace of its world.
+that its next step takes; or `RESTORE`, and gets its newest checkpoint, or a `Save`, which makes one. A name may be
+followed by a space and more (``"nap 3"``): other code that does the same, so that its units are timed apart. How long
+a plain unit takes is the pace of its world.
 """
 
 from __future__ import annotations
@@ -28,6 +29,16 @@ class Crash(Exception):
 
 class Abort(Exception):
     """The process raises this in what it runs, as park.Abort."""
+
+
+@dataclass(frozen=True)
+class Save:
+    """A driver's state."""
+
+    state: list[int]
+
+
+RESTORE = "restore"
 
 
 def square(x: int) -> int:
@@ -100,6 +111,17 @@ def serial(steps: int | None) -> Generator[Any, Any, Any]:
     return steps
 
 
+def saver(steps: int | None) -> Generator[Any, Any, Any]:
+    """A driver that goes on from its checkpoints: [steps that were made, their sum]."""
+    made, total = (yield RESTORE) or [0, 0]
+    while made < (steps or 30):
+        yield 0.2
+        made += 1
+        total += made
+        yield Save([made, total])
+    return total
+
+
 def generations(plan: list[Any] | None) -> Generator[Any, Any, Any]:
     """A fit: so many generations of so many naps of *seconds*, and a step of the driver's own after each."""
     count, points, seconds, step = plan or (20, 10, 0.05, 0.01)
@@ -133,6 +155,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         unlucky,
         hopeful,
         serial,
+        saver,
         generations,
         fit,
     )
@@ -167,7 +190,7 @@ def expected(name: str, x: Any) -> Any:
         try:
             step = made.send(None)
             while True:
-                if isinstance(step, float):
+                if isinstance(step, float | Save) or step == RESTORE:
                     step = made.send(None)
                     continue
                 answer = [expected(step[0], i) for i in step[1]]

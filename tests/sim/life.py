@@ -105,6 +105,8 @@ class Life:
                 ("hopeful", None),
                 ("serial", [20, 50]),
                 ("serial", None),
+                ("saver", None),
+                ("saver", [20, 3]),
             ]
         )
         fields: dict[str, Any] = {"priority": self.random.choice([-3, 0, 0, 4])}

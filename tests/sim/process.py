@@ -11,14 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from park.wire import messages
+from park.wire import codec, messages
 from park.wire.messages import Message
 from tests.sim.desk import finished
 from tests.sim.functions import (
     ERROR,
+    RESTORE,
     Abort,
     Crash,
     Failed,
+    Save,
     blob,
     code,
     drives,
@@ -55,6 +57,9 @@ class Frame:
     #: asked for its slot, and waiting at a safe point without one
     asked: bool = False
     lent: bool = False
+    #: waiting for its checkpoint; how many it has made, and what they say
+    restoring: bool = False
+    saved: list[int] = field(default_factory=list)
     stopped: bool = False
     aborted: bool = False
 
@@ -122,6 +127,15 @@ class Process:
                     frame.missing.remove(unit)  # KeyError: it came twice
                     frame.got[unit] = value
                 frame.resumed |= message.resume
+            case messages.Checkpointed():
+                frame = self._frame(message.attempt)
+                self.kernel.world.durable(frame.run.job, self._unit(frame), frame.saved[message.number - 1])
+            case messages.Checkpoint():
+                frame = self._frame(message.attempt)
+                state = codec.unpack(payload) if len(payload) else None
+                self.kernel.world.restored(frame.run.job, message.unit, state[0] if state else 0)
+                frame.restoring = False
+                self._drive(frame, state)
             case messages.Lend():
                 self._frame(message.attempt).asked = True
             case messages.Resume():
@@ -185,7 +199,7 @@ class Process:
             if not frame.missing and frame.resumed:
                 got, frame.map, frame.resumed = frame.got, b"", False
                 self._drive(frame, got)
-        elif frame.lent:
+        elif frame.lent or frame.restoring:
             return
         elif frame.maker is not None:
             self._drive(frame, None)
@@ -254,7 +268,11 @@ class Process:
         except Failed:
             self._drives_until(frame, 0.0, ERROR)
         else:
-            if isinstance(made, float):
+            if made == RESTORE:
+                self._restore(frame)
+            elif isinstance(made, Save):
+                self._save(frame, made.state)
+            elif isinstance(made, float):
                 self._after(made, lambda: self._ready(frame))
             else:
                 self._after(self._seconds(frame, None), lambda: self._map(frame, *made))
@@ -271,6 +289,23 @@ class Process:
         if frame.asked and not frame.aborted:
             frame.asked, frame.lent = False, True
             self.tell(messages.Lent(frame.run.attempt, frame.run.epoch))
+
+    def _unit(self, frame: Frame) -> int:
+        return frame.run.start + len(frame.results)
+
+    def _restore(self, frame: Frame) -> None:
+        if frame.run.restored:
+            frame.restoring = True
+            self.tell(messages.Restore(1, frame.run.attempt, self._unit(frame)))
+        else:
+            self._drive(frame, None)
+
+    def _save(self, frame: Frame, state: list[int]) -> None:
+        run = frame.run
+        frame.saved.append(state[0])
+        checkpoint = messages.Checkpoint(run.attempt, run.job, self._unit(frame), len(frame.saved))
+        self.tell(checkpoint, codec.pack(state))
+        self._drive(frame, None)
 
     def _map(self, frame: Frame, name: str, given: list[Any]) -> None:
         if code(name) not in self.shipped:

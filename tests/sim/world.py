@@ -75,6 +75,10 @@ class World:
         #: attempts that began, and seconds that slots have computed, by job
         self.runs: Counter[int] = Counter()
         self.served: dict[int, float] = defaultdict(float)
+        #: steps of a unit of a job of which a process knows that they are on disk
+        self._durable: Counter[tuple[int, int]] = Counter()
+        #: units that went on from a checkpoint
+        self.restores = 0
         #: of processes, and of the broker
         self.deaths = self.broker_deaths = 0
         #: what the dispatcher has handled, in all its lives
@@ -149,6 +153,15 @@ class World:
     def computed(self, job: int, seconds: float) -> None:
         """A slot has computed for the job."""
         self.served[job] += seconds
+
+    def durable(self, job: int, unit: int, steps: int) -> None:
+        """A process was told that its state after so many steps is on disk."""
+        self._durable[job, unit] = max(steps, self._durable[job, unit])
+
+    def restored(self, job: int, unit: int, steps: int) -> None:
+        """A process goes on from that state."""
+        assert steps >= self._durable[job, unit], "a state that was acknowledged is lost, or was overwritten"
+        self.restores += 1
 
     # -- time ----------------------------------------------------------------------------------
 
