@@ -55,6 +55,32 @@ PHASES = {
         },
         limit=900.0,
     ),
+    "links": Size(
+        clients=4,
+        units=5_000,
+        rounds=10,
+        lease=2.0,
+        heartbeat=0.4,
+        tcp=True,
+        harms={
+            f"{how} {who}": 10 for how in ("cut", "hold", "slow") for who in ("clients", "kernels", "table")
+        }
+        | {"kill broker": 3, "kill kernel": 3, "kill client": 3},
+        limit=900.0,
+    ),
+    "mirrors": Size(
+        clients=4,
+        units=3_000,
+        rounds=10,
+        kinds=("map", "driver", "nest", "abort"),
+        lease=2.0,
+        heartbeat=0.4,
+        tcp=True,
+        mirrors=50,
+        throttled=5,
+        harms={"kill broker": 10, "cut table": 10, "hold table": 10},
+        limit=900.0,
+    ),
     "crashes": Size(clients=4, units=2_500, rounds=0, kinds=("crash",), limit=600.0),
 }
 #: Phases in which nothing runs again.
@@ -81,7 +107,9 @@ def held(phase: str, size: str, seed: int) -> bool:
     whole = PHASES[phase]
     if size == "small":
         harms = {kind: max(1, times // 10) for kind, times in whole.harms.items()}
-        whole = replace(whole, units=whole.units // 20, rounds=whole.rounds // 10, harms=harms)
+        whole = replace(
+            whole, units=whole.units // 20, rounds=whole.rounds // 10, mirrors=whole.mirrors // 5, harms=harms
+        )
     print(f"-- {phase}, {size}, seed {seed}: {whole.harms or 'no harm from outside'}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="park-chaos-"))
     began = time.monotonic()

@@ -33,6 +33,9 @@ MAX_FRAME = 2 * PIECE
 MAX_MESSAGE = 4 << 30
 #: Messages that may wait for a peer.
 HIGH_WATER = 10_000
+#: Milliseconds between two attempts to reach a broker that is away, at most: when it is back, kernels that hold work of
+#: its last life have one lease to say so.
+RECONNECT = 2_000
 #: Milliseconds that last words have to get out.
 LINGER = 300
 
@@ -51,7 +54,7 @@ def _open(context: zmq.Context[zmq.Socket[bytes]], kind: int, hwm: int = HIGH_WA
     socket.setsockopt(zmq.RCVHWM, hwm)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 10_000)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 4_000)
     return socket
 

@@ -17,9 +17,10 @@ from tests.campaign.work import Run, runs
 
 @dataclass
 class Harms:
-    """When processes were harmed, each from one time to another (monotonic, seconds): the broker, and others by number."""
+    """When processes were harmed, from one time to another (monotonic, seconds): broker, links, others by number."""
 
     broker: list[tuple[float, float]] = field(default_factory=list)
+    links: list[tuple[float, float]] = field(default_factory=list)
     others: dict[int, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
 
     def why(self, before: Run, after: Run) -> str:
@@ -34,6 +35,8 @@ class Harms:
             return "its process was harmed"
         if any(map(between, self.others.values())):
             return "others were harmed, which may have made its map"
+        if between(self.links):
+            return "connections were harmed"
         return "the broker was harmed" if between(self.broker) else "nothing was harmed"
 
 

@@ -6,15 +6,19 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from park.util.keys import CLIENT, POOL, Keyring
 from tests.campaign.audit import Audit, Harms, audit
+from tests.campaign.mirrors import shown
 from tests.campaign.plan import Task, plan
+from tests.campaign.proxy import DOORS, HOST, Proxy, three_ports
 from tests.campaign.work import count
 from tests.fabric import Fabric, Process, slots_of
 
@@ -22,6 +26,10 @@ from tests.fabric import Fabric, Process, slots_of
 STALLED = 40.0
 #: Seconds between two harms at least.
 PAUSE = 0.15
+#: Seconds in which mirrors must show the broker's table when all is quiet.
+SETTLE = 5.0
+#: Bytes a second that a throttled mirror reads.
+THROTTLE = 20_000.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,11 @@ class Size:
     lease: float = 1.0
     heartbeat: float = 0.2
     harms: dict[str, int] = field(default_factory=dict)
+    #: over tcp, through a proxy
+    tcp: bool = False
+    #: mirrors that follow the table, and how many of them can only read slowly
+    mirrors: int = 0
+    throttled: int = 0
     #: seconds in which all must be over
     limit: float = 300.0
 
@@ -62,18 +75,28 @@ class Campaign:
         self.clients: dict[int, Process] = {}
         #: what is due later: when, and what
         self._later: list[tuple[float, Callable[[], None]]] = []
-        settings = asdict(size) | {"seed": seed}
-        (folder / "plan.json").write_text(json.dumps(settings))
-        self.fabric = Fabric(folder, lease=size.lease, heartbeat=size.heartbeat)
+        (folder / "plan.json").write_text(json.dumps(asdict(size) | {"seed": seed}))
+        self.port = three_ports(self.random)
+        options = ("--bind", f"tcp://{HOST}:{self.port}") if size.tcp else ()
+        self.fabric = Fabric(folder, *options, lease=size.lease, heartbeat=size.heartbeat)
+        self.watchers: Process | None = None
+        #: seconds that the mirrors took to show the broker's table, when all was quiet
+        self.settled: float | None = None
 
     def run(self) -> Audit:
         """Let it happen, then judge. AssertionError where something stands still or ends in error."""
         with self.fabric:
             self.began = time.monotonic()
+            if self.size.tcp:
+                self._connect()
             self.kernels = [self._kernel() for _ in range(self.size.kernels)]
             for number in self.plans:
                 self._client(number)
+            if self.size.mirrors:
+                self._watch()
             self._happen()
+            if self.size.mirrors:
+                self._compare()
             for kernel in self.kernels:
                 kernel.end()
             self.fabric.broker.end()
@@ -130,12 +153,68 @@ class Campaign:
 
     # -- who is there --------------------------------------------------------------------------
 
+    def _connect(self) -> None:
+        """A proxy before the broker, a slow one too, and keys for all who come."""
+        ring = Keyring(self.fabric.home)
+        self.proxy, self.slow_proxy = (
+            Proxy(three_ports(self.random), self.port, rate) for rate in (None, THROTTLE)
+        )
+        for proxy in (self.proxy, self.slow_proxy):
+            self.fabric.callback(proxy.close)
+            folder = self.fabric.config / "park" / "keys" / f"{HOST}_{proxy.port}"
+            folder.mkdir(parents=True)
+            for name in ("mirror", *(f"owner{number}" for number in self.plans)):
+                ring.new(name, CLIENT, folder / f"{name}.key")
+        ring.new("kernel", POOL, self.folder / "kernel.key")
+
+    @property
+    def address(self) -> str:
+        """Where peers find the broker."""
+        return self.proxy.url if self.size.tcp else str(self.fabric.connection)
+
     def _kernel(self) -> Process:
-        return self.fabric.start_kernel(slots=self.size.slots)
+        key = ("--key", str(self.folder / "kernel.key")) if self.size.tcp else ()
+        command = ("-m", "park.cli.kernel", "--broker", self.address, "--slots", str(self.size.slots), *key)
+        return self.fabric.start(*command, cwd=self.folder)
 
     def _client(self, number: int) -> None:
-        command = ("-m", "tests.campaign.client", self.fabric.address, str(self.folder), str(number))
+        command = ("-m", "tests.campaign.client", self.address, str(self.folder), str(number))
         self.clients[number] = self.fabric.start(*command, cwd=self.folder)
+
+    def _watch(self) -> None:
+        slow = self.slow_proxy.url if self.size.tcp else self.address
+        urls = [self.address] * (self.size.mirrors - self.size.throttled) + [slow] * self.size.throttled
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.watchers = self.fabric.start("-m", "tests.campaign.mirrors", "mirror", *urls, **pipes)
+        assert self._ask_watchers(None) == "following\n", self.watchers.text
+
+    def _ask_watchers(self, question: str | None = "\n") -> str:
+        assert self.watchers is not None
+        stdin, stdout = self.watchers.popen.stdin, self.watchers.popen.stdout
+        assert stdin is not None
+        assert stdout is not None
+        if question is not None:
+            stdin.write(question)
+            stdin.flush()
+        return str(stdout.readline())
+
+    def _compare(self) -> None:
+        """All is quiet: the mirrors show what the broker does, soon."""
+        quiet = time.monotonic()
+        service = self.fabric.connect()
+        while True:
+            assert service._link.wait_synced(SETTLE)  # type: ignore[attr-defined]
+            right, seen = shown(service.table), json.loads(self._ask_watchers())
+            if all(mirror == right for mirror in seen):
+                break
+            wrong = [mirror for mirror in seen if mirror != right]
+            assert time.monotonic() < quiet + SETTLE, f"{len(wrong)} mirrors show {wrong[:3]}, not {right}"
+            time.sleep(0.05)
+        self.settled = time.monotonic() - quiet
+        records = {r.job: replace(r, reason="") for r in service.records()}
+        table = {n: replace(r, reason="") for n, r in service.table.jobs.items()}
+        assert records == table, "the table is not what the broker knows"
+        self.say(f"{len(seen)} mirrors show the broker's table {self.settled:.2f} s after all was quiet")
 
     def _in(self, seconds: float, what: Callable[[], None]) -> None:
         self._later.append((time.monotonic() + seconds, what))
@@ -143,9 +222,15 @@ class Campaign:
     # -- harm ----------------------------------------------------------------------------------
 
     def harm(self, kind: str) -> None:
-        """Do it: ``kill`` or ``stop`` a ``broker``, ``kernel``, ``slot`` or ``client``."""
+        """Do it: ``kill`` or ``stop`` a ``broker``, ``kernel``, ``slot`` or ``client``.
+
+        Or ``cut``, ``hold`` or ``slow`` some connections of ``clients``, ``kernels`` or the ``table``.
+        """
         self.done[kind] += 1
         how, who = kind.split()
+        if who in DOORS:
+            self._harm_links(how, who)
+            return
         getattr(self, f"_{how}_{who}")()
 
     def _tell(self, what: str) -> None:
@@ -212,6 +297,16 @@ class Campaign:
             self._tell(f"stop client {victim.pid} for {seconds:.2f} s")
             victim.signal(signal.SIGSTOP)
             self._in(seconds, lambda: victim.running and victim.signal(signal.SIGCONT))  # type: ignore[func-returns-value]
+
+    def _harm_links(self, how: str, door: str) -> None:
+        seconds = 0.0 if how == "cut" else self._nap()
+        share = self.random.choice((0.4, 1.0))
+        self._tell(
+            f"{how} {share:.0%} of the connections of {door}" + (f" for {seconds:.2f} s" if seconds else "")
+        )
+        self.harms.links.append(self._span(seconds))
+        times = (seconds,) if seconds else ()
+        getattr(self.proxy, how)(door, share, *times, self.random)
 
     def _nap(self) -> float:
         return self.random.uniform(0.2, 2.5) * self.size.lease
