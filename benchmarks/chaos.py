@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.campaign.chaos import Campaign, Size
+from tests.campaign.planted import BUGS
 
 #: What is done in each phase, in full; a small one does some twentieth of it.
 PHASES = {
@@ -94,17 +95,18 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--size", choices=("small", "full"), default="small", help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bug", choices=BUGS, default="", help="plant one in the broker: it must be noticed")
     options = parser.parse_args(arguments)
     if unknown := set(options.phases) - set(PHASES):
         parser.error(f"there is no phase {sorted(unknown)[0]!r}: choose from {', '.join(PHASES)}")
-    broken = [p for p in options.phases or PHASES if not held(p, options.size, options.seed)]
+    broken = [p for p in options.phases or PHASES if not held(p, options.size, options.seed, options.bug)]
     print(f"broken: {', '.join(broken)}" if broken else "every promise was kept", flush=True)
     return 1 if broken else 0
 
 
-def held(phase: str, size: str, seed: int) -> bool:
-    """Whether a phase of this *size* and *seed* broke no promise."""
-    whole = PHASES[phase]
+def held(phase: str, size: str, seed: int, bug: str = "") -> bool:
+    """Whether a phase of this *size* and *seed* broke no promise, with a *bug* in the broker."""
+    whole = replace(PHASES[phase], bug=bug)
     if size == "small":
         harms = {kind: max(1, times // 10) for kind, times in whole.harms.items()}
         whole = replace(

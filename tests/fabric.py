@@ -110,7 +110,7 @@ class Fabric(ExitStack):
     """A broker and kernels in processes of their own, with a short lease.
 
     *keys*: over tcp, with keys for the client "tester" and for a pool kernel, found where people's keys lie.
-    *settings*: variables of the broker's environment.
+    *settings*: variables of the broker's environment. *command*: the module that is the broker, and what it needs first.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class Fabric(ExitStack):
         home: Path | None = None,
         keys: bool = False,
         settings: dict[str, str] | None = None,
+        command: tuple[str, ...] = ("park.cli.broker",),
     ) -> None:
         super().__init__()
         if keys:
@@ -134,6 +135,7 @@ class Fabric(ExitStack):
         self.connection = self.home / "connection.json"
         self.options = [*options, "--lease", str(lease), "--heartbeat", str(heartbeat)]
         self._settings = settings or {}
+        self._command = command
         self._count = 0
         self.broker: Process
 
@@ -178,7 +180,7 @@ class Fabric(ExitStack):
     def start_broker(self) -> Process:
         """A broker on the home, again if there was one; ready when this returns."""
         self.broker = self.start(
-            "-m", "park.cli.broker", "--home", str(self.home), *self.options, env=self._settings
+            "-m", *self._command, "--home", str(self.home), *self.options, env=self._settings
         )
         until(lambda: "serving at" in self.broker.text or not self.broker.running)
         assert self.broker.running, self.broker.text

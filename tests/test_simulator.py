@@ -17,8 +17,10 @@ import pytest
 
 from park.core.dispatcher import Dispatcher
 from park.core.fairshare import ServiceClock
+from park.core.roster import Roster
 from park.errors import ParkError
 from park.mirror import Mirror
+from park.wire.messages import Submit
 from tests.replay import recorded
 from tests.sim.functions import exact
 from tests.sim.world import World
@@ -101,6 +103,29 @@ def answers_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def acknowledges_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dispatcher, "_answer", Dispatcher._send)
+
+
+def knows_no_request_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that is sent again becomes a second job."""
+    submit = Dispatcher._submit
+
+    def wrong(self: Dispatcher, event: Any, message: Any) -> None:
+        self.list.by_key.pop(message.key, None)
+        submit(self, event, message)
+
+    monkeypatch.setitem(Dispatcher._HANDLERS, Submit, wrong)
+
+
+def never_ends_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that says nothing keeps what it has for ever."""
+    look = Roster.look
+
+    def wrong(self: Roster, now: float) -> Any:
+        for member in (*self.kernels.values(), *self.clients.values()):
+            member.heard = now
+        return look(self, now)
+
+    monkeypatch.setattr(Roster, "look", wrong)
 
 
 def loses_a_parked_driver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +213,8 @@ def test_the_trials_notice_a_planted_bug(
         forgets_a_slot,
         answers_twice,
         acknowledges_before_the_commit,
+        knows_no_request_again,
+        never_ends_a_lease,
         loses_a_parked_driver,
         sees_no_gap,
     ],

@@ -22,8 +22,6 @@ from tests.campaign.proxy import DOORS, HOST, Proxy, three_ports
 from tests.campaign.work import count
 from tests.fabric import Fabric, Process, slots_of
 
-#: Seconds without any progress after which something waits that must not.
-STALLED = 40.0
 #: Seconds between two harms at least.
 PAUSE = 0.15
 #: Seconds in which mirrors must show the broker's table when all is quiet.
@@ -48,11 +46,17 @@ class Size:
     lease: float = 1.0
     heartbeat: float = 0.2
     harms: dict[str, int] = field(default_factory=dict)
+    #: seconds after which a broker that was killed is started again
+    away: tuple[float, ...] = (0.0, 0.0, 2.0, 6.0)
     #: over tcp, through a proxy
     tcp: bool = False
     #: mirrors that follow the table, and how many of them can only read slowly
     mirrors: int = 0
     throttled: int = 0
+    #: seconds without any progress after which something waits that must not
+    patience: float = 40.0
+    #: a bug of the broker: see `planted`
+    bug: str = ""
     #: seconds in which all must be over
     limit: float = 300.0
 
@@ -78,7 +82,8 @@ class Campaign:
         (folder / "plan.json").write_text(json.dumps(asdict(size) | {"seed": seed}))
         self.port = three_ports(self.random)
         options = ("--bind", f"tcp://{HOST}:{self.port}") if size.tcp else ()
-        self.fabric = Fabric(folder, *options, lease=size.lease, heartbeat=size.heartbeat)
+        broker = ("tests.campaign.planted", size.bug) if size.bug else ("park.cli.broker",)
+        self.fabric = Fabric(folder, *options, lease=size.lease, heartbeat=size.heartbeat, command=broker)
         self.watchers: Process | None = None
         #: seconds that the mirrors took to show the broker's table, when all was quiet
         self.settled: float | None = None
@@ -121,12 +126,13 @@ class Campaign:
             runs = count(self.ledger)
             if runs != seen:
                 seen, moved = runs, now
+            assert self.fabric.broker.running, f"the broker has ended: {self.fabric.broker.text}"
             if schedule and runs >= schedule[0][0] and now >= harmed + PAUSE:
                 harmed = now
                 self.harm(schedule.pop(0)[1])
             if not self._later and self._all_done():
                 break
-            assert now < moved + STALLED, f"nothing moves any more at {runs} runs: {self.story()}"
+            assert now < moved + self.size.patience, f"nothing moves any more at {runs} runs: {self.story()}"
             assert now < self.began + self.size.limit, f"not over in {self.size.limit} s: {self.story()}"
             time.sleep(0.005)
         if schedule:
@@ -224,7 +230,8 @@ class Campaign:
     def harm(self, kind: str) -> None:
         """Do it: ``kill`` or ``stop`` a ``broker``, ``kernel``, ``slot`` or ``client``.
 
-        Or ``cut``, ``hold`` or ``slow`` some connections of ``clients``, ``kernels`` or the ``table``.
+        Or ``kill`` the ``promiser``, which is the broker when it has just accepted a job; or ``cut``, ``hold`` or
+        ``slow`` some connections of ``clients``, ``kernels`` or the ``table``.
         """
         self.done[kind] += 1
         how, who = kind.split()
@@ -237,13 +244,24 @@ class Campaign:
         self.say(f"{time.monotonic() - self.began:7.2f} s {count(self.ledger):7} runs: {what}")
 
     def _kill_broker(self) -> None:
-        away = self.random.choice((0.0, 0.0, 0.5 * self.size.lease, 1.5 * self.size.lease))
+        away = self.random.choice(self.size.away)
+        self.fabric.broker.kill()
         self._tell(f"kill broker, back after {away} s")
         self.harms.broker.append(self._span(away))
-        self.fabric.broker.kill()
         assert "Traceback" not in self.fabric.broker.text, self.fabric.broker.text
         time.sleep(away)  # nothing else is harmed meanwhile
         self.fabric.start_broker()
+
+    def _kill_promiser(self) -> None:
+        """Kill the broker as soon as a client has written down that its job was accepted."""
+
+        def accepted() -> int:
+            return sum(diary.read_bytes().count(b'"accepted"') for diary in self.folder.glob("*.diary"))
+
+        before, give_up = accepted(), time.monotonic() + 5.0
+        while accepted() == before and time.monotonic() < give_up:
+            time.sleep(0.0005)
+        self._kill_broker()
 
     def _stop_broker(self) -> None:
         seconds = self._nap()

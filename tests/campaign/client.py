@@ -25,7 +25,7 @@ from tests.campaign.plan import CLIENT, Task, deadly, plan, value
 from tests.campaign.work import Driver, Units
 
 #: Jobs that a client has open.
-OPEN = 4
+OPEN = 3
 #: Seconds in which a broker should be back.
 PATIENCE = 60.0
 
@@ -137,6 +137,8 @@ class Client:
         except JobAborted as error:
             if task.kind not in ("abort", "stop"):
                 wrong = str(error)
+        except UnknownJob as error:
+            wrong = f"it was accepted: {error}"
         if wrong is not None:
             self.diary.write("wrong", task.number, why=str(wrong))
         self.diary.write("ended", task.number, job=job)

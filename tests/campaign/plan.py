@@ -80,7 +80,7 @@ def plan(seed: int, client: int, units: int, seconds: float, kinds: tuple[str, .
     while left > 0:
         number = len(tasks)
         kind = chance.choice(kinds) if number else kinds[0]
-        count = min(left, TASK // 2, chance.choice((30, 100, 300, max(30, units // 8))))
+        count = min(left, TASK // 2, chance.choice((5, 20, 60, max(30, units // 12))))
         if kind == "nest":
             count = min(count, 10)
         if kind == "driver":
