@@ -106,8 +106,13 @@ class Bench:
 
     def _do(self, events: list[Any]) -> None:
         turn = self.manager.decide(events, self.now)
-        self.manager.commit(turn)
+        self._commit(turn)
         self._take(turn)
+
+    def _commit(self, turn: Any) -> None:
+        self.manager.hand_in(turn)
+        for _ in self.manager.completed():
+            pass
 
     def _take(self, turn: Any) -> None:
         for send in (*turn.sends, *turn.sends_after_commit):
@@ -132,7 +137,7 @@ class Bench:
                 began = time.thread_time_ns()
                 turn = self.manager.decide([event], self.now)
                 took += time.thread_time_ns() - began
-                self.manager.commit(turn)
+                self._commit(turn)
                 self._take(turn)
         finally:
             gc.enable()
@@ -147,7 +152,7 @@ class Bench:
             frames = codec.encode(event.message, event.payload)
             began = time.thread_time_ns()
             turn = self.manager.decide([Event(event.peer, *codec.decode(frames))], self.now)
-            self.manager.commit(turn)
+            self._commit(turn)
             for send in (*turn.sends, *turn.sends_after_commit):
                 codec.encode(send.message, send.payload)  # type: ignore[arg-type]
             took += time.thread_time_ns() - began

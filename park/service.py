@@ -68,7 +68,7 @@ class ServiceManager:
 
     def open(self) -> Self:
         """Take up the stored jobs and begin to serve, over lanes."""
-        self.loop = BrokerLoop(self.manager, self.clients, self.kernels, self.board)
+        self.loop = BrokerLoop(self.manager, self.clients, self.kernels, self.board, self.reactor.wake)
         self.reactor.call(lambda: self.reactor.add(self.loop))  # type: ignore[arg-type]
         return self
 
@@ -96,7 +96,7 @@ class ServiceManager:
             for door in local:
                 door.close()
             raise
-        self.loop = BrokerLoop(self.manager, *local, keyed)
+        self.loop = BrokerLoop(self.manager, *local, self.reactor.wake, keyed)
         for router in (*local[:2], *(keyed[:2] if keyed is not None else ())):
             self.reactor.listen(router.fileno(), router.stir)
         self.reactor.add(self.loop)

@@ -411,7 +411,7 @@ def test_only_the_broker_s_own_user_grants() -> None:
     assert of(desk.give(admin, messages.Grant(2, "bob", 5.0)), messages.Done)
     assert of(desk.give(admin, messages.Grant(3, "bob", -5.0)), messages.Failure)
     out = desk.give(guest, messages.Credits(4, "bob"))
-    (payload,) = [s.payload for s in out.sends_after_commit if isinstance(s.message, messages.Records)]
+    (payload,) = [s.payload for s in out.sends if isinstance(s.message, messages.Records)]
     (found,) = codec.unpack(payload)  # type: ignore[arg-type]
     assert (found["owner"], found["balance"], found["rate"]) == ("bob", 36_005.0, 1500.0)
 

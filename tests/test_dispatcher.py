@@ -688,7 +688,7 @@ def test_an_account_is_told_also_of_who_has_not_paid_yet() -> None:
 
     def told(owner: str) -> list[Any]:
         out = desk.give(client, messages.Credits(9, owner))
-        (send,) = [s for s in out.sends_after_commit if isinstance(s.message, messages.Records)]
+        (send,) = [s for s in out.sends if isinstance(s.message, messages.Records)]
         return [AccountRecord.from_map(fields) for fields in codec.unpack(send.payload)]
 
     assert told("bob") == [AccountRecord("bob", 5.0, 5.0, 0.0)]

@@ -80,12 +80,6 @@ def test_the_owner_and_the_admin_may(account: Account | None, which: int) -> Non
     assert not refusals(out)
 
 
-def test_everybody_sees_the_record() -> None:
-    desk = Desk()
-    desk.submit(desk.client("c1", account=ADA))
-    assert of(desk.give(desk.client("c2", account=BOB), messages.Status(5, 1)), messages.Records)
-
-
 @pytest.mark.parametrize("account", [BOB, None, Account("ada", pool=True)])
 def test_nobody_else_comes_back_as_a_client(account: Account | None) -> None:
     desk = Desk()

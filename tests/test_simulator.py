@@ -22,6 +22,7 @@ from park.errors import ParkError
 from park.mirror import Mirror
 from park.wire.messages import Submit
 from tests.replay import recorded
+from tests.sim.disk import Disk
 from tests.sim.functions import exact
 from tests.sim.world import World
 from tests.trials import (
@@ -128,6 +129,10 @@ def never_ends_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Roster, "look", wrong)
 
 
+def takes_for_saved_what_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Disk, "done", lambda self: sys.maxsize)
+
+
 def loses_a_parked_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     check = Dispatcher._check_map
 
@@ -215,6 +220,7 @@ def test_the_trials_notice_a_planted_bug(
         acknowledges_before_the_commit,
         knows_no_request_again,
         never_ends_a_lease,
+        takes_for_saved_what_is_on_its_way,
         loses_a_parked_driver,
         sees_no_gap,
     ],

@@ -317,7 +317,7 @@ class Attempts(Course):
         twin.void = True
         self._end_attempt(twin, "abort")
         self._refund(job, twin)
-        self._count_running(twin, 0 if twin.ahead else -1)
+        self._count_running(twin, 0 if twin.parked or twin.ahead else -1)
         job.attempts.discard(twin.number)
         attempt.map.running.discard(twin.number)
 

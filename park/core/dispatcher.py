@@ -156,14 +156,15 @@ class Dispatcher(Intake, Dealing, Checkpoints):
             self._touched[kernel.number] = kernel
             self._out.deltas.append(Delta("kernel", kernel.number, kernel.record().as_map()))
             self._out.writes.append(Write("kernel", (m.incarnation,), b""))
-            kernel.joined = self._now
+            kernel.joined = self._turn
             # when the next life would wait for it
             self._answer(event.peer, self._welcome_to(True))
             self._take_in(kernel, m, event.payload)
             self._come_back(m.incarnation)
             return
         if kernel.peer == event.peer:  # it was only impatient
-            self._send(event.peer, self._welcome_to(False, lost=False))
+            if kernel.joined <= self._saved:  # else its welcome comes
+                self._send(event.peer, self._welcome_to(False, lost=False))
             self._take_back_ended(kernel, m.attempts)
             return
         self._move(kernel, event.peer)
@@ -345,7 +346,6 @@ class Dispatcher(Intake, Dealing, Checkpoints):
         messages.Close: Intake._close,
         messages.Fetch: Intake._fetch,
         messages.Forget: Intake._forget,
-        messages.Status: Intake._status,
         messages.Change: Intake._change,
         messages.Credits: Intake._credits,
         messages.Grant: Intake._grant,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from park.core.codes import check_code
 from park.core.jobs import Job, Waiter
 from park.core.outcome import Event, Ref, Write
@@ -317,16 +315,8 @@ class Intake(Recovery):
             job = self._job(number)
             job.waiters = [w for w in job.waiters if (w.member, w.id) != (member, m.id)]
 
-    def _status(self, event: Event, m: messages.Status) -> None:
-        if m.job:
-            jobs = [self._job(m.job)]
-        else:
-            jobs = [j for j in self.list.jobs.values() if m.owner in ("*", j.owner)]
-        records = [replace(j.record, reason=self.explain(j.number)).as_map() for j in jobs]
-        self._answer(event.peer, messages.Records(m.id), codec.pack(records))
-
     def _credits(self, event: Event, m: messages.Credits) -> None:
-        self._answer(event.peer, messages.Records(m.id), codec.pack(self._accounts(m.owner)))
+        self._send(event.peer, messages.Records(m.id), codec.pack(self._accounts(m.owner)))
 
     def _grant(self, event: Event, m: messages.Grant) -> None:
         if not self._client(event).admin:

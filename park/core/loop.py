@@ -1,10 +1,10 @@
-"""The broker's loop: poll, decode, handle, commit, send, publish."""
+"""The broker's loop: poll, decode, handle, send and hand in; when it is on disk publish and acknowledge."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from park.core.manager import JobManager
@@ -45,7 +45,8 @@ class Board(Protocol):
 class BrokerLoop:
     """One broker's part in a reactor: doors for clients and for kernels, and a board for mirrors.
 
-    *keyed*: three more, for those who come with a key. The peers of a door bear its letter.
+    *keyed*: three more, for those who come with a key. The peers of a door bear its letter. *wake*: what any thread
+    may call when the loop has to look; it does so once it has begun.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class BrokerLoop:
         clients: Door,
         kernels: Door,
         board: Board,
+        wake: Callable[[], None],
         keyed: tuple[Door, Door, Board] | None = None,
     ) -> None:
         self.manager = manager
@@ -70,15 +72,27 @@ class BrokerLoop:
         self.malformed = 0
         now = time.monotonic()
         manager.restore(now, time.time())
+        manager.write_behind(wake)
         self._do([Tick(time.time())], now)
 
     def __repr__(self) -> str:
         return f"<BrokerLoop {self.manager!r}>"
 
     def waiting(self) -> bool:
-        return any(door.waiting() for door in self._doors.values())
+        return self.manager.has_completed or (
+            not self.manager.behind and any(door.waiting() for door in self._doors.values())
+        )
 
     def turn(self, now: float) -> None:
+        self._complete()
+        # while the disk is behind nobody is heard, and time stands still, so that nobody's silence counts
+        if not self.manager.behind:
+            self._hear(now)
+        if now >= self._head_at:
+            self._head_at = now + HEAD
+            self._publish(codec.encode(self.manager.head))
+
+    def _hear(self, now: float) -> None:
         events: list[Event | Tick] = []
         for side, door in self._doors.items():
             for _ in range(BATCH):
@@ -90,12 +104,9 @@ class BrokerLoop:
             events.append(Tick(time.time()))
         if events:
             self._do(events, now)
-        if now >= self._head_at:
-            self._head_at = now + HEAD
-            self._publish(codec.encode(self.manager.head))
 
     def deadline(self) -> float | None:
-        return min(self._tick_at, self._head_at)
+        return self._head_at if self.manager.behind else min(self._tick_at, self._head_at)
 
     def close(self) -> None:
         for door in self._doors.values():
@@ -127,13 +138,17 @@ class BrokerLoop:
     def _do(self, events: Sequence[Event | Tick], now: float) -> None:
         turn = self.manager.decide(events, now)
         self._send(turn.sends)
-        self.manager.commit(turn)
-        if turn.publish is not None:
-            self.counts["t < Deltas"] += 1
-            self._publish(codec.encode(*turn.publish))
-        self._send(turn.sends_after_commit)
+        self.manager.hand_in(turn)
+        self._complete()
         deadline = self.manager.dispatcher.next_deadline()
         self._tick_at = float("inf") if deadline is None else deadline
+
+    def _complete(self) -> None:
+        for turn in self.manager.completed():
+            if turn.publish is not None:
+                self.counts["t < Deltas"] += 1
+                self._publish(codec.encode(*turn.publish))
+            self._send(turn.sends_after_commit)
 
     def _send(self, sends: list[Send]) -> None:
         for send in sends:

@@ -1,20 +1,26 @@
 """`JobManager`: the dispatcher, the public table and the store together; the persistent list of jobs.
 
-A *turn* takes the events that have arrived and does, in this order: decide, keep in memory what needs no
-disk, send what may go at once; commit the rest in one transaction, fold the changes into the table,
-publish them, and acknowledge.
+A *turn* takes the events that have arrived: it decides, keeps in memory what needs no disk, and says what may be
+sent at once. Its writes are handed in, and the next turns are decided while they are on their way to the disk (see
+`park.core.writer`). When they are there the turn is completed: its changes are folded into the table and published,
+and what was asked is acknowledged, in the order of the turns.
+
+So the dispatcher is ahead of the disk. Nobody but the broker itself sees that: what it reads for its own messages
+are the records as decided, but what it shows to others are those that are on disk.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from park.core.dispatcher import Dispatcher
 from park.core.ledger import Policy
 from park.core.outcome import Event, Outcome, Ref, Send, Tick, Write
 from park.core.store import MemoryStore, Store
+from park.core.writer import Commits, InPlace, Writer
 from park.errors import ParkError, Refused, StoreError, UnknownJob
 from park.model import Delta
 from park.table import Table, pack_deltas
@@ -25,19 +31,33 @@ from park.wire.pack import ERROR, Buffer, Pack, count
 
 #: Packs that are kept open because chunks are cut from them, one after the other.
 PACKS = 64
+#: When so many bytes are on their way to the disk, nothing more is decided until they are there.
+BACKLOG = 16 << 20
+#: What a change of the table, or a record beside its value, counts for in the backlog, bytes.
+_CHANGE = 250
+#: Rooms of what is shown of a job: their keys begin with its number.
+_OF_JOBS = frozenset(("job", "submit", "units", "results"))
+#: What answers a Fetch.
+_SHOWS = (messages.Results, messages.Blob, messages.Units, messages.Fetched)
+
+#: What the manager answers by itself.
+_READS = (messages.Snapshot, messages.Watch, messages.Status)
+
+_Where = tuple[str, tuple[int | bytes | str, ...]]
 
 
 @dataclass(slots=True)
 class Turn:
-    """What the loop has to do for a turn: send, `JobManager.commit`, publish, acknowledge."""
+    """What the loop has to do for a turn: send, `JobManager.hand_in`; once it is completed publish and acknowledge."""
 
+    number: int = 0
     sends: list[Send] = field(default_factory=list)
     writes: list[Write] = field(default_factory=list)
     deltas: list[Delta] = field(default_factory=list)
     sends_after_commit: list[Send] = field(default_factory=list)
-    #: requests for the table or a stream: answered with what stands after the turn
-    observers: list[Event] = field(default_factory=list)
-    #: after the commit: the Deltas message with its payload, if anything changed
+    #: bytes that are kept for it until it is completed, about
+    size: int = 0
+    #: when it is completed: the Deltas message with its payload, if anything changed
     publish: tuple[messages.Deltas, bytes] | None = None
 
 
@@ -59,7 +79,17 @@ class JobManager:
     ) -> None:
         self.store: Store = store if store is not None else MemoryStore()
         self._spool = MemoryStore()
-        self._packs: OrderedDict[tuple[str, tuple[int | bytes | str, ...]], Pack] = OrderedDict()
+        self._packs: OrderedDict[_Where, Pack] = OrderedDict()
+        self._commits: Commits = InPlace(self.store)
+        #: turns so far
+        self._turns = 0
+        #: those that are not completed, in order, and the bytes of them
+        self._handed: deque[Turn] = deque()
+        self._backlog = 0
+        #: records that are not on disk yet, and the turn that has written them last
+        self._pending: dict[_Where, tuple[int, bytes | memoryview | None]] = {}
+        #: how many records of a job are on their way to the disk, by job; only jobs with some
+        self._unsaved: Counter[int] = Counter()
         #: assert all invariants after each event (tests do)
         self.checked = checked
         self.outlived = outlived
@@ -107,39 +137,98 @@ class JobManager:
                 dispatcher.restore(stored, submit, units, answered, risky)
             except (ParkError, TypeError, ValueError, KeyError) as error:
                 raise StoreError(f"job {number!r} cannot be read from the store: {error}") from error
-        self._commit([self._resolved(w) for w in dispatcher.settle(now, wall).writes])
+        if writes := dispatcher.settle(now, wall).writes:
+            self.store.commit(writes)
         rows: list[Delta] = [Delta("job", j.number, j.record.as_map()) for j in dispatcher.list.jobs.values()]
         rows += [Delta("owner", o.owner, o.as_map()) for o in dispatcher.owners()]
         self.table = Table.from_header(pack_deltas(rows), 0)
 
+    def write_behind(self, wake: Callable[[], None]) -> None:
+        """From now on commit in a thread, which calls *wake* when there is something to see; in memory there is none."""
+        if not isinstance(self.store, MemoryStore):
+            self.commit_by(Writer(self.store, wake))
+
+    def commit_by(self, commits: Commits) -> None:
+        """From now on *commits* makes turns durable."""
+        assert not self._handed
+        self._commits = commits
+
     def decide(self, events: Iterable[Event | Tick], now: float) -> Turn:
         """Handle *events* at monotonic time *now*: what may be sent at once, and what must be committed."""
-        turn = Turn()
+        self._turns += 1
+        turn = Turn(self._turns)
+        dispatcher = self.dispatcher
+        dispatcher.begin_turn(turn.number)
         for event in events:
-            if (
-                isinstance(event, Event)
-                and isinstance(event.message, messages.Snapshot | messages.Watch)
-                and self.dispatcher.roster.member(event.peer) is not None
-            ):
-                turn.observers.append(event)
-                continue
-            self._keep(self.dispatcher.handle(event, now), turn)
+            if isinstance(event, Event):
+                message = event.message
+                if isinstance(message, _READS) and dispatcher.roster.heard(event.peer, now):
+                    turn.sends += self._observe(event)
+                    continue
+                shown = isinstance(message, messages.Fetch) and message.job not in self._unsaved
+            else:
+                shown = False
+            self._keep(dispatcher.handle(event, now), turn, shown)
             if self.checked:
-                self.dispatcher.check(everything=self._checks % 64 == 0)
+                dispatcher.check(everything=self._checks % 64 == 0)
                 self._checks += 1
         return turn
 
-    def commit(self, turn: Turn) -> None:
-        """Make the turn durable, then fold it into the table and complete what is to be published and sent."""
-        self._commit(turn.writes)
-        if turn.deltas:
-            message = messages.Deltas(self.store.id, self.store.epoch, self.table.seq + 1, len(turn.deltas))
-            for delta in turn.deltas:
-                self.table.apply(delta)
-            turn.publish = (message, pack_deltas(turn.deltas))
-        turn.sends_after_commit = [self._load(s) for s in turn.sends_after_commit]
-        for event in turn.observers:
-            turn.sends_after_commit += self._observe(event)
+    def hand_in(self, turn: Turn) -> None:
+        """The turn's writes go to the disk; `completed` gives it back when they are there. In order of their numbers."""
+        if turn.writes or turn.deltas or turn.sends_after_commit:
+            turn.size += _CHANGE * (len(turn.writes) + len(turn.deltas))
+            self._backlog += turn.size
+            self._handed.append(turn)
+            if turn.writes:
+                self._commits.put(turn.number, turn.writes)
+
+    @property
+    def has_completed(self) -> bool:
+        """Whether `completed` has something to give. Raises StoreError when nothing more will get to the disk."""
+        done = self._commits.done()
+        return bool(self._handed) and (not self._handed[0].writes or self._handed[0].number <= done)
+
+    @property
+    def behind(self) -> bool:
+        """Whether the disk is so far behind that nothing more should be decided."""
+        return self._backlog >= BACKLOG
+
+    def completed(self) -> Iterator[Turn]:
+        """The turns that are durable, folded into the table, with what is to be published and sent for each."""
+        while self.has_completed:
+            turn = self._handed.popleft()
+            self._backlog -= turn.size
+            for w in turn.writes:
+                where = (w.room, w.key)
+                last, _ = self._pending.get(where, (0, None))
+                if last == turn.number:
+                    del self._pending[where]
+                if w.room in _OF_JOBS:
+                    self._save(_number(w.key[0]), -1)
+            self.dispatcher.saved(turn.number)
+            if turn.deltas:
+                seq = self.table.seq + 1
+                message = messages.Deltas(self.store.id, self.store.epoch, seq, len(turn.deltas))
+                for delta in turn.deltas:
+                    self.table.apply(delta)
+                turn.publish = (message, pack_deltas(turn.deltas))
+            yield turn
+        if self.checked:
+            self._check()
+
+    def _save(self, job: int, step: int) -> None:
+        self._unsaved[job] += step
+        if not self._unsaved[job]:
+            del self._unsaved[job]
+
+    def _check(self) -> None:
+        """Assert what holds between turns."""
+        written = [(w.room, w.key) for turn in self._handed for w in turn.writes]
+        assert set(written) == self._pending.keys()
+        jobs = Counter(key[0] for room, key in written if room in _OF_JOBS)
+        assert jobs == self._unsaved
+        assert self._backlog == sum(turn.size for turn in self._handed)
 
     @property
     def head(self) -> messages.Head:
@@ -147,18 +236,35 @@ class JobManager:
         return messages.Head(self.store.id, self.store.epoch, self.table.seq)
 
     def close(self) -> None:
-        self.store.close()
+        """What was handed in is on disk, or will never be; then it is never acknowledged."""
+        try:
+            self._commits.close()
+        finally:
+            self.store.close()
 
     # -- inside a turn -------------------------------------------------------------------------
 
-    def _keep(self, out: Outcome, turn: Turn) -> None:
-        """What needs no disk: the spool, messages that go at once, and the streams."""
+    def _keep(self, out: Outcome, turn: Turn, shown: bool = False) -> None:
+        """What needs no disk: the spool, messages that go at once, and the streams. *shown*: a Fetch's answers, too."""
         puts = [w for w in out.spool if w.value is not None]
         if puts:
             self._spool.commit(puts)
+        # all payloads now, because they may have left the spool, or the store, by the time of the commit
+        for w in out.writes:
+            value = self.load(w.value) if isinstance(w.value, Ref) else w.value
+            where = (w.room, w.key)
+            self._pending[where] = (turn.number, value)
+            if value is None:
+                self._packs.pop(where, None)
+            else:
+                turn.size += len(value)
+            if w.room in _OF_JOBS:
+                self._unsaved[_number(w.key[0])] += 1
+            turn.writes.append(w if value is w.value else Write(w.room, w.key, value))
         turn.sends += [self._load(s) for s in out.sends]
-        # what lies in the spool may have left it by then
-        turn.sends_after_commit += [self._load(s) if _spooled(s) else s for s in out.sends_after_commit]
+        for send in out.sends_after_commit:
+            at_once = shown and isinstance(send.message, _SHOWS)
+            (turn.sends if at_once else turn.sends_after_commit).append(self._load(send))
         # what was dropped, and has come again since, stays
         last = {(w.room, w.key): w for w in out.spool}
         drops = [w for w in last.values() if w.value is None]
@@ -169,20 +275,19 @@ class JobManager:
         for p in out.publications:
             for peer, message, payload in self.stream.publish(p.job, p.kind, p.payload, p.header):
                 turn.sends.append(Send(peer, message, payload))
-        # now, because code that nobody needs may leave the spool later in this turn
-        turn.writes += [self._resolved(w) for w in out.writes]
         turn.deltas += out.deltas
         for peer in out.gone:
             self.stream.drop_peer(peer)
         for job in out.ended:
             self.stream.close(job)
 
-    def _commit(self, writes: list[Write]) -> None:
-        if writes:
-            self.store.commit(writes)
-
-    def _resolved(self, write: Write) -> Write:
-        return replace(write, value=self.load(write.value)) if isinstance(write.value, Ref) else write
+    def _shown(self, number: int) -> dict[str, Any]:
+        """The record of a job, as it is now if that is on disk, and why it is so."""
+        job = self.dispatcher.list.jobs.get(number)
+        record = self.table.jobs[number] if number in self._unsaved or job is None else job.record
+        if job is None:
+            return record.as_map()
+        return replace(record, reason=self.dispatcher.explain(number)).as_map()
 
     def _load(self, send: Send) -> Send:
         if isinstance(send.payload, Ref):
@@ -194,8 +299,10 @@ class JobManager:
         where = (ref.room, ref.key)
         pack = self._packs.get(where)
         if pack is None:
-            value = self._spool.get(ref.room, ref.key)
-            if value is None:
+            value: Buffer | None = self._spool.get(ref.room, ref.key)
+            if value is None and where in self._pending:
+                _, value = self._pending[where]
+            elif value is None:
                 value = self.store.get(ref.room, ref.key)
             if value is None and ref.room == "checkpoint":
                 return b""  # its unit was answered in this very turn
@@ -210,11 +317,22 @@ class JobManager:
         return pack.slice(ref.lo, pack.count if ref.hi is None else ref.hi)
 
     def _observe(self, event: Event) -> Iterator[Send]:
-        """Whoever wants the table, or a job's stream, gets what stands after this turn."""
+        """Whoever wants the table, records or a job's stream gets what is on disk."""
         message, peer = event.message, event.peer
         if isinstance(message, messages.Snapshot):
             header = messages.Header(self.store.id, self.store.epoch, self.table.seq, message.id)
             yield Send(peer, header, self.table.header())
+        elif isinstance(message, messages.Status):
+            rows = self.table.jobs
+            numbers = [message.job] if message.job else list(rows)
+            if message.job not in (0, *rows):
+                error = UnknownJob(f"job {message.job} is unknown")
+                yield Send(peer, messages.Failure(message.id, "UnknownJob", str(error)))
+                return
+            records = [
+                self._shown(n) for n in numbers if message.job or message.owner in ("*", rows[n].owner)
+            ]
+            yield Send(peer, messages.Records(message.id), codec.pack(records))
         elif isinstance(message, messages.Watch):
             job = self.dispatcher.list.jobs.get(message.job)
             if job is None:
@@ -230,12 +348,6 @@ class JobManager:
             if not job.ended:
                 for stream, payload in self.stream.subscribe(message.job, peer):
                     yield Send(peer, stream, payload)
-
-
-def _spooled(send: Send) -> bool:
-    """Whether the payload is units of a session's or a driver's map."""
-    ref = send.payload
-    return isinstance(ref, Ref) and ref.room == "units" and isinstance(ref.key[0], bytes)
 
 
 def _failed(pack: Pack) -> int:

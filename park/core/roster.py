@@ -55,8 +55,8 @@ class Kernel:
     last: int = 0
     #: the job for whose wide unit slots are kept free
     reserved: int = 0
-    #: when it joined: until that turn is on disk, nothing is sent to it
-    joined: float = -1.0
+    #: the turn in which it joined: until that is on disk, it gets nothing to run
+    joined: int = 0
     #: when the time of what runs was last looked at
     accrued: float = 0.0
     #: attempts whose answers are on disk, which it has not been told; their bytes, and when it was last told

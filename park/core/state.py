@@ -42,6 +42,8 @@ class State:
     ) -> None:
         self.store = store
         self.epoch = epoch
+        #: the turn of the loop whose events are handled, and the last one that is on disk
+        self._turn = self._saved = 0
         self.roster = Roster(heartbeat, lease)
         self.list = JobList(next_job)
         self.clock = ServiceClock()
@@ -93,6 +95,14 @@ class State:
     def now(self) -> float:
         """The time of the last event, monotonic seconds."""
         return self._now
+
+    def begin_turn(self, number: int) -> None:
+        """What is handled from now on is of this turn of the loop."""
+        self._turn = number
+
+    def saved(self, number: int) -> None:
+        """What was handled until the end of this turn is on disk."""
+        self._saved = number
 
     @property
     def _wall_now(self) -> float:

@@ -32,6 +32,9 @@ class Audit:
     def __post_init__(self) -> None:
         self.world.judges.append(self)
 
+    def decided(self, turn: Turn) -> None:
+        pass
+
     def turned(self, turn: Turn) -> None:
         self._turns += 1
         if self._turns % EVERY == 0:

@@ -9,6 +9,7 @@ from typing import Any
 
 from park.core.ledger import MICRO, Policy
 from tests.sim.client import Request
+from tests.sim.disk import Pause
 from tests.sim.functions import exact
 from tests.sim.life import Chance, Life
 from tests.sim.world import World
@@ -22,8 +23,8 @@ PLAIN = "nap"
 class PayingLife(Life):
     """See the module."""
 
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed, World(seed, pace=exact, policy=Policy()))
+    def __init__(self, seed: int, disk: Pause | None = None) -> None:
+        super().__init__(seed, World(seed, pace=exact, policy=Policy(), disk=disk))
         #: what one result of a job costs, micro-credits, by job
         self.prices: dict[int, int] = {}
         self._asked_for: list[tuple[Request, int]] = []

@@ -32,6 +32,9 @@ class Waits:
         self.since.clear()
 
     def turned(self, turn: Turn) -> None:
+        pass
+
+    def decided(self, turn: Turn) -> None:
         now, dispatcher = self.world.now, self.world.dispatcher
         for send in (*turn.sends, *turn.sends_after_commit):
             job = self._served(send.message)

@@ -1,7 +1,8 @@
 """`World`: everybody in it, the heap of what will happen, the broker's life, and accidents.
 
 Time moves only from one entry of the heap to the next. An entry is *quiet* when it is only an alarm: somebody looks at
-the clock. The broker takes what has arrived in turns, as its loop does; it may die between its decision and its commit.
+the clock. The broker takes what has arrived in turns, as its loop does; it may die between its decision and its commit,
+and with a *disk* that takes its time it decides several turns before the first of them is committed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from park.core.store import MemoryStore, Store
 from park.kernel.pool import IDLE_PER_SLOT
 from park.wire import codec, messages
 from tests.sim.client import Client
+from tests.sim.disk import Disk, Pause
 from tests.sim.functions import Pace, hasty, values
 from tests.sim.kernel import Kernel
 from tests.sim.peer import Peer
@@ -36,8 +38,11 @@ HEAD = 1.0
 class Judge(Protocol):
     """Sees what came about, and has no part in it."""
 
+    def decided(self, turn: Turn) -> None:
+        """The broker has decided."""
+
     def turned(self, turn: Turn) -> None:
-        """The broker has decided and committed."""
+        """What it has decided is on disk."""
 
     def died(self) -> None:
         """The broker has died, and not come back yet."""
@@ -61,6 +66,7 @@ class World:
         policy: Policy | None = None,
         checked: bool = True,
         watched: bool = True,
+        disk: Pause | None = None,
     ) -> None:
         self.random = random.Random(seed)
         self.numbers = itertools.count(1)
@@ -69,6 +75,8 @@ class World:
         self.latency = latency
         self.policy = policy
         self.checked = checked
+        self.disk = disk
+        self._disk: Disk | None = None
         self.judges: list[Judge] = []
         self.peers: list[Peer] = []
         self._wires: dict[bytes, Wire] = {}
@@ -221,6 +229,9 @@ class World:
             self._open_store(), heartbeat, lease, checked=self.checked, policy=self.policy
         )
         self.manager.restore(self.now, WALL + self.now)
+        if self.disk is not None:
+            self._disk = Disk(self, self.disk)
+            self.manager.commit_by(self._disk)
         self.dispatcher.check()
         self._remember()
         self.broker_turn([Tick(WALL + self.now)])
@@ -231,6 +242,8 @@ class World:
         self.broker_deaths += 1
         for judge in self.judges:
             judge.died()
+        if self._disk is not None:
+            self._disk.close()
         if not isinstance(self.manager.store, MemoryStore):
             self.manager.close()
         for peer in self.peers:
@@ -286,18 +299,24 @@ class World:
                 peer.wire.let_arrive()
             self.restart_broker()
             return
-        self.manager.commit(turn)
-        if self.doom == "committed":
+        for judge in self.judges:
+            judge.decided(turn)
+        self.manager.hand_in(turn)
+        self.complete()
+        self._arm_broker()
+
+    def complete(self) -> None:
+        """What is on disk is told."""
+        if self.doom == "committed" and self.manager.has_completed:
             self.restart_broker()
             return
-        for judge in self.judges:
-            judge.turned(turn)
-        if turn.publish is not None and self.watchers:
-            self._remember()
-            frames = codec.encode(*turn.publish)
-            self._publish(frames)
-        self._post(turn.sends_after_commit)
-        self._arm_broker()
+        for turn in self.manager.completed():
+            for judge in self.judges:
+                judge.turned(turn)
+            if turn.publish is not None and self.watchers:
+                self._remember()
+                self._publish(codec.encode(*turn.publish))
+            self._post(turn.sends_after_commit)
 
     def _post(self, sends: list[Send]) -> None:
         for send in sends:
@@ -367,6 +386,8 @@ class World:
         assert not d.maps
         assert not d.list.dependents
         assert not d.codes._users
+        assert not self.manager._handed
+        assert not self.manager._pending
         for job in d.list.jobs.values():
             assert [*job.waiters, *job.attempts, *job.resumable, *job.ready] == [], job.record
         for kernel in d.roster.kernels.values():

@@ -1,0 +1,137 @@
+"""How turns get to the disk: in place, or by a thread that takes whatever has come while it was writing.
+
+A commit takes as long for a hundred records as for one, nearly all of it a wait for the disk. So the loop does not wait
+for it: it hands a turn's writes to the `Writer` and goes on deciding, and the writer makes one transaction of all that
+has come meanwhile (*group commit*). It never waits for more to come: under little load each turn is a commit, under
+much load commits grow by themselves. Turns become durable in the order in which they were handed in.
+
+A full disk is waited for: nothing is acknowledged meanwhile, and the writer tries again each second. Any other error is
+final, and comes out of `done` in the loop's thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from park.core.outcome import Write
+from park.core.store import Store
+from park.errors import StoreError
+
+#: Seconds after which a full disk is looked at again.
+RETRY = 1.0
+#: Seconds that `Writer.close` waits for a disk that does not answer.
+PATIENCE = 30.0
+
+
+class Commits(Protocol):
+    """What makes turns durable. Turns have numbers that grow."""
+
+    #: why nothing gets to the disk at present, "" if it does
+    stuck: str
+
+    def put(self, turn: int, writes: list[Write]) -> None:
+        """Make these *writes* durable, after all that were put before."""
+
+    def done(self) -> int:
+        """The last turn that is on disk. Raises StoreError when nothing more will be."""
+
+    def close(self) -> None:
+        """Make what was put durable, if it can be now, and end."""
+
+
+class InPlace:
+    """A turn is durable when `put` returns: for stores in memory, and for those who wait anyway."""
+
+    stuck = ""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._done = 0
+
+    def put(self, turn: int, writes: list[Write]) -> None:
+        self._store.commit(writes)
+        self._done = turn
+
+    def done(self) -> int:
+        return self._done
+
+    def close(self) -> None:
+        pass
+
+
+class Writer:
+    """A thread that commits to *store*, and calls *wake*, from that thread, whenever there is something new to see."""
+
+    def __init__(self, store: Store, wake: Callable[[], None]) -> None:
+        self.stuck = ""
+        self._store = store
+        self._wake = wake
+        #: what was put, and None for the end
+        self._queue: SimpleQueue[tuple[int, list[Write]] | None] = SimpleQueue()
+        self._closing = threading.Event()
+        #: what the thread says; each is written in one step
+        self._done = 0
+        self._error: StoreError | None = None
+        self._thread = threading.Thread(target=self._run, name="park-writer", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<Writer to {self._store!r}, turn {self._done}{', ' * bool(self.stuck)}{self.stuck}>"
+
+    def put(self, turn: int, writes: list[Write]) -> None:
+        self._queue.put((turn, writes))
+
+    def done(self) -> int:
+        if self._error is not None:
+            raise self._error
+        return self._done
+
+    def close(self) -> None:
+        """What was put is on disk, or will never be: then `done` does not name it. Harmless when repeated.
+
+        Raises StoreError for a disk that does not answer within `PATIENCE` seconds.
+        """
+        self._closing.set()
+        self._queue.put(None)
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            raise StoreError(f"the disk of {self._store!r} has not answered for {PATIENCE:.0f} s")
+
+    def _run(self) -> None:
+        ended = False
+        try:
+            while not ended:
+                batch = [self._queue.get()]
+                while True:
+                    try:
+                        batch.append(self._queue.get_nowait())
+                    except Empty:
+                        break
+                turns = [entry for entry in batch if entry is not None]
+                ended = len(turns) < len(batch)
+                if turns:
+                    self._commit([write for _, writes in turns for write in writes])
+                    self._done = turns[-1][0]
+                    self._wake()
+        except StoreError as error:
+            self._error = error
+            self._wake()
+
+    def _commit(self, writes: list[Write]) -> None:
+        # of what was written more than once, only the last counts
+        last = list({(write.room, write.key): write for write in writes}.values())
+        while True:
+            try:
+                self._store.commit(last)
+                break
+            except StoreError as error:
+                if error.errno != errno.ENOSPC or self._closing.is_set():
+                    raise
+                self.stuck = str(error)
+                self._wake()
+                self._closing.wait(RETRY)
+        self.stuck = ""

@@ -1,0 +1,141 @@
+"""Group commit: turns reach the disk in order, many at once, and none is said to be there that is not."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from park.core.outcome import Write
+from park.core.store import JobStore
+from park.core.writer import Writer
+from park.errors import StoreError
+from tests.fabric import until
+
+
+class Slow(JobStore):
+    """A store on a disk that can be held up, and that can fail."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sizes: list[int] = []
+        self.go = threading.Event()
+        self.go.set()
+        self.failure: Callable[[], Exception] | None = None
+        super().__init__(folder)
+
+    def commit(self, writes: Iterable[Write]) -> None:
+        records = list(writes)
+        self.go.wait(20.0)
+        if self.failure is not None:
+            raise self.failure()
+        super().commit(records)
+        self.sizes.append(len(records))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Slow]:
+    made = Slow(tmp_path / "home")
+    yield made
+    made.close()
+
+
+def full() -> StoreError:
+    error = StoreError("the disk is full")
+    error.errno = errno.ENOSPC
+    return error
+
+
+def broken() -> StoreError:
+    error = StoreError("cannot write to the store: Input/output error")
+    error.errno = errno.EIO
+    return error
+
+
+def test_what_comes_during_a_commit_is_the_next_one(store: Slow) -> None:
+    woken = threading.Event()
+    writer = Writer(store, woken.set)
+    store.sizes.clear()
+    store.go.clear()
+    writer.put(1, [Write("job", (1,), b"a")])
+    until(lambda: writer._queue.empty())
+    for turn in range(2, 50):
+        writer.put(turn, [Write("job", (turn,), b"b"), Write("account", ("ann",), b"%d" % turn)])
+    assert writer.done() == 0
+    assert not woken.is_set()
+    store.go.set()
+    until(lambda: writer.done() == 49)
+    assert woken.is_set()
+    assert store.sizes == [1, 48 + 1]  # of what was written 48 times, once
+    assert store.get("account", ("ann",)) == b"49"
+    writer.close()
+
+
+def test_closing_brings_to_disk_what_was_handed_in(store: Slow) -> None:
+    writer = Writer(store, lambda: None)
+    store.go.clear()
+    for turn in range(1, 5):
+        writer.put(turn, [Write("job", (turn,), b"x")])
+    threading.Timer(0.05, store.go.set).start()
+    writer.close()
+    writer.close()
+    assert writer.done() == 4
+    assert store.count("job") == 4
+
+
+def test_a_full_disk_is_waited_for_and_nothing_is_said_to_be_there(
+    store: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("park.core.writer.RETRY", 0.01)
+    writer = Writer(store, lambda: None)
+    store.failure = full
+    writer.put(1, [Write("job", (1,), b"x")])
+    until(lambda: writer.stuck == "the disk is full")
+    writer.put(2, [Write("job", (2,), b"x")])
+    assert writer.done() == 0
+    store.failure = None
+    until(lambda: writer.done() == 2)
+    assert not writer.stuck
+    writer.close()
+
+
+def test_whoever_closes_does_not_wait_for_a_full_disk(store: Slow) -> None:
+    writer = Writer(store, lambda: None)
+    store.failure = full
+    writer.put(1, [Write("job", (1,), b"x")])
+    until(lambda: bool(writer.stuck))
+    began = time.monotonic()
+    writer.close()
+    assert time.monotonic() - began < 1.0
+    with pytest.raises(StoreError, match="the disk is full"):
+        writer.done()
+
+
+def test_any_other_error_is_final(store: Slow) -> None:
+    woken = threading.Event()
+    writer = Writer(store, woken.set)
+    store.failure = broken
+    writer.put(1, [Write("job", (1,), b"x")])
+    assert woken.wait(10.0)
+    store.failure = None
+    writer.put(2, [Write("job", (2,), b"x")])
+    with pytest.raises(StoreError, match="Input/output error"):
+        writer.done()
+    writer.close()
+    assert store.count("job") == 0
+
+
+def test_a_disk_that_does_not_answer_is_not_waited_for_for_ever(
+    store: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("park.core.writer.PATIENCE", 0.05)
+    writer = Writer(store, lambda: None)
+    store.go.clear()
+    writer.put(1, [Write("job", (1,), b"x")])
+    with pytest.raises(StoreError, match="has not answered"):
+        writer.close()
+    store.go.set()
+    writer._thread.join()
