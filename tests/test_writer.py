@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from fabric import until
 
 from park.core.outcome import Write
 from park.core.store import JobStore
 from park.core.writer import Writer
 from park.errors import StoreError
-from tests.fabric import until
 
 
 class Slow(JobStore):
