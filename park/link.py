@@ -2,7 +2,11 @@
 
 A link is a part of a reactor. Threads that call it run the reactor's cycle themselves; those that wait for an
 answer wait on a plain lock. Requests are kept until they are answered, and said again when the broker comes
-back; each carries a key or means the same when it is said twice.
+back; each carries a key or means the same when it is said twice. So are sessions and what has not been answered of
+their maps (`park.wire.calls`): they go on over a cut connection, and over the death of a broker.
+
+While the broker is away and somebody waits for it, a line on stderr says so. If it stays away for longer than
+*patience* seconds, whoever waits gets NoBroker.
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 from park.errors import REFUSALS, NoBroker, ParkError, ProtocolError, ServiceClosed, WaitTimeout
@@ -25,9 +30,14 @@ from park.mirror import Mirror, State
 from park.model import PYTHON
 from park.util.reactor import Reactor
 from park.wire import codec, messages
+from park.wire.calls import Call, Session, lost
 from park.wire.contact import Contact, Presence
 from park.wire.messages import Message
 from park.wire.pack import Buffer
+
+#: After so many seconds without a broker whoever waits for it is told, and after so many more its waiting ends.
+NOTICE = 3.0
+PATIENCE = 600.0
 
 #: Answers that are the last of their request.
 _LAST = (
@@ -99,21 +109,19 @@ class Reply:
 
 
 class MapCall:
-    """One map of a session: its results as they come, by first unit."""
+    """One map of a *session*: its results as they come, by first unit. *code* is that of its function."""
 
     def __init__(
         self,
         reactor: Reactor,
-        key: bytes,
-        code: tuple[bytes, Buffer],
+        session: Session,
+        call: Call,
+        code: Buffer,
         on_result: Callable[[MapCall], None] | None = None,
     ) -> None:
-        self.key = key
-        #: hash and blob of its function
+        self.session = session
+        self.call = call
         self.code = code
-        #: what was said of it before the first result came: the broker may ask for the code again until then
-        self.said: list[tuple[Message, Buffer]] = []
-        self._begun = False
         self._reactor = reactor
         #: taken while there is nothing to get
         self._empty = threading.Lock()
@@ -122,16 +130,16 @@ class MapCall:
         self.error: ParkError | None = None
         self._on_result = on_result
 
-    def say(self, message: Message, data: Buffer) -> None:
-        """This is said of the map now."""
-        if not self._begun:
-            self.said.append((message, data))
+    @property
+    def key(self) -> bytes:
+        return self.call.map.map
 
     def put(self, start: int, count: int, data: Buffer) -> None:
-        self._begun = True
-        self.said.clear()
-        self._results.append((start, count, data))
-        self._arrived()
+        """Results have come; what came before is dropped."""
+        news = list(self.call.fresh(start, data, count))
+        if news:
+            self._results.extend(news)
+            self._arrived()
 
     def fail(self, error: ParkError) -> None:
         self.error = error
@@ -163,12 +171,24 @@ class MapCall:
 class Link:
     """See the module. *name* says in errors whom it talks to."""
 
-    def __init__(self, reactor: Reactor, line: Line, table: Listener, user: str, name: str) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        line: Line,
+        table: Listener,
+        user: str,
+        name: str,
+        patience: float = float("inf"),
+    ) -> None:
         self._reactor = reactor
         self._line = line
         self._listener = table
         self.user = user
         self.name = name
+        self.patience = patience
+        #: somebody else says that the broker is away
+        self._hushed = 0
+        self._noticed = False
         self._incarnation = os.urandom(16)
         self.presence = Presence()
         self.mirror = Mirror()
@@ -176,6 +196,9 @@ class Link:
         self._ids = itertools.count(1)
         #: what was asked and not answered: the message, its payload, the code that it needs, and who waits
         self._replies: dict[int, tuple[Message, Buffer, tuple[bytes, Buffer] | None, Reply]] = {}
+        #: open sessions, the requests that open them, and all their maps by key
+        self._sessions: list[Session] = []
+        self._opening: dict[int, Session] = {}
         self._maps: dict[bytes, MapCall] = {}
         self._monitors: dict[int, list[Callable[[str, Buffer], None]]] = {}
         self._known: set[bytes] = set()
@@ -215,12 +238,8 @@ class Link:
         if not self._has_table and self.mirror.state is State.LIVE:
             self._has_table = True
             self._synced.finish()
-        was = self.presence.state
         due = self.presence.due(now)
-        if was is Contact.LIVE and self.presence.state is Contact.CALLING:
-            self._fail_maps(
-                NoBroker(f"{self.name} said nothing for {self.presence.lease:.0f} s: the session has ended")
-            )
+        self._mind(self.presence.away(now))
         if due == "hello":
             self._send(messages.Hello(self._incarnation, self.user, PYTHON), now=now)
         elif due == "heartbeat":
@@ -245,29 +264,100 @@ class Link:
         self._live.finish()
         if message.fresh:
             self._known.clear()
-        happened = (
-            "was restarted, or lost sight of this client" if message.fresh else "was out of reach for a while"
-        )
-        self._fail_maps(ServiceClosed(f"{self.name} {happened}, and results may be lost: run the map again"))
+            # what was opened under the old keys, if it was, has ended with the old client
+            for number in self._opening:
+                submit, data, code, reply = self._replies[number]
+                assert isinstance(submit, messages.Submit)
+                self._replies[number] = (replace(submit, key=os.urandom(16)), data, code, reply)
         for job in self._monitors:
             self._send(messages.Watch(next(self._ids), job))
         for request, data, code, _ in list(self._replies.values()):
             if code is not None:
                 self._ship(*code)
             self._send(request, data)
+        for session in lost(self._sessions) if message.fresh else ():
+            self._open(session)
+        for session in self._sessions:
+            if session.number:
+                self._say_maps(session)
+
+    def _open(self, session: Session) -> Reply:
+        """Ask for the session, for the first time or anew."""
+        number, reply = next(self._ids), Reply(self._reactor)
+        submit = replace(session.submit, id=number, key=os.urandom(16))
+        if self.presence.state is Contact.LIVE:
+            self._send(submit)
+        else:
+            codec.encode(submit)  # what cannot travel is refused now
+        self._replies[number] = (submit, b"", None, reply)
+        self._opening[number] = session
+        return reply
+
+    def _opened(self, session: Session, message: Message) -> None:
+        """The broker has answered that."""
+        if isinstance(message, messages.Failure):
+            self._end_session(session, REFUSALS.get(message.error, ParkError)(message.text))
+        elif isinstance(message, messages.Accepted):
+            session.number = message.job
+            if session in self._sessions:
+                self._say_maps(session)
+            else:
+                self._close(session)
+
+    def _say_maps(self, session: Session) -> None:
+        for call, message, data in session.again(self.presence.epoch):
+            self._ship(call.map.function, self._maps[call.map.map].code)
+            self._send(message, data)
 
     def _ship_again(self, code: bytes) -> None:
         """The broker has dropped this code: send it, and whatever refers to it, again."""
         self._known.discard(code)
-        for call in self._maps.values():
-            if call.code[0] == code and call.said:
-                self._ship(*call.code)
-                for message, data in call.said:
+        for entry in list(self._maps.values()):
+            call, session = entry.call, entry.session
+            if call.map.function == code and session.number and not call.begun:
+                self._ship(code, entry.code)
+                for message, data in call.again(session.number, self.presence.epoch):
                     self._send(message, data)
         for request, data, needed, _ in list(self._replies.values()):
             if needed is not None and needed[0] == code:
                 self._ship(*needed)
                 self._send(request, data)
+
+    def _mind(self, away: float) -> None:
+        """The broker has been away for so many seconds: tell those who wait, and in the end let them go."""
+        if not away:
+            if self._noticed:
+                self._noticed = False
+                self._tell(f"{self.name} is back")
+            return
+        if not (self._replies or self._maps):
+            return
+        if away >= self.patience:
+            self._fail_all(self._gone())
+        elif away >= NOTICE and not self._noticed:
+            self._noticed = True
+            self._tell(
+                f"no sign of {self.name}: waiting for it to come back, for {_span(self.patience)} at most"
+            )
+
+    def _tell(self, text: str) -> None:
+        if not self._hushed:
+            print(f"park: {text}", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def hush(self) -> Iterator[None]:
+        """Meanwhile the caller shows by itself that the broker is away."""
+        self._hushed += 1
+        try:
+            yield
+        finally:
+            self._hushed -= 1
+
+    def _gone(self) -> NoBroker:
+        return NoBroker(
+            f"{self.name} has been away for {_span(self.patience)}: is it running (`park-broker`)? Jobs that it has "
+            "accepted are on its disk; maps, mappers and executors have to be run again"
+        )
 
     def _receive(self, message: Message, data: Buffer, now: float) -> None:
         match message:
@@ -275,9 +365,12 @@ class Link:
                 call = self._maps.get(message.map)
                 if call is not None:
                     call.put(message.start, message.count, data)
+                    if call.call.complete:
+                        self._drop(call)
             case messages.MapFailed():
                 call = self._maps.get(message.map)
                 if call is not None:
+                    self._drop(call)
                     call.fail(REFUSALS.get(message.error, ServiceClosed)(message.text))
             case messages.Stream():
                 for monitor in self._monitors.get(message.job, ()):
@@ -287,6 +380,8 @@ class Link:
             case messages.NeedBlob():
                 self._ship_again(message.hash)
         reply = getattr(message, "reply", 0) or (message.id if isinstance(message, messages.Units) else 0)
+        if reply in self._opening:
+            self._opened(self._opening.pop(reply), message)
         if reply in self._replies:
             entry = self._replies[reply][3]
             entry.messages.append((message, data))
@@ -304,12 +399,24 @@ class Link:
             reply.error = error
             reply.finish()
         self._replies.clear()
-        self._fail_maps(error)
+        self._opening.clear()
+        for session in list(self._sessions):
+            self._end_session(session, error)
 
-    def _fail_maps(self, error: ParkError) -> None:
-        for call in self._maps.values():
+    def _end_session(self, session: Session, error: ParkError) -> None:
+        """It and its maps end with this *error*."""
+        session.error = error
+        if session in self._sessions:
+            self._sessions.remove(session)
+        for key in list(session.calls):
+            call = self._maps[key]
+            self._drop(call)
             call.fail(error)
-        self._maps.clear()
+
+    def _drop(self, call: MapCall) -> None:
+        """Nothing more is to be said of this map."""
+        self._maps.pop(call.key, None)
+        call.session.calls.pop(call.key, None)
 
     # -- what callers use ----------------------------------------------------------------------
 
@@ -334,6 +441,7 @@ class Link:
         """
 
         def ask() -> Reply:
+            self._check_there()
             number = next(self._ids)
             message = make(number)
             reply = Reply(self._reactor)
@@ -376,23 +484,53 @@ class Link:
             self._known.add(code)
             self._send(messages.Blob(code), blob)
 
+    def _check_there(self) -> None:
+        if self.presence.away(time.monotonic()) >= self.patience:
+            raise self._gone()
+
+    def open_session(self, submit: messages.Submit) -> tuple[Session, Reply]:
+        """Ask for a session; *submit* is what opens it, now and whenever the broker has lost it."""
+        session = Session(submit)
+
+        def start() -> Reply:
+            self._check_there()
+            reply = self._open(session)
+            self._sessions.append(session)
+            return reply
+
+        return session, self._reactor.call(start)
+
+    def close_session(self, session: Session) -> None:
+        """End it; its maps end too."""
+
+        def end() -> None:
+            if session in self._sessions:
+                self._end_session(session, ServiceClosed("the session was closed"))
+                if session.number:
+                    self._close(session)
+
+        self._reactor.call(end)
+
+    def _close(self, session: Session) -> None:
+        self.request(lambda number: messages.Close(number, session.number))
+
     def open_map(
         self,
+        session: Session,
         message: messages.Map,
         data: Buffer,
         blob: Buffer,
         on_result: Callable[[MapCall], None] | None = None,
     ) -> MapCall:
         """Start a map of a session; *blob* is the code of its function."""
-        call = MapCall(self._reactor, message.map, (message.function, blob), on_result)
+        call = MapCall(self._reactor, session, Call(message, data), blob, on_result)
 
         def start() -> MapCall:
-            if self.presence.state is not Contact.LIVE:
-                raise NoBroker(f"{self.name} does not answer: the session has ended")
-            self._maps[call.key] = call
-            self._ship(message.function, blob)
-            call.say(message, data)
-            self._send(message, data)
+            self._check_there()
+            if session.error is not None:
+                raise session.error
+            self._maps[call.key], session.calls[call.key] = call, call.call
+            self._say(call, call.call.again(session.number, self.presence.epoch))
             return call
 
         return self._reactor.call(start)
@@ -402,19 +540,28 @@ class Link:
 
         def feed() -> None:
             if call.error is None:
-                call.say(units, data)
-                self._send(units, data)
+                call.call.add(units, data)
+                self._say(call, [(units, data)])
 
         self._reactor.call(feed)
+
+    def _say(self, call: MapCall, said: Iterable[tuple[Message, Buffer]]) -> None:
+        """Say this of the map now, if the broker is there; else it is said when it is back."""
+        if self.presence.state is Contact.LIVE and call.session.number:
+            self._ship(call.call.map.function, call.code)
+            for message, data in said:
+                self._send(message, data)
 
     def end_map(self, call: MapCall, cancel: bool) -> None:
         """The map has ended, or is to end."""
 
         def end() -> None:
-            self._send(messages.Cancel(call.key))
-            call.fail(ServiceClosed("the map was cancelled"))
+            self._drop(call)
+            if cancel:
+                call.fail(ServiceClosed("the map was cancelled"))
+                self.request(lambda number: messages.Cancel(call.key, number))
 
-        if self._maps.pop(call.key, None) is not None and cancel:
+        if call.key in self._maps:
             self._reactor.call(end)
 
     def watch(self, job: int, monitor: Callable[[str, Buffer], None]) -> None:
@@ -435,3 +582,12 @@ class Link:
                 callback()
             except BaseException:  # also SystemExit: futures and monitors depend on this thread
                 print(f"park: a callback failed:\n{traceback.format_exc()}", file=sys.stderr)
+
+
+def _span(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> [_span(seconds) for seconds in (2.0, 600.0)]
+    ['2 s', '10 min']
+    """
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -18,7 +18,7 @@ from park.core.loop import BrokerLoop
 from park.core.manager import JobManager
 from park.core.server import ServerProxy, usertag
 from park.errors import InvalidRequest, NoBroker, ParkError, Refused
-from park.link import Link
+from park.link import PATIENCE, Link
 from park.util.addresses import (
     NAMES,
     VERSION,
@@ -191,13 +191,19 @@ def _make_private(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-def connect(broker: str | os.PathLike[str] | None = None, user: str | None = None) -> ServerProxy:
+def connect(
+    broker: str | os.PathLike[str] | None = None, user: str | None = None, patience: float = PATIENCE
+) -> ServerProxy:
     """The service of a running broker: a URL (``tcp://head:7275``), or the path of its connection file.
 
     None: $PARK_BROKER, else the file of the broker in the default home. On the broker's machine its file leads over
     ipc, and *user* is who you are, by default `park.usertag()`. Over tcp you are whose key you have, in
     ``~/.config/park/keys/HOST_PORT``; *user* says which, if there are several. Raises NoBroker when none answers
-    within 5 s, or lets you in; Refused for a key that others could have read::
+    within 5 s, or lets you in; Refused for a key that others could have read.
+
+    Later the broker may go away, and come back: jobs, maps, mappers and executors go on. While something waits for it
+    a line on stderr says so. After *patience* seconds without it (600, ten minutes; ``float("inf")``: no limit) whatever
+    waits, and all that is asked from then on until it is back, raises NoBroker::
 
         with park.connect("tcp://head:7275") as service:
             print(service.start(abs, range(-3, 0)))
@@ -205,6 +211,8 @@ def connect(broker: str | os.PathLike[str] | None = None, user: str | None = Non
     from park.util.sockets import Dealer, Subscriber, check_listener
 
     began = time.monotonic()
+    if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience >= 0:
+        raise InvalidRequest(f"patience={patience!r} is not a number of seconds from 0")
     place = find_broker(broker)
     name = os.fspath(broker) if broker is not None else os.environ.get("PARK_BROKER") or place.clients
     check_listener(place.clients, FIRST_ANSWER)
@@ -213,7 +221,7 @@ def connect(broker: str | os.PathLike[str] | None = None, user: str | None = Non
     line, table = Dealer(place.clients, key), Subscriber(place.table, key)
     line.wait(FIRST_HELLO)
     # the broker charges the key's name, whoever we say that we are
-    link = Link(reactor, line, table, user or usertag() if key is None else key.name, name)
+    link = Link(reactor, line, table, user or usertag() if key is None else key.name, name, patience)
     reactor.listen(line.fileno(), line.stir)
     reactor.listen(table.fileno(), table.stir)
     reactor.add(link)

@@ -1,7 +1,8 @@
 """Sessions: jobs whose driver is the client itself. `service.map`, mappers and executors.
 
-Nothing of a session is stored, and it ends with its client. Inputs are read as results come, so that a lazy
-iterable of any length needs little memory on either side.
+Nothing of a session is stored, and it ends with its client. It does not end with its broker: the client keeps what has not
+been answered, opens the session anew where the broker has lost it, and gets each result once (`park.wire.calls`).
+Inputs are read as results come, so that a lazy iterable of any length needs little memory on either side.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from park import payload
 from park.errors import InvalidRequest, ParkError, UnitError
 from park.kernel.env import mix
 from park.link import Link, MapCall
-from park.wire import messages
+from park.wire import calls, messages
 from park.wire.pack import Pack
 
 #: Units in the first batch, and in the largest.
@@ -49,12 +50,12 @@ def check_function(function: Any, what: str = "function") -> Any:
 class Session:
     """An open session: makes maps, and closes itself when it is not used any more."""
 
-    def __init__(self, link: Link, number: int, seed: int) -> None:
+    def __init__(self, link: Link, kept: calls.Session, seed: int) -> None:
         self.link = link
-        self.number = number
+        self._kept = kept
         self._seed = seed
         self._maps = itertools.count()
-        self._finalizer = weakref.finalize(self, _close, link, number)
+        self._finalizer = weakref.finalize(self, _close, link, kept)
         self._finalizer.atexit = False
 
     def open(
@@ -68,16 +69,16 @@ class Session:
     ) -> MapCall:
         """Start a map of the function *blob* over the pack *data*."""
         seed = mix(self._seed, next(self._maps))
-        message = messages.Map(os.urandom(16), self.number, code, count, closed, seed)
-        return self.link.open_map(message, data, blob, on_result)
+        message = messages.Map(os.urandom(16), 0, code, count, closed, seed)
+        return self.link.open_map(self._kept, message, data, blob, on_result)
 
     def close(self) -> None:
         self._finalizer()
 
 
-def _close(link: Link, number: int) -> None:
+def _close(link: Link, kept: calls.Session) -> None:
     with contextlib.suppress(ParkError):
-        link.request(lambda n: messages.Close(n, number))
+        link.close_session(kept)
 
 
 class _Pace:
@@ -419,14 +420,14 @@ class Executor(concurrent.futures.Executor):
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
         deadline = None if timeout is None else time.monotonic() + timeout
-        calls: list[Any] = [(args, {}) for args in zip(*iterables, strict=False)]
-        return self._results(Mapper(self._session, _Call(fn)), calls, deadline)
+        given: list[Any] = [(args, {}) for args in zip(*iterables, strict=False)]
+        return self._results(Mapper(self._session, _Call(fn)), given, deadline)
 
-    def _results(self, mapper: Mapper, calls: list[Any], deadline: float | None) -> Iterator[Any]:
-        if not calls:
+    def _results(self, mapper: Mapper, given: list[Any], deadline: float | None) -> Iterator[Any]:
+        if not given:
             return iter(())
-        call = self._session.open(mapper._code, mapper._blob, payload.encode_units(calls), len(calls))
-        return self._in_order(call, len(calls), deadline)
+        call = self._session.open(mapper._code, mapper._blob, payload.encode_units(given), len(given))
+        return self._in_order(call, len(given), deadline)
 
     def _in_order(self, call: MapCall, count: int, deadline: float | None) -> Iterator[Any]:
         early: dict[int, list[Any]] = {}

@@ -7,10 +7,12 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -326,18 +328,80 @@ def test_what_is_asked_while_the_broker_is_away_is_answered_later(own: Fabric) -
     assert list(service.map(lambda x: x + 2, [1])) == [3]
 
 
-def test_sessions_say_so_when_their_broker_was_lost(tmp_path: Path, gate: Gate) -> None:
+def test_sessions_go_on_when_their_broker_is_killed(tmp_path: Path, gate: Gate) -> None:
+    runs = tmp_path / "runs"
+
+    def noted(x: int) -> int:
+        with runs.open("a") as file:
+            file.write(f"{x}\n")
+        time.sleep(0.01)
+        return x * x
+
     with Fabric(tmp_path, lease=20.0) as own:  # however long a busy machine takes to start a broker
         service = own.connect()
-        own.start_kernels(1)
-        results = service.map(gate.run, range(3))
-        until(lambda: gate.runs(0))
-        own.broker.kill()
-        own.start_broker()
+        own.start_kernels(2)
+        lazy = service.map(noted, iter(range(400)))
+        mapper, pool = service.mapper(noted), service.executor()
+        blocked = pool.submit(gate.run, 1)
+        points = range(1000, 1150)
+        mapped = ThreadPoolExecutor().submit(lambda: [mapper(points), mapper(range(2000, 2010))])
+        futures = [pool.submit(noted, x) for x in range(3000, 3030)]
+        for seen in (10, 150):
+            until(lambda seen=seen: runs.exists() and len(runs.read_text().split()) >= seen)  # type: ignore[misc]
+            own.broker.kill()
+            cancelled = pool.submit(noted, 9000)
+            assert cancelled.cancel()
+            own.start_broker()
         gate.open()
-        with pytest.raises(park.ServiceClosed, match=r"was restarted.*run the map again"):
-            list(results)
-        assert list(service.map(square, range(3))) == [0, 1, 4]
+        assert list(lazy) == [x * x for x in range(400)]
+        assert mapped.result(30) == [[x * x for x in points], [x * x for x in range(2000, 2010)]]
+        assert [f.result(30) for f in futures] == [x * x for x in range(3000, 3030)]
+        assert blocked.result(30) == 1
+        # nothing that a kernel held, or had answered, runs again
+        assert Counter(runs.read_text().split()) == Counter(
+            map(str, [*range(400), *points, *range(2000, 2010), *range(3000, 3030)])
+        )
+        assert len(gate.runs(1)) == 1
+        pool.shutdown()
+        until(lambda: all(job.state.ended for job in service.jobs() if job.record.name == "executor"))
+
+
+def test_whoever_waits_for_a_broker_that_is_away_is_told_and_let_go_in_the_end(
+    own: Fabric, gate: Gate
+) -> None:
+    own.start_kernels(1)
+    client = own.script(
+        """
+        import park, pathlib, sys, time
+        folder = sys.argv[1]
+        def hang(x):
+            pathlib.Path(folder, f"{x}-1").touch()
+            time.sleep(60)
+        service = park.connect(patience=5)
+        run, pool = service.mapper(hang), service.executor()
+        waits = pool.submit(hang, 2)
+        for use in (lambda: run([1]), waits.result, lambda: run([1]), service.jobs):
+            try:
+                use()
+            except park.NoBroker as error:
+                print(error, flush=True)
+        input()
+        print(len(service.jobs()), service.mapper(abs)([-3]))
+        """,
+        str(gate.folder),
+        stdin=subprocess.PIPE,
+    )
+    until(lambda: gate.runs(1) or gate.runs(2), why=lambda: client.text)
+    own.broker.kill()
+    assert client.popen.stdin is not None
+    until(lambda: client.text.count("has been away for 5 s") == 4, why=lambda: client.text)
+    assert "waiting for it to come back, for 5 s at most" in client.text
+    own.start_broker()
+    until(lambda: "is back" in client.text, why=lambda: client.text)
+    client.popen.stdin.write(b"\n")
+    client.popen.stdin.close()
+    assert client.wait() == 0, client.text
+    assert client.text.splitlines()[-1] == "0 [3]"
 
 
 def test_a_stopped_broker_leaves_no_connection_file(own: Fabric) -> None:

@@ -264,6 +264,9 @@ def test_a_broker_of_another_life_hears_what_is_held_and_answered() -> None:
     bench.broker(messages.Committed([2]))
     assert bench.life.holds == [1]  # nobody stores the answer of 1: it is kept for a while
     bench.life.tick(1000.0)
+    assert bench.life.holds == [1]  # its broker has said nothing since, and may be dead
+    bench.broker(messages.Heartbeat(2), now=1000.0)
+    bench.life.tick(1000.0)
     assert bench.life.holds == []
 
 
@@ -277,6 +280,9 @@ def test_an_answer_that_a_hello_has_named_is_there_when_the_welcome_comes() -> N
     actions = bench.broker(messages.Welcome("store", 2, 2.0, 20.0, fresh=True), now=1000.0)
     assert [m.attempt for m in told(actions, messages.Finished)] == [1]
     bench.life.tick(1000.1)
+    assert bench.life.holds == [1]  # it was said again only now
+    bench.broker(messages.Heartbeat(2), now=1011.0)
+    bench.life.tick(1011.0)
     assert bench.life.holds == []
 
 

@@ -52,6 +52,61 @@ def test_nothing_that_a_kernel_holds_runs_again(seed: int) -> None:
         assert -1e-6 <= again <= 0.05 * world.broker_deaths + 1e-6, jobs[request.job].record
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_nothing_of_a_session_runs_again_when_its_broker_dies(seed: int) -> None:
+    rng = random.Random(f"sessions {seed}")
+    world = World(seed, pace=exact, latency=brisk)
+    for _ in range(3):
+        world.kernel(rng.randint(1, 3))
+    ann, bob = world.client("ann"), world.client("bob")
+    sessions = {client: client.session() for client in (ann, bob)}
+    world.until(lambda: all(s.done for s in sessions.values()))
+    plan = [6, 10, 0.05, 0.01]
+    maps = [
+        ann.map(sessions[ann], "nap", [0.05] * 300),
+        ann.map(sessions[ann], "nap", *[[0.05] * 40] * 6),
+        bob.map(sessions[bob], "nap", [0.05] * 200),
+        bob.map(sessions[bob], "generations", [plan] * 3),
+    ]
+    alone = 740 * 0.05 + 3 * 6 * (10 * 0.05 + 0.01)
+    for _ in range(5):
+        world.run_for(rng.uniform(0.0, 4.0))
+        for client in (ann, bob):
+            if rng.random() < 0.3:
+                client.wire.hold_up(rng.choice([0.5, 3.0]))
+        if rng.random() < 0.5:
+            world.restart_broker()
+        else:
+            world.doom = rng.choice(["decided", "committed"])
+    world.until(lambda: all(m.done for m in maps))
+    assert not any(m.failure for m in maps)
+    assert [len(m.results) for m in maps] == [300, 240, 200, 3]
+    assert world.broker_deaths >= 3
+    again = sum(world.served.values()) - alone
+    assert -1e-6 <= again <= 0.05 * world.broker_deaths + 1e-6
+
+
+def test_a_session_s_results_that_a_cut_has_lost_come_again() -> None:
+    world = World(3, pace=exact, latency=brisk)
+    world.kernel(2)
+    client = world.client("ann")
+    session = client.session()
+    world.until(lambda: session.done)
+    maps = [client.map(session, "nap", *[[0.05] * 40] * 4), client.map(session, "nap", [0.02] * 200)]
+    for _ in range(6):
+        world.run_for(0.7)
+        world.cut(client)
+    world.until(lambda: all(m.done for m in maps))
+    # away for longer than a lease: its session has ended there, and is opened anew
+    maps = [client.map(session, "nap", *[[0.05] * 40] * 4), client.map(session, "nap", [0.05] * 1500)]
+    world.run_for(0.7)
+    client.wire.hold_up(50.0)
+    first = client.sessions[session].number
+    world.until(lambda: all(m.done for m in maps))
+    assert client.sessions[session].number > first
+    assert not any(m.failure for m in maps)
+
+
 @pytest.mark.parametrize("body", ["generations", "fit"])
 def test_what_a_lost_driver_has_let_others_do_is_paid_once(body: str) -> None:
     world = World(7, pace=exact, latency=brisk, policy=Policy())

@@ -136,7 +136,7 @@ def sometimes_idle(units: int, idle: float) -> None:
     world.until(lambda: session.done)
     world.kernel(1)
     for _ in range(100):
-        call = client.map(session.job, "nap", [0.01] * units)
+        call = client.map(session, "nap", [0.01] * units)
         world.until(lambda call=call: call.done)  # type: ignore[misc]
         world.run_for(idle)
     mine = world.served.pop(session.job)
@@ -157,7 +157,7 @@ def back_again() -> None:
     mine = twins = 0.0
     for _ in range(20):
         before = world.served[session.job], world.served[twin]
-        call = client.map(session.job, "nap", [0.01] * 500)
+        call = client.map(session, "nap", [0.01] * 500)
         world.until(lambda call=call: call.done)  # type: ignore[misc]
         mine += world.served[session.job] - before[0]
         twins += world.served[twin] - before[1]

@@ -68,8 +68,15 @@ class Attempts(Course):
                 job.list_ready(map_)
             else:
                 map_.answered(len(rest))
+        self._drop_spent(map_, span.segment)
         self._refresh(job)
         self._check_map(map_)
+
+    def _drop_spent(self, map_: Map, segment: int) -> None:
+        """A session's map may be endless: units of which nothing waits or runs are not kept."""
+        known = map_.session and self.maps.get(map_.key) is map_
+        if known and map_.drop_spent(segment, (self.attempts[n] for n in map_.running)):
+            self._out.spool.append(Write("units", map_.key_of(segment), None))
 
     def _note_answer(self, kernel: Kernel, attempt: int, size: int) -> None:
         """The kernel need not keep this answer once it is on disk, or if it is late; it is told so of several at once."""
@@ -141,6 +148,7 @@ class Attempts(Course):
         else:
             map_.answered(len(span))
             self._fail_unrepeatable(job, cause)
+        self._drop_spent(map_, span.segment)
         self._refresh(job)
         self._check_map(map_)
 

@@ -135,6 +135,8 @@ class Intake(Recovery):
             raise ProtocolError(f"units {start} to {start + count} do not follow unit {map_.total}")
         if count:
             map_.add(start, count)
+            if map_.known:
+                map_.skip(map_.known)
             write = Write("units", map_.key_of(start), payload)
             (self._out.writes if map_.root else self._out.spool).append(write)
             self.list.jobs[map_.job].list_ready(map_)
@@ -154,8 +156,11 @@ class Intake(Recovery):
         if map_ is None or job.client != client.incarnation:
             raise ProtocolError("no map of this client takes more units")
         # sent again after a lost acknowledgement, or by a client that does not know yet that its job ends
-        if m.start >= map_.total and not (job.ended or job.ending or job.stops_at_failure):
-            self._take_units(job, map_, m, event.payload)
+        if not (job.ended or job.ending or job.stops_at_failure):
+            if m.start >= map_.total:
+                self._take_units(job, map_, m, event.payload)
+            elif map_.session:
+                self._take_again(job, map_, m, event.payload)
         if m.job and not job.ended:
             (client.open.discard if map_.closed else client.open.add)(job.number)
         if m.id:
@@ -173,6 +178,24 @@ class Intake(Recovery):
                 job.total = map_.total
                 self.list.counted(job)
                 self.list.store(job, self._out)
+        self._refresh(job)
+        self._check_map(map_)
+
+    def _take_again(
+        self, job: Job, map_: Map, m: messages.Map | messages.Units, payload: bytes | memoryview
+    ) -> None:
+        """Units of a session's map that came before, and come again over a new connection."""
+        if m.start not in map_.segments and m.start + m.count <= map_.total and map_.base <= m.start:
+            if pack.count(payload) != m.count:
+                raise ProtocolError(f"there are not {m.count} units")
+            waited = map_.waiting
+            map_.restore(m.start, m.count)
+            job.done = max(0, job.done - (map_.waiting - waited))
+            self.list.counted(job)
+            self._out.spool.append(Write("units", map_.key_of(m.start), payload))
+            job.list_ready(map_)
+        if m.closed and m.start + m.count == map_.total:
+            map_.closed = True
         self._refresh(job)
         self._check_map(map_)
 
@@ -201,11 +224,16 @@ class Intake(Recovery):
                 self._send(event.peer, messages.MapFailed(m.map, "JobAborted", text))
                 return
         known = self.maps.get(m.map)
-        if known is not None:
+        if known is not None and attempt is None and known.session and known.job != job.number:
+            other = self._job(known.job)
+            if other.client != job.client or not other.ending:
+                raise ProtocolError("another map has this key")
+            self._drop_map(known)  # of a session that the client has lost, and opened anew
+        elif known is not None:
             mine = known.job == job.number and known.driver == (attempt.number if attempt is not None else 0)
             if mine and known.peer != event.peer:  # else nothing was lost, it was only impatient
                 known.peer = event.peer
-                self._again(job, known, m.answered)
+                self._again(job, known, m, event.payload)
             return
         if len(m.map) != 16:
             raise ProtocolError("a map key has 16 bytes")
@@ -226,10 +254,14 @@ class Intake(Recovery):
             driver=attempt.number if attempt is not None else 0,
             closed=m.closed,
             peer=event.peer,
+            base=m.start,
+            total=m.start,
+            known=m.answered,
         )
-        self._add_units(map_, 0, m.count, event.payload)
-        map_.skip(m.answered)
+        self._add_units(map_, m.start, m.count, event.payload)
         self._add_map(job, map_)
+        if attempt is None and m.epoch not in (0, self.epoch):
+            self._recover(job)
         self._adopt(map_)
         if attempt is not None:
             attempt.maps.add(map_.key)
@@ -239,28 +271,35 @@ class Intake(Recovery):
         self._refresh(job)
         self._check_map(map_)
 
-    def _again(self, job: Job, map_: Map, answered: list[int]) -> None:
+    def _again(self, job: Job, map_: Map, m: messages.Map, payload: bytes | memoryview) -> None:
         """Whoever made the map sends it again over a new connection: answers may have been lost on the old one."""
         if map_.cancelled:
             return
+        map_.known = [0, m.start, *m.answered]
         units = map_.again(self.attempts[n] for n in map_.running)
         waiting = map_.waiting
-        map_.skip(answered)
+        map_.skip(map_.known)
         units -= waiting - map_.waiting
         job.list_ready(map_)
         if job.session:
             job.done = max(0, job.done - units)
             self.list.counted(job)
-        self._refresh(job)
-        self._check_map(map_)
+        if map_.session and m.start < map_.total:
+            self._take_again(job, map_, m, payload)
+        elif map_.session:
+            self._take_units(job, map_, messages.Units(m.start, m.count, m.closed), payload)
+        else:
+            self._refresh(job)
+            self._check_map(map_)
 
     def _cancel(self, event: Event, m: messages.Cancel) -> None:
         map_ = self.maps.get(m.map)
         client = self._client(event)
-        if map_ is None or map_.driver or map_.root or self._job(map_.job).client != client.incarnation:
-            return
-        self._drop_map(map_)
-        self._refresh(self._job(map_.job))
+        if map_ is not None and map_.session and self._job(map_.job).client == client.incarnation:
+            self._drop_map(map_)
+            self._refresh(self._job(map_.job))
+        if m.id:
+            self._answer(event.peer, messages.Done(m.id))
 
     def _stop(self, event: Event, m: messages.Stop) -> None:
         job = self._active(m.job)

@@ -305,7 +305,7 @@ class ServerProxy(Server):
         if reply.wait(1.0):
             return True
         reason = _Reason(self._link, job)
-        with Bar(f"job {job}") as bar:
+        with self._link.hush(), Bar(f"job {job}") as bar:
             while not reply.wait(min(0.2, max(0.0, deadline - time.monotonic()))):
                 if time.monotonic() >= deadline:
                     return False
@@ -485,11 +485,16 @@ class ServerProxy(Server):
             )
         request = make_request(fn, None, fields)
         name = _name(fn) if fn is not None else "executor"
-        submit = messages.Submit(id=0, key=os.urandom(16), session=True, **_common(request, name))
-        accepted, _ = self._ask(lambda n: replace(submit, id=n))
-        assert isinstance(accepted, messages.Accepted)
+        submit = messages.Submit(id=0, key=b"", session=True, **_common(request, name))
+        kept, reply = self._link.open_session(submit)
+        try:
+            self._answer(reply)
+        except BaseException:
+            with contextlib.suppress(ParkError):
+                self._link.close_session(kept)
+            raise
         seed = secrets.randbits(63) if request.seed is None else request.seed
-        return Session(self._link, accepted.job, seed)
+        return Session(self._link, kept, seed)
 
     # -- the service ---------------------------------------------------------------------------
 

@@ -64,7 +64,9 @@ class Map:
     #: the connection over which it was sent last
     peer: bytes = b""
     closed: bool = True
-    #: units received so far
+    #: the first unit that came: whoever made the map had the results of those before it
+    base: int = 0
+    #: the unit behind the last one received so far
     total: int = 0
     #: units that are neither answered nor dropped
     remaining: int = 0
@@ -72,8 +74,10 @@ class Map:
     #: units in `pending`
     waiting: int = 0
     running: set[int] = field(default_factory=set)
-    #: first unit of each segment -> how many it has
+    #: first unit of each segment -> how many it has; of a session's map, of those with units that wait or run
     segments: dict[int, int] = field(default_factory=dict)
+    #: units whose results are there, as its client said when it sent the map again: [first, behind the last, ...]
+    known: Sequence[int] = ()
     #: processes that died while they ran it, by unit
     kills: dict[int, int] = field(default_factory=dict)
     #: its code has killed a process: it never runs inside a driver's
@@ -130,6 +134,22 @@ class Map:
                 self._put(Span(lo, hi, segment))
         return self.waiting
 
+    def restore(self, start: int, count: int) -> None:
+        """A segment that was dropped, and comes again: its units wait, but for those that are `known`."""
+        self.segments[start] = count
+        self.remaining += count
+        self._put(Span(start, start + count, start))
+        self.skip(self.known)
+
+    def drop_spent(self, segment: int, attempts: Iterable[Attempt]) -> bool:
+        """Drop the segment if nothing of it waits, or runs in one of the *attempts*; whether that was so."""
+        if len(self.segments) < 2 or segment not in self.segments:
+            return False
+        if any(span.segment == segment for span in (*self.pending, *(a.span for a in attempts))):
+            return False
+        del self.segments[segment]
+        return True
+
     def again(self, running: Iterable[Attempt]) -> int:
         """What was answered waits again, because the answers were lost on their way. How many units."""
         waiting, self.pending = self.pending, deque()
@@ -177,6 +197,11 @@ class Map:
         return dropped
 
     @property
+    def session(self) -> bool:
+        """Whether a client waits for the results."""
+        return not self.root and not self.driver
+
+    @property
     def ended(self) -> bool:
         return self.closed and self.remaining == 0
 
@@ -195,8 +220,10 @@ class Map:
                 running += len(a.span)
         assert self.waiting == sum(len(s) for s in self.pending)
         assert self.remaining == self.waiting + running, (self.remaining, self.waiting, running)
-        assert 0 <= self.remaining <= self.total
-        assert self.total == sum(self.segments.values())
+        assert 0 <= self.remaining <= self.total - self.base
+        kept = sum(self.segments.values())
+        assert self.remaining <= kept <= self.total - self.base
+        assert kept == self.total - self.base or self.session
 
 
 @dataclass(slots=True, eq=False)

@@ -1,20 +1,22 @@
 """The answers that a kernel keeps, because it may have to give them again.
 
-One that goes to the disk is kept until the broker says that it is there, any other for a while; those that a hello has
-named are all kept until contact is made.
+One that goes to the disk is kept until the broker says that it is there, any other until the broker was heard some time
+later; those that a hello has named are all kept until contact is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from park.wire import messages
 from park.wire.pack import Buffer
 
-#: Answers that are not stored are kept for so many seconds, and no more than so many of them.
+#: Answers that are not stored are kept until the broker was heard so many seconds later, if they are no more than so
+#: many, and so many bytes.
 KEEP = 10.0
 MOST_KEPT = 1024
+KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,9 @@ class Answers:
         self._passing: dict[int, Kept] = {}
         #: those of the others that a hello has named
         self._named: set[int] = set()
+        #: bytes of the others, and when the broker last spoke to a kernel that it knows
+        self._bytes = 0
+        self._heard = 0.0
 
     def __contains__(self, attempt: int) -> bool:
         return attempt in self.stored or attempt in self._passing
@@ -51,31 +56,46 @@ class Answers:
         return [*self.stored.values(), *self._passing.values()]
 
     def keep(self, kept: Kept) -> None:
-        (self.stored if kept.run.stored else self._passing)[kept.run.attempt] = kept
+        if kept.run.stored:
+            self.stored[kept.run.attempt] = kept
+        else:
+            self._passing[kept.run.attempt] = kept
+            self._bytes += len(kept.payload)
 
     def drop(self, attempts: Iterable[int]) -> None:
         """They are on disk, or nobody wants them."""
         for number in attempts:
             self.stored.pop(number, None)
-            self._passing.pop(number, None)
+            kept = self._passing.pop(number, None)
+            self._bytes -= len(kept.payload) if kept is not None else 0
 
     def name(self) -> None:
         """A hello names them: none is forgotten before `given`."""
         self._named = set(self._passing)
 
-    def given(self) -> None:
+    def heard(self, now: float) -> None:
+        """The broker has spoken, other than to make contact: it has taken what was said long before."""
+        self._heard = now
+
+    def given(self, now: float) -> None:
         """All were given again."""
         self._named.clear()
+        self._passing = {number: replace(kept, at=now) for number, kept in self._passing.items()}
 
     def clear(self) -> None:
         """They are nobody's any more."""
         self.stored.clear()
         self._passing.clear()
+        self._bytes = 0
 
-    def tick(self, now: float) -> None:
-        """Forget those that were kept long enough."""
+    def tick(self) -> None:
+        """Forget those that were kept long enough. A broker that is away may have had none of them."""
         while self._passing:
             number, kept = next(iter(self._passing.items()))
-            if number in self._named or (now - kept.at <= KEEP and len(self._passing) <= MOST_KEPT):
+            few = len(self._passing) <= MOST_KEPT and self._bytes <= KEPT_BYTES
+            if number in self._named or (self._heard - kept.at <= KEEP and few):
                 break
-            del self._passing[number]
+            self.drop([number])
+
+    def check(self) -> None:
+        assert self._bytes == sum(len(kept.payload) for kept in self._passing.values())

@@ -28,8 +28,9 @@ from park.kernel.actions import Action, Interrupt, Kill, ToBroker, ToSlot
 from park.kernel.codes import Codes
 from park.kernel.kept import Answers, Kept
 from park.kernel.pool import Pool
-from park.kernel.process import Call, Held, Process, ProcessState
+from park.kernel.process import Held, Process, ProcessState
 from park.wire import messages
+from park.wire.calls import Call
 from park.wire.messages import Message
 from park.wire.pack import Buffer, Pack
 
@@ -100,6 +101,8 @@ class Lifecycle:
     def broker(self, message: Message, payload: Buffer, now: float) -> list[Action]:
         """A message of the broker."""
         self._now = now
+        if not isinstance(message, messages.Unwelcome | messages.Welcome):
+            self.answers.heard(now)
         match message:
             case messages.Blob():
                 self._keep_code(message.hash, payload)
@@ -153,7 +156,7 @@ class Lifecycle:
                 process.known.add(message.hash)
                 self._keep_code(message.hash, payload)
             case messages.Map() if self._innermost(process, message.attempt):
-                call = process.stack[-1].call = Call(message, payload, bytearray(message.count))
+                call = process.stack[-1].call = Call(message, payload)
                 self._call(call)
                 self._begin_next()
             case messages.Checkpoint() if self._innermost(process, message.attempt):
@@ -189,7 +192,7 @@ class Lifecycle:
 
     def tick(self, now: float) -> list[Action]:
         self._now = now
-        self.answers.tick(now)
+        self.answers.tick()
         for process in self.pool:
             if process.kill_at is not None and now >= process.kill_at:
                 process.kill_at = None
@@ -227,7 +230,8 @@ class Lifecycle:
         if code not in self._told and code in self.codes:
             self._told.add(code)
             self._do(ToBroker(messages.Blob(code), self.codes[code]))
-        self._do(ToBroker(replace(call.map, answered=call.answered()), call.units))
+        for message, units in call.again(call.map.job, self.epoch):
+            self._do(ToBroker(message, units))
 
     def _ask_again(self, code: bytes = b"") -> None:
         """The connection is a new one, or the broker lacks *code*: ask again for what processes wait for."""
@@ -265,7 +269,7 @@ class Lifecycle:
         if process is None or call is None or call.map.map != message.map:
             return
         start, stop = message.start, message.start + message.count
-        news = list(call.news(start, stop))
+        news = call.news(start, stop)
         resume = message.resume and call.complete
         if news == [(start, stop)]:
             if resume is not message.resume:
@@ -352,7 +356,7 @@ class Lifecycle:
             return
         for kept in self.answers.all():
             self._do(ToBroker(kept.answer, kept.payload))
-        self.answers.given()
+        self.answers.given(self._now)
         self._ask_again()
 
     def _forget_all(self) -> None:
@@ -388,6 +392,7 @@ class Lifecycle:
 
     def check(self) -> None:
         """Assert every invariant; the tests call it after each step."""
+        self.answers.check()
         for number, process in self.processes.items():
             assert number == process.number
             assert (process.state is ProcessState.BUSY) == bool(

@@ -7,14 +7,11 @@ the one before it waits for. A process whose innermost attempt waits holds no sl
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from park.wire import messages
+from park.wire.calls import Call
 from park.wire.pack import Buffer
-
-#: A map that is sent again names so many ranges of answered units, times two, at most.
-MOST_RANGES = 2000
 
 
 class ProcessState(enum.StrEnum):
@@ -23,41 +20,6 @@ class ProcessState(enum.StrEnum):
     IDLE = "idle"
     BUSY = "busy"
     ENDING = "ending"
-
-
-@dataclass(slots=True)
-class Call:
-    """A map that a driver waits for."""
-
-    map: messages.Map
-    units: Buffer
-    #: a byte a unit: whether its result was passed on
-    seen: bytearray
-
-    def news(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """The units from *start* to *stop* that were not seen before, in ranges; now they are."""
-        seen = self.seen
-        stop = min(stop, len(seen))
-        while (lo := seen.find(0, start, stop)) >= 0:
-            found = seen.find(1, lo, stop)
-            start = hi = found if found >= 0 else stop
-            seen[lo:hi] = b"\1" * (hi - lo)
-            yield lo, hi
-
-    def answered(self) -> list[int]:
-        """The units that were seen, in ranges [first, behind the last, ...]; where these are too many, the first ones."""
-        found: list[int] = []
-        at = self.seen.find(1)
-        while at >= 0 and len(found) < MOST_RANGES:
-            stop = self.seen.find(0, at)
-            stop = stop if stop >= 0 else len(self.seen)
-            found += [at, stop]
-            at = self.seen.find(1, stop)
-        return found
-
-    @property
-    def complete(self) -> bool:
-        return 0 not in self.seen
 
 
 @dataclass(slots=True)

@@ -12,6 +12,8 @@ from park.wire.messages import Message, Unwelcome, Welcome
 
 #: Seconds between two hellos that nobody answers.
 RETRY = 1.0
+#: A broker that has said nothing for so many heartbeats is missed.
+MISSED = 2.5
 
 
 class Contact(enum.StrEnum):
@@ -30,6 +32,8 @@ class Presence:
         self.epoch = 0
         self.heartbeat = 2.0
         self.lease = 20.0
+        #: since when the broker has been missed, as far as somebody looked; None: it is there
+        self._missed: float | None = None
         self._heard = -1e9
         self._said = -1e9
         self._called = -1e9
@@ -47,8 +51,13 @@ class Presence:
             self.state = Contact.LIVE
             self.store, self.epoch = message.store, message.epoch
             self.heartbeat, self.lease = message.heartbeat, message.lease
-            return True
-        return False
+        if self.state is Contact.LIVE:
+            self._missed = None
+        return isinstance(message, Welcome)
+
+    def away(self, now: float) -> float:
+        """Seconds for which the broker has been missed, 0 while it is there. Time in which nobody looked does not count."""
+        return 0.0 if self._missed is None else now - self._missed
 
     def say(self, now: float) -> None:
         """Something was sent to the broker."""
@@ -61,6 +70,8 @@ class Presence:
         """
         if self.state is Contact.LIVE and now >= self._heard + self.lease:
             self.state = Contact.CALLING
+        if self._missed is None and (self.state is Contact.CALLING or now >= self._heard + self._silence):
+            self._missed = now
         if self.state is Contact.CALLING:
             if now >= self._called + RETRY:
                 self._called = self._said = now
@@ -74,4 +85,9 @@ class Presence:
         """When `due` may next say something."""
         if self.state is Contact.CALLING:
             return self._called + RETRY
-        return min(self._said + self.heartbeat, self._heard + self.lease)
+        missed = self._heard + (self._silence if self._missed is None else self.lease)
+        return min(self._said + self.heartbeat, self._heard + self.lease, missed)
+
+    @property
+    def _silence(self) -> float:
+        return MISSED * self.heartbeat

@@ -181,7 +181,8 @@ class Map(Message):
 
     The payload is a pack of the first *count* units. A driver that sends it waits for all results
     and gives its slot back at once. *seed* is the map's own. Where it is sent again, because the connection was
-    cut or the broker restarted, *answered* are the units whose results are there: [first, behind the last, ...].
+    cut or the broker restarted, the results of all units before *start*, the first that comes, are there, and those of
+    *answered*: [first, behind the last, ...]. *epoch* is the broker's life in which the map was sent first.
     """
 
     carries = True
@@ -193,6 +194,7 @@ class Map(Message):
     seed: int = 0
     attempt: int = 0
     epoch: int = 0
+    start: int = 0
     answered: list[int] = field(default_factory=list)
 
 
@@ -211,9 +213,10 @@ class Units(Message):
 
 @dataclass(frozen=True, slots=True)
 class Cancel(Message):
-    """No more results of this map are wanted: what has not started is dropped, what runs is ended."""
+    """No more results of this map are wanted: what has not started is dropped, what runs is ended. Answered by Done."""
 
     map: bytes
+    id: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from park.model import JobRecord
 from park.wire import messages
+from park.wire.calls import Call, Session, lost
 from park.wire.contact import Contact
 from park.wire.messages import Message
 from tests.sim.functions import blob, code, units, values
@@ -59,15 +61,21 @@ class Request:
 class SessionMap:
     """A map of a session, and what came of it."""
 
-    message: messages.Map
-    payload: Any
+    session: Session
+    call: Call
     name: str
+    #: inputs that are still to come, pack by pack
+    rest: list[list[Any]] = field(default_factory=list)
     results: dict[int, Any] = field(default_factory=dict)
     failure: messages.MapFailed | None = None
 
     @property
+    def message(self) -> messages.Map:
+        return self.call.map
+
+    @property
     def done(self) -> bool:
-        return self.failure is not None or len(self.results) == self.message.count
+        return self.failure is not None or self.call.complete
 
 
 class Client(Peer):
@@ -82,6 +90,9 @@ class Client(Peer):
         #: the functions that it has sent, by their hash
         self._names: dict[bytes, str] = {}
         self.requests: dict[int, Request] = {}
+        #: its sessions, by the request that opened each first, and the requests that open them
+        self.sessions: dict[Request, Session] = {}
+        self._opening: dict[Request, Session] = {}
         self.maps: dict[bytes, SessionMap] = {}
         self.streams: list[tuple[str, Any]] = []
         super().__init__(world, name)
@@ -92,30 +103,38 @@ class Client(Peer):
     def take(self, message: Message, payload: Any) -> None:
         match message:
             case messages.Welcome():
+                opening = dict(self._opening)
                 if message.fresh:
                     self._known.clear()
-                    for call in self.maps.values():
-                        call.failure = call.failure or messages.MapFailed(b"", "ServiceClosed", "gone")
+                    for request in opening:
+                        request.message = replace(request.message, key=self.world.random.randbytes(16))
                 for request in list(self.requests.values()):
                     self._say(request)
-                for call in self.maps.values():
-                    if not call.done:
-                        self._say_map(call)
+                for session in self.sessions.values():
+                    if session.number and not message.fresh:
+                        self._say_maps(session)
+                for session in lost(self.sessions.values()) if message.fresh else ():
+                    self._open(session)
             case messages.NeedBlob():
                 name = self._names[message.hash]
                 self._known.discard(name)
                 for request in [r for r in self.requests.values() if r.code == name]:
                     self._say(request)
                 for call in self.maps.values():
-                    if call.name == name and not call.done:
-                        self._say_map(call)
+                    if call.name == name and not call.done and not call.call.begun:
+                        self._say_map(call, call.call.again(call.session.number, self.presence.epoch))
             case messages.MapFailed():
-                self.maps[message.map].failure = message
+                self.fail(self.maps[message.map], message)
             case messages.Stream():
                 self.streams.append((message.kind, payload))
             case messages.Results() if not message.reply:
-                for unit, value in enumerate(values(payload), message.start):
-                    self.maps[message.map].results[unit] = value
+                mine = self.maps[message.map]
+                for start, _, data in mine.call.fresh(message.start, payload, message.count):
+                    for unit, value in enumerate(values(data), start):
+                        assert unit not in mine.results, f"unit {unit} was passed on twice"
+                        mine.results[unit] = value
+                if mine.rest and not mine.done:
+                    self._feed(mine)
         reply = getattr(message, "reply", 0) or (message.id if isinstance(message, messages.Units) else 0)
         asked = self.requests.get(reply)
         if asked is not None and not isinstance(message, messages.Welcome):
@@ -123,6 +142,8 @@ class Client(Peer):
             if not isinstance(message, messages.Results | messages.Blob | messages.Units):
                 asked.done = True
                 del self.requests[reply]
+                if asked in self._opening:
+                    self._opened(self._opening.pop(asked), asked)
 
     def ask(self, message: Any, payload: Any = b"", name: str = "") -> Request:
         request = Request(replace(message, id=next(self._ids)), payload, name)
@@ -142,9 +163,15 @@ class Client(Peer):
             self._names[code(name)] = name
             self.send(messages.Blob(code(name)), blob(name))
 
-    def _say_map(self, call: SessionMap) -> None:
-        self._ship(call.name)
-        self.send(call.message, call.payload)
+    def _say_map(self, call: SessionMap, said: Iterable[tuple[Any, Any]]) -> None:
+        if self.presence.state is Contact.LIVE and call.session.number:
+            self._ship(call.name)
+            for message, payload in said:
+                self.send(message, payload)
+
+    def _say_maps(self, session: Session) -> None:
+        for call, message, payload in session.again(self.presence.epoch):
+            self._say_map(self.maps[call.map.map], [(message, payload)])
 
     def submit(self, name: str, inputs: list[Any] | None = None, **fields: Any) -> Request:
         return self.submit_packed(
@@ -157,15 +184,53 @@ class Client(Peer):
         return self.ask(replace(submit, **fields), payload, name)
 
     def session(self) -> Request:
-        key = self.world.random.randbytes(16)
-        return self.ask(messages.Submit(id=0, key=key, session=True, python=PYTHON))
+        session = Session(messages.Submit(id=0, key=b"", session=True, python=PYTHON))
+        request = self._open(session)
+        self.sessions[request] = session
+        return request
 
-    def map(self, session: int, name: str, inputs: list[Any]) -> SessionMap:
-        key = self.world.random.randbytes(16)
-        call = SessionMap(messages.Map(key, session, code(name), len(inputs)), units(inputs), name)
-        self.maps[key] = call
-        self._say_map(call)
-        return call
+    def _open(self, session: Session) -> Request:
+        request = self.ask(replace(session.submit, key=self.world.random.randbytes(16)))
+        self._opening[request] = session
+        return request
+
+    def _opened(self, session: Session, request: Request) -> None:
+        session.number = request.job
+        if session in self.sessions.values():
+            self._say_maps(session)
+        else:
+            self.ask(messages.Close(0, session.number))
+
+    def close_session(self, request: Request, reason: str = "") -> None:
+        session = self.sessions.pop(request)
+        for key in session.calls.copy():
+            self.fail(self.maps[key], messages.MapFailed(key, "", "closed"))
+        if session.number:
+            self.ask(messages.Close(0, session.number, reason))
+
+    def map(self, request: Request, name: str, inputs: list[Any], *rest: list[Any]) -> SessionMap:
+        """A map of the session that *request* has opened; the *rest* of its inputs comes as its results do."""
+        session, key = self.sessions[request], self.world.random.randbytes(16)
+        message = messages.Map(key, 0, code(name), len(inputs), closed=not rest)
+        made = SessionMap(session, Call(message, units(inputs)), name, list(rest))
+        self.maps[key], session.calls[key] = made, made.call
+        self._names[code(name)] = name
+        self._say_map(made, made.call.again(session.number, self.presence.epoch))
+        return made
+
+    def _feed(self, made: SessionMap) -> None:
+        given = made.rest.pop(0)
+        message = messages.Units(made.call.total, len(given), not made.rest, map=made.message.map)
+        made.call.add(message, units(given))
+        self._say_map(made, [(message, units(given))])
+
+    def fail(self, made: SessionMap, failure: messages.MapFailed) -> None:
+        made.failure = made.failure or failure
+        made.session.calls.pop(made.message.map, None)
+
+    def cancel(self, made: SessionMap) -> None:
+        self.fail(made, messages.MapFailed(made.message.map, "", "cancelled"))
+        self.ask(messages.Cancel(made.message.map))
 
     def fetch(self, job: int, wait: bool = True) -> Request:
         return self.ask(messages.Fetch(0, job, wait=wait))
