@@ -193,6 +193,7 @@ class Attempts(Course):
             self._drop_map(self.maps[key])  # it has gone on since it made them
         if self.attempts.get(attempt.number) is not attempt:
             return
+        self._settle_twin(attempt)
         self._park(job, attempt)
         attempt.lent, attempt.asked = True, None
         job.drop_resumable(attempt)

@@ -261,7 +261,9 @@ class Dealing(Attempts):
         """Issue late chunks again where slots are free and nothing else is due."""
         for number in self.stragglers.late(self._now):
             attempt = self.attempts.get(number)
-            if attempt is None or attempt.twin is not None or attempt.void or attempt.told or attempt.driver:
+            if attempt is None or attempt.twin is not None or attempt.void or attempt.told:
+                continue
+            if attempt.driver or attempt.parked:
                 continue
             map_ = attempt.map
             job = self._job(map_.job)
