@@ -268,6 +268,28 @@ def memory_bytes(memory: float | str) -> int:
     raise InvalidRequest(f"memory={memory!r} is neither a number of bytes nor a text such as '4 GB'")
 
 
+_LENGTH = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+def duration(given: float | str, what: str) -> float:
+    """Seconds behind a number of them, or a text such as 90s, 10m, 3h55m or 2d. *what* it is is said in the error.
+
+    >>> duration("1h30m", "max_time")
+    5400.0
+    """
+    found = _LENGTH.fullmatch(given.strip()) if isinstance(given, str) and given.strip() else None
+    number: float | str = given
+    if found:
+        number = sum(
+            float(n or 0) * unit for n, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True)
+        )
+    if isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number < math.inf:
+        return float(number)
+    raise InvalidRequest(
+        f"{what}={given!r} is no length of time: write seconds, or a text such as '90s', '10m' or '3h55m'"
+    )
+
+
 def packages(given: Any) -> tuple[tuple[str, str], ...]:
     """The pairs of a package and its versions. Raises InvalidRequest where they are none."""
     if isinstance(given, dict):

@@ -40,6 +40,8 @@ class Env:
         self.messages: list[Any] = []
         self.calls = 0
         self.mapped = 0
+        self.kept = b""
+        self.checkpoints = 0
 
     @property
     def should_stop(self) -> bool:
@@ -70,6 +72,15 @@ class Env:
         self.calls += 1
         if self.calls >= self.abort_after:
             raise Abort("somebody said so")
+
+    def checkpoint(self, state: Any, wait: float, /) -> bool:
+        self.kept = dumps(state)
+        self.checkpoints += 1
+        return False
+
+    @property
+    def restored(self) -> Any:
+        return loads(self.kept) if self.kept else None
 
     def of(self, kind: type) -> list[Any]:
         return [message for message in self.messages if isinstance(message, kind)]

@@ -16,11 +16,14 @@ import numpy as np
 
 from park.fit.assembly import Assembly
 from park.fit.data import Array
+from park.fit.env import Env
 from park.fit.leastsq import Stopped, covariance, jacobian, least_squares, scales
 from park.fit.methods import METHODS, POPULATION
 from park.fit.objective import Objective
 from park.fit.result import Estimate, FitResult
-from park.fit.watch import Env, Evaluate, Evaluations, ModelFailed, Monitor
+from park.fit.resume import INTERVAL, Keeper, Saved, crossover_of, going_on
+from park.fit.watch import Evaluate, Evaluations, ModelFailed, Monitor
+from park.kernel.env import mix
 from park.model import Improvement, Log, Progress
 from park.payload import dumps
 
@@ -44,25 +47,40 @@ def optimise(
     env: Env,
     seed: int,
     sampling: bool = False,
+    keeper: Keeper | None = None,
 ) -> Found:
-    """Runs one *method* from *x0*. With *sampling* it works on the posterior, not on the likelihood."""
+    """Runs one *method* from *x0*, or from where an earlier run has come to, which the *keeper* has.
+
+    With *sampling* it works on the posterior, not on the likelihood.
+    """
     objective = assembly.objective
     evaluate = Evaluate(assembly, sampling)
     evaluations = Evaluations(evaluate, env, env.mapper(evaluate) if method in POPULATION else None)
+    saved = keeper.of(method) if keeper is not None else None
+    if saved is not None:
+        seed = mix(seed, saved.step)  # else it would draw again what it drew first
     random.seed(seed)
     # bumps draws from the global generator, and seeds its compiled one from it.
     np.random.seed(seed % 2**32)
     if method == "lm":
-        monitor = Monitor(env, objective.names, {**METHODS["lm"], **options}["steps"], evaluations)
+        steps = {**METHODS["lm"], **options}["steps"]
+        monitor = Monitor(env, objective.names, steps, evaluations, method, keeper)
+        x0 = x0 if monitor.at.point is None else monitor.at.point
         found = _lm(objective, options, x0, env, monitor, evaluations)
     else:
-        found = _bumps(objective, method, options, x0, env, evaluations)
+        found = _bumps(objective, method, options, x0, env, evaluations, keeper)
     evaluations.verify()
     return found
 
 
 def _bumps(
-    objective: Objective, method: str, options: dict[str, Any], x0: Array, env: Env, evaluations: Evaluations
+    objective: Objective,
+    method: str,
+    options: dict[str, Any],
+    x0: Array,
+    env: Env,
+    evaluations: Evaluations,
+    keeper: Keeper | None,
 ) -> Found:
     from bumps import fitters
     from bumps.dream import core
@@ -75,7 +93,12 @@ def _bumps(
     problem.cov = lambda x: covariance(objective, np.asarray(x, dtype=np.float64))
     problem.setp(x0)
     fitclass = next(f for f in fitters.FITTERS if f.id == method)
-    monitor = Monitor(env, objective.names, fitclass.max_steps(problem, options), evaluations)
+    steps = fitclass.max_steps(problem, options)
+    saved, state = keeper.of(method) if keeper is not None else None, None
+    if saved is not None:
+        options, x0, state = going_on(saved, options, objective, x0)
+        problem.setp(x0)
+    monitor = Monitor(env, objective.names, steps, evaluations, method, keeper)
     driver = fitters.FitDriver(
         fitclass,
         problem=problem,
@@ -86,24 +109,28 @@ def _bumps(
     )
     # DREAM prints what it does about outliers; that belongs into the log of the job, not on somebody's terminal.
     core.print = lambda *words: env.publish(Log(" ".join(map(str, words))))
+    if state is not None and method == "dream":
+        core.Dream.CR = crossover_of(state)
     failure: Exception | None = None
     with np.errstate(all="ignore"), warnings.catch_warnings():
         # DREAM says so after short runs and keeps the second half of its draws.
         warnings.filterwarnings("ignore", message="Did not converge!")
         try:
-            x, value = driver.fit()
+            x, value = driver.fit(fit_state=state)
         except Exception as error:
             failure = error
         finally:
             vars(core).pop("print", None)
+            core.Dream.CR = None
     if failure is not None:
         if not isinstance(failure, ModelFailed):
             evaluations.verify()  # pt, for one, trips over a model without values
         raise failure
-    if monitor.point is not None and not value <= monitor.value:
-        x, value = monitor.point, monitor.value  # de ends with its last best, not with its best
+    at = monitor.at
+    if at.point is not None and not value <= at.value:
+        x, value = at.point, at.value  # de ends with its last best, not with its best
     x = np.array(x, dtype=np.float64)
-    return Found(x, float(value), monitor.step, monitor.convergence, driver.fitter.state)
+    return Found(x, float(value), at.step, monitor.convergence, driver.fitter.state)
 
 
 def _lm(
@@ -119,7 +146,7 @@ def _lm(
 
     def iteration(x: Array) -> None:
         monitor.update(evaluations(x), x)
-        if env.should_stop or monitor.step > steps:
+        if env.should_stop or monitor.at.step > steps:
             raise Stopped
 
     def residuals(x: Array) -> Array:
@@ -132,7 +159,7 @@ def _lm(
     evaluations.verify()
     with np.errstate(all="ignore"):
         x = least_squares(residuals, x0, objective.low, objective.high, iteration, **options)
-    return Found(x, evaluations(x), monitor.step, monitor.convergence)
+    return Found(x, evaluations(x), monitor.at.step, monitor.convergence)
 
 
 class _Alone:
@@ -150,6 +177,11 @@ class _Alone:
 
     def mapper(self, fn: Any, /) -> Callable[[Any], Sequence[Any]]:
         return lambda points: [fn(point) for point in points]
+
+    restored = None
+
+    def checkpoint(self, state: Any, wait: float, /) -> bool:
+        return False
 
     def publish(self, message: Any, /) -> None:
         pass
@@ -192,6 +224,7 @@ class FitBody:
         start: Any = None,
         starts: int = 1,
         seed: int = 0,
+        checkpoint: float = INTERVAL,
     ) -> None:
         self.assembly = assembly
         self.method = method
@@ -199,6 +232,7 @@ class FitBody:
         self.start = start
         self.starts = starts
         self.seed = seed
+        self.checkpoint = checkpoint
 
     def prepare(self, env: Env) -> None:
         """Keeps the environment."""
@@ -207,26 +241,30 @@ class FitBody:
     def run(self) -> FitResult:
         """Fits, and returns the best point with its errors."""
         x0 = self.assembly.start if self.start is None else self.assembly.vector(self.start)
+        keeper = Keeper(self.env, self.checkpoint)
         if self.starts == 1:
-            found = optimise(self.assembly, self.method, self.options, x0, self.env, self.seed)
+            found = optimise(self.assembly, self.method, self.options, x0, self.env, self.seed, keeper=keeper)
         else:
-            found = self._many(x0)
+            found = self._many(x0, keeper)
         return conclude(self.assembly, self.method, found, self.env, self.seed)
 
-    def _many(self, x0: Array) -> Found:
+    def _many(self, x0: Array, keeper: Keeper) -> Found:
         objective = self.assembly.objective
         points = starting_points(objective, x0, self.starts, self.seed)
         seeds = np.random.SeedSequence([self.seed, 1]).generate_state(self.starts).tolist()
         one = OneStart(self.assembly, self.method, self.options)
-        best: Found | None = None
-        failure: ModelFailed | None = None
-        rows: list[list[float]] = []
+        at = keeper.of("starts") or Saved("starts", state=(None, None))
+        best: Found | None
+        failure: ModelFailed | None
+        (best, failure), rows = at.state, at.rows
         # In waves, each twice the one before: a map tells nothing before its end, and a stop waits for it.
         waves = [slice(4 * (2**n - 1), 4 * (2 ** (n + 1) - 1)) for n in range(self.starts.bit_length())]
         units = list(zip(seeds, points, strict=True))
         for wave in waves:
             if len(rows) == self.starts or (rows and self.env.should_stop):
                 break
+            if wave.start < len(rows):
+                continue  # an earlier run has had it
             for found in self.env.map(one, units[wave]):
                 if isinstance(found, ModelFailed):
                     failure = failure or found
@@ -236,6 +274,7 @@ class FitBody:
                     self.env.publish(Improvement(found.value, named, len(rows) + 1))
                 rows.append([best.value if best is not None else np.inf])
             self.env.publish(Progress(len(rows), self.starts, "starts"))
+            keeper.keep(Saved("starts", rows=rows, state=(best, failure)))
             self.env.ready()
         if best is None:
             assert failure is not None
@@ -246,11 +285,19 @@ class FitBody:
 class UncertaintyBody:
     """The body of `Uncertainty`: bumps' DREAM, from a fit or from a fit of its own."""
 
-    def __init__(self, assembly: Assembly, options: dict[str, Any], start: Any = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        assembly: Assembly,
+        options: dict[str, Any],
+        start: Any = None,
+        seed: int = 0,
+        checkpoint: float = INTERVAL,
+    ) -> None:
         self.assembly = assembly
         self.options = options
         self.start = start
         self.seed = seed
+        self.checkpoint = checkpoint
 
     def prepare(self, env: Env) -> None:
         """Keeps the environment."""
@@ -259,14 +306,18 @@ class UncertaintyBody:
     def run(self) -> FitResult:
         """Samples, and returns draws with the best point."""
         assembly, env = self.assembly, self.env
-        if self.start is None:
-            x0 = optimise(assembly, "amoeba", {}, assembly.start, env, self.seed).x
+        keeper = Keeper(env, self.checkpoint)
+        saved = keeper.of("dream")
+        if saved is not None and saved.point is not None:
+            x0 = saved.point
+        elif self.start is None:
+            x0 = optimise(assembly, "amoeba", {}, assembly.start, env, self.seed, keeper=keeper).x
         else:
             x0 = assembly.vector(self.start)
         options = dict(self.options)
-        if "init" not in options:  # a population as wide as the errors needs less burning
+        if "init" not in options and saved is None:  # a population as wide as the errors needs less burning
             options["init"] = "cov" if self._narrow(x0) else "eps"
-        found = optimise(assembly, "dream", options, x0, env, self.seed, sampling=True)
+        found = optimise(assembly, "dream", options, x0, env, self.seed, sampling=True, keeper=keeper)
         found.value = assembly.objective.nllf(found.x)
         return conclude(assembly, "dream", found, env, self.seed)
 

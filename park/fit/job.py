@@ -12,8 +12,9 @@ from park.errors import InvalidRequest
 from park.fit.assembly import Assembly, as_assembly
 from park.fit.drivers import FitBody, UncertaintyBody
 from park.fit.methods import check_method
+from park.fit.resume import INTERVAL
 from park.job import Job, Reference
-from park.model import Request, texts
+from park.model import Request, duration, texts
 
 
 class Fit(Job):
@@ -24,6 +25,9 @@ class Fit(Job):
     the method's own, such as ``steps=2000``. *start* is a vector, a dict of some values, or an earlier
     result (a reference will do). *starts* runs the method from so many points in parallel, that one and
     random ones, and keeps the best. Equal seeds give equal answers.
+
+    Every *checkpoint* seconds (or a text such as "5m") the fit keeps its state: if its process, its kernel or the broker
+    dies, it goes on from there. Of many *starts* it keeps those that have ended.
 
     The rest is as in `park.Request`. What cannot be fitted raises `park.InvalidRequest` here, in the
     client.
@@ -47,6 +51,7 @@ class Fit(Job):
         memory: float | str = 0,
         labels: Sequence[str] = (),
         requires: Any = (),
+        checkpoint: float | str = INTERVAL,
         **options: Any,
     ) -> None:
         assembly = as_assembly(assembly)
@@ -54,7 +59,8 @@ class Fit(Job):
         if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
             raise InvalidRequest(f"starts={starts!r} is not a whole number from 1")
         seed = _seed(seed)
-        body = FitBody(assembly, method, options, _start(assembly, start), starts, seed)
+        every = duration(checkpoint, "checkpoint")
+        body = FitBody(assembly, method, options, _start(assembly, start), starts, seed, every)
         request = Request(
             body,
             name=name or f"fit {method}",
@@ -81,6 +87,9 @@ class Uncertainty(Job):
     Other *options* are DREAM's own.
 
     Without dy the size of the errors is taken as unknown too, so that intervals follow the scatter.
+
+    Every *checkpoint* seconds (or a text such as "5m") it keeps its chains and draws, and goes on from there if it has
+    to run again.
     """
 
     def __init__(
@@ -102,14 +111,16 @@ class Uncertainty(Job):
         memory: float | str = 0,
         labels: Sequence[str] = (),
         requires: Any = (),
+        checkpoint: float | str = INTERVAL,
         **options: Any,
     ) -> None:
         assembly = as_assembly(assembly)
         options |= {"samples": samples, "burn": burn, "pop": pop}
         options = check_method("dream", options, assembly.objective)
         seed = _seed(seed)
+        every = duration(checkpoint, "checkpoint")
         request = Request(
-            UncertaintyBody(assembly, options, _start(assembly, start), seed),
+            UncertaintyBody(assembly, options, _start(assembly, start), seed, every),
             name=name or "uncertainty",
             tags=texts(tags, "tag"),
             priority=priority,

@@ -8,26 +8,17 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from park.fit.assembly import Assembly
 from park.fit.data import Array
+from park.fit.env import Env
+from park.fit.resume import Keeper, Saved, state_of
 from park.model import Improvement, Log, Progress
-
-
-class Env(Protocol):
-    """What a driver uses of `park.environment()`."""
-
-    @property
-    def should_stop(self) -> bool: ...
-    def map(self, fn: Any, inputs: Iterable[Any], /) -> Iterator[Any]: ...
-    def mapper(self, fn: Any, /) -> Callable[[Any], Sequence[Any]]: ...
-    def publish(self, message: Any, /) -> None: ...
-    def ready(self) -> None: ...
 
 
 class ModelFailed(RuntimeError):
@@ -115,17 +106,28 @@ class Evaluations:
 
 
 class Monitor:
-    """bumps' monitor: once an iteration it reports, and gives the fabric its safe point."""
+    """bumps' monitor: once an iteration it reports, gives the fabric its safe point, and the *keeper* what it may keep.
 
-    def __init__(self, env: Env, names: Sequence[str], total: float, evaluations: Evaluations) -> None:
+    It counts on from what the keeper has saved of the *method*.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        names: Sequence[str],
+        total: float,
+        evaluations: Evaluations,
+        method: str,
+        keeper: Keeper | None = None,
+    ) -> None:
         self._env = env
         self._names = names
         self._total = total
         self._evaluations = evaluations
-        self.step = 0
-        self.value = float("inf")
-        self.point: Array | None = None
-        self.rows: list[list[float]] = []
+        self._keeper = keeper
+        #: where the method is
+        self.at = (keeper.of(method) if keeper is not None else None) or Saved(method)
+        self.at.state = None
 
     def config_history(self, history: Any) -> None:
         """Asks bumps for the population's values."""
@@ -133,27 +135,30 @@ class Monitor:
 
     def __call__(self, history: Any) -> None:
         population: Any = getattr(history, "population_values", ())
-        self.update(history.value[0], history.point[0], population[0] if len(population) else None)
+        self.update(history.value[0], history.point[0], population[0] if len(population) else None, history)
 
-    def update(self, value: float, point: Any, population: Any = None) -> None:
+    def update(self, value: float, point: Any, population: Any = None, history: Any = None) -> None:
         """One more iteration: its best *value* at *point*, and all values of its *population*."""
         self._evaluations.verify()
         self._env.ready()
-        self.step += 1
-        if value < self.value:
-            self.value, self.point = float(value), np.array(point, dtype=np.float64)
-            named = dict(zip(self._names, self.point.tolist(), strict=True))
-            self._env.publish(Improvement(self.value, named, self.step))
-        row = [self.value]
+        at = self.at
+        at.step += 1
+        if value < at.value:
+            at.value, at.point = float(value), np.array(point, dtype=np.float64)
+            named = dict(zip(self._names, at.point.tolist(), strict=True))
+            self._env.publish(Improvement(at.value, named, at.step))
+        row = [at.value]
         if population is not None and len(population) > 1:
             ordered = np.sort(np.asarray(population, dtype=np.float64))
             places = np.round(np.array([0, 0.2, 0.5, 0.8, 1]) * (ordered.size - 1)).astype(int)
             row += ordered[places].tolist()
-        self.rows.append(row)
-        self._env.publish(Progress(min(self.step, self._total), self._total, "steps"))
+        at.rows.append(row)
+        self._env.publish(Progress(min(at.step, self._total), self._total, "steps"))
+        if self._keeper is not None:
+            self._keeper.offer(lambda: replace(at, state=state_of(at.method, history)))
 
     @property
     def convergence(self) -> Array:
         """The rows, cut to the shortest: a method's first row may lack its population."""
-        width = min((len(row) for row in self.rows), default=1)
-        return np.array([row[:width] for row in self.rows]).reshape(-1, width)
+        width = min((len(row) for row in self.at.rows), default=1)
+        return np.array([row[:width] for row in self.at.rows]).reshape(-1, width)

@@ -1,0 +1,263 @@
+"""Fits that run again go on from where they were: steps are counted on, and what comes out is as if nothing had been."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import park
+from park.fit import Assembly, Fit, FitResult, Model, Uncertainty
+from park.fit.drivers import FitBody, UncertaintyBody
+from park.fit.resume import Keeper, Saved
+from park.model import Log, Progress
+from tests.fabric import Fabric, slots_of, until
+from tests.test_fit_drivers import SETTINGS, Env, assembly
+
+#: sharp: the end is not reached before the fit is interrupted
+LONG: dict[str, dict[str, Any]] = SETTINGS | {
+    "amoeba": {"xtol": 0, "ftol": 0, "steps": 150},
+    "de": {"xtol": 0, "ftol": 0, "steps": 60},
+    "lm": {},
+    "newton": {"ftol": 0, "xtol": 0},
+}
+#: the step in which the fit is interrupted, twice
+CUT = {"amoeba": 40, "lm": 2, "newton": 3, "de": 20, "pt": 90, "dream": 60}
+
+
+class Interrupted(BaseException):
+    """As sudden as a kill."""
+
+
+class Mortal(Env):
+    """An environment that ends after so many steps; what was kept is there for the next."""
+
+    def __init__(self, before: Env | None = None, life: float = math.inf) -> None:
+        super().__init__()
+        self.life = life
+        if before is not None:
+            self.kept = before.kept
+
+    def ready(self) -> None:
+        super().ready()
+        if self.calls > self.life:
+            raise Interrupted
+
+    def checkpoint(self, state: Any, wait: float, /) -> bool:
+        return self.calls >= self.life and super().checkpoint(state, wait)  # the others would be for nothing
+
+
+def run(body: Any, env: Env) -> FitResult:
+    body.prepare(env)
+    result: FitResult = body.run()
+    return result
+
+
+def interrupted(make: Any, *lives: float) -> tuple[FitResult, list[Mortal]]:
+    """The result of a body that is interrupted after so many steps of each life, and its environments."""
+    envs: list[Mortal] = []
+    for life in (*lives, math.inf):
+        envs.append(Mortal(envs[-1] if envs else None, life))
+        if life == math.inf:
+            return run(make(), envs[-1]), envs
+        with pytest.raises(Interrupted):
+            run(make(), envs[-1])
+    raise AssertionError
+
+
+@pytest.mark.parametrize("method", ["amoeba", "lm", "newton", "de", "pt", "dream"])
+def test_every_method_goes_on_and_counts_on(method: str) -> None:
+    start = {"height": 4, "time": 2} if method == "newton" else None
+
+    def make() -> FitBody:
+        return FitBody(assembly(), method, LONG[method], start, 1, 1, checkpoint=0)
+
+    alone = run(make(), Env())
+    result, envs = interrupted(make, CUT[method], CUT[method])
+    done = [m.done for env in envs for m in env.of(Progress)]
+    total = envs[0].of(Progress)[0].total
+    assert done == [min(n + 1, total) for n in range(len(done))], "steps are counted on"
+    assert result.steps == len(done) == len(result.convergence)
+    assert 2 * CUT[method] < result.steps or method in ("lm", "newton")
+    if method not in ("lm", "newton"):  # which end where they will
+        assert abs(result.steps - alone.steps) <= 20, "in all, no more than one run"
+    assert result.nllf <= alone.nllf + 0.5
+    values = result.convergence[:, 0]
+    assert (np.diff(values) <= 0).all(), "the best is never lost"
+
+
+def agree(result: FitResult, right: FitResult) -> None:
+    """The draws are of one posterior."""
+    assert result.draws is not None
+    assert right.draws is not None
+    assert len(result.draws) > 0.4 * len(right.draws)
+    for drawn, alone in zip(result.draws.T, right.draws.T, strict=True):
+        assert abs(drawn.mean() - alone.mean()) < 0.2 * alone.std()
+        assert drawn.std() == pytest.approx(alone.std(), rel=0.2)
+
+
+def test_what_a_sampler_draws_is_the_posterior_all_the_same() -> None:
+    best = run(FitBody(assembly(), "lm", {}), Env())
+
+    def make() -> UncertaintyBody:
+        return UncertaintyBody(assembly(), {"samples": 12_000, "burn": 100}, best.x, 1, checkpoint=0)
+
+    alone = run(make(), Env())
+    result, envs = interrupted(make, 150, 250)  # generations, of 500
+    assert [env.of(Progress)[0].done for env in envs] == [1, 151, 401]
+    assert abs(result.steps - alone.steps) <= 20
+    agree(result, alone)
+
+
+def test_a_sampler_that_fits_first_goes_on_in_the_phase_that_it_was_in() -> None:
+    def make() -> UncertaintyBody:
+        return UncertaintyBody(assembly(), {"samples": 1000, "burn": 50}, None, 1, checkpoint=0)
+
+    env = Env()
+    run(make(), env)
+    alone = [m.done for m in env.of(Progress)]
+    fitted = alone.index(1, 1)  # steps of its simplex
+    result, envs = interrupted(make, 10, 20, fitted)
+    firsts = [env.of(Progress)[0].done for env in envs]
+    assert firsts[:3] == [1, 11, 31]
+    assert firsts[3] > 10, "it samples, and does not fit again"
+    assert envs[3].of(Progress)[0].total == envs[3].of(Progress)[-1].total
+    assert result.draws is not None
+
+
+def test_starts_that_have_ended_are_not_run_again() -> None:
+    def make() -> FitBody:
+        return FitBody(assembly(), "amoeba", {}, None, 20, 1)
+
+    alone = run(make(), Env())
+    first = Mortal(life=1)  # a safe point follows each wave
+    with pytest.raises(Interrupted):
+        run(make(), first)
+    second = Mortal(first)
+    result = run(make(), second)
+    assert first.mapped + second.mapped == 20
+    assert result.nllf == pytest.approx(alone.nllf)
+
+
+def test_checkpoints_are_as_far_apart_as_was_said() -> None:
+    now = 100.0
+    env = Env()
+    keeper = Keeper(env, 60.0, lambda: now)
+    for _ in range(200):
+        now += 1.0
+        keeper.offer(lambda: Saved("de"))
+    assert env.checkpoints == 3
+
+
+class Strange(Env):
+    """Its checkpoint cannot be read, nor can one be made."""
+
+    @property
+    def restored(self) -> Any:
+        raise park.InvalidRequest("it is of another release")
+
+    def checkpoint(self, state: Any, wait: float, /) -> bool:
+        self.checkpoints += 1
+        raise park.InvalidRequest("it is too large")
+
+
+def test_a_fit_whose_checkpoint_is_of_no_use_begins_anew_and_says_so() -> None:
+    env = Strange()
+    result = run(FitBody(assembly(), "amoeba", {}, None, 1, 1, checkpoint=0), env)
+    assert result.steps == len(env.of(Progress))
+    assert [m.text for m in env.of(Log)] == [
+        "the fit begins anew: it is of another release",
+        "the fit goes on without checkpoints: it is too large",
+    ]
+    assert env.checkpoints == 1
+
+
+def test_a_length_of_time_is_needed() -> None:
+    with pytest.raises(park.InvalidRequest, match="checkpoint='soon' is no length of time"):
+        Fit(assembly(), checkpoint="soon")
+
+
+# -- real processes ------------------------------------------------------------------------------------
+
+
+def slow(seconds: float) -> Assembly:
+    """A straight line whose model takes its time."""
+
+    def line(x: Any, slope: float, floor: float) -> Any:
+        import time
+
+        time.sleep(seconds)
+        return slope * x + floor
+
+    return Assembly((Model(line, slope=(-5.0, 5.0), floor=(-5.0, 5.0)), (ABSCISSA, Y, np.full(20, 0.1))))
+
+
+ABSCISSA = np.linspace(0, 1, 20)
+Y = 2 * ABSCISSA + 1 + 0.1 * np.random.default_rng(3).normal(size=20)
+OPTIONS: dict[str, Any] = {"samples": 4000, "burn": 50, "start": [2.0, 1.0], "seed": 5}
+
+
+def is_posterior(result: FitResult) -> None:
+    """Of a line it is known: normal about the least squares."""
+    design = np.stack([ABSCISSA, np.ones(20)], axis=1)
+    mean = np.linalg.lstsq(design, Y, rcond=None)[0]
+    deviation = 0.1 * np.sqrt(np.diag(np.linalg.inv(design.T @ design)))
+    assert result.draws is not None
+    assert len(result.draws) >= 1500
+    assert (result.draws.mean(axis=0) - mean) / deviation == pytest.approx(0, abs=0.25)
+    assert result.draws.std(axis=0) == pytest.approx(deviation, rel=0.2)
+
+
+def reached(job: park.Job, step: float) -> float:
+    until(lambda: job.progress is not None and job.progress.done >= step, why=lambda: repr(job))
+    assert job.progress is not None
+    return job.progress.done
+
+
+class Steps:
+    """The steps that a job tells of."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_progress(self, message: Progress) -> None:
+        self.seen.append(message.done)
+
+
+def test_a_local_sampler_is_killed_twice_and_samples_on() -> None:
+    steps = Steps()
+    with park.local_service:
+        err = Uncertainty(slow(0.0002), checkpoint=0.1, monitor=steps, **OPTIONS)
+        for _ in range(2):
+            at = reached(err, (steps.seen or [0])[-1] + 60)
+            for pid in slots_of(os.getpid()):
+                os.kill(pid, signal.SIGKILL)
+            until(lambda at=at: steps.seen[-1] > at, why=lambda: repr(err))  # type: ignore[misc]
+        result = err.wait(60)
+    lives = [b for a, b in zip(steps.seen, steps.seen[1:], strict=False) if b < a]
+    assert min([*lives, 60]) >= 20, "it begins again"
+    assert abs(result.steps - 251) <= 20
+    is_posterior(result)
+
+
+def test_a_sampler_goes_on_when_its_kernel_and_the_broker_were_killed(tmp_path: Path) -> None:
+    with Fabric(tmp_path) as fabric:
+        kernel = fabric.start_kernel(slots=2)
+        service = fabric.connect()
+        steps = Steps()
+        err = Uncertainty(slow(0.0005), checkpoint=0.1, monitor=steps, service=service, **OPTIONS)
+        at = reached(err, 80)
+        kernel.kill()
+        fabric.broker.kill()
+        seen = len(steps.seen)
+        fabric.start_broker()
+        fabric.start_kernel(slots=2)
+        result = err.wait(60)
+        assert steps.seen[seen] > at - 60
+        assert abs(result.steps - 251) <= 20
+        is_posterior(result)
