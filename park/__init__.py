@@ -26,6 +26,7 @@ from park.errors import (
     StoreError,
     UnitError,
     UnknownJob,
+    UnknownKernel,
     WaitTimeout,
 )
 from park.model import NOT_RUN as NotRun
@@ -90,6 +91,7 @@ __all__ = [
     "Uncertainty",
     "UnitError",
     "UnknownJob",
+    "UnknownKernel",
     "WaitTimeout",
     "__version__",
     "as_completed",

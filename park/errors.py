@@ -20,6 +20,12 @@ class UnknownJob(ParkError, KeyError):
         return str(self.args[0]) if self.args else "unknown job"
 
 
+class UnknownKernel(ParkError, KeyError):
+    """Raised when a number names no kernel that is connected."""
+
+    __str__ = UnknownJob.__str__
+
+
 class InvalidRequest(ParkError, ValueError):
     """Raised when a request, a message or an argument cannot mean anything."""
 
@@ -122,5 +128,6 @@ class Abort(BaseException):
 
 #: Errors that a broker may name in a refusal; a client raises the class of that name.
 REFUSALS: dict[str, type[ParkError]] = {
-    cls.__name__: cls for cls in (UnknownJob, InvalidRequest, Refused, ProtocolError, StoreError, NotComplete)
+    cls.__name__: cls
+    for cls in (UnknownJob, UnknownKernel, InvalidRequest, Refused, ProtocolError, StoreError, NotComplete)
 }

@@ -104,6 +104,10 @@ class LocalService(ServerProxy):
             )
         manager.close()
 
+    def drain(self, kernel: int, grace: float = 0.0) -> None:
+        """Raises InvalidRequest: the local service has one kernel only, which ends with the script."""
+        raise InvalidRequest("the local service has one kernel only, which ends with the script")
+
     def _interrupted(self, job: int, reply: Reply, limit: float | None) -> bool:
         """Ctrl-C in `wait`: stop the job and keep its best so far; a second one aborts it."""
         print(

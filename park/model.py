@@ -148,6 +148,8 @@ class KernelRecord(Record):
     #: whose jobs come first here, or are the only ones; "": nobody's
     owner: str = ""
     only: bool = False
+    #: it takes no new work, and will leave
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)

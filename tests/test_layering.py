@@ -55,7 +55,7 @@ PARTS = tuple(
 #: Its floors, the lowest first.
 FLOORS = tuple(
     f"park.core.{name}"
-    for name in ("state", "charging", "course", "attempts", "dealing", "checkpoints", "intake", "recovery")
+    for name in ("state", "charging", "course", "attempts", "dealing", "checkpoints", "intake", "leaving", "recovery")
 )
 
 ROOMS = {
@@ -107,6 +107,7 @@ ROOMS = {
     "park.core.dealing": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
     "park.core.checkpoints": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
     "park.core.recovery": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
+    "park.core.leaving": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
     "park.core.intake": Room(1, beside=(*PARTS, *FLOORS[:4], "park.core.recovery", "park.wire.*")),
     "park.core.dispatcher": Room(
         1, beside=(*PARTS, *FLOORS, "park.core.invariants", "park.table", "park.wire.*")
@@ -115,6 +116,7 @@ ROOMS = {
     "park.kernel.actions": Room(1, beside=("park.wire.*",)),
     "park.kernel.process": Room(1, beside=("park.wire.*",)),
     "park.kernel.kept": Room(1, beside=("park.wire.*",)),
+    "park.kernel.term": Room(1, beside=("park.wire.*",)),
     "park.kernel.codes": Room(1, beside=("park.wire.*",)),
     "park.kernel.pool": Room(1, beside=("park.kernel.actions", "park.kernel.process", "park.wire.*")),
     "park.kernel.lifecycle": Room(
@@ -125,6 +127,7 @@ ROOMS = {
             "park.kernel.codes",
             "park.kernel.pool",
             "park.kernel.process",
+            "park.kernel.term",
             "park.wire.*",
         ),
     ),

@@ -8,8 +8,9 @@ import pytest
 
 from park.kernel import codes
 from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, ToSlot
-from park.kernel.lifecycle import GRACE, Lifecycle
+from park.kernel.lifecycle import Lifecycle
 from park.kernel.process import ProcessState
+from park.kernel.term import GRACE
 from park.wire import messages
 from park.wire.pack import Pack
 from tests.sim.functions import blob, code, units

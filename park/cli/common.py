@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from park.errors import (
     ParkError,
     Refused,
     UnknownJob,
+    UnknownKernel,
     WaitTimeout,
 )
 
@@ -29,6 +31,7 @@ CODES: tuple[tuple[type[BaseException], int], ...] = (
     (JobFailed, 1),
     (JobAborted, 1),
     (UnknownJob, 3),
+    (UnknownKernel, 3),
     (NoBroker, 4),
     (WaitTimeout, 5),
     (NotComplete, 5),
@@ -37,6 +40,31 @@ CODES: tuple[tuple[type[BaseException], int], ...] = (
     (KeyboardInterrupt, 130),
     (ParkError, 1),
 )
+
+
+class ShowsByDefault(click.Group):
+    """``park credits ada`` is short for ``park credits show ada``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+_TIME = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+def seconds(ctx: click.Context | None, param: click.Parameter | None, value: str | None) -> float | None:
+    """The callback of an option that is a length of time: seconds, or a text such as 3h55m, 5m or 2d."""
+    if value is None:
+        return None
+    found = _TIME.fullmatch(value)
+    if not value or found is None:
+        raise click.BadParameter(
+            f"{value!r} is no length of time: write it like 3h55m, 5m, 90s or 90", ctx, param
+        )
+    return sum(float(n or 0) * unit for n, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
+
 
 broker_option: Callable[[Any], Any] = click.option(
     "--broker", metavar="URL|FILE", help="Where the broker is: its address or its connection file."

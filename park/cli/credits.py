@@ -7,22 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from park.cli.common import broker_option, in_words, open_service, plain, print_table
+from park.cli.common import ShowsByDefault, broker_option, in_words, open_service, plain, print_table
 
 if TYPE_CHECKING:
     from park.model import AccountRecord, JobRecord
 
 
-class _ShowsByDefault(click.Group):
-    """``park credits ada`` is short for ``park credits show ada``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
-            args = ["show", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=_ShowsByDefault, subcommand_metavar="[OWNER] [--json] | grant OWNER AMOUNT")
+@click.group(cls=ShowsByDefault, subcommand_metavar="[OWNER] [--json] | grant OWNER AMOUNT")
 def credits() -> None:
     """Show an account and what each job has cost, or grant credits.
 

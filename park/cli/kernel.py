@@ -7,11 +7,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from park.cli.common import broker_option, in_words
-from park.wire.contact import Contact, Presence
+from park.cli.common import broker_option, in_words, seconds
+from park.errors import InvalidRequest
+from park.kernel.term import DRAIN, Term
+from park.wire.contact import Contact
+
+if TYPE_CHECKING:
+    from park.kernel.loop import KernelLoop
+    from park.util.reactor import Reactor
 
 #: Seconds without a broker after which the kernel says so.
 PATIENCE = 5.0
@@ -39,6 +46,23 @@ PATIENCE = 5.0
     metavar="TEXT",
     help="What this kernel is or has, such as gpu, for jobs that ask for it. May be given several times.",
 )
+@click.option(
+    "--time-limit",
+    callback=seconds,
+    metavar="TIME",
+    help="Leave before so much time has passed, such as 3h55m: the wall time of a batch job.",
+)
+@click.option(
+    "--idle-timeout", callback=seconds, metavar="TIME", help="Leave after so long without work, such as 5m."
+)
+@click.option(
+    "--grace",
+    callback=seconds,
+    default=f"{DRAIN:g}s",
+    show_default=True,
+    metavar="TIME",
+    help="When it leaves, what it runs may go on for so long; the rest is handed back.",
+)
 @click.version_option(package_name="park-fit")
 def main(
     broker: str | None,
@@ -47,10 +71,14 @@ def main(
     owner: str | None,
     only_own: bool,
     labels: tuple[str, ...],
+    time_limit: float | None,
+    idle_timeout: float | None,
+    grace: float,
 ) -> None:
-    """Run units for a broker until it is stopped (Ctrl-C or SIGTERM).
+    """Run units for a broker until it is stopped (Ctrl-C, SIGTERM or `park kernels drain`), or its time is over.
 
-    It announces the node's memory and installed packages.
+    It announces the node's memory and installed packages. When it leaves it takes no new work, lets what it runs end
+    if that is soon, and hands the rest back, to be run elsewhere; a second signal ends it at once.
 
     The kernel runs whatever code the broker's clients send, as you: connect it only to a broker you trust.
     """
@@ -78,20 +106,27 @@ def main(
         shown = key_for(place, (KERNEL, POOL), file=key)
         if only_own and owner is None:
             owner = usertag() if shown is None else shown.name
+        term = Term(time.monotonic(), time_limit, idle_timeout, grace)
+        if time_limit is not None and time_limit <= term.needs:
+            raise InvalidRequest(
+                f"--time-limit {time_limit:g} s leaves no time for work: leaving may take {term.needs:g} s, of which "
+                f"--grace is {grace:g} s"
+            )
         reactor = Reactor()
         line = Dealer(place.kernels, shown)
         line.wait(FIRST_HELLO)
-        kernel = KernelLoop(reactor, line, count, usertag(), this_node(labels, owner or "", only_own))
+        node = this_node(labels, owner or "", only_own)
+        kernel = KernelLoop(reactor, line, count, usertag(), node, term=term, on_left=reactor.stop)
         reactor.listen(line.fileno(), line.stir)
         reactor.add(kernel)
-        reactor.add(
-            Teller(kernel.presence, place.kernels, lambda: refusal(place.kernels, shown, line.trouble()))
-        )
+        reactor.add(Teller(kernel, place.kernels, lambda: refusal(place.kernels, shown, line.trouble())))
+        stops = Stops(kernel, reactor)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: reactor.stop())
+            signal.signal(number, stops)
         whose = f", for {owner}'s jobs {'only' if only_own else 'first'}" if owner else ""
         say(f"{count} slot{'s'[: count != 1]} for the broker at {place.kernels}{whose}")
         reactor.run()
+        say(f"has left: {kernel.life.leave}")
 
 
 def say(text: str) -> None:
@@ -99,11 +134,29 @@ def say(text: str) -> None:
     print(f"park-kernel: {text}", file=sys.stderr, flush=True)
 
 
-class Teller:
-    """A part of the kernel's reactor that says when the broker is found, and when it is missed."""
+class Stops:
+    """The handler of the signals that end the kernel: the first in good order, the second at once."""
 
-    def __init__(self, presence: Presence, address: str, refusal: Callable[[], str]) -> None:
-        self._presence = presence
+    def __init__(self, kernel: KernelLoop, reactor: Reactor) -> None:
+        self._kernel = kernel
+        self._reactor = reactor
+        self._came = False
+
+    def __call__(self, number: int, *_: object) -> None:
+        if self._came:
+            self._reactor.stop()
+        self._came = True
+        self._kernel.drain(f"it was told to stop ({signal.Signals(number).name})")
+        self._reactor.wake()
+
+
+class Teller:
+    """A part of the kernel's reactor that says when the broker is found, and when it is missed, and that it drains."""
+
+    def __init__(self, kernel: KernelLoop, address: str, refusal: Callable[[], str]) -> None:
+        self._life = kernel.life
+        self._presence = kernel.presence
+        self._drains = False
         self._address = address
         #: why the broker does not let us in, if that is known
         self._refusal = refusal
@@ -112,9 +165,15 @@ class Teller:
         self._missed_at: float | None = time.monotonic() + PATIENCE
 
     def waiting(self) -> bool:
-        return self._connected is not (self._presence.state is Contact.LIVE)
+        changed = self._connected is not (self._presence.state is Contact.LIVE)
+        return changed or self._drains is not (self._life.leave is not None)
 
     def turn(self, now: float) -> None:
+        leave = self._life.leave
+        if leave is not None and not self._drains:
+            self._drains = True
+            busy = f": what it runs may go on for {leave.until - now:.0f} s" if self._life.unanswered else ""
+            say(f"leaves, because {leave.reason}{busy}")
         connected = self._presence.state is Contact.LIVE
         if connected and not self._connected:
             say("connected")

@@ -11,6 +11,7 @@ import click
 
 from park.cli.common import broker_option, in_words, open_service, plain, print_table
 from park.cli.credits import credits
+from park.cli.kernels import kernels
 from park.cli.keys import keys
 from park.errors import InvalidRequest
 from park.live import how_far
@@ -29,6 +30,7 @@ def main() -> None:
 
 main.add_command(keys)
 main.add_command(credits)
+main.add_command(kernels)
 
 
 @main.command()

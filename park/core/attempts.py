@@ -17,6 +17,8 @@ from park.wire import messages, pack
 #: A kernel is told that its answers are on disk when there are so many of them, or so many bytes.
 CONFIRM = 32
 CONFIRM_BYTES = 1 << 20
+#: What became of a unit that was handed back.
+LEFT = "its kernel has left while it ran"
 
 
 class Attempts(Course):
@@ -41,6 +43,9 @@ class Attempts(Course):
             self.duplicates += 1
             self._let_go(attempt)
             return
+        if m.ended == "broken" and not m.count:
+            self._take_back(attempt, LEFT)
+            return
         map_, span, job = attempt.map, attempt.span, self._job(attempt.map.job)
         if attempt.twin is not None and m.count < len(span):
             self._retire(job, attempt, lost=True)  # the other attempt at these units counts
@@ -63,11 +68,13 @@ class Attempts(Course):
             self._note_failure(job, map_, m.unit, m.cause)
         rest = Span(span.start + m.count, span.stop, span.segment)
         if len(rest):
-            if job.wants(map_):
+            if job.wants(map_) and (job.submit.idempotent or m.ended != "broken"):
                 map_.give_back(rest)
                 job.list_ready(map_)
             else:
                 map_.answered(len(rest))
+                if job.wants(map_):
+                    self._fail_unrepeatable(job, LEFT)
         self._drop_spent(map_, span.segment)
         self._refresh(job)
         self._check_map(map_)
@@ -83,7 +90,7 @@ class Attempts(Course):
         kernel.confirm.append(attempt)
         kernel.confirm_bytes += size
         full = len(kernel.confirm) >= CONFIRM or kernel.confirm_bytes >= CONFIRM_BYTES
-        if full or self._now >= kernel.confirmed + self.roster.heartbeat / 2:
+        if full or kernel.draining or self._now >= kernel.confirmed + self.roster.heartbeat / 2:
             self._confirm(kernel)
 
     def _confirm(self, kernel: Kernel) -> None:

@@ -51,6 +51,8 @@ class Dealing(Attempts):
 
     def _deal_on(self, kernel: Kernel) -> bool:
         """Give a free slot of this kernel to whoever is due; False: nothing can be done."""
+        if kernel.draining:
+            return self._resume_on(kernel)
         if kernel.reserved:
             job = self.list.jobs[kernel.reserved]
             if not self._has_room(kernel, job):
@@ -66,6 +68,14 @@ class Dealing(Attempts):
         if not number:
             return False
         self._give(self.list.jobs[number], kernel)
+        return True
+
+    def _resume_on(self, kernel: Kernel) -> bool:
+        """The same where no new work may begin: only drivers go on."""
+        number = self.clock.pick([kernel.number], self._now)
+        if not number or not self._has_room(kernel, self.list.jobs[number]):
+            return False
+        self._resume(self.list.jobs[number].resumable[kernel.number][0])
         return True
 
     def _deal_full(self, kernel: Kernel) -> bool:
@@ -135,7 +145,7 @@ class Dealing(Attempts):
         Not where another job is between two generations: its next one would have to wait for that chunk too.
         """
         profile = kernel.profile
-        while kernel.free <= 0 and not kernel.reserved and len(kernel.ahead) < kernel.slots:
+        while kernel.free <= 0 and not kernel.reserved and len(kernel.ahead) < kernel.offers:
             doors = [*self.vacancies.doors(profile), kernel.number]
             number = self.clock.pick(doors, self._now, kernel.last, profile.owner, profile.only)
             if not number or kernel.full_of_drivers or self.clock.rests(number, self._now):
@@ -245,7 +255,7 @@ class Dealing(Attempts):
         clock, asked = self.clock, []
         for attempt in self.lending.round(self._now):
             kernel, number = attempt.kernel, attempt.map.job
-            if kernel.free > 0 and not kernel.reserved:
+            if kernel.draining or (kernel.free > 0 and not kernel.reserved):
                 continue
             self._accrue(attempt)
             profile = kernel.profile

@@ -24,15 +24,15 @@ from park.core.attempts import Attempts
 from park.core.checkpoints import Checkpoints
 from park.core.course import SOON
 from park.core.dealing import Dealing
-from park.core.fairshare import QUANTUM
 from park.core.intake import Intake
 from park.core.jobs import Job
+from park.core.leaving import Leaving
 from park.core.needs import profile_of
 from park.core.outcome import Event, Outcome, Peer, Tick, Write
 from park.core.rights import check_return
 from park.core.roster import Client, Kernel, Member
 from park.core.state import WORDS
-from park.core.work import Map, chunk_seconds
+from park.core.work import Map
 from park.errors import ParkError, ProtocolError
 from park.model import Delta, JobRecord, JobState
 from park.wire import messages
@@ -42,7 +42,7 @@ from park.wire.messages import Message, Submit
 MAX_SLOTS = 1 << 16
 
 
-class Dispatcher(Intake, Dealing, Checkpoints):
+class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
     """See the module. *epoch* counts the lives of the broker; *heartbeat* and *lease* are in seconds.
 
     *policy*: the terms of credit; None: nothing is charged.
@@ -157,6 +157,8 @@ class Dispatcher(Intake, Dealing, Checkpoints):
             self._out.deltas.append(Delta("kernel", kernel.number, kernel.record().as_map()))
             self._out.writes.append(Write("kernel", (m.incarnation,), b""))
             kernel.joined = self._turn
+            if m.draining:
+                self._knows(kernel)
             # when the next life would wait for it
             self._answer(event.peer, self._welcome_to(True))
             self._take_in(kernel, m, event.payload)
@@ -168,6 +170,10 @@ class Dispatcher(Intake, Dealing, Checkpoints):
             self._take_back_ended(kernel, m.attempts)
             return
         self._move(kernel, event.peer)
+        if m.draining:
+            self._knows(kernel)
+        elif kernel.grace is not None:
+            self._answer(event.peer, messages.Drain(grace=kernel.grace))
         # what was on its way is lost: code, work that it does not hold, answers to work that it held
         kernel.known.clear()
         self._send(event.peer, self._welcome_to(False))
@@ -184,9 +190,6 @@ class Dispatcher(Intake, Dealing, Checkpoints):
             told, attempt.told = attempt.told, ""
             if told:
                 self._end_attempt(attempt, told, soft=not attempt.map.root)
-
-    def _count_slots(self) -> None:
-        self.clock.quantum = max(QUANTUM, 2 * chunk_seconds(self.roster.slots))
 
     def _make_room(self, peer: Peer, member: Member | None) -> None:
         """Whoever had this connection before is gone, unless it is *member* itself."""
@@ -240,12 +243,14 @@ class Dispatcher(Intake, Dealing, Checkpoints):
                 if attempt is not None:
                     self._take_back(attempt, "the kernel that ran it was lost")
             self._unreserve(member)
+            self._answer_drainers(member)
             self._lose_orphans(member)
             self._out.writes.append(Write("kernel", (member.incarnation,), None))
             self.list.forget_kernel(member.number, self._out)
             for number in member.jobs:
                 self.list.jobs[number].kernels.pop(member.number, None)
-            self.vacancies.leave(member)
+            if not member.draining:
+                self.vacancies.leave(member)
             self._touched.pop(member.number, None)
         self.roster.drop(member)
         self._count_slots()
@@ -351,6 +356,8 @@ class Dispatcher(Intake, Dealing, Checkpoints):
         messages.Grant: Intake._grant,
         messages.Finished: Attempts._finished,
         messages.Lent: Attempts._lent,
+        messages.Drain: Leaving._drain,
+        messages.Draining: Leaving._draining,
         messages.Crashed: Attempts._crashed,
         messages.Checkpoint: Checkpoints._checkpoint,
         messages.Restore: Checkpoints._restore,

@@ -18,7 +18,7 @@ def check(d: State, everything: bool = True) -> None:
     kernels = list(d.roster.kernels.values())
     d.clock.check(None if everything else [j.number for j in jobs if not j.ended])
     d.ledger.check()
-    assert d.roster.slots == sum(k.slots for k in kernels)
+    assert d.roster.slots == sum(k.offers for k in kernels)
     for job in jobs:
         _check_job(d, job)
     if not everything:
@@ -100,6 +100,8 @@ def _check_kernel(d: State, kernel: Kernel) -> None:
     assert not (kernel.ahead and kernel.free), "a slot is free beside work that waits for one"
     assert all(not d.list.jobs[n].ended for n in kernel.jobs)
     assert all(kernel.number in d.list.jobs[n].kernels for n in kernel.jobs)
+    assert not (kernel.draining and kernel.reserved), "slots are kept free where no new work begins"
+    assert kernel.draining or kernel.grace is None
     if kernel.reserved:
         job = d.list.jobs[kernel.reserved]
         assert job.reserved is kernel

@@ -35,6 +35,8 @@ def _no_kernel(d: Charging, job: Job) -> str:
     kernels = d.roster.kernels.values()
     if not kernels:
         return "no kernel is connected"
+    if all(kernel.draining for kernel in kernels):
+        return "all kernels that are connected are draining: they take no new work"
     profiles = [p for p in d.vacancies.profiles if not p.only or p.owner == job.owner]
     if not profiles:
         return f"no kernel runs {job.owner}'s jobs: all that are connected run only others'"
@@ -48,7 +50,8 @@ def _no_kernel(d: Charging, job: Job) -> str:
         return text
     ready = job.next_ready()
     drives = ready is not None and d.door(job, ready).kind is Kind.DRIVER
-    if drives and all(k.full_of_drivers for k in kernels if not unmet(job.needs, k.profile)):
+    fitting = [k for k in kernels if not k.draining and not unmet(job.needs, k.profile)]
+    if drives and all(k.full_of_drivers for k in fitting):
         return "every kernel holds as many waiting drivers as it may"
     return ""
 

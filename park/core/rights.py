@@ -31,6 +31,21 @@ def check_right(member: Member, job: int, owner: str, attempt: Attempt | None = 
         )
 
 
+def check_drain(member: Member, kernel: Kernel) -> None:
+    """Whether *member* may send the kernel away: its owner, by the key that it showed, or the admin. Raises Refused."""
+    if member.account is None or (kernel.account is not None and kernel.account.name == member.account.name):
+        return
+    whose = (
+        "the broker's own user"
+        if kernel.account is None
+        else f"{kernel.account.name} and the broker's own user"
+    )
+    raise Refused(
+        f"kernel {kernel.number} on {kernel.host} is not yours: only {whose} may send it away "
+        f"(by the key that you showed you are {member.account.name})"
+    )
+
+
 def check_return(member: Member | None, account: Account | None) -> None:
     """Whether a peer with *account* may come back as *member*. Raises Refused."""
     if member is not None and member.account != account:

@@ -63,6 +63,17 @@ class Kernel:
     confirm: list[int] = field(default_factory=list)
     confirm_bytes: int = 0
     confirmed: float = 0.0
+    #: it takes no new work, and will leave
+    draining: bool = False
+    #: seconds after which it shall hand back what it holds, if it was asked to leave and may not know
+    grace: float | None = None
+    #: who asked: peers, and the ids of their requests
+    drainers: list[tuple[Peer, int]] = field(default_factory=list)
+
+    @property
+    def offers(self) -> int:
+        """The slots that may get new work, now or later."""
+        return 0 if self.draining else self.slots
 
     @property
     def free(self) -> int:
@@ -95,6 +106,7 @@ class Kernel:
             labels=self.profile.labels,
             owner=self.profile.owner,
             only=self.profile.only,
+            draining=self.draining,
         )
 
 
@@ -134,7 +146,7 @@ class Roster:
         self.clients: dict[Peer, Client] = {}
         self._kernel_of: dict[bytes, Kernel] = {}
         self._client_of: dict[bytes, Client] = {}
-        #: slots of all kernels
+        #: slots of all kernels that take new work
         self.slots = 0
         self._next_kernel = 1
         #: no lease ends and no heartbeat is due before this; speaking and hearing only move them later
@@ -185,7 +197,7 @@ class Roster:
         member.peer, member.heard = peer, now
         if isinstance(member, Kernel):
             self.kernels[peer] = self._kernel_of[member.incarnation] = member
-            self.slots += member.slots
+            self.slots += member.offers
         else:
             self.clients[peer] = self._client_of[member.incarnation] = member
 
@@ -193,9 +205,14 @@ class Roster:
         """It is gone."""
         if isinstance(member, Kernel):
             del self.kernels[member.peer], self._kernel_of[member.incarnation]
-            self.slots -= member.slots
+            self.slots -= member.offers
         else:
             del self.clients[member.peer], self._client_of[member.incarnation]
+
+    def drain(self, kernel: Kernel) -> None:
+        """It takes no new work any more."""
+        self.slots -= kernel.offers
+        kernel.draining = True
 
     def member(self, peer: Peer) -> Member | None:
         return self.kernels.get(peer) or self.clients.get(peer)

@@ -24,6 +24,7 @@ from park import payload
 from park.core.ledger import check_grant
 from park.errors import InvalidRequest, NotComplete, ParkError, WaitTimeout
 from park.job import Job, check_timeout, number_of
+from park.kernel.term import DRAIN
 from park.link import Link, Reply
 from park.live import LiveTable
 from park.model import (
@@ -148,6 +149,14 @@ class Server(ABC):
     @abstractmethod
     def grant(self, owner: str, credits: float) -> None:
         """Give an owner more credits; only the broker's own user may."""
+
+    @abstractmethod
+    def kernels(self) -> list[KernelRecord]:
+        """The kernels that are connected."""
+
+    @abstractmethod
+    def drain(self, kernel: int, grace: float = DRAIN) -> None:
+        """Send a kernel away in good order."""
 
     @abstractmethod
     def when_ended(self, job: int, callback: Callable[[], None]) -> None:
@@ -507,6 +516,21 @@ class ServerProxy(Server):
     def kernels(self) -> list[KernelRecord]:
         """The kernels that are connected."""
         return list(self.table.kernels.values())
+
+    def drain(self, kernel: int, grace: float = DRAIN) -> None:
+        """Send a kernel away, by its number in `kernels`: it takes no new work, and leaves.
+
+        What it runs may go on for *grace* seconds; then it is handed back, and run elsewhere. Returns when the kernel
+        knows. Raises UnknownKernel where there is none with this number, Refused for all but its owner and the
+        broker's own user.
+        """
+        if isinstance(kernel, bool) or not isinstance(kernel, int):
+            raise InvalidRequest(f"{kernel!r} is no number of a kernel")
+        if isinstance(grace, bool) or not isinstance(grace, int | float):
+            raise InvalidRequest(f"grace={grace!r} is not a number of seconds")
+        self._link.wait_synced(ANSWER)
+        epoch = self._link.mirror.epoch
+        self._ask(lambda n: messages.Drain(n, kernel, float(grace), epoch))
 
     def _answer(self, reply: Reply) -> tuple[messages.Message, Any]:
         if not reply.wait(ANSWER):

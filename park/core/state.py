@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 
 from park.core.codes import Codes
-from park.core.fairshare import ServiceClock
+from park.core.fairshare import QUANTUM, ServiceClock
 from park.core.jobs import Job, JobList
 from park.core.ledger import Ledger, Policy
 from park.core.lending import Lending
@@ -20,7 +20,7 @@ from park.core.outcome import Event, Outcome, Peer, Ref, Send, Write
 from park.core.roster import Kernel, Roster
 from park.core.speculation import Stragglers
 from park.core.vacancies import Vacancies
-from park.core.work import Attempt, Estimates, Map, Orphan
+from park.core.work import Attempt, Estimates, Map, Orphan, chunk_seconds
 from park.errors import UnknownJob
 from park.wire.messages import Message
 
@@ -107,6 +107,10 @@ class State:
     @property
     def _wall_now(self) -> float:
         return self._now + self._wall
+
+    def _count_slots(self) -> None:
+        """The number of slots has changed."""
+        self.clock.quantum = max(QUANTUM, 2 * chunk_seconds(self.roster.slots))
 
     def _send(self, peer: Peer, message: Message, payload: bytes | memoryview | Ref = b"") -> None:
         self.roster.said(peer, self._now)

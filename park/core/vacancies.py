@@ -76,7 +76,9 @@ class Vacancies:
         return self._kernels.keys()
 
     def changed(self, kernel: Kernel) -> None:
-        """Put the kernel where its room says."""
+        """Put the kernel where its room says; one that is draining is in no place."""
+        if kernel.draining:
+            return
         number = kernel.number
         group = self.free.get(kernel.profile)
         if kernel.free > 0 and not kernel.reserved:
@@ -136,9 +138,9 @@ class Vacancies:
     def check(self, kernels: Iterable[Kernel]) -> None:
         """Assert that every kernel stands where its room says."""
         for kernel in kernels:
-            open_ = kernel.free > 0 and not kernel.reserved
+            open_ = kernel.free > 0 and not kernel.reserved and not kernel.draining
             listed = kernel.number in self.free.get(kernel.profile, {})
             assert listed == (open_ and not kernel.full_of_drivers), kernel.number
             assert (kernel.number in self.full) == (open_ and kernel.full_of_drivers), kernel.number
             assert (kernel.number in self.reserved) == bool(kernel.reserved), kernel.number
-            assert kernel.profile in self._doors
+            assert kernel.draining or kernel.profile in self._doors

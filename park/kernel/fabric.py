@@ -48,6 +48,8 @@ class Frame:
     #: told to stop, but its units all run
     soft: bool = False
     aborted: bool = False
+    #: its kernel leaves: others run what has not been done, or, where it is aborted, not been ended
+    back: bool = False
     #: asked for its slot
     lend: bool = False
     #: checkpoints that were made, and how many of them are known to be on disk

@@ -29,13 +29,11 @@ from park.kernel.codes import Codes
 from park.kernel.kept import Answers, Kept
 from park.kernel.pool import Pool
 from park.kernel.process import Held, Process, ProcessState
+from park.kernel.term import GRACE, Leave
 from park.wire import messages
 from park.wire.calls import Call
 from park.wire.messages import Message
 from park.wire.pack import Buffer, Pack
-
-#: Seconds that an aborted body has before its process is killed.
-GRACE = 2.0
 
 
 class Lifecycle:
@@ -50,6 +48,8 @@ class Lifecycle:
         self.ahead: dict[int, tuple[messages.Run, Buffer]] = {}
         #: answers that the broker has not confirmed, or not had for long
         self.answers = Answers()
+        #: it drains, or None
+        self.leave: Leave | None = None
         self.store = ""
         self.epoch = 0
         self._now = 0.0
@@ -109,6 +109,10 @@ class Lifecycle:
             case messages.NeedBlob():
                 self._told.discard(message.hash)
                 self._ask_again(message.hash)
+            case messages.Drain():
+                self._drain("it was asked to leave", message.grace)
+            case messages.Run() if self.leave is not None:
+                self._give_back(message)
             case messages.Run() if message.ahead:
                 self.ahead[message.attempt] = (message, payload)
                 self._begin_next()
@@ -183,7 +187,9 @@ class Lifecycle:
             self.attempts.pop(h.run.attempt, None)
         if held and all(h.aborted for h in held):
             for h in reversed(held):
-                self._do(ToBroker(self._ended(h.run, "abort")))
+                self._do(ToBroker(self._ended(h.run, "broken" if h.back else "abort")))
+                if h.back and self.leave is not None:
+                    self.leave.back(h.run)
         elif held:
             numbers = [h.run.attempt for h in held]
             self._do(ToBroker(messages.Crashed(numbers, cause, stderr, self.epoch)))
@@ -197,10 +203,74 @@ class Lifecycle:
             if process.kill_at is not None and now >= process.kill_at:
                 process.kill_at = None
                 self._do(Kill(process.number))
+        if self.leave is not None and not self.leave.forced and now >= self.leave.until:
+            self._hand_back()
         return self._take()
 
     def deadline(self) -> float | None:
-        return min((p.kill_at for p in self.pool if p.kill_at is not None), default=None)
+        times = [p.kill_at for p in self.pool if p.kill_at is not None]
+        if self.leave is not None:
+            times.append(self.leave.gives_up if self.leave.forced else self.leave.until)
+        return min(times, default=None)
+
+    # -- leaving -------------------------------------------------------------------------------
+
+    def drain(self, reason: str, grace: float, now: float) -> list[Action]:
+        """Take no new work; what runs may go on for *grace* seconds. Told again, it may only be shorter."""
+        self._now = now
+        self._drain(reason, grace)
+        return self._take()
+
+    def left(self, now: float, live: bool) -> bool:
+        """Whether nothing holds the kernel any more. *live*: there is contact with the broker."""
+        if self.leave is None or now >= self.leave.gives_up:
+            return self.leave is not None
+        handed_in = not self.answers.stored and (live or not any(self.answers))
+        return handed_in and not (self.attempts or self.ahead or self.processes)
+
+    def _drain(self, reason: str, grace: float) -> None:
+        until = self._now + grace
+        if self.leave is not None:
+            self.leave.until = min(self.leave.until, until)
+            return
+        self.leave = Leave(reason, until)
+        self._do(ToBroker(messages.Draining(self.epoch)))
+        for run, _ in self.ahead.values():
+            self._give_back(run)
+        self.ahead.clear()
+        for process in list(self.pool):
+            if process.state is ProcessState.IDLE:
+                self.pool.let(process)
+            for held in process.stack:
+                if held.run.count > 1:  # others can begin with the rest at once
+                    self._do(ToSlot(process.number, messages.HandBack(held.run.attempt)))
+
+    def _give_back(self, run: messages.Run) -> None:
+        """None of it has begun here."""
+        assert self.leave is not None
+        self.leave.back(run)
+        self._do(ToBroker(self._ended(run, "lost")))
+
+    def _hand_back(self) -> None:
+        """What still runs, or waits, ends now."""
+        assert self.leave is not None
+        self.leave.forced = True
+        for process in self.pool:
+            for held in reversed(process.stack):
+                if not held.aborted:
+                    held.aborted = held.back = True
+                    self._do(ToSlot(process.number, messages.HandBack(held.run.attempt, now=True)))
+            if process.stack:
+                if process.kill_at is None:
+                    process.kill_at = self._now + GRACE
+                self._do(Interrupt(process.number))
+
+    def abandon(self) -> None:
+        """It goes at once: what it still holds is lost to it."""
+        if self.leave is not None:
+            for number in self.unanswered:
+                process = self.attempts.get(number)
+                self.leave.back(self.ahead[number][0] if process is None else process.held(number).run)
 
     # -- work ----------------------------------------------------------------------------------
 
@@ -305,13 +375,15 @@ class Lifecycle:
         if not process.stack or process.stack[-1].run.attempt != message.attempt:
             return  # it was given up, and its process killed
         run = process.stack.pop().run
+        if self.leave is not None and message.ended in ("lost", "broken"):
+            self.leave.back(run, message.count)
         del self.attempts[message.attempt]
         self.answers.keep(Kept(run, message, payload, self._now))
         self._do(ToBroker(message, payload))
         if not any(h.aborted for h in process.stack):
             process.kill_at = None
         if not process.stack:
-            if message.ended == "abort" or process.old:
+            if message.ended in ("abort", "broken") or process.old or self.leave is not None:
                 self.pool.let(
                     process
                 )  # its state may be anything, or of jobs that have ended: it is replaced
@@ -404,3 +476,6 @@ class Lifecycle:
                 assert self.attempts[held.run.attempt] is process
         self.codes.check()
         assert len(self.attempts) == sum(len(p.stack) for p in self.pool)
+        if self.leave is not None:
+            assert not self.ahead
+            assert not any(p.state is ProcessState.IDLE for p in self.pool), "nothing will come for it"

@@ -19,15 +19,14 @@ from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, T
 from park.kernel.lifecycle import Lifecycle
 from park.kernel.node import Node
 from park.kernel.runner import SlotProcess
+from park.kernel.term import LEAVE, Term
 from park.model import PYTHON
 from park.util.reactor import Reactor
 from park.wire import codec, messages
-from park.wire.contact import Presence
+from park.wire.contact import Contact, Presence
 from park.wire.messages import Message
 from park.wire.pack import Buffer
 
-#: Seconds a process that was let go may take to clean up.
-LEAVE = 5.0
 #: Seconds that all processes together may take when the kernel itself is stopped.
 PATIENCE = 0.5
 READ, WRITE = 1, 2
@@ -46,7 +45,10 @@ class Line(Protocol):
 
 
 class KernelLoop:
-    """One kernel on *node*. *place* tells the sys.path and the folder for its slot processes (None: as they start)."""
+    """One kernel on *node*. *place* tells the sys.path and the folder for its slot processes (None: as they start).
+
+    *term*: when it leaves by itself. Then, or when it was told to, it calls *on_left*: there is nothing that holds it.
+    """
 
     def __init__(
         self,
@@ -57,6 +59,8 @@ class KernelLoop:
         node: Node,
         place: Callable[[], messages.Setup] | None = None,
         on_refusal: Callable[[str], None] | None = None,
+        term: Term | None = None,
+        on_left: Callable[[], None] | None = None,
     ) -> None:
         self._reactor = reactor
         self._line = line
@@ -70,6 +74,12 @@ class KernelLoop:
         self._leaving: dict[int, float] = {}
         self._exited: list[SlotProcess] = []
         self._on_refusal = on_refusal
+        self._term = term or Term(time.monotonic())
+        self._on_left = on_left
+        #: why it shall leave
+        self._told = ""
+        #: when it last had work
+        self._worked = time.monotonic()
         # the local service has one owner only
         self.life = Lifecycle(slots, spare=place is None)
         self.presence = Presence()
@@ -83,7 +93,7 @@ class KernelLoop:
     # -- the reactor's part --------------------------------------------------------------------
 
     def waiting(self) -> bool:
-        return bool(self._exited) or self._line.waiting()
+        return bool(self._exited) or self._line.waiting() or (bool(self._told) and self.life.leave is None)
 
     def turn(self, now: float) -> None:
         while (frames := self._line.receive()) is not None:
@@ -103,14 +113,37 @@ class KernelLoop:
                 del self._leaving[number]
                 self._processes[number].cut = True
                 self._processes[number].kill()
+        self._look_at_term(now)
         self._speak(now)
 
     def deadline(self) -> float | None:
-        times = [self.presence.deadline(), self.life.deadline(), min(self._leaving.values(), default=None)]
+        times = [
+            self.presence.deadline(),
+            self.life.deadline(),
+            min(self._leaving.values(), default=None),
+            self._term.deadline(self._worked) if self.life.leave is None else None,
+        ]
         return min(t for t in times if t is not None)
+
+    def drain(self, reason: str) -> None:
+        """Leave in good order. May be called by a signal's handler; wake the reactor then."""
+        self._told = self._told or reason
+
+    def _look_at_term(self, now: float) -> None:
+        """Leave when its time is over, or it was told to."""
+        life = self.life
+        if life.unanswered:
+            self._worked = now
+        if life.leave is None:
+            reason = self._told or self._term.due(now, self._worked)
+            if reason:
+                self._do(life.drain(reason, self._term.grace, now))
+        if life.left(now, self.presence.state is Contact.LIVE) and self._on_left is not None:
+            self._on_left()
 
     def close(self) -> None:
         """Say goodbye, let the processes go, and kill those that stay."""
+        self.life.abandon()
         self._line.send(codec.encode(messages.Goodbye("the kernel was stopped")))
         for process in self._processes.values():
             process.interrupt()
@@ -144,6 +177,7 @@ class KernelLoop:
                 packages=self._node.packages,
                 owner=self._node.owner,
                 only=self._node.only,
+                draining=self.life.leave is not None,
             )
             self._send(hello, codec.pack(self.life.held()))
         elif due == "heartbeat":

@@ -39,6 +39,8 @@ class Held:
     #: when it last got its slot
     since: float = 0.0
     aborted: bool = False
+    #: it was ended because the kernel leaves: it is handed back
+    back: bool = False
 
 
 @dataclass(slots=True, eq=False)

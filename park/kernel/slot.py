@@ -95,6 +95,11 @@ class Slot(Fabric):
                         frame.stopped = True
                         frame.soft = isinstance(message, messages.Stop) and message.soft
                         frame.aborted |= isinstance(message, messages.Abort)
+            case messages.HandBack():
+                for frame in self._stack:
+                    if frame.run.attempt == message.attempt:
+                        frame.back = True
+                        frame.aborted |= message.now
             case messages.Lend():
                 for frame in self._stack:
                     frame.lend |= frame.run.attempt == message.attempt
@@ -167,11 +172,14 @@ class Slot(Fabric):
                     if frame.stopped and not frame.soft:
                         ended = "stop"
                         break
+                    if frame.back and len(entries) < run.count:
+                        ended = "lost"
+                        break
             if run.once and hasattr(body, "run"):
                 self._cleanup([(run.job, run.function)])
         except Abort:
             self._open = False
-            ended = "abort"
+            ended = "broken" if frame.back else "abort"
             frame.held.clear()
         finally:
             self._open = False
@@ -181,8 +189,8 @@ class Slot(Fabric):
             env.enter(self if self._stack else None)
         if ended == "abort":
             entries, errors, fixed = [], [], True
-            if not self._stack:
-                self._cleanup(list(self._bodies))
+        if ended in ("abort", "broken") and not self._stack:
+            self._cleanup(list(self._bodies))
         self._flush(frame, everything=True)
         results = payload.encode_units(entries) if fixed else pack_entries([entry_of(r) for r in entries])
         first = errors[0] if errors else None

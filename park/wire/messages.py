@@ -51,7 +51,7 @@ class KernelHello(Message):
     point), or "done" (it took so many, and the answer follows).
 
     What it has: *memory* (bytes; 0: unknown), *labels*, and *packages* by name with their versions. It serves
-    *owner* ("": nobody in particular) first, or *only* that owner.
+    *owner* ("": nobody in particular) first, or *only* that owner. *draining*: as after Draining.
     """
 
     carries = True
@@ -68,6 +68,7 @@ class KernelHello(Message):
     packages: dict[str, str] = field(default_factory=dict)
     owner: str = ""
     only: bool = False
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +268,20 @@ class Grant(Message):
     id: int
     owner: str
     credits: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drain(Message):
+    """A kernel shall leave: it takes no new work, and hands back what has not ended within *grace* seconds.
+
+    client -> broker, for the *kernel* that has this number in this *epoch*; answered by Done when that kernel knows, or
+    is gone. broker -> kernel: the same.
+    """
+
+    id: int = 0
+    kernel: int = 0
+    grace: float = 0.0
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -521,7 +536,8 @@ class Finished(Message):
 
     *seconds*: time spent computing. *failed* of them raised, *unit* first, for *cause* (one line). *ended*: why it
     ended early ("abort", "stop": units that did not run have no result, *count* is smaller; "lost":
-    the process could not go on for a reason that is not the units', run the rest again).
+    the process could not go on for a reason that is not the units', run the rest again; "broken": the same, and the first
+    of the rest had begun).
     """
 
     carries = True
@@ -534,6 +550,13 @@ class Finished(Message):
     unit: int = 0
     cause: str = ""
     ended: str = ""
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Draining(Message):
+    """The kernel takes no new work any more. It goes on with what it holds for a while, then says Goodbye."""
+
     epoch: int = 0
 
 
@@ -605,6 +628,14 @@ class Setup(Message):
 
     path: list[str] | None = None
     folder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HandBack(Message):
+    """kernel -> slot: end the *attempt* when its present unit ends, or, with *now*, within it; others run the rest."""
+
+    attempt: int
+    now: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, ToSlot
 from park.kernel.lifecycle import Lifecycle
 from park.wire import codec, messages
+from park.wire.contact import Contact
 from park.wire.messages import Message
 from tests.sim.peer import Peer
 from tests.sim.process import Process
@@ -45,6 +46,7 @@ class Kernel(Peer):
             python=self.python,
             attempts=self.life.holds,
             epoch=self.presence.epoch,
+            draining=self.life.leave is not None,
         )
 
     def credentials(self) -> bytes:
@@ -56,14 +58,24 @@ class Kernel(Peer):
     def take(self, message: Message, payload: Any) -> None:
         self.carry(self.life.broker(message, payload, self.world.now))
 
+    def drain(self, grace: float) -> None:
+        """It is to leave."""
+        self.carry(self.life.drain("it was told to", grace, self.world.now))
+        self.attend()
+
     def told(self, number: int, message: Message, payload: Any) -> None:
         """A process says something."""
         self.carry(self.life.slot(number, message, payload))
         self._arm()
 
     def attend(self) -> None:
+        if not self.alive:
+            return
         self.carry(self.life.tick(self.world.now))
-        super().attend()
+        if self.life.left(self.world.now, self.presence.state is Contact.LIVE):
+            self.world.leave(self)
+        else:
+            super().attend()
 
     def deadline(self) -> float:
         kill_at = self.life.deadline()

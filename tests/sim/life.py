@@ -69,6 +69,7 @@ class Life:
             (2, self.close_session),
             (3, self.cut),
             (2, self.lose_kernel),
+            (2, self.drain_kernel),
             (1, self.lose_client),
             (2, self.join),
             (2, self.kill),
@@ -173,6 +174,15 @@ class Life:
         if self.world.kernels:
             self.random.choice([self.world.lose, self.world.leave])(self.random.choice(self.world.kernels))
 
+    def drain_kernel(self) -> None:
+        """It leaves in good order: because it was told to, or somebody asked for it."""
+        grace = self.random.choice([0.0, 1.0, 10.0])
+        if self.world.kernels and self.random.random() < 0.5:
+            self.random.choice(self.world.kernels).drain(grace)
+        elif self.world.dispatcher.roster.kernels:
+            number = self.random.choice([k.number for k in self.world.dispatcher.roster.kernels.values()])
+            self.client().ask(messages.Drain(0, number, grace, self.world.dispatcher.epoch))
+
     def lose_client(self) -> None:
         if len(self.world.clients) > 1:
             self.random.choice([self.world.lose, self.world.leave])(self.random.choice(self.world.clients))
@@ -233,8 +243,7 @@ class Life:
     def end(self, events: int) -> None:
         world = self.world
         world.doom = ""
-        if not world.kernels:
-            world.kernel(2)
+        world.kernel(2)  # the others may all be about to leave
         last = world.client("ann")
         world.until(lambda: all(r.done for c, r, _ in self.asked if c in world.clients))
         self.see_accepted()

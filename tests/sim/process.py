@@ -62,6 +62,8 @@ class Frame:
     saved: list[int] = field(default_factory=list)
     stopped: bool = False
     aborted: bool = False
+    #: handed back
+    back: bool = False
 
 
 @dataclass(slots=True)
@@ -119,6 +121,12 @@ class Process:
                         frame.stopped |= isinstance(message, messages.Stop) and not message.soft
                         frame.aborted |= isinstance(message, messages.Abort)
                 if self.stack and self.stack[-1].stopped:
+                    self._cut_short()
+            case messages.HandBack():
+                frame = self._frame(message.attempt)
+                frame.back = True
+                frame.aborted |= message.now
+                if frame is self.stack[-1] and not message.now:
                     self._cut_short()
             case messages.Results():
                 frame = self._frame(message.attempt)
@@ -205,6 +213,8 @@ class Process:
             self._drive(frame, None)
         elif frame.stopped or len(frame.results) == len(frame.inputs):
             self._after(0.0, lambda: self._finish(""))
+        elif frame.back and frame.results:
+            self._after(0.0, lambda: self._finish("lost"))
         elif drives(frame.name):
             frame.maker = function(frame.name)(frame.inputs[len(frame.results)])
             self._drive(frame, None)
@@ -321,7 +331,11 @@ class Process:
     def _finish(self, ended: str) -> None:
         """What runs is over: with "abort", or with the results that are there."""
         frame = self.stack.pop()
+        if ended == "abort" and frame.back:
+            ended = "broken"
         results = [] if ended == "abort" else frame.results
+        if not ended and frame.back and len(results) < len(frame.inputs):
+            ended = "lost"
         if not ended and len(results) < len(frame.inputs):
             ended = "stop"
         cause = "it failed" if ERROR in results else ""

@@ -350,6 +350,7 @@ class World:
 
     def leave(self, peer: Peer) -> None:
         """The peer says goodbye."""
+        peer.alive = False
         peer.send(messages.Goodbye("it has left"))
         while peer.wire.up:
             event = Event(peer.wire.peer, *codec.decode(peer.wire.up.popleft()))

@@ -1,0 +1,81 @@
+"""``park kernels``: who computes, and how to send a kernel away."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from park.cli.common import ShowsByDefault, broker_option, in_words, open_service, print_table, seconds
+from park.kernel.term import DRAIN
+
+if TYPE_CHECKING:
+    from park.model import KernelRecord
+
+
+@click.group(cls=ShowsByDefault, subcommand_metavar="[--json] | drain KERNEL...")
+def kernels() -> None:
+    """List the kernels that are connected, or send some away."""
+
+
+@kernels.command()
+@broker_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON array of records.")
+def show(broker: str | None, as_json: bool) -> None:
+    """List the kernels that are connected.
+
+    SLOTS: how many are busy, of how many. DRIVERS: bodies that stay there while they wait for a map, or for their turn.
+    """
+    with in_words():
+        records = sorted(open_service(broker).kernels(), key=lambda r: r.kernel)
+        if as_json:
+            click.echo(json.dumps([r.as_map() for r in records], indent=2))
+            return
+        if not records:
+            click.echo("no kernel is connected (park-kernel starts one)", err=True)
+            return
+        rows = [("KERNEL", "HOST", "PID", "SLOTS", "DRIVERS", "MEMORY", "PYTHON", "STATE", "LABELS")]
+        print_table(rows + [_row(r) for r in records])
+
+
+def _row(r: KernelRecord) -> tuple[str, ...]:
+    state = "draining" if r.draining else "busy" if r.busy or r.drivers else "idle"
+    if r.owner:
+        state += f", {r.owner}'s jobs {'only' if r.only else 'first'}"
+    memory = f"{r.memory / 1e9:.3g} GB" if r.memory else ""
+    slots = f"{r.busy}/{r.slots}"
+    return (
+        str(r.kernel),
+        r.host,
+        str(r.pid),
+        slots,
+        str(r.drivers or ""),
+        memory,
+        r.python,
+        state,
+        ", ".join(r.labels),
+    )
+
+
+@kernels.command()
+@broker_option
+@click.argument("numbers", metavar="KERNEL...", type=int, nargs=-1, required=True)
+@click.option(
+    "--grace",
+    callback=seconds,
+    default=f"{DRAIN:g}s",
+    show_default=True,
+    metavar="TIME",
+    help="What they run may go on for so long; the rest is handed back, to be run elsewhere.",
+)
+def drain(broker: str | None, numbers: tuple[int, ...], grace: float) -> None:
+    """Send kernels away: they take no new work, and leave.
+
+    Each may be drained by its owner, and by the broker's own user.
+    """
+    with in_words():
+        service = open_service(broker)
+        for number in numbers:
+            service.drain(number, grace)
+            click.echo(f"kernel {number} drains: it leaves within some {grace:g} s")
