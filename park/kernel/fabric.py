@@ -48,7 +48,7 @@ class Frame:
     #: told to stop, but its units all run
     soft: bool = False
     aborted: bool = False
-    #: its kernel leaves: others run what has not been done, or, where it is aborted, not been ended
+    #: its kernel leaves: others run the units that have not begun
     back: bool = False
     #: asked for its slot
     lend: bool = False

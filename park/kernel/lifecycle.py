@@ -259,7 +259,7 @@ class Lifecycle:
             for held in reversed(process.stack):
                 if not held.aborted:
                     held.aborted = held.back = True
-                    self._do(ToSlot(process.number, messages.HandBack(held.run.attempt, now=True)))
+                    self._do(ToSlot(process.number, messages.Abort(attempt=held.run.attempt)))
             if process.stack:
                 if process.kill_at is None:
                     process.kill_at = self._now + GRACE
@@ -374,7 +374,10 @@ class Lifecycle:
     def _finished(self, process: Process, message: messages.Finished, payload: Buffer) -> None:
         if not process.stack or process.stack[-1].run.attempt != message.attempt:
             return  # it was given up, and its process killed
-        run = process.stack.pop().run
+        held = process.stack.pop()
+        run = held.run
+        if held.back and message.ended == "abort":
+            message = replace(message, ended="broken")
         if self.leave is not None and message.ended in ("lost", "broken"):
             self.leave.back(run, message.count)
         del self.attempts[message.attempt]

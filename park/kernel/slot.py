@@ -99,7 +99,6 @@ class Slot(Fabric):
                 for frame in self._stack:
                     if frame.run.attempt == message.attempt:
                         frame.back = True
-                        frame.aborted |= message.now
             case messages.Lend():
                 for frame in self._stack:
                     frame.lend |= frame.run.attempt == message.attempt
@@ -179,7 +178,7 @@ class Slot(Fabric):
                 self._cleanup([(run.job, run.function)])
         except Abort:
             self._open = False
-            ended = "broken" if frame.back else "abort"
+            ended = "abort"
             frame.held.clear()
         finally:
             self._open = False
@@ -189,8 +188,8 @@ class Slot(Fabric):
             env.enter(self if self._stack else None)
         if ended == "abort":
             entries, errors, fixed = [], [], True
-        if ended in ("abort", "broken") and not self._stack:
-            self._cleanup(list(self._bodies))
+            if not self._stack:
+                self._cleanup(list(self._bodies))
         self._flush(frame, everything=True)
         results = payload.encode_units(entries) if fixed else pack_entries([entry_of(r) for r in entries])
         first = errors[0] if errors else None

@@ -632,10 +632,9 @@ class Setup(Message):
 
 @dataclass(frozen=True, slots=True)
 class HandBack(Message):
-    """kernel -> slot: end the *attempt* when its present unit ends, or, with *now*, within it; others run the rest."""
+    """kernel -> slot: end the *attempt* when its present unit ends; others run the rest."""
 
     attempt: int
-    now: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,8 +125,7 @@ class Process:
             case messages.HandBack():
                 frame = self._frame(message.attempt)
                 frame.back = True
-                frame.aborted |= message.now
-                if frame is self.stack[-1] and not message.now:
+                if frame is self.stack[-1]:
                     self._cut_short()
             case messages.Results():
                 frame = self._frame(message.attempt)
@@ -331,8 +330,6 @@ class Process:
     def _finish(self, ended: str) -> None:
         """What runs is over: with "abort", or with the results that are there."""
         frame = self.stack.pop()
-        if ended == "abort" and frame.back:
-            ended = "broken"
         results = [] if ended == "abort" else frame.results
         if not ended and frame.back and len(results) < len(frame.inputs):
             ended = "lost"
