@@ -909,3 +909,94 @@ def test_numbers_of_sessions_are_never_used_again() -> None:
 def test_accepted_carries_the_number() -> None:
     desk = Desk()
     assert accepted(desk.submit(desk.client())) == 1
+
+
+# -- kernels that leave ------------------------------------------------------------------------------
+
+
+def kernel_hello(name: str) -> messages.KernelHello:
+    return messages.KernelHello(name.encode() * 8, "kay", "node", 1, 1, PYTHON)
+
+
+def drain(desk: Desk, client: bytes, kernel: int = 1, grace: float = 5.0, id: int = 70) -> Any:
+    return desk.give(client, messages.Drain(id, kernel, grace, desk.dispatcher.epoch))
+
+
+def test_a_kernel_that_was_asked_to_leave_gets_nothing_new_and_who_asked_hears_when_it_knows() -> None:
+    desk = Desk()
+    client, kernel = desk.client(), desk.kernel()
+    out = drain(desk, client)
+    assert of(out, messages.Drain) == [messages.Drain(grace=5.0)]
+    assert of(out, messages.Done) == []
+    assert [d.change for d in out.deltas if d.table == "kernel"] == [{"draining": True}]
+    assert of(desk.submit(client, inputs=[5, 6]), messages.Run) == []
+    assert "are draining" in desk.dispatcher.explain(1)
+    assert of(desk.give(kernel, messages.Draining(1)), messages.Done) == [messages.Done(70)]
+    assert of(drain(desk, client, id=71), messages.Drain) == [messages.Drain(grace=5.0)]
+    assert of(desk.give(kernel, messages.Goodbye("it leaves")), messages.Done) == [messages.Done(71)]
+    assert run_of(desk.give(b"k2", kernel_hello("k2"))).start == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"kernel": 7}, "UnknownKernel", "no kernel 7 is connected"),
+        ({"grace": 31 * 86400.0}, "InvalidRequest", "grace=2.6784e+06"),
+        ({"grace": -1.0}, "InvalidRequest", "grace=-1"),
+        ({"epoch": 7}, "InvalidRequest", "was restarted"),
+    ],
+)
+def test_what_no_kernel_can_be_asked(fields: dict[str, Any], error: str, words: str) -> None:
+    desk = Desk()
+    client, _ = desk.client(), desk.kernel()
+    values = {"kernel": 1, "grace": 1.0, "epoch": desk.dispatcher.epoch} | fields
+    (failure,) = of(desk.give(client, messages.Drain(5, **values)), messages.Failure)
+    assert failure.error == error
+    assert words in failure.text
+
+
+def test_a_kernel_that_comes_back_is_told_again_unless_it_knows() -> None:
+    desk = Desk()
+    client, kernel = desk.client(), desk.kernel("k1")
+    drain(desk, client)
+    hello = kernel_hello("k1")
+    assert of(desk.give(b"k7", hello), messages.Drain) == [messages.Drain(grace=5.0)]
+    assert of(desk.give(b"k8", replace(hello, draining=True)), messages.Done) == [messages.Done(70)]
+    assert kernel != b"k8"
+
+
+def test_units_that_are_handed_back_are_dealt_again_and_count_as_no_crash() -> None:
+    desk = Desk()
+    client, first = desk.client(), desk.kernel("k1")
+    run = run_of(desk.submit(client, inputs=[5]))
+    second = desk.kernel("k2")
+    desk.give(first, messages.Draining(1))
+    out = finish(desk, first, run, [], ended="broken")
+    again = run_of(out)
+    assert (again.start, again.count, again.apart) == (0, 1, False)
+    assert desk.dispatcher.maps[run.map].kills == {}
+    assert desk.job(1).seconds == 0.0
+    finish(desk, second, again, [25])
+    assert desk.job(1).state is JobState.COMPLETE
+
+
+def test_what_was_broken_off_is_not_begun_again_where_it_must_not_run_twice() -> None:
+    desk = Desk()
+    client, kernel = desk.client(), desk.kernel()
+    run = run_of(desk.submit(client, inputs=[5], idempotent=False))
+    finish(desk, kernel, run, [], ended="broken")
+    assert desk.job(1).state is JobState.FAILED
+    assert "its kernel has left while it ran" in desk.job(1).reason
+    run = run_of(desk.submit(client, inputs=[5], idempotent=False, key=b"2" * 16))
+    assert run_of(finish(desk, kernel, run, [], ended="lost")).job == 2  # it had not begun
+
+
+def test_a_driver_goes_on_where_it_waits_also_while_its_kernel_drains() -> None:
+    desk = Desk()
+    client, kernel = desk.client(), desk.kernel("k1")
+    driver = run_of(desk.submit(client, name="driver"))
+    other = desk.kernel("k2")
+    run = run_of(call(desk, kernel, driver, b"m", count=1))
+    here = other if of(desk.give(kernel, messages.Draining(1)), messages.Run) else kernel
+    out = finish(desk, here, run, [0])
+    assert any(m.resume for m in of(out, messages.Results)) or of(out, messages.Resume)

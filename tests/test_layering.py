@@ -55,7 +55,17 @@ PARTS = tuple(
 #: Its floors, the lowest first.
 FLOORS = tuple(
     f"park.core.{name}"
-    for name in ("state", "charging", "course", "attempts", "dealing", "checkpoints", "intake", "leaving", "recovery")
+    for name in (
+        "state",
+        "charging",
+        "course",
+        "attempts",
+        "dealing",
+        "checkpoints",
+        "intake",
+        "leaving",
+        "recovery",
+    )
 )
 
 ROOMS = {

@@ -62,6 +62,17 @@ def drive(folder: str) -> list[float]:
     return list(park.environment().map(slow_square, range(100)))
 
 
+def step_by_step(folder: str) -> int:
+    env = park.environment()
+    first = env.restored or 0
+    with Path(folder, "drivers").open("a") as file:
+        file.write(f"{first}\n")
+    for step in range(first, 60):
+        assert list(env.map(slow_square, [step])) == [step * step]
+        env.checkpoint(step + 1, wait=0)
+    return first
+
+
 def notes(folder: Path, name: str = "notes") -> list[str]:
     file = folder / name
     return file.read_text().split() if file.exists() else []
@@ -113,6 +124,20 @@ def test_a_driver_that_waits_for_its_map_is_handed_back(fabric: Fabric, tmp_path
     assert leaving.wait() == 0
     assert "it was asked to leave" in leaving.text
     assert service.wait(job, 20) == [[x * x for x in range(100)]]
+    assert len(notes(tmp_path, "drivers")) == 2
+
+
+def test_a_driver_that_is_handed_back_goes_on_from_its_newest_checkpoint(
+    fabric: Fabric, tmp_path: Path
+) -> None:
+    leaving = fabric.start_kernel("--grace", "0.1")
+    service = fabric.connect()
+    job = service.start(step_by_step, [str(tmp_path)])
+    until(lambda: notes(tmp_path, "drivers"))
+    fabric.start_kernels(1)
+    leaving.signal(signal.SIGTERM)
+    assert leaving.wait() == 0
+    assert service.wait(job, 20)[0] > 3
     assert len(notes(tmp_path, "drivers")) == 2
 
 

@@ -10,7 +10,7 @@ from park.kernel import codes
 from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, ToSlot
 from park.kernel.lifecycle import Lifecycle
 from park.kernel.process import ProcessState
-from park.kernel.term import GRACE
+from park.kernel.term import GRACE, Term
 from park.wire import messages
 from park.wire.pack import Pack
 from tests.sim.functions import blob, code, units
@@ -339,3 +339,97 @@ def test_what_a_body_sends_out_of_turn_is_dropped() -> None:
     assert bench.done(1, 99) == []
     note = messages.Publish(1, 1, "log")
     assert bench.slot(1, note, b"text") == [ToBroker(note, b"text")]
+
+
+# -- it leaves ---------------------------------------------------------------------------------------
+
+
+def test_a_kernel_that_drains_takes_nothing_new_and_lets_idle_processes_go() -> None:
+    bench = Bench(2)
+    bench.run(1, count=5)
+    bench.run(2, ahead=True)  # there is a slot: it begins
+    bench.run(3, ahead=True)
+    actions = bench.life.drain("it was told to", 5.0, now=10.0)
+    assert told(actions, messages.Draining) == [messages.Draining(1)]
+    (back,) = told(actions, messages.Finished)
+    assert (back.attempt, back.count, back.ended) == (3, 0, "lost")
+    assert told(actions, messages.HandBack) == [messages.HandBack(1)]  # the others have one unit only
+    (late,) = told(bench.run(4), messages.Finished)
+    assert (late.attempt, late.ended) == (4, "lost")
+    # those that end in time are let go, and the kernel is free when they are gone
+    assert Let(1) in bench.done(1, 1)
+    assert Let(2) in bench.done(2, 2)
+    assert not bench.life.left(11.0, True)
+    bench.exited(1)
+    bench.exited(2)
+    assert bench.life.left(11.0, True)
+    assert str(bench.life.leave) == "2 units of job 1 handed back"
+
+
+def test_what_has_not_ended_in_time_is_ended_and_handed_back_and_is_no_crash() -> None:
+    bench = Bench()
+    bench.run(1, once=True)
+    bench.call(1, 1)
+    bench.run(2, map=B)
+    bench.life.drain("it was told to", 5.0, now=10.0)
+    assert bench.life.deadline() == 15.0
+    actions = bench.life.tick(15.0)
+    assert told(actions, messages.Abort) == [messages.Abort(attempt=2), messages.Abort(attempt=1)]
+    assert Interrupt(1) in actions
+    # the inner one obeys, the outer one is killed
+    (inner,) = told(bench.done(1, 2, B, ended="abort"), messages.Finished)
+    assert inner.ended == "broken"
+    assert bench.life.tick(15.0 + GRACE) == [Kill(1)]
+    (outer,) = told(bench.exited(1, "signal 9"), messages.Finished)
+    assert (outer.attempt, outer.count, outer.ended) == (1, 0, "broken")
+    assert bench.life.left(17.0, True)
+    assert str(bench.life.leave) == "1 unit of job 1 and job 1 handed back"
+
+
+def test_a_kernel_waits_for_its_answers_to_be_on_disk_but_not_for_ever() -> None:
+    bench = Bench()
+    bench.run(1, stored=True)
+    bench.life.drain("it was told to", 5.0, now=10.0)
+    bench.done(1, 1)
+    bench.exited(1)
+    assert not bench.life.left(11.0, True)
+    leave = bench.life.leave
+    assert leave is not None
+    assert bench.life.left(leave.gives_up, False)
+    bench.broker(messages.Committed([1]))
+    assert bench.life.left(11.0, True)
+
+
+def test_who_is_told_twice_leaves_no_later() -> None:
+    bench = Bench()
+    bench.run(1)
+    bench.life.drain("it was told to", 60.0, now=10.0)
+    assert bench.broker(messages.Drain(grace=100.0), now=11.0) == []
+    assert bench.life.deadline() == 70.0
+    bench.broker(messages.Drain(grace=1.0), now=12.0)
+    assert bench.life.deadline() == 13.0
+
+
+def test_the_newest_checkpoint_goes_before_what_is_handed_back() -> None:
+    bench = Bench()
+    bench.run(1, once=True, stored=True)
+    for number in (1, 2):
+        bench.slot(1, messages.Checkpoint(1, 1, 0, number), b"state")
+    bench.life.drain("it was told to", 0.0, now=10.0)
+    bench.life.tick(10.0)
+    first, second = bench.done(1, 1, ended="abort")[:2]
+    assert isinstance(first, ToBroker)
+    assert isinstance(second, ToBroker)
+    assert first.message == messages.Checkpoint(1, 1, 0, 2)
+    assert isinstance(second.message, messages.Finished)
+    assert second.message.ended == "broken"
+
+
+def test_the_term_of_a_kernel() -> None:
+    term = Term(100.0, limit=60.0, idle=5.0, grace=4.0)
+    assert term.due(104.9, worked=100.0) == ""
+    assert term.due(105.0, worked=100.0) == "it had no work for 5 s"
+    assert term.deadline(worked=100.0) == 105.0
+    assert term.due(160.0 - term.needs, worked=160.0 - term.needs) == "its time is over"
+    assert term.deadline(worked=159.0) == 160.0 - term.needs
+    assert Term(100.0).deadline(100.0) is None

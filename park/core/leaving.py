@@ -6,8 +6,6 @@ they can go on nowhere else, until it hands them back.
 
 from __future__ import annotations
 
-import math
-
 from park.core.attempts import Attempts
 from park.core.outcome import Event
 from park.core.rights import check_drain
@@ -28,8 +26,8 @@ class Leaving(Attempts):
         client = self.roster.clients.get(event.peer)
         if client is None:
             raise ProtocolError("this message is a client's")
-        if not (math.isfinite(m.grace) and 0 <= m.grace <= MOST_GRACE):
-            raise InvalidRequest(f"grace={m.grace} is not a number of seconds from 0 to {MOST_GRACE:.0f}")
+        if not 0 <= m.grace <= MOST_GRACE:
+            raise InvalidRequest(f"grace={m.grace:g} is not a number of seconds from 0 to {MOST_GRACE:.0f}")
         if m.epoch != self.epoch:
             raise InvalidRequest(
                 "the broker was restarted, and has numbered the kernels anew: see `park kernels`"

@@ -6,6 +6,7 @@ Inherit from `ServerProxy` to make a type of service with methods of its own.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import secrets
@@ -526,7 +527,7 @@ class ServerProxy(Server):
         """
         if isinstance(kernel, bool) or not isinstance(kernel, int):
             raise InvalidRequest(f"{kernel!r} is no number of a kernel")
-        if isinstance(grace, bool) or not isinstance(grace, int | float):
+        if isinstance(grace, bool) or not isinstance(grace, int | float) or not math.isfinite(grace):
             raise InvalidRequest(f"grace={grace!r} is not a number of seconds")
         self._link.wait_synced(ANSWER)
         epoch = self._link.mirror.epoch

@@ -185,6 +185,8 @@ class Lifecycle:
         held = process.stack
         for h in held:
             self.attempts.pop(h.run.attempt, None)
+            if h.back or not h.aborted:
+                self._hand_in(h)
         if held and all(h.aborted for h in held):
             for h in reversed(held):
                 self._do(ToBroker(self._ended(h.run, "broken" if h.back else "abort")))
@@ -322,6 +324,11 @@ class Lifecycle:
         if held.checkpoint is not None:
             self._do(ToBroker(*held.checkpoint))
 
+    def _hand_in(self, held: Held) -> None:
+        """It ends before its time: its newest checkpoint goes first, perhaps while an older one is on its way."""
+        if held.checkpoint is not None:
+            self._do(ToBroker(*held.checkpoint))
+
     def _checkpointed(self, message: messages.Checkpointed) -> None:
         process = self.attempts.get(message.attempt)
         if process is None:
@@ -378,6 +385,7 @@ class Lifecycle:
         run = held.run
         if held.back and message.ended == "abort":
             message = replace(message, ended="broken")
+            self._hand_in(held)
         if self.leave is not None and message.ended in ("lost", "broken"):
             self.leave.back(run, message.count)
         del self.attempts[message.attempt]
