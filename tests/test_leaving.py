@@ -194,14 +194,14 @@ def test_the_commands(fabric: Fabric) -> None:
     (kernel,) = fabric.start_kernels(1)
     service = fabric.connect()
     number = kernel_at(service, kernel)
-    listed = fabric.park("kernels")
-    assert listed.wait() == 0
+    listed, shown = fabric.park("kernels"), fabric.park("kernels", "--json")
+    assert (listed.wait(), shown.wait()) == (0, 0)
     assert str(kernel.pid) in listed.text
+    assert [(r["kernel"], r["draining"]) for r in json.loads(shown.text)] == [(number, False)]
     drained = fabric.park("kernels", "drain", str(number), "--grace", "1m")
     assert drained.wait() == 0
     assert kernel.wait() == 0  # nothing held it
     until(lambda: service.kernels() == [])
-    assert json.loads((shown := fabric.park("kernels", "--json")).text or "[]") == [] or shown.wait() == 0
     unknown = fabric.park("kernels", "drain", str(number))
     assert unknown.wait() == 3
     assert f"no kernel {number} is connected" in unknown.text
