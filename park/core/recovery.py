@@ -218,6 +218,7 @@ class Recovery(Attempts):
     def _drop_orphan(self, orphan: Orphan) -> None:
         """Nobody wants it."""
         self._forget_orphan(orphan)
+        self._begin_next(orphan.kernel)
         self._answer(orphan.kernel.peer, messages.Abort(attempt=orphan.number))
 
     def _forget_orphan(self, orphan: Orphan) -> None:
@@ -239,3 +240,4 @@ class Recovery(Attempts):
         for orphan in [o for o in self.orphans.values() if o.kernel is kernel]:
             if attempts is None or orphan.number in attempts:
                 self._forget_orphan(orphan)
+                self._begin_next(kernel)
