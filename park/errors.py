@@ -50,6 +50,10 @@ class Refused(ParkError, RuntimeError):
     """Raised when the broker refuses a request for a reason that is no mistake of its form."""
 
 
+class LimitReached(Refused):
+    """Raised when a request would take its owner over a limit of the broker; the text names the limit and the figures."""
+
+
 class ProtocolError(ParkError, ValueError):
     """Raised when a frame from a peer is not a message of this protocol."""
 
@@ -129,5 +133,14 @@ class Abort(BaseException):
 #: Errors that a broker may name in a refusal; a client raises the class of that name.
 REFUSALS: dict[str, type[ParkError]] = {
     cls.__name__: cls
-    for cls in (UnknownJob, UnknownKernel, InvalidRequest, Refused, ProtocolError, StoreError, NotComplete)
+    for cls in (
+        UnknownJob,
+        UnknownKernel,
+        InvalidRequest,
+        Refused,
+        LimitReached,
+        ProtocolError,
+        StoreError,
+        NotComplete,
+    )
 }

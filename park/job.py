@@ -33,6 +33,8 @@ class Service(Protocol):
 
     def resume(self, job: int) -> None: ...
 
+    def delete(self, job: int) -> None: ...
+
     def set(self, job: int, priority: int | str | None = None, tags: Iterable[str] | None = None) -> None: ...
 
     def when_ended(self, job: int, callback: Callable[[], None]) -> None: ...
@@ -159,6 +161,10 @@ class Job:
     def resume(self) -> None:
         """Let it go on after `pause`. Raises UnknownJob when it has ended."""
         self._service.resume(self._number)
+
+    def delete(self) -> None:
+        """Forget it, with its request, inputs and results. Raises Refused before it has ended."""
+        self._service.delete(self._number)
 
     def set(self, priority: int | str | None = None, tags: Iterable[str] | None = None) -> None:
         """Give it another *priority* (-3 to 6, or its name), or other *tags* in place of the old ones.

@@ -42,6 +42,7 @@ PARTS = tuple(
         "jobs",
         "ledger",
         "lending",
+        "limits",
         "needs",
         "outcome",
         "requests",
@@ -65,6 +66,7 @@ FLOORS = tuple(
         "intake",
         "leaving",
         "recovery",
+        "keeping",
     )
 )
 
@@ -87,13 +89,22 @@ ROOMS = {
     "park.core.needs": Room(1, beside=("park.wire.*",), libraries=("packaging",)),
     "park.core.roster": Room(1, beside=("park.core.needs", "park.core.outcome", "park.wire.*")),
     "park.core.work": Room(
-        1, beside=("park.core.fairshare", "park.core.outcome", "park.core.roster", "park.wire.*")
+        1,
+        beside=(
+            "park.core.fairshare",
+            "park.core.limits",
+            "park.core.outcome",
+            "park.core.roster",
+            "park.wire.*",
+        ),
     ),
+    "park.core.limits": Room(1),
     "park.core.ledger": Room(1, beside=("park.core.outcome", "park.wire.*")),
     "park.core.jobs": Room(
         1,
         beside=(
             "park.core.ledger",
+            "park.core.limits",
             "park.core.needs",
             "park.core.outcome",
             "park.core.roster",
@@ -118,7 +129,10 @@ ROOMS = {
     "park.core.checkpoints": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
     "park.core.recovery": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
     "park.core.leaving": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
-    "park.core.intake": Room(1, beside=(*PARTS, *FLOORS[:4], "park.core.recovery", "park.wire.*")),
+    "park.core.keeping": Room(1, beside=(*PARTS, *FLOORS[:4], "park.core.recovery", "park.wire.*")),
+    "park.core.intake": Room(
+        1, beside=(*PARTS, *FLOORS[:4], "park.core.recovery", "park.core.keeping", "park.wire.*")
+    ),
     "park.core.dispatcher": Room(
         1, beside=(*PARTS, *FLOORS, "park.core.invariants", "park.table", "park.wire.*")
     ),
@@ -145,6 +159,7 @@ ROOMS = {
     "park.payload": Room(2, libraries=("cloudpickle",)),
     "park.core.store": Room(2, libraries=("lmdb",), never=PICKLES),
     "park.core.writer": Room(2, beside=("park.core.store",), never=PICKLES),
+    "park.core.sweep": Room(2, beside=("park.core.store",), never=PICKLES),
     "park.util.sockets": Room(2, beside=("park.util.keys", "park.util.zap"), libraries=("zmq",)),
     "park.util.zap": Room(2, beside=("park.util.keys",)),
     "park.util.keys": Room(2, beside=("park.util.sockets",)),

@@ -84,7 +84,12 @@ def in_words(command: str = "park") -> Iterator[None]:
             )
         elif not isinstance(error, KeyboardInterrupt):
             click.echo(f"{command}: {error}", err=True)
-        sys.exit(next(code for kind, code in CODES if isinstance(error, kind)))
+        sys.exit(code_of(error))
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code for *error*."""
+    return next(code for kind, code in CODES if isinstance(error, kind))
 
 
 def open_service(broker: str | None) -> ServerProxy:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from park.cli.common import broker_option, in_words, open_service, plain, print_table
+from park.cli.common import broker_option, code_of, in_words, open_service, plain, print_table
 from park.cli.credits import credits
 from park.cli.kernels import kernels
 from park.cli.keys import keys
-from park.errors import InvalidRequest
+from park.errors import InvalidRequest, ParkError, Refused, UnknownJob
 from park.live import how_far
 from park.model import PRIORITIES, JobRecord
+
+#: Jobs in one range on the command line.
+MOST_IN_RANGE = 100_000
 
 
 @click.group()
@@ -178,6 +183,45 @@ def resume(broker: str | None, job: int) -> None:
     with in_words():
         open_service(broker).resume(job)
         click.echo(f"job {job} goes on")
+
+
+@main.command()
+@broker_option
+@click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
+def delete(broker: str | None, jobs: tuple[str, ...]) -> None:
+    """Delete jobs that have ended, and their results.
+
+    JOB is a number, as 12, or a range, as 1-5, of which only those count that are there. What has not ended, or what
+    a job comes after that has not, stays and is named; the others go.
+    """
+    with in_words():
+        service = open_service(broker)
+        worst: ParkError | None = None
+        gone = 0
+        for first, last in [_range(text) for text in jobs]:
+            for number in range(first, last + 1):
+                try:
+                    service.delete(number)
+                    gone += 1
+                except UnknownJob as error:
+                    if first == last:
+                        worst = worst or error
+                        click.echo(f"park: {error}", err=True)
+                except Refused as error:
+                    worst = error
+                    click.echo(f"park: {error}", err=True)
+        click.echo(f"{gone} job{'s'[: gone != 1]} deleted")
+        if worst is not None:
+            sys.exit(code_of(worst))
+
+
+def _range(text: str) -> tuple[int, int]:
+    """The first and the last of the jobs that *text* names: ``12`` or ``1-5``."""
+    found = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", text)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if first > last or last - first > MOST_IN_RANGE:
+        raise InvalidRequest(f"{text!r} is neither the number of a job, as 12, nor a range of them, as 1-5")
+    return first, last
 
 
 @main.command("set")

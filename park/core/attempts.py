@@ -103,6 +103,7 @@ class Attempts(Course):
         """Results of a map go to the store, to the driver or to the session's client."""
         if map_.root:
             job.results.append((start, count))
+            self.list.grow(job, len(payload))
             self._out.writes.append(Write("results", (job.number, start), payload))
             if not job.submit.idempotent:
                 self._out.writes.append(Write("attempt", (job.number, start), None))

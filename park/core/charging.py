@@ -87,7 +87,7 @@ class Charging(State):
         """What part of all slots is due to each job that has work or runs."""
         if self._shares is None:
             jobs = self.list.jobs
-            wanting = {n for a in self.attempts.values() if jobs[n := a.map.job].dealt and not a.void}
+            wanting = {n for a in self.attempts.values() if not a.void and jobs[n := a.map.job].dealt}
             wanting.update(self.clock.waiting)
             wanting.update(k.reserved for k in self.vacancies.reserved.values())
             self._shares = self.clock.shares(wanting, self._now)

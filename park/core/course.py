@@ -57,7 +57,8 @@ class Course(Charging):
         record = job.facts
         if record.state is not JobState.WAITING or job.ending:
             return
-        others = [self._job(n) for n in record.after]
+        # whoever has left the memory was complete: else this job would have failed with it
+        others = [self.list.jobs[n] for n in record.after if n in self.list.jobs]
         for other in others:
             if other.state in (JobState.FAILED, JobState.ABORTED):
                 self._fail(job, failed_dependency(other)[:WORDS])
@@ -235,6 +236,7 @@ class Course(Charging):
         return f"{job.error} ({failed} of {total} units failed)" if failed > 1 else job.error
 
     def _end(self, job: Job, state: JobState, reason: str | None = None) -> None:
+        job.clock = self.keep_clock
         fields: dict[str, Any] = {"state": state, "ended": self._wall_now}
         if reason is not None:
             fields["reason"] = reason

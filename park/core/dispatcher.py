@@ -26,13 +26,13 @@ from park.core.course import SOON
 from park.core.dealing import Dealing
 from park.core.intake import Intake
 from park.core.jobs import Job
+from park.core.keeping import ended_root
 from park.core.leaving import Leaving
 from park.core.needs import profile_of
 from park.core.outcome import Event, Outcome, Peer, Tick, Write
 from park.core.rights import check_return
 from park.core.roster import Client, Kernel, Member
 from park.core.state import WORDS
-from park.core.work import Map
 from park.errors import ParkError, ProtocolError
 from park.model import Delta, JobRecord, JobState
 from park.wire import messages
@@ -64,6 +64,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
         while self.replay:
             self._receive(self.replay.popleft())
         self._release_dependents()
+        self._keep_ended()
         self._reweigh()
         self._deal()
         self.list.flush(now, out)
@@ -78,6 +79,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
             self.list.next_deadline(),
             self.ledger.next_deadline(),
             self._recovery_deadline(),
+            self._keep_deadline(),
             self.stragglers.next_deadline() if self.vacancies.free else None,
             None if self.clock.idle and not self.vacancies.reserved else self.lending.next_deadline(),
             None if wall is None else self._now + max(0.0, wall - self._wall_now),
@@ -87,7 +89,11 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
     def _tick(self, tick: Tick) -> None:
         self._wall = tick.wall - self._now
         while self._held and self._held[0][0] <= tick.wall + SOON:
-            self._release_waiting(self.list.jobs[heapq.heappop(self._held)[1]])
+            held = self.list.jobs.get(heapq.heappop(self._held)[1])
+            if held is not None:  # else it was aborted, and deleted since
+                self._release_waiting(held)
+        if self.keep.age is not None and self._now >= self._clock_due:
+            self._write_clock()
         self._look_for_lost()
         silent, due = self.roster.look(self._now)
         for member in silent:
@@ -270,11 +276,12 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
         segments: dict[int, int],
         results: list[tuple[int, int]],
         risky: list[tuple[int, int]],
+        size: int,
     ) -> None:
         """A stored job of an earlier life: what is not answered waits again, or is still held by a kernel.
 
         *stored* is what `JobList.store` wrote, *segments* and *results* how many units begin where, and *risky* those
-        that were dealt and must not run twice.
+        that were dealt and must not run twice; *size* are its bytes in the store, if it has not ended.
         """
         record = JobRecord.from_map(stored)
         job = Job(record, submit, b"", results=results, ending=stored["ending"], error=stored["error"])
@@ -287,12 +294,14 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
         if risky:
             answered = {unit for start, count in results for unit in range(start, start + count)}
             job.risky = [(start, count) for start, count in risky if start not in answered]
-        if submit.body not in self.codes:
-            self.codes.add(submit.body, 0)  # it lies in the store
+        self.codes.keep(submit.body, stored["code"])
+        job.code, job.clock = stored["code"], stored["clock"]
         if record.state.ended:
-            job.root = Map(submit.key, record.job, record.owner, submit.body, submit.seed, 0, root=True)
-            job.root.segments, job.root.total = segments, sum(segments.values())
+            self.list.grow(job, stored["bytes"])
+            self.over_bytes += stored["bytes"]
+            job.root = ended_root(job, segments)
             return
+        self.list.grow(job, size)
         root = self._root_map(job)
         root.closed = stored["closed"]
         root.segments = {0: 1} if submit.once else segments
@@ -310,6 +319,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
         """After all `restore` calls: release what may run, as the first tick of this life."""
         self._out, self._now, self._wall = Outcome(), now, wall - now
         self.ledger.settle(self.list.jobs)
+        self._begin_keeping(wall)
         self.recover_until = now + self.roster.lease
         for job in list(self.list.jobs.values()):
             if job.ended:
@@ -322,6 +332,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
             if job.root is not None:
                 self._check_map(job.root)
         self._release_dependents()
+        self._keep_ended()
         if not self.expected:
             for job in self.list.jobs.values():
                 if not job.ended:
@@ -334,6 +345,8 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
     def check(self, everything: bool = True) -> None:
         """Assert every invariant, or those of what the last event has changed; the tests call it after each event."""
         invariants.check(self, everything)
+        if everything:
+            self._check_keeping()
 
     _HANDLERS: dict[type[Message], Any] = {  # noqa: RUF012
         messages.Hello: _hello,
@@ -352,6 +365,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
         messages.Fetch: Intake._fetch,
         messages.Forget: Intake._forget,
         messages.Change: Intake._change,
+        messages.Delete: Intake._delete,
         messages.Credits: Intake._credits,
         messages.Grant: Intake._grant,
         messages.Finished: Attempts._finished,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from park.core.codes import check_code
 from park.core.jobs import Job, Waiter
+from park.core.keeping import Keeping
+from park.core.limits import RECORD, check_room
 from park.core.outcome import Event, Ref, Write
-from park.core.recovery import Recovery
 from park.core.requests import check_change, check_submit
 from park.core.rights import check_right
 from park.core.roster import Client
@@ -17,8 +18,8 @@ from park.wire import codec, messages, pack
 from park.wire.messages import Submit
 
 
-class Intake(Recovery):
-    """The floor above `Recovery`."""
+class Intake(Keeping):
+    """The floor above `Keeping`."""
 
     def _client(self, event: Event) -> Client:
         client = self.roster.clients.get(event.peer)
@@ -69,15 +70,22 @@ class Intake(Recovery):
         if not m.session and m.body not in self.codes:
             self._send(event.peer, messages.NeedBlob(m.body))  # and then the request again
             return
+        request = codec.pack(codec.fields(m))
+        code = 0 if m.session else self.codes.size(m.body)
+        size = 0 if m.session else RECORD + len(request) + code + len(event.payload)
+        self._check_room(client.user, 1, m.count + m.once, size)
         job = self._new_job(m, client)
         self._answer(event.peer, messages.Accepted(m.id, job.number, received=m.count))
         if m.session:
             client.open.add(job.number)
             self.list.change(job, self._out, state=JobState.RUNNING, started=self._wall_now)
             return
+        job.code = code
+        self.list.grow(job, RECORD + len(request) + code)
         writes = self._out.writes
-        writes.append(Write("submit", (job.number,), codec.pack(codec.fields(m))))
-        writes.append(Write("blob", (m.body,), Ref("blob", (m.body,))))
+        writes.append(Write("submit", (job.number,), request))
+        if self.codes.keep(m.body, code):
+            writes.append(Write("blob", (m.body,), Ref("blob", (m.body,))))
         root = self._root_map(job)
         if m.once:
             root.add(0, 1)
@@ -87,6 +95,11 @@ class Intake(Recovery):
             if not m.closed:
                 client.open.add(job.number)
         self._release_waiting(job)
+
+    def _check_room(self, owner: str, jobs: int, units: int, size: int) -> None:
+        """Whether the owner may have so much more. Raises LimitReached."""
+        if self.limits is not None:
+            check_room(owner, self.limits.of(owner), self.list.tallies.of(owner), jobs, units, size)
 
     def _new_job(self, m: Submit, client: Client) -> Job:
         record = JobRecord(
@@ -119,6 +132,7 @@ class Intake(Recovery):
     def _root_map(self, job: Job) -> Map:
         m = job.submit
         root = Map(m.key, job.number, job.owner, m.body, m.seed, 0, root=True, once=m.once, closed=m.closed)
+        root.tally = self.list.tallies.of(job.owner)
         job.root = root
         self._add_map(job, root)
         return root
@@ -139,6 +153,8 @@ class Intake(Recovery):
                 map_.skip(map_.known)
             write = Write("units", map_.key_of(start), payload)
             (self._out.writes if map_.root else self._out.spool).append(write)
+            if map_.root:
+                self.list.grow(self.list.jobs[map_.job], len(payload))
             self.list.jobs[map_.job].list_ready(map_)
 
     def _units(self, event: Event, m: messages.Units) -> None:
@@ -171,6 +187,8 @@ class Intake(Recovery):
             if m.count:
                 raise ProtocolError("this map has all its units already")
             return
+        if map_.root:
+            self._check_room(job.owner, 0, m.count, len(payload))
         self._add_units(map_, m.start, m.count, payload)
         if m.closed:
             map_.closed = True
@@ -240,6 +258,8 @@ class Intake(Recovery):
         if m.function not in self.codes:
             self._send(event.peer, messages.NeedBlob(m.function))  # and then the map again
             return
+        if attempt is None:
+            self._check_room(job.owner, 0, m.count, 0)
         for key in list(attempt.maps) if attempt is not None else ():
             self._drop_map(self.maps[key])  # it was sent again in vain: its driver has gone on
         self._next_map += 1
@@ -257,6 +277,7 @@ class Intake(Recovery):
             base=m.start,
             total=m.start,
             known=m.answered,
+            tally=self.list.tallies.of(job.owner),
         )
         self._add_units(map_, m.start, m.count, event.payload)
         self._add_map(job, map_)
@@ -311,6 +332,13 @@ class Intake(Recovery):
         job = self._active(m.job)
         self.check_right(event, job)
         self._begin_end(job, "abort", "aborted by its owner")
+        self._answer(event.peer, messages.Done(m.id))
+
+    def _delete(self, event: Event, m: messages.Delete) -> None:
+        job = self._job(m.job)
+        self.check_right(event, job)
+        self._check_deletable(job)
+        self._remove(job)
         self._answer(event.peer, messages.Done(m.id))
 
     def _change(self, event: Event, m: messages.Change) -> None:

@@ -33,6 +33,10 @@ def check(d: State, everything: bool = True) -> None:
         void = {n for n, a in d.attempts.items() if a.void}
         assert d.attempts.keys() == {n for j in jobs for n in j.attempts} | void
         assert d.maps.keys() == {key for j in jobs for key in j.maps}
+        left = {id(m): m for m in (*d.maps.values(), *(a.map for a in d.attempts.values()))}
+        for owner, tally in d.list.tallies:
+            units = sum(m.remaining for m in left.values() if m.owner == owner)
+            assert tally.units == units, (owner, tally, units)
 
 
 def _check_job(d: State, job: Job) -> None:

@@ -6,10 +6,12 @@ Changes of state are told at once; counters (units done, slots used) are told so
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from park.core.ledger import MICRO
+from park.core.limits import Tallies
 from park.core.needs import Door, Kind, Needs, needs_of
 from park.core.outcome import Outcome, Write
 from park.core.roster import Kernel, Member
@@ -78,6 +80,13 @@ class Job:
     risky: list[tuple[int, int]] = field(default_factory=list)
     #: units with a checkpoint: attempt and number of the newest
     checkpoints: dict[int, tuple[int, int]] = field(default_factory=dict)
+    #: bytes in the store, with the code, and of the code alone
+    bytes: int = 0
+    code: int = 0
+    #: when it ended, by the clock of `park.core.keeping`
+    clock: float = 0.0
+    #: it has left the table
+    archived: bool = False
     needs: Needs = field(init=False)
     #: where its units are dealt, by `Kind`
     doors: tuple[Door, ...] = field(init=False)
@@ -188,6 +197,9 @@ class JobList:
 
     def __init__(self, next_job: int = 1) -> None:
         self.jobs: dict[int, Job] = {}
+        #: how many jobs that have not ended come after a job
+        self.needed: Counter[int] = Counter()
+        self.tallies = Tallies()
         self.by_key: dict[bytes, int] = {}
         #: jobs that wait for another, by that other
         self.dependents: dict[int, set[int]] = {}
@@ -212,7 +224,8 @@ class JobList:
         self.jobs[record.job] = job
         self.by_key[job.submit.key] = record.job
         for other in record.after:
-            if not self.jobs[other].ended:
+            self.needed[other] += 1
+            if other in self.jobs and not self.jobs[other].ended:
                 self.dependents.setdefault(other, set()).add(record.job)
         out.deltas.append(Delta("job", record.job, record.as_map()))
         self._count_owner(record.owner, +1, out)
@@ -228,6 +241,7 @@ class JobList:
             out.deltas.append(Delta("job", old.job, change | job.counters))
             self.store(job, out)
         if job.ended and not old.state.ended:
+            self._needs_no_more(job)
             self._count_owner(old.owner, -1, out)
 
     def counted(self, job: Job) -> None:
@@ -263,10 +277,44 @@ class JobList:
         out = Outcome()
         self.add(job, out)
         if job.ended:
+            self._needs_no_more(job)
             self._count_owner(job.owner, -1, out)
         self._next = self._reserved = max(self._next, job.number + 1)
 
+    def _needs_no_more(self, job: Job) -> None:
+        """It has ended: those that it comes after may go."""
+        for other in job.facts.after:
+            self.needed[other] -= 1
+            if not self.needed[other]:
+                del self.needed[other]
+            if other in self.dependents:
+                self.dependents[other].discard(job.number)
+                if not self.dependents[other]:
+                    del self.dependents[other]
+
+    def leave_table(self, job: Job, out: Outcome) -> None:
+        """Nobody sees it in the table any more."""
+        self._stale_jobs.discard(job.number)
+        if not job.archived:
+            job.archived = True
+            out.deltas.append(Delta("job", job.number, None))
+
+    def forget(self, job: Job) -> None:
+        """It has ended, has left the table, and leaves the memory."""
+        del self.jobs[job.number]
+        self.by_key.pop(job.submit.key, None)
+
+    def given(self, number: int) -> bool:
+        """Whether there has been a job of this number."""
+        return 0 < number < self._next
+
+    def grow(self, job: Job, size: int) -> None:
+        """The store has so many bytes more of the job."""
+        job.bytes += size
+        self.tallies.of(job.owner).bytes += size
+
     def _count_owner(self, owner: str, step: int, out: Outcome) -> None:
+        self.tallies.of(owner).jobs += step
         count = self._owners.setdefault(owner, [0])
         count[0] += step
         if count[0] == 0:
@@ -284,13 +332,19 @@ class JobList:
     def store(self, job: Job, out: Outcome) -> None:
         """Keep what a later life of the broker has to know of the job; nothing of a session is kept."""
         if not job.session:
-            more = {
-                "ending": job.ending,
-                "error": job.error,
-                "closed": job.root.closed if job.root is not None else job.submit.closed,
-                "checkpoints": list(job.checkpoints),
-            }
-            out.writes.append(Write("job", (job.number,), codec.pack(job.record.as_map() | more)))
+            out.writes.append(Write("job", (job.number,), codec.pack(job.record.as_map() | self.more(job))))
+
+    def more(self, job: Job) -> dict[str, Any]:
+        """What the store keeps of a job beside its record."""
+        return {
+            "ending": job.ending,
+            "error": job.error,
+            "closed": job.root.closed if job.root is not None else job.submit.closed,
+            "bytes": job.bytes,
+            "code": job.code,
+            "clock": job.clock,
+            "checkpoints": list(job.checkpoints),
+        }
 
     def check(self) -> None:
         for number, job in self.jobs.items():
@@ -299,3 +353,9 @@ class JobList:
                 assert not job.attempts, number
                 assert not job.maps, number
                 assert not job.checkpoints, number
+        needed = Counter(other for job in self.jobs.values() if not job.ended for other in job.facts.after)
+        assert needed == self.needed
+        for owner, tally in self.tallies:
+            mine = [j for j in self.jobs.values() if j.owner == owner]
+            assert tally.jobs == sum(not j.ended for j in mine), owner
+            assert tally.bytes >= sum(j.bytes for j in mine), owner

@@ -115,6 +115,8 @@ class Ledger:
         self.accounts: dict[str, Account] = {}
         #: (job, epoch) -> owner and sum
         self._charges: dict[tuple[int, int], tuple[str, int]] = {}
+        #: the epochs in which a job has charges
+        self._epochs: dict[int, set[int]] = {}
         #: what each job has cost, in all epochs
         self.costs: dict[int, int] = {}
         #: accounts without credit
@@ -172,6 +174,7 @@ class Ledger:
         account.charged += amount
         key = (job, self._epoch)
         self._charges[key] = (owner, self._charges.get(key, (owner, 0))[1] + amount)
+        self._epochs.setdefault(job, set()).add(self._epoch)
         self.costs[job] = self.costs.get(job, 0) + amount
         self._stale_charges.add(key)
         self._stale_accounts.add(owner)
@@ -183,24 +186,28 @@ class Ledger:
         if key in self._charges:
             self._now_due = True
             self._stale_charges.add(key)
-            if not stored:
-                self.accounts[owner].settled += self._charges.pop(key)[1]
-                self._stale_accounts.add(owner)
         if not stored:
-            self.costs.pop(job, None)
+            self.forget(job)
+
+    def forget(self, job: int) -> None:
+        """What the job has cost becomes its account's own."""
+        for epoch in self._epochs.pop(job, ()):
+            owner, amount = self._charges.pop((job, epoch))
+            self.accounts[owner].settled += amount
+            self._stale_charges.add((job, epoch))
+            self._stale_accounts.add(owner)
+            self._now_due = True
+        self.costs.pop(job, None)
 
     def settle(self, jobs: Container[int]) -> None:
         """Charges of an earlier life for what is not among *jobs*, the stored ones, become their account's own."""
-        for key in [k for k in self._charges if k[0] not in jobs]:
-            owner, amount = self._charges.pop(key)
-            self.accounts[owner].settled += amount
-            self.costs.pop(key[0], None)
-            self._stale_charges.add(key)
-            self._stale_accounts.add(owner)
+        for job in [j for j in self._epochs if j not in jobs]:
+            self.forget(job)
 
     def forgive(self, job: int) -> None:
         """What the job has cost in earlier lives of the broker is refunded: its work was lost with them."""
-        for key in [k for k in self._charges if k[0] == job and k[1] != self._epoch]:
+        for epoch in self._epochs.get(job, set()) - {self._epoch}:
+            key = (job, epoch)
             owner, amount = self._charges[key]
             self._charges[key] = (owner, 0)
             self.accounts[owner].charged -= amount
@@ -263,6 +270,7 @@ class Ledger:
         assert isinstance(owner, str)
         assert isinstance(amount, int)
         self._charges[job, epoch] = (owner, amount)
+        self._epochs.setdefault(job, set()).add(epoch)
         self.accounts[owner].charged += amount
         self.costs[job] = self.costs.get(job, 0) + amount
 
@@ -271,6 +279,7 @@ class Ledger:
         sums = {owner: account.settled for owner, account in self.accounts.items()}
         for owner, amount in self._charges.values():
             sums[owner] += amount
+        assert {(j, e) for j, epochs in self._epochs.items() for e in epochs} == self._charges.keys()
         for owner, account in self.accounts.items():
             assert account.charged == sums[owner], owner
             assert (owner in self._broke) <= (account.balance <= 0), owner

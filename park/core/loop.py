@@ -140,7 +140,7 @@ class BrokerLoop:
         self._send(turn.sends)
         self.manager.hand_in(turn)
         self._complete()
-        deadline = self.manager.dispatcher.next_deadline()
+        deadline = self.manager.next_deadline(now)
         self._tick_at = float("inf") if deadline is None else deadline
 
     def _complete(self) -> None:

@@ -17,16 +17,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from park.core.dispatcher import Dispatcher
+from park.core.keeping import Keep
 from park.core.ledger import Policy
+from park.core.limits import RECORD, LimitPolicy
 from park.core.outcome import Event, Outcome, Ref, Send, Tick, Write
 from park.core.store import MemoryStore, Store
+from park.core.sweep import Sweeper
 from park.core.writer import Commits, InPlace, Writer
-from park.errors import ParkError, Refused, StoreError, UnknownJob
+from park.errors import ParkError, Refused, StoreError
 from park.model import Delta
 from park.table import Table, pack_deltas
 from park.util.msgstream import message_stream
 from park.wire import codec, messages
-from park.wire.messages import Submit
+from park.wire.messages import Message, Submit
 from park.wire.pack import ERROR, Buffer, Pack, count
 
 #: Packs that are kept open because chunks are cut from them, one after the other.
@@ -59,12 +62,18 @@ class Turn:
     size: int = 0
     #: when it is completed: the Deltas message with its payload, if anything changed
     publish: tuple[messages.Deltas, bytes] | None = None
+    #: jobs that are archived, and deleted, with this turn
+    archived: list[int] = field(default_factory=list)
+    deleted: list[int] = field(default_factory=list)
+    #: what deleted jobs leave is swept out with it
+    sweeps: bool = False
 
 
 class JobManager:
     """The jobs of one broker. *store* None: they live as long as this object. Times in seconds.
 
-    *policy*: the terms of credit; None: nothing is charged. *outlived*: kernels may live longer than the broker, and
+    *policy*: the terms of credit; None: nothing is charged. *limits*: what an owner may have; None: anything. *keep*: how
+    long ended jobs are kept, and how many of them in memory. *outlived*: kernels may live longer than the broker, and
     come back to its next life.
     """
 
@@ -76,9 +85,12 @@ class JobManager:
         checked: bool = False,
         policy: Policy | None = None,
         outlived: bool = True,
+        limits: LimitPolicy | None = None,
+        keep: Keep | None = None,
     ) -> None:
         self.store: Store = store if store is not None else MemoryStore()
         self._spool = MemoryStore()
+        self._sweeper = Sweeper(self.store)
         self._packs: OrderedDict[_Where, Pack] = OrderedDict()
         self._commits: Commits = InPlace(self.store)
         #: turns so far
@@ -104,6 +116,8 @@ class JobManager:
             lease,
             next_job=codec.unpack(reserved) if reserved else 1,
             policy=policy,
+            limits=limits,
+            keep=keep,
         )
         self.table = Table()
 
@@ -125,20 +139,32 @@ class JobManager:
             ledger.restore_account(str(owner), codec.unpack(value), now)
         for (job, epoch), value in self.store.scan("charge"):
             ledger.restore_charge(_number(job), _number(epoch), codec.unpack(value))
+        clock = self.store.get("meta", ("clock",))
+        if clock is not None:
+            dispatcher.restore_clock(*codec.unpack(clock))
+        dispatcher.restore_archived([codec.unpack(value) for _, value in self.store.scan("archive")])
+        self._sweeper.add(_number(number) for (number,), _ in self.store.scan("trash"))
         for (number,), value in self.store.scan("job"):
             try:
                 stored = codec.unpack(value)
-                submit = codec.build(Submit, codec.unpack(self.store.get("submit", (number,)) or b""))
-                units = {_start(key): count(v) for key, v in self.store.scan("units", (number,))}
-                results = [(_start(key), Pack(v)) for key, v in self.store.scan("results", (number,))]
+                request = self.store.get("submit", (number,)) or b""
+                submit = codec.build(Submit, codec.unpack(request))
+                packs = list(self.store.scan("units", (number,)))
+                units = {_start(key): count(v) for key, v in packs}
+                size = RECORD + len(request) + stored["code"] + sum(len(v) for _, v in packs)
+                packs = list(self.store.scan("results", (number,)))
+                results = [(_start(key), Pack(v)) for key, v in packs]
+                size += sum(len(v) for _, v in packs)
                 risky = [(_start(key), codec.unpack(v)) for key, v in self.store.scan("attempt", (number,))]
                 stored["failed"] = sum(_failed(pack) for _, pack in results)
                 answered = [(start, pack.count) for start, pack in results]
-                dispatcher.restore(stored, submit, units, answered, risky)
+                dispatcher.restore(stored, submit, units, answered, risky, size)
             except (ParkError, TypeError, ValueError, KeyError) as error:
                 raise StoreError(f"job {number!r} cannot be read from the store: {error}") from error
-        if writes := dispatcher.settle(now, wall).writes:
-            self.store.commit(writes)
+        out = dispatcher.settle(now, wall)
+        if out.writes:
+            self.store.commit(out.writes)
+        dispatcher.committed(out.archived, out.deleted)
         rows: list[Delta] = [Delta("job", j.number, j.record.as_map()) for j in dispatcher.list.jobs.values()]
         rows += [Delta("owner", o.owner, o.as_map()) for o in dispatcher.owners()]
         self.table = Table.from_header(pack_deltas(rows), 0)
@@ -162,17 +188,26 @@ class JobManager:
         for event in events:
             if isinstance(event, Event):
                 message = event.message
+                self._recall_named(message)
                 if isinstance(message, _READS) and dispatcher.roster.heard(event.peer, now):
                     turn.sends += self._observe(event)
                     continue
                 shown = isinstance(message, messages.Fetch) and message.job not in self._unsaved
             else:
                 shown = False
+                self._expire(turn, now)
             self._keep(dispatcher.handle(event, now), turn, shown)
             if self.checked:
                 dispatcher.check(everything=self._checks % 64 == 0)
                 self._checks += 1
+        if self._sweeper.due:
+            self._keep(Outcome(writes=self._sweeper.writes()), turn)
+            turn.sweeps = True
         return turn
+
+    def next_deadline(self, now: float) -> float | None:
+        """When a Tick may next lead to something; None: not before a message comes."""
+        return now if self._sweeper.due else self.dispatcher.next_deadline()
 
     def hand_in(self, turn: Turn) -> None:
         """The turn's writes go to the disk; `completed` gives it back when they are there. In order of their numbers."""
@@ -207,6 +242,10 @@ class JobManager:
                 if w.room in _OF_JOBS:
                     self._save(_number(w.key[0]), -1)
             self.dispatcher.saved(turn.number)
+            self.dispatcher.committed(turn.archived, turn.deleted)
+            self._sweeper.add(turn.deleted)
+            if turn.sweeps:
+                self._sweeper.committed()
             if turn.deltas:
                 seq = self.table.seq + 1
                 message = messages.Deltas(self.store.id, self.store.epoch, seq, len(turn.deltas))
@@ -246,7 +285,11 @@ class JobManager:
 
     def _keep(self, out: Outcome, turn: Turn, shown: bool = False) -> None:
         """What needs no disk: the spool, messages that go at once, and the streams. *shown*: a Fetch's answers, too."""
-        puts = [w for w in out.spool if w.value is not None]
+        puts = [
+            replace(w, value=self.load(w.value)) if isinstance(w.value, Ref) else w
+            for w in out.spool
+            if w.value is not None
+        ]
         if puts:
             self._spool.commit(puts)
         # all payloads now, because they may have left the spool, or the store, by the time of the commit
@@ -276,6 +319,8 @@ class JobManager:
             for peer, message, payload in self.stream.publish(p.job, p.kind, p.payload, p.header):
                 turn.sends.append(Send(peer, message, payload))
         turn.deltas += out.deltas
+        turn.archived += out.archived
+        turn.deleted += out.deleted
         for peer in out.gone:
             self.stream.drop_peer(peer)
         for job in out.ended:
@@ -284,10 +329,43 @@ class JobManager:
     def _shown(self, number: int) -> dict[str, Any]:
         """The record of a job, as it is now if that is on disk, and why it is so."""
         job = self.dispatcher.list.jobs.get(number)
-        record = self.table.jobs[number] if number in self._unsaved or job is None else job.record
+        shown = self.table.jobs.get(number)
+        if shown is not None and (job is None or number in self._unsaved):
+            record = shown
+        else:
+            assert job is not None
+            record = job.record
         if job is None:
             return record.as_map()
         return replace(record, reason=self.dispatcher.explain(number)).as_map()
+
+    def _expire(self, turn: Turn, now: float) -> None:
+        """Delete ended jobs that are kept no longer."""
+        due = self.dispatcher.due(now)
+        if due:
+            for number in due:
+                self.recall(number)
+            self._keep(self.dispatcher.expire(due, now), turn)
+
+    def _recall_named(self, message: Message) -> None:
+        """Take the jobs that the message names out of the archive, if they lie there."""
+        jobs = self.dispatcher.list
+        for number in (getattr(message, "job", 0), *getattr(message, "after", ())):
+            if number not in jobs.jobs and jobs.given(number):
+                self.recall(number)
+        if isinstance(message, Submit) and message.key not in jobs.by_key and len(message.key) == 16:
+            known = self.store.get("key", (message.key,))
+            if known is not None:
+                self.recall(codec.unpack(known))
+
+    def recall(self, number: int) -> None:
+        """Take the job out of the archive, if it lies there."""
+        stored = self.store.get("archive", (number,))
+        if stored is None or number in self.dispatcher.list.jobs:
+            return
+        submit = codec.build(Submit, codec.unpack(self.store.get("submit", (number,)) or b""))
+        units, results = (self.store.get("spans", (number, what)) or b"" for what in ("units", "results"))
+        self.dispatcher.recall(codec.unpack(stored), submit, units, results)
 
     def _load(self, send: Send) -> Send:
         if isinstance(send.payload, Ref):
@@ -325,10 +403,12 @@ class JobManager:
         elif isinstance(message, messages.Status):
             rows = self.table.jobs
             numbers = [message.job] if message.job else list(rows)
-            if message.job not in (0, *rows):
-                error = UnknownJob(f"job {message.job} is unknown")
-                yield Send(peer, messages.Failure(message.id, "UnknownJob", str(error)))
-                return
+            if message.job and message.job not in rows:
+                job = self.dispatcher.list.jobs.get(message.job)
+                if job is None or not job.archived:
+                    text = self.dispatcher.unknown(message.job)
+                    yield Send(peer, messages.Failure(message.id, "UnknownJob", text))
+                    return
             records = [
                 self._shown(n) for n in numbers if message.job or message.owner in ("*", rows[n].owner)
             ]
@@ -336,8 +416,8 @@ class JobManager:
         elif isinstance(message, messages.Watch):
             job = self.dispatcher.list.jobs.get(message.job)
             if job is None:
-                error = UnknownJob(f"job {message.job} is unknown")
-                yield Send(peer, messages.Failure(message.id, "UnknownJob", str(error)))
+                text = self.dispatcher.unknown(message.job)
+                yield Send(peer, messages.Failure(message.id, "UnknownJob", text))
                 return
             try:
                 self.dispatcher.check_right(event, job)

@@ -96,3 +96,7 @@ class Outcome:
     gone: list[Peer] = field(default_factory=list)
     #: jobs that have ended: their streams close
     ended: list[int] = field(default_factory=list)
+    #: jobs that go to the archive: when that is on disk, the dispatcher is told
+    archived: list[int] = field(default_factory=list)
+    #: jobs that were deleted: when that is on disk, what they leave is swept out
+    deleted: list[int] = field(default_factory=list)

@@ -20,8 +20,9 @@ def why(d: Charging, job: Job) -> str:
         return f"`park resume {job.number}` lets it go on"
     if record.state is JobState.WAITING:
         for other in record.after:
-            if not d.list.jobs[other].ended:
-                return f"waits for job {other}, which is {d.list.jobs[other].state}"
+            before = d.list.jobs.get(other)
+            if before is not None and not before.ended:
+                return f"waits for job {other}, which is {before.state}"
         return "waits for its time"
     if job.root is not None and not job.root.closed and not job.root.waiting and not job.attempts:
         return "waits for more inputs from its client"

@@ -140,6 +140,10 @@ class Server(ABC):
         """Let a paused job go on."""
 
     @abstractmethod
+    def delete(self, job: Any) -> None:
+        """Forget a job that has ended, with its request, inputs and results."""
+
+    @abstractmethod
     def set(self, job: Any, priority: int | str | None = None, tags: Iterable[str] | None = None) -> None:
         """Change the priority or the tags of a job that has not ended (None: as it is)."""
 
@@ -424,6 +428,19 @@ class ServerProxy(Server):
 
     def resume(self, job: Any = None) -> None:
         self._change(job, paused=False)
+
+    def delete(self, job: Any) -> None:
+        """Forget a job that has ended, with its request, inputs and results; nobody can find it any more.
+
+        Raises Refused while it, or a job that comes after it, has not ended, and to all but its owner and the admin;
+        UnknownJob where there is none::
+
+            number = service.start(abs, [-1, -2])
+            service.wait(number)
+            service.delete(number)
+        """
+        number = number_of(job)
+        self._ask(lambda n: messages.Delete(n, number))
 
     def set(
         self, job: Any = None, priority: int | str | None = None, tags: Iterable[str] | None = None

@@ -15,6 +15,7 @@ from park.core.fairshare import QUANTUM, ServiceClock
 from park.core.jobs import Job, JobList
 from park.core.ledger import Ledger, Policy
 from park.core.lending import Lending
+from park.core.limits import LimitPolicy
 from park.core.needs import Door, Kind
 from park.core.outcome import Event, Outcome, Peer, Ref, Send, Write
 from park.core.roster import Kernel, Roster
@@ -39,6 +40,7 @@ class State:
         lease: float = 20.0,
         next_job: int = 1,
         policy: Policy | None = None,
+        limits: LimitPolicy | None = None,
     ) -> None:
         self.store = store
         self.epoch = epoch
@@ -55,6 +57,7 @@ class State:
         self.attempts: dict[int, Attempt] = {}
         self.maps: dict[bytes, Map] = {}
         self.codes = Codes()
+        self.limits = limits
         #: answers that came too late or twice
         self.duplicates = 0
         self._next_attempt = epoch << 32
@@ -68,6 +71,18 @@ class State:
         self._wall = 0.0
         #: ended jobs whose dependents have not been looked at
         self._ended: deque[int] = deque()
+        #: ended sessions, and ended stored jobs, that are in memory, the first that ended first
+        self.sessions_over: dict[int, None] = {}
+        self.over: dict[int, None] = {}
+        #: bytes in the store of all jobs that have ended
+        self.over_bytes = 0
+        #: jobs on their way to the archive, and those that were recalled from it
+        self.archiving: set[int] = set()
+        self.recalled: dict[int, None] = {}
+        #: jobs that were deleted, while that is not on disk
+        self.deleting: set[int] = set()
+        #: what `keep_clock` is ahead of the time
+        self._aged = 0.0
         self._last_results: dict[int, tuple[list[Send], int]] = {}
         #: kernels of the broker's last life that have not come back, and until when they are waited for
         self.expected: set[bytes] = set()
@@ -105,6 +120,11 @@ class State:
         self._saved = number
 
     @property
+    def keep_clock(self) -> float:
+        """Seconds of this store's life, as `park.core.keeping` counts them."""
+        return self._now + self._aged
+
+    @property
     def _wall_now(self) -> float:
         return self._now + self._wall
 
@@ -124,8 +144,13 @@ class State:
     def _job(self, number: int) -> Job:
         job = self.list.jobs.get(number)
         if job is None:
-            raise UnknownJob(f"job {number} is unknown")
+            raise UnknownJob(self.unknown(number))
         return job
+
+    def unknown(self, number: int) -> str:
+        """What to say of a number that is no job's."""
+        gone = ": it was deleted, or it was a session that is over" if self.list.given(number) else ""
+        return f"job {number} is unknown{gone}"
 
     def _count_running(self, attempt: Attempt, step: int) -> None:
         job = self._job(attempt.map.job)

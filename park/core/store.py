@@ -42,9 +42,12 @@ from park.errors import StoreError
 if sys.platform != "win32":
     import fcntl
 
+# fmt: off
 ROOMS = (
-    "meta", "job", "submit", "key", "blob", "units", "results", "account", "charge", "kernel", "attempt", "checkpoint",
-)  # fmt: skip
+    "meta", "job", "submit", "key", "blob", "units", "results", "account", "charge", "kernel", "attempt",
+    "checkpoint", "archive", "spans", "trash",
+)
+# fmt: on
 
 #: What this release writes. A store with a higher number is refused.
 SCHEMA = 1
@@ -125,6 +128,10 @@ class Store(ABC):
     @abstractmethod
     def count(self, room: str, prefix: Key = ()) -> int:
         """How many records of *room* have keys that start with *prefix* (walks them, unless it is empty)."""
+
+    @abstractmethod
+    def keys(self, room: str, prefix: Key, most: int) -> list[Key]:
+        """The first keys of *room* that start with *prefix*, at most so many; their values are not read."""
 
     @abstractmethod
     def close(self) -> None:
@@ -242,6 +249,12 @@ class MemoryStore(Store):
             return len(self._room(room))
         keys, first = self._keys(room), encode_key(prefix)
         return bisect_left(keys, first + _PAST) - bisect_left(keys, first)
+
+    def keys(self, room: str, prefix: Key, most: int) -> list[Key]:
+        keys, first = self._keys(room), encode_key(prefix)
+        start = bisect_left(keys, first)
+        stop = min(bisect_left(keys, first + _PAST), start + most)
+        return [decode_key(key) for key in keys[start:stop]]
 
     def _batch(self, room: str, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
         keys, records = self._keys(room), self._room(room)
@@ -438,6 +451,23 @@ class JobStore(Store):
                     return number
             except lmdb.Error as error:
                 raise self._said(error, f"cannot read room {room!r} of the store") from error
+
+    def keys(self, room: str, prefix: Key, most: int) -> list[Key]:
+        first = encode_key(prefix)
+        last = first + _PAST
+        found: list[Key] = []
+        with self._reading:
+            env, db = self._live(room)
+            try:
+                with env.begin(db=db) as txn, txn.cursor() as cursor:
+                    if most > 0 and cursor.set_range(first):
+                        for key in cursor.iternext(keys=True, values=False):
+                            if key >= last or len(found) == most:
+                                break
+                            found.append(decode_key(key))
+            except lmdb.Error as error:
+                raise self._said(error, f"cannot read room {room!r} of the store") from error
+        return found
 
     def _batch(self, room: str, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
         batch: list[tuple[bytes, bytes]] = []

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from park.core.fairshare import Rates
+from park.core.limits import Tally
 from park.core.outcome import Event, Key, Ref
 from park.core.roster import Kernel
 
@@ -68,8 +69,9 @@ class Map:
     base: int = 0
     #: the unit behind the last one received so far
     total: int = 0
-    #: units that are neither answered nor dropped
-    remaining: int = 0
+    _remaining: int = 0
+    #: what its owner has in all
+    tally: Tally = field(default_factory=Tally, repr=False)
     pending: deque[Span] = field(default_factory=deque)
     #: units in `pending`
     waiting: int = 0
@@ -89,6 +91,16 @@ class Map:
     lost: bool = False
     #: all its units have been dealt: late chunks are watched
     tail: bool = False
+
+    @property
+    def remaining(self) -> int:
+        """Units that are neither answered nor dropped."""
+        return self._remaining
+
+    @remaining.setter
+    def remaining(self, units: int) -> None:
+        self.tally.units += units - self._remaining
+        self._remaining = units
 
     def key_of(self, segment: int) -> Key:
         """Where the store or the spool holds a segment."""

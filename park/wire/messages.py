@@ -254,6 +254,14 @@ class Change(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Delete(Message):
+    """Forget a job that has ended, with its request, inputs and results. Answered by Done once nobody can find it."""
+
+    id: int
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
 class Credits(Message):
     """The account of an *owner*, or of all ("*"). Answered by Records: a map an account, with its jobs' costs."""
 

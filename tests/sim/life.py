@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from park.core.keeping import Keep
 from park.model import JobState
 from park.wire import messages
 from tests.sim.client import Client, Request, SessionMap
@@ -21,12 +22,14 @@ class Life:
 
     def __init__(self, seed: int, world: World | None = None) -> None:
         self.random = random.Random(f"life {seed}")
-        self.world = world or World(seed)
+        self.world = world or World(seed, keep=Keep(jobs=self.random.choice([0, 3, 10_000])))
         #: accepted or not: who asked, and what
         self.asked: list[tuple[Client, Request, list[Any]]] = []
         self.sessions: list[tuple[Client, Request]] = []
         self.maps: list[SessionMap] = []
         self.told: set[int] = set()
+        #: jobs that somebody wanted to be deleted
+        self.unwanted: set[int] = set()
         self.unrepeatable: set[int] = set()
         #: clients that have inputs to bring: client, request, the rest of them
         self.feeds: list[tuple[Client, Request, list[Any]]] = []
@@ -65,6 +68,7 @@ class Life:
             (3, self.open_session),
             (5, self.map),
             (3, self.tell),
+            (2, self.delete),
             (2, self.cancel),
             (2, self.close_session),
             (3, self.cut),
@@ -154,6 +158,12 @@ class Life:
             self.client().ask(kind(0, number))
             self.told.add(number)
 
+    def delete(self) -> None:
+        if self.known():
+            number = self.random.choice(self.known())
+            self.client().ask(messages.Delete(0, number))
+            self.unwanted.add(number)
+
     def cancel(self) -> None:
         open_maps = [(c, m) for c in self.world.clients for m in c.maps.values() if not m.done]
         if open_maps:
@@ -226,6 +236,12 @@ class Life:
         self.world.now += self.random.choice([1.0, 5.0, 25.0])
 
     def see_accepted(self) -> None:
+        for asked in list(self.asked):
+            request = asked[1]
+            if request.done and isinstance(request.answer, messages.Failure):
+                assert request.answer.error == "UnknownJob"
+                assert set(request.message.after) & self.unwanted
+                self.asked.remove(asked)
         for _, request, _ in self.asked:
             if request.done:
                 key = request.message.key
@@ -266,6 +282,7 @@ class Life:
         world.now += 1.0
         world.until(lambda: not any(c.requests for c in world.clients))
         world.now += 1.0
+        world.until(lambda: not world.manager.store.count("trash"))
         # what nobody waits for
         world.until(lambda: not world.dispatcher.attempts and not world.dispatcher.orphans)
         world.until(lambda: not any(k.life.attempts or k.life.answers.stored for k in world.kernels))
@@ -288,7 +305,10 @@ class Life:
             if not request.done:
                 assert client not in self.world.clients
                 continue
-            job = self.world.dispatcher.list.jobs[request.job]
+            job = self.world.job(request.job)
+            if job is None:
+                assert request.job in self.unwanted
+                continue
             right = [expected(request.message.name, x) for x in inputs]
             got = self.world.result(request.job)
             state = job.state
@@ -299,8 +319,8 @@ class Life:
             elif state is JobState.FAILED:
                 whole = got == right and ERROR in got
                 after = any(
-                    self.world.dispatcher.list.jobs[n].state in (JobState.FAILED, JobState.ABORTED)
-                    for n in job.record.after
+                    other is None or other.state in (JobState.FAILED, JobState.ABORTED)
+                    for other in map(self.world.job, job.record.after)
                 )
                 early = request.message.on_error == "stop" and ERROR in got
                 unfed = not request.message.closed

@@ -35,7 +35,7 @@ class PayingLife(Life):
         return super().run(*given)
 
     def chances(self) -> list[Chance]:
-        spared = (self.tell, self.kill)
+        spared = (self.tell, self.kill, self.delete)
         return [(chance, what) for chance, what in super().chances() if what not in spared]
 
     def submit(self) -> None:

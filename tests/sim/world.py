@@ -15,10 +15,13 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from park.core.dispatcher import Dispatcher
+from park.core.jobs import Job
+from park.core.keeping import Keep
 from park.core.ledger import Policy
 from park.core.manager import JobManager, Turn
 from park.core.outcome import Event, Send, Tick
 from park.core.store import MemoryStore, Store
+from park.core.sweep import OF_JOBS
 from park.kernel.pool import IDLE_PER_SLOT
 from park.wire import codec, messages
 from tests.sim.client import Client
@@ -64,6 +67,7 @@ class World:
         pace: Pace = hasty,
         latency: Latency = fitful,
         policy: Policy | None = None,
+        keep: Keep | None = None,
         checked: bool = True,
         watched: bool = True,
         disk: Pause | None = None,
@@ -74,6 +78,7 @@ class World:
         self.pace = pace
         self.latency = latency
         self.policy = policy
+        self.keep = keep
         self.checked = checked
         self.disk = disk
         self._disk: Disk | None = None
@@ -226,7 +231,7 @@ class World:
         self._inbox.clear()
         self._tick_at = float("inf")
         self.manager = JobManager(
-            self._open_store(), heartbeat, lease, checked=self.checked, policy=self.policy
+            self._open_store(), heartbeat, lease, checked=self.checked, policy=self.policy, keep=self.keep
         )
         self.manager.restore(self.now, WALL + self.now)
         if self.disk is not None:
@@ -261,7 +266,7 @@ class World:
         self._turn_due = False
         events: list[Event | Tick] = list(self._inbox[:BATCH])
         del self._inbox[:BATCH]
-        deadline = self.dispatcher.next_deadline()
+        deadline = self.manager.next_deadline(self.now)
         if deadline is not None and deadline <= self.now:
             events.append(self._tick())
         if events:
@@ -285,7 +290,7 @@ class World:
             self._arm_broker()
 
     def _arm_broker(self) -> None:
-        deadline = self.dispatcher.next_deadline()
+        deadline = self.manager.next_deadline(self.now)
         if deadline is not None and deadline < self._tick_at:
             self._tick_at = deadline
             self.at(deadline, self._look, deadline, quiet=True)
@@ -366,9 +371,16 @@ class World:
 
     # -- the end -------------------------------------------------------------------------------
 
+    def job(self, number: int) -> Job | None:
+        """A job, also if it is archived; None: it was deleted."""
+        if number not in self.dispatcher.list.jobs:
+            self.manager.recall(number)
+        return self.dispatcher.list.jobs.get(number)
+
     def result(self, job: int) -> list[Any]:
         """The stored results of a job, None where there is none; each unit is answered at most once."""
-        entry = self.dispatcher.list.jobs[job]
+        entry = self.job(job)
+        assert entry is not None
         got: dict[int, Any] = {}
         for key, data in self.manager.store.scan("results", (job,)):
             for unit, value in enumerate(values(data), key[1]):  # type: ignore[arg-type]
@@ -397,6 +409,12 @@ class World:
         for client in d.roster.clients.values():
             assert not client.open, client
             assert not client.fetches, client
+        store = self.manager.store
+        assert store.count("trash") == 0
+        here = {key[0] for room in ("job", "archive") for key, _ in store.scan(room)}
+        for room in OF_JOBS:
+            assert {key[0] for key, _ in store.scan(room)} <= here, room
+        assert {key[0] for key, _ in store.scan("blob")} == d.codes._kept.keys()
         assert self.manager._spool.count("units") == 0
         assert self.manager._spool.count("blob") <= len(d.codes)
         for own in self.kernels:
@@ -406,5 +424,5 @@ class World:
             assert len(own.processes) <= IDLE_PER_SLOT * own.life.slots, own.processes
             assert not any(p.stack for p in own.processes.values())
         table = self.manager.table
-        assert {n: j.record for n, j in d.list.jobs.items()} == dict(table.jobs.items())
+        assert {n: j.record for n, j in d.list.jobs.items() if not j.archived} == dict(table.jobs.items())
         assert {k.number: k.record() for k in d.roster.kernels.values()} == dict(table.kernels.items())

@@ -1,0 +1,374 @@
+"""What is kept of ended jobs: deletion, the archive, what is swept out, how long it takes, and that nothing else goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fabric import Fabric, until
+
+import park
+from park.core.keeping import PAUSE, RECALLED, SESSIONS, Archive, Keep
+from park.core.outcome import Account, Tick
+from park.core.store import JobStore, Store
+from park.core.sweep import OF_JOBS
+from park.model import JobState
+from park.wire import codec, messages
+from tests.sim import world as worlds
+from tests.sim.client import Client, Request
+from tests.sim.desk import Desk, of
+from tests.sim.functions import code
+from tests.sim.wire import WALL
+from tests.sim.world import World
+
+
+@pytest.fixture(params=["memory", "disk"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store] | None:
+    return (lambda: JobStore(tmp_path / "home")) if request.param == "disk" else None
+
+
+def begun(**options: Any) -> tuple[World, Client]:
+    """A world with a kernel and a client that have met the broker."""
+    world = World(**options)
+    world.kernel(2)
+    client = world.client()
+    world.settle()
+    return world, client
+
+
+def done(world: World, *requests: Request) -> list[Any]:
+    """What was answered to these requests."""
+    world.until(lambda: all(r.done for r in requests))
+    return [r.answer for r in requests]
+
+
+def ended(world: World, client: Client, name: str, inputs: list[Any] | None, **fields: Any) -> int:
+    """A job that has ended."""
+    request = client.submit(name, inputs, **fields)
+    done(world, request)
+    fetch = client.fetch(request.job)
+    done(world, fetch)
+    return request.job
+
+
+def records(world: World, job: int) -> dict[str, int]:
+    """What the store has of a job."""
+    rooms = ("job", "archive", "trash", *OF_JOBS)
+    return {room: n for room in rooms if (n := world.manager.store.count(room, (job,)))}
+
+
+def swept(world: World) -> None:
+    world.until(lambda: not world.manager.store.count("trash"))
+
+
+# -- deletion ----------------------------------------------------------------------------------------
+
+
+def test_a_deleted_job_is_nowhere_any_more(store: Callable[[], Store] | None) -> None:
+    world, client = begun(store=store)
+    job = ended(world, client, "square", list(range(30)))
+    other = ended(world, client, "fails", [1])
+    (answer,) = done(world, client.ask(messages.Delete(0, job)))
+    assert isinstance(answer, messages.Done)
+    swept(world)
+    # then neither the table, nor the store, nor a mirror has it, and what others have is there
+    assert job not in world.manager.table.jobs
+    assert records(world, job) == {}
+    assert {key[0] for key, _ in world.manager.store.scan("blob")} == {code("fails")}
+    world.until(lambda: world.watchers[0].current)
+    assert list(world.watchers[0].mirror.jobs) == [other]
+    # and whoever asks for it is told
+    for message in (
+        messages.Status(0, job),
+        messages.Fetch(0, job),
+        messages.Delete(0, job),
+        messages.Watch(0, job),
+    ):
+        (answer,) = done(world, client.ask(message))
+        assert answer.error == "UnknownJob"
+        assert answer.text.startswith(f"job {job} is unknown")
+    (answer,) = done(world, client.submit("square", [1], after=[job]))
+    assert answer.text == f"job {job} is unknown: it was deleted, or it was a session that is over"
+    # also after a restart; its number is never given again
+    world.restart_broker()
+    assert list(world.dispatcher.list.jobs) == [other]
+    assert ended(world, client, "square", [1]) > other
+    world.manager.close()
+
+
+def test_code_goes_with_the_last_job_that_has_it(store: Callable[[], Store] | None) -> None:
+    world, client = begun(store=store)
+    first, second = ended(world, client, "square", [1]), ended(world, client, "square", [2])
+    done(world, client.ask(messages.Delete(0, first)))
+    assert world.manager.store.count("blob") == 1
+    world.restart_broker()  # where only the store has it
+    session = client.session()
+    done(world, session)
+    call = client.map(session, "square", list(range(400)))
+    world.until(lambda: bool(call.results) or bool(world.dispatcher.attempts))
+    # when it leaves the store while a map needs it
+    done(world, client.ask(messages.Delete(0, second)))
+    assert world.manager.store.count("blob") == 0
+    world.kernel(1)  # which has never had it
+    world.until(lambda: call.done)
+    assert call.results == {x: x * x for x in range(400)}
+    assert ended(world, client, "square", [3])
+    assert world.manager.store.count("blob") == 1
+    world.manager.close()
+
+
+def test_what_has_not_ended_stays_and_so_does_what_it_comes_after() -> None:
+    world, client = begun()
+    job = ended(world, client, "square", [1])
+    waits = client.submit("square", [2], after=[job], when=WALL + world.now + 50)
+    later = client.submit("square", [2], after=[job], when=WALL + world.now + 50)
+    done(world, waits, later)
+    refused, running = done(
+        world, client.ask(messages.Delete(0, job)), client.ask(messages.Delete(0, waits.job))
+    )
+    assert refused.error == running.error == "Refused"
+    assert refused.text == (
+        f"job {waits.job}, which comes after job {job}, is waiting: wait until it has ended, or abort it first"
+    )
+    assert running.text == (
+        f"job {waits.job} is waiting: abort it first (`park abort {waits.job}`), then delete it"
+    )
+    done(world, client.ask(messages.Abort(0, waits.job)), client.ask(messages.Abort(0, later.job)))
+    (answer,) = done(world, client.ask(messages.Delete(0, job)))
+    assert isinstance(answer, messages.Done)
+
+
+def test_only_its_owner_and_the_admin_delete_a_job() -> None:
+    desk = Desk()
+    ada = desk.client("c1", account=Account("ada"))
+    desk.submit(ada, inputs=[])
+    (failure,) = of(
+        desk.give(desk.client("c2", account=Account("bob")), messages.Delete(9, 1)), messages.Failure
+    )
+    assert failure.error == "Refused"
+    assert of(desk.give(desk.client("c3", "root"), messages.Delete(9, 1)), messages.Done)
+
+
+def test_a_large_job_goes_in_small_transactions(store: Callable[[], Store] | None) -> None:
+    world, client = begun(store=store)
+    request = client.submit("square", [0], closed=False)
+    (accepted,) = done(world, request)
+    feeds = [
+        client.ask(messages.Units(n, 1, n == 1300, job=accepted.job), request.payload) for n in range(1, 1301)
+    ]
+    done(world, *feeds, client.fetch(accepted.job))
+    total = world.manager.store.count("results", (accepted.job,)) + 1300
+    largest = 0
+    commit = world.manager.store.commit
+
+    def watched(writes: Any) -> None:
+        nonlocal largest
+        found = list(writes)
+        largest = max(largest, len(found))
+        commit(found)
+
+    world.manager.store.commit = watched  # type: ignore[method-assign]
+    client.ask(messages.Delete(0, accepted.job))
+    world.until(lambda: "trash" in records(world, accepted.job))
+    left = world.manager.store.count("units", (accepted.job,))
+    assert left
+    # a broker that dies in between goes on with it
+    world.restart_broker()
+    assert accepted.job not in world.dispatcher.list.jobs
+    swept(world)
+    assert records(world, accepted.job) == {}
+    assert total > 1300
+    assert largest <= 510
+    world.manager.close()
+
+
+# -- sessions, and the archive -----------------------------------------------------------------------
+
+
+def test_ended_sessions_leave_the_table_and_every_mirror() -> None:
+    world, client = begun()
+    numbers = []
+    for _ in range(SESSIONS + 20):
+        session = client.session()
+        done(world, session)
+        done(world, client.ask(messages.Close(0, session.job)))
+        numbers.append(session.job)
+    assert list(world.dispatcher.list.jobs) == numbers[20:]
+    assert len(world.dispatcher.list.by_key) == SESSIONS
+    world.until(lambda: world.watchers[0].current)
+    assert list(world.watchers[0].mirror.jobs) == numbers[20:]
+
+
+def test_archived_jobs_are_found_and_take_no_memory(store: Callable[[], Store] | None) -> None:
+    world, client = begun(store=store, keep=Keep(jobs=2))
+    jobs = [ended(world, client, "square", [n, n]) for n in range(6)]
+    d = world.dispatcher
+
+    def check(remembered: list[int]) -> None:
+        assert list(world.dispatcher.list.jobs) == remembered
+        assert list(world.manager.table.jobs) == jobs[4:]
+        assert set(world.dispatcher.list.by_key.values()) == set(remembered)
+
+    check(jobs[4:])
+    assert d.ledger.costs.keys() <= set(jobs[4:])
+    # its result, its request, its record are there, and it may be come after
+    fetch, whole = client.fetch(jobs[0]), client.ask(messages.Fetch(0, jobs[0], request=True))
+    status = client.ask(messages.Status(0, jobs[1]))
+    done(world, fetch, whole, status)
+    assert fetch.results == [0, 0]
+    assert fetch.record.state is JobState.COMPLETE
+    assert [type(m) for m, _ in whole.answers] == [messages.Results] * len(d.list.jobs[jobs[0]].results) + [
+        messages.Blob,
+        messages.Units,
+        messages.Fetched,
+    ]
+    assert codec.unpack(status.answers[-1][1])[0]["name"] == "square"
+    check([*jobs[4:], *jobs[:2]])
+    everything = client.ask(messages.Status(0))
+    done(world, everything)
+    assert [r["job"] for r in codec.unpack(everything.answers[-1][1])] == jobs[4:]
+    # as after a restart
+    world.restart_broker()
+    check(jobs[4:])
+    (unknown,) = done(world, client.ask(messages.Stop(0, jobs[2])))
+    assert unknown.text == f"job {jobs[2]} has ended: it is complete"
+    assert world.result(jobs[3]) == [9, 9]
+    done(world, client.ask(messages.Delete(0, jobs[0])))
+    swept(world)
+    assert records(world, jobs[0]) == {}
+    assert world.manager.store.count("key") == 3
+    jobs.append(ended(world, client, "square", [7, 7], after=[jobs[1]]))
+    assert world.result(jobs[-1]) == [49, 49]
+    world.manager.close()
+
+
+def test_a_request_said_again_finds_its_archived_job() -> None:
+    world, client = begun(keep=Keep(jobs=0))
+    request = client.submit("square", [3])
+    (accepted,) = done(world, request)
+    done(world, client.fetch(accepted.job))
+    assert not world.dispatcher.list.jobs
+    (again,) = done(world, client.ask(request.message, request.payload, "square"))
+    assert (again.job, again.existed, again.received) == (accepted.job, True, 1)
+
+
+def test_those_that_were_recalled_leave_the_memory_again() -> None:
+    world, client = begun(keep=Keep(jobs=0))
+    jobs = [ended(world, client, "square", []) for _ in range(RECALLED + 30)]
+    done(world, *[client.ask(messages.Status(0, job)) for job in jobs])
+    done(world, client.ask(messages.Status(0)))
+    assert len(world.dispatcher.list.jobs) == RECALLED
+
+
+def test_a_job_that_failed_long_ago_fails_those_that_come_after_it() -> None:
+    world, client = begun(keep=Keep(jobs=0))
+    job = ended(world, client, "fails", [3])
+    later = client.submit("square", [1], after=[job])
+    (accepted,) = done(world, later)
+    fetch = client.fetch(accepted.job)
+    done(world, fetch)
+    assert fetch.record.state is JobState.FAILED
+    assert fetch.record.reason.startswith(f"job {job}, which it comes after, has failed")
+
+
+def test_an_archive_forgets_what_was_removed() -> None:
+    archive = Archive()
+    for n in range(3000):
+        archive.add(n, float(n), 1)
+    for n in range(0, 3000, 2):
+        archive.remove(n)
+    assert archive.first(3) == [(1, 1.0, 1), (3, 3.0, 1), (5, 5.0, 1)]
+    for n in range(1, 2900, 2):
+        archive.remove(n)
+    assert archive.first(1) == [(2901, 2901.0, 1)]
+    assert len(archive) == 50
+    assert len(archive._numbers) < 1100
+
+
+# -- for how long ------------------------------------------------------------------------------------
+
+
+def test_what_is_old_goes_by_itself_and_what_is_needed_stays() -> None:
+    world, client = begun(keep=Keep(age=3600.0, jobs=1))
+    first, second = ended(world, client, "square", [1]), ended(world, client, "square", [1])
+    needed = ended(world, client, "square", [1])
+    waits = client.submit("square", [2], after=[needed], when=WALL + world.now + 9000)
+    done(world, waits)
+    world.run_for(1800.0)
+    young = ended(world, client, "square", [1])
+    world.run_for(1700.0)
+    assert records(world, first)
+    world.run_for(200.0)
+    assert records(world, first) == records(world, second) == {}
+    assert records(world, needed)
+    assert records(world, young)
+    world.run_for(1800.0)
+    assert records(world, young) == {}
+    world.run_for(9000.0)
+    assert records(world, needed) == {}
+    world.run_for(3600.0)
+    assert not world.dispatcher.list.jobs
+    assert world.dispatcher.over_bytes == 0
+
+
+def test_beyond_a_size_the_oldest_go() -> None:
+    world, client = begun(keep=Keep(size=30_000, jobs=3))
+    jobs = [ended(world, client, "square", [n]) for n in range(20)]
+    world.settle()
+    world.run_for(1.0)
+    assert world.dispatcher.over_bytes <= 30_000
+    left = [job for job in jobs if records(world, job)]
+    assert left == jobs[-len(left) :]
+    assert 8 < len(left) < 15
+
+
+@pytest.mark.parametrize("step", [-400 * 86400.0, 400 * 86400.0])
+def test_a_step_of_the_wall_clock_deletes_nothing(step: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, client = begun(keep=Keep(age=30 * 86400.0))
+    job = ended(world, client, "square", [1])
+    world.broker_turn([Tick(WALL + world.now + step)])
+    world.run_for(100.0)
+    assert records(world, job)
+    # nor does a broker that starts with a wrong clock, but for a day
+    clock = world.dispatcher.keep_clock
+    monkeypatch.setattr(worlds, "WALL", WALL + step)
+    world.restart_broker()
+    assert world.dispatcher.keep_clock <= clock + PAUSE + 1
+    world.run_for(100.0)
+    assert records(world, job)
+
+
+# -- as people do it ---------------------------------------------------------------------------------
+
+
+def test_jobs_are_deleted_from_scripts_and_the_command_line(tmp_path: Path) -> None:
+    with Fabric(tmp_path) as fabric:
+        fabric.start_kernels(1)
+        service = fabric.connect()
+        jobs = [service.start(abs, [-n]) for n in range(6)]
+        held = service.start(abs, [1], when=1000)
+        for job in jobs:
+            service.wait(job)
+        service.delete(jobs[0])
+        handle = service.job(jobs[1])
+        handle.delete()
+        with pytest.raises(park.UnknownJob, match=f"job {jobs[0]} is unknown: it was deleted"):
+            service.wait(jobs[0])
+        until(lambda: jobs[1] not in service.table.jobs)
+        command = fabric.park("delete", f"{jobs[2]}-{jobs[4]}", str(held), str(jobs[0]))
+        assert command.wait() == 6
+        assert command.text.splitlines() == [
+            f"park: job {held} is waiting: abort it first (`park abort {held}`), then delete it",
+            f"park: job {jobs[0]} is unknown: it was deleted, or it was a session that is over",
+            "3 jobs deleted",
+        ]
+        assert [job.id for job in service.jobs()] == [jobs[5], held]
+        bad = fabric.park("delete", "5-1")
+        assert bad.wait() == 2
+        assert "'5-1' is neither the number of a job, as 12, nor a range" in bad.text
+        fabric.broker.kill()
+        fabric.start_broker()
+        assert service.wait(jobs[5], 20) == [5]
+        assert [job.id for job in service.jobs()] == [jobs[5], held]
