@@ -90,7 +90,7 @@ def test_a_cut_connection_costs_nothing_but_time(name: str, seed: int) -> None:
     request = client.submit(name, [3, 2])
     session = client.session()
     world.until(lambda: session.done and request.done)
-    call = client.map(session.job, "driver", [1, 2, 3])
+    call = client.map(session, "driver", [1, 2, 3])
     for _ in range(6):
         for _ in range(world.random.randint(1, 60)):
             world.step()
