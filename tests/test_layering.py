@@ -163,6 +163,8 @@ ROOMS = {
     "park.util.sockets": Room(2, beside=("park.util.keys", "park.util.zap"), libraries=("zmq",)),
     "park.util.zap": Room(2, beside=("park.util.keys",)),
     "park.util.keys": Room(2, beside=("park.util.sockets",)),
+    "park.kernel.memory": Room(1),
+    "park.kernel.death": Room(1),
     "park.kernel.node": Room(2),
     "park.util.addresses": Room(2),
     "park.util.reactor": Room(2),

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from park.core.needs import profile_of
-from park.kernel.node import MAX_PACKAGES, Node, memory, packages, this_node
+from park.kernel.death import Death
+from park.kernel.memory import memory, oom_kills
+from park.kernel.node import MAX_PACKAGES, Node, packages, this_node
 from park.wire import codec, messages
 
 WHOLE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -51,6 +53,62 @@ def test_memory_is_the_least_limit(tmp_path: Path, group: str, files: dict[str, 
 
 def test_memory_of_a_system_without_groups(tmp_path: Path) -> None:
     assert memory(tmp_path) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "want"),
+    [
+        ("", {}, 0),
+        (V2, {"users__ada__memory.events": "low 0\noom 3\noom_kill 2\n", "memory.events": "oom_kill 9\n"}, 2),
+        (V2, {"memory.events": "oom_kill 9\n"}, 9),
+        (V1, {"memory__batch__job7__memory.oom_control": "under_oom 0\noom_kill 4\n"}, 4),
+        (V1, {"memory__batch__job7__memory.oom_control": "under_oom 0\n"}, 0),
+    ],
+)
+def test_kills_for_want_of_memory_are_counted(
+    tmp_path: Path, group: str, files: dict[str, str], want: int
+) -> None:
+    root = system(tmp_path, group, **files)
+    assert oom_kills(root) == want
+    (root / "proc/vmstat").write_text("pgfault 12\noom_kill 7\n")
+    assert oom_kills(root) == (want or 7)
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("death", "words"),
+    [
+        (Death(None), "its process closed its channel"),
+        (Death(3), "its process exited with code 3"),
+        (
+            Death(-11, peak=2 * GB, floor=GB),
+            "its process was killed by signal 11 (SIGSEGV) (it held up to 2.00 GB of memory)",
+        ),
+        (
+            Death(-11, peak=GB, floor=GB),
+            "its process was killed by signal 11 (SIGSEGV) (it held less than 1.00 GB of memory)",
+        ),
+        (
+            Death(-9, peak=GB, limit=4 * GB),
+            "its process was killed by signal 9 (SIGKILL) (it held up to 1.00 GB of memory)",
+        ),
+        (
+            Death(-9, peak=39 * GB // 10, limit=4 * GB),
+            "its process was killed by signal 9 (SIGKILL): it held up to 3.90 GB of memory of the 4.00 GB that there are, "
+            "so want of memory may be why",
+        ),
+        (
+            Death(-9, peak=300_000_000, limit=4 * GB, starved=True),
+            "its process was killed by signal 9 (SIGKILL) when the system had to kill for want of memory: "
+            "it held up to 300 MB of memory of the 4.00 GB that there are",
+        ),
+        (Death(-64), "its process was killed by signal 64"),
+    ],
+)
+def test_what_ended_a_process_in_words(death: Death, words: str) -> None:
+    assert str(death).startswith(words)
 
 
 def test_packages_are_those_that_are_installed_here() -> None:

@@ -16,7 +16,9 @@ from typing import Any, Protocol
 
 from park.errors import ProtocolError
 from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, ToSlot
+from park.kernel.death import Death
 from park.kernel.lifecycle import Lifecycle
+from park.kernel.memory import oom_kills
 from park.kernel.node import Node
 from park.kernel.runner import SlotProcess
 from park.kernel.term import LEAVE, Term
@@ -30,6 +32,10 @@ from park.wire.pack import Buffer
 #: Seconds that all processes together may take when the kernel itself is stopped.
 PATIENCE = 0.5
 READ, WRITE = 1, 2
+#: Seconds between two looks at what the system has killed.
+KILLS = 2.0
+#: What is said of a process that went on without its channel.
+CUT = "its process closed its connection to the kernel: descriptors that a body did not open are not its own"
 
 
 class Line(Protocol):
@@ -73,6 +79,10 @@ class KernelLoop:
         self._processes: dict[int, SlotProcess] = {}
         self._leaving: dict[int, float] = {}
         self._exited: list[SlotProcess] = []
+        #: how many processes the system has killed for want of memory, when it did, as far as that was seen, and when
+        #: that was looked at
+        self._oom_kills, self._killed_at, self._looked_at = oom_kills(), -1e9, 0.0
+        self._starved = False
         self._on_refusal = on_refusal
         self._term = term or Term(time.monotonic())
         self._on_left = on_left
@@ -111,9 +121,12 @@ class KernelLoop:
         for number, at in list(self._leaving.items()):
             if now >= at:
                 del self._leaving[number]
-                self._processes[number].cut = True
-                self._processes[number].kill()
+                process = self._processes[number]
+                process.fault = process.fault or CUT
+                process.kill()
         self._look_at_term(now)
+        if now >= self._looked_at + KILLS:
+            self._look_for_kills(now)
         self._speak(now)
 
     def deadline(self) -> float | None:
@@ -271,7 +284,7 @@ class KernelLoop:
             else:  # its end is on its way, unless the body closed our socket
                 self._leaving.setdefault(process.number, time.monotonic() + 1.0)
         except ProtocolError as error:  # the body wrote into our socket
-            print(f"park: {process!r} is not making sense, it is killed: {error}", file=sys.stderr)
+            process.fault = f"a body wrote into its connection to the kernel: {error}"
             self._reactor.ignore(process.channel)
             process.kill()
 
@@ -297,7 +310,19 @@ class KernelLoop:
                     message, payload = codec.decode(frames)
                     self._do(self.life.slot(process.number, message, payload))
         process.read_stderr()
-        self._finish(process, process.cause())
+        self._finish(process, process.fault or str(self._death(process)))
+
+    def _death(self, process: SlotProcess) -> Death:
+        self._look_for_kills(time.monotonic())
+        return Death(process.exit_code(), process.peak, process.floor, self._node.memory, self._starved)
+
+    def _look_for_kills(self, now: float) -> None:
+        """Whether the system has killed for want of memory within the last seconds: nobody says whom."""
+        kills = oom_kills()
+        if kills > self._oom_kills:
+            self._oom_kills, self._killed_at = kills, now
+        self._looked_at = now
+        self._starved = now < self._killed_at + KILLS
 
     def _finish(self, process: SlotProcess, cause: str) -> None:
         del self._processes[process.number]

@@ -13,11 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from park.kernel.memory import memory
+
 #: Bytes of package names and versions that are announced at most: they travel in one head of a message.
 MAX_PACKAGES = 24 * 1024
-#: More bytes than a limit of memory can be: it stands for no limit.
-_NO_LIMIT = 1 << 60
-
 _FOLDER = re.compile(r"(?P<name>.+?)-(?P<version>[^-]+)(-py\d[^-]*(-.+)?)?\.(dist|egg)-info")
 
 
@@ -39,53 +38,6 @@ class Node:
 def this_node(labels: tuple[str, ...] = (), owner: str = "", only: bool = False) -> Node:
     """The node of this process, as it is now."""
     return Node(memory(), packages(sys.path), labels, owner, only)
-
-
-# -- memory --------------------------------------------------------------------------------------
-
-
-def memory(root: Path = Path("/")) -> int:
-    """Bytes that the processes of this node may use: all that it has, or the limit of their control group.
-
-    *root* is where the file system begins. 0 where nobody can tell.
-    """
-    try:
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not on Linux
-        return 0
-    return max(0, min([whole, *_limits(root)]))
-
-
-def _limits(root: Path) -> Iterable[int]:
-    """The limits of the control groups that this process is in, of version 1 and 2."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if not controllers:
-            mount, name = root / "sys/fs/cgroup", "memory.max"
-        elif "memory" in controllers.split(","):
-            mount, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-        else:
-            continue
-        # a group is limited by those around it too; inside a container only the outermost may be seen
-        folder = mount / group.strip("/")
-        for place in (folder, *folder.parents):
-            limit = _number(place / name)
-            if 0 < limit < _NO_LIMIT:
-                yield limit
-            if place == mount:
-                break
-
-
-def _number(file: Path) -> int:
-    """The number in a file; 0: there is none."""
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return 0
 
 
 # -- packages ------------------------------------------------------------------------------------

@@ -9,11 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from park.util.channel import Channel
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 #: What numerical libraries read for their number of threads.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -21,6 +28,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXP
 LINES = 20
 #: The signal that raises park.Abort in a body.
 INTERRUPT = getattr(signal, "SIGUSR1", signal.SIGINT)
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 class SlotProcess:
@@ -39,8 +47,10 @@ class SlotProcess:
         #: readable when the process has ended, where the system has it
         self.pidfd: int | None = None
         self._lines: deque[bytes] = deque(maxlen=LINES)
-        #: it closed its channel, went on, and was killed for it
-        self.cut = False
+        #: why it was killed, where that was our doing, and it was not to be
+        self.fault = ""
+        #: bytes that this process held when it started that one, and that one at the most; 0: not known
+        self.floor = self.peak = 0
 
     def __repr__(self) -> str:
         return f"<SlotProcess {self.number}, pid {self.pid}>"
@@ -61,6 +71,7 @@ class SlotProcess:
     def start(self) -> None:
         """Start the process. From a thread that lives as long as this process: it dies with that thread."""
         descriptor = self._theirs.fileno()
+        self.floor = _peak(resource.getrusage(resource.RUSAGE_SELF)) if resource is not None else 0
         self._popen = subprocess.Popen(
             [sys.executable, "-P", "-m", "park.kernel.slot", str(descriptor), str(os.getpid())],
             stdin=subprocess.DEVNULL,
@@ -94,46 +105,41 @@ class SlotProcess:
 
     def exit_code(self) -> int | None:
         """As of subprocess; None while it runs."""
-        return self._popen.poll() if self._popen is not None else None
-
-    def cause(self) -> str:
-        """What ended it, in words."""
-        code = self.exit_code()
-        if code is None:
-            return "its process closed its channel"
-        if self.cut:
-            return "its process closed its connection to the kernel: descriptors that a body did not open are not its own"
-        if code < 0:
-            with contextlib.suppress(ValueError):
-                return f"its process was killed by signal {-code} ({signal.Signals(-code).name})"
-            return f"its process was killed by signal {-code}"
-        return f"its process exited with code {code}"
+        popen = self._popen
+        if popen is None:
+            return None
+        if popen.returncode is None and resource is not None:
+            try:
+                pid, status, usage = os.wait4(popen.pid, os.WNOHANG)
+            except ChildProcessError:  # somebody else has waited for it
+                return popen.poll()
+            if pid:
+                popen.returncode, self.peak = os.waitstatus_to_exitcode(status), _peak(usage)
+        return popen.poll()
 
     def last_lines(self) -> str:
         """The last lines that it wrote to standard error."""
         return "\n".join(line[:500].decode(errors="replace") for line in self._lines)
 
     def interrupt(self) -> None:
-        if self._popen is not None:
-            with contextlib.suppress(ProcessLookupError, OSError):
-                self._popen.send_signal(INTERRUPT)
+        self._signal(INTERRUPT)
 
     def kill(self) -> None:
         """End it and what it started, now. What it started, also when it has ended itself and was not waited for."""
         if self._popen is not None and self._popen.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError, AttributeError):
-                os.killpg(self._popen.pid, signal.SIGKILL)
-            with contextlib.suppress(ProcessLookupError):
-                self._popen.kill()
+                os.killpg(self._popen.pid, KILL)
+            self._signal(KILL)
+
+    def _signal(self, number: int) -> None:
+        if self._popen is not None and self._popen.returncode is None:  # else its number may be another's
+            with contextlib.suppress(OSError):
+                os.kill(self._popen.pid, number)
 
     def end(self, timeout: float) -> None:
         """Give it *timeout* seconds to end, then kill it, and in any case what it started."""
         if self.pidfd is not None:
-            poll = select.poll()
-            poll.register(self.pidfd, select.POLLIN)
-            poll.poll(
-                max(0.0, timeout) * 1000
-            )  # not `wait`: until then its number, and its group's, are its own
+            self._look(timeout)
         else:
             self.wait(max(0.0, timeout))
         self.kill()
@@ -142,10 +148,21 @@ class SlotProcess:
         """Whether it ended within *timeout* seconds."""
         if self._popen is None:
             return True
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(timeout)
-            return True
-        return False
+        end = time.monotonic() + timeout
+        if self.pidfd is not None:
+            self._look(timeout)
+        while self.exit_code() is None:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.002)
+        return True
+
+    def _look(self, timeout: float) -> None:
+        """Wait until it has ended, but do not take note of it: its number, and its group's, are still its own."""
+        assert self.pidfd is not None
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        poll.poll(max(0.0, timeout) * 1000)
 
     def close(self) -> None:
         """Forget it; it has ended."""
@@ -169,3 +186,8 @@ def slot_environment(environment: Mapping[str, str], cpus: int) -> dict[str, str
     if root not in paths.split(os.pathsep):
         env["PYTHONPATH"] = os.pathsep.join([paths, root]) if paths else root
     return env
+
+
+def _peak(usage: Any) -> int:
+    """The most bytes of memory that were held."""
+    return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
