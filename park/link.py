@@ -262,7 +262,8 @@ class Link:
     def _welcomed(self, message: Message) -> None:
         assert isinstance(message, messages.Welcome)
         self._live.finish()
-        if message.fresh:
+        fresh = self.presence.fresh
+        if fresh:
             self._known.clear()
             # what was opened under the old keys, if it was, has ended with the old client
             for number in self._opening:
@@ -275,7 +276,7 @@ class Link:
             if code is not None:
                 self._ship(*code)
             self._send(request, data)
-        for session in lost(self._sessions) if message.fresh else ():
+        for session in lost(self._sessions) if fresh else ():
             self._open(session)
         for session in self._sessions:
             if session.number:

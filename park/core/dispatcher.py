@@ -139,12 +139,15 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
         client = self.roster.client_of(m.incarnation)
         check_return(client, event.account)
         self._make_room(event.peer, client)
+        fresh = client is None
         if client is None:
             user = m.user if event.account is None else event.account.name
-            self.roster.join_client(event.peer, m.incarnation, user, m.python, self._now, event.account)
+            client = self.roster.join_client(
+                event.peer, m.incarnation, user, m.python, self._now, event.account
+            )
         else:
             self._move(client, event.peer)
-        self._send(event.peer, self._welcome_to(client is None, m.id))
+        self._send(event.peer, replace(self._welcome_to(fresh, m.id), number=client.number))
 
     def _kernel_hello(self, event: Event, m: messages.KernelHello) -> None:
         if not 1 <= m.slots <= MAX_SLOTS:

@@ -120,6 +120,7 @@ class Client:
     python: str
     heard: float
     said: float
+    number: int = 0
     #: sessions, and jobs that it still feeds with inputs: they end with it
     open: set[int] = field(default_factory=set)
     #: the jobs whose end its fetches wait for, by attempt (0) and id
@@ -149,6 +150,7 @@ class Roster:
         #: slots of all kernels that take new work
         self.slots = 0
         self._next_kernel = 1
+        self._last_client = 0
         #: no lease ends and no heartbeat is due before this; speaking and hearing only move them later
         self._next_look = float("inf")
 
@@ -186,7 +188,8 @@ class Roster:
         now: float,
         account: Account | None = None,
     ) -> Client:
-        client = Client(peer, incarnation, user, python, now, now, account=account)
+        self._last_client += 1
+        client = Client(peer, incarnation, user, python, now, now, self._last_client, account=account)
         self.clients[peer] = self._client_of[incarnation] = client
         self._next_look = min(self._next_look, now + min(self.heartbeat, self.lease))
         return client

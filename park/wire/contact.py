@@ -30,6 +30,9 @@ class Presence:
         self.state = Contact.CALLING
         self.store = ""
         self.epoch = 0
+        self.number = 0
+        #: the broker did not know us before the last Welcome, or before one that was lost
+        self.fresh = True
         self.heartbeat = 2.0
         self.lease = 20.0
         #: since when the broker has been missed, as far as somebody looked; None: it is there
@@ -49,7 +52,9 @@ class Presence:
             self._called = -1e9
         elif isinstance(message, Welcome):
             self.state = Contact.LIVE
-            self.store, self.epoch = message.store, message.epoch
+            known = self.store, self.epoch, self.number
+            self.store, self.epoch, self.number = message.store, message.epoch, message.number
+            self.fresh = message.fresh or known != (self.store, self.epoch, self.number)
             self.heartbeat, self.lease = message.heartbeat, message.lease
         if self.state is Contact.LIVE:
             self._missed = None

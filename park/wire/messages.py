@@ -75,7 +75,9 @@ class KernelHello(Message):
 class Welcome(Message):
     """broker -> peer. Seconds between heartbeats and until a lease ends; *fresh*: the broker did not know the peer.
 
-    *lost*: what was on its way may be lost; not where a peer says hello twice over one connection.
+    *lost*: what was on its way may be lost; not where a peer says hello twice over one connection. *number*: that of a
+    client in this life of the broker; another one means that what it had open has ended, though a Welcome that said so
+    was lost.
     """
 
     store: str
@@ -85,6 +87,7 @@ class Welcome(Message):
     fresh: bool = True
     reply: int = 0
     lost: bool = True
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,16 +104,17 @@ class Client(Peer):
         match message:
             case messages.Welcome():
                 opening = dict(self._opening)
-                if message.fresh:
+                fresh = self.presence.fresh
+                if fresh:
                     self._known.clear()
                     for request in opening:
                         request.message = replace(request.message, key=self.world.random.randbytes(16))
                 for request in list(self.requests.values()):
                     self._say(request)
                 for session in self.sessions.values():
-                    if session.number and not message.fresh:
+                    if session.number and not fresh:
                         self._say_maps(session)
-                for session in lost(self.sessions.values()) if message.fresh else ():
+                for session in lost(self.sessions.values()) if fresh else ():
                     self._open(session)
             case messages.NeedBlob():
                 name = self._names[message.hash]
