@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from park.cli.config import credit_policy, files, read
+from park.cli.config import credit_policy, files, keep_policy, limit_policy, read
+from park.core.keeping import Keep
 from park.core.ledger import Policy, Terms
+from park.core.limits import LimitPolicy, Limits
 from park.errors import InvalidRequest
 
 
@@ -76,7 +78,7 @@ def test_where_the_files_are(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[credits]\nrate = true", "credits.rate = True is no number"),
         ("[credits]\nrate = '5'", "credits.rate = '5' is no number"),
         ("[credits]\nlimit = 5", "credits.limit is not known; [credits] has cap, rate, owners"),
-        ("[credit]\ncap = 5", "credit is not known; there are credits"),
+        ("[credit]\ncap = 5", "credit is not known; there are credits, limits"),
         ("credits = 5", "credits = 5 is no table: write [credits]"),
         ("[credits.owners]\nada = 5", "credits.owners.ada = 5 is no table: write [credits.owners.ada]"),
         ("[credits.owners.ada]\ncap = -5", "credits.owners.ada.cap = -5 is no number"),
@@ -114,3 +116,51 @@ def test_a_file_that_is_no_text_or_cannot_be_read(place: Place) -> None:
 def test_a_variable_that_cannot_be_so_is_named(place: Place, value: str) -> None:
     with pytest.raises(InvalidRequest, match=r"PARK_CREDITS_RATE = .* is no number of credits"):
         place.policy(PARK_CREDITS_RATE=value)
+
+
+# -- limits, and for how long ------------------------------------------------------------------------
+
+
+def test_limits_are_read_with_those_of_single_owners(place: Place) -> None:
+    assert limit_policy(place.environment) == LimitPolicy(Limits(10_000, 20_000_000, 50_000_000_000))
+    place.write(
+        place.home, "[limits]\njobs = 5\nbytes = '1 GB'\n[limits.owners.ada]\nunits = 7\nbytes = 10\n"
+    )
+    policy = limit_policy(place.environment | {"PARK_LIMITS_JOBS": "6"})
+    assert policy.usual == Limits(6, 20_000_000, 1_000_000_000)
+    assert policy.of("ada") == Limits(6, 7, 10)
+    assert limit_policy(place.environment | {"PARK_LIMITS_BYTES": "2 kB"}).usual.bytes == 2000
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[limits]\njobs = -1", "limits.jobs = -1 is no whole number from 0 on"),
+        ("[limits]\nunits = 1.5", "limits.units = 1.5 is no whole number"),
+        (
+            "[limits]\nbytes = 'much'",
+            "limits.bytes = 'much' is no size: a number of bytes, or a text such as '50 GB'",
+        ),
+        ("[limits]\nmemory = 1", "limits.memory is not known; [limits] has jobs, units, bytes, owners"),
+    ],
+)
+def test_a_limit_that_cannot_be_so_is_named_with_its_file(place: Place, text: str, words: str) -> None:
+    file = place.write(place.home, text)
+    with pytest.raises(InvalidRequest) as raised:
+        limit_policy(place.environment)
+    assert str(raised.value).startswith(f"{file}: {words}")
+
+
+def test_how_long_jobs_are_kept() -> None:
+    assert keep_policy([]) == Keep()
+    assert keep_policy(["12h"]) == Keep(age=43200.0)
+    assert keep_policy(["10GB", "1d12h"]) == Keep(age=129600.0, size=10**10)
+    for given, words in [
+        (["30"], "'30' needs a unit"),
+        (["1d", "2d"], "another age already"),
+        (["1 GB", "2 GB"], "another size already"),
+        (["long"], "long"),
+        (["1 XB"], "1 XB"),
+    ]:
+        with pytest.raises(InvalidRequest, match=words):
+            keep_policy(given)

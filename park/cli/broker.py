@@ -43,16 +43,28 @@ from park.cli.common import in_words
     show_default=True,
     help="Seconds of silence after which a kernel or a client is lost.",
 )
+@click.option(
+    "--keep",
+    "kept",
+    metavar="AGE|SIZE",
+    multiple=True,
+    help="Delete ended jobs of this age, as 30d, or the oldest beyond this size in all, as 10GB; may be given for both.",
+)
 @click.version_option(package_name="park-fit")
 def main(
-    home: Path | None, bind: str | None, connection_file: Path | None, heartbeat: float, lease: float
+    home: Path | None,
+    bind: str | None,
+    connection_file: Path | None,
+    heartbeat: float,
+    lease: float,
+    kept: tuple[str, ...],
 ) -> None:
     """Serve jobs until it is stopped (Ctrl-C or SIGTERM); stored jobs stay in the home.
 
-    The terms of credit come from park.toml, in /etc/xdg/park and then in ~/.config/park, and from PARK_CREDITS_CAP
-    and PARK_CREDITS_RATE.
+    The terms of credit and the limits of owners come from park.toml, in /etc/xdg/park and then in ~/.config/park, and
+    from PARK_CREDITS_CAP, PARK_CREDITS_RATE, PARK_LIMITS_JOBS, PARK_LIMITS_UNITS and PARK_LIMITS_BYTES.
     """
-    from park.cli.config import credit_policy
+    from park.cli.config import credit_policy, keep_policy, limit_policy
     from park.core.manager import JobManager
     from park.core.store import JobStore
     from park.service import ServiceManager
@@ -61,11 +73,12 @@ def main(
     with in_words("park-broker"):
         if bind is not None:
             check_bind(bind)  # before a home is made for it
-        policy = credit_policy()
+        policy, limits, keep = credit_policy(), limit_policy(), keep_policy(kept)
         home = (home or default_home()).expanduser().absolute()
         store = JobStore(home)
         try:
-            manager = ServiceManager(JobManager(store, heartbeat, lease, policy=policy)).listen(bind, home)
+            jobs = JobManager(store, heartbeat, lease, policy=policy, limits=limits, keep=keep)
+            manager = ServiceManager(jobs).listen(bind, home)
             file = (connection_file or home / "connection.json").absolute()
             manager.write_connection(file)
         except BaseException:

@@ -1,7 +1,7 @@
 """What is configured: park.toml of the site, then the user's, then the environment. What comes later wins.
 
 The files are ``park/park.toml`` in the folders of XDG_CONFIG_DIRS (/etc/xdg; the first counts most) and in
-XDG_CONFIG_HOME (~/.config). Tables are merged key by key. So far they hold the terms of credit::
+XDG_CONFIG_HOME (~/.config). Tables are merged key by key. They hold the terms of credit, and what an owner may have::
 
     [credits]
     cap = 36000            # credits that an account begins with, and is filled up to
@@ -10,19 +10,31 @@ XDG_CONFIG_HOME (~/.config). Tables are merged key by key. So far they hold the 
     [credits.owners.ada]   # what differs for one owner
     cap = 100000
 
-PARK_CREDITS_CAP and PARK_CREDITS_RATE stand for the first two.
+    [limits]
+    jobs = 10000           # jobs of one owner that have not ended
+    units = 20000000       # units of them that wait or run
+    bytes = "50 GB"        # in the store: requests, inputs and results, those of ended jobs too
+
+    [limits.owners.ada]
+    bytes = "200 GB"
+
+PARK_CREDITS_CAP, PARK_CREDITS_RATE, PARK_LIMITS_JOBS, PARK_LIMITS_UNITS and PARK_LIMITS_BYTES stand for those of all.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from park.core.keeping import Keep
 from park.core.ledger import MOST, Policy, Terms
+from park.core.limits import LimitPolicy, Limits
 from park.errors import InvalidRequest
+from park.model import MOST_MEMORY, duration, memory_bytes
 
 Tables = dict[str, Any]
 
@@ -32,6 +44,36 @@ def credit_policy(environment: Mapping[str, str] | None = None) -> Policy:
     credits = read(os.environ if environment is None else environment).get("credits", {})
     owners = credits.pop("owners", {})
     return Policy(Terms(**credits), {name: Terms(**(credits | own)) for name, own in owners.items()})
+
+
+def limit_policy(environment: Mapping[str, str] | None = None) -> LimitPolicy:
+    """What owners may have. Raises InvalidRequest, which names the file and the key."""
+    limits = read(os.environ if environment is None else environment).get("limits", {})
+    owners = limits.pop("owners", {})
+    return LimitPolicy(_limits(limits), {name: _limits(limits | own) for name, own in owners.items()})
+
+
+def _limits(given: Tables) -> Limits:
+    return Limits(**{k: memory_bytes(v) if k == "bytes" else v for k, v in given.items()})
+
+
+def keep_policy(given: Iterable[str]) -> Keep:
+    """How long ended jobs are kept: ages such as 30d, and sizes such as 10GB, at most one of each.
+
+    >>> keep_policy(["30d", "10 GB"])
+    Keep(age=2592000.0, size=10000000000, jobs=10000)
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        kind = "size" if text.strip().endswith("B") else "age"
+        if kind in found:
+            raise InvalidRequest(f"--keep {text}: there is another {kind} already; give one age and one size")
+        if re.fullmatch(r"[\s\d.]*", text):
+            raise InvalidRequest(
+                f"--keep {text!r} needs a unit: an age such as 30d or 12h, or a size such as 10GB"
+            )
+        found[kind] = memory_bytes(text) if kind == "size" else duration(text, "--keep")
+    return Keep(**found)
 
 
 def read(environment: Mapping[str, str]) -> Tables:
@@ -50,7 +92,13 @@ def read(environment: Mapping[str, str]) -> Tables:
         _merge(merged, found)
     for name, (table, key) in _VARIABLES.items():
         if environment.get(name):
-            _merge(merged, {table: {key: _number(name, environment[name])}})
+            value: Any = environment[name]
+            if table == "credits":
+                value = _number(name, value)
+            else:
+                value = int(value) if value.isdigit() else value
+                _check_limit(value, name)
+            _merge(merged, {table: {key: value}})
     return merged
 
 
@@ -88,10 +136,30 @@ def _number(name: str, text: str) -> float:
     return float(value)
 
 
+def _check_limit(value: Any, where: str) -> None:
+    if where.lower().endswith("bytes"):
+        try:
+            memory_bytes(value)
+        except InvalidRequest:
+            raise InvalidRequest(
+                f"{where} = {value!r} is no size: a number of bytes, or a text such as '50 GB'"
+            ) from None
+    elif isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_MEMORY:
+        raise InvalidRequest(f"{where} = {value!r} is no whole number from 0 on")
+
+
 #: Keys with the check of their values, or the table behind them; "*" stands for any name.
 _TERMS: dict[str, Any] = {"cap": _check_credits, "rate": _check_credits}
-_KNOWN: dict[str, Any] = {"credits": {**_TERMS, "owners": {"*": _TERMS}}}
-_VARIABLES = {"PARK_CREDITS_CAP": ("credits", "cap"), "PARK_CREDITS_RATE": ("credits", "rate")}
+_LIMITS: dict[str, Any] = dict.fromkeys(("jobs", "units", "bytes"), _check_limit)
+_KNOWN: dict[str, Any] = {
+    "credits": {**_TERMS, "owners": {"*": _TERMS}},
+    "limits": {**_LIMITS, "owners": {"*": _LIMITS}},
+}
+_VARIABLES = {
+    f"PARK_{table.upper()}_{key.upper()}": (table, key)
+    for table, keys in (("credits", _TERMS), ("limits", _LIMITS))
+    for key in keys
+}
 
 
 def _check(table: Tables, known: dict[str, Any], file: str, above: str = "") -> None:

@@ -74,13 +74,12 @@ class Intake(Keeping):
         code = 0 if m.session else self.codes.size(m.body)
         size = 0 if m.session else RECORD + len(request) + code + len(event.payload)
         self._check_room(client.user, 1, m.count + m.once, size)
-        job = self._new_job(m, client)
+        job = self._new_job(m, client, code)
         self._answer(event.peer, messages.Accepted(m.id, job.number, received=m.count))
         if m.session:
             client.open.add(job.number)
             self.list.change(job, self._out, state=JobState.RUNNING, started=self._wall_now)
             return
-        job.code = code
         self.list.grow(job, RECORD + len(request) + code)
         writes = self._out.writes
         writes.append(Write("submit", (job.number,), request))
@@ -101,7 +100,7 @@ class Intake(Keeping):
         if self.limits is not None:
             check_room(owner, self.limits.of(owner), self.list.tallies.of(owner), jobs, units, size)
 
-    def _new_job(self, m: Submit, client: Client) -> Job:
+    def _new_job(self, m: Submit, client: Client, code: int) -> Job:
         record = JobRecord(
             job=self.list.new_number(self._out),
             owner=client.user,
@@ -117,7 +116,7 @@ class Intake(Keeping):
             python=m.python,
             epoch=self.epoch,
         )
-        job = Job(record, m, client.incarnation)
+        job = Job(record, m, client.incarnation, code=code)
         self.list.add(job, self._out)
         self._join_clock(job, self._now)
         return job

@@ -13,6 +13,7 @@ starts with one, or whose clock is set while it runs, is wrong by a day a start 
 
 from __future__ import annotations
 
+import math
 import struct
 from array import array
 from collections.abc import Iterator
@@ -149,8 +150,10 @@ class Keeping(Recovery):
             else:
                 self.over[number] = None
                 self.over_bytes += job.bytes
+                wait = math.inf if self.keep.age is None else self.keep.age + LATE
                 if self.keep.size is not None and self.over_bytes > self.keep.size:
-                    self._keep_due = min(self._keep_due, self._now)
+                    wait = 0.0
+                self._keep_due = min(self._keep_due, self._now + wait)
         while len(self.sessions_over) > SESSIONS:
             number = next(iter(self.sessions_over))
             del self.sessions_over[number]
