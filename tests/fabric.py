@@ -97,9 +97,11 @@ class Process:
         """Stop it in good order; kill it if it does not obey."""
         if self.running:
             self.popen.send_signal(signal.SIGCONT)
-            self.popen.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self.popen.wait(5)
+            for seconds in (1, 4):  # a kernel that drains ends at the second signal
+                self.popen.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    self.popen.wait(seconds)
+                    break
         self.kill()
         for stream in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
             if stream is not None:
@@ -188,7 +190,8 @@ class Fabric(ExitStack):
 
     def start_kernel(self, *options: str, slots: int = 1) -> Process:
         """A kernel; it need not be connected yet."""
-        command = ("-m", "park.cli.kernel", "--broker", self.address, "--slots", str(slots), *options)
+        grace = () if "--grace" in options else ("--grace", "0.3")
+        command = ("-m", "park.cli.kernel", "--broker", self.address, "--slots", str(slots), *grace, *options)
         return self.start(*command, cwd=self.folder)
 
     def start_kernels(self, count: int) -> list[Process]:

@@ -359,10 +359,10 @@ def test_a_kernel_that_drains_takes_nothing_new_and_lets_idle_processes_go() -> 
     # those that end in time are let go, and the kernel is free when they are gone
     assert Let(1) in bench.done(1, 1)
     assert Let(2) in bench.done(2, 2)
-    assert not bench.life.left(11.0, True)
+    assert not bench.life.left(11.0)
     bench.exited(1)
     bench.exited(2)
-    assert bench.life.left(11.0, True)
+    assert bench.life.left(11.0)
     assert str(bench.life.leave) == "2 units of job 1 handed back"
 
 
@@ -382,7 +382,7 @@ def test_what_has_not_ended_in_time_is_ended_and_handed_back_and_is_no_crash() -
     assert bench.life.tick(15.0 + GRACE) == [Kill(1)]
     (outer,) = told(bench.exited(1, "signal 9"), messages.Finished)
     assert (outer.attempt, outer.count, outer.ended) == (1, 0, "broken")
-    assert bench.life.left(17.0, True)
+    assert bench.life.left(17.0)
     assert str(bench.life.leave) == "1 unit of job 1 and job 1 handed back"
 
 
@@ -392,12 +392,12 @@ def test_a_kernel_waits_for_its_answers_to_be_on_disk_but_not_for_ever() -> None
     bench.life.drain("it was told to", 5.0, now=10.0)
     bench.done(1, 1)
     bench.exited(1)
-    assert not bench.life.left(11.0, True)
+    assert not bench.life.left(11.0)
     leave = bench.life.leave
     assert leave is not None
-    assert bench.life.left(leave.gives_up, False)
+    assert bench.life.left(leave.gives_up)
     bench.broker(messages.Committed([1]))
-    assert bench.life.left(11.0, True)
+    assert bench.life.left(11.0)
 
 
 def test_who_is_told_twice_leaves_no_later() -> None:

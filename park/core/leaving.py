@@ -52,6 +52,7 @@ class Leaving(Attempts):
         """The kernel knows that it drains: whoever asked for it is answered."""
         self._drains(kernel)
         kernel.grace = None
+        self._confirm(kernel)
         self._answer_drainers(kernel)
 
     def _answer_drainers(self, kernel: Kernel) -> None:

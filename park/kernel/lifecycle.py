@@ -223,12 +223,11 @@ class Lifecycle:
         self._drain(reason, grace)
         return self._take()
 
-    def left(self, now: float, live: bool) -> bool:
-        """Whether nothing holds the kernel any more. *live*: there is contact with the broker."""
+    def left(self, now: float) -> bool:
+        """Whether nothing holds the kernel any more: what it ran has ended, and its answers are on disk."""
         if self.leave is None or now >= self.leave.gives_up:
             return self.leave is not None
-        handed_in = not self.answers.stored and (live or not any(self.answers))
-        return handed_in and not (self.attempts or self.ahead or self.processes)
+        return not (self.attempts or self.ahead or self.processes or self.answers.stored)
 
     def _drain(self, reason: str, grace: float) -> None:
         until = self._now + grace

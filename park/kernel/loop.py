@@ -25,7 +25,7 @@ from park.kernel.term import LEAVE, Term
 from park.model import PYTHON
 from park.util.reactor import Reactor
 from park.wire import codec, messages
-from park.wire.contact import Contact, Presence
+from park.wire.contact import Presence
 from park.wire.messages import Message
 from park.wire.pack import Buffer
 
@@ -151,7 +151,7 @@ class KernelLoop:
             reason = self._told or self._term.due(now, self._worked)
             if reason:
                 self._do(life.drain(reason, self._term.grace, now))
-        if life.left(now, self.presence.state is Contact.LIVE) and self._on_left is not None:
+        if life.left(now) and self._on_left is not None:
             self._on_left()
 
     def close(self) -> None:

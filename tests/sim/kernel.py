@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, ToSlot
 from park.kernel.lifecycle import Lifecycle
 from park.wire import codec, messages
-from park.wire.contact import Contact
 from park.wire.messages import Message
 from tests.sim.peer import Peer
 from tests.sim.process import Process
@@ -72,7 +71,7 @@ class Kernel(Peer):
         if not self.alive:
             return
         self.carry(self.life.tick(self.world.now))
-        if self.life.left(self.world.now, self.presence.state is Contact.LIVE):
+        if self.life.left(self.world.now):
             self.world.leave(self)
         else:
             super().attend()
