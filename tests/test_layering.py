@@ -47,6 +47,7 @@ PARTS = tuple(
         "outcome",
         "requests",
         "rights",
+        "room",
         "roster",
         "speculation",
         "vacancies",
@@ -116,6 +117,7 @@ ROOMS = {
     "park.core.lending": Room(1, beside=("park.core.fairshare", "park.core.work")),
     "park.core.speculation": Room(1, beside=("park.core.work",)),
     "park.core.codes": Room(1),
+    "park.core.room": Room(1, beside=("park.core.outcome",)),
     "park.core.requests": Room(1, beside=("park.core.needs", "park.wire.*")),
     "park.core.rights": Room(1, beside=("park.core.outcome", "park.core.roster", "park.core.work")),
     # the dispatcher's floors, the lowest first; each knows those below it

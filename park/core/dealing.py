@@ -282,7 +282,7 @@ class Dealing(Attempts):
             driver = self.attempts.get(map_.driver)
             if driver is not None and driver.kernel is attempt.kernel:
                 continue  # it may run inside its driver's process, and could not be ended alone
-            if attempt.ahead:
+            if attempt.ahead or number in self.room.waiting:
                 self.stragglers.watch(attempt, self._now + LEAST)
                 continue
             kernel = self._elsewhere(job, attempt.kernel)

@@ -61,6 +61,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
             self._tick(event)
         else:
             self._receive(event)
+        self.replay.extend(self.room.let_in(now))
         while self.replay:
             self._receive(self.replay.popleft())
         self._release_dependents()
@@ -80,6 +81,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
             self.ledger.next_deadline(),
             self._recovery_deadline(),
             self._keep_deadline(),
+            self.room.next_deadline(),
             self.stragglers.next_deadline() if self.vacancies.free else None,
             None if self.clock.idle and not self.vacancies.reserved else self.lending.next_deadline(),
             None if wall is None else self._now + max(0.0, wall - self._wall_now),

@@ -74,6 +74,8 @@ class Intake(Keeping):
         code = 0 if m.session else self.codes.size(m.body)
         size = 0 if m.session else RECORD + len(request) + code + len(event.payload)
         self._check_room(client.user, 1, m.count + m.once, size)
+        if not m.session:
+            self.room.demand(size)
         job = self._new_job(m, client, code)
         self._answer(event.peer, messages.Accepted(m.id, job.number, received=m.count))
         if m.session:
@@ -188,6 +190,7 @@ class Intake(Keeping):
             return
         if map_.root:
             self._check_room(job.owner, 0, m.count, len(payload))
+            self.room.demand(len(payload))
         self._add_units(map_, m.start, m.count, payload)
         if m.closed:
             map_.closed = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -65,6 +66,8 @@ class BrokerLoop:
             self._doors |= {b"C": keyed[0], b"K": keyed[1]}
             self._boards.append(keyed[2])
         self._head_at = 0.0
+        #: what was said last about a full disk
+        self._full = ""
         self._tick_at = 0.0
         #: messages seen, by name and direction
         self.counts: Counter[str] = Counter()
@@ -140,8 +143,17 @@ class BrokerLoop:
         self._send(turn.sends)
         self.manager.hand_in(turn)
         self._complete()
+        if self.manager.full != self._full:
+            self._say(self.manager.full)
         deadline = self.manager.next_deadline(now)
         self._tick_at = float("inf") if deadline is None else deadline
+
+    def _say(self, full: str) -> None:
+        text = (
+            f"{full}: what is new is refused, and results wait on kernels" if full else "there is room again"
+        )
+        print(f"park: {text}", file=sys.stderr, flush=True)
+        self._full = full
 
     def _complete(self) -> None:
         for turn in self.manager.completed():

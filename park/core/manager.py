@@ -21,6 +21,7 @@ from park.core.keeping import Keep
 from park.core.ledger import Policy
 from park.core.limits import RECORD, LimitPolicy
 from park.core.outcome import Event, Outcome, Ref, Send, Tick, Write
+from park.core.requests import MAX_REQUEST
 from park.core.store import MemoryStore, Store
 from park.core.sweep import Sweeper
 from park.core.writer import Commits, InPlace, Writer
@@ -36,6 +37,8 @@ from park.wire.pack import ERROR, Buffer, Pack, count
 PACKS = 64
 #: When so many bytes are on their way to the disk, nothing more is decided until they are there.
 BACKLOG = 16 << 20
+#: Seconds after which the room on the disk is looked at again.
+LOOK = 0.2
 #: What a change of the table, or a record beside its value, counts for in the backlog, bytes.
 _CHANGE = 250
 #: Rooms of what is shown of a job: their keys begin with its number.
@@ -98,6 +101,10 @@ class JobManager:
         #: those that are not completed, in order, and the bytes of them
         self._handed: deque[Turn] = deque()
         self._backlog = 0
+        #: in words that the disk is full, if it is
+        self.full = ""
+        #: when the room on the disk is looked at again
+        self._room_at = 0.0
         #: records that are not on disk yet, and the turn that has written them last
         self._pending: dict[_Where, tuple[int, bytes | memoryview | None]] = {}
         #: how many records of a job are on their way to the disk, by job; only jobs with some
@@ -185,6 +192,12 @@ class JobManager:
         turn = Turn(self._turns)
         dispatcher = self.dispatcher
         dispatcher.begin_turn(turn.number)
+        if now >= self._room_at:
+            self._room_at = now + LOOK
+            left = 0 if self._commits.stuck else self.store.room() - self._backlog
+            dispatcher.has_room(left, self.store.place)
+            short = left < MAX_REQUEST or dispatcher.room.waiting
+            self.full = dispatcher.room.trouble if short else ""
         for event in events:
             if isinstance(event, Event):
                 message = event.message

@@ -26,6 +26,8 @@ def why(d: Charging, job: Job) -> str:
         return "waits for its time"
     if job.root is not None and not job.root.closed and not job.root.waiting and not job.attempts:
         return "waits for more inputs from its client"
+    if any(number in d.room.waiting for number in job.attempts):
+        return f"{d.room.trouble}: results wait on kernels until there is room"
     if not job.has_work:
         return ""
     return _no_kernel(d, job) or _turn(d, job)

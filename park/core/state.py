@@ -18,6 +18,7 @@ from park.core.lending import Lending
 from park.core.limits import LimitPolicy
 from park.core.needs import Door, Kind
 from park.core.outcome import Event, Outcome, Peer, Ref, Send, Write
+from park.core.room import Room
 from park.core.roster import Kernel, Roster
 from park.core.speculation import Stragglers
 from park.core.vacancies import Vacancies
@@ -54,6 +55,7 @@ class State:
         self.lending = Lending()
         self.stragglers = Stragglers()
         self.estimates = Estimates()
+        self.room = Room()
         self.attempts: dict[int, Attempt] = {}
         self.maps: dict[bytes, Map] = {}
         self.codes = Codes()
@@ -118,6 +120,10 @@ class State:
     def saved(self, number: int) -> None:
         """What was handled until the end of this turn is on disk."""
         self._saved = number
+
+    def has_room(self, left: int, where: str) -> None:
+        """The disk, which is at *where*, has room for so many bytes of jobs, inputs and results."""
+        self.room.tell(left, where)
 
     @property
     def keep_clock(self) -> float:

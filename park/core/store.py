@@ -14,7 +14,8 @@ rules keep that promise:
 * An error of the disk is final. After a failed sync the kernel may drop what it could not write and
   report success the next time, so the store takes no further writes. A full disk must not look like
   one, and to LMDB it can (a write that got only half through is an I/O error): the store looks at the free
-  space first, refuses what would come too near to its end, and keeps the rest for deletions and a restart.
+  space first, and refuses what would come too near to its end. What is `room` leaves a reserve before that, for
+  deletions, small changes and a restart.
 
 Every record carries its format and a checksum over key and value: a damaged one is named, never used.
 """
@@ -116,6 +117,8 @@ class Store(ABC):
 
     id: str
     epoch: int
+    #: where it is, for people
+    place: str = "memory"
 
     @abstractmethod
     def commit(self, writes: Iterable[Write]) -> None:
@@ -128,6 +131,10 @@ class Store(ABC):
     @abstractmethod
     def count(self, room: str, prefix: Key = ()) -> int:
         """How many records of *room* have keys that start with *prefix* (walks them, unless it is empty)."""
+
+    def room(self) -> int:
+        """Bytes that jobs, inputs and results may still take (less than 0: the reserve is used)."""
+        return sys.maxsize
 
     @abstractmethod
     def keys(self, room: str, prefix: Key, most: int) -> list[Key]:
@@ -298,10 +305,12 @@ class JobStore(Store):
     _BATCH = 256
     _BATCH_BYTES = 4 << 20
     _FIRST_SIZE = 64 << 20  # of the map; the file itself grows as it is written
-    _RESERVE = 16 << 20  # of free space, more than the pages that any one turn rewrites beside its values
+    _RESERVE = 16 << 20  # of free space, that is no room for jobs
+    _LEAST = 4 << 20  # of it, more than the pages that a commit rewrites beside its values
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(os.path.realpath(folder))
+        self.place = str(self.folder)
         self._file = self.folder / "jobs.mdb"
         self._env: lmdb.Environment | None = None
         self._rooms: dict[str, lmdb._Database] = {}
@@ -388,7 +397,7 @@ class JobStore(Store):
                 size += len(key) + len(record)
         if not records:
             return
-        if size and _free(self.folder) < size + self._RESERVE:
+        if size and _free(self.folder) < size + self._LEAST:
             raise self._said(OSError(errno.ENOSPC, ""), "cannot write to the store")
         with self._writing:
             env, _ = self._live("meta")
@@ -420,6 +429,18 @@ class JobStore(Store):
         except lmdb.MapFullError:
             return False
         return True
+
+    def room(self) -> int:
+        with self._reading:
+            env, _ = self._live("meta")
+            with env.begin() as txn:
+                info = env.info()
+                stats = [txn.stat(db) for db in self._rooms.values()]
+        used = sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
+        unused = (info["last_pgno"] + 1 - used) * stats[0]["psize"]
+        free = _free(self.folder)
+        # what is unused in the file may be in pieces too small for what comes
+        return min(free - 2 * self._LEAST, free + unused - self._RESERVE)
 
     def get(self, room: str, key: Key) -> bytes | None:
         raw = encode_key(key)

@@ -138,7 +138,9 @@ class Client(Peer):
                     self._feed(mine)
         reply = getattr(message, "reply", 0) or (message.id if isinstance(message, messages.Units) else 0)
         asked = self.requests.get(reply)
-        if asked is not None and not isinstance(message, messages.Welcome):
+        if asked is not None and isinstance(message, messages.Failure) and "disk is full" in message.text:
+            self.world.at(self.world.now + 1.0, self._say_again, asked)
+        elif asked is not None and not isinstance(message, messages.Welcome):
             asked.answers.append((message, payload))
             if not isinstance(message, messages.Results | messages.Blob | messages.Units):
                 asked.done = True
@@ -152,6 +154,11 @@ class Client(Peer):
         if self.presence.state is Contact.LIVE:
             self._say(request)
         return request
+
+    def _say_again(self, request: Request) -> None:
+        """As a user does, after a while."""
+        if self.alive and self.presence.state is Contact.LIVE and request.message.id in self.requests:
+            self._say(request)
 
     def _say(self, request: Request) -> None:
         request.answers.clear()

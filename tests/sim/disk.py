@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from park.core.outcome import Write
+from park.core.store import MemoryStore
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -21,6 +22,17 @@ Pause = Callable[[random.Random], float]
 def lame(chance: random.Random) -> float:
     """Half a millisecond mostly, sometimes longer than everything else."""
     return chance.choice([2e-4, 5e-4, 5e-4, 1e-3, 1e-3, 0.05, 3.0 * chance.random()])
+
+
+class Shelf(MemoryStore):
+    """A store that can be full."""
+
+    def __init__(self) -> None:
+        self.full = False
+        super().__init__()
+
+    def room(self) -> int:
+        return -1 if self.full else super().room()
 
 
 class Disk:

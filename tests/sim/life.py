@@ -83,6 +83,7 @@ class Life:
             (2, self.hold_up),
             (2, self.deafen),
             (3, self.jump),
+            (2, self.fill),
         ]
 
     # -- what happens ----------------------------------------------------------------------------
@@ -231,6 +232,10 @@ class Life:
         """Some of what is published is lost."""
         self.world.loss = self.random.choice([0.0, 0.1, 0.5, 0.9])
 
+    def fill(self) -> None:
+        """The disk is full, or there is room again."""
+        self.world.shelf.full = not self.world.shelf.full
+
     def jump(self) -> None:
         """Nobody runs for a while: leases may end."""
         self.world.now += self.random.choice([1.0, 5.0, 25.0])
@@ -259,6 +264,7 @@ class Life:
     def end(self, events: int) -> None:
         world = self.world
         world.doom = ""
+        world.shelf.full = False
         world.kernel(2)  # the others may all be about to leave
         last = world.client("ann")
         world.until(lambda: all(r.done for c, r, _ in self.asked if c in world.clients))

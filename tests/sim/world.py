@@ -25,7 +25,7 @@ from park.core.sweep import OF_JOBS
 from park.kernel.pool import IDLE_PER_SLOT
 from park.wire import codec, messages
 from tests.sim.client import Client
-from tests.sim.disk import Disk, Pause
+from tests.sim.disk import Disk, Pause, Shelf
 from tests.sim.functions import Pace, hasty, values
 from tests.sim.kernel import Kernel
 from tests.sim.peer import Peer
@@ -105,8 +105,9 @@ class World:
         self._tick_at = float("inf")
         self._ticks = (0.0, 0)
         self._times = (heartbeat, lease)
-        kept = MemoryStore()
-        self._open_store = store or (lambda: kept)
+        #: what is kept over the broker's deaths, if no other store is given
+        self.shelf = Shelf()
+        self._open_store = store or (lambda: self.shelf)
         #: how the broker dies next: "", "decided" (before its commit) or "committed" (before it says so)
         self.doom = ""
         #: how likely what is published is lost
@@ -401,6 +402,7 @@ class World:
         assert not d.codes._users
         assert not self.manager._handed
         assert not self.manager._pending
+        assert not d.room.waiting
         for job in d.list.jobs.values():
             assert [*job.waiters, *job.attempts, *job.resumable, *job.ready] == [], job.record
         for kernel in d.roster.kernels.values():

@@ -1,0 +1,78 @@
+"""A real broker on a disk that is full, on one that fails, and killed in the middle of a commit."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.campaign import faults
+from tests.fabric import Fabric, Process, until
+
+UNSHARE = ["unshare", "-Urm"]
+CAN_MOUNT = (
+    shutil.which("unshare") is not None
+    and subprocess.run(
+        [*UNSHARE, "sh", "-c", "mount -t tmpfs none /mnt"], capture_output=True, check=False
+    ).returncode
+    == 0
+)
+
+
+@pytest.mark.skipif(not CAN_MOUNT, reason="nobody but root may mount here")
+@pytest.mark.timeout(120)
+def test_a_full_disk_refuses_what_is_new_keeps_the_rest_waiting_and_loses_nothing(tmp_path: Path) -> None:
+    trial = Process([*UNSHARE, sys.executable, "-m", "tests.campaign.full", str(tmp_path)], tmp_path / "log")
+    try:
+        assert trial.wait(100) == 0, trial.text
+    finally:
+        trial.end()
+
+
+@pytest.mark.skipif(not faults.POSSIBLE, reason="there is no C compiler")
+@pytest.mark.parametrize(
+    ("mood", "code", "said"),
+    [
+        ("error", 1, "park-broker: cannot write to the store in .*: Input/output error"),
+        ("kill before the sync", -9, ""),
+        ("m: kill before the root page", -9, ""),
+    ],
+)
+def test_what_was_acknowledged_outlives_an_error_of_the_disk_and_a_kill_within_a_commit(
+    mood: str, code: int, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mood"
+    settings = {"LD_PRELOAD": str(faults.library(tmp_path)), "PARK_DISK_MOOD": str(file)}
+    with Fabric(tmp_path, lease=3.0, settings=settings) as fabric:
+        fabric.start_kernel(slots=2)
+        service = fabric.connect()
+        jobs = [service.start(abs, [-n], name=f"job {n}") for n in range(20)]
+        assert service.wait(jobs[0], timeout=30) == [0]
+        # when the next commit fails
+        file.write_text(mood)
+        late: list[int] = []
+        asker = threading.Thread(target=lambda: late.append(service.start(abs, [-99], name="late")))
+        asker.start()
+        # then the broker ends
+        assert fabric.broker.wait() == code, fabric.broker.text
+        if said:
+            assert_matches(said, fabric.broker.text)
+            assert "Traceback" not in fabric.broker.text
+        assert not late
+        # and the next one has all that was acknowledged, and what is asked again, once
+        file.unlink()
+        fabric.start_broker()
+        asker.join(20.0)
+        wanted = sorted([*(f"job {n}" for n in range(20)), "late"])
+        until(lambda: sorted(r.name for r in service.table.jobs.values() if r.state.ended) == wanted)
+        assert [service.wait(n) for n in (*jobs, *late)] == [*([n] for n in range(20)), [99]]
+
+
+def assert_matches(pattern: str, text: str) -> None:
+    import re
+
+    assert re.search(pattern, text), text

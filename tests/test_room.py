@@ -1,0 +1,63 @@
+"""What a dispatcher does when the disk is full."""
+
+from __future__ import annotations
+
+from park.wire import messages
+from tests.sim.desk import Desk, of
+from tests.sim.functions import units
+
+
+def test_new_jobs_are_refused_results_wait_and_all_is_well_when_there_is_room() -> None:
+    desk = Desk()
+    client, kernel = desk.client(), desk.kernel(slots=2)
+    desk.submit(client, inputs=[1, 2])
+    number = min(desk.dispatcher.attempts)
+    attempt = desk.dispatcher.attempts[number]
+    # when the disk is full
+    desk.dispatcher.has_room(-1, "/home/park")
+    (refusal,) = of(desk.submit(client), messages.Failure)
+    assert (refusal.error, "/home/park" in refusal.text) == ("Refused", True)
+    assert desk.session(client)
+    span = attempt.span
+    answer = messages.Finished(number, attempt.map.key, span.start, len(span), 0.01)
+    out = desk.give(kernel, answer, units([1] * len(span)))
+    # then the answer is neither stored nor acknowledged, and the job says why
+    assert not out.writes
+    assert not of(desk.tick(2.0), messages.Committed)
+    assert desk.job(1).done == 0
+    assert "results wait" in desk.dispatcher.explain(1)
+    # and it is when there is room
+    desk.dispatcher.has_room(1 << 30, "/home/park")
+    out = desk.tick(2.0)
+    assert [w.room for w in out.writes if w.room == "results"] == ["results"]
+    assert desk.job(1).done == len(span)
+    assert not desk.dispatcher.room.waiting
+
+
+def test_inputs_that_come_later_are_refused_by_their_size() -> None:
+    desk = Desk()
+    client = desk.client()
+    desk.submit(client, inputs=[1], closed=False)
+    desk.dispatcher.has_room(100, "/home/park")
+    late = messages.Units(1, 1, False, job=1, id=7)
+    (refusal,) = of(desk.give(client, late, units(["x" * 200])), messages.Failure)
+    assert refusal.error == "Refused"
+    assert of(desk.give(client, late, units([2])), messages.Done)
+
+
+def test_a_kernel_that_is_lost_while_its_answer_waits_is_done_without() -> None:
+    desk = Desk()
+    client = desk.client()
+    kernel = desk.kernel()
+    desk.submit(client, inputs=[1])
+    ((number, attempt),) = desk.dispatcher.attempts.items()
+    desk.dispatcher.has_room(-1, "/home/park")
+    desk.give(kernel, messages.Finished(number, attempt.map.key, 0, 1, 0.01), units([1]))
+    desk.give(kernel, messages.Goodbye("it has left"))
+    desk.dispatcher.has_room(1 << 30, "/home/park")
+    desk.tick(2.0)
+    assert desk.job(1).done == 0
+    assert not desk.dispatcher.room.waiting
+    # its unit runs elsewhere
+    desk.kernel("k2")
+    assert len(desk.dispatcher.attempts) == 1
