@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from park.core.outcome import Write
 from park.core.store import MemoryStore
@@ -24,15 +24,21 @@ def lame(chance: random.Random) -> float:
     return chance.choice([2e-4, 5e-4, 5e-4, 1e-3, 1e-3, 0.05, 3.0 * chance.random()])
 
 
-class Shelf(MemoryStore):
-    """A store that can be full."""
+class Shelf:
+    """A store in memory that outlives its brokers, and can be full."""
 
     def __init__(self) -> None:
         self.full = False
-        super().__init__()
+        self._store = MemoryStore()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
     def room(self) -> int:
-        return -1 if self.full else super().room()
+        return -1 if self.full else self._store.room()
+
+    def close(self) -> None:
+        pass
 
 
 class Disk:

@@ -20,7 +20,7 @@ from park.core.keeping import Keep
 from park.core.ledger import Policy
 from park.core.manager import JobManager, Turn
 from park.core.outcome import Event, Send, Tick
-from park.core.store import MemoryStore, Store
+from park.core.store import Store
 from park.core.sweep import OF_JOBS
 from park.kernel.pool import IDLE_PER_SLOT
 from park.wire import codec, messages
@@ -107,7 +107,7 @@ class World:
         self._times = (heartbeat, lease)
         #: what is kept over the broker's deaths, if no other store is given
         self.shelf = Shelf()
-        self._open_store = store or (lambda: self.shelf)
+        self._open_store = store or (lambda: self.shelf)  # type: ignore[assignment,return-value]
         #: how the broker dies next: "", "decided" (before its commit) or "committed" (before it says so)
         self.doom = ""
         #: how likely what is published is lost
@@ -250,8 +250,7 @@ class World:
             judge.died()
         if self._disk is not None:
             self._disk.close()
-        if not isinstance(self.manager.store, MemoryStore):
-            self.manager.close()
+        self.manager.close()
         for peer in self.peers:
             peer.wire.cut()
         self.start_broker()
