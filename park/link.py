@@ -175,14 +175,16 @@ class Link:
         self,
         reactor: Reactor,
         line: Line,
-        table: Listener,
+        listen: Callable[[], Listener],
         user: str,
         name: str,
         patience: float = float("inf"),
     ) -> None:
         self._reactor = reactor
         self._line = line
-        self._listener = table
+        self._listen = listen
+        #: None until somebody asks for the table
+        self._listener: Listener | None = None
         self.user = user
         self.name = name
         self.patience = patience
@@ -216,7 +218,7 @@ class Link:
     # -- the reactor's part --------------------------------------------------------------------
 
     def waiting(self) -> bool:
-        return self._line.waiting() or self._listener.waiting()
+        return self._line.waiting() or (self._listener is not None and self._listener.waiting())
 
     def turn(self, now: float) -> None:
         while (frames := self._line.receive()) is not None:
@@ -230,7 +232,24 @@ class Link:
             if self.presence.hear(message, now) and calling:
                 self._welcomed(message)
             self._receive(message, data, now)
-        while (frames := self._listener.receive()) is not None:
+        if self._listener is not None:
+            self._follow(self._listener, now)
+        due = self.presence.due(now)
+        self._mind(self.presence.away(now))
+        if due == "hello":
+            self._send(messages.Hello(self._incarnation, self.user, PYTHON), now=now)
+        elif due == "heartbeat":
+            self._send(messages.Heartbeat(self.presence.epoch), now=now)
+        if (
+            self._listener is not None
+            and self.presence.state is Contact.LIVE
+            and self.mirror.wants_snapshot(now)
+        ):
+            self._send(messages.Snapshot(next(self._ids)), now=now)
+
+    def _follow(self, listener: Listener, now: float) -> None:
+        """Feed the mirror what was published."""
+        while (frames := listener.receive()) is not None:
             with contextlib.suppress(ProtocolError):  # a gap: the mirror will see it, and ask for the whole
                 message, data = codec.decode(frames)
                 self.mirror.feed(message, data, now)
@@ -238,14 +257,6 @@ class Link:
         if not self._has_table and self.mirror.state is State.LIVE:
             self._has_table = True
             self._synced.finish()
-        due = self.presence.due(now)
-        self._mind(self.presence.away(now))
-        if due == "hello":
-            self._send(messages.Hello(self._incarnation, self.user, PYTHON), now=now)
-        elif due == "heartbeat":
-            self._send(messages.Heartbeat(self.presence.epoch), now=now)
-        if self.presence.state is Contact.LIVE and self.mirror.wants_snapshot(now):
-            self._send(messages.Snapshot(next(self._ids)), now=now)
 
     def deadline(self) -> float | None:
         return self.presence.deadline()
@@ -254,7 +265,8 @@ class Link:
         if self.presence.state is Contact.LIVE:
             self._send(messages.Goodbye("its client has left"))
         self._line.close()
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
         self._fail_all(ServiceClosed(f"the connection to {self.name} was closed"))
         self.table.close()
         self._callbacks.put(None)
@@ -426,7 +438,14 @@ class Link:
         return self._live.wait(timeout)
 
     def wait_synced(self, timeout: float) -> bool:
-        """Whether the mirror has ever had the table, or gets it within *timeout* seconds."""
+        """Whether the mirror has ever had the table, or gets it within *timeout* seconds; it follows from now on."""
+
+        def follow() -> None:
+            if self._listener is None:
+                self._listener = self._listen()
+
+        if self._listener is None:
+            self._reactor.call(follow)
         return self._has_table or self._synced.wait(timeout)
 
     def request(

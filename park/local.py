@@ -76,7 +76,7 @@ class LocalService(ServerProxy):
         manager.open()
         kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), this_node(), _place)
         link = Link(
-            reactor, manager.clients.connect(), manager.board.connect(), usertag(), "the local service"
+            reactor, manager.clients.connect(), manager.board.connect, usertag(), "the local service"
         )
         reactor.add(kernel)
         reactor.add(link)

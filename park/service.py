@@ -218,12 +218,17 @@ def connect(
     check_listener(place.clients, FIRST_ANSWER)
     key = key_for(place, (CLIENT,), user)
     reactor = Reactor()
-    line, table = Dealer(place.clients, key), Subscriber(place.table, key)
+    line = Dealer(place.clients, key)
     line.wait(FIRST_HELLO)
+
+    def listen() -> Subscriber:
+        table = Subscriber(place.table, key)
+        reactor.listen(table.fileno(), table.stir)
+        return table
+
     # the broker charges the key's name, whoever we say that we are
-    link = Link(reactor, line, table, user or usertag() if key is None else key.name, name, patience)
+    link = Link(reactor, line, listen, user or usertag() if key is None else key.name, name, patience)
     reactor.listen(line.fileno(), line.stir)
-    reactor.listen(table.fileno(), table.stir)
     reactor.add(link)
     reactor.start("park-link")
     if not link.wait_live(began + FIRST_ANSWER - time.monotonic()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -97,16 +97,3 @@ def open_service(broker: str | None) -> ServerProxy:
     from park.service import connect
 
     return connect(broker)
-
-
-def plain(text: str) -> str:
-    """Names, tags and reasons are other people's: nothing in them steers the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print *rows*, the first of them the heads, in columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        click.echo(plain("  ".join([*cells, row[-1]]).rstrip()))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from park.cli.common import ShowsByDefault, broker_option, in_words, open_service, plain, print_table
+from park.cli.common import ShowsByDefault, broker_option, in_words, open_service
+from park.cli.tables import plain, print_table
 
 if TYPE_CHECKING:
     from park.model import AccountRecord, JobRecord
@@ -39,8 +40,7 @@ def show(broker: str | None, owner: str | None, everybody: bool, as_json: bool) 
         if as_json:
             click.echo(json.dumps([a.as_map() for a in accounts], indent=2))
             return
-        rows = [("OWNER", "BALANCE", "CAP", "PER HOUR", "USE", "SHARE")]
-        print_table(rows + [_row(a) for a in accounts])
+        print_table(("OWNER", "BALANCE", "CAP", "PER HOUR", "USE", "SHARE"), [_row(a) for a in accounts])
         if everybody:
             return
         (account,) = accounts
@@ -50,7 +50,7 @@ def show(broker: str | None, owner: str | None, everybody: bool, as_json: bool) 
             records = {r.job: r for r in service.records(account.owner)}
             click.echo()
             costs = [_cost(records.get(number), number, cost) for number, cost in account.jobs.items()]
-            print_table([("JOB", "COST", "STATE", "NAME"), *costs])
+            print_table(("JOB", "COST", "STATE", "NAME"), costs)
 
 
 def _row(a: AccountRecord) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from park.cli.common import ShowsByDefault, broker_option, in_words, open_service, print_table, seconds
+from park.cli.common import ShowsByDefault, broker_option, in_words, open_service, seconds
+from park.cli.tables import print_table
 from park.kernel.term import DRAIN
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def show(broker: str | None, as_json: bool) -> None:
         if not records:
             click.echo("no kernel is connected (park-kernel starts one)", err=True)
             return
-        rows = [("KERNEL", "HOST", "PID", "SLOTS", "DRIVERS", "MEMORY", "PYTHON", "STATE", "LABELS")]
-        print_table(rows + [_row(r) for r in records])
+        heads = ("KERNEL", "HOST", "PID", "SLOTS", "DRIVERS", "MEMORY", "PYTHON", "STATE", "LABELS")
+        print_table(heads, [_row(r) for r in records])
 
 
 def _row(r: KernelRecord) -> tuple[str, ...]:

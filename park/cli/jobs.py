@@ -1,0 +1,217 @@
+"""``park jobs``, ``show`` and ``why``: look at jobs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from park.cli import columns
+from park.cli.common import broker_option, in_words, open_service
+from park.cli.select import chosen
+from park.cli.tables import plain, print_table
+
+if TYPE_CHECKING:
+    from park.core.server import ServerProxy
+    from park.model import JobRecord
+    from park.search import Query
+
+#: Seconds between two drawings of a table that is watched, at least, and at most: time goes on in it too.
+DRAW, REDRAW = 0.1, 1.0
+
+
+@click.command()
+@broker_option
+@click.option("-a", "everybody", is_flag=True, help="The jobs of all owners, and those that have ended.")
+@click.option("--mine", is_flag=True, help="With -a: only yours, also those that have ended.")
+@click.option(
+    "-t", "--tag", "tags", multiple=True, help="Only jobs with this tag; may be given several times."
+)
+@click.option(
+    "-s", "--state", "states", multiple=True, help="Only jobs in this state; may be given several times."
+)
+@click.option(
+    "-o", "--columns", "chosen", metavar="A,B,...", help=f"What to show: {', '.join(columns.COLUMNS)}."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON array of records.")
+@click.option("-w", "--watch", is_flag=True, help="Follow the table; in a pipe, one JSON line a change.")
+def jobs(
+    broker: str | None,
+    everybody: bool,
+    mine: bool,
+    tags: tuple[str, ...],
+    states: tuple[str, ...],
+    chosen: str | None,
+    as_json: bool,
+    watch: bool,
+) -> None:
+    """List your jobs that have not ended; with -a all jobs."""
+    with in_words():
+        names = columns.parse(chosen)
+        wanted = _states(states)
+        service = open_service(broker)
+        from park.search import ACTIVE, Query
+
+        owner = "*" if everybody and not mine else service.user
+        query = Query(owner, wanted or (() if everybody else ACTIVE), tags)
+        if watch:
+            _watch(service, query, names)
+            return
+        records = service.records(query)
+        if as_json:
+            click.echo(json.dumps([r.as_map() for r in records], indent=2))
+        elif records:
+            short = sys.stdout.isatty()
+            heads = [name.upper() for name in names]
+            print_table(heads, [columns.cells(r, names, short) for r in records])
+        else:
+            hint = "" if everybody or states else " that have not ended (park jobs -a shows all)"
+            click.echo(f"no jobs{hint}", err=True)
+
+
+def _states(given: tuple[str, ...]) -> tuple[str, ...]:
+    from park.errors import InvalidRequest
+    from park.model import JobState
+
+    for name in given:
+        if name not in list(JobState):
+            raise InvalidRequest(f"there is no state {name!r}: choose from {', '.join(JobState)}")
+    return given
+
+
+# -- watching ----------------------------------------------------------------------------------------
+
+
+def _watch(service: ServerProxy, query: Query, names: Any) -> None:
+    """Until Ctrl-C, or until nobody reads any more."""
+    changes = service.table.changes(timeout=REDRAW)
+    if sys.stdout.isatty():
+        _draw(service, query, names, changes)
+    else:
+        _tell(service, query, changes)
+
+
+def _tell(service: ServerProxy, query: Query, changes: Any) -> None:
+    """The jobs as they are, a line each, then a line a change: the record after it, None where it has left the list."""
+    from park.model import JobRecord
+
+    def line(job: int, record: JobRecord | None) -> None:
+        click.echo(json.dumps({"job": job, "record": None if record is None else record.as_map()}))
+
+    shown = set()
+    for record in service.table.jobs.values():
+        if query.matches(record):
+            shown.add(record.job)
+            line(record.job, record)
+    while True:
+        for _, new in changes:
+            # what has gone from the table is told by its old record only
+            record = new if new is not None else _
+            if not isinstance(record, JobRecord):
+                continue
+            now = new if isinstance(new, JobRecord) and query.matches(new) else None
+            if now is not None:
+                shown.add(record.job)
+                line(record.job, now)
+            elif record.job in shown:
+                shown.discard(record.job)
+                line(record.job, None)
+
+
+def _draw(service: ServerProxy, query: Query, names: Any, changes: Any) -> None:
+    """The table, drawn again when it changes."""
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from park.cli.tables import rich_table
+
+    console = Console(highlight=False)
+    table = service.table
+
+    def picture() -> Group:
+        records = [r for r in table.jobs.values() if query.matches(r)]
+        room = max(1, console.height - 3)
+        heads = [name.upper() for name in names]
+        rows = [columns.cells(r, names, True) for r in records[-room:]]
+        left = f", the newest {room} of them" if len(records) > room else ""
+        said = f"{len(records)} jobs{left}; {len(table.kernels)} kernels; {time.strftime('%H:%M:%S')}; Ctrl-C ends"
+        if table.stale:
+            said = f"no sign of the broker: what follows may be old; {said}"
+        return Group(Text(said, "red" if table.stale else "dim"), rich_table(heads, rows, console.width))
+
+    with Live(
+        picture(), console=console, auto_refresh=False, transient=False, vertical_overflow="crop"
+    ) as live:
+        while True:
+            for _ in changes:
+                break
+            time.sleep(DRAW)
+            live.update(picture(), refresh=True)
+
+
+# -- one job -----------------------------------------------------------------------------------------
+
+
+@click.command()
+@broker_option
+@click.argument("selectors", metavar="SEL...", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON array of records.")
+def show(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
+    """Show what is known of the jobs that SEL names: 12, 1-5, 1,4, last, all, tag:x."""
+    with in_words():
+        service = open_service(broker)
+        records = [service.status(job) for job, _ in chosen(service, selectors)]
+        if as_json:
+            click.echo(json.dumps([r.as_map() for r in records], indent=2))
+            return
+        for n, record in enumerate(records):
+            if n:
+                click.echo()
+            for name, value in _story(record):
+                if value:
+                    click.echo(f"{name:10}  {plain(value)}")
+
+
+def _story(r: JobRecord) -> list[tuple[str, str]]:
+    """The lines of `show`; those without a text are left out."""
+    units = f"{r.done} of {'?' if r.total is None else r.total} done" if r.total is not None or r.done else ""
+    took = f"  (took {r.ended - r.started:.1f} s)" if r.started is not None and r.ended is not None else ""
+    return [
+        ("job", str(r.job)),
+        ("name", r.name),
+        ("owner", r.owner),
+        ("kind", r.kind if r.kind != "job" else ""),
+        ("state", r.state.value),
+        ("reason", r.reason),
+        ("units", units + (f", {r.failed} failed" if r.failed else "")),
+        ("progress", f"{r.progress[0]:g} of {r.progress[1]:g}" if r.progress is not None else ""),
+        ("running", f"{r.running} now" if r.running else ""),
+        ("used", f"{r.seconds:,.2f} slot-seconds, {r.credits:,.2f} credits" if r.seconds else ""),
+        ("tags", ", ".join(r.tags)),
+        ("priority", columns.priority_name(r.priority)),
+        ("after", ", ".join(f"job {number}" for number in r.after)),
+        ("not before", columns.clock(r.when)),
+        ("submitted", columns.clock(r.submitted)),
+        ("started", columns.clock(r.started)),
+        ("ended", columns.clock(r.ended) + took if r.ended is not None else ""),
+        ("python", r.python),
+    ]
+
+
+@click.command()
+@broker_option
+@click.argument("selectors", metavar="SEL...", nargs=-1, required=True)
+def why(broker: str | None, selectors: tuple[str, ...]) -> None:
+    """Say why the jobs that SEL names wait, and for about how long, or what ended them."""
+    with in_words():
+        service = open_service(broker)
+        for job, _ in chosen(service, selectors, ended=False):
+            record = service.status(job)
+            reason = record.reason
+            if not reason and record.running:
+                reason = f"{record.running} of its units run{'s'[: record.running == 1]} now, and none waits"
+            click.echo(plain(f"job {job} is {record.state}" + (f": {reason}" if reason else "")))

@@ -1,0 +1,129 @@
+"""``park wait``, ``fetch`` and ``run``: what jobs have found, and what went wrong in them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from park.cli.common import broker_option, in_words, open_service
+from park.cli.select import chosen
+from park.cli.steer import selectors_argument
+
+if TYPE_CHECKING:
+    from park.core.server import JobCopy
+
+
+@click.command()
+@broker_option
+@selectors_argument
+@click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait at most, for all of them.")
+def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None) -> None:
+    """Wait until the jobs that SEL names (12, 1-5, last, all, tag:x) have ended.
+
+    The exit code is 0 if all are complete, 1 if one failed or was aborted, 5 after the timeout.
+    """
+    with in_words():
+        import time
+
+        from park.errors import JobAborted, JobFailed
+
+        service = open_service(broker)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        worst: JobFailed | JobAborted | None = None
+        for job, _ in chosen(service, selectors, ended=False):
+            try:
+                service.wait(job, None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except (JobFailed, JobAborted) as error:
+                worst = worst or error
+            click.echo(f"job {job} is {service.status(job).state}")
+        if worst is not None:
+            raise worst
+
+
+@click.command()
+@broker_option
+@click.argument("selectors", metavar="SEL", nargs=1)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write the result to this file, pickled."
+)
+def fetch(broker: str | None, selectors: str, output: Path | None) -> None:
+    """Print the result of the job that SEL names, or write it to a file.
+
+    The result is unpickled here, which runs code that the job's owner chose: fetch only from people you trust.
+    """
+    with in_words():
+        from park.errors import InvalidRequest, NotComplete
+
+        service = open_service(broker)
+        found = chosen(service, [selectors], ended=True)
+        if len(found) != 1:
+            raise InvalidRequest(f"{selectors} names {len(found)} jobs: fetch one at a time")
+        job = found[0][0]
+        if not service.status(job).state.ended:
+            raise NotComplete(f"job {job} has not ended: wait for it with `park wait {job}`")
+        result = service.wait(job)
+        if output is None:
+            click.echo(str(result))
+            return
+        from park import payload
+
+        try:
+            output.write_bytes(payload.dumps(result, "the result"))
+        except OSError as error:
+            raise InvalidRequest(f"cannot write {output}: {error.strerror}") from error
+
+
+@click.command()
+@broker_option
+@click.argument("job", type=int)
+@click.option("--unit", type=click.IntRange(0), help="Which input; default: the first one that failed.")
+def run(broker: str | None, job: int, unit: int | None) -> None:
+    """Run one unit of JOB again, here in this process, with its input and its random numbers.
+
+    On a terminal, where it raises, the debugger opens at that line. Logging is on. The request is unpickled here, which
+    runs code that the job's owner chose: run only your own jobs.
+    """
+    with in_words():
+        import logging
+
+        from park.kernel.here import first_failed, run_here
+
+        service = open_service(broker)
+        copy = service.fetch(job)
+        if unit is None and copy.request.inputs is not None:
+            unit = first_failed(getattr(copy.result, "results", None))
+            if unit is None:
+                unit = _no_unit(job, copy)
+        logging.basicConfig(level=logging.DEBUG)
+        what = f"job {job}" if unit is None else f"unit {unit} of job {job}"
+        click.echo(f"park: {what} runs here", err=True)
+        try:
+            result = run_here(job, copy.request, unit, service.wait)
+        except Exception as error:
+            _look_into(error, what)
+            sys.exit(1)
+        click.echo(f"{what} returned {result!r}")
+
+
+def _no_unit(job: int, copy: JobCopy) -> Any:
+    from park.errors import InvalidRequest
+
+    raise InvalidRequest(f"no unit of job {job}, which is {copy.record.state}, has failed: name one with --unit")
+
+
+def _look_into(error: BaseException, what: str) -> None:
+    """The traceback from the unit on, and on a terminal the debugger."""
+    import pdb
+    import traceback
+
+    trace = error.__traceback__
+    while trace is not None and "park" in Path(trace.tb_frame.f_code.co_filename).parts[-3:-1]:
+        trace = trace.tb_next
+    trace = trace or error.__traceback__
+    click.echo(f"{what} raised:", err=True)
+    click.echo("".join(traceback.format_exception(type(error), error, trace)), err=True, nl=False)
+    if sys.stdin.isatty():
+        pdb.post_mortem(trace)

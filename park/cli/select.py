@@ -1,0 +1,73 @@
+"""Selectors: which jobs a command is for. ``12``, ``1-5``, ``1,4``, ``last``, ``all``, ``tag:x``, and several of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from park.core.server import ServerProxy
+    from park.model import JobRecord
+
+#: Jobs that one range may name; more is a slip of the finger.
+MOST = 100_000
+
+#: A job's number, and whether it was named by it.
+Chosen = tuple[int, bool]
+
+
+def chosen(service: ServerProxy, selectors: Sequence[str], ended: bool | None = None) -> list[Chosen]:
+    """The jobs of *service* that *selectors* name.
+
+    Numbers name any job; the other words the user's own, those that have *ended* or those that have not; None: all.
+    """
+    if all(re.fullmatch(r"[\d,\s-]+", text) for text in selectors):
+        return select(selectors, ())
+    from park.search import ACTIVE, ENDED, Query
+
+    states = {None: (), True: tuple(ENDED), False: ACTIVE}[ended]
+    return select(selectors, service.records(Query(service.user, states)))
+
+
+def select(selectors: Sequence[str], records: Iterable[JobRecord]) -> list[Chosen]:
+    """The jobs that *selectors* name, in their order, each once. *records*: those from which words choose.
+
+    Raises InvalidRequest for what is no selector, UnknownJob for one that names nothing.
+
+    >>> select(["1,4", "3-5"], [])
+    [(1, True), (4, True), (3, False), (5, False)]
+    """
+    found: dict[int, bool] = {}
+    records = list(records)
+    for text in selectors:
+        for part in text.split(","):
+            for job, named in _one(part.strip(), records):
+                found[job] = found.get(job, False) or named
+    return list(found.items())
+
+
+def _one(part: str, records: list[JobRecord]) -> Iterable[Chosen]:
+    from park.errors import InvalidRequest, UnknownJob
+
+    if re.fullmatch(r"\d{1,18}", part):
+        return [(int(part), True)]
+    if bounds := re.fullmatch(r"(\d{1,18})-(\d{1,18})", part):
+        low, high = int(bounds[1]), int(bounds[2])
+        if low > high or high - low >= MOST:
+            raise InvalidRequest(f"{part} is no range of jobs: write the smaller number first")
+        return [(job, False) for job in range(low, high + 1)]
+    match part.partition(":"):
+        case ("all", "", _):
+            named = [r.job for r in records]
+        case ("last", "", _):
+            named = [max(r.job for r in records)] if records else []
+        case ("tag", ":", tag):
+            named = [r.job for r in records if tag in r.tags]
+        case _:
+            raise InvalidRequest(
+                f"{part!r} names no jobs: give numbers (12, 1-5, 1,4), last, all, or tag:NAME for those with a tag"
+            )
+    if not named:
+        raise UnknownJob(f"{part} names none of your jobs for which this can be done")
+    return [(job, False) for job in named]

@@ -1,0 +1,158 @@
+"""``park stop``, ``abort``, ``pause``, ``resume``, ``set``, ``retry``: act on the jobs that a selector names."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from park.cli import columns
+from park.cli.common import broker_option, code_of, in_words, open_service
+from park.cli.select import chosen
+from park.cli.tables import plain
+
+if TYPE_CHECKING:
+    from park.core.server import ServerProxy
+
+selectors_argument: Callable[[Callable[..., None]], Callable[..., None]] = click.argument(
+    "selectors", metavar="SEL...", nargs=-1, required=True
+)
+
+
+def each(
+    service: ServerProxy, selectors: tuple[str, ...], act: Callable[[int], str], ended: bool = False
+) -> None:
+    """Do *act* for each job that *selectors* name among those that have not *ended* (or have), and print what it says.
+
+    What cannot be done for one job is said, and the others' turn comes; the exit code is that of the first error.
+    A range is for those of its jobs for which it can be done: at least one.
+    """
+    from park.errors import ParkError, UnknownJob
+
+    errors: list[ParkError] = []
+    done = 0
+    skipped: ParkError | None = None
+    for job, named in chosen(service, selectors, ended):
+        try:
+            click.echo(plain(act(job)))
+            done += 1
+        except ParkError as error:
+            if isinstance(error, UnknownJob) and not named:
+                skipped = error
+                continue
+            click.echo(plain(f"park: {error}"), err=True)
+            errors.append(error)
+    if errors:
+        sys.exit(code_of(errors[0]))
+    if not done and skipped is not None:
+        raise skipped
+
+
+@click.command()
+@broker_option
+@selectors_argument
+def stop(broker: str | None, selectors: tuple[str, ...]) -> None:
+    """Ask the jobs that SEL names (12, 1-5, last, all, tag:x) to end with their best so far."""
+    with in_words():
+        service = open_service(broker)
+
+        def act(job: int) -> str:
+            service.stop(job)
+            return f"job {job} was asked to stop"
+
+        each(service, selectors, act)
+
+
+@click.command()
+@broker_option
+@selectors_argument
+def abort(broker: str | None, selectors: tuple[str, ...]) -> None:
+    """End the jobs that SEL names (12, 1-5, last, all, tag:x) now."""
+    with in_words():
+        service = open_service(broker)
+
+        def act(job: int) -> str:
+            service.abort(job)
+            return f"job {job} is being aborted"
+
+        each(service, selectors, act)
+
+
+@click.command()
+@broker_option
+@selectors_argument
+def pause(broker: str | None, selectors: tuple[str, ...]) -> None:
+    """Deal nothing more of the jobs that SEL names until they are resumed.
+
+    Units that run end; a fit waits at its next step, without a slot.
+    """
+    with in_words():
+        service = open_service(broker)
+
+        def act(job: int) -> str:
+            service.pause(job)
+            return f"job {job} is paused (park resume {job} lets it go on)"
+
+        each(service, selectors, act)
+
+
+@click.command()
+@broker_option
+@selectors_argument
+def resume(broker: str | None, selectors: tuple[str, ...]) -> None:
+    """Let the jobs that SEL names go on after a pause."""
+    with in_words():
+        service = open_service(broker)
+
+        def act(job: int) -> str:
+            service.resume(job)
+            return f"job {job} goes on"
+
+        each(service, selectors, act)
+
+
+@click.command("set")
+@broker_option
+@selectors_argument
+@click.option(
+    "-p", "--priority", metavar="NAME|N", help="background, free, low, normal, high, urgent, or -3 to 6."
+)
+@click.option(
+    "-t", "--tag", "tags", multiple=True, help="Its tags from now on; may be given several times. '' is none."
+)
+def change(
+    broker: str | None, selectors: tuple[str, ...], priority: str | None, tags: tuple[str, ...]
+) -> None:
+    """Change the jobs that SEL names, which have not ended; it counts from their next unit on."""
+    with in_words():
+        service = open_service(broker)
+
+        def act(job: int) -> str:
+            service.set(job, priority, None if not tags else [tag for tag in tags if tag])
+            record = service.status(job)
+            tagged = f"the tags {', '.join(record.tags)}" if record.tags else "no tags"
+            return f"job {job} has priority {columns.priority_name(record.priority)} and {tagged}"
+
+        each(service, selectors, act)
+
+
+@click.command()
+@broker_option
+@selectors_argument
+@click.option("--failed", is_flag=True, help="Only the inputs whose units failed or did not run.")
+@click.option("--parsable", is_flag=True, help="Print the numbers of the new jobs only.")
+def retry(broker: str | None, selectors: tuple[str, ...], failed: bool, parsable: bool) -> None:
+    """Submit the jobs that SEL names, which have ended, once more, as new jobs.
+
+    Their requests are unpickled here, which runs code that their owner chose: retry only your own.
+    """
+    with in_words():
+        service = open_service(broker)
+
+        def act(job: int) -> str:
+            new = service.retry(job, failed=failed)
+            return str(new) if parsable or not sys.stdout.isatty() else f"job {job} runs again as job {new}"
+
+        each(service, selectors, act, ended=True)

@@ -1,0 +1,107 @@
+"""Running one unit of a job in this process, to look at what it does: the same inputs, the same random numbers.
+
+What its body asks of the fabric is done here too, one unit after the other: maps run in this process, messages are
+printed, nothing is lent or kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from park import payload
+from park.errors import InvalidRequest, UnitError
+from park.kernel import env
+from park.model import Request
+
+
+class Here:
+    """The `env.Host` of a unit that runs in this process."""
+
+    def __init__(self, job: int, seed: int, fetch: Callable[[int], Any]) -> None:
+        self.job = job
+        self.seed = seed
+        self.should_stop = False
+        self._maps = 0
+        self._functions: dict[bytes, Any] = {}
+        self.fetch = fetch
+
+    def code(self, function: Any) -> bytes:
+        blob = payload.dumps(function, "the function")
+        self._functions[payload.code_hash(blob)] = payload.loads(blob)
+        return payload.code_hash(blob)
+
+    def map(self, function: bytes, units: Iterable[Any]) -> list[Any]:
+        seed = env.mix(self.seed, self._maps)
+        self._maps += 1
+        body = self._functions[function]
+        inner = Here(self.job, seed, self.fetch)
+        generators = env.Generators(_numpy_random(), keep=True)
+        env.enter(inner)
+        try:
+            if hasattr(body, "prepare"):
+                body.prepare(env.environment())
+            results = []
+            for unit, value in enumerate(units):
+                inner.seed, inner._maps = env.mix(seed, unit), 0
+                generators.seed(inner.seed)
+                results.append(body.run(value) if hasattr(body, "run") else body(value))
+            if hasattr(body, "cleanup"):
+                body.cleanup(env.environment())
+            return results
+        finally:
+            generators.restore()
+            env.enter(self)
+
+    def publish(self, kind: str, message: Any, done: float | None, total: float | None) -> None:
+        print(f"{kind}: {message}", file=sys.stderr)
+
+    def ready(self) -> None:
+        """Nobody asks for anything here."""
+
+    def checkpoint(self, state: Any, wait: float) -> bool:
+        payload.dumps(state, "the state")
+        return True
+
+    def restore(self) -> Any:
+        return None
+
+
+def run_here(job: int, request: Request, unit: int | None, fetch: Callable[[int], Any]) -> Any:
+    """What unit *unit* of *job*, which *request* makes again, returns; it raises what the unit raises.
+
+    *unit* is the number of an input, or None for a body that runs once. *fetch* gets the result of another job.
+    """
+    seed = (request.seed or 0) & (2**63 - 1)
+    host = Here(job, env.mix(seed, unit or 0), fetch)
+    env.enter(host)
+    try:
+        body = payload.loads(payload.dumps(request.body))  # references become values here
+        arguments = []
+        if request.inputs is not None:
+            inputs = list(request.inputs)
+            if unit is None or not 0 <= unit < len(inputs):
+                raise InvalidRequest(f"job {job} has the units 0 to {len(inputs) - 1}: say which one")
+            arguments = [payload.loads(payload.dumps(inputs[unit]))]
+        if hasattr(body, "prepare"):
+            body.prepare(env.environment())
+        env.Generators(_numpy_random(), keep=False).seed(host.seed)
+        result = body.run(*arguments) if hasattr(body, "run") else body(*arguments)
+        if hasattr(body, "cleanup"):
+            body.cleanup(env.environment())
+        return result
+    finally:
+        env.enter(None)
+
+
+def _numpy_random() -> Any:
+    return getattr(sys.modules.get("numpy"), "random", None)
+
+
+def first_failed(results: list[Any] | None) -> int | None:
+    """The first unit among *results* that failed."""
+    for unit, result in enumerate(results or ()):
+        if isinstance(result, UnitError):
+            return unit
+    return None
