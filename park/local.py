@@ -75,9 +75,7 @@ class LocalService(ServerProxy):
         reactor = manager.reactor
         manager.open()
         kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), this_node(), _place)
-        link = Link(
-            reactor, manager.clients.connect(), manager.board.connect, usertag(), "the local service"
-        )
+        link = Link(reactor, manager.clients.connect(), manager.board.connect, usertag(), "the local service")
         reactor.add(kernel)
         reactor.add(link)
         reactor.start("park")

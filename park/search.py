@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from park.model import ENDED, JobRecord, JobState
+from park.table import AnyRecord
 
 #: The states of jobs that have not ended.
 ACTIVE = tuple(state for state in JobState if state not in ENDED)
@@ -51,12 +53,13 @@ class Index:
         for record in records:
             self.change(None, record)
 
-    def change(self, old: JobRecord | None, new: JobRecord | None) -> None:
-        """A record was added, changed or taken away (None: there is no such record)."""
-        if old is not None and new is not None and old.state is new.state and old.tags == new.tags:
+    def change(self, old: AnyRecord | None, new: AnyRecord | None) -> None:
+        """A record was added, changed or taken away (None: there is no such record). Only those of jobs count."""
+        jobs = isinstance(old, JobRecord) and isinstance(new, JobRecord)
+        if jobs and old.state is new.state and old.tags == new.tags:  # type: ignore[union-attr]
             return
         for record, add in ((old, False), (new, True)):
-            if record is not None:
+            if isinstance(record, JobRecord):
                 self._put(self._owners, record.owner, record.job, add)
                 self._put(self._states, record.state.value, record.job, add)
                 for tag in record.tags:
@@ -72,23 +75,15 @@ class Index:
         if not found:
             sets.pop(key, None)
 
-    def find(self, query: Query, records: Mapping[int, JobRecord]) -> list[JobRecord]:
-        """The *records* that match *query*, in the order of their numbers."""
-        candidates: Iterable[int] = records
+    def find(self, query: Query, records: Mapping[int, JobRecord]) -> list[int]:
+        """The numbers of the *records* that match *query*, in their order."""
         narrow: list[set[int]] = [self._tags.get(tag, set()) for tag in query.tags]
         if query.owner != "*":
             narrow.append(self._owners.get(query.owner, set()))
         if query.states:
             narrow.append(set().union(*(self._states.get(state, ()) for state in query.states)))
-        if narrow:
-            candidates = min(narrow, key=len)
-        found = sorted(candidates, reverse=bool(query.newest))
-        if query.newest:
-            newest: list[JobRecord] = []
-            for number in found:
-                if query.matches(records[number]):
-                    newest.append(records[number])
-                    if len(newest) == query.newest:
-                        break
-            return newest[::-1]
-        return [records[number] for number in found if query.matches(records[number])]
+        candidates = sorted(min(narrow, key=len) if narrow else records)
+        if not query.newest:
+            return [number for number in candidates if query.matches(records[number])]
+        newest = (number for number in reversed(candidates) if query.matches(records[number]))
+        return list(islice(newest, query.newest))[::-1]

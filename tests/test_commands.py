@@ -463,7 +463,15 @@ def test_ended_jobs_cannot_be_ended(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["wait"], ["wait", "x"], ["wait", "1", "--timeout", "-1"], ["nonsense"], ["jobs", "--what"]]
+    "arguments",
+    [
+        ["wait"],
+        ["wait", "x"],
+        ["stop", "1-"],
+        ["wait", "1", "--timeout", "-1"],
+        ["nonsense"],
+        ["jobs", "--what"],
+    ],
 )
 def test_wrong_usage(world: World, arguments: list[str]) -> None:
     text = world.run(*arguments, code=2)

@@ -541,10 +541,11 @@ def test_whoever_a_client_claims_to_be_its_key_is_charged(fabric: Fabric) -> Non
     key = find_key(fabric.url, (CLIENT,), "bob", "")
     reactor = Reactor()
     place = find_broker(fabric.url)
-    line, table = Dealer(place.clients, key), Subscriber(place.table, key)
-    link = Link(reactor, line, table, "tester", "the broker")  # says that it is the tester
+    line = Dealer(place.clients, key)
+    link = Link(
+        reactor, line, lambda: Subscriber(place.table, key), "tester", "the broker"
+    )  # says that it is the tester
     reactor.listen(line.fileno(), line.stir)
-    reactor.listen(table.fileno(), table.stir)
     reactor.add(link)
     reactor.start("link")
     try:

@@ -84,6 +84,7 @@ ROOMS = {
     # 1: pure
     "park.wire.*": Room(1, beside=("park.wire.*",), libraries=("msgpack",)),
     "park.table": Room(1, beside=("park.wire.*",)),
+    "park.search": Room(1, beside=("park.table",)),
     "park.mirror": Room(1, beside=("park.table", "park.wire.*")),
     "park.core.fairshare": Room(1),
     "park.core.outcome": Room(1, beside=("park.wire.*",)),
@@ -182,6 +183,7 @@ ROOMS = {
     "park.kernel.answers": Room(3),
     "park.kernel.fabric": Room(3, beside=("park.kernel.answers", "park.kernel.env")),
     "park.kernel.slot": Room(3, beside=("park.kernel.answers", "park.kernel.env", "park.kernel.fabric")),
+    "park.kernel.here": Room(3, beside=("park.kernel.env",)),
     "park.kernel.runner": Room(3),
     "park.kernel.loop": Room(3, beside=("park.kernel.runner",)),
     "park.link": Room(3),
@@ -196,7 +198,7 @@ ROOMS = {
     "park.fit.*": Room(
         5, beside=("park.fit.*",), libraries=("bumps", "matplotlib", "numpy", "scipy", "tqdm")
     ),
-    "park.cli.*": Room(5, beside=("park.cli.*",), libraries=("click", "tqdm")),
+    "park.cli.*": Room(5, beside=("park.cli.*",), libraries=("click", "rich", "tqdm")),
     # 6: the public door, and the script that comes in through it
     "park": Room(6),
     "park.fit.demo": Room(7, libraries=("matplotlib", "numpy")),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from park.cli.tables import plain
 from park.errors import (
     InvalidRequest,
     JobAborted,
@@ -77,14 +78,17 @@ def in_words(command: str = "park") -> Iterator[None]:
     try:
         yield
     except tuple(kind for kind, _ in CODES) as error:
-        if isinstance(error, JobFailed) and error.traceback and command != "park fetch":
-            click.echo(
-                f"{command}: job {error.job} failed: {error.cause} (park fetch {error.job}: traceback)",
-                err=True,
-            )
-        elif not isinstance(error, KeyboardInterrupt):
-            click.echo(f"{command}: {error}", err=True)
+        tell(error, command)
         sys.exit(code_of(error))
+
+
+def tell(error: BaseException, command: str = "park") -> None:
+    """Print the sentence of *error*: of a job that failed the cause, and where the traceback is to be had."""
+    if isinstance(error, JobFailed) and error.traceback and command != "park fetch":
+        cause = f"{command}: job {error.job} failed: {error.cause} (park fetch {error.job}: traceback)"
+        click.echo(plain(cause), err=True)
+    elif not isinstance(error, KeyboardInterrupt):
+        click.echo(f"{command}: {error}", err=True)
 
 
 def code_of(error: BaseException) -> int:

@@ -35,6 +35,8 @@ def show(broker: str | None, owner: str | None, everybody: bool, as_json: bool) 
     the share of all slots that is due now.
     """
     with in_words():
+        from park.search import Query
+
         service = open_service(broker)
         accounts = service.credits("*" if everybody else owner)
         if as_json:
@@ -47,7 +49,7 @@ def show(broker: str | None, owner: str | None, everybody: bool, as_json: bool) 
         if account.balance is not None and account.balance <= 0:
             click.echo(plain(f"{account.owner} {_until(account)}"))
         if account.jobs:
-            records = {r.job: r for r in service.records(account.owner)}
+            records = {r.job: r for r in service.records(Query(account.owner))}
             click.echo()
             costs = [_cost(records.get(number), number, cost) for number, cost in account.jobs.items()]
             print_table(("JOB", "COST", "STATE", "NAME"), costs)

@@ -11,7 +11,7 @@ import click
 
 from park.cli import columns
 from park.cli.common import broker_option, in_words, open_service
-from park.cli.select import chosen
+from park.cli.select import chosen, selectors_argument
 from park.cli.tables import plain, print_table
 
 if TYPE_CHECKING:
@@ -158,10 +158,10 @@ def _draw(service: ServerProxy, query: Query, names: Any, changes: Any) -> None:
 
 @click.command()
 @broker_option
-@click.argument("selectors", metavar="SEL...", nargs=-1, required=True)
+@selectors_argument
 @click.option("--json", "as_json", is_flag=True, help="One JSON array of records.")
 def show(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
-    """Show what is known of the jobs that SEL names: 12, 1-5, 1,4, last, all, tag:x."""
+    """Show what is known of jobs."""
     with in_words():
         service = open_service(broker)
         records = [service.status(job) for job, _ in chosen(service, selectors)]
@@ -204,9 +204,9 @@ def _story(r: JobRecord) -> list[tuple[str, str]]:
 
 @click.command()
 @broker_option
-@click.argument("selectors", metavar="SEL...", nargs=-1, required=True)
+@selectors_argument
 def why(broker: str | None, selectors: tuple[str, ...]) -> None:
-    """Say why the jobs that SEL names wait, and for about how long, or what ended them."""
+    """Say why jobs wait, and for about how long, or what ended them."""
     with in_words():
         service = open_service(broker)
         for job, _ in chosen(service, selectors, ended=False):

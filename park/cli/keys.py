@@ -24,7 +24,7 @@ _home = click.option(
 
 @click.group()
 def keys() -> None:
-    """Say who may connect to your broker over TCP: make and list keys.
+    """Make and list the keys of those who may connect over TCP.
 
     Run it as the Unix user, and on the machine, of the broker. A broker that runs sees a new key within a second.
     """

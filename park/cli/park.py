@@ -12,7 +12,7 @@ from park.cli.jobs import jobs, show, why
 from park.cli.kernels import kernels
 from park.cli.keys import keys
 from park.cli.results import fetch, run, wait
-from park.cli.steer import abort, change, pause, resume, retry, stop
+from park.cli.steer import abort, change, delete, pause, resume, retry, stop
 
 
 @click.group()
@@ -25,7 +25,7 @@ def main() -> None:
     """
 
 
-_JOBS = (jobs, show, why, wait, fetch, stop, abort, pause, resume, change, retry, run)
+_JOBS = (jobs, show, why, wait, fetch, stop, abort, pause, resume, change, retry, run, delete)
 for command in (*_JOBS, kernels, credits, keys):
     main.add_command(command)
 

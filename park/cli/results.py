@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from park.cli.common import broker_option, in_words, open_service
-from park.cli.select import chosen
-from park.cli.steer import selectors_argument
+from park.cli.common import broker_option, code_of, in_words, open_service, tell
+from park.cli.select import chosen, one_argument, selectors_argument
 
 if TYPE_CHECKING:
     from park.core.server import JobCopy
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 @selectors_argument
 @click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait at most, for all of them.")
 def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None) -> None:
-    """Wait until the jobs that SEL names (12, 1-5, last, all, tag:x) have ended.
+    """Wait until jobs have ended.
 
     The exit code is 0 if all are complete, 1 if one failed or was aborted, 5 after the timeout.
     """
@@ -33,24 +32,28 @@ def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None) 
         service = open_service(broker)
         deadline = None if timeout is None else time.monotonic() + timeout
         worst: JobFailed | JobAborted | None = None
-        for job, _ in chosen(service, selectors, ended=False):
+        jobs = [job for job, _ in chosen(service, selectors, ended=False)]
+        for job in jobs:
             try:
-                service.wait(job, None if deadline is None else max(0.0, deadline - time.monotonic()))
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                service.wait(job, timeout if job == jobs[0] else left)
             except (JobFailed, JobAborted) as error:
                 worst = worst or error
-            click.echo(f"job {job} is {service.status(job).state}")
+                tell(error)
+            else:
+                click.echo(f"job {job} is {service.status(job).state}")
         if worst is not None:
-            raise worst
+            sys.exit(code_of(worst))
 
 
 @click.command()
 @broker_option
-@click.argument("selectors", metavar="SEL", nargs=1)
+@one_argument
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write the result to this file, pickled."
 )
-def fetch(broker: str | None, selectors: str, output: Path | None) -> None:
-    """Print the result of the job that SEL names, or write it to a file.
+def fetch(broker: str | None, selector: str, output: Path | None) -> None:
+    """Print the result of a job, or write it to a file.
 
     The result is unpickled here, which runs code that the job's owner chose: fetch only from people you trust.
     """
@@ -58,9 +61,9 @@ def fetch(broker: str | None, selectors: str, output: Path | None) -> None:
         from park.errors import InvalidRequest, NotComplete
 
         service = open_service(broker)
-        found = chosen(service, [selectors], ended=True)
+        found = chosen(service, [selector], ended=True)
         if len(found) != 1:
-            raise InvalidRequest(f"{selectors} names {len(found)} jobs: fetch one at a time")
+            raise InvalidRequest(f"{selector} names {len(found)} jobs: fetch one at a time")
         job = found[0][0]
         if not service.status(job).state.ended:
             raise NotComplete(f"job {job} has not ended: wait for it with `park wait {job}`")
@@ -81,7 +84,7 @@ def fetch(broker: str | None, selectors: str, output: Path | None) -> None:
 @click.argument("job", type=int)
 @click.option("--unit", type=click.IntRange(0), help="Which input; default: the first one that failed.")
 def run(broker: str | None, job: int, unit: int | None) -> None:
-    """Run one unit of JOB again, here in this process, with its input and its random numbers.
+    """Run one unit of JOB here, to look at it: the same input and random numbers.
 
     On a terminal, where it raises, the debugger opens at that line. Logging is on. The request is unpickled here, which
     runs code that the job's owner chose: run only your own jobs.
@@ -111,7 +114,9 @@ def run(broker: str | None, job: int, unit: int | None) -> None:
 def _no_unit(job: int, copy: JobCopy) -> Any:
     from park.errors import InvalidRequest
 
-    raise InvalidRequest(f"no unit of job {job}, which is {copy.record.state}, has failed: name one with --unit")
+    raise InvalidRequest(
+        f"no unit of job {job}, which is {copy.record.state}, has failed: name one with --unit"
+    )
 
 
 def _look_into(error: BaseException, what: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
+
+import click
 
 if TYPE_CHECKING:
     from park.core.server import ServerProxy
@@ -12,6 +14,26 @@ if TYPE_CHECKING:
 
 #: Jobs that one range may name; more is a slip of the finger.
 MOST = 100_000
+
+_PART = re.compile(r"\d{1,18}|\d{1,18}-\d{1,18}|all|last|tag:.+", re.DOTALL)
+
+
+def _check(_: click.Context, __: click.Parameter, given: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    for text in (given,) if isinstance(given, str) else given:
+        for part in text.split(","):
+            if not _PART.fullmatch(part.strip()):
+                raise click.BadParameter(
+                    f"{part!r} names no jobs: give numbers (12, 1-5, 1,4), last, all, or tag:NAME for those with a tag"
+                )
+    return given
+
+
+selectors_argument: Callable[[Callable[..., None]], Callable[..., None]] = click.argument(
+    "selectors", metavar="SEL...", nargs=-1, required=True, callback=_check
+)
+one_argument: Callable[[Callable[..., None]], Callable[..., None]] = click.argument(
+    "selector", metavar="SEL", callback=_check
+)
 
 #: A job's number, and whether it was named by it.
 Chosen = tuple[int, bool]
@@ -24,7 +46,8 @@ def chosen(service: ServerProxy, selectors: Sequence[str], ended: bool | None = 
     """
     if all(re.fullmatch(r"[\d,\s-]+", text) for text in selectors):
         return select(selectors, ())
-    from park.search import ACTIVE, ENDED, Query
+    from park.model import ENDED
+    from park.search import ACTIVE, Query
 
     states = {None: (), True: tuple(ENDED), False: ACTIVE}[ended]
     return select(selectors, service.records(Query(service.user, states)))
@@ -33,7 +56,7 @@ def chosen(service: ServerProxy, selectors: Sequence[str], ended: bool | None = 
 def select(selectors: Sequence[str], records: Iterable[JobRecord]) -> list[Chosen]:
     """The jobs that *selectors* name, in their order, each once. *records*: those from which words choose.
 
-    Raises InvalidRequest for what is no selector, UnknownJob for one that names nothing.
+    Raises InvalidRequest for a range that is none, UnknownJob for a selector that names nothing.
 
     >>> select(["1,4", "3-5"], [])
     [(1, True), (4, True), (3, False), (5, False)]
@@ -62,12 +85,8 @@ def _one(part: str, records: list[JobRecord]) -> Iterable[Chosen]:
             named = [r.job for r in records]
         case ("last", "", _):
             named = [max(r.job for r in records)] if records else []
-        case ("tag", ":", tag):
+        case (_, _, tag):
             named = [r.job for r in records if tag in r.tags]
-        case _:
-            raise InvalidRequest(
-                f"{part!r} names no jobs: give numbers (12, 1-5, 1,4), last, all, or tag:NAME for those with a tag"
-            )
     if not named:
         raise UnknownJob(f"{part} names none of your jobs for which this can be done")
     return [(job, False) for job in named]

@@ -10,15 +10,11 @@ import click
 
 from park.cli import columns
 from park.cli.common import broker_option, code_of, in_words, open_service
-from park.cli.select import chosen
+from park.cli.select import chosen, selectors_argument
 from park.cli.tables import plain
 
 if TYPE_CHECKING:
     from park.core.server import ServerProxy
-
-selectors_argument: Callable[[Callable[..., None]], Callable[..., None]] = click.argument(
-    "selectors", metavar="SEL...", nargs=-1, required=True
-)
 
 
 def each(
@@ -54,7 +50,7 @@ def each(
 @broker_option
 @selectors_argument
 def stop(broker: str | None, selectors: tuple[str, ...]) -> None:
-    """Ask the jobs that SEL names (12, 1-5, last, all, tag:x) to end with their best so far."""
+    """Ask jobs to end at their next safe point, with their best so far."""
     with in_words():
         service = open_service(broker)
 
@@ -69,7 +65,7 @@ def stop(broker: str | None, selectors: tuple[str, ...]) -> None:
 @broker_option
 @selectors_argument
 def abort(broker: str | None, selectors: tuple[str, ...]) -> None:
-    """End the jobs that SEL names (12, 1-5, last, all, tag:x) now."""
+    """End jobs now."""
     with in_words():
         service = open_service(broker)
 
@@ -84,7 +80,7 @@ def abort(broker: str | None, selectors: tuple[str, ...]) -> None:
 @broker_option
 @selectors_argument
 def pause(broker: str | None, selectors: tuple[str, ...]) -> None:
-    """Deal nothing more of the jobs that SEL names until they are resumed.
+    """Deal nothing more of jobs until they are resumed.
 
     Units that run end; a fit waits at its next step, without a slot.
     """
@@ -102,7 +98,7 @@ def pause(broker: str | None, selectors: tuple[str, ...]) -> None:
 @broker_option
 @selectors_argument
 def resume(broker: str | None, selectors: tuple[str, ...]) -> None:
-    """Let the jobs that SEL names go on after a pause."""
+    """Let jobs go on after a pause."""
     with in_words():
         service = open_service(broker)
 
@@ -125,7 +121,10 @@ def resume(broker: str | None, selectors: tuple[str, ...]) -> None:
 def change(
     broker: str | None, selectors: tuple[str, ...], priority: str | None, tags: tuple[str, ...]
 ) -> None:
-    """Change the jobs that SEL names, which have not ended; it counts from their next unit on."""
+    """Change jobs that have not ended.
+
+    It counts from their next unit on.
+    """
     with in_words():
         service = open_service(broker)
 
@@ -144,7 +143,7 @@ def change(
 @click.option("--failed", is_flag=True, help="Only the inputs whose units failed or did not run.")
 @click.option("--parsable", is_flag=True, help="Print the numbers of the new jobs only.")
 def retry(broker: str | None, selectors: tuple[str, ...], failed: bool, parsable: bool) -> None:
-    """Submit the jobs that SEL names, which have ended, once more, as new jobs.
+    """Submit jobs once more, as new ones.
 
     Their requests are unpickled here, which runs code that their owner chose: retry only your own.
     """
@@ -154,5 +153,23 @@ def retry(broker: str | None, selectors: tuple[str, ...], failed: bool, parsable
         def act(job: int) -> str:
             new = service.retry(job, failed=failed)
             return str(new) if parsable or not sys.stdout.isatty() else f"job {job} runs again as job {new}"
+
+        each(service, selectors, act, ended=True)
+
+
+@click.command()
+@broker_option
+@selectors_argument
+def delete(broker: str | None, selectors: tuple[str, ...]) -> None:
+    """Delete jobs that have ended, and their results.
+
+    What has not ended, or what a job comes after that has not, stays and is named; the others go.
+    """
+    with in_words():
+        service = open_service(broker)
+
+        def act(job: int) -> str:
+            service.delete(job)
+            return f"job {job} is deleted"
 
         each(service, selectors, act, ended=True)

@@ -27,6 +27,7 @@ from park.core.sweep import Sweeper
 from park.core.writer import Commits, InPlace, Writer
 from park.errors import ParkError, Refused, StoreError
 from park.model import Delta
+from park.search import Index, Query
 from park.table import Table, pack_deltas
 from park.util.msgstream import message_stream
 from park.wire import codec, messages
@@ -127,6 +128,7 @@ class JobManager:
             keep=keep,
         )
         self.table = Table()
+        self._index = Index()
 
     def __repr__(self) -> str:
         jobs = self.dispatcher.list.jobs.values()
@@ -175,6 +177,7 @@ class JobManager:
         rows: list[Delta] = [Delta("job", j.number, j.record.as_map()) for j in dispatcher.list.jobs.values()]
         rows += [Delta("owner", o.owner, o.as_map()) for o in dispatcher.owners()]
         self.table = Table.from_header(pack_deltas(rows), 0)
+        self._index = Index(self.table.jobs.values())
 
     def write_behind(self, wake: Callable[[], None]) -> None:
         """From now on commit in a thread, which calls *wake* when there is something to see; in memory there is none."""
@@ -263,7 +266,7 @@ class JobManager:
                 seq = self.table.seq + 1
                 message = messages.Deltas(self.store.id, self.store.epoch, seq, len(turn.deltas))
                 for delta in turn.deltas:
-                    self.table.apply(delta)
+                    self._index.change(*self.table.apply(delta))
                 turn.publish = (message, pack_deltas(turn.deltas))
             yield turn
         if self.checked:
@@ -415,16 +418,14 @@ class JobManager:
             yield Send(peer, header, self.table.header())
         elif isinstance(message, messages.Status):
             rows = self.table.jobs
-            numbers = [message.job] if message.job else list(rows)
+            numbers = [message.job] if message.job else self._index.find(_query(message), rows)
             if message.job and message.job not in rows:
                 job = self.dispatcher.list.jobs.get(message.job)
                 if job is None or not job.archived:
                     text = self.dispatcher.unknown(message.job)
                     yield Send(peer, messages.Failure(message.id, "UnknownJob", text))
                     return
-            records = [
-                self._shown(n) for n in numbers if message.job or message.owner in ("*", rows[n].owner)
-            ]
+            records = [self._shown(n) for n in numbers]
             yield Send(peer, messages.Records(message.id), codec.pack(records))
         elif isinstance(message, messages.Watch):
             job = self.dispatcher.list.jobs.get(message.job)
@@ -456,3 +457,7 @@ def _start(key: tuple[int | bytes | str, ...]) -> int:
     start = key[1]
     assert isinstance(start, int)
     return start
+
+
+def _query(m: messages.Status) -> Query:
+    return Query(m.owner, tuple(m.states), tuple(m.tags), m.word, m.since, max(0, m.newest))

@@ -23,12 +23,13 @@ from typing import Any, Self
 
 from park import payload
 from park.core.ledger import check_grant
-from park.errors import InvalidRequest, NotComplete, ParkError, WaitTimeout
+from park.errors import InvalidRequest, NotComplete, ParkError, UnitError, WaitTimeout
 from park.job import Job, check_timeout, number_of
 from park.kernel.term import DRAIN
 from park.link import Link, Reply
 from park.live import LiveTable
 from park.model import (
+    NOT_RUN,
     PYTHON,
     AccountRecord,
     JobRecord,
@@ -41,6 +42,7 @@ from park.model import (
     wall_time,
 )
 from park.reference import collecting
+from park.search import Query
 from park.session import LARGEST_BATCH, Executor, MapIterator, Mapper, Session, batches_of, check_function
 from park.util.bar import Bar
 from park.wire import codec, messages
@@ -116,7 +118,9 @@ class Server(ABC):
         """The record of a job as it is now. Raises UnknownJob."""
 
     @abstractmethod
-    def jobs(self, filter: Any = None, owner: str | None = None) -> list[Job]:
+    def jobs(
+        self, filter: Any = None, owner: str | None = None, since: datetime | float | None = None
+    ) -> list[Job]:
         """The jobs of *owner* (None: your own, "*": everybody's) that pass the *filter*."""
 
     @abstractmethod
@@ -351,27 +355,41 @@ class ServerProxy(Server):
         return payload.job_result(fetched.record, fetched.once, pieces)
 
     def status(self, job: Any) -> JobRecord:
-        return self._records(job=number_of(job))[0]
+        number = number_of(job)
+        return self._records(lambda n: messages.Status(n, number))[0]
 
-    def jobs(self, filter: Any = None, owner: str | None = None) -> list[Job]:
+    def jobs(
+        self, filter: Any = None, owner: str | None = None, since: datetime | float | None = None
+    ) -> list[Job]:
         """The jobs of *owner* (None: your own, "*": everybody's) that pass the *filter*.
 
-        *filter*: a state, a tag, a text in the name, or a callable that takes the record; None: all.
+        *filter*: a state, a tag, a text in the name, or a callable that takes the record; None: all. *since*: only those
+        submitted at that time or later, a datetime, or so many seconds ago. Raises InvalidRequest::
+
+            service.jobs("running", owner="*", since=3600)
         """
-        records = self._records(owner=self._link.user if owner is None else owner)
-        return [self._handle(r) for r in records if _passes(r, filter)]
+        query = _query(filter, self.user if owner is None else owner, since)
+        return [self._handle(r) for r in self.records(query) if not callable(filter) or filter(r)]
 
     def _handle(self, record: JobRecord) -> Job:
         job = Job(self, record.job)
         job._last = record if record.state.ended else None
         return job
 
-    def records(self, owner: str = "*") -> list[JobRecord]:
-        """The records of all jobs of *owner*, as they are now."""
-        return self._records(owner=owner)
+    @property
+    def user(self) -> str:
+        """Who this client is: the owner of what it submits."""
+        return self._link.user
 
-    def _records(self, job: int = 0, owner: str = "*") -> list[JobRecord]:
-        _, data = self._ask(lambda n: messages.Status(n, job, owner))
+    def records(self, query: Query | None = None) -> list[JobRecord]:
+        """The records of the jobs that *query* finds, as they are now, by number; None: all jobs of everybody."""
+        q = Query() if query is None else query
+        return self._records(
+            lambda n: messages.Status(n, 0, q.owner, list(q.states), list(q.tags), q.word, q.since, q.newest)
+        )
+
+    def _records(self, make: Callable[[int], messages.Message]) -> list[JobRecord]:
+        _, data = self._ask(make)
         return [JobRecord.from_map(fields) for fields in codec.unpack(data)]
 
     def fetch(self, job: Any) -> JobCopy:
@@ -414,6 +432,28 @@ class ServerProxy(Server):
             except ParkError as error:
                 result = error
         return JobCopy(record, request, result)
+
+    def retry(self, job: Any, failed: bool = False) -> int:
+        """Submit the request of a job once more, with the same seed; the number of the new job.
+
+        *failed*: only the inputs whose units failed or did not run, so that their random numbers differ from those of the
+        first time. Raises InvalidRequest when there are none.
+        """
+        copy = self.fetch(job)
+        request = copy.request
+        if failed and request.inputs is not None:
+            results = copy.result if isinstance(copy.result, list) else _partial(copy.result)
+            missing = [
+                value
+                for value, result in zip(
+                    request.inputs, results or [NOT_RUN] * len(request.inputs), strict=True
+                )
+                if result is NOT_RUN or isinstance(result, UnitError)
+            ]
+            if not missing:
+                raise InvalidRequest(f"job {copy.record.job} has no units that failed or did not run")
+            request = replace(request, inputs=missing)
+        return self.submit(replace(request, after=(), when=None))
 
     def stop(self, job: Any = None) -> None:
         number = self._last_job() if job is None else number_of(job)
@@ -618,16 +658,30 @@ def _numbers(after: Any) -> set[int]:
     return {number_of(after)}
 
 
-def _passes(record: JobRecord, filter: Any) -> bool:
-    if filter is None:
-        return True
-    if callable(filter):
-        return bool(filter(record))
+def _partial(error: Any) -> list[Any] | None:
+    """What a job that failed or was aborted has as results."""
+    found: list[Any] | None = getattr(error, "results", None) or getattr(error, "partial", None)
+    return found
+
+
+def _query(filter: Any, owner: str, since: datetime | float | None) -> Query:
+    """What the service is asked for. Raises InvalidRequest for a *filter* or a time that is none."""
+    query = Query(owner, since=0.0 if since is None else _time_ago(since))
     if isinstance(filter, JobState):
-        return record.state is filter
+        return replace(query, states=(filter.value,))
     if isinstance(filter, str):
-        return filter == record.state.value or filter in record.tags or filter in record.name
+        return replace(query, word=filter)
+    if filter is None or callable(filter):
+        return query
     raise InvalidRequest(f"filter={filter!r} is neither a state, a tag, a text nor a callable")
+
+
+def _time_ago(since: Any) -> float:
+    if isinstance(since, datetime):
+        return since.timestamp()
+    if isinstance(since, int | float) and not isinstance(since, bool) and since >= 0:
+        return time.time() - since
+    raise InvalidRequest(f"since={since!r} is neither a datetime nor a number of seconds ago")
 
 
 def _job_class(kind: str) -> type[Job]:

@@ -328,11 +328,16 @@ class Forget(Message):
 
 @dataclass(frozen=True, slots=True)
 class Status(Message):
-    """The record of one job (*job*), or of all of an *owner* ("*": everybody; job 0). Answered by Records."""
+    """The record of one job (*job*), or, where that is 0, of all that `park.search.Query` finds. Answered by Records."""
 
     id: int
     job: int = 0
     owner: str = "*"
+    states: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    word: str = ""
+    since: float = 0.0
+    newest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
