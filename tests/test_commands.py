@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -113,6 +114,92 @@ def test_jobs_as_json(world: World) -> None:
     shown = json.loads(world.run("show", world.done, "--json"))
     assert [r["job"] for r in shown] == [world.done]
     assert shown[0] == records[world.done]
+
+
+def test_jobs_of_a_tag_or_a_state_in_chosen_columns(world: World) -> None:
+    assert world.run("jobs", "-a", "-t", "demo", "-o", "job,tags,priority").split() == [
+        *("JOB", "TAGS", "PRIORITY"),
+        *(str(world.done), "demo,batch=7", "high"),
+    ]
+    mine = {r["job"] for r in json.loads(world.run("jobs", "-s", "failed", "-s", "aborted", "--json"))}
+    assert {world.failed, world.aborted} <= mine
+    assert world.hers not in {r["job"] for r in json.loads(world.run("jobs", "-a", "--mine", "--json"))}
+    assert "there is no state 'running?'" in world.run("jobs", "-s", "running?", code=2)
+    assert "there is no column 'what'" in world.run("jobs", "-o", "what", code=2)
+
+
+def test_watching_in_a_pipe_gives_a_line_a_change(world: World) -> None:
+    watching = world.start("jobs", "-w")
+    until(lambda: f'"job": {world.held},' in watching.text)
+    job = world.service.start(square, [2], name="watched", when=1000)
+    until(lambda: f'"job": {job},' in watching.text)
+    world.service.abort(job)
+
+    def records() -> list[dict[str, Any] | None]:
+        lines = map(json.loads, watching.text.splitlines()[: watching.text.count("\n")])
+        return [line["record"] for line in lines if line["job"] == job]
+
+    until(lambda: records()[-1:] == [None])  # it has left the list of those that have not ended
+    assert all(r["name"] == "watched" and r["state"] == "waiting" for r in records()[:-1] if r is not None)
+    watching.signal(signal.SIGINT)
+    assert watching.wait() == 130
+
+
+class Terminal:
+    """Where a command shows something."""
+
+    def __init__(self) -> None:
+        self._master, self.slave = os.openpty()
+        termios.tcsetwinsize(self.slave, (24, 120))
+        os.set_blocking(self._master, False)
+        self._shown = bytearray()
+
+    @property
+    def text(self) -> str:
+        with suppress(BlockingIOError):
+            self._shown.extend(os.read(self._master, 65536))
+        return self._shown.decode(errors="replace")
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._master)
+        os.close(self.slave)
+
+
+def test_watching_on_a_terminal_redraws(world: World) -> None:
+    with Terminal() as terminal:
+        env = {"PARK_BROKER": world.fabric.address, "TERM": "xterm"}
+        watching = world.fabric.start(
+            "-m", "park.cli.park", "jobs", "-a", "-w", env=env, stdout=terminal.slave
+        )
+        try:
+            until(lambda: terminal.text.count("kernels: 1") > 1, why=lambda: terminal.text)
+            assert "squares" in terminal.text
+            assert "ada?[31m" in terminal.text
+        finally:
+            watching.kill()
+
+
+def test_a_job_that_failed_is_run_again(world: World) -> None:
+    new = int(world.run("retry", world.failed, "--failed"))
+    assert world.run("wait", new, code=1).startswith(f"park: job {new} failed: unit 0: ZeroDivisionError")
+    assert world.service.fetch(new).request.inputs == [0, 0]
+    assert "has no units that failed" in world.run("retry", "--failed", world.done, code=2)
+    again = int(world.run("retry", world.done))
+    assert world.service.wait(again, 20) == world.service.wait(world.done)
+
+
+def test_a_unit_is_run_here(world: World) -> None:
+    text = world.run("run", world.failed, code=1)
+    assert f"unit 1 of job {world.failed} raised:" in text
+    assert text.endswith("ZeroDivisionError: division by zero\n")
+    assert world.run("run", world.failed, "--unit", 2).endswith(
+        f"unit 2 of job {world.failed} returned 0.5\n"
+    )
+    assert "the units 0 to 3: say which one" in world.run("run", world.failed, "--unit", 9, code=2)
+    assert "name one with --unit" in world.run("run", world.done, code=2)
 
 
 def test_nothing_to_list(tmp_path: Path) -> None:
@@ -279,26 +366,15 @@ def test_why_a_job_waits(world: World) -> None:
 
 def test_whoever_waits_at_a_terminal_sees_why(world: World) -> None:
     job = world.service.start(square, [1], labels=["gpu"])
-    master, slave = os.openpty()
-    termios.tcsetwinsize(slave, (24, 120))
-    env = {"PARK_BROKER": world.fabric.address}
-    waiting = world.fabric.start("-m", "park.cli.park", "wait", str(job), env=env, stderr=slave)
-    os.set_blocking(master, False)
-    try:
-        shown = bytearray()
-
-        def look() -> bool:
-            with suppress(BlockingIOError):
-                shown.extend(os.read(master, 65536))
-            return b"no kernel has the label 'gpu'" in shown
-
-        until(look, why=lambda: shown.decode(errors="replace"))
-        world.service.abort(job)
-        until(lambda: look() and not waiting.running)
-    finally:
-        waiting.kill()
-        os.close(master)
-        os.close(slave)
+    with Terminal() as terminal:
+        env = {"PARK_BROKER": world.fabric.address}
+        waiting = world.fabric.start("-m", "park.cli.park", "wait", str(job), env=env, stderr=terminal.slave)
+        try:
+            until(lambda: "no kernel has the label 'gpu'" in terminal.text, why=lambda: terminal.text)
+            world.service.abort(job)
+            until(lambda: terminal.text and not waiting.running)
+        finally:
+            waiting.kill()
 
 
 # -- credits -------------------------------------------------------------------------------------

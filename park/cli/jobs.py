@@ -138,7 +138,7 @@ def _draw(service: ServerProxy, query: Query, names: Any, changes: Any) -> None:
         heads = [name.upper() for name in names]
         rows = [columns.cells(r, names, True) for r in records[-room:]]
         left = f", the newest {room} of them" if len(records) > room else ""
-        said = f"{len(records)} jobs{left}; {len(table.kernels)} kernels; {time.strftime('%H:%M:%S')}; Ctrl-C ends"
+        said = f"jobs: {len(records)}{left}; kernels: {len(table.kernels)}; {time.strftime('%H:%M:%S')}; Ctrl-C ends"
         if table.stale:
             said = f"no sign of the broker: what follows may be old; {said}"
         return Group(Text(said, "red" if table.stale else "dim"), rich_table(heads, rows, console.width))

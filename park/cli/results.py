@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -84,7 +84,9 @@ def fetch(broker: str | None, selector: str, output: Path | None) -> None:
 @click.argument("job", type=int)
 @click.option("--unit", type=click.IntRange(0), help="Which input; default: the first one that failed.")
 def run(broker: str | None, job: int, unit: int | None) -> None:
-    """Run one unit of JOB here, to look at it: the same input and random numbers.
+    """Run one unit of a job here, in this process, to look at it.
+
+    It gets the same input and the same random numbers as on its kernel.
 
     On a terminal, where it raises, the debugger opens at that line. Logging is on. The request is unpickled here, which
     runs code that the job's owner chose: run only your own jobs.
@@ -92,14 +94,12 @@ def run(broker: str | None, job: int, unit: int | None) -> None:
     with in_words():
         import logging
 
-        from park.kernel.here import first_failed, run_here
+        from park.kernel.here import run_here
 
         service = open_service(broker)
         copy = service.fetch(job)
-        if unit is None and copy.request.inputs is not None:
-            unit = first_failed(getattr(copy.result, "results", None))
-            if unit is None:
-                unit = _no_unit(job, copy)
+        if copy.request.inputs is not None:
+            unit = _which(job, copy, unit)
         logging.basicConfig(level=logging.DEBUG)
         what = f"job {job}" if unit is None else f"unit {unit} of job {job}"
         click.echo(f"park: {what} runs here", err=True)
@@ -111,12 +111,21 @@ def run(broker: str | None, job: int, unit: int | None) -> None:
         click.echo(f"{what} returned {result!r}")
 
 
-def _no_unit(job: int, copy: JobCopy) -> Any:
+def _which(job: int, copy: JobCopy, unit: int | None) -> int:
+    """The unit to run. Raises InvalidRequest where there is none."""
     from park.errors import InvalidRequest
+    from park.kernel.here import first_failed
 
-    raise InvalidRequest(
-        f"no unit of job {job}, which is {copy.record.state}, has failed: name one with --unit"
-    )
+    count = len(copy.request.inputs)
+    if unit is None:
+        unit = first_failed(getattr(copy.result, "results", None))
+        if unit is None:
+            raise InvalidRequest(
+                f"no unit of job {job}, which is {copy.record.state}, has failed: name one with --unit"
+            )
+    if unit >= count:
+        raise InvalidRequest(f"job {job} has the units 0 to {count - 1}: say which one")
+    return unit
 
 
 def _look_into(error: BaseException, what: str) -> None:

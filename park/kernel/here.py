@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from park import payload
-from park.errors import InvalidRequest, UnitError
+from park.errors import UnitError
 from park.kernel import env
 from park.model import Request
 
@@ -80,10 +80,7 @@ def run_here(job: int, request: Request, unit: int | None, fetch: Callable[[int]
         body = payload.loads(payload.dumps(request.body))  # references become values here
         arguments = []
         if request.inputs is not None:
-            inputs = list(request.inputs)
-            if unit is None or not 0 <= unit < len(inputs):
-                raise InvalidRequest(f"job {job} has the units 0 to {len(inputs) - 1}: say which one")
-            arguments = [payload.loads(payload.dumps(inputs[unit]))]
+            arguments = [payload.loads(payload.dumps(list(request.inputs)[unit or 0]))]
         if hasattr(body, "prepare"):
             body.prepare(env.environment())
         env.Generators(_numpy_random(), keep=False).seed(host.seed)
