@@ -1,6 +1,8 @@
 """`local_service`: the whole fabric inside this process, with no set-up.
 
-One thread is link, broker and supervisor; the slot processes are its children. It starts on first use.
+One thread is link, broker and supervisor; the slot processes are its children. It starts on first use. Without a home its
+jobs lie in memory: those that have ended stay, with inputs and results, as long as all of them together take no more
+than `KEPT_BYTES`; beyond that the oldest are deleted.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from park.core.keeping import Keep
 from park.core.manager import JobManager
 from park.core.server import ServerProxy, usertag
 from park.core.store import JobStore, MemoryStore
@@ -22,6 +25,9 @@ from park.kernel.node import this_node
 from park.link import Link, Reply
 from park.service import ServiceManager
 from park.wire import messages
+
+#: Bytes of ended jobs that stay in memory.
+KEPT_BYTES = 1 << 30
 
 
 class LocalService(ServerProxy):
@@ -70,8 +76,8 @@ class LocalService(ServerProxy):
     def _open(self) -> None:
         self._pid = os.getpid()
         slots = self._slots if self._slots is not None else default_slots()
-        store = JobStore(self._home) if self._home is not None else MemoryStore()
-        manager = ServiceManager(JobManager(store, outlived=False))
+        store, keep = (JobStore(self._home), None) if self._home else (MemoryStore(), Keep(size=KEPT_BYTES))
+        manager = ServiceManager(JobManager(store, outlived=False, keep=keep))
         reactor = manager.reactor
         manager.open()
         kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), this_node(), _place)

@@ -16,6 +16,7 @@ import pytest
 
 import park
 from park.core.server import ServerProxy
+from park.kernel import codes, process
 from park.local import LocalService
 
 
@@ -893,6 +894,29 @@ def test_code_that_the_broker_dropped_is_sent_again(service: ServerProxy) -> Non
         assert service.wait(service.start(lambda x: x + second[4], [1.0])) == [3.0]
     finally:
         codes._limit = limit
+
+
+def test_code_that_a_process_dropped_comes_again(
+    service: ServerProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (codes, process):  # every map drops the code of the one before
+        monkeypatch.setattr(module, "CODE_BYTES", 1000)
+
+    def driver(rounds: int) -> list[list[float]]:
+        env = park.environment()
+        first, second = (np.full(5000, n) for n in (1.0, 2.0))
+        one, two = env.mapper(lambda x: x + first[3]), env.mapper(lambda x: x + second[3])
+        return [
+            [*one([r]), *two([r, r]), *env.map(lambda x, r=r: x + first[2] * r, [1.0])] for r in range(rounds)
+        ]
+
+    want = [[r + 1.0, r + 2.0, r + 2.0, r + 1.0] for r in range(20)]
+    assert service.wait(service.start(driver, [20, 20, 20])) == [want] * 3
+    arrays = [np.full(5000, n) for n in range(5)]
+    for _ in range(3):
+        assert [service.wait(service.start(lambda x, a=a: x + a[1], [0.0])) for a in arrays] == [
+            [n] for n in range(5)
+        ]
 
 
 def test_slots_follow_the_path_and_the_folder(

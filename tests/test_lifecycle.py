@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from park.kernel import codes
+from park.kernel import codes, process
 from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, ToSlot
 from park.kernel.lifecycle import Lifecycle
 from park.kernel.process import ProcessState
@@ -329,6 +329,34 @@ def test_code_that_no_process_has_goes_when_there_is_too_much(monkeypatch: pytes
     assert set(bench.life.codes) == {code("square"), b"y"}
     bench.broker(messages.Blob(b"y"), b"y" * 20)
     assert set(bench.life.codes) == {code("square"), b"y"}
+
+
+def test_a_process_drops_the_code_that_it_used_longest_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "CODE_BYTES", 50 + len(blob("square")))
+    bench = Bench()
+    bench.run(1)
+    for name in (b"a", b"b"):
+        assert bench.slot(1, messages.Blob(name), name * 20) == []
+    # when there is too much, what runs stays
+    assert ToSlot(1, messages.Drop([b"a"])) in bench.slot(1, messages.Blob(b"c"), b"c" * 20)
+    assert set(bench.life.processes[1].known) == {code("square"), b"b", b"c"}
+
+
+def test_code_that_was_dropped_while_a_map_of_it_was_on_its_way_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    bench.run(1)
+    bench.slot(1, messages.Blob(b"a"), b"a" * 20)
+    monkeypatch.setattr(process, "CODE_BYTES", 0)
+    monkeypatch.setattr(codes, "CODE_BYTES", 0)
+    assert ToSlot(1, messages.Drop([b"a"])) in bench.slot(1, messages.Blob(b"b"), b"b" * 20)
+    asked = messages.Map(b"m" * 16, 1, b"a", 1, attempt=1, epoch=1)
+    assert bench.slot(1, asked, units([1])) == [ToBroker(asked, units([1]))]
+    # when the broker lacks it too, then the map is said again as soon as its process has sent it
+    assert bench.broker(messages.NeedBlob(b"a")) == []
+    again = bench.slot(1, messages.Blob(b"a"), b"a" * 20)
+    assert [a.message for a in again if isinstance(a, ToBroker)] == [messages.Blob(b"a"), asked]
 
 
 def test_what_a_body_sends_out_of_turn_is_dropped() -> None:

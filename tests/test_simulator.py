@@ -19,6 +19,7 @@ from park.core.dispatcher import Dispatcher
 from park.core.fairshare import ServiceClock
 from park.core.roster import Roster
 from park.errors import ParkError
+from park.kernel import codes, process
 from park.mirror import Mirror
 from park.wire.messages import Submit
 from tests.replay import recorded
@@ -43,6 +44,12 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize("tens", range(50))
 def test_whatever_happens_every_unit_is_answered_once(tens: int) -> None:
     live(range(10 * tens, 10 * tens + 10))
+
+
+def test_lives_in_which_no_code_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (codes, process):
+        monkeypatch.setattr(module, "CODE_BYTES", 0)
+    live(range(8))
 
 
 @pytest.mark.heavy
@@ -285,10 +292,12 @@ JUDGES = {"shares", "audit", "waits"}
 #: What the simulator may have of the core: what one makes, asks and reads, none of its rules.
 DOORS = {
     "park.core.dispatcher",
+    "park.core.keeping",
     "park.core.ledger",
     "park.core.manager",
     "park.core.outcome",
     "park.core.store",
+    "park.core.sweep",
     "park.kernel.actions",
     "park.kernel.lifecycle",
     "park.kernel.pool",

@@ -1,4 +1,7 @@
-"""The code that a kernel keeps: functions and bodies, by the hash of their content."""
+"""The code that a kernel keeps: functions and bodies, by the hash of their content.
+
+What was not used for the longest time goes when there is too much; where it is needed again, it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 from park.wire.pack import Buffer
 
-#: Bytes of code that is kept; what living processes have stays in any case.
-CODE_BYTES = 256 << 20
+#: Bytes of code that is kept; what runs, or is about to, stays in any case.
+CODE_BYTES = 128 << 20
 
 
 class Codes:
@@ -25,6 +28,11 @@ class Codes:
 
     def __getitem__(self, code: bytes) -> Buffer:
         return self._codes[code]
+
+    def use(self, code: bytes) -> Buffer:
+        """The code, which is needed now."""
+        data = self._codes[code] = self._codes.pop(code)
+        return data
 
     def keep(self, code: bytes, data: Buffer, needed: Callable[[], set[bytes]]) -> list[bytes]:
         """Keep it as the newest; the oldest that is not *needed* goes when there is too much: which ones went."""

@@ -60,6 +60,8 @@ class Frame:
     #: messages that wait for their turn: kind -> (message, done, total)
     held: dict[str, tuple[Any, float | None, float | None]] = field(default_factory=dict)
     sent: dict[str, float] = field(default_factory=dict)
+    #: hash and blob of the code whose map it waits for
+    code: tuple[bytes, bytes] | None = None
 
 
 class Fabric(ABC):
@@ -124,19 +126,31 @@ class Fabric(ABC):
         self.ready()
         return any(frame.stopped for frame in self._stack)
 
-    def code(self, function: Any) -> bytes:
-        """Ship the function, unless that was done before; its hash."""
+    def code(self, function: Any) -> tuple[bytes, bytes]:
+        """The function as `map` takes it: its hash, and how it travels."""
         if not callable(function) and not hasattr(function, "run"):
             raise InvalidRequest(f"{function!r} is neither callable nor a body")
         blob = payload.dumps(function, "the function")
-        code = payload.code_hash(blob)
+        return payload.code_hash(blob), blob
+
+    def _ship(self, code: bytes, blob: bytes) -> None:
+        """Send the code to the kernel, unless that was done before."""
         if code not in self._known:
             self._known.add(code)
             self._codes[code] = blob
             self._send(messages.Blob(code), blob)
-        return code
 
-    def map(self, function: bytes, units: Iterable[Any]) -> list[Any]:
+    def _drop(self, code: bytes) -> None:
+        """The kernel thinks that it is not needed here."""
+        for frame in self._stack:
+            if frame.code is not None and frame.code[0] == code:  # the map was on its way
+                self._known.discard(code)
+                self._ship(*frame.code)
+                return
+        self._known.discard(code)
+        self._codes.pop(code, None)
+
+    def map(self, code: tuple[bytes, bytes], units: Iterable[Any]) -> list[Any]:
         """Run a map on the fabric; meanwhile serve what comes, also chunks of this map."""
         frame = self._stack[-1]
         was_open, self._open = self._open, False
@@ -150,11 +164,13 @@ class Fabric(ABC):
             frame.maps += 1
             key = os.urandom(16)
             self._flush(frame)
+            frame.code = code
+            self._ship(*code)
             self._send(
                 messages.Map(
                     key,
                     frame.run.job,
-                    function,
+                    code[0],
                     count,
                     seed=seed,
                     attempt=frame.run.attempt,
@@ -164,6 +180,7 @@ class Fabric(ABC):
             )
             return self._collect(frame, key, count)
         finally:
+            frame.code = None
             self._open = was_open
 
     def _collect(self, frame: Frame, key: bytes, count: int) -> list[Any]:

@@ -55,6 +55,8 @@ class Lifecycle:
         self._now = 0.0
         #: code that this life of the broker was told
         self._told: set[bytes] = set()
+        #: code that the broker has asked for and that is not here
+        self._missing: set[bytes] = set()
         self._actions: list[Action] = []
 
     @property
@@ -108,7 +110,10 @@ class Lifecycle:
                 self._keep_code(message.hash, payload)
             case messages.NeedBlob():
                 self._told.discard(message.hash)
-                self._ask_again(message.hash)
+                if message.hash in self.codes:
+                    self._ask_again(message.hash)
+                else:  # its process was just told to drop it, and sends it again
+                    self._missing.add(message.hash)
             case messages.Drain():
                 self._drain("it was asked to leave", message.grace)
             case messages.Run() if self.leave is not None:
@@ -157,8 +162,11 @@ class Lifecycle:
             case messages.Finished():
                 self._finished(process, message, payload)
             case messages.Blob():
-                process.known.add(message.hash)
+                self._has(process, message.hash, len(payload))
                 self._keep_code(message.hash, payload)
+                if message.hash in self._missing:
+                    self._missing.discard(message.hash)
+                    self._ask_again(message.hash)
             case messages.Map() if self._innermost(process, message.attempt):
                 call = process.stack[-1].call = Call(message, payload)
                 self._call(call)
@@ -291,10 +299,17 @@ class Lifecycle:
         process = self.pool.take(run)
         process.stack.append(Held(run, since=self._now))
         self.attempts[run.attempt] = process
-        if run.function not in process.known:
-            process.known.add(run.function)
-            self._do(ToSlot(process.number, messages.Blob(run.function), self.codes[run.function]))
+        code, known = self.codes.use(run.function), run.function in process.known
+        self._has(process, run.function, len(code))
+        if not known:
+            self._do(ToSlot(process.number, messages.Blob(run.function), code))
         self._do(ToSlot(process.number, run, payload))
+
+    def _has(self, process: Process, code: bytes, size: int) -> None:
+        """The process has this code; others it may have to drop."""
+        dropped = process.use(code, size)
+        if dropped:
+            self._do(ToSlot(process.number, messages.Drop(dropped)))
 
     def _call(self, call: Call) -> None:
         code = call.map.function
@@ -455,10 +470,8 @@ class Lifecycle:
 
     def _keep_code(self, code: bytes, data: Buffer) -> None:
         def needed() -> set[bytes]:
-            return {
-                *(c for p in self.pool for c in p.known),
-                *(h.run.function for p in self.pool for h in p.stack),
-            }
+            ahead = (run.function for run, _ in self.ahead.values())
+            return set(ahead).union(*(p.needs for p in self.pool))
 
         self._told.difference_update(self.codes.keep(code, data, needed))
 

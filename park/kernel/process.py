@@ -22,6 +22,11 @@ class ProcessState(enum.StrEnum):
     ENDING = "ending"
 
 
+#: Bytes of code that a process keeps beside what it needs now, and of how many codes it is told to drop at once.
+CODE_BYTES = 64 << 20
+MOST_DROPPED = 1000
+
+
 @dataclass(slots=True)
 class Held:
     """An attempt that a process holds."""
@@ -52,8 +57,9 @@ class Process:
     owner: str = ""
     state: ProcessState = ProcessState.IDLE
     stack: list[Held] = field(default_factory=list)
-    #: code that it has
-    known: set[bytes] = field(default_factory=set)
+    #: code that it has, with its bytes: what was used last is last
+    known: dict[bytes, int] = field(default_factory=dict)
+    known_bytes: int = 0
     #: jobs that ran in it and have not been released
     jobs: set[int] = field(default_factory=set)
     #: counts the chunks of the kernel: which of them was its last
@@ -68,6 +74,26 @@ class Process:
         """The map that its innermost attempt waits for."""
         call = self.stack[-1].call if self.stack else None
         return call.map.map if call is not None else b""
+
+    @property
+    def needs(self) -> set[bytes]:
+        """The code that runs, or that its maps run."""
+        functions = {h.run.function for h in self.stack}
+        return functions | {h.call.map.function for h in self.stack if h.call is not None}
+
+    def use(self, code: bytes, size: int) -> list[bytes]:
+        """It has this code from now on, and uses it; the code that it has to drop for it."""
+        self.known_bytes += size - self.known.pop(code, 0)
+        self.known[code] = size
+        dropped: list[bytes] = []
+        if self.known_bytes > CODE_BYTES:
+            needs = self.needs | {code}
+            for old in [c for c in self.known if c not in needs][:MOST_DROPPED]:
+                if self.known_bytes <= CODE_BYTES:
+                    break
+                self.known_bytes -= self.known.pop(old)
+                dropped.append(old)
+        return dropped
 
     def held(self, attempt: int) -> Held:
         return next(h for h in self.stack if h.run.attempt == attempt)

@@ -78,6 +78,9 @@ class Slot(Fabric):
         match message:
             case messages.Blob():
                 self._codes[message.hash] = data
+            case messages.Drop():
+                for code in message.hashes:
+                    self._drop(code)
             case messages.Run():
                 self._run(message, data)
             case messages.Setup():
@@ -212,6 +215,12 @@ class Slot(Fabric):
             self._numpy[run.function] = _numpy_random(self._codes[run.function])
         numpy = self._numpy[run.function] or sys.modules.get("numpy.random")
         return env.Generators(numpy, keep=len(self._stack) > 1)
+
+    def _drop(self, code: bytes) -> None:
+        super()._drop(code)
+        if code not in self._codes:
+            self._functions.pop(code, None)
+            self._numpy.pop(code, None)
 
     def _units(self, run: messages.Run, data: Buffer) -> Iterator[tuple[int, Any]]:
         if run.once:

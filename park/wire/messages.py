@@ -654,6 +654,16 @@ class HandBack(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Drop(Message):
+    """kernel -> slot: it has too much code; forget these, which come again before they are needed again.
+
+    Code of a map that it waits for it sends to the kernel once more.
+    """
+
+    hashes: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Ready(Message):
     """slot -> kernel: the process is up and wants work."""
 

@@ -51,6 +51,8 @@ class Frame:
     maker: Any = None
     #: what it waits for
     map: bytes = b""
+    #: the code of that map, by name
+    maps: str = ""
     got: list[Any] = field(default_factory=list)
     missing: set[int] = field(default_factory=set)
     resumed: bool = False
@@ -113,6 +115,9 @@ class Process:
         match message:
             case messages.Blob():
                 self.codes[message.hash] = payload
+            case messages.Drop():
+                for dropped in message.hashes:
+                    self._drop(dropped)
             case messages.Run():
                 self._begin(message, payload)
             case messages.Stop() | messages.Abort():
@@ -316,13 +321,21 @@ class Process:
         self.tell(checkpoint, codec.pack(state))
         self._drive(frame, None)
 
+    def _drop(self, dropped: bytes) -> None:
+        for frame in self.stack:
+            if frame.map and code(frame.maps) == dropped:
+                self.tell(messages.Blob(dropped), blob(frame.maps))
+                return
+        self.shipped.discard(dropped)
+        self.codes.pop(dropped, None)
+
     def _map(self, frame: Frame, name: str, given: list[Any]) -> None:
+        frame.maps, frame.map = name, self.kernel.world.random.randbytes(16)
+        frame.got, frame.missing = [None] * len(given), set(range(len(given)))
         if code(name) not in self.shipped:
             self.shipped.add(code(name))
             self.codes[code(name)] = blob(name)
             self.tell(messages.Blob(code(name)), blob(name))
-        frame.map = self.kernel.world.random.randbytes(16)
-        frame.got, frame.missing = [None] * len(given), set(range(len(given)))
         run = frame.run
         message = messages.Map(frame.map, run.job, code(name), len(given), attempt=run.attempt)
         self.tell(message, units(given))

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from park.core.dispatcher import Dispatcher
-from park.core.jobs import Job
 from park.core.keeping import Keep
 from park.core.ledger import Policy
 from park.core.manager import JobManager, Turn
@@ -371,7 +370,7 @@ class World:
 
     # -- the end -------------------------------------------------------------------------------
 
-    def job(self, number: int) -> Job | None:
+    def job(self, number: int) -> Any:
         """A job, also if it is archived; None: it was deleted."""
         if number not in self.dispatcher.list.jobs:
             self.manager.recall(number)
