@@ -27,14 +27,16 @@ class Here:
         self._functions: dict[bytes, Any] = {}
         self.fetch = fetch
 
-    def code(self, function: Any) -> bytes:
+    def code(self, function: Any) -> tuple[bytes, bytes]:
         blob = payload.dumps(function, "the function")
-        self._functions[payload.code_hash(blob)] = payload.loads(blob)
-        return payload.code_hash(blob)
+        return payload.code_hash(blob), blob
 
-    def map(self, function: bytes, units: Iterable[Any]) -> list[Any]:
+    def map(self, code: tuple[bytes, bytes], units: Iterable[Any]) -> list[Any]:
         seed = env.mix(self.seed, self._maps)
         self._maps += 1
+        function, blob = code
+        if function not in self._functions:
+            self._functions[function] = payload.loads(blob)
         body = self._functions[function]
         inner = Here(self.job, seed, self.fetch)
         generators = env.Generators(_numpy_random(), keep=True)
