@@ -162,6 +162,7 @@ ROOMS = {
     "park.payload": Room(2, libraries=("cloudpickle",)),
     "park.core.store": Room(2, libraries=("lmdb",), never=PICKLES),
     "park.core.writer": Room(2, beside=("park.core.store",), never=PICKLES),
+    "park.core.backup": Room(2, beside=("park.core.store",), libraries=("lmdb",), never=PICKLES),
     "park.core.sweep": Room(2, beside=("park.core.store",), never=PICKLES),
     "park.util.sockets": Room(2, beside=("park.util.keys", "park.util.zap"), libraries=("zmq",)),
     "park.util.zap": Room(2, beside=("park.util.keys",)),

@@ -50,6 +50,13 @@ from park.cli.common import in_words
     multiple=True,
     help="Delete ended jobs of this age, as 30d, or the oldest beyond this size in all, as 10GB; may be given for both.",
 )
+@click.option(
+    "--restore",
+    "copy",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Begin a new home with the jobs that `park backup` has written to FILE.",
+)
 @click.version_option(package_name="park-fit")
 def main(
     home: Path | None,
@@ -58,6 +65,7 @@ def main(
     heartbeat: float,
     lease: float,
     kept: tuple[str, ...],
+    copy: Path | None,
 ) -> None:
     """Serve jobs until it is stopped (Ctrl-C or SIGTERM); stored jobs stay in the home.
 
@@ -75,6 +83,11 @@ def main(
             check_bind(bind)  # before a home is made for it
         policy, limits, keep = credit_policy(), limit_policy(), keep_policy(kept)
         home = (home or default_home()).expanduser().absolute()
+        if copy is not None:
+            from park.core.backup import restore
+
+            found = restore(copy.expanduser(), home)
+            print(f"park-broker: {found.jobs:,} jobs were restored from {copy} to {home}", file=sys.stderr)
         store = JobStore(home)
         try:
             jobs = JobManager(store, heartbeat, lease, policy=policy, limits=limits, keep=keep)

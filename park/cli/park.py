@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from park.cli.backup import backup
 from park.cli.credits import credits
 from park.cli.jobs import jobs, show, why
 from park.cli.kernels import kernels
@@ -26,7 +27,7 @@ def main() -> None:
 
 
 _JOBS = (jobs, show, why, wait, fetch, stop, abort, pause, resume, change, retry, run, delete)
-for command in (*_JOBS, kernels, credits, keys):
+for command in (*_JOBS, kernels, credits, keys, backup):
     main.add_command(command)
 
 

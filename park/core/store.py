@@ -283,7 +283,7 @@ def _record(key: bytes, value: bytes | memoryview) -> bytes:
     return b"".join((_RECORD.pack(_FORMAT, zlib.crc32(value, zlib.crc32(key))), value))
 
 
-def _value(room: str, key: bytes, record: memoryview) -> bytes:
+def stored_value(room: str, key: bytes, record: memoryview) -> bytes:
     """What is in a record; StoreError when it is not as it was written."""
     if len(record) >= _RECORD.size:
         format, checksum = _RECORD.unpack_from(record)
@@ -449,7 +449,7 @@ class JobStore(Store):
             try:
                 with env.begin(db=db, buffers=True) as txn:
                     record = txn.get(raw)
-                    return None if record is None else _value(room, raw, memoryview(record))
+                    return None if record is None else stored_value(room, raw, memoryview(record))
             except lmdb.Error as error:
                 raise self._said(error, f"cannot read {key!r} in room {room!r} of the store") from error
 
@@ -502,7 +502,7 @@ class JobStore(Store):
                             key = bytes(view)
                             if key >= last or len(batch) >= self._BATCH or size >= self._BATCH_BYTES:
                                 break
-                            batch.append((key, _value(room, key, memoryview(record))))
+                            batch.append((key, stored_value(room, key, memoryview(record))))
                             size += len(record)
             except lmdb.Error as error:
                 raise self._said(error, f"cannot read room {room!r} of the store") from error

@@ -1,0 +1,32 @@
+"""``park backup``: a copy of a broker's jobs, made while it works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from park.cli.common import in_words
+from park.cli.tables import plain
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path),
+    help="The broker's home (default: $PARK_HOME, else the user's state folder).",
+)
+def backup(file: Path, home: Path | None) -> None:
+    """Copy the jobs of a broker, which may run, to FILE.
+
+    On the broker's machine, as its user. FILE gets all that was acknowledged when this began; `park-broker --home NEW
+    --restore FILE` begins a new home with it. Keys are files in the home, and are not copied.
+    """
+    with in_words():
+        from park.core.backup import back_up
+        from park.util.addresses import default_home
+
+        folder = (home or default_home()).expanduser().absolute()
+        copy = back_up(folder, file.expanduser().absolute())
+        click.echo(plain(f"{copy.jobs:,} jobs, {copy.size:,} bytes, copied from {folder} to {file}"))
