@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from tests.campaign import images
 from tests.campaign.chaos import Campaign, Size
 from tests.campaign.planted import BUGS
 
@@ -84,6 +85,8 @@ PHASES = {
     ),
     "crashes": Size(clients=4, units=2_500, rounds=0, kinds=("crash",), limit=600.0),
 }
+#: Images of a crash (`tests.campaign.images`): a hundred of them, in full a thousand.
+IMAGES = "images"
 #: Phases in which nothing runs again.
 STILL = {"broker"}
 
@@ -91,21 +94,25 @@ STILL = {"broker"}
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks chaos", description=__doc__.split("\n")[0])
     parser.add_argument(
-        "phases", nargs="*", metavar="|".join(PHASES), help="which (default: all of them, in turn)"
+        "phases", nargs="*", metavar="|".join([*PHASES, IMAGES]), help="which (default: all of them, in turn)"
     )
     parser.add_argument("--size", choices=("small", "full"), default="small", help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bug", choices=BUGS, default="", help="plant one in the broker: it must be noticed")
     options = parser.parse_args(arguments)
-    if unknown := set(options.phases) - set(PHASES):
-        parser.error(f"there is no phase {sorted(unknown)[0]!r}: choose from {', '.join(PHASES)}")
-    broken = [p for p in options.phases or PHASES if not held(p, options.size, options.seed, options.bug)]
+    names = [*PHASES, IMAGES]
+    if unknown := set(options.phases) - set(names):
+        parser.error(f"there is no phase {sorted(unknown)[0]!r}: choose from {', '.join(names)}")
+    broken = [p for p in options.phases or names if not held(p, options.size, options.seed, options.bug)]
     print(f"broken: {', '.join(broken)}" if broken else "every promise was kept", flush=True)
     return 1 if broken else 0
 
 
 def held(phase: str, size: str, seed: int, bug: str = "") -> bool:
     """Whether a phase of this *size* and *seed* broke no promise, with a *bug* in the broker."""
+    if phase == IMAGES:
+        count = 1000 if size == "full" else 100
+        return images.main(["--images", str(count), "--seed", str(seed)]) == 0
     whole = replace(PHASES[phase], bug=bug)
     if size == "small":
         harms = {kind: max(1, times // 10) for kind, times in whole.harms.items()}

@@ -350,6 +350,8 @@ class JobStore(Store):
                 os.posix_fallocate(descriptor, 0, 8192)
             finally:
                 os.close(descriptor)
+        if not self._file.exists():
+            make_empty(self._file)
         env = self._env = lmdb.open(
             str(self._file), subdir=False, map_size=self._FIRST_SIZE, max_dbs=len(ROOMS), mode=0o600
         )
@@ -516,6 +518,23 @@ class JobStore(Store):
             if self._lock is not None:
                 os.close(self._lock)
                 self._lock = None
+
+
+def make_empty(file: Path) -> None:
+    """Make a file that holds nothing, whole or not at all; LMDB by itself makes one step by step."""
+    new = file.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    env = lmdb.open(str(new), subdir=False, map_size=1 << 20, max_dbs=1, mode=0o600, lock=False)
+    env.open_db(b"meta")
+    env.sync(True)
+    env.close()
+    new.replace(file)
+    if sys.platform != "win32":
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _take(file: Path) -> int | None:
