@@ -9,6 +9,7 @@ import pytest
 from park.kernel import codes, process
 from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, ToSlot
 from park.kernel.lifecycle import Lifecycle
+from park.kernel.pool import MOST_CLEANING
 from park.kernel.process import ProcessState
 from park.kernel.term import GRACE, Term
 from park.wire import messages
@@ -367,6 +368,36 @@ def test_what_a_body_sends_out_of_turn_is_dropped() -> None:
     assert bench.done(1, 99) == []
     note = messages.Publish(1, 1, "log")
     assert bench.slot(1, note, b"text") == [ToBroker(note, b"text")]
+
+
+def test_a_process_that_cleans_up_is_given_nothing_until_it_has() -> None:
+    bench = Bench()
+    bench.run(1)
+    assert bench.slot(1, messages.Cleans(1)) == []
+    bench.done(1, 1)
+    assert bench.broker(messages.Release(1)) == [ToSlot(1, messages.Release(1))]
+    assert place(bench.run(2, job=2)) == 2
+    bench.done(2, 2)
+    assert Let(1) in bench.slot(1, messages.Cleans(1, done=True))  # there is a slot for one of them
+    # one that never ends dies, and nobody else is blamed
+    assert place(bench.run(3, job=3)) == 2
+    bench.slot(2, messages.Cleans(3))
+    bench.done(2, 3)
+    bench.broker(messages.Release(3))
+    assert bench.exited(2, "its process exited with code 1") == []
+
+
+def test_only_so_many_processes_clean_up_at_a_time() -> None:
+    bench = Bench()
+    for n in range(1, MOST_CLEANING + 1):
+        process = place(bench.run(n, job=n))
+        bench.slot(process, messages.Cleans(n))
+        bench.done(process, n)
+        assert not any(isinstance(a, Kill) for a in bench.broker(messages.Release(n)))
+    process = place(bench.run(100, job=100))
+    bench.slot(process, messages.Cleans(100))
+    bench.done(process, 100)
+    assert Kill(1) in bench.broker(messages.Release(100))
 
 
 # -- it leaves ---------------------------------------------------------------------------------------

@@ -185,6 +185,11 @@ class Lifecycle:
                 self._begin_next()
             case messages.Publish():
                 self._do(ToBroker(message, payload))
+            case messages.Cleans() if message.done:
+                process.cleaning.discard(message.job)
+                self.pool.trim()
+            case messages.Cleans():
+                process.cleanups.add(message.job)
         return self._take()
 
     def exited(self, number: int, cause: str, stderr: str) -> list[Action]:
@@ -436,7 +441,11 @@ class Lifecycle:
         for process in self.pool:
             if message.job in process.jobs and process.state is not ProcessState.ENDING:
                 process.jobs.discard(message.job)
+                if message.job in process.cleanups:
+                    process.cleanups.discard(message.job)
+                    process.cleaning.add(message.job)
                 self._do(ToSlot(process.number, message))
+        self.pool.trim()
 
     def _welcomed(self, message: messages.Welcome) -> None:
         """Contact is made, perhaps again. A broker with another store never knew anything of what is here."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from park.kernel.actions import Action, Let, Start
+from park.kernel.actions import Action, Kill, Let, Start
 from park.kernel.process import Process, ProcessState
 from park.wire import messages
 
 #: Where jobs of several owners take turns, idle processes of them are kept: so many for each slot.
 IDLE_PER_SLOT = 4
+#: So many processes for each slot may clean up beside those that work; beyond that, the oldest has had its time.
+MOST_CLEANING = 8
 
 
 class Pool:
@@ -71,7 +73,7 @@ class Pool:
             if process.state is ProcessState.BUSY:
                 if process.waits == run.map and not run.apart and process.kill_at is None:
                     return process
-            elif process.state is ProcessState.IDLE:
+            elif process.free:
                 idle.append(process)
         fitting = [p for p in idle if p.owner in ("", run.owner) and p.cpus == run.cpus]
         if fitting:
@@ -82,7 +84,11 @@ class Pool:
 
     def trim(self) -> None:
         """Let idle processes go that are too many; fewer would have to be started again for the next chunks."""
-        idle = [p for p in self if p.state is ProcessState.IDLE]
+        cleaning = [p for p in self if p.state is ProcessState.IDLE and p.cleaning]
+        for process in cleaning[: max(0, len(cleaning) - MOST_CLEANING * self._slots)]:
+            process.state = ProcessState.ENDING
+            self._do(Kill(process.number))
+        idle = [p for p in self if p.free]
         if self.spare:
             idle = [p for p in idle if not p.blank] + [p for p in idle if p.blank][1:]
         most = self._slots * (IDLE_PER_SLOT if len({p.owner for p in idle}) > 1 else 1)

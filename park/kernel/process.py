@@ -62,6 +62,9 @@ class Process:
     known_bytes: int = 0
     #: jobs that ran in it and have not been released
     jobs: set[int] = field(default_factory=set)
+    #: those of them whose bodies have to clean up, and those that do so now: meanwhile it is given nothing else
+    cleanups: set[int] = field(default_factory=set)
+    cleaning: set[int] = field(default_factory=set)
     #: counts the chunks of the kernel: which of them was its last
     used: int = 0
     #: when it is killed, if it is to be
@@ -97,6 +100,11 @@ class Process:
 
     def held(self, attempt: int) -> Held:
         return next(h for h in self.stack if h.run.attempt == attempt)
+
+    @property
+    def free(self) -> bool:
+        """Whether it waits for work."""
+        return self.state is ProcessState.IDLE and not self.cleaning
 
     @property
     def blank(self) -> bool:

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ except ImportError:  # Windows
 
 #: What numerical libraries read for their number of threads.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-#: Lines of standard error that are kept for the report of a crash.
+#: Lines of standard error that are kept for the report of a crash, and bytes.
 LINES = 20
+TAIL = 10_000
 #: The signal that raises park.Abort in a body.
 INTERRUPT = getattr(signal, "SIGUSR1", signal.SIGINT)
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -46,7 +46,8 @@ class SlotProcess:
         self._popen: subprocess.Popen[bytes] | None = None
         #: readable when the process has ended, where the system has it
         self.pidfd: int | None = None
-        self._lines: deque[bytes] = deque(maxlen=LINES)
+        #: the end of what it wrote to standard error
+        self._tail = b""
         #: why it was killed, where that was our doing, and it was not to be
         self.fault = ""
         #: bytes that this process held when it started that one, and that one at the most; 0: not known
@@ -96,7 +97,7 @@ class SlotProcess:
             return False
         with contextlib.suppress(BlockingIOError):
             if data := os.read(descriptor, 65536):
-                self._lines.extend(data[-20_000:].splitlines()[-LINES:])
+                self._tail = (self._tail + data)[-TAIL:]  # a line may come in pieces
                 with contextlib.suppress(OSError):
                     os.write(2, data)
                 return True
@@ -119,7 +120,7 @@ class SlotProcess:
 
     def last_lines(self) -> str:
         """The last lines that it wrote to standard error."""
-        return "\n".join(line[:500].decode(errors="replace") for line in self._lines)
+        return "\n".join(line[:500].decode(errors="replace") for line in self._tail.splitlines()[-LINES:])
 
     def interrupt(self) -> None:
         self._signal(INTERRUPT)

@@ -33,7 +33,7 @@ from park.wire.pack import Buffer, Pack, pack_entries
 
 #: Seconds between two looks for a Stop while a chunk runs.
 LOOK = 0.05
-#: Seconds that a cleanup may take after its job has ended; then its process ends, or its slot would be lost to all.
+#: Seconds that a cleanup may take; then its process ends.
 CLEANUP = 30.0
 #: Functions that are kept unpickled.
 FUNCTIONS = 128
@@ -89,9 +89,11 @@ class Slot(Fabric):
                 if self._stack:
                     self._later.append(message)
                 else:
-                    faulthandler.dump_traceback_later(CLEANUP, exit=True)
-                    self._cleanup([key for key in self._bodies if key[0] == message.job])
-                    faulthandler.cancel_dump_traceback_later()
+                    keys = [key for key in self._bodies if key[0] == message.job]
+                    cleans = any(hasattr(self._bodies[key], "cleanup") for key in keys)
+                    self._cleanup(keys)
+                    if cleans:
+                        self._send(messages.Cleans(message.job, done=True))
             case messages.Stop() | messages.Abort():
                 for frame in self._stack:
                     if frame.run.attempt == message.attempt:
@@ -246,6 +248,8 @@ class Slot(Fabric):
             self._open = False
             if hasattr(body, "run"):
                 self._bodies[key] = body
+                if hasattr(body, "cleanup"):
+                    self._send(messages.Cleans(run.job))
             elif not run.once:
                 if len(self._functions) >= FUNCTIONS:
                     del self._functions[next(iter(self._functions))]
@@ -260,11 +264,13 @@ class Slot(Fabric):
             body = self._bodies.pop(key, None)
             if hasattr(body, "cleanup"):
                 env.enter(self if self._stack else _Ended(key[0]))
+                faulthandler.dump_traceback_later(CLEANUP, exit=True)
                 try:
                     body.cleanup(env.environment())
                 except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit):
                     print(f"cleanup of job {key[0]} failed:\n{traceback.format_exc()}", file=sys.stderr)
                 finally:
+                    faulthandler.cancel_dump_traceback_later()
                     env.enter(self if self._stack else None)
 
 

@@ -664,6 +664,14 @@ class Drop(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Cleans(Message):
+    """slot -> kernel: the process holds a body of the *job* that has to clean up; *done*: it has."""
+
+    job: int
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Ready(Message):
     """slot -> kernel: the process is up and wants work."""
 
