@@ -301,8 +301,10 @@ def test_what_the_broker_does_not_want_is_kept_no_longer() -> None:
     bench = Bench(2)
     bench.run(1, stored=True)
     bench.done(1, 1)
-    bench.broker(messages.Abort(attempt=1))
+    (told_so,) = told(bench.broker(messages.Abort(attempt=1)), messages.Finished)
     assert bench.life.holds == []
+    # a broker that has taken it in since, and waits for it, deals it again
+    assert (told_so.attempt, told_so.count, told_so.ended) == (1, 0, "broken")
 
 
 def test_a_released_job_is_cleaned_up_where_it_ran() -> None:

@@ -143,8 +143,10 @@ class Lifecycle:
                     )
             case messages.Committed():
                 self.answers.drop(message.attempts)
-            case messages.Abort() if message.attempt in self.answers:
+            case messages.Abort() if (kept := self.answers.get(message.attempt)) is not None:
                 self.answers.drop([message.attempt])
+                # it may have been sent before the broker took the attempt in again, which a hello had named since
+                self._do(ToBroker(self._ended(kept.run, "broken")))
             case messages.Stop() | messages.Lend():
                 self._to_attempt(message, b"")
             case messages.Abort():

@@ -94,7 +94,8 @@ class Kernel(Peer):
                 case Start(number, _):
                     self.processes[number] = Process(self, number)
                 case Interrupt(number):
-                    self.processes[number].interrupt()
+                    if number in self.processes:
+                        self.processes[number].interrupt()
                 case Let(number):
                     self.die(self.processes[number], "its process exited with code 0")
                 case Kill(number):
