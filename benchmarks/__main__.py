@@ -17,7 +17,7 @@ from benchmarks import report
 from benchmarks.probe import probe
 from benchmarks.scale import QUICK, SLOTS, Rows, Scale
 
-NAMES = ("latency", "throughput", "generation", "startup", "decisions", "sharing", "mirror")
+NAMES = ("latency", "throughput", "generation", "startup", "decisions", "sharing", "mirror", "memory")
 
 
 def main(arguments: list[str] | None = None) -> int:

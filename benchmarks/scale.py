@@ -34,6 +34,8 @@ class Scale:
     urgent: int = 25
     #: seconds for which the table changes under mirrors
     mirror: int = 20
+    #: units while clients do not read, of which three in ten thousand have a megabyte as their result
+    memory: int = 1_000_000
     #: cold starts in a round
     starts: int = 3
     #: chunks that the dispatcher deals
@@ -50,6 +52,7 @@ QUICK = Scale(
     decisions=200,
     sharing=1.0,
     mirror=1,
+    memory=2000,
     urgent=2,
 )
 

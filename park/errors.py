@@ -54,6 +54,10 @@ class LimitReached(Refused):
     """Raised when a request would take its owner over a limit of the broker; the text names the limit and the figures."""
 
 
+class Busy(ParkError, RuntimeError):
+    """Raised when a broker has no more room in memory for a client's units; the client tries again by itself."""
+
+
 class ProtocolError(ParkError, ValueError):
     """Raised when a frame from a peer is not a message of this protocol."""
 

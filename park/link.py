@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
-from park.errors import REFUSALS, NoBroker, ParkError, ProtocolError, ServiceClosed, WaitTimeout
+from park.errors import REFUSALS, Busy, NoBroker, ParkError, ProtocolError, ServiceClosed, WaitTimeout
 from park.live import LiveTable
 from park.mirror import Mirror, State
 from park.model import PYTHON
@@ -34,10 +34,14 @@ from park.wire.calls import Call, Session, lost
 from park.wire.contact import Contact, Presence
 from park.wire.messages import Message
 from park.wire.pack import Buffer
+from park.wire.parts import check_size
 
 #: After so many seconds without a broker whoever waits for it is told, and after so many more its waiting ends.
 NOTICE = 3.0
 PATIENCE = 600.0
+
+#: Seconds after which a map is said again for which the broker had no room.
+BUSY = 2.0
 
 #: Answers that are the last of their request.
 _LAST = (
@@ -202,6 +206,8 @@ class Link:
         self._sessions: list[Session] = []
         self._opening: dict[int, Session] = {}
         self._maps: dict[bytes, MapCall] = {}
+        #: maps for which the broker has no room now, and when they are said again
+        self._say_later: dict[bytes, float] = {}
         self._monitors: dict[int, list[Callable[[str, Buffer], None]]] = {}
         self._known: set[bytes] = set()
         self._callbacks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -234,6 +240,11 @@ class Link:
             self._receive(message, data, now)
         if self._listener is not None:
             self._follow(self._listener, now)
+        for key in [key for key, at in self._say_later.items() if now >= at]:
+            del self._say_later[key]
+            call = self._maps.get(key)
+            if call is not None:
+                self._say(call, call.call.again(call.session.number, self.presence.epoch))
         due = self.presence.due(now)
         self._mind(self.presence.away(now))
         if due == "hello":
@@ -259,7 +270,7 @@ class Link:
             self._synced.finish()
 
     def deadline(self) -> float | None:
-        return self.presence.deadline()
+        return min([self.presence.deadline(), *self._say_later.values()])
 
     def close(self) -> None:
         if self.presence.state is Contact.LIVE:
@@ -277,11 +288,14 @@ class Link:
         fresh = self.presence.fresh
         if fresh:
             self._known.clear()
-            # what was opened under the old keys, if it was, has ended with the old client
-            for number in self._opening:
-                submit, data, code, reply = self._replies[number]
+            # what was opened under the old keys, if it was, has ended with the old client; an answer may still come
+            for old in list(self._opening):
+                submit, data, code, reply = self._replies.pop(old)
                 assert isinstance(submit, messages.Submit)
-                self._replies[number] = (replace(submit, key=os.urandom(16)), data, code, reply)
+                number = next(self._ids)
+                submit = replace(submit, id=number, key=os.urandom(16))
+                self._replies[number] = (submit, data, code, reply)
+                self._opening[number] = self._opening.pop(old)
         for job in self._monitors:
             self._send(messages.Watch(next(self._ids), job))
         for request, data, code, _ in list(self._replies.values()):
@@ -380,6 +394,8 @@ class Link:
                     call.put(message.start, message.count, data)
                     if call.call.complete:
                         self._drop(call)
+            case messages.MapFailed() if message.error == Busy.__name__:
+                self._say_later[message.map] = now + BUSY
             case messages.MapFailed():
                 call = self._maps.get(message.map)
                 if call is not None:
@@ -459,6 +475,8 @@ class Link:
 
         *on_finish* is called in the callbacks' thread when the answer is there.
         """
+
+        check_size(len(data))
 
         def ask() -> Reply:
             self._check_there()
@@ -543,6 +561,7 @@ class Link:
         on_result: Callable[[MapCall], None] | None = None,
     ) -> MapCall:
         """Start a map of a session; *blob* is the code of its function."""
+        check_size(len(data))
         call = MapCall(self._reactor, session, Call(message, data), blob, on_result)
 
         def start() -> MapCall:
@@ -557,6 +576,7 @@ class Link:
 
     def feed_map(self, call: MapCall, units: messages.Units, data: Buffer) -> None:
         """More units for the map."""
+        check_size(len(data))
 
         def feed() -> None:
             if call.error is None:

@@ -32,8 +32,9 @@ FIRST_BATCH, LARGEST_BATCH = 64, 8192
 BATCHES = 4
 #: A batch is sent when reading its inputs took this many seconds.
 PATIENCE = 0.01
-#: Bytes of inputs in one batch.
+#: Bytes of inputs in one batch, and of the results of all batches under way, as far as they can be foreseen.
 BATCH_BYTES = 4 << 20
+AHEAD_BYTES = 64 << 20
 
 
 def check_function(function: Any, what: str = "function") -> Any:
@@ -86,13 +87,15 @@ class _Pace:
     cycle, and an iterator that is dropped must end its map at once.)
     """
 
-    __slots__ = ("taken",)
+    __slots__ = ("size", "taken")
 
     def __init__(self) -> None:
-        self.taken = 0
+        #: units, and bytes of their results
+        self.taken = self.size = 0
 
     def batch_size(self) -> int:
-        return min(LARGEST_BATCH, max(FIRST_BATCH, self.taken // 4))
+        most = AHEAD_BYTES * self.taken // (BATCHES * self.size) if self.size else LARGEST_BATCH
+        return max(1, min(LARGEST_BATCH, max(FIRST_BATCH, self.taken // 4), most))
 
 
 class MapIterator:
@@ -174,6 +177,7 @@ class MapIterator:
             got = self._call.get()
             assert got is not None
             start, values = got[0], payload.decode_units(got[2])
+            self._pace.size += len(got[2])
             if self._ordered:
                 self._early[start] = values
                 return

@@ -32,12 +32,13 @@ def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
         "decisions",
         "sharing",
         "mirror",
+        "memory",
     ]
     for benchmark in found["benchmarks"].values():
         for columns in benchmark["rows"].values():
             assert set(columns) <= set(benchmark["units"])
             assert all(len(values) == 1 for values in columns.values())
-    assert len(found["marks"]) == 23
+    assert len(found["marks"]) == 25
     for mark in found["marks"]:
         assert mark["column"] in found["benchmarks"][mark["benchmark"]]["rows"][mark["row"]]
         assert isinstance(mark["measured"], float)

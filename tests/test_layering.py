@@ -164,7 +164,10 @@ ROOMS = {
     "park.core.writer": Room(2, beside=("park.core.store",), never=PICKLES),
     "park.core.backup": Room(2, beside=("park.core.store",), libraries=("lmdb",), never=PICKLES),
     "park.core.sweep": Room(2, beside=("park.core.store",), never=PICKLES),
-    "park.util.sockets": Room(2, beside=("park.util.keys", "park.util.zap"), libraries=("zmq",)),
+    "park.util.sockets": Room(
+        2, beside=("park.util.keys", "park.util.outbox", "park.util.zap"), libraries=("zmq",)
+    ),
+    "park.util.outbox": Room(2),
     "park.util.zap": Room(2, beside=("park.util.keys",)),
     "park.util.keys": Room(2, beside=("park.util.sockets",)),
     "park.kernel.memory": Room(1),

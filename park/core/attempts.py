@@ -64,6 +64,8 @@ class Attempts(Course):
         self._settle_twin(attempt)
         most = self._now - attempt.since + attempt.slack
         self._retire(job, attempt, min(max(m.seconds, 0.0), most), m.count)
+        if m.count:
+            self.estimates.weigh(job.owner, map_.function, m.count, len(event.payload))
         map_.answered(m.count)
         if m.count and not map_.cancelled:
             self._deliver(job, map_, m.start, m.count, event.payload)
@@ -87,6 +89,7 @@ class Attempts(Course):
         """A session's map may be endless: units of which nothing waits or runs are not kept."""
         known = map_.session and self.maps.get(map_.key) is map_
         if known and map_.drop_spent(segment, (self.attempts[n] for n in map_.running)):
+            self._job(map_.job).spooled -= map_.sizes.pop(segment)
             self._out.spool.append(Write("units", map_.key_of(segment), None))
 
     def _note_answer(self, kernel: Kernel, attempt: int, size: int) -> None:

@@ -201,6 +201,8 @@ class Course(Charging):
     def _forget_map(self, job: Job, map_: Map) -> None:
         del self.maps[map_.key], job.maps[map_.key]
         self._drop_code(self.codes.leave(map_.function))
+        job.spooled -= sum(map_.sizes.values())
+        map_.sizes.clear()
         if not map_.root:
             self._out.spool += [Write("units", map_.key_of(s), None) for s in map_.segments]
         driver = self.attempts.get(map_.driver)

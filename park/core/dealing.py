@@ -170,7 +170,8 @@ class Dealing(Attempts):
     def _dispatch(self, job: Job, map_: Map, kernel: Kernel) -> None:
         """Deal the next chunk of the map to the kernel."""
         estimate = self.estimates.get(map_.owner, map_.function)
-        span = map_.take(chunk_size(map_.waiting, self.roster.slots, estimate))
+        size = chunk_size(map_.waiting, self.roster.slots, estimate)
+        span = map_.take(min(size, self.estimates.most(map_.owner, map_.function)))
         attempt = self._issue(job, map_, span, kernel)
         if not map_.waiting and estimate is not None and self._may_run_twice(job, map_):
             for number in [attempt.number] if map_.tail else map_.running:

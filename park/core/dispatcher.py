@@ -29,15 +29,17 @@ from park.core.jobs import Job
 from park.core.keeping import ended_root
 from park.core.leaving import Leaving
 from park.core.needs import profile_of
-from park.core.outcome import Event, Outcome, Peer, Tick, Write
+from park.core.outcome import Event, Flow, Outcome, Peer, Tick, Write
 from park.core.rights import check_return
 from park.core.roster import Client, Kernel, Member
 from park.core.state import WORDS
-from park.errors import ParkError, ProtocolError
+from park.errors import Busy, ParkError, ProtocolError
 from park.model import Delta, JobRecord, JobState
 from park.wire import messages
 from park.wire.messages import Message, Submit
 
+#: Before the name of a peer that was cut off.
+CUT = b"!"
 #: More slots than any node has.
 MAX_SLOTS = 1 << 16
 
@@ -50,7 +52,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
 
     # -- the door ------------------------------------------------------------------------------
 
-    def handle(self, event: Event | Tick, now: float) -> Outcome:
+    def handle(self, event: Event | Tick | Flow, now: float) -> Outcome:
         """What follows from *event* at monotonic time *now*, seconds."""
         self._out = out = Outcome()
         self._now = now
@@ -59,6 +61,8 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
         self._shares = None
         if isinstance(event, Tick):
             self._tick(event)
+        elif isinstance(event, Flow):
+            self._flow(event)
         else:
             self._receive(event)
         self.replay.extend(self.room.let_in(now))
@@ -132,7 +136,10 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
             if reply:
                 failure = messages.Failure(reply, name, text, attempt=getattr(message, "attempt", 0))
                 self._send(event.peer, failure)
-            elif isinstance(message, messages.Map) and event.peer in self.roster.clients:
+            elif event.peer in self.roster.clients and (
+                isinstance(message, messages.Map)
+                or (isinstance(message, messages.Units) and isinstance(error, Busy))
+            ):
                 self._send(event.peer, messages.MapFailed(message.map, name, text))
 
     # -- who is there --------------------------------------------------------------------------
@@ -147,8 +154,9 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
             client = self.roster.join_client(
                 event.peer, m.incarnation, user, m.python, self._now, event.account
             )
-        else:
+        elif client.peer != event.peer:
             self._move(client, event.peer)
+            self._hold(client, False)
         self._send(event.peer, replace(self._welcome_to(fresh, m.id), number=client.number))
 
     def _kernel_hello(self, event: Event, m: messages.KernelHello) -> None:
@@ -213,6 +221,25 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
         if member.peer != peer:
             self._out.gone.append(member.peer)
         self.roster.move(member, peer, self._now)
+
+    def _flow(self, event: Flow) -> None:
+        """Of a slow client's sessions nothing more is dealt. Who was cut off is as a peer whose connection was cut."""
+        member = self.roster.member(event.peer)
+        if member is None:
+            return
+        if isinstance(member, Client):
+            self._hold(member, event.how == "slow")
+        if event.how == "cut":  # until it has said hello again it is not known, and nothing can reach it
+            heard = member.heard
+            self._move(member, CUT + event.peer)
+            member.heard = heard
+
+    def _hold(self, client: Client, slow: bool) -> None:
+        if client.slow is not slow:
+            client.slow = slow
+            for job in [self.list.jobs[n] for n in sorted(client.open)]:
+                job.held = slow and job.session
+                self._refresh(job)
 
     def _welcome_to(self, fresh: bool, reply: int = 0, lost: bool = True) -> messages.Welcome:
         r = self.roster

@@ -12,10 +12,15 @@ from park.core.rights import check_right
 from park.core.roster import Client
 from park.core.state import WORDS
 from park.core.work import Attempt, Map
-from park.errors import ProtocolError, Refused, UnknownJob
+from park.errors import Busy, ProtocolError, Refused, UnknownJob
 from park.model import JobRecord, JobState
 from park.wire import codec, messages, pack
 from park.wire.messages import Submit
+
+#: Bytes of units that a broker keeps in memory for the sessions of one client, and seconds after which a client to which
+#: that was said may try again. A single message may be longer, if it is alone.
+SPOOL = 256 << 20
+AGAIN = 2.0
 
 
 class Intake(Keeping):
@@ -79,6 +84,7 @@ class Intake(Keeping):
         job = self._new_job(m, client, code)
         self._answer(event.peer, messages.Accepted(m.id, job.number, received=m.count))
         if m.session:
+            job.held = client.slow
             client.open.add(job.number)
             self.list.change(job, self._out, state=JobState.RUNNING, started=self._wall_now)
             return
@@ -152,11 +158,27 @@ class Intake(Keeping):
             map_.add(start, count)
             if map_.known:
                 map_.skip(map_.known)
+            self._spool(map_, start, len(payload))
             write = Write("units", map_.key_of(start), payload)
             (self._out.writes if map_.root else self._out.spool).append(write)
             if map_.root:
                 self.list.grow(self.list.jobs[map_.job], len(payload))
             self.list.jobs[map_.job].list_ready(map_)
+
+    def _spool(self, map_: Map, segment: int, size: int) -> None:
+        """So many bytes of a session's map are in memory now."""
+        if map_.session:
+            map_.sizes[segment] = size
+            self.list.jobs[map_.job].spooled += size
+
+    def _check_spool(self, client: Client, size: int) -> None:
+        """Whether there is room in memory for more units of its sessions. Raises Busy."""
+        held = sum(self.list.jobs[number].spooled for number in client.open)
+        if held and held + size > SPOOL:
+            raise Busy(
+                f"busy: {held:,} bytes of units of this client wait, and no more than {SPOOL:,} may: retry after "
+                f"{AGAIN:.0f} s"
+            )
 
     def _units(self, event: Event, m: messages.Units) -> None:
         client = self._client(event)
@@ -175,7 +197,7 @@ class Intake(Keeping):
         # sent again after a lost acknowledgement, or by a client that does not know yet that its job ends
         if not (job.ended or job.ending or job.stops_at_failure):
             if m.start >= map_.total:
-                self._take_units(job, map_, m, event.payload)
+                self._take_units(client, map_, m, event.payload)
             elif map_.session:
                 self._take_again(job, map_, m, event.payload)
         if m.job and not job.ended:
@@ -183,7 +205,8 @@ class Intake(Keeping):
         if m.id:
             self._answer(event.peer, messages.Done(m.id))
 
-    def _take_units(self, job: Job, map_: Map, m: messages.Units, payload: bytes | memoryview) -> None:
+    def _take_units(self, client: Client, map_: Map, m: messages.Units, payload: bytes | memoryview) -> None:
+        job = self.list.jobs[map_.job]
         if map_.closed:
             if m.count:
                 raise ProtocolError("this map has all its units already")
@@ -191,6 +214,8 @@ class Intake(Keeping):
         if map_.root:
             self._check_room(job.owner, 0, m.count, len(payload))
             self.room.demand(len(payload))
+        elif m.start == map_.total:
+            self._check_spool(client, len(payload))
         self._add_units(map_, m.start, m.count, payload)
         if m.closed:
             map_.closed = True
@@ -210,6 +235,7 @@ class Intake(Keeping):
                 raise ProtocolError(f"there are not {m.count} units")
             waited = map_.waiting
             map_.restore(m.start, m.count)
+            self._spool(map_, m.start, len(payload))
             job.done = max(0, job.done - (map_.waiting - waited))
             self.list.counted(job)
             self._out.spool.append(Write("units", map_.key_of(m.start), payload))
@@ -262,6 +288,7 @@ class Intake(Keeping):
             return
         if attempt is None:
             self._check_room(job.owner, 0, m.count, 0)
+            self._check_spool(self._client(event), len(event.payload))
         for key in list(attempt.maps) if attempt is not None else ():
             self._drop_map(self.maps[key])  # it was sent again in vain: its driver has gone on
         self._next_map += 1
@@ -310,7 +337,8 @@ class Intake(Keeping):
         if map_.session and m.start < map_.total:
             self._take_again(job, map_, m, payload)
         elif map_.session:
-            self._take_units(job, map_, messages.Units(m.start, m.count, m.closed), payload)
+            client = self.roster.clients[map_.peer]
+            self._take_units(client, map_, messages.Units(m.start, m.count, m.closed), payload)
         else:
             self._refresh(job)
             self._check_map(map_)

@@ -48,9 +48,11 @@ def _check_job(d: State, job: Job) -> None:
         assert map_.function in d.codes
         assert map_.job == job.number
         assert map_.remaining or not map_.closed or not job.released, "it should have ended"
+        assert map_.sizes.keys() == (map_.segments.keys() if map_.session else set())
         assert map_.listed or not map_.waiting, "its units wait, and nobody knows"
         driver = d.attempts.get(map_.driver)
         assert (driver is not None and key in driver.maps) or not map_.driver or map_.cancelled
+    assert job.spooled == sum(sum(m.sizes.values()) for m in job.maps.values())
     holders = [d.attempts[n] for n in job.attempts if not d.attempts[n].parked and not d.attempts[n].ahead]
     assert job.running == len(holders)
     assert all(w.member.fetches[w.attempt, w.id] == job.number for w in job.waiters)

@@ -74,6 +74,10 @@ class Job:
     #: code of this job that has killed a process, and code that has made maps
     killers: set[bytes] = field(default_factory=set)
     callers: set[bytes] = field(default_factory=set)
+    #: bytes of the units of a session's maps that are in memory
+    spooled: int = 0
+    #: a session whose client does not take its results as fast as they come
+    held: bool = False
     #: kernels of the broker's last life may hold work of it
     recovering: bool = False
     #: [start, count] of units that must not run twice and were dealt in an earlier life
@@ -140,7 +144,7 @@ class Job:
     @property
     def dealt(self) -> bool:
         """Whether its units are dealt, if there are any."""
-        return self.facts.state in (JobState.QUEUED, JobState.RUNNING) and not self.recovering
+        return self.facts.state in (JobState.QUEUED, JobState.RUNNING) and not (self.recovering or self.held)
 
     @property
     def session(self) -> bool:

@@ -9,12 +9,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from park.core.manager import JobManager
-from park.core.outcome import Account, Event, Send, Tick
+from park.core.outcome import Account, Event, Flow, Ref, Send, Tick
 from park.errors import ProtocolError
 from park.wire import codec, messages
 
 #: Messages of one side that are taken in one turn.
 BATCH = 256
+#: Bytes of messages after which no more are taken in one turn.
+BATCH_BYTES = 16 << 20
+#: Bytes that wait for a client from which on its sessions are not dealt, and for any peer from which on it is cut off.
+SLOW = 4 << 20
+CUT = 64 << 20
+#: Seconds between two tries to send what waits.
+RETRY = 0.02
 #: Seconds between two heads of the table.
 HEAD = 1.0
 _HELLOS = (messages.Hello, messages.KernelHello)
@@ -26,7 +33,16 @@ class Door(Protocol):
     def account(self, name: bytes) -> Account | None:
         """Whose key the peer showed; None: it is the broker's own Unix user."""
 
-    def send(self, name: bytes, frames: list[Any]) -> None: ...
+    def send(self, name: bytes, message: list[Any] | Callable[[], list[Any]]) -> None: ...
+
+    def flush(self) -> None:
+        """Send what waits."""
+
+    def behind(self) -> dict[bytes, int]:
+        """Bytes that wait, by peer."""
+
+    def cut(self, name: bytes) -> None:
+        """What waits for this peer is dropped."""
 
     def waiting(self) -> bool: ...
 
@@ -69,6 +85,9 @@ class BrokerLoop:
         #: what was said last about a full disk
         self._full = ""
         self._tick_at = 0.0
+        #: peers for which much waits, and when it is tried again to send it
+        self._slow: set[bytes] = set()
+        self._flush_at = float("inf")
         #: messages seen, by name and direction
         self.counts: Counter[str] = Counter()
         #: frames that were no messages
@@ -88,6 +107,8 @@ class BrokerLoop:
 
     def turn(self, now: float) -> None:
         self._complete()
+        if now >= self._flush_at:
+            self._flush(now)
         # while the disk is behind nobody is heard, and time stands still, so that nobody's silence counts
         if not self.manager.behind:
             self._hear(now)
@@ -95,13 +116,37 @@ class BrokerLoop:
             self._head_at = now + HEAD
             self._publish(codec.encode(self.manager.head))
 
-    def _hear(self, now: float) -> None:
-        events: list[Event | Tick] = []
+    def _flush(self, now: float) -> None:
+        """Send what waits; tell the dispatcher who is slow, and cut off those for whom too much waits."""
+        events: list[Event | Tick | Flow] = []
+        behind: dict[bytes, int] = {}
         for side, door in self._doors.items():
+            door.flush()
+            behind |= {side + name: size for name, size in door.behind().items()}
+        for peer, size in behind.items():
+            if size > CUT:
+                self._doors[peer[:1]].cut(peer[1:])
+                self._slow.discard(peer)
+                events.append(Flow(peer, "cut"))
+            elif size > SLOW and peer not in self._slow:
+                self._slow.add(peer)
+                events.append(Flow(peer, "slow"))
+        for peer in [p for p in self._slow if behind.get(p, 0) <= SLOW / 2]:
+            self._slow.discard(peer)
+            events.append(Flow(peer, "clear"))
+        self._flush_at = now + RETRY if behind else float("inf")
+        if events:
+            self._do(events, now)
+
+    def _hear(self, now: float) -> None:
+        events: list[Event | Tick | Flow] = []
+        for side, door in self._doors.items():
+            size = 0
             for _ in range(BATCH):
-                got = door.receive()
+                got = door.receive() if size < BATCH_BYTES else None
                 if got is None:
                     break
+                size += sum(map(len, got[1]))
                 self._decode(side, door, *got, events)
         if now >= self._tick_at:
             events.append(Tick(time.time()))
@@ -109,7 +154,8 @@ class BrokerLoop:
             self._do(events, now)
 
     def deadline(self) -> float | None:
-        return self._head_at if self.manager.behind else min(self._tick_at, self._head_at)
+        others = min(self._head_at, self._flush_at)
+        return others if self.manager.behind else min(self._tick_at, others)
 
     def close(self) -> None:
         for door in self._doors.values():
@@ -119,7 +165,7 @@ class BrokerLoop:
         self.manager.close()
 
     def _decode(
-        self, side: bytes, door: Door, name: bytes, frames: list[Any], events: list[Event | Tick]
+        self, side: bytes, door: Door, name: bytes, frames: list[Any], events: list[Event | Tick | Flow]
     ) -> None:
         account: Account | None = None
         try:
@@ -128,8 +174,10 @@ class BrokerLoop:
                 if isinstance(message, messages.Hello) != (side in b"cC"):
                     raise ProtocolError("clients come in at one door, kernels at another")
                 account = door.account(name)
-        except ProtocolError:
+        except ProtocolError as error:
             self.malformed += 1
+            if asked := codec.id_of(frames):
+                door.send(name, codec.encode(messages.Failure(asked, "ProtocolError", str(error))))
             return
         self.counts[f"{side.decode().lower()} > {type(message).__name__}"] += 1
         events.append(Event(side + name, message, payload, account))
@@ -138,13 +186,15 @@ class BrokerLoop:
         for board in self._boards:
             board.publish(frames)
 
-    def _do(self, events: Sequence[Event | Tick], now: float) -> None:
+    def _do(self, events: Sequence[Event | Tick | Flow], now: float) -> None:
         turn = self.manager.decide(events, now)
         self._send(turn.sends)
         self.manager.hand_in(turn)
         self._complete()
         if self.manager.full != self._full:
             self._say(self.manager.full)
+        if self._flush_at == float("inf") and any(door.behind() for door in self._doors.values()):
+            self._flush_at = now
         deadline = self.manager.next_deadline(now)
         self._tick_at = float("inf") if deadline is None else deadline
 
@@ -164,6 +214,11 @@ class BrokerLoop:
 
     def _send(self, sends: list[Send]) -> None:
         for send in sends:
-            side = send.peer[:1]
-            self.counts[f"{side.decode().lower()} < {type(send.message).__name__}"] += 1
-            self._doors[side].send(send.peer[1:], codec.encode(send.message, send.payload))  # type: ignore[arg-type]
+            door = self._doors.get(send.peer[:1])
+            if door is None:  # it was cut off
+                continue
+            self.counts[f"{send.peer[:1].decode().lower()} < {type(send.message).__name__}"] += 1
+            if isinstance(send.payload, Ref):
+                door.send(send.peer[1:], lambda s=send: self.manager.frames(s))  # type: ignore[misc]
+            else:
+                door.send(send.peer[1:], codec.encode(send.message, send.payload))

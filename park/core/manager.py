@@ -20,7 +20,7 @@ from park.core.dispatcher import Dispatcher
 from park.core.keeping import Keep
 from park.core.ledger import Policy
 from park.core.limits import RECORD, LimitPolicy
-from park.core.outcome import Event, Outcome, Ref, Send, Tick, Write
+from park.core.outcome import Event, Flow, Outcome, Ref, Send, Tick, Write
 from park.core.requests import MAX_REQUEST
 from park.core.store import MemoryStore, Store
 from park.core.sweep import Sweeper
@@ -189,7 +189,7 @@ class JobManager:
         assert not self._handed
         self._commits = commits
 
-    def decide(self, events: Iterable[Event | Tick], now: float) -> Turn:
+    def decide(self, events: Iterable[Event | Tick | Flow], now: float) -> Turn:
         """Handle *events* at monotonic time *now*: what may be sent at once, and what must be committed."""
         self._turns += 1
         turn = Turn(self._turns)
@@ -323,7 +323,11 @@ class JobManager:
         turn.sends += [self._load(s) for s in out.sends]
         for send in out.sends_after_commit:
             at_once = shown and isinstance(send.message, _SHOWS)
-            (turn.sends if at_once else turn.sends_after_commit).append(self._load(send))
+            if not (isinstance(send.message, messages.Results) and send.message.reply):
+                send = self._load(
+                    send
+                )  # the results of a job may be large: each is loaded when its turn has come
+            (turn.sends if at_once else turn.sends_after_commit).append(send)
         # what was dropped, and has come again since, stays
         last = {(w.room, w.key): w for w in out.spool}
         drops = [w for w in last.values() if w.value is None]
@@ -387,6 +391,14 @@ class JobManager:
         if isinstance(send.payload, Ref):
             return Send(send.peer, send.message, self.load(send.payload))
         return send
+
+    def frames(self, send: Send) -> list[Any]:
+        """The message as it travels; a payload that lies on the disk is read now."""
+        payload = send.payload
+        try:
+            return codec.encode(send.message, self.load(payload) if isinstance(payload, Ref) else payload)
+        except StoreError as error:  # it was deleted, or is damaged
+            return codec.encode(messages.Failure(getattr(send.message, "reply", 0), "StoreError", str(error)))
 
     def load(self, ref: Ref) -> Buffer:
         """The bytes that *ref* stands for."""

@@ -42,6 +42,14 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Flow:
+    """How a peer takes what is sent to it: "slow" (much waits), "clear" (not any more), "cut" (what waited was dropped)."""
+
+    peer: Peer
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ref:
     """Bytes that lie in the store or the spool: the value of a key, or units lo to hi of the pack there."""
 

@@ -30,6 +30,8 @@ def why(d: Charging, job: Job) -> str:
         return f"{d.room.trouble}: results wait on kernels until there is room"
     if not job.has_work:
         return ""
+    if job.held:
+        return "waits until its client takes the results that are there"
     return _no_kernel(d, job) or _turn(d, job)
 
 

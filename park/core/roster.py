@@ -123,6 +123,8 @@ class Client:
     number: int = 0
     #: sessions, and jobs that it still feeds with inputs: they end with it
     open: set[int] = field(default_factory=set)
+    #: it does not take its results as fast as they come
+    slow: bool = False
     #: the jobs whose end its fetches wait for, by attempt (0) and id
     fetches: dict[tuple[int, int], int] = field(default_factory=dict)
     #: whose key it showed; None: it came over ipc or a lane

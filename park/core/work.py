@@ -23,6 +23,10 @@ CHUNK_SECONDS = 0.020
 TAIL_SECONDS = 0.004
 #: One decision and its messages, seconds of the broker's time.
 DECISION_SECONDS = 50e-6
+#: The results of a chunk should take no more bytes than this.
+CHUNK_BYTES = 1 << 20
+#: More units are in no chunk.
+LARGEST_CHUNK = 1 << 16
 #: Estimate for the first unit of unknown code, seconds, and the most that is guessed while the first ones run.
 FIRST_GUESS, LAST_GUESS = 0.01, 60.0
 #: So many functions' times are remembered.
@@ -78,6 +82,8 @@ class Map:
     running: set[int] = field(default_factory=set)
     #: first unit of each segment -> how many it has; of a session's map, of those with units that wait or run
     segments: dict[int, int] = field(default_factory=dict)
+    #: bytes of each segment of a session's map
+    sizes: dict[int, int] = field(default_factory=dict)
     #: units whose results are there, as its client said when it sent the map again: [first, behind the last, ...]
     known: Sequence[int] = ()
     #: processes that died while they ran it, by unit
@@ -315,12 +321,30 @@ class Estimates:
 
     def __init__(self) -> None:
         self._mean: OrderedDict[tuple[str, bytes], float] = OrderedDict()
+        #: bytes of one result, of code whose results are large
+        self._bytes: dict[tuple[str, bytes], float] = {}
         #: when the first unit was dealt, of code that has not answered yet
         self._begun: dict[tuple[str, bytes], float] = {}
 
     def get(self, owner: str, function: bytes) -> float | None:
         """Seconds a unit, None if none was ever measured."""
         return self._mean.get((owner, function))
+
+    def weigh(self, owner: str, function: bytes, units: int, size: int) -> None:
+        """The results of so many units took so many bytes."""
+        key = (owner, function)
+        if CHUNK_BYTES * units < size * LARGEST_CHUNK:
+            old = self._bytes.get(key, size / units)
+            self._bytes[key] = 0.6 * old + 0.4 * size / units
+            if len(self._bytes) > ESTIMATES:
+                del self._bytes[next(iter(self._bytes))]
+        elif key in self._bytes:
+            del self._bytes[key]
+
+    def most(self, owner: str, function: bytes) -> int:
+        """Units whose results fit in a chunk."""
+        size = self._bytes.get((owner, function))
+        return LARGEST_CHUNK if size is None else max(1, int(CHUNK_BYTES / size))
 
     def guess(self, owner: str, function: bytes, now: float) -> float:
         """Seconds to charge for a unit. While none was measured, a unit takes as long as the first has run already.

@@ -12,6 +12,7 @@ from typing import Any
 from park import payload
 from park.errors import UnitError
 from park.wire.pack import Buffer, Pack
+from park.wire.parts import check_size, too_long
 
 #: Types whose values cannot change after they were returned, so that they are encoded together.
 _FIXED: dict[type, bool] = dict.fromkeys((float, int, bool, str, bytes, type(None)), True)
@@ -67,6 +68,14 @@ def entry_of(result: Any) -> bytes:
     return payload.encode_input(result)
 
 
+def too_long_errors(size: int, start: int, count: int) -> list[UnitError]:
+    """What stands for results that cannot travel, because they have *size* bytes together; empty if they can."""
+    text = too_long(size)
+    return (
+        [UnitError(f"its result cannot travel: {text}", "", start + i) for i in range(count)] if text else []
+    )
+
+
 def pack_units(units: Any) -> tuple[bytes, int]:
     """The inputs of a map as one pack, and how many they are."""
     numpy = sys.modules.get("numpy")
@@ -74,6 +83,7 @@ def pack_units(units: Any) -> tuple[bytes, int]:
         data = payload.encode_array(units)
     else:
         data = payload.encode_units(list(units))
+    check_size(len(data))
     return data, Pack(data).count
 
 

@@ -22,6 +22,7 @@ from park.util.channel import Channel
 from park.wire import codec, messages
 from park.wire.messages import Message
 from park.wire.pack import Buffer
+from park.wire.parts import check_size
 
 #: Seconds between two messages of one kind that may be coalesced.
 RATE = 0.1
@@ -340,6 +341,7 @@ class Fabric(ABC):
         self, frame: Frame, kind: str, message: Any, done: float | None, total: float | None
     ) -> None:
         data = payload.dumps(message, "the message")
+        check_size(len(data))
         if done is None or total is None or not (math.isfinite(done) and math.isfinite(total)):
             done = total = None
         self._send(messages.Publish(frame.run.job, frame.run.attempt, kind, done, total), data)

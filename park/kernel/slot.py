@@ -24,7 +24,7 @@ from typing import Any
 from park import payload
 from park.errors import Abort, ParkError, UnitError
 from park.kernel import env
-from park.kernel.answers import Broken, Encoded, decode, entry_of, is_fixed, unit_error
+from park.kernel.answers import Broken, Encoded, decode, entry_of, is_fixed, too_long_errors, unit_error
 from park.kernel.fabric import Fabric, Frame, Gone
 from park.util.channel import Channel
 from park.wire import messages
@@ -197,6 +197,8 @@ class Slot(Fabric):
                 self._cleanup(list(self._bodies))
         self._flush(frame, everything=True)
         results = payload.encode_units(entries) if fixed else pack_entries([entry_of(r) for r in entries])
+        if too_long := too_long_errors(len(results), run.start, len(entries)):
+            errors, results = too_long, pack_entries([entry_of(e) for e in too_long])
         first = errors[0] if errors else None
         done = messages.Finished(
             attempt=run.attempt,

@@ -8,6 +8,7 @@ of 11, and there are no I/O threads in the user's process, so that it may fork.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 Frames = list[Any]
@@ -53,11 +54,20 @@ class Junction:
     def account(self, name: bytes) -> None:
         """Nobody needs a key in his own process."""
 
-    def send(self, name: bytes, frames: Frames) -> None:
+    def send(self, name: bytes, message: Frames | Callable[[], Frames]) -> None:
         """To a lane that has gone: dropped, as a socket would."""
         lane = self.lanes.get(name)
         if lane is not None:
-            lane.inbox.append(frames)
+            lane.inbox.append(message() if callable(message) else message)
+
+    def flush(self) -> None:
+        """Nothing waits: what a lane holds is its own process's."""
+
+    def behind(self) -> dict[bytes, int]:
+        return {}
+
+    def cut(self, name: bytes) -> None:
+        """There is nothing to drop."""
 
     def waiting(self) -> bool:
         """Whether there is something to receive."""

@@ -4,6 +4,12 @@ A socket's descriptor only says that something may have happened, and says it on
 socket was next used, for whatever. So a socket is *stirred* when its descriptor speaks and when it was used,
 and then it is asked until it has nothing: a reactor may wait for descriptors alone, and a question, which costs
 some 5 us, is put only where the answer may be yes.
+
+What a broker keeps for one peer is bounded in bytes. ZeroMQ counts messages, so long ones travel in pieces of 1 MiB: it
+holds `HIGH_WATER` of them to a peer (32 MiB) and from it (64 MiB, should it send frames of `MAX_FRAME`). What a ROUTER
+cannot send waits in an `Outbox`, whose bytes the loop watches. A mirror that reads too slowly misses changes, sees so,
+and asks for the whole. Of a message in pieces at most `MAX_MESSAGE` bytes are kept, for `STALE` seconds after the last
+piece. A peer that is stopped, or does not read, is cut off after `SILENCE` seconds; what ZeroMQ holds for it goes too.
 """
 
 from __future__ import annotations
@@ -13,7 +19,6 @@ import os
 import socket as plain
 import time
 from collections.abc import Callable
-from typing import Any
 
 import zmq
 from zmq.utils import z85
@@ -23,16 +28,20 @@ from park.core.outcome import Account
 from park.errors import NoBroker, ProtocolError, Refused
 from park.util import zap
 from park.util.keys import POOL, Entry, Key, Pair
+from park.util.outbox import Frames, Message, Outbox
 from park.wire.parts import PIECE, Joiner, split
-
-Frames = list[Any]
 
 #: The largest frame that a socket takes, twice the largest piece it is given, bytes.
 MAX_FRAME = 2 * PIECE
-#: The largest message that is put together from pieces, bytes.
-MAX_MESSAGE = 4 << 30
-#: Messages that may wait for a peer.
-HIGH_WATER = 10_000
+#: Messages that ZeroMQ holds for a peer of a broker, and from it; and for a mirror.
+HIGH_WATER = 32
+HIGH_WATER_OF_TABLE = 256
+#: Messages that ZeroMQ holds for a client or a kernel to read.
+READ_AHEAD = 1000
+#: Seconds between a broker's questions to ZeroMQ at the other end, and after which it is cut off if it does not answer.
+ASK, SILENCE = 5, 20
+#: Seconds after which the pieces of a message are dropped if no more have come.
+STALE = 60.0
 #: Milliseconds between two attempts to reach a broker that is away, at most: when it is back, kernels that hold work of
 #: its last life have one lease to say so.
 RECONNECT = 2_000
@@ -47,7 +56,7 @@ _LARGE = 65536
 _TROUBLES: dict[int, str] = {zmq.EVENT_HANDSHAKE_SUCCEEDED: "", zmq.EVENT_HANDSHAKE_FAILED_AUTH: "key"}
 
 
-def _open(context: zmq.Context[zmq.Socket[bytes]], kind: int, hwm: int = HIGH_WATER) -> zmq.Socket[bytes]:
+def _open(context: zmq.Context[zmq.Socket[bytes]], kind: int, hwm: int = READ_AHEAD) -> zmq.Socket[bytes]:
     socket: zmq.Socket[bytes] = context.socket(kind)
     socket.linger = 0
     socket.setsockopt(zmq.SNDHWM, hwm)
@@ -155,8 +164,15 @@ class Doorkeeper(_Stirring):
 
 
 class _Socket(_Stirring):
-    def __init__(self, kind: int, context: zmq.Context[zmq.Socket[bytes]] | None = None) -> None:
-        self._socket = _open(context if context is not None else zmq.Context.instance(), kind)
+    def __init__(
+        self, kind: int, context: zmq.Context[zmq.Socket[bytes]] | None = None, hwm: int = READ_AHEAD
+    ) -> None:
+        self._socket = _open(context if context is not None else zmq.Context.instance(), kind, hwm)
+
+    def _ask_often(self) -> None:
+        """Peers that are stopped, or do not read, are cut off."""
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 1000 * ASK)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1000 * SILENCE)
 
     def _guard(self, keeper: Doorkeeper, domain: str) -> None:
         """Only whom *keeper* lets in at the door *domain* may connect."""
@@ -188,34 +204,81 @@ class Router(_Socket):
     """The broker's end towards clients, or towards kernels, of this Unix user: over ipc."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]] | None = None) -> None:
-        super().__init__(zmq.ROUTER, context)
+        super().__init__(zmq.ROUTER, context, HIGH_WATER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        #: messages of which a part is missing, by peer
-        self._joiners: dict[bytes, Joiner] = {}
+        self._ask_often()
+        #: messages of which a part is missing, by peer, and when its last part came
+        self._joiners: dict[bytes, tuple[Joiner, float]] = {}
+        self._look_at = 0.0
+        #: what peers have not taken yet
+        self._outboxes: dict[bytes, Outbox] = {}
 
     def account(self, name: bytes) -> Account | None:
         """Whose key the peer showed."""
         return None
 
-    def send(self, name: bytes, frames: Frames) -> None:
-        """To a peer that has gone, or that does not read: dropped; its lease will run out."""
-        with contextlib.suppress(zmq.ZMQError):
-            for piece in split(frames):
-                self._put([name, *piece])
+    def send(self, name: bytes, message: Message) -> None:
+        """Send it as soon as the peer takes it. To one that has gone: dropped."""
+        outbox = self._outboxes.get(name)
+        if outbox is None:
+            frames = message() if callable(message) else message
+            if len(frames) == 1 or len(frames[1]) <= PIECE:
+                if self._offer(name, frames):
+                    return
+                message = frames
+            outbox = self._outboxes[name] = Outbox(lambda piece: self._offer(name, piece))
+        outbox.put(message)
+        self._flush(name, outbox)
+
+    def _offer(self, name: bytes, frames: Frames) -> bool:
+        """Whether ZeroMQ takes the message, or its peer has gone."""
+        try:
+            self._put([name, *frames])
+        except zmq.ZMQError as error:
+            return error.errno != zmq.EAGAIN
+        return True
+
+    def flush(self) -> None:
+        """Send what peers take now of what they did not take before."""
+        for name, outbox in list(self._outboxes.items()):
+            self._flush(name, outbox)
+
+    def _flush(self, name: bytes, outbox: Outbox) -> None:
+        if outbox.flush():
+            del self._outboxes[name]
+
+    def behind(self) -> dict[bytes, int]:
+        """Bytes that wait, by peer; of those that have not taken everything."""
+        return {name: outbox.size for name, outbox in self._outboxes.items()}
+
+    def cut(self, name: bytes) -> None:
+        """What waits for the peer is dropped."""
+        self._outboxes.pop(name, None)
 
     def receive(self) -> tuple[bytes, Frames] | None:
         while self.waiting():
             name, *frames = self._take()
             self.stir()
-            joiner = self._joiners.pop(name, None) or Joiner(MAX_MESSAGE)
+            kept = self._joiners.pop(name, None)
+            joiner = kept[0] if kept is not None else Joiner()
             try:
                 whole = joiner.feed(frames)
             except ProtocolError:
                 whole = frames  # the loop decodes it again, and counts it
             if whole is not None:
                 return name, list(whole)
-            self._joiners[name] = joiner
+            self._joiners[name] = joiner, self._drop_stale()
         return None
+
+    def _drop_stale(self) -> float:
+        """Whoever has begun a message and not gone on is gone. The time."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + STALE / 4
+            for name, (_, at) in list(self._joiners.items()):
+                if now >= at + STALE:
+                    del self._joiners[name]
+        return now
 
     def _take(self) -> list[bytes]:
         """The next message, after the name of its peer."""
@@ -237,8 +300,8 @@ class KeyedRouter(Router):
         role, _, who = name[1 + name[0] :].decode().partition(" ")
         return Account(who, pool=role == POOL)
 
-    def send(self, name: bytes, frames: Frames) -> None:
-        super().send(name[1 : 1 + name[0]], frames)
+    def _offer(self, name: bytes, frames: Frames) -> bool:
+        return super()._offer(name[1 : 1 + name[0]], frames)
 
     def _take(self) -> list[bytes]:
         head = self._socket.recv(_DONTWAIT, copy=False)
@@ -325,7 +388,7 @@ class Dealer(Caller):
         # what waits here is what the caller has asked for: nothing of it may be dropped
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._connect()
-        self._joiner = Joiner(MAX_MESSAGE)
+        self._joiner = Joiner()
 
     def wait(self, seconds: float) -> bool:
         """Whether there is a connection within so many seconds: before, all that is sent would be dropped."""
@@ -333,7 +396,10 @@ class Dealer(Caller):
         return bool(self._socket.poll(int(1000 * seconds), zmq.POLLOUT))
 
     def send(self, frames: Frames) -> None:
-        """Without a connection: dropped; whoever said it says it again when the broker is back."""
+        """Without a connection: dropped; whoever said it says it again when the broker is back.
+
+        Raises InvalidRequest for a message of more than `MAX_MESSAGE` bytes.
+        """
         try:
             for piece in split(frames):
                 self._put(piece)
@@ -362,17 +428,20 @@ class Publisher(_Socket):
     """The broker's end towards mirrors; with a *keeper*, towards those who have a key."""
 
     def __init__(self, keeper: Doorkeeper | None = None) -> None:
-        super().__init__(zmq.XPUB, keeper.context if keeper is not None else None)
+        super().__init__(zmq.XPUB, keeper.context if keeper is not None else None, HIGH_WATER_OF_TABLE)
+        self._ask_often()
         if keeper is not None:
             self._guard(keeper, "table")
 
     def publish(self, frames: Frames) -> None:
+        """To all mirrors. What is longer than a piece is not sent: they see the gap, and ask for the whole."""
         self.stir()
         while self.waiting():  # subscriptions; nobody needs to know
             self._socket.recv(_DONTWAIT)
             self.stir()
-        with contextlib.suppress(zmq.Again):
-            self._put(frames)
+        if sum(map(len, frames)) <= PIECE:
+            with contextlib.suppress(zmq.Again):
+                self._put(frames)
 
 
 class Subscriber(Caller):

@@ -92,6 +92,16 @@ def decode(frames: Sequence[Any]) -> tuple[Message, Any]:
     return table.message(values), payload
 
 
+def id_of(frames: Sequence[Any]) -> int:
+    """The id of a request that `decode` refuses, where it can be read; else 0."""
+    try:
+        _, name, *values, _ = _unpack(frames[0])
+        asked = values[_BY_NAME[name].names.index("id")]
+    except (ProtocolError, LookupError, TypeError, ValueError):
+        return 0
+    return asked if type(asked) is int and 0 < asked <= MAX_INT else 0
+
+
 def fields(message: Message) -> dict[str, Any]:
     """The fields of *message* by name, as `pack` takes them."""
     table = _TABLES[type(message)]

@@ -433,7 +433,10 @@ class Stream(Message):
 
 @dataclass(frozen=True, slots=True)
 class MapFailed(Message):
-    """The map cannot go on (its job ended, its code is missing); no more results come."""
+    """The map cannot go on (its job ended, its code is missing); no more results come.
+
+    With the error "Busy" its last units were not taken, because there is no room for them: say the map again in 2 s.
+    """
 
     map: bytes
     error: str

@@ -4,7 +4,8 @@ A long message becomes a run of `Part` messages. Their payloads, one after the o
 its payload, so the head of a part stays small. A sender sends the parts of one message in turn, unmixed with
 those of another; short messages may pass between them. When a part was lost (the connection was cut), the
 rest of that message is dropped: it is lost like any message that was under way, and whoever waits for an
-answer sends it again.
+answer sends it again. No message is longer than `MAX_MESSAGE`: its sender is told so, and a peer that does not care is
+not listened to.
 """
 
 from __future__ import annotations
@@ -12,21 +13,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from park.errors import ProtocolError
+from park.errors import InvalidRequest, ProtocolError
 from park.wire.codec import MAX_HEAD, decode, encode
 from park.wire.messages import Part
 
 #: Bytes of payload in one part: half of what the sockets accept.
-PIECE = 8 * 1024 * 1024
+PIECE = 256 << 10
+#: The longest message, bytes, and so the most that is kept of one that has not come to its end.
+MAX_MESSAGE = 512 << 20
 #: The name in the head of a part, behind the bytes of the list and the version.
 _PART = encode(Part(0, 0, 0))[0][2:7]
 
 
+def too_long(size: int) -> str:
+    """In words that *size* bytes of payload cannot travel; "" if they can."""
+    if size <= MAX_MESSAGE - MAX_HEAD:
+        return ""
+    return (
+        f"{size:,} bytes at once are more than the {MAX_MESSAGE - MAX_HEAD:,} that can travel: write them to a file that "
+        "both sides see, and send its name"
+    )
+
+
+def check_size(size: int) -> None:
+    """Raises InvalidRequest for more bytes than can travel at once."""
+    if text := too_long(size):
+        raise InvalidRequest(text)
+
+
 def split(frames: Sequence[Any], limit: int = PIECE) -> list[list[Any]]:
-    """The messages that carry the message *frames*: itself, unless its payload is over *limit* bytes."""
+    """The messages that carry the message *frames*: itself, unless its payload is over *limit* bytes.
+
+    Raises InvalidRequest for one of more than `MAX_MESSAGE` bytes.
+    """
     if len(frames) == 1 or len(frames[1]) <= limit:
         return [list(frames)]
     head, payload = frames
+    check_size(len(payload))
     view = memoryview(payload).cast("B")
     first = max(0, limit - len(head))
     pieces: list[Any] = [b"".join((head, view[:first]))]
@@ -41,11 +64,13 @@ def split(frames: Sequence[Any], limit: int = PIECE) -> list[list[Any]]:
 class Joiner:
     """Puts together what one peer splits; messages of more than *limit* bytes raise ProtocolError."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int = MAX_MESSAGE) -> None:
         self._limit = limit
-        self._pieces: list[Any] = []
-        #: bytes here, and the parts that are under way: (size, head) of the message
+        #: the message under way as far as it has come: its head, the room for its payload, and the bytes that are here
+        self._head: bytes | None = None
+        self._payload = memoryview(b"")
         self._have = 0
+        #: what its parts say: (size, head) of the message
         self._whole = (0, 0)
 
     def feed(self, frames: Sequence[Any]) -> Sequence[Any] | None:
@@ -57,29 +82,33 @@ class Joiner:
 
     def feed_part(self, part: Part, piece: Any) -> list[Any] | None:
         """The whole message when *part* was its last, else None."""
-        whole = (part.size, part.head)
+        whole, empty = (part.size, part.head), not len(piece)
         if part.start == 0:
             self.clear()
             if part.size > self._limit:
                 raise ProtocolError(f"a message of {part.size:,} bytes is over the limit of {self._limit:,}")
-            if not part.head <= min(MAX_HEAD, len(piece)):
+            if not part.head <= min(MAX_HEAD, len(piece), part.size):
                 raise ProtocolError("the first part of a message does not hold its head")
-            self._whole = whole
-        elif not self._pieces or part.start != self._have or whole != self._whole:
+            view = memoryview(piece)
+            self._whole, self._head = whole, bytes(view[: part.head])
+            self._payload = memoryview(bytearray(part.size - part.head))
+            self._have, piece = part.head, view[part.head :]
+        elif self._head is None or part.start != self._have or whole != self._whole:
             self.clear()  # something between was lost
             return None
-        self._pieces.append(piece)
-        self._have += len(piece)
-        if self._have > part.size or not len(piece):
+        at = self._have - part.head
+        if self._have + len(piece) > part.size or empty:
             self.clear()
             raise ProtocolError("the parts of a message are not as long as they say")
+        self._payload[at : at + len(piece)] = piece
+        self._have += len(piece)
         if self._have < part.size:
             return None
-        first = memoryview(self._pieces[0])
-        frames = [bytes(first[: part.head]), b"".join((first[part.head :], *self._pieces[1:]))]
+        assert self._head is not None
+        frames = [self._head, self._payload.toreadonly()]
         self.clear()
         return frames
 
     def clear(self) -> None:
         """Drop the message under way (the connection is a new one)."""
-        self._pieces, self._have, self._whole = [], 0, (0, 0)
+        self._head, self._payload, self._have, self._whole = None, memoryview(b""), 0, (0, 0)

@@ -108,7 +108,10 @@ class Client(Peer):
                 if fresh:
                     self._known.clear()
                     for request in opening:
-                        request.message = replace(request.message, key=self.world.random.randbytes(16))
+                        del self.requests[request.message.id]
+                        number, key = next(self._ids), self.world.random.randbytes(16)
+                        request.message = replace(request.message, id=number, key=key)
+                        self.requests[number] = request
                 for request in list(self.requests.values()):
                     self._say(request)
                 for session in self.sessions.values():

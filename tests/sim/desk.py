@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from park.core.dispatcher import Dispatcher
-from park.core.outcome import Account, Event, Outcome, Tick
+from park.core.outcome import Account, Event, Flow, Outcome, Tick
 from park.model import JobRecord
 from park.wire import messages, pack
 from park.wire.messages import Message
@@ -27,6 +27,9 @@ class Desk:
     def tick(self, seconds: float = 0.0) -> Outcome:
         self.now += seconds
         return self._checked(self.dispatcher.handle(Tick(WALL + self.now), self.now))
+
+    def flow(self, event: Flow) -> Outcome:
+        return self._checked(self.dispatcher.handle(event, self.now))
 
     def give(
         self, peer: bytes, message: Message, payload: Any = b"", account: Account | None = None

@@ -326,7 +326,7 @@ class World:
         for send in sends:
             wire = self._wires.get(send.peer)
             if wire is not None:
-                wire.put_down(codec.encode(send.message, send.payload))  # type: ignore[arg-type]
+                wire.put_down(self.manager.frames(send))
 
     def _publish(self, frames: list[Any]) -> None:
         for watcher in self.watchers:

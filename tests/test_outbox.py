@@ -1,0 +1,252 @@
+"""What waits for a peer that does not take it: in order, counted, made late, cut off in words."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from fabric import Fabric, until
+
+import park
+from park.core.manager import JobManager
+from park.core.outcome import Flow
+from park.model import PYTHON
+from park.service import ServiceManager, find_broker
+from park.util.outbox import EACH, Outbox
+from park.util.sockets import HIGH_WATER, Dealer, Router
+from park.wire import codec, messages, parts
+from park.wire.parts import PIECE, Joiner, split
+from tests.sim.desk import Desk, of
+from tests.sim.functions import blob, code, units
+
+
+class Peer:
+    """Takes so many messages."""
+
+    def __init__(self) -> None:
+        self.room = 0
+        self.took: list[Any] = []
+
+    def offer(self, frames: list[Any]) -> bool:
+        if self.room:
+            self.room -= 1
+            self.took.append(frames)
+        return len(self.took) > 0 and self.took[-1] is frames
+
+
+def test_what_waits_goes_in_order_and_is_counted() -> None:
+    peer, made = Peer(), []
+    outbox = Outbox(peer.offer)
+
+    def late() -> list[Any]:
+        made.append(1)
+        return [b"late"]
+
+    outbox.put([b"one"])
+    outbox.put(late)
+    outbox.put([b"three", b"x" * 1000])
+    assert outbox.size == 3 * EACH + 3 + 5 + 1000
+    assert not outbox.flush()
+    assert not made
+    peer.room = 2
+    assert not outbox.flush()
+    assert peer.took == [[b"one"], [b"late"]]
+    peer.room = 1
+    assert outbox.flush()
+    assert (outbox.size, len(peer.took), made) == (0, 3, [1])
+
+
+def test_a_long_message_waits_in_pieces_that_share_its_bytes() -> None:
+    peer = Peer()
+    outbox = Outbox(peer.offer)
+    frames = codec.encode(messages.Blob(b"h"), bytes(5 * PIECE))
+    outbox.put(frames)
+    assert outbox.size < 5 * PIECE + 20 * EACH
+    peer.room = 100
+    assert outbox.flush()
+    joiner = Joiner()
+    assert [joiner.feed(piece) for piece in peer.took[:-1]] == [None] * (len(peer.took) - 1)
+    assert joiner.feed(peer.took[-1]) == frames
+
+
+def test_what_is_too_long_to_travel_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "MAX_MESSAGE", 3 * PIECE)
+    with pytest.raises(
+        park.InvalidRequest, match=r"1,048,576 bytes at once are more than the .* write them to a file"
+    ):
+        split(codec.encode(messages.Blob(b"h"), bytes(4 * PIECE)))
+
+
+# -- sockets -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ends(tmp_path: Path) -> Iterator[tuple[Router, Dealer, bytes]]:
+    """A ROUTER, a DEALER, and the name of this at that."""
+    router = Router()
+    dealer = Dealer(router.bind(f"ipc://{tmp_path}/door"))
+    assert dealer.wait(5.0)
+    dealer.send([b"here"])
+    name, _ = until(lambda: stirred(router) and router.receive())
+    yield router, dealer, name
+    dealer.close()
+    router.close()
+
+
+def stirred(end: Any) -> bool:
+    end.stir()
+    return True
+
+
+def test_a_router_keeps_what_its_peer_does_not_read_and_loses_nothing(
+    ends: tuple[Router, Dealer, bytes],
+) -> None:
+    router, dealer, name = ends
+    sent = [[b"%d" % n, bytes(PIECE // 2)] for n in range(8 * HIGH_WATER)]
+    # ZeroMQ of the peer reads ahead: it must not, to show what is kept here
+    dealer._socket.setsockopt(zmq.RCVHWM, 1)
+    for frames in sent:
+        router.send(name, frames)
+    behind = router.behind()
+    got: list[Any] = []
+    while len(got) < len(sent):
+        frames = until(lambda: stirred(dealer) and (dealer.receive() or router.flush()))
+        got.append(bytes(frames[0]))
+    assert got == [frames[0] for frames in sent]
+    assert not router.behind()
+    assert all(size > 0 for size in behind.values())
+
+
+def test_what_waits_for_a_peer_that_has_gone_is_dropped(ends: tuple[Router, Dealer, bytes]) -> None:
+    router, _, _ = ends
+    router.send(b"nobody", [b"x"])
+    assert router.behind() == {}
+
+
+# -- who is slow, and who is cut off -------------------------------------------------------------------
+
+KEY = b"m" * 16
+
+
+def test_a_slow_client_s_sessions_wait_until_it_has_read() -> None:
+    desk = Desk()
+    client, _ = desk.client(), desk.kernel()
+    number = desk.session(client)
+    desk.give(client, messages.Blob(code("square")), blob("square"))
+    desk.flow(Flow(client, "slow"))
+    assert not of(
+        desk.give(client, messages.Map(KEY, number, code("square"), 3), units([1, 2, 3])), messages.Run
+    )
+    assert desk.dispatcher.explain(number) == "waits until its client takes the results that are there"
+    assert of(desk.flow(Flow(client, "clear")), messages.Run)
+
+
+def test_who_is_cut_off_says_hello_again_and_loses_nothing() -> None:
+    desk = Desk()
+    client, kernel = desk.client(), desk.kernel()
+    number = desk.session(client)
+    desk.give(client, messages.Blob(code("square")), blob("square"))
+    made = messages.Map(KEY, number, code("square"), 2)
+    (run,) = of(desk.give(client, made, units([1, 2])), messages.Run)
+    desk.flow(Flow(client, "cut"))
+    desk.flow(Flow(kernel, "cut"))
+    desk.flow(Flow(b"stranger", "cut"))
+    assert of(desk.give(client, messages.Heartbeat()), messages.Unwelcome)
+    (welcome,) = of(desk.give(client, messages.Hello(b"c1" * 8, "ann", PYTHON)), messages.Welcome)
+    assert not welcome.fresh
+    desk.give(client, made, units([1, 2]))
+    hello = messages.KernelHello(b"k1" * 8, "kay", "node", 1, 1, PYTHON, attempts=[run.attempt])
+    assert of(desk.give(kernel, messages.Heartbeat()), messages.Unwelcome)
+    assert not of(desk.give(kernel, hello), messages.Abort)
+    assert desk.dispatcher.maps[KEY].remaining == 2
+
+
+def test_more_units_than_memory_has_room_for_are_refused_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("park.core.intake.SPOOL", 300)
+    desk = Desk()
+    client = desk.client()
+    number = desk.session(client)
+    desk.give(client, messages.Blob(code("square")), blob("square"))
+    first, more = units([0] * 10), units([1] * 30)
+    assert len(first) < 300 < len(first) + len(more)
+    desk.give(client, messages.Map(KEY, number, code("square"), 10, closed=False), first)
+    (busy,) = of(desk.give(client, messages.Units(10, 30, True, map=KEY), more), messages.MapFailed)
+    assert busy.error == "Busy"
+    assert busy.text.endswith("retry after 2 s")
+    assert not of(desk.give(client, messages.Units(40, 1, True, map=KEY), units([1])), messages.MapFailed)
+    assert desk.dispatcher.maps[KEY].total == 10
+    # alone it may be as long as it likes
+    desk.give(client, messages.Cancel(KEY))
+    desk.give(client, messages.Map(b"n" * 16, number, code("square"), 30), more)
+    assert desk.dispatcher.maps[b"n" * 16].total == 30
+
+
+# -- real processes ------------------------------------------------------------------------------------
+
+
+def test_a_client_tries_again_where_it_was_told_that_there_is_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("park.core.intake.SPOOL", 100_000)
+    monkeypatch.setattr("park.link.BUSY", 0.2)
+    manager = ServiceManager(JobManager()).listen(home=tmp_path)
+    manager.write_connection(tmp_path / "connection.json")
+    manager.reactor.start("broker")
+    try:
+        with park.connect(tmp_path / "connection.json") as service:
+            pool = service.executor()
+            futures = [pool.submit(len, b"x" * 30_000) for _ in range(20)]
+            link = service._link  # type: ignore[attr-defined]
+            until(lambda: link.counts["< MapFailed"] > 3)
+            assert not any(future.done() for future in futures)
+            for future in futures[:18]:
+                future.cancel()
+            until(lambda: len(manager.manager.dispatcher.maps) == 2)
+    finally:
+        service.close()  # type: ignore[attr-defined]
+        manager.close()
+
+
+def test_a_frame_that_cannot_be_understood_is_answered_in_words(tmp_path: Path) -> None:
+    with Fabric(tmp_path) as fabric:
+        line = Dealer(find_broker(fabric.address).clients)
+        try:
+            assert line.wait(5.0)
+            line.send(codec.encode(messages.Hello(os.urandom(16), "eve", PYTHON)))
+            head = codec.pack([messages.VERSION, "Watch", 7, "no number", None])
+            line.send([head, b""])
+            found: list[Any] = []
+
+            def answered() -> bool:
+                line.stir()
+                if frames := line.receive():
+                    found.append(codec.decode(frames)[0])
+                return bool(found) and isinstance(found[-1], messages.Failure)
+
+            until(answered)
+            assert (found[-1].reply, found[-1].error) == (7, "ProtocolError")
+            assert "Watch.job is int" in found[-1].text
+        finally:
+            line.close()
+
+
+def test_long_results_pass_and_too_long_ones_fail_alone(tmp_path: Path) -> None:
+    def long(x: int) -> bytes:
+        from park.wire import parts
+
+        if x == 1:
+            parts.MAX_MESSAGE = 1 << 20
+        time.sleep(0.05)
+        return bytes(3 << 20)
+
+    with Fabric(tmp_path) as fabric:
+        service = fabric.connect()
+        fabric.start_kernels(1)
+        assert len(service.wait(service.start(long, [0]), timeout=20)[0]) == 3 << 20
+        with pytest.raises(park.JobFailed, match=r"its result cannot travel: 3,1.* write them to a file"):
+            service.wait(service.start(long, [1]), timeout=20)
