@@ -6,6 +6,7 @@ import ctypes
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pytest
 import park
 from park.core.work import KILLS
 from park.errors import UnitError
-from tests.fabric import Fabric
+from tests.fabric import Fabric, alive, until
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # kernels need not have this folder
 
@@ -82,6 +83,24 @@ def test_a_death_says_how_much_memory_was_held(fabric: Fabric) -> None:
     service = fabric.connect()
     with pytest.raises(park.JobFailed, match=r"signal 9 \(SIGKILL\) \(it held up to 3\d\d MB of memory\)"):
         service.wait(service.start(greedy, [1]), 30)
+
+
+def test_a_kernel_that_is_killed_takes_along_what_its_bodies_have_started(tmp_path: Path) -> None:
+    def starter(x: int) -> None:
+        command = [sys.executable, "-c", "import time; time.sleep(100)"]
+        for session in (False, True):
+            child = subprocess.Popen(command, start_new_session=session)
+            (tmp_path / f"child{child.pid}").touch()
+        time.sleep(100)
+
+    with Fabric(tmp_path) as fabric:
+        kernel = fabric.start_kernel()
+        fabric.connect().start(starter, [1])
+        until(lambda: len(list(tmp_path.glob("child*"))) == 2)
+        children = [int(file.name.removeprefix("child")) for file in tmp_path.glob("child*")]
+        assert all(map(alive, children))
+        kernel.kill()
+        until(lambda: not any(map(alive, children)))
 
 
 def test_a_cleanup_that_never_ends_is_nobody_else_s_crash(tmp_path: Path) -> None:

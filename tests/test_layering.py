@@ -172,6 +172,7 @@ ROOMS = {
     "park.util.keys": Room(2, beside=("park.util.sockets",)),
     "park.kernel.memory": Room(1),
     "park.kernel.death": Room(1),
+    "park.kernel.guard": Room(2),
     "park.kernel.node": Room(2),
     "park.util.addresses": Room(2),
     "park.util.reactor": Room(2),

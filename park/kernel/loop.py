@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from park.errors import ProtocolError
+from park.kernel import guard
 from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, ToSlot
 from park.kernel.death import Death
 from park.kernel.lifecycle import Lifecycle
@@ -79,6 +81,7 @@ class KernelLoop:
         self._processes: dict[int, SlotProcess] = {}
         self._leaving: dict[int, float] = {}
         self._exited: list[SlotProcess] = []
+        self._guard: subprocess.Popen[bytes] | None = None
         #: how many processes the system has killed for want of memory, when it did, as far as that was seen, and when
         #: that was looked at
         self._oom_kills, self._killed_at, self._looked_at = oom_kills(), -1e9, 0.0
@@ -169,6 +172,9 @@ class KernelLoop:
             process.wait(2.0)
             process.close()
         self._processes.clear()
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.wait()
         self._line.close()
 
     # -- towards the broker --------------------------------------------------------------------
@@ -246,7 +252,7 @@ class KernelLoop:
         self._reactor.listen(process.channel, lambda ready, p=process: self._ready(p, ready), events)  # type: ignore[misc]
 
     def _start(self, number: int, cpus: int) -> None:
-        process = self._processes[number] = SlotProcess(number, cpus)
+        process = self._processes[number] = SlotProcess(number, cpus, self._incarnation.hex())
         self._await(process)
         self._reactor.in_thread(lambda: self._spawn(process))
 
@@ -254,6 +260,8 @@ class KernelLoop:
         if process.number not in self._processes:
             return
         try:
+            if self._guard is None:
+                self._guard = guard.start(self._incarnation.hex())
             process.start()
         except OSError as error:
             process.channel.close()

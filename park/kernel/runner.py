@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from park.kernel.guard import MARK
 from park.util.channel import Channel
 
 try:
@@ -32,11 +33,15 @@ KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 class SlotProcess:
-    """One child that runs user code. The channel exists at once, the process when `start` was called."""
+    """One child that runs user code. The channel exists at once, the process when `start` was called.
 
-    def __init__(self, number: int, cpus: int) -> None:
+    It and what it starts carry the kernel's *mark*.
+    """
+
+    def __init__(self, number: int, cpus: int, mark: str) -> None:
         self.number = number
         self._cpus = cpus
+        self._mark = mark
         ours, self._theirs = socket.socketpair()
         ours.setblocking(False)
         with contextlib.suppress(OSError):
@@ -78,7 +83,7 @@ class SlotProcess:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=(descriptor,),
-            env=slot_environment(os.environ, self._cpus),
+            env=slot_environment(os.environ, self._cpus) | {MARK: self._mark},
             process_group=0,
         )
         self._theirs.close()
