@@ -173,6 +173,7 @@ ROOMS = {
     "park.kernel.memory": Room(1),
     "park.kernel.death": Room(1),
     "park.kernel.guard": Room(2),
+    "park.kernel.shelf": Room(2),
     "park.kernel.node": Room(2),
     "park.util.addresses": Room(2),
     "park.util.reactor": Room(2),

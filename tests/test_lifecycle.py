@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from park.kernel import codes, process
+from park.kernel import codes, kept, process
 from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, ToSlot
 from park.kernel.lifecycle import Lifecycle
 from park.kernel.pool import MOST_CLEANING
 from park.kernel.process import ProcessState
+from park.kernel.shelf import Shelf
 from park.kernel.term import GRACE, Term
 from park.wire import messages
 from park.wire.pack import Pack
@@ -494,3 +497,44 @@ def test_the_term_of_a_kernel() -> None:
     assert term.due(160.0 - term.needs, worked=160.0 - term.needs) == "its time is over"
     assert term.deadline(worked=159.0) == 160.0 - term.needs
     assert Term(100.0).deadline(100.0) is None
+
+
+# -- answers that wait for their broker --------------------------------------------------------------
+
+
+def test_answers_beyond_what_memory_is_for_lie_on_the_disk_until_they_are_confirmed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "MEMORY", 2500)
+    shelf = Shelf(str(tmp_path), most=2500)
+    bench = Bench(8)
+    bench.life.answers = kept.Answers(shelf.put)
+    results = [bytes([n]) * 1000 for n in range(6)]
+    for n, data in enumerate(results):
+        process = place(bench.run(n, stored=True))
+        bench.slot(process, messages.Finished(n, A, 0, 1, 0.0), data)
+    # two in memory, two on the disk; the others would have to be done again
+    assert shelf.used == 2000
+    assert bench.life.holds == [0, 1, 2, 3]
+    assert list(tmp_path.iterdir()) == []
+    back = bench.broker(messages.Welcome("store", 2, 2.0, 20.0))
+    given = [
+        bytes(a.payload) for a in back if isinstance(a, ToBroker) and isinstance(a.message, messages.Finished)
+    ]
+    assert given == results[:4]
+    del back
+    bench.broker(messages.Committed([1, 2, 3]))
+    gc.collect()
+    assert (shelf.used, bench.life.holds) == (0, [0])
+
+
+def test_a_shelf_that_is_full_or_is_not_there_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shelf = Shelf(str(tmp_path), most=10)
+    assert shelf.put(b"x" * 11) is None
+    assert "0 MB lie there already; units whose results are not kept run again" in capfd.readouterr().err
+    assert shelf.put(b"x" * 11) is None
+    assert capfd.readouterr().err == ""
+    assert Shelf(str(tmp_path / "nowhere")).put(b"x") is None
+    assert "No such file" in capfd.readouterr().err

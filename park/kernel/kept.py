@@ -6,7 +6,7 @@ later; those that a hello has named are all kept until contact is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from park.wire import messages
@@ -17,6 +17,8 @@ from park.wire.pack import Buffer
 KEEP = 10.0
 MOST_KEPT = 1024
 KEPT_BYTES = 256 << 20
+#: Bytes of all answers that are kept in memory.
+MEMORY = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,16 @@ class Kept:
 
 
 class Answers:
-    """See the module; by the numbers of their attempts, the oldest first."""
+    """See the module; by the numbers of their attempts, the oldest first.
 
-    def __init__(self) -> None:
+    *shelve* takes the bytes of an answer that memory is not for, and returns the same elsewhere, or None.
+    """
+
+    def __init__(self, shelve: Callable[[Buffer], Buffer | None]) -> None:
+        self._shelve = shelve
+        #: bytes in memory, by attempt, and of all
+        self._sizes: dict[int, int] = {}
+        self._memory = 0
         #: those that go to the disk
         self.stored: dict[int, Kept] = {}
         self._passing: dict[int, Kept] = {}
@@ -56,15 +65,25 @@ class Answers:
         return [*self.stored.values(), *self._passing.values()]
 
     def keep(self, kept: Kept) -> None:
+        """What there is no room for is not kept: if it does not arrive, no hello names it, and its units run again."""
+        number, size = kept.run.attempt, len(kept.payload)
+        if self._memory + size > MEMORY:
+            payload = self._shelve(kept.payload)
+            if payload is None:
+                return
+            kept, size = replace(kept, payload=payload), 0
+        self._sizes[number] = size
+        self._memory += size
         if kept.run.stored:
-            self.stored[kept.run.attempt] = kept
+            self.stored[number] = kept
         else:
-            self._passing[kept.run.attempt] = kept
+            self._passing[number] = kept
             self._bytes += len(kept.payload)
 
     def drop(self, attempts: Iterable[int]) -> None:
         """They are on disk, or nobody wants them."""
         for number in attempts:
+            self._memory -= self._sizes.pop(number, 0)
             self.stored.pop(number, None)
             kept = self._passing.pop(number, None)
             self._bytes -= len(kept.payload) if kept is not None else 0
@@ -84,9 +103,7 @@ class Answers:
 
     def clear(self) -> None:
         """They are nobody's any more."""
-        self.stored.clear()
-        self._passing.clear()
-        self._bytes = 0
+        self.drop(list(self))
 
     def tick(self) -> None:
         """Forget those that were kept long enough. A broker that is away may have had none of them."""
@@ -98,4 +115,6 @@ class Answers:
             self.drop([number])
 
     def check(self) -> None:
+        assert self._sizes.keys() == set(self)
+        assert self._memory == sum(self._sizes.values()) <= MEMORY
         assert self._bytes == sum(len(kept.payload) for kept in self._passing.values())

@@ -20,6 +20,7 @@ NeedBlob.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -37,9 +38,14 @@ from park.wire.pack import Buffer, Pack
 
 
 class Lifecycle:
-    """See the module. *spare*: one process that nobody has used is there for the next owner who comes."""
+    """See the module. *spare*: one process that nobody has used is there for the next owner who comes.
 
-    def __init__(self, slots: int, spare: bool = False) -> None:
+    *shelve* takes the bytes of answers that memory is not for, and returns the same elsewhere, or None: they are not kept.
+    """
+
+    def __init__(
+        self, slots: int, spare: bool = False, shelve: Callable[[Buffer], Buffer | None] = lambda data: None
+    ) -> None:
         self.slots = slots
         self.pool = Pool(slots, spare, self._do)
         self.codes = Codes()
@@ -47,7 +53,7 @@ class Lifecycle:
         #: attempts that wait for a slot, with their units
         self.ahead: dict[int, tuple[messages.Run, Buffer]] = {}
         #: answers that the broker has not confirmed, or not had for long
-        self.answers = Answers()
+        self.answers = Answers(shelve)
         #: it drains, or None
         self.leave: Leave | None = None
         self.store = ""

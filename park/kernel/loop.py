@@ -23,6 +23,7 @@ from park.kernel.lifecycle import Lifecycle
 from park.kernel.memory import oom_kills
 from park.kernel.node import Node
 from park.kernel.runner import SlotProcess
+from park.kernel.shelf import Shelf
 from park.kernel.term import LEAVE, Term
 from park.model import PYTHON
 from park.util.reactor import Reactor
@@ -94,7 +95,7 @@ class KernelLoop:
         #: when it last had work
         self._worked = time.monotonic()
         # the local service has one owner only
-        self.life = Lifecycle(slots, spare=place is None)
+        self.life = Lifecycle(slots, spare=place is None, shelve=Shelf().put)
         self.presence = Presence()
         #: messages seen, by name and direction
         self.counts: Counter[str] = Counter()
