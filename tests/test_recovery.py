@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from park.core.ledger import Policy
 from park.model import JobState
 from park.wire import codec, messages
+from park.wire.calls import Call
 from tests.sim.desk import Desk, accepted, finished, of
 from tests.sim.functions import exact
 from tests.sim.wire import PYTHON, brisk
@@ -84,6 +86,34 @@ def test_nothing_of_a_session_runs_again_when_its_broker_dies(seed: int) -> None
     assert world.broker_deaths >= 3
     again = sum(world.served.values()) - alone
     assert -1e-6 <= again <= 0.05 * world.broker_deaths + 1e-6
+
+
+def test_a_client_that_says_less_again_than_it_had_said_would_be_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    again = Call.again
+
+    def wrong(self: Call, job: int, epoch: int) -> Any:
+        """The first units of a map, and not those that followed."""
+        yield from itertools.islice(again(self, job, epoch), 1)
+
+    def outcome() -> Any:
+        world = World(3, pace=exact, latency=brisk)
+        world.kernel(2)
+        client = world.client("ann")
+        session = client.session()
+        world.until(lambda: session.done)
+        call = client.map(session, "nap", *[[0.05] * 40] * 4)
+        world.run_for(0.7)
+        world.restart_broker()
+        world.until(lambda: call.done)
+        return len(call.results)
+
+    monkeypatch.setattr(World, "PATIENCE", 5000)
+    assert outcome() == 160
+    monkeypatch.setattr(Call, "again", wrong)
+    with pytest.raises(AssertionError, match="it never came to that"):
+        outcome()
 
 
 def test_a_session_s_results_that_a_cut_has_lost_come_again() -> None:
