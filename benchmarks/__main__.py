@@ -17,7 +17,18 @@ from benchmarks import report
 from benchmarks.probe import probe
 from benchmarks.scale import QUICK, SLOTS, Rows, Scale
 
-NAMES = ("latency", "throughput", "generation", "startup", "decisions", "sharing", "mirror", "memory")
+NAMES = (
+    "latency",
+    "throughput",
+    "generation",
+    "startup",
+    "decisions",
+    "sharing",
+    "mirror",
+    "memory",
+    "durability",
+    "recovery",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

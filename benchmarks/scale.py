@@ -40,6 +40,8 @@ class Scale:
     starts: int = 3
     #: chunks that the dispatcher deals
     decisions: int = 3000
+    #: jobs in the home of a broker that comes back
+    jobs: int = 10_000
 
 
 QUICK = Scale(
@@ -50,6 +52,7 @@ QUICK = Scale(
     points=10,
     starts=1,
     decisions=200,
+    jobs=50,
     sharing=1.0,
     mirror=1,
     memory=2000,

@@ -41,12 +41,28 @@ def service(name: str, profiles: Path | None = None) -> Iterator[ServerProxy]:
         yield found
 
 
+class Processes(ExitStack):
+    """Python processes that end with the block; what they say lies in *folder*."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self._folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, *arguments], stdout=log, stderr=log, env=environment(), cwd=ROOT
+            )
+        self.callback(end, process)
+        return process
+
+
 @contextmanager
-def remote(address: str, user: str | None = None) -> Iterator[ServerProxy]:
-    """The service at *address* as *user*, with its kernel."""
+def remote(address: str, user: str | None = None, kernels: int = 1) -> Iterator[ServerProxy]:
+    """The service at *address* as *user*, with its kernels."""
     found = park.connect(address, user=user)
     try:
-        until(lambda: len(found.kernels()) == 1)
+        until(lambda: len(found.kernels()) == kernels)
         yield found
     finally:
         found.close()  # type: ignore[attr-defined]

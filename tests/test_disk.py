@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from park.core.outcome import Write
+from park.core.store import JobStore
 from tests.campaign import faults
 from tests.fabric import Fabric, Process, until
 
@@ -76,3 +79,25 @@ def assert_matches(pattern: str, text: str) -> None:
     import re
 
     assert re.search(pattern, text), text
+
+
+@pytest.mark.parametrize("what", ["zeros", "noise", "a cut"])
+def test_a_damaged_store_is_said_in_words(what: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    store = JobStore(home)
+    store.commit([Write("job", (n,), b"x" * 300) for n in range(500)])
+    store.close()
+    file = home / "jobs.mdb"
+    pages = bytearray(file.read_bytes())
+    if what == "a cut":
+        del pages[40_000:]
+    for start in range(8 * 4096, len(pages) - 4096, 3 * 4096):
+        pages[start : start + 4096] = bytes(4096) if what == "zeros" else random.Random(1).randbytes(4096)
+    file.write_bytes(pages)
+    broker = Process([sys.executable, "-m", "park.cli.broker", "--home", str(home)], tmp_path / "log")
+    try:
+        assert broker.wait() != 0
+        until(lambda: "damaged" in broker.text, why=lambda: broker.text)
+        assert str(home) in broker.text
+    finally:
+        broker.end()

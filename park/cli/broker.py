@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -88,7 +89,12 @@ def main(
 
             found = restore(copy.expanduser(), home)
             print(f"park-broker: {found.jobs:,} jobs were restored from {copy} to {home}", file=sys.stderr)
-        store = JobStore(home)
+        came_up = _witness(home)
+        try:
+            store = JobStore(home)
+        except BaseException:
+            came_up()
+            raise
         try:
             jobs = JobManager(store, heartbeat, lease, policy=policy, limits=limits, keep=keep)
             manager = ServiceManager(jobs).listen(bind, home)
@@ -97,6 +103,8 @@ def main(
         except BaseException:
             store.close()
             raise
+        finally:
+            came_up()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: manager.reactor.stop())
         places = [manager.endpoints["clients"], *([manager.tcp["clients"]] if bind is not None else [])]
@@ -111,6 +119,33 @@ def main(
             manager.close()
             if _is_mine(file):
                 file.unlink(missing_ok=True)
+
+
+def _witness(home: Path) -> Callable[[], None]:
+    """Somebody who says what happened should this process die while it reads the store: damaged pages can be the end of
+    whoever maps them, without a chance of a word. What is returned is called when it is over.
+    """
+    if not hasattr(os, "fork"):
+        return lambda: None
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(writer)
+        if not os.read(reader, 1):
+            os.write(
+                2,
+                f"park-broker: it died while it read the store in {home}: unless somebody killed it, jobs.mdb is "
+                "damaged; go on with a copy from `park backup` (park-broker --restore), or in another home\n".encode(),
+            )
+        os._exit(0)
+    os.close(reader)
+
+    def over() -> None:
+        os.write(writer, b".")
+        os.close(writer)
+        os.waitpid(child, 0)
+
+    return over
 
 
 def _is_mine(file: Path) -> bool:

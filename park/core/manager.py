@@ -20,7 +20,7 @@ from park.core.dispatcher import Dispatcher
 from park.core.keeping import Keep
 from park.core.ledger import Policy
 from park.core.limits import RECORD, LimitPolicy
-from park.core.outcome import Event, Flow, Outcome, Ref, Send, Tick, Write
+from park.core.outcome import Event, Flow, Key, Outcome, Ref, Send, Tick, Write
 from park.core.requests import MAX_REQUEST
 from park.core.store import MemoryStore, Store
 from park.core.sweep import Sweeper
@@ -32,7 +32,7 @@ from park.table import Table, pack_deltas
 from park.util.msgstream import message_stream
 from park.wire import codec, messages
 from park.wire.messages import Message, Submit
-from park.wire.pack import ERROR, Buffer, Pack, count
+from park.wire.pack import ERROR, Buffer, Pack, said_count
 
 #: Packs that are kept open because chunks are cut from them, one after the other.
 PACKS = 64
@@ -153,20 +153,23 @@ class JobManager:
             dispatcher.restore_clock(*codec.unpack(clock))
         dispatcher.restore_archived([codec.unpack(value) for _, value in self.store.scan("archive")])
         self._sweeper.add(_number(number) for (number,), _ in self.store.scan("trash"))
+        requests, inputs, answers, risks = (
+            _ByJob(self.store.scan(room)) for room in ("submit", "units", "results", "attempt")
+        )
         for (number,), value in self.store.scan("job"):
             try:
                 stored = codec.unpack(value)
-                request = self.store.get("submit", (number,)) or b""
+                request = next((v for _, v in requests.of(number)), b"")
                 submit = codec.build(Submit, codec.unpack(request))
-                packs = list(self.store.scan("units", (number,)))
-                units = {_start(key): count(v) for key, v in packs}
+                packs = inputs.of(number)
+                units = {_start(key): said_count(v) for key, v in packs}
                 size = RECORD + len(request) + stored["code"] + sum(len(v) for _, v in packs)
-                packs = list(self.store.scan("results", (number,)))
-                results = [(_start(key), Pack(v)) for key, v in packs]
+                packs = answers.of(number)
+                answered = [(_start(key), said_count(v)) for key, v in packs]
                 size += sum(len(v) for _, v in packs)
-                risky = [(_start(key), codec.unpack(v)) for key, v in self.store.scan("attempt", (number,))]
-                stored["failed"] = sum(_failed(pack) for _, pack in results)
-                answered = [(start, pack.count) for start, pack in results]
+                risky = [(_start(key), codec.unpack(v)) for key, v in risks.of(number)]
+                if stored["ended"] is None:  # else it was counted then
+                    stored["failed"] = sum(_failed(Pack(v)) for _, v in packs)
                 dispatcher.restore(stored, submit, units, answered, risky, size)
             except (ParkError, TypeError, ValueError, KeyError) as error:
                 raise StoreError(f"job {number!r} cannot be read from the store: {error}") from error
@@ -454,6 +457,22 @@ class JobManager:
             if not job.ended:
                 for stream, payload in self.stream.subscribe(message.job, peer):
                     yield Send(peer, stream, payload)
+
+
+class _ByJob:
+    """Records of a room, scanned once, for jobs that are asked for in the order of their numbers."""
+
+    def __init__(self, records: Iterator[tuple[Key, bytes]]) -> None:
+        self._records = records
+        self._next = next(records, None)
+
+    def of(self, number: int | bytes | str) -> list[tuple[Key, bytes]]:
+        found = []
+        while self._next is not None and self._next[0][0] <= number:  # type: ignore[operator]
+            if self._next[0][0] == number:
+                found.append(self._next)
+            self._next = next(self._records, None)
+        return found
 
 
 def _failed(pack: Pack) -> int:

@@ -140,3 +140,12 @@ def error_entry(cause: str, traceback: str, unit: int | None) -> bytes:
 def count(payload: Buffer) -> int:
     """How many entries a pack has. Raises ProtocolError where it cannot be a pack."""
     return Pack(payload).count
+
+
+def said_count(payload: Buffer) -> int:
+    """How many entries a pack says it has: for one that was looked at before it was kept."""
+    if not len(payload):
+        return 0
+    if len(payload) < _HEADER.size:
+        raise ProtocolError(f"{len(payload)} bytes are no pack")
+    return int(_HEADER.unpack_from(payload)[2])
