@@ -18,6 +18,15 @@ def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
 
 
+def test_what_the_disk_costs_is_measured(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    done = benchmarks("durability", "recovery", "--quick", "--repeat", "1", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())["benchmarks"]
+    assert found["durability"]["rows"]["disk"]["of memory"][0] > 0.0
+    assert set(found["recovery"]["rows"]) == {"50 jobs, ended", "50 jobs, half done"}
+
+
 def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     done = benchmarks("--quick", "--repeat", "1", "--json", str(file))
