@@ -70,11 +70,6 @@ class Call:
         """Whether all results were."""
         return self.closed and not self._segments
 
-    @property
-    def size(self) -> int:
-        """Bytes of the units that are kept."""
-        return sum(len(data) for _, data in self._segments.values())
-
     def news(self, start: int, stop: int) -> list[tuple[int, int]]:
         """The units from *start* to *stop* that were not seen before, in ranges; now they are."""
         found: list[tuple[int, int]] = []
