@@ -50,13 +50,13 @@ def children() -> dict[int, str]:
 
 
 def strangers(before: dict[int, str]) -> dict[int, str]:
-    """Children that were not there *before*. The slot processes of this process's own local service are no
-    strangers: it lives until the interpreter ends, and keeps them."""
-    keeps_slots = "park.local" in sys.modules
+    """Children that were not there *before*. The slot processes of this process's own local service, and its guard, are
+    no strangers: it lives until the interpreter ends, and keeps them."""
+    own = ("park.kernel.slot", "park/kernel/guard.py") if "park.local" in sys.modules else ()
     return {
         pid: command
         for pid, command in children().items()
-        if pid not in before and not (keeps_slots and "park.kernel.slot" in command)
+        if pid not in before and not any(name in command for name in own)
     }
 
 

@@ -146,10 +146,23 @@ ROOMS = {
     "park.kernel.term": Room(1, beside=("park.wire.*",)),
     "park.kernel.codes": Room(1, beside=("park.wire.*",)),
     "park.kernel.pool": Room(1, beside=("park.kernel.actions", "park.kernel.process", "park.wire.*")),
+    "park.kernel.holding": Room(
+        1,
+        beside=(
+            "park.kernel.actions",
+            "park.kernel.kept",
+            "park.kernel.codes",
+            "park.kernel.pool",
+            "park.kernel.process",
+            "park.kernel.term",
+            "park.wire.*",
+        ),
+    ),
     "park.kernel.lifecycle": Room(
         1,
         beside=(
             "park.kernel.actions",
+            "park.kernel.holding",
             "park.kernel.kept",
             "park.kernel.codes",
             "park.kernel.pool",

@@ -20,83 +20,22 @@ NeedBlob.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 from park.kernel.actions import Action, Interrupt, Kill, ToBroker, ToSlot
-from park.kernel.codes import Codes
-from park.kernel.kept import Answers, Kept
-from park.kernel.pool import Pool
+from park.kernel.holding import Holding
+from park.kernel.kept import Kept
 from park.kernel.process import Held, Process, ProcessState
 from park.kernel.term import GRACE, Leave
 from park.wire import messages
 from park.wire.calls import Call
 from park.wire.messages import Message
-from park.wire.pack import Buffer, Pack
+from park.wire.pack import Buffer
 
 
-class Lifecycle:
-    """See the module. *spare*: one process that nobody has used is there for the next owner who comes.
-
-    *shelve* takes the bytes of answers that memory is not for, and returns the same elsewhere, or None: they are not kept.
-    """
-
-    def __init__(
-        self, slots: int, spare: bool = False, shelve: Callable[[Buffer], Buffer | None] = lambda data: None
-    ) -> None:
-        self.slots = slots
-        self.pool = Pool(slots, spare, self._do)
-        self.codes = Codes()
-        self.attempts: dict[int, Process] = {}
-        #: attempts that wait for a slot, with their units
-        self.ahead: dict[int, tuple[messages.Run, Buffer]] = {}
-        #: answers that the broker has not confirmed, or not had for long
-        self.answers = Answers(shelve)
-        #: it drains, or None
-        self.leave: Leave | None = None
-        self.store = ""
-        self.epoch = 0
-        self._now = 0.0
-        #: code that this life of the broker was told
-        self._told: set[bytes] = set()
-        #: code that the broker has asked for and that is not here
-        self._missing: set[bytes] = set()
-        self._actions: list[Action] = []
-
-    @property
-    def processes(self) -> dict[int, Process]:
-        return self.pool.processes
-
-    @property
-    def holds(self) -> list[int]:
-        """The attempts that it was given, and has not answered for good."""
-        return sorted({*self.attempts, *self.ahead, *self.answers})
-
-    @property
-    def unanswered(self) -> list[int]:
-        """The attempts that it was given and has not answered."""
-        return sorted([*self.attempts, *self.ahead])
-
-    def held(self) -> list[list[Any]]:
-        """What a broker has to know of each of `holds`, in their order: for a hello. What it names is kept until then."""
-        self.answers.name()
-        return [self._held(number) for number in self.holds]
-
-    def _held(self, number: int) -> list[Any]:
-        kept = self.answers.get(number)
-        seconds = 0.0
-        if kept is not None:
-            run, how, seconds = kept.run, "done", kept.answer.seconds
-        elif number in self.ahead:
-            run, how = self.ahead[number][0], "ahead"
-        else:
-            held = self.attempts[number].held(number)
-            run, how = held.run, "waits" if held.call is not None or held.lent else "runs"
-            if how == "runs":
-                seconds = self._now - held.since
-        return [run.map, run.start, run.count, run.cpus, run.memory, how, seconds]
+class Lifecycle(Holding):
+    """See the module, and `Holding` for what it is made with."""
 
     # -- what comes in -------------------------------------------------------------------------
 
@@ -296,9 +235,6 @@ class Lifecycle:
 
     # -- work ----------------------------------------------------------------------------------
 
-    def _innermost(self, process: Process, attempt: int) -> bool:
-        return bool(process.stack) and process.stack[-1].run.attempt == attempt
-
     def _begin_next(self) -> None:
         """Begin with what was dealt ahead, while a slot is free."""
         while self.ahead and self.pool.free > 0:
@@ -324,87 +260,6 @@ class Lifecycle:
         if dropped:
             self._do(ToSlot(process.number, messages.Drop(dropped)))
 
-    def _call(self, call: Call) -> None:
-        code = call.map.function
-        if code not in self._told and code in self.codes:
-            self._told.add(code)
-            self._do(ToBroker(messages.Blob(code), self.codes[code]))
-        for message, units in call.again(call.map.job, self.epoch):
-            self._do(ToBroker(message, units))
-
-    def _ask_again(self, code: bytes = b"") -> None:
-        """The connection is a new one, or the broker lacks *code*: ask again for what processes wait for."""
-        for process in self.pool:
-            for held in process.stack:
-                if held.call is not None and code in (b"", held.call.map.function):
-                    self._call(held.call)
-                if held.fetch is not None and not code:
-                    self._do(ToBroker(held.fetch))
-                if held.lent and not code:
-                    self._do(ToBroker(messages.Lent(held.run.attempt, self.epoch)))
-                if not code:
-                    self._save(held)
-
-    def _save(self, held: Held) -> None:
-        """Hand in its newest checkpoint."""
-        held.saving = held.checkpoint is not None
-        if held.checkpoint is not None:
-            self._do(ToBroker(*held.checkpoint))
-
-    def _hand_in(self, held: Held) -> None:
-        """It ends before its time: its newest checkpoint goes first, perhaps while an older one is on its way."""
-        if held.checkpoint is not None:
-            self._do(ToBroker(*held.checkpoint))
-
-    def _checkpointed(self, message: messages.Checkpointed) -> None:
-        process = self.attempts.get(message.attempt)
-        if process is None:
-            return
-        held = process.held(message.attempt)
-        if held.checkpoint is not None and held.checkpoint[0].number <= message.number:
-            held.checkpoint = None
-        self._save(held)
-        self._do(ToSlot(process.number, message))
-
-    def _results(self, message: messages.Results, payload: Buffer) -> None:
-        """Results for a driver: those that it has not got yet."""
-        process = self.attempts.get(message.attempt)
-        call = process.held(message.attempt).call if process is not None else None
-        if process is None or call is None or call.map.map != message.map:
-            return
-        start, stop = message.start, message.start + message.count
-        news = call.news(start, stop)
-        resume = message.resume and call.complete
-        if news == [(start, stop)]:
-            if resume is not message.resume:
-                message = replace(message, resume=resume)
-            self._do(ToSlot(process.number, message, payload))
-        else:
-            pack = Pack(payload)
-            for lo, hi in news:
-                part = replace(message, start=lo, count=hi - lo, resume=False)
-                self._do(ToSlot(process.number, part, pack.slice(lo - start, hi - start)))
-            if resume:
-                self._do(ToSlot(process.number, messages.Resume(message.attempt)))
-        if resume:
-            self._goes_on(process, message.attempt)
-
-    def _resumed(self, message: messages.Resume) -> None:
-        """The driver may go on; not while results are missing, which it has asked for again."""
-        process = self.attempts.get(message.attempt)
-        if process is None:
-            return
-        held = process.held(message.attempt)
-        if held.lent or (held.call is not None and held.call.complete):
-            held.lent = False
-            self._do(ToSlot(process.number, message))
-            self._goes_on(process, message.attempt)
-
-    def _goes_on(self, process: Process, attempt: int) -> None:
-        held = process.held(attempt)
-        held.call, held.since = None, self._now
-        self.pool.trim()
-
     def _finished(self, process: Process, message: messages.Finished, payload: Buffer) -> None:
         if not process.stack or process.stack[-1].run.attempt != message.attempt:
             return  # it was given up, and its process killed
@@ -429,11 +284,6 @@ class Lifecycle:
                 process.state = ProcessState.IDLE
         self._begin_next()
         self.pool.trim()
-
-    def _to_attempt(self, message: Any, payload: Buffer) -> None:
-        process = self.attempts.get(message.attempt)
-        if process is not None:
-            self._do(ToSlot(process.number, message, payload))
 
     def _abort(self, message: messages.Abort, now: float) -> None:
         process = self.attempts.get(message.attempt)
@@ -491,16 +341,6 @@ class Lifecycle:
             return set(ahead).union(*(p.needs for p in self.pool))
 
         self._told.difference_update(self.codes.keep(code, data, needed))
-
-    def _ended(self, run: messages.Run, how: str) -> messages.Finished:
-        return messages.Finished(run.attempt, run.map, run.start, 0, 0.0, ended=how, epoch=self.epoch)
-
-    def _do(self, action: Action) -> None:
-        self._actions.append(action)
-
-    def _take(self) -> list[Action]:
-        actions, self._actions = self._actions, []
-        return actions
 
     def check(self) -> None:
         """Assert every invariant; the tests call it after each step."""
