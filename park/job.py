@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from park.core.manager import JobManager
 from park.errors import InvalidRequest, JobAborted, JobFailed, ParkError, UnknownJob, WaitTimeout
-from park.model import JobRecord, JobState, Progress
+from park.model import JobRecord, JobState, Log, Progress
 from park.reference import Reference, job_of
 
 __all__ = ["Job", "JobManager", "Reference", "as_completed", "check_timeout", "number_of"]
@@ -24,6 +24,10 @@ class Service(Protocol):
     def status(self, job: int) -> JobRecord: ...
 
     def wait(self, job: int | None = None, timeout: float | None = None) -> Any: ...
+
+    def stream(self, job: int, timeout: float | None = None) -> Iterator[Any]: ...
+
+    def logs(self, job: int) -> list[Log]: ...
 
     def stop(self, job: int) -> None: ...
 
@@ -142,6 +146,20 @@ class Job:
                 self._raised = error
                 raise
         return self._value[0]
+
+    def stream(self, timeout: float | None = None) -> Iterator[Any]:
+        """Its messages as they come: `park.stream.Join` first, then what the body publishes, last how it ended.
+
+        Raises WaitTimeout where none comes for *timeout* seconds::
+
+            for message in job.stream():
+                print(message)
+        """
+        return self._service.stream(self._number, timeout)
+
+    def logs(self) -> list[Log]:
+        """The last lines that it has printed and logged, the oldest first."""
+        return self._service.logs(self._number)
 
     def stop(self) -> None:
         """Ask it to end at its next safe point with the best so far. Raises UnknownJob when it has ended."""

@@ -77,6 +77,19 @@ class Listener(Protocol):
     def close(self) -> None: ...
 
 
+class Follower(Protocol):
+    """Who follows the stream of a job."""
+
+    #: set with its first message
+    joined: bool
+
+    def put(self, kind: str, data: Buffer) -> None:
+        """A message has come."""
+
+    def fail(self, error: ParkError) -> None:
+        """No more will come."""
+
+
 class Reply:
     """The answer to a request, once it is there: all messages of it, the last one last."""
 
@@ -208,7 +221,8 @@ class Link:
         self._maps: dict[bytes, MapCall] = {}
         #: maps for which the broker has no room now, and when they are said again
         self._say_later: dict[bytes, float] = {}
-        self._monitors: dict[int, list[Callable[[str, Buffer], None]]] = {}
+        #: who follows the streams of jobs: by job, and by the number of the Watch
+        self._followers: dict[int, dict[int, Follower]] = {}
         self._known: set[bytes] = set()
         self._callbacks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._caller: threading.Thread | None = None
@@ -278,7 +292,11 @@ class Link:
         self._line.close()
         if self._listener is not None:
             self._listener.close()
-        self._fail_all(ServiceClosed(f"the connection to {self.name} was closed"))
+        error = ServiceClosed(f"the connection to {self.name} was closed")
+        self._fail_all(error)
+        for followers in self._followers.values():
+            for follower in followers.values():
+                follower.fail(error)
         self.table.close()
         self._callbacks.put(None)
 
@@ -296,8 +314,11 @@ class Link:
                 submit = replace(submit, id=number, key=os.urandom(16))
                 self._replies[number] = (submit, data, code, reply)
                 self._opening[number] = self._opening.pop(old)
-        for job in self._monitors:
-            self._send(messages.Watch(next(self._ids), job))
+        for job, followers in self._followers.items():
+            for old in list(followers):
+                number = next(self._ids)
+                followers[number] = followers.pop(old)
+                self._send(messages.Watch(number, job))
         for request, data, code, _ in list(self._replies.values()):
             if code is not None:
                 self._ship(*code)
@@ -402,8 +423,7 @@ class Link:
                     self._drop(call)
                     call.fail(REFUSALS.get(message.error, ServiceClosed)(message.text))
             case messages.Stream():
-                for monitor in self._monitors.get(message.job, ()):
-                    self.call_back(lambda m=monitor, k=message.kind: m(k, data))  # type: ignore[misc]
+                self._pass_on(message, data)
             case messages.Header():
                 self.mirror.feed(message, data, now)
             case messages.NeedBlob():
@@ -604,10 +624,38 @@ class Link:
         if call.key in self._maps:
             self._reactor.call(end)
 
-    def watch(self, job: int, monitor: Callable[[str, Buffer], None]) -> None:
-        """Call *monitor* with the kind and the payload of each message of the job's stream, in a thread of its own."""
-        self._reactor.call(lambda: self._monitors.setdefault(job, []).append(monitor))
-        self.request(lambda number: messages.Watch(number, job))
+    def watch(self, job: int, follower: Follower) -> Reply:
+        """Give *follower* each message of the job's stream, in the loop; the answer says whether it may."""
+
+        def make(number: int) -> Message:
+            self._followers.setdefault(job, {})[number] = follower
+            return messages.Watch(number, job)
+
+        return self.request(make)
+
+    def unwatch(self, job: int, follower: Follower) -> None:
+        """It follows the job no longer."""
+
+        def leave() -> None:
+            followers = self._followers.get(job, {})
+            for number in [n for n, f in followers.items() if f is follower]:
+                del followers[number]
+            if not followers and self._followers.pop(job, None) is not None:
+                self._send(messages.Unwatch(job))
+
+        with contextlib.suppress(ServiceClosed):
+            self._reactor.call(leave)
+
+    def _pass_on(self, message: messages.Stream, data: Buffer) -> None:
+        """A message of a job's stream: to all who follow it, or, as part of an answer, to the one who asked."""
+        followers = self._followers.get(message.job, {})
+        if message.reply:
+            followers = {n: f for n, f in followers.items() if n == message.reply}
+        for follower in list(followers.values()):
+            if message.kind == "join":
+                follower.joined = True
+            if follower.joined:
+                follower.put(message.kind, data)
 
     def call_back(self, callback: Callable[[], None]) -> None:
         """Run user code in the callbacks' thread, where it can hold up nothing but other callbacks."""

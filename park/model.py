@@ -220,10 +220,11 @@ class Improvement:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A line for the job's log."""
+    """A line, or several, for the job's log. *time*: when it was printed, seconds since 1970; 0: not known."""
 
     text: str
     level: str = "info"
+    time: float = 0.0
 
 
 def priority_number(priority: int | str) -> int:

@@ -176,6 +176,7 @@ ROOMS = {
     "park.core.store": Room(2, libraries=("lmdb",), never=PICKLES),
     "park.core.writer": Room(2, beside=("park.core.store",), never=PICKLES),
     "park.core.backup": Room(2, beside=("park.core.store",), libraries=("lmdb",), never=PICKLES),
+    "park.core.logbook": Room(2, beside=("park.core.store",), never=PICKLES),
     "park.core.sweep": Room(2, beside=("park.core.store",), never=PICKLES),
     "park.util.sockets": Room(
         2, beside=("park.util.keys", "park.util.outbox", "park.util.zap"), libraries=("zmq",)
@@ -196,16 +197,19 @@ ROOMS = {
     "park.util.msgstream": Room(2),
     "park.live": Room(2),
     # 3: loops
-    "park.core.manager": Room(3, never=PICKLES),
+    "park.core.manager": Room(3, beside=("park.core.public",), never=PICKLES),
     "park.core.loop": Room(3, beside=("park.core.manager",), never=PICKLES),
     "park.kernel.env": Room(3),
     "park.kernel.answers": Room(3),
+    "park.kernel.printed": Room(2),
     "park.kernel.fabric": Room(3, beside=("park.kernel.answers", "park.kernel.env")),
     "park.kernel.slot": Room(3, beside=("park.kernel.answers", "park.kernel.env", "park.kernel.fabric")),
     "park.kernel.here": Room(3, beside=("park.kernel.env",)),
     "park.kernel.runner": Room(3),
     "park.kernel.loop": Room(3, beside=("park.kernel.runner",)),
     "park.link": Room(3),
+    "park.stream": Room(3),
+    "park.core.public": Room(3, never=PICKLES),
     "park.reference": Room(3, beside=("park.kernel.env",)),
     # 4: surface
     "park.session": Room(4),

@@ -231,13 +231,15 @@ def test_a_watcher_gets_the_stream_s_header_and_a_stranger_to_the_job_words() ->
     watch, unknown = client.ask(messages.Watch(0, request.job)), client.ask(messages.Watch(0, 99))
     snapshot = client.ask(messages.Snapshot(0))
     world.until(lambda: watch.done and unknown.done and snapshot.done)
-    assert client.streams == [("progress", b"one")]
+    (join, record), *others = client.streams
+    assert (join, codec.unpack(record)["state"]) == ("join", "running")
+    assert others == [("progress", b"one")]
     assert unknown.answer.text == "job 99 is unknown"
     mirror = Table.from_header(snapshot.answers[-1][1], snapshot.answer.seq)
     assert request.job in mirror.jobs
     assert repr(world.manager) == "<JobManager 1 jobs, 1 active, epoch 1>"
     world.leave(client)
-    assert not world.manager.stream._watchers
+    assert not world.manager.public.stream._watchers
 
 
 def test_records_can_be_asked_for() -> None:

@@ -114,7 +114,7 @@ class BrokerLoop:
             self._hear(now)
         if now >= self._head_at:
             self._head_at = now + HEAD
-            self._publish(codec.encode(self.manager.head))
+            self._publish(codec.encode(self.manager.public.head))
 
     def _flush(self, now: float) -> None:
         """Send what waits; tell the dispatcher who is slow, and cut off those for whom too much waits."""

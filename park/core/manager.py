@@ -14,22 +14,20 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from park.core.dispatcher import Dispatcher
 from park.core.keeping import Keep
 from park.core.ledger import Policy
 from park.core.limits import RECORD, LimitPolicy
 from park.core.outcome import Event, Flow, Key, Outcome, Ref, Send, Tick, Write
+from park.core.public import READS, Public
 from park.core.requests import MAX_REQUEST
 from park.core.store import MemoryStore, Store
 from park.core.sweep import Sweeper
 from park.core.writer import Commits, InPlace, Writer
-from park.errors import ParkError, Refused, StoreError
+from park.errors import ParkError, StoreError
 from park.model import Delta
-from park.search import Index, Query
-from park.table import Table, pack_deltas
-from park.util.msgstream import message_stream
+from park.table import Table
 from park.wire import codec, messages
 from park.wire.messages import Message, Submit
 from park.wire.pack import ERROR, Buffer, Pack, said_count
@@ -46,9 +44,6 @@ _CHANGE = 250
 _OF_JOBS = frozenset(("job", "submit", "units", "results"))
 #: What answers a Fetch.
 _SHOWS = (messages.Results, messages.Blob, messages.Units, messages.Fetched)
-
-#: What the manager answers by itself.
-_READS = (messages.Snapshot, messages.Watch, messages.Status)
 
 _Where = tuple[str, tuple[int | bytes | str, ...]]
 
@@ -114,7 +109,6 @@ class JobManager:
         self.checked = checked
         self.outlived = outlived
         self._checks = 0
-        self.stream = message_stream()
         epoch = self.store.open_epoch()
         reserved = self.store.get("meta", ("next_job",))
         self.dispatcher = Dispatcher(
@@ -127,8 +121,7 @@ class JobManager:
             limits=limits,
             keep=keep,
         )
-        self.table = Table()
-        self._index = Index()
+        self.public = Public(self.store, self.dispatcher, self._unsaved)
 
     def __repr__(self) -> str:
         jobs = self.dispatcher.list.jobs.values()
@@ -179,8 +172,7 @@ class JobManager:
         dispatcher.committed(out.archived, out.deleted)
         rows: list[Delta] = [Delta("job", j.number, j.record.as_map()) for j in dispatcher.list.jobs.values()]
         rows += [Delta("owner", o.owner, o.as_map()) for o in dispatcher.owners()]
-        self.table = Table.from_header(pack_deltas(rows), 0)
-        self._index = Index(self.table.jobs.values())
+        self.public.begin(rows)
 
     def write_behind(self, wake: Callable[[], None]) -> None:
         """From now on commit in a thread, which calls *wake* when there is something to see; in memory there is none."""
@@ -208,8 +200,8 @@ class JobManager:
             if isinstance(event, Event):
                 message = event.message
                 self._recall_named(message)
-                if isinstance(message, _READS) and dispatcher.roster.heard(event.peer, now):
-                    turn.sends += self._observe(event)
+                if isinstance(message, READS) and dispatcher.roster.heard(event.peer, now):
+                    turn.sends += self.public.answer(event)
                     continue
                 shown = isinstance(message, messages.Fetch) and message.job not in self._unsaved
             else:
@@ -219,6 +211,7 @@ class JobManager:
             if self.checked:
                 dispatcher.check(everything=self._checks % 64 == 0)
                 self._checks += 1
+        self._keep(Outcome(writes=self.public.logs.writes(now)), turn)
         if self._sweeper.due:
             self._keep(Outcome(writes=self._sweeper.writes()), turn)
             turn.sweeps = True
@@ -226,7 +219,10 @@ class JobManager:
 
     def next_deadline(self, now: float) -> float | None:
         """When a Tick may next lead to something; None: not before a message comes."""
-        return now if self._sweeper.due else self.dispatcher.next_deadline()
+        if self._sweeper.due:
+            return now
+        times = (self.dispatcher.next_deadline(), self.public.logs.deadline)
+        return min((t for t in times if t is not None), default=None)
 
     def hand_in(self, turn: Turn) -> None:
         """The turn's writes go to the disk; `completed` gives it back when they are there. In order of their numbers."""
@@ -266,11 +262,8 @@ class JobManager:
             if turn.sweeps:
                 self._sweeper.committed()
             if turn.deltas:
-                seq = self.table.seq + 1
-                message = messages.Deltas(self.store.id, self.store.epoch, seq, len(turn.deltas))
-                for delta in turn.deltas:
-                    self._index.change(*self.table.apply(delta))
-                turn.publish = (message, pack_deltas(turn.deltas))
+                turn.publish, told = self.public.fold(turn.deltas)
+                turn.sends_after_commit += told
             yield turn
         if self.checked:
             self._check()
@@ -289,9 +282,9 @@ class JobManager:
         assert self._backlog == sum(turn.size for turn in self._handed)
 
     @property
-    def head(self) -> messages.Head:
-        """What is published every second."""
-        return messages.Head(self.store.id, self.store.epoch, self.table.seq)
+    def table(self) -> Table:
+        """The public table, as it is on disk."""
+        return self.public.table
 
     def close(self) -> None:
         """What was handed in is on disk, or will never be; then it is never acknowledged."""
@@ -338,29 +331,10 @@ class JobManager:
             self._spool.commit(drops)
             for w in drops:
                 self._packs.pop((w.room, w.key), None)
-        for p in out.publications:
-            for peer, message, payload in self.stream.publish(p.job, p.kind, p.payload, p.header):
-                turn.sends.append(Send(peer, message, payload))
+        turn.sends += self.public.say(out)
         turn.deltas += out.deltas
         turn.archived += out.archived
         turn.deleted += out.deleted
-        for peer in out.gone:
-            self.stream.drop_peer(peer)
-        for job in out.ended:
-            self.stream.close(job)
-
-    def _shown(self, number: int) -> dict[str, Any]:
-        """The record of a job, as it is now if that is on disk, and why it is so."""
-        job = self.dispatcher.list.jobs.get(number)
-        shown = self.table.jobs.get(number)
-        if shown is not None and (job is None or number in self._unsaved):
-            record = shown
-        else:
-            assert job is not None
-            record = job.record
-        if job is None:
-            return record.as_map()
-        return replace(record, reason=self.dispatcher.explain(number)).as_map()
 
     def _expire(self, turn: Turn, now: float) -> None:
         """Delete ended jobs that are kept no longer."""
@@ -425,39 +399,6 @@ class JobManager:
                 self._packs.popitem(last=False)
         return pack.slice(ref.lo, pack.count if ref.hi is None else ref.hi)
 
-    def _observe(self, event: Event) -> Iterator[Send]:
-        """Whoever wants the table, records or a job's stream gets what is on disk."""
-        message, peer = event.message, event.peer
-        if isinstance(message, messages.Snapshot):
-            header = messages.Header(self.store.id, self.store.epoch, self.table.seq, message.id)
-            yield Send(peer, header, self.table.header())
-        elif isinstance(message, messages.Status):
-            rows = self.table.jobs
-            numbers = [message.job] if message.job else self._index.find(_query(message), rows)
-            if message.job and message.job not in rows:
-                job = self.dispatcher.list.jobs.get(message.job)
-                if job is None or not job.archived:
-                    text = self.dispatcher.unknown(message.job)
-                    yield Send(peer, messages.Failure(message.id, "UnknownJob", text))
-                    return
-            records = [self._shown(n) for n in numbers]
-            yield Send(peer, messages.Records(message.id), codec.pack(records))
-        elif isinstance(message, messages.Watch):
-            job = self.dispatcher.list.jobs.get(message.job)
-            if job is None:
-                text = self.dispatcher.unknown(message.job)
-                yield Send(peer, messages.Failure(message.id, "UnknownJob", text))
-                return
-            try:
-                self.dispatcher.check_right(event, job)
-            except Refused as error:
-                yield Send(peer, messages.Failure(message.id, "Refused", str(error)))
-                return
-            yield Send(peer, messages.Done(message.id))
-            if not job.ended:
-                for stream, payload in self.stream.subscribe(message.job, peer):
-                    yield Send(peer, stream, payload)
-
 
 class _ByJob:
     """Records of a room, scanned once, for jobs that are asked for in the order of their numbers."""
@@ -488,7 +429,3 @@ def _start(key: tuple[int | bytes | str, ...]) -> int:
     start = key[1]
     assert isinstance(start, int)
     return start
-
-
-def _query(m: messages.Status) -> Query:
-    return Query(m.owner, tuple(m.states), tuple(m.tags), m.word, m.since, max(0, m.newest))

@@ -35,6 +35,7 @@ from park.model import (
     JobRecord,
     JobState,
     KernelRecord,
+    Log,
     Request,
     make_request,
     priority_number,
@@ -44,6 +45,7 @@ from park.model import (
 from park.reference import collecting
 from park.search import Query
 from park.session import LARGEST_BATCH, Executor, MapIterator, Mapper, Session, batches_of, check_function
+from park.stream import Messages, decode
 from park.util.bar import Bar
 from park.wire import codec, messages
 from park.wire.pack import Pack
@@ -126,6 +128,14 @@ class Server(ABC):
     @abstractmethod
     def fetch(self, job: Any) -> JobCopy:
         """The record, the request and the result of a job."""
+
+    @abstractmethod
+    def stream(self, job: Any, timeout: float | None = None) -> Iterator[Any]:
+        """The messages of a job as they come."""
+
+    @abstractmethod
+    def logs(self, job: Any) -> list[Log]:
+        """The last lines that a job has printed and logged."""
 
     @abstractmethod
     def stop(self, job: Any) -> None:
@@ -288,13 +298,31 @@ class ServerProxy(Server):
 
     def follow(self, job: int, monitor: Any) -> None:
         """Call ``monitor.on_<kind>(message)`` for each message of the job, in a thread of the service."""
+        self._link.watch(job, _Monitor(monitor, self._link))
 
-        def deliver(kind: str, data: Any) -> None:
-            method = getattr(monitor, f"on_{kind}", None)
-            if method is not None:
-                method(payload.loads(data))
+    def stream(self, job: Any, timeout: float | None = None) -> Messages:
+        """The messages of a job as they come, `park.stream.Join` first; they end with the job.
 
-        self._link.watch(job, deliver)
+        Raises WaitTimeout where none comes for *timeout* seconds, UnknownJob, Refused for the job of somebody else::
+
+            for message in service.stream(12):
+                print(message)
+        """
+        number = number_of(job)
+        limit = check_timeout(timeout)
+        messages_: Messages = Messages(limit, lambda: self._link.unwatch(number, messages_))
+        try:
+            self._answer(self._link.watch(number, messages_))
+        except BaseException:
+            messages_.close()
+            raise
+        return messages_
+
+    def logs(self, job: Any) -> list[Log]:
+        """The last lines that a job has printed and logged (256 KiB, 5,000 messages at most), the oldest first."""
+        number = number_of(job)
+        _, data = self._ask(lambda n: messages.Logs(n, number))
+        return [Log(*codec.unpack(line)) for line in codec.unpack(data)]
 
     def wait(self, job: Any = None, timeout: float | None = None) -> Any:
         number = self._last_job() if job is None else number_of(job)
@@ -606,6 +634,23 @@ class ServerProxy(Server):
         if service is not self:
             raise InvalidRequest("this thread has submitted no job to this service: say which one")
         return int(number)
+
+
+class _Monitor:
+    """Passes a job's messages on to the methods of an object of the user's, in the thread of the callbacks."""
+
+    def __init__(self, monitor: Any, link: Link) -> None:
+        self._monitor = monitor
+        self._link = link
+        self.joined = False
+
+    def put(self, kind: str, data: Any) -> None:
+        method = getattr(self._monitor, f"on_{kind}", None)
+        if method is not None:
+            self._link.call_back(lambda: method(decode(kind, data)))
+
+    def fail(self, error: ParkError) -> None:
+        """The connection has ended; a monitor only hears of its job."""
 
 
 class _Reason:

@@ -13,6 +13,8 @@ from park.errors import InvalidRequest, ParkError, UnitError
 from park.model import Improvement, Log, Progress
 
 _MASK = (1 << 64) - 1
+#: Kinds of messages that bodies cannot choose: PARK makes them.
+RESERVED = frozenset(("start", "join", "complete", "error", "abort", "log", "progress", "improvement"))
 
 
 class Host(Protocol):
@@ -94,8 +96,10 @@ class Environment:
                 self._host.publish("improvement", message, None, None)
             case Log():
                 self._host.publish("log", message, None, None)
-            case {"kind": str(kind)} if kind.isidentifier():
+            case {"kind": str(kind)} if kind.isidentifier() and kind not in RESERVED:
                 self._host.publish(kind, message, None, None)
+            case {"kind": str(kind)} if kind in RESERVED:
+                raise InvalidRequest(f"messages of the kind {kind!r} are PARK's own: choose another name")
             case _:
                 raise InvalidRequest(
                     f"{message!r} is no message: publish park.Progress, park.Improvement, park.Log, "

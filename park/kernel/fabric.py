@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -18,6 +19,7 @@ from park import payload
 from park.errors import REFUSALS, Abort, InvalidRequest, ParkError, UnitError
 from park.kernel import env
 from park.kernel.answers import pack_units
+from park.kernel.printed import Printed
 from park.util.channel import Channel
 from park.wire import codec, messages
 from park.wire.messages import Message
@@ -26,6 +28,7 @@ from park.wire.parts import check_size
 
 #: Seconds between two messages of one kind that may be coalesced.
 RATE = 0.1
+_MAIN = threading.main_thread().ident
 COALESCED = ("progress", "improvement")
 #: Bytes of one checkpoint.
 MAX_CHECKPOINT = 256 << 20
@@ -80,6 +83,9 @@ class Fabric(ABC):
         self._known: set[bytes] = set()
         #: user code runs, and may be interrupted
         self._open = False
+        #: lines that bodies print, and when they were sent last
+        self.printed = Printed()
+        self._told = 0.0
 
     @abstractmethod
     def _handle(self, message: Message, data: Buffer) -> None:
@@ -302,6 +308,15 @@ class Fabric(ABC):
             self._flush(frame, everything=True)  # in order
             self._publish(frame, kind, message, done, total)
 
+    def said(self) -> None:
+        """A body has printed something."""
+        if self._open and self._stack and threading.get_ident() == _MAIN:
+            self._open = False
+            try:
+                self._flush(self._stack[-1])
+            finally:
+                self._open = True
+
     def ready(self) -> None:
         was_open, self._open = self._open, False
         try:
@@ -330,8 +345,12 @@ class Fabric(ABC):
                 raise Abort
 
     def _flush(self, frame: Frame, everything: bool = False) -> None:
-        """Send the messages that were held back long enough."""
+        """Send the messages that were held back long enough, and what was printed."""
         now = time.monotonic()
+        if self.printed.waiting and (everything or now - self._told >= RATE):
+            self._told = now
+            for line in self.printed.take(everything):
+                self._publish(frame, "log", line, None, None)
         for kind in list(frame.held):
             if everything or now - frame.sent.get(kind, -RATE) >= RATE:
                 frame.sent[kind] = now
@@ -340,7 +359,10 @@ class Fabric(ABC):
     def _publish(
         self, frame: Frame, kind: str, message: Any, done: float | None, total: float | None
     ) -> None:
-        data = payload.dumps(message, "the message")
+        if kind == "log":  # nobody needs to unpickle to read it
+            data = codec.pack([message.text, message.level, message.time or time.time()])
+        else:
+            data = payload.dumps(message, "the message")
         check_size(len(data))
         if done is None or total is None or not (math.isfinite(done) and math.isfinite(total)):
             done = total = None

@@ -26,6 +26,7 @@ from park.errors import Abort, ParkError, UnitError
 from park.kernel import env
 from park.kernel.answers import Broken, Encoded, decode, entry_of, is_fixed, too_long_errors, unit_error
 from park.kernel.fabric import Fabric, Frame, Gone
+from park.kernel.printed import Logged, Tee
 from park.util.channel import Channel
 from park.wire import messages
 from park.wire.messages import Message
@@ -69,9 +70,15 @@ class Slot(Fabric):
             self._open = False
             raise Abort("the job was aborted")
 
+    def _catch_logging(self) -> None:
+        logging: Any = sys.modules.get("logging")
+        if logging is not None and sys.__stderr__ is not None and not isinstance(logging.lastResort, Logged):
+            logging.lastResort = Logged(sys.__stderr__, self.printed)
+
     def fork(self) -> None:
         """In a child that a body has forked: it has no part in the fabric."""
         self._forked = True
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         self._channel.close()
 
     def _handle(self, message: Message, data: Buffer) -> None:
@@ -131,6 +138,8 @@ class Slot(Fabric):
 
     def _run(self, run: messages.Run, data: Buffer) -> None:
         frame = Frame(run, run.start)
+        if self._stack:  # what was printed before is of what waits
+            self._flush(self._stack[-1], everything=True)
         self._stack.append(frame)
         env.enter(self)
         began = time.perf_counter()
@@ -141,6 +150,7 @@ class Slot(Fabric):
         ended = ""
         try:
             body = self._body(run)
+            self._catch_logging()
             generators = self._generators(run)  # now, because the body may have loaded numpy
             function = body if not hasattr(body, "run") else body.run
             looked = began
@@ -322,6 +332,8 @@ def main(arguments: list[str]) -> None:
         os.register_at_fork(after_in_child=slot.fork)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what a body prints shows now, and is not lost with it
+    sys.stdout = Tee(sys.stdout, slot.printed, "out", slot.said)
+    sys.stderr = Tee(sys.stderr, slot.printed, "err", slot.said)
     slot.serve()
     sys.stdout.flush()
 

@@ -342,7 +342,24 @@ class Status(Message):
 
 @dataclass(frozen=True, slots=True)
 class Watch(Message):
-    """Join a job's stream: its header first, then every later message. Answered by Done, then Stream messages."""
+    """Join a job's stream. Answered by Done, then Stream messages: "join" with the job's record, packed, its header,
+    then every later message; of a job that has ended the last one.
+    """
+
+    id: int
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unwatch(Message):
+    """Leave a job's stream."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Logs(Message):
+    """The last lines that a job has printed and logged. Answered by Records: packed lists of text, level and time."""
 
     id: int
     job: int
@@ -423,12 +440,17 @@ class Records(Message):
 
 @dataclass(frozen=True, slots=True)
 class Stream(Message):
-    """One message of a job's stream; the payload is the message, pickled by the body. *header*: the state so far."""
+    """One message of a job's stream. *header*: the state so far, in answer to the Watch *reply*.
+
+    The payload is the message, pickled by the body; of the kinds that the broker makes (start, join, complete, error,
+    abort) and of a log it is packed.
+    """
 
     carries = True
     job: int
     kind: str
     header: bool = False
+    reply: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -334,7 +334,7 @@ class World:
                 watcher.wire.put_out(frames)
 
     def _publish_head(self) -> None:
-        self._publish(codec.encode(self.manager.head))
+        self._publish(codec.encode(self.manager.public.head))
         self.at(self.now + HEAD, self._publish_head, quiet=True)
 
     def _remember(self) -> None:

@@ -1,0 +1,158 @@
+"""What clients may look at: the public table, the jobs that are found in it, and the streams of jobs.
+
+The table is folded from the changes of each turn when these are on disk, and what happens there to a job (it starts, it
+ends) is told on its stream at that moment, after all that its body has said before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from park.core.dispatcher import Dispatcher
+from park.core.logbook import LogBook
+from park.core.outcome import Event, Outcome, Peer, Send
+from park.core.store import Store
+from park.errors import Refused
+from park.model import Delta, JobRecord, JobState
+from park.search import Index, Query
+from park.table import Table, pack_deltas
+from park.util.msgstream import message_stream
+from park.wire import codec, messages
+
+#: What is answered here.
+READS = (messages.Snapshot, messages.Watch, messages.Unwatch, messages.Status, messages.Logs)
+
+_LAST = {JobState.COMPLETE: "complete", JobState.FAILED: "error", JobState.ABORTED: "abort"}
+
+
+class Public:
+    """See the module. *unsaved*: the jobs with records that are decided and not on disk."""
+
+    def __init__(self, store: Store, dispatcher: Dispatcher, unsaved: Container[int]) -> None:
+        self._store = store
+        self._dispatcher = dispatcher
+        self._unsaved = unsaved
+        self.table = Table()
+        self._index = Index()
+        self.stream = message_stream()
+        self.logs = LogBook(store)
+
+    def begin(self, rows: Iterable[Delta]) -> None:
+        """The table as a new life finds it."""
+        self.table = Table.from_header(pack_deltas(rows), 0)
+        self._index = Index(self.table.jobs.values())
+
+    @property
+    def head(self) -> messages.Head:
+        """What is published every second."""
+        return messages.Head(self._store.id, self._store.epoch, self.table.seq)
+
+    # -- what changes --------------------------------------------------------------------------
+
+    def fold(self, deltas: list[Delta]) -> tuple[tuple[messages.Deltas, bytes], list[Send]]:
+        """The changes are on disk: what is to be published, and what those who follow the jobs are told."""
+        seq = self.table.seq + 1
+        message = messages.Deltas(self._store.id, self._store.epoch, seq, len(deltas))
+        sends: list[Send] = []
+        for delta in deltas:
+            old, new = self.table.apply(delta)
+            self._index.change(old, new)
+            if new is None and isinstance(old, JobRecord):
+                self.logs.forget(old.job)
+            if isinstance(new, JobRecord) and (old is None or old.state is not new.state):  # type: ignore[union-attr]
+                sends += self._tell(new, old is None or old.started is None)  # type: ignore[union-attr]
+        return (message, pack_deltas(deltas)), sends
+
+    def _tell(self, record: JobRecord, fresh: bool) -> Iterator[Send]:
+        if record.state is JobState.RUNNING and fresh:
+            yield from self._publish(record.job, "start", codec.pack(record.as_map()))
+        elif record.state.ended:
+            yield from self._publish(record.job, _LAST[record.state], _last(record.as_map()))
+            self.stream.close(record.job)
+            self.logs.end(record.job)
+
+    def say(self, out: Outcome) -> Iterator[Send]:
+        """What bodies have published in a turn."""
+        for p in out.publications:
+            if p.kind == "log":
+                self.logs.add(p.job, p.payload, not self._dispatcher.list.jobs[p.job].session)
+            yield from self._publish(p.job, p.kind, p.payload, p.header)
+        for peer in out.gone:
+            self.stream.drop_peer(peer)
+
+    def _publish(self, job: int, kind: str, payload: Any, header: bool = False) -> Iterator[Send]:
+        for peer, message, data in self.stream.publish(job, kind, payload, header):
+            yield Send(peer, message, data)
+
+    # -- what is asked -------------------------------------------------------------------------
+
+    def answer(self, event: Event) -> Iterator[Send]:
+        """Whoever wants the table, records, a job's stream or its log gets what is on disk."""
+        message, peer = event.message, event.peer
+        match message:
+            case messages.Snapshot():
+                header = messages.Header(self._store.id, self._store.epoch, self.table.seq, message.id)
+                yield Send(peer, header, self.table.header())
+            case messages.Status(job=0):
+                numbers = self._index.find(_query(message), self.table.jobs)
+                yield Send(peer, messages.Records(message.id), codec.pack([self._shown(n) for n in numbers]))
+            case messages.Unwatch():
+                self.stream.unsubscribe(message.job, peer)
+            case messages.Status() | messages.Watch() | messages.Logs():
+                job = self._dispatcher.list.jobs.get(message.job)
+                if message.job not in self.table.jobs and (job is None or not job.archived):
+                    text = self._dispatcher.unknown(message.job)
+                    yield Send(peer, messages.Failure(message.id, "UnknownJob", text))
+                    return
+                if isinstance(message, messages.Status):
+                    yield Send(peer, messages.Records(message.id), codec.pack([self._shown(message.job)]))
+                    return
+                try:
+                    if job is not None:
+                        self._dispatcher.check_right(event, job)
+                except Refused as error:
+                    yield Send(peer, messages.Failure(message.id, "Refused", str(error)))
+                    return
+                if isinstance(message, messages.Logs):
+                    yield Send(peer, messages.Records(message.id), codec.pack(self.logs.lines(message.job)))
+                else:
+                    yield Send(peer, messages.Done(message.id))
+                    yield from self._join(message, peer)
+
+    def _join(self, message: messages.Watch, peer: Peer) -> Iterator[Send]:
+        """The job as it is, its latest messages, and from then on every other; of one that has ended, how."""
+        number, id = message.job, message.id
+        shown = self._shown(number)
+        yield Send(peer, messages.Stream(number, "join", True, id), codec.pack(shown))
+        row = self.table.jobs.get(number)
+        if row is None or row.state.ended:
+            yield Send(peer, messages.Stream(number, _LAST[shown["state"]], True, id), _last(shown))
+            return
+        for stream, payload in self.stream.subscribe(number, peer):
+            yield Send(peer, replace(stream, reply=id), payload)
+
+    def _shown(self, number: int) -> dict[str, Any]:
+        """The record of a job, as it is now if that is on disk, and why it is so."""
+        job = self._dispatcher.list.jobs.get(number)
+        shown = self.table.jobs.get(number)
+        if shown is not None and (job is None or number in self._unsaved):
+            record = shown
+        else:
+            assert job is not None
+            record = job.record
+        if job is None:
+            return record.as_map()
+        return replace(record, reason=self._dispatcher.explain(number)).as_map()
+
+
+def _last(record: dict[str, Any]) -> bytes:
+    """The payload of the last message of a stream."""
+    if record["state"] == JobState.FAILED:
+        return codec.pack({"text": record["reason"], "record": record})
+    return codec.pack(record)
+
+
+def _query(m: messages.Status) -> Query:
+    return Query(m.owner, tuple(m.states), tuple(m.tags), m.word, m.since, max(0, m.newest))

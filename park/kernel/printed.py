@@ -1,0 +1,122 @@
+"""What bodies print: it goes where it went, and its lines to the job's log too.
+
+Bodies print whenever they like, from any thread; only the main thread talks to the supervisor. So lines wait here until
+it comes for them. Who prints without end is cut: of each visit's lines some are kept, and the number of the others is told.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from park.model import Log
+
+#: Characters that are kept from one visit to the next, and of one line.
+MOST, LONGEST = 64_000, 4_000
+
+
+class Printed:
+    """Lines that wait to be sent."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: what has been printed of a line that has not ended, by level
+        self._begun: dict[str, str] = {}
+        self._lines: list[Log] = []
+        self._size = 0
+        self._left_out = 0
+
+    def add(self, level: str, text: str) -> None:
+        """*text* was printed."""
+        with self._lock:
+            *lines, rest = (self._begun.get(level, "") + text).split("\n")
+            self._begun[level] = rest[:LONGEST]
+            for line in lines:
+                self._add(level, line)
+
+    def _add(self, level: str, line: str) -> None:
+        if self._size > MOST:
+            self._left_out += 1
+            return
+        line = line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+        self._size += len(line) + 1
+        last = self._lines[-1] if self._lines else None
+        if last is not None and last.level == level:
+            self._lines[-1] = Log(f"{last.text}\n{line}", level, last.time)
+        else:
+            self._lines.append(Log(line, level, time.time()))
+
+    def take(self, everything: bool) -> list[Log]:
+        """What waits; with *everything* also lines that have not ended."""
+        with self._lock:
+            if everything:
+                for level, rest in self._begun.items():
+                    if rest:
+                        self._add(level, rest)
+                self._begun.clear()
+            found, self._lines, self._size = self._lines, [], 0
+            if self._left_out:
+                found.append(Log(f"({self._left_out:,} more lines are left out)", "info", time.time()))
+                self._left_out = 0
+            return found
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._lines or self._begun)
+
+
+class Tee(io.TextIOBase):
+    """Standard output or error: what is written goes to *stream* as before, and to *printed* as lines of *level*.
+
+    *said* is called after each write.
+    """
+
+    def __init__(self, stream: TextIO, printed: Printed, level: str, said: Callable[[], None]) -> None:
+        self._stream = stream
+        self._printed = printed
+        self._level = level
+        self._said = said
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        count = self._stream.write(text)
+        self._printed.add(self._level, text)
+        self._said()
+        return count
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def writable(self) -> bool:
+        return True
+
+
+class Logged:
+    """In place of logging's handler of last resort, for code that has set up no logging: it prints as that does, and the
+    lines keep their level.
+    """
+
+    level = 30  # warnings, as ever
+
+    def __init__(self, stream: TextIO, printed: Printed) -> None:
+        self._stream = stream
+        self._printed = printed
+
+    def handle(self, record: Any) -> None:
+        """Print it, and add it to the log."""
+        text = f"{record.getMessage()}\n"
+        self._stream.write(text)
+        self._stream.flush()
+        self._printed.add(record.levelname.lower(), text)

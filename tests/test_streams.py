@@ -1,0 +1,273 @@
+"""A job's own stream and log: who follows when, what comes, in which order, and what is kept."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+from fabric import Fabric, until
+
+import park
+from park.core.logbook import MOST_BYTES, LogBook
+from park.core.store import MemoryStore
+from park.kernel.printed import LONGEST, MOST, Printed
+from park.local import LocalService
+from park.model import Log
+from park.stream import Abort, Complete, Error, Join, Messages, Start
+from park.wire import codec
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # kernels need not have this folder
+
+
+def kinds(messages: Any) -> list[str]:
+    return [m["kind"] if isinstance(m, dict) else type(m).__name__ for m in messages]
+
+
+# -- parts -------------------------------------------------------------------------------------------
+
+
+def test_lines_wait_until_they_have_ended() -> None:
+    printed = Printed()
+    printed.add("out", "one\ntw")
+    printed.add("err", "oh")
+    printed.add("out", "o\n")
+    assert [(line.level, line.text) for line in printed.take(False)] == [("out", "one\ntwo")]
+    assert printed.waiting
+    assert [(line.level, line.text) for line in printed.take(True)] == [("err", "oh")]
+    assert not printed.waiting
+
+
+def test_who_prints_without_end_is_cut_and_the_rest_is_counted() -> None:
+    printed = Printed()
+    for n in range(100_000):
+        printed.add("out", f"{n}\n")
+    *kept, last = printed.take(True)
+    lines = "\n".join(line.text for line in kept).split("\n")
+    assert lines == [str(n) for n in range(len(lines))]
+    assert sum(len(line.text) for line in kept) <= MOST + LONGEST
+    assert last.text == f"({100_000 - len(lines):,} more lines are left out)"
+    printed.add("out", "x" * 1_000_000)
+    assert len(printed.take(True)[0].text) <= LONGEST + 3
+
+
+def line(text: str) -> bytes:
+    return codec.pack([text, "out", 0.0])
+
+
+def test_the_last_lines_are_kept_and_written_at_most_once_a_second() -> None:
+    store = MemoryStore()
+    book = LogBook(store)
+    book.add(1, line("a"), stored=True)
+    book.add(2, line("of a session"), stored=False)
+    assert book.deadline is not None
+    store.commit(book.writes(10.0))
+    assert store.count("log") == 1
+    book.add(1, line("b"), stored=True)
+    assert book.writes(10.5) == []
+    book.end(1)
+    store.commit(book.writes(10.5))
+    assert book.deadline is None
+    assert book.lines(1) == [line("a"), line("b")]
+    again = LogBook(store)
+    again.add(1, line("c"), stored=True)
+    assert again.lines(1) == [line("a"), line("b"), line("c")]
+    for _ in range(100):
+        again.add(1, line("x" * 10_000), stored=True)
+    assert sum(map(len, again.lines(1))) <= MOST_BYTES
+    again.forget(1)
+    assert again.deadline is None
+
+
+def test_an_iterator_that_nobody_empties_keeps_the_newest() -> None:
+    closed = threading.Event()
+    messages = Messages(0.0, closed.set)
+    for n in range(Messages.MOST + 5):
+        messages.put("log", codec.pack([str(n), "out", 0.0]))
+    assert next(messages) == Log("5", "out", 0.0)
+    messages.close()
+    assert closed.is_set()
+    assert list(messages) == []
+
+
+# -- on the local service ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[LocalService]:
+    service = LocalService()
+    service.configure(slots=2)
+    yield service
+    service.close()
+
+
+class Talks:
+    """Says what it is told to; goes on when *go* is there."""
+
+    def __init__(self, go: Path) -> None:
+        self.go = go
+
+    def run(self) -> int:
+        env = park.environment()
+        print("it begins")
+        env.publish(park.Progress(1, 4))
+        env.publish({"kind": "axes", "names": ["q", "I"]})
+        while not self.go.exists():
+            time.sleep(0.01)
+            env.ready()
+        for n in range(500):
+            env.publish({"kind": "count", "n": n})
+        print("a warning", file=sys.stderr)
+        logging.getLogger("model").warning("negative %s", "width")
+        env.publish(park.Log("nearly", "debug"))
+        env.publish(park.Progress(4, 4))
+        return 7
+
+
+def test_who_follows_from_the_start_gets_everything_in_order(service: LocalService, tmp_path: Path) -> None:
+    (tmp_path / "go").touch()
+    job = service.job(service.start(Talks(tmp_path / "go"), when=1.0))
+    messages = list(job.stream(timeout=20))
+    assert isinstance(messages[0], Join)
+    assert messages[0].record.state == "waiting"
+    assert isinstance(messages[1], Start)
+    assert isinstance(messages[-1], Complete)
+    assert messages[-1].record.state == "complete"
+    assert [m["n"] for m in messages if isinstance(m, dict) and m["kind"] == "count"] == list(range(500))
+    logs = [(m.level, m.text) for m in messages if isinstance(m, Log)]
+    assert logs == [
+        ("out", "it begins"),
+        ("err", "a warning"),
+        ("warning", "negative width"),
+        ("debug", "nearly"),
+    ]
+    assert [(log.level, log.text) for log in job.logs()] == logs
+    assert all(time.time() - 60 < log.time <= time.time() for log in job.logs())
+
+
+def test_who_comes_late_gets_the_state_first_and_then_all(service: LocalService, tmp_path: Path) -> None:
+    job = service.job(service.start(Talks(tmp_path / "go")))
+    until(lambda: job.progress.done == 1)
+    first, second = job.stream(timeout=20), job.stream(timeout=20)
+    for messages in (first, second):
+        join, progress = next(messages), next(messages)
+        assert join.record.state == "running"
+        assert progress == park.Progress(1, 4)
+    (tmp_path / "go").touch()
+    for messages in (first, second):
+        assert kinds(messages) == [*["count"] * 500, "Log", "Log", "Log", "Progress", "Complete"]
+
+
+def test_who_comes_after_the_end_hears_how_it_was(service: LocalService) -> None:
+    job = service.job(service.start(lambda: print("done")))
+    job.wait()
+    assert kinds(job.stream(timeout=20)) == ["Join", "Complete"]
+    assert [log.text for log in job.logs()] == ["done"]
+
+
+def fails() -> None:
+    raise ValueError("no such width")
+
+
+def test_the_last_message_says_how_it_ended(service: LocalService) -> None:
+    failed = service.job(service.start(fails, when=0.1))
+    *_, last = failed.stream(timeout=20)
+    assert isinstance(last, Error)
+    assert last.text == "ValueError: no such width"
+    assert last.record is not None
+    aborted = service.job(service.start(abs, [1], when=1000))
+    messages = aborted.stream(timeout=20)
+    aborted.abort()
+    *_, last = messages
+    assert isinstance(last, Abort)
+
+
+def test_a_monitor_hears_of_the_job_s_life(service: LocalService, tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    class Monitor:
+        def on_start(self, message: Start) -> None:
+            heard.append("start")
+
+        def on_count(self, message: dict[str, Any]) -> None:
+            heard.append("count")
+
+        def on_complete(self, message: Complete) -> None:
+            heard.append("complete")
+
+    (tmp_path / "go").touch()
+    service.wait(service.start(Talks(tmp_path / "go"), when=0.1, monitor=Monitor()))
+    until(lambda: "complete" in heard)
+    assert heard == ["start", *["count"] * 500, "complete"]
+
+
+def test_a_body_prints_from_threads_and_children_s_output_goes_where_it_went(service: LocalService) -> None:
+    def body() -> None:
+        thread = threading.Thread(target=print, args=("from a thread",))
+        thread.start()
+        thread.join()
+
+    job = service.job(service.start(body))
+    job.wait()
+    assert [log.text for log in job.logs()] == ["from a thread"]
+
+
+def test_units_print_to_the_log_of_their_job(service: LocalService) -> None:
+    def driver() -> None:
+        print("before")
+        list(park.environment().map(lambda x: print("unit", x), [1, 2, 3]))
+        print("after")
+
+    job = service.job(service.start(driver))
+    job.wait()
+    lines = "\n".join(log.text for log in job.logs()).split("\n")
+    assert (lines[0], lines[-1]) == ("before", "after")
+    assert sorted(lines[1:-1]) == ["unit 1", "unit 2", "unit 3"]
+
+
+@pytest.mark.parametrize("kind", ["start", "complete", "log"])
+def test_kinds_of_park_s_own_are_refused(service: LocalService, kind: str) -> None:
+    with pytest.raises(park.JobFailed, match="PARK's own: choose another name"):
+        service.wait(service.start(lambda: park.environment().publish({"kind": kind})))
+
+
+def test_following_what_is_not_there(service: LocalService) -> None:
+    for ask in (service.stream, service.logs):
+        with pytest.raises(park.UnknownJob, match="job 999 is unknown"):
+            ask(999)
+    held = service.start(abs, [1], when=1000)
+    messages = service.stream(held, timeout=0.05)
+    next(messages)
+    with pytest.raises(park.WaitTimeout, match=r"no message came within 0.05 s"):
+        next(messages)
+    service.abort(held)
+
+
+# -- over a broker -----------------------------------------------------------------------------------
+
+
+def test_streams_and_logs_from_elsewhere_and_over_a_broker_s_death(tmp_path: Path) -> None:
+    with Fabric(tmp_path) as fabric:
+        fabric.start_kernels(1)
+        service = fabric.connect()
+        number = service.start(Talks(tmp_path / "go"))
+        job = fabric.connect().job(number)
+        messages = job.stream(timeout=20)
+        assert isinstance(next(messages), Join)
+        until(lambda: job.logs())
+        fabric.broker.kill()
+        fabric.start_broker()
+        again = next(m for m in messages if isinstance(m, Join))
+        assert again.record.job == number
+        (tmp_path / "go").touch()
+        found = kinds(messages)
+        assert found.count("count") == 500
+        assert found[-1] == "Complete"
+        # the first line may have been younger than the second that a broker's death costs
+        assert [log.text for log in job.logs()][-3:] == ["a warning", "negative width", "nearly"]
