@@ -87,6 +87,11 @@ def is_last(message: Any) -> bool:
     )
 
 
+def lines(messages: Iterator[Any]) -> Iterator[Log]:
+    """Those of *messages* that are of the log."""
+    return (message for message in messages if isinstance(message, Log))
+
+
 class Messages(Iterator[Any]):
     """The messages of a job as they come; ``job.stream()``. They end with the job, or with the connection."""
 

@@ -191,6 +191,24 @@ def test_a_job_that_failed_is_run_again(world: World) -> None:
     assert world.service.wait(again, 20) == world.service.wait(world.done)
 
 
+def shout(x: int) -> int:
+    print(f"unit {x}\x1b[31m")
+    return x
+
+
+def test_the_log_of_a_job(world: World) -> None:
+    job = world.service.start(shout, [1], when=1.0)
+    following = world.start("logs", "-f", job)
+    assert following.wait() == 0, following.text
+    text = world.run("logs", job)
+    assert text == following.text
+    assert text.endswith("  unit 1?[31m\n")
+    (message,) = json.loads(world.run("logs", job, "--json"))
+    assert message["text"] == "unit 1\x1b[31m"
+    assert world.run("logs", world.held) == ""
+    assert "job 999 is unknown" in world.run("logs", 999, code=3)
+
+
 def test_a_unit_is_run_here(world: World) -> None:
     text = world.run("run", world.failed, code=1)
     assert f"unit 1 of job {world.failed} raised:" in text

@@ -265,6 +265,9 @@ def test_streams_and_logs_from_elsewhere_and_over_a_broker_s_death(tmp_path: Pat
         fabric.start_broker()
         again = next(m for m in messages if isinstance(m, Join))
         assert again.record.job == number
+        until(
+            lambda: service.status(number).running
+        )  # its kernel is back; what it says meanwhile nobody hears
         (tmp_path / "go").touch()
         found = kinds(messages)
         assert found.count("count") == 500

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from park.cli.columns import clock
 from park.cli.common import broker_option, code_of, in_words, open_service, tell
 from park.cli.select import chosen, one_argument, selectors_argument
+from park.cli.tables import plain
 
 if TYPE_CHECKING:
     from park.core.server import JobCopy
+    from park.model import Log
 
 
 @click.command()
@@ -77,6 +81,43 @@ def fetch(broker: str | None, selector: str, output: Path | None) -> None:
             output.write_bytes(payload.dumps(result, "the result"))
         except OSError as error:
             raise InvalidRequest(f"cannot write {output}: {error.strerror}") from error
+
+
+@click.command()
+@broker_option
+@one_argument
+@click.option("--json", "as_json", is_flag=True, help="One JSON array of messages.")
+@click.option("-f", "--follow", is_flag=True, help="And what comes, until the job has ended.")
+def logs(broker: str | None, selector: str, as_json: bool, follow: bool) -> None:
+    """Print what a job has printed and logged: its last lines."""
+    with in_words():
+        from park.errors import InvalidRequest
+        from park.stream import lines
+
+        service = open_service(broker)
+        found = chosen(service, [selector])
+        if len(found) != 1:
+            raise InvalidRequest(f"{selector} names {len(found)} jobs: look at one at a time")
+        job = found[0][0]
+        coming = lines(service.stream(job)) if follow else iter(())
+        known = service.logs(job)
+        if as_json:
+            click.echo(
+                json.dumps([{"time": m.time, "level": m.level, "text": m.text} for m in known], indent=2)
+            )
+        else:
+            for message in known:
+                _print_log(message)
+        newest = known[-1].time if known else 0.0
+        for message in coming:
+            if message.time > newest:
+                _print_log(message)
+
+
+def _print_log(message: Log) -> None:
+    mark = "" if message.level in ("out", "err") else f"{message.level}: "
+    for line in message.text.split("\n"):
+        click.echo(plain(f"{clock(message.time)}  {mark}{line}"))
 
 
 @click.command()
