@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import lmdb
 import pytest
 from fabric import Fabric, until
 
 import park
 from park.core.logbook import MOST_BYTES, LogBook
+from park.core.snapshots import Snapshots
 from park.core.store import MemoryStore
 from park.kernel.printed import LONGEST, MOST, Printed
 from park.local import LocalService
@@ -83,6 +85,24 @@ def test_the_last_lines_are_kept_and_written_at_most_once_a_second() -> None:
     assert sum(map(len, again.lines(1))) <= MOST_BYTES
     again.forget(1)
     assert again.deadline is None
+
+
+def test_the_latest_messages_outlive_the_broker_and_go_with_their_job() -> None:
+    store = MemoryStore()
+    first = Snapshots(store)
+    for n in range(5):
+        first.put(1, "progress", b"%d" % n)
+    first.put(2, "improvement", b"best")
+    store.commit(first.writes(10.0))
+    first.put(1, "progress", b"6")
+    assert first.writes(10.5) == []
+    second = Snapshots(store)
+    assert second.restore() == [(1, "progress", b"4"), (2, "improvement", b"best")]
+    second.put(2, "progress", b"1")
+    second.end(2)
+    store.commit(second.writes(11.0))
+    assert second.deadline is None
+    assert Snapshots(store).restore() == [(1, "progress", b"4")]
 
 
 def test_an_iterator_that_nobody_empties_keeps_the_newest() -> None:
@@ -249,6 +269,13 @@ def test_following_what_is_not_there(service: LocalService) -> None:
     service.abort(held)
 
 
+def on_disk(home: Path, room: str) -> int:
+    """Records in a room of a broker's store, seen from outside."""
+    env = lmdb.open(str(home / "jobs.mdb"), subdir=False, readonly=True, lock=False, max_dbs=32)
+    with env, env.begin() as txn:
+        return int(txn.stat(env.open_db(room.encode(), txn, create=False))["entries"])
+
+
 # -- over a broker -----------------------------------------------------------------------------------
 
 
@@ -261,10 +288,12 @@ def test_streams_and_logs_from_elsewhere_and_over_a_broker_s_death(tmp_path: Pat
         messages = job.stream(timeout=20)
         assert isinstance(next(messages), Join)
         until(lambda: job.logs())
+        until(lambda: on_disk(fabric.home, "stream"))
         fabric.broker.kill()
         fabric.start_broker()
         again = next(m for m in messages if isinstance(m, Join))
         assert again.record.job == number
+        assert next(messages) == park.Progress(1, 4)  # as it was kept
         until(
             lambda: service.status(number).running
         )  # its kernel is back; what it says meanwhile nobody hears

@@ -212,7 +212,7 @@ class JobManager:
             if self.checked:
                 dispatcher.check(everything=self._checks % 64 == 0)
                 self._checks += 1
-        self._keep(Outcome(writes=self.public.logs.writes(now)), turn)
+        self._keep(Outcome(writes=self.public.writes(now)), turn)
         if self._sweeper.due:
             self._keep(Outcome(writes=self._sweeper.writes()), turn)
             turn.sweeps = True
@@ -222,7 +222,7 @@ class JobManager:
         """When a Tick may next lead to something; None: not before a message comes."""
         if self._sweeper.due:
             return now
-        times = (self.dispatcher.next_deadline(), self.public.logs.deadline)
+        times = (self.dispatcher.next_deadline(), self.public.deadline)
         return min((t for t in times if t is not None), default=None)
 
     def hand_in(self, turn: Turn) -> None:

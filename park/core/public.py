@@ -12,13 +12,14 @@ from typing import Any
 
 from park.core.dispatcher import Dispatcher
 from park.core.logbook import LogBook
-from park.core.outcome import Event, Outcome, Peer, Send
+from park.core.outcome import Event, Outcome, Peer, Send, Write
+from park.core.snapshots import Snapshots
 from park.core.store import Store
 from park.errors import Refused
 from park.model import Delta, JobRecord, JobState
 from park.search import Index, Query
 from park.table import Table, pack_deltas
-from park.util.msgstream import message_stream
+from park.util.msgstream import LATEST, message_stream
 from park.wire import codec, messages
 
 #: What is answered here.
@@ -38,11 +39,18 @@ class Public:
         self._index = Index()
         self.stream = message_stream()
         self.logs = LogBook(store)
+        self.snapshots = Snapshots(store)
 
     def begin(self, rows: Iterable[Delta]) -> None:
         """The table as a new life finds it."""
         self.table = Table.from_header(pack_deltas(rows), 0)
         self._index = Index(self.table.jobs.values())
+        for job, kind, payload in self.snapshots.restore():
+            row = self.table.jobs.get(job)
+            if row is None or row.state.ended:
+                self.snapshots.end(job)
+            else:
+                self.stream.set_header(job, kind, payload)
 
     @property
     def head(self) -> messages.Head:
@@ -61,6 +69,7 @@ class Public:
             self._index.change(old, new)
             if new is None and isinstance(old, JobRecord):
                 self.logs.forget(old.job)
+                self.snapshots.end(old.job)
             if isinstance(new, JobRecord) and (old is None or old.state is not new.state):  # type: ignore[union-attr]
                 sends += self._tell(new, old is None or old.started is None)  # type: ignore[union-attr]
         return (message, pack_deltas(deltas)), sends
@@ -72,15 +81,29 @@ class Public:
             yield from self._publish(record.job, _LAST[record.state], _last(record.as_map()))
             self.stream.close(record.job)
             self.logs.end(record.job)
+            self.snapshots.end(record.job)
 
     def say(self, out: Outcome) -> Iterator[Send]:
         """What bodies have published in a turn."""
         for p in out.publications:
+            stored = not self._dispatcher.list.jobs[p.job].session
             if p.kind == "log":
-                self.logs.add(p.job, p.payload, not self._dispatcher.list.jobs[p.job].session)
+                self.logs.add(p.job, p.payload, stored)
+            elif stored and (p.header or p.kind in LATEST):
+                self.snapshots.put(p.job, p.kind, p.payload)
             yield from self._publish(p.job, p.kind, p.payload, p.header)
         for peer in out.gone:
             self.stream.drop_peer(peer)
+
+    def writes(self, now: float) -> list[Write]:
+        """What is kept of streams and logs, about once a second."""
+        return self.logs.writes(now) + self.snapshots.writes(now)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `writes` has something; None: nothing is due."""
+        times = (self.logs.deadline, self.snapshots.deadline)
+        return min((t for t in times if t is not None), default=None)
 
     def _publish(self, job: int, kind: str, payload: Any, header: bool = False) -> Iterator[Send]:
         for peer, message, data in self.stream.publish(job, kind, payload, header):

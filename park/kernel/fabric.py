@@ -171,6 +171,7 @@ class Fabric(ABC):
             frame.maps += 1
             key = os.urandom(16)
             self._flush(frame)
+            self._print(frame)  # before what the units print
             frame.code = code
             self._ship(*code)
             self._send(
@@ -349,12 +350,16 @@ class Fabric(ABC):
         now = time.monotonic()
         if self.printed.waiting and (everything or now - self._told >= RATE):
             self._told = now
-            for line in self.printed.take(everything):
-                self._publish(frame, "log", line, None, None)
+            self._print(frame, everything)
         for kind in list(frame.held):
             if everything or now - frame.sent.get(kind, -RATE) >= RATE:
                 frame.sent[kind] = now
                 self._publish(frame, kind, *frame.held.pop(kind))
+
+    def _print(self, frame: Frame, everything: bool = False) -> None:
+        """Send what was printed."""
+        for line in self.printed.take(everything):
+            self._publish(frame, "log", line, None, None)
 
     def _publish(
         self, frame: Frame, kind: str, message: Any, done: float | None, total: float | None
