@@ -218,6 +218,8 @@ class Link:
         #: open sessions, the requests that open them, and all their maps by key
         self._sessions: list[Session] = []
         self._opening: dict[int, Session] = {}
+        #: requests for sessions that were made anew: what they have opened is closed
+        self._forgone: set[int] = set()
         self._maps: dict[bytes, MapCall] = {}
         #: maps for which the broker has no room now, and when they are said again
         self._say_later: dict[bytes, float] = {}
@@ -306,14 +308,15 @@ class Link:
         fresh = self.presence.fresh
         if fresh:
             self._known.clear()
-            # what was opened under the old keys, if it was, has ended with the old client; an answer may still come
+            # what was opened under the old keys, if it was, has ended with the old client, whose answers may still come
             for old in list(self._opening):
                 submit, data, code, reply = self._replies.pop(old)
                 assert isinstance(submit, messages.Submit)
                 number = next(self._ids)
+                self._forgone.add(old)
+                self._opening[number] = self._opening.pop(old)
                 submit = replace(submit, id=number, key=os.urandom(16))
                 self._replies[number] = (submit, data, code, reply)
-                self._opening[number] = self._opening.pop(old)
         for job, followers in self._followers.items():
             for old in list(followers):
                 number = next(self._ids)
@@ -429,6 +432,9 @@ class Link:
             case messages.NeedBlob():
                 self._ship_again(message.hash)
         reply = getattr(message, "reply", 0) or (message.id if isinstance(message, messages.Units) else 0)
+        if isinstance(message, messages.Accepted) and reply in self._forgone:
+            self._forgone.discard(reply)
+            self.request(lambda number: messages.Close(number, message.job))
         if reply in self._opening:
             self._opened(self._opening.pop(reply), message)
         if reply in self._replies:

@@ -341,6 +341,11 @@ class Request:
     What each unit needs: *cpus*, the threads that it may use, so many slots are its own; *memory*, in bytes or as
     ``"4 GB"``; *labels* that a kernel must have (``park-kernel --label gpu``); *requires*, pairs of a package and the
     versions of it that will do: ``[("bumps", ">=1.0"), ("refl1d", "")]``. The client's Python minor is always required.
+
+    How long it may take, in seconds or as "90s", "10m", "3h55m": a unit that runs longer than *max_unit_time* is ended, and
+    is a `UnitError`; that holds for inputs of the job and of maps inside, without the time that these wait, not for a body
+    that runs once. A job that has been running for *max_time* is asked to stop, and aborted if it goes on for a tenth
+    of that, or 10 seconds; it does not count while it waits, is queued or paused.
     """
 
     body: Any
@@ -358,6 +363,8 @@ class Request:
     labels: tuple[str, ...] = ()
     requires: Any = ()
     kind: str = "job"
+    max_time: float | str | None = None
+    max_unit_time: float | str | None = None
 
     def __post_init__(self) -> None:
         if self.on_error not in ("continue", "stop"):
@@ -365,6 +372,12 @@ class Request:
         if isinstance(self.cpus, bool) or not isinstance(self.cpus, int) or not 1 <= self.cpus <= MOST_CPUS:
             raise InvalidRequest(f"cpus={self.cpus!r} is not a whole number from 1 to {MOST_CPUS:,}")
         object.__setattr__(self, "memory", memory_bytes(self.memory))
+        for what in ("max_time", "max_unit_time"):
+            given = getattr(self, what)
+            if given is not None:
+                object.__setattr__(self, what, duration(given, what))
+                if not getattr(self, what):
+                    raise InvalidRequest(f"{what}={given!r} leaves no time; None is no limit")
         object.__setattr__(self, "labels", texts(self.labels, "label"))
         object.__setattr__(self, "requires", packages(self.requires))
         if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):

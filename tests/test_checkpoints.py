@@ -14,6 +14,7 @@ import pytest
 import park
 from park.core.dispatcher import Dispatcher
 from park.core.outcome import Ref, Write
+from park.kernel.lifecycle import AGAIN
 from park.model import JobState
 from park.wire import messages
 from tests.fabric import Fabric, slots_of, until
@@ -122,6 +123,24 @@ def test_a_kernel_hands_in_the_newest_when_the_broker_is_back() -> None:
     checkpoint(bench, process, 2)
     back = bench.broker(messages.Welcome("store", 2, 2.0, 20.0))
     assert [m.number for m in told(back, messages.Checkpoint)] == [2]
+
+
+def test_one_that_found_no_room_is_followed_by_the_next_after_a_while() -> None:
+    desk = Desk()
+    kernel = desk.kernel()
+    job, run = dealt(desk)
+    desk.dispatcher.room.tell(2, "here")
+    out = desk.give(kernel, messages.Checkpoint(run.attempt, job, 0, 1), b"one")
+    assert not out.writes
+    assert not out.sends_after_commit
+
+    bench = Bench()
+    process = place(bench.run(5))
+    checkpoint(bench, process, 1)
+    bench.life.tick(AGAIN - 1)
+    assert not checkpoint(bench, process, 2)
+    bench.life.tick(AGAIN)
+    assert [m.number for m in told(checkpoint(bench, process, 3), messages.Checkpoint)] == [3]
 
 
 def test_what_a_process_asks_for_is_asked_again() -> None:

@@ -10,6 +10,7 @@ from park.core.needs import Kind
 from park.core.outcome import Event, Publication, Write
 from park.core.roster import Kernel
 from park.core.state import WORDS
+from park.core.timing import length
 from park.core.work import FIRST_GUESS, KILLS, Attempt, Map, Span
 from park.errors import ProtocolError
 from park.wire import messages, pack
@@ -134,7 +135,10 @@ class Attempts(Course):
                 continue
             job = self._job(attempt.map.job)
             if attempt.number == m.attempts[-1] and job.wants(attempt.map) and not attempt.void:
-                self._blame(job, attempt, m.cause[:WORDS], m.stderr)
+                if m.late:
+                    self._too_late(job, attempt)
+                else:
+                    self._blame(job, attempt, m.cause[:WORDS], m.stderr)
             else:
                 self._take_back(attempt, "its process died")
 
@@ -151,12 +155,7 @@ class Attempts(Course):
         for suspect in range(span.start, span.stop):
             map_.kills[suspect] = map_.kills.get(suspect, 0) + 1
         if len(span) == 1 and (map_.kills[unit] >= KILLS or not job.submit.idempotent):
-            entry = pack.error_entry(cause, stderr, None if map_.once else unit)
-            map_.answered(1)
-            self._deliver(job, map_, unit, 1, pack.pack_entries([entry]))
-            self._count_done(job, map_, 1, 1)
-            if map_.root:
-                self._note_failure(job, map_, unit, cause)
+            self._fail_unit(job, map_, unit, cause, stderr)
         elif job.submit.idempotent:
             map_.give_back(span, singly=True)
             job.list_ready(map_)
@@ -166,6 +165,32 @@ class Attempts(Course):
         self._drop_spent(map_, span.segment)
         self._refresh(job)
         self._check_map(map_)
+
+    def _too_late(self, job: Job, attempt: Attempt) -> None:
+        """A unit of it ran longer than its limit. That one fails; of several, each runs again by itself, to see which."""
+        map_, span, twin = attempt.map, attempt.span, attempt.twin
+        self._retire(job, attempt)
+        if twin is not None:  # it is still at these units
+            self._refresh(job)
+            return
+        if len(span) == 1:
+            limit = length(job.submit.max_unit_time)
+            self._fail_unit(job, map_, span.start, f"ran longer than its limit of {limit}", "")
+        else:
+            map_.give_back(span, singly=True)
+            job.list_ready(map_)
+        self._drop_spent(map_, span.segment)
+        self._refresh(job)
+        self._check_map(map_)
+
+    def _fail_unit(self, job: Job, map_: Map, unit: int, cause: str, stderr: str) -> None:
+        """The unit is answered with an error."""
+        entry = pack.error_entry(cause, stderr, None if map_.once else unit)
+        map_.answered(1)
+        self._deliver(job, map_, unit, 1, pack.pack_entries([entry]))
+        self._count_done(job, map_, 1, 1)
+        if map_.root:
+            self._note_failure(job, map_, unit, cause)
 
     def _publish(self, event: Event, m: messages.Publish) -> None:
         attempt = self.attempts.get(m.attempt)

@@ -23,6 +23,8 @@ class Checkpoints(Attempts):
         job = self._job(attempt.map.job)
         known = job.checkpoints.get(m.unit)
         if known is None or known < (m.attempt, m.number):
+            if not self.room.use(len(event.payload)):
+                return  # its kernel keeps it, and tries again with the next
             self._settle_twin(attempt)  # what goes on from its own state runs once at a time
             job.checkpoints[m.unit] = (m.attempt, m.number)
             self._out.writes.append(Write("checkpoint", (job.number, m.unit), event.payload))

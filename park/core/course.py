@@ -99,6 +99,8 @@ class Course(Charging):
         """Tell the service clock through which doors the job has something to deal."""
         number, clock, now = job.number, self.clock, self._now
         self.touched_jobs.add(number)
+        if job.submit.max_time:
+            self.times.count(job, now)
         if job.ended:
             return
         dealt = job.dealt
@@ -247,6 +249,7 @@ class Course(Charging):
         if job.root is not None and not job.root.once:
             job.total = job.root.total
         self._forget_checkpoints(job)
+        job.runs_since = None
         fields["stopped"] = job.ending == "stop" and state is JobState.COMPLETE and not job.session
         self.list.change(job, self._out, **fields)
         if job.reserved is not None:

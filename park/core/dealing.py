@@ -171,7 +171,10 @@ class Dealing(Attempts):
         """Deal the next chunk of the map to the kernel."""
         estimate = self.estimates.get(map_.owner, map_.function)
         size = chunk_size(map_.waiting, self.roster.slots, estimate)
-        span = map_.take(min(size, self.estimates.most(map_.owner, map_.function)))
+        size = min(size, self.estimates.most(map_.owner, map_.function))
+        if job.submit.max_unit_time and not job.submit.idempotent:
+            size = 1  # of several, those beside one that runs too long would run twice
+        span = map_.take(size)
         attempt = self._issue(job, map_, span, kernel)
         if not map_.waiting and estimate is not None and self._may_run_twice(job, map_):
             for number in [attempt.number] if map_.tail else map_.running:
@@ -216,6 +219,7 @@ class Dealing(Attempts):
         if map_.function not in kernel.known:
             kernel.known.add(map_.function)
             self._send(kernel.peer, messages.Blob(map_.function), Ref("blob", (map_.function,)))
+        limit = 0.0 if map_.once else submit.max_unit_time
         run = messages.Run(
             attempt=number,
             job=job.number,
@@ -228,11 +232,13 @@ class Dealing(Attempts):
             epoch=self.epoch,
             lease=self.roster.lease,
             once=map_.once,
-            apart=map_.apart or twin is not None,
+            # where its process may be ended, nobody else's work is in it
+            apart=map_.apart or twin is not None or limit > 0,
             ahead=attempt.ahead,
             cpus=submit.cpus,
             memory=submit.memory,
             stored=map_.root,
+            limit=limit,
             restored=map_.root and any(span.start <= u < span.stop for u in job.checkpoints),
         )
         if map_.root and not submit.idempotent:

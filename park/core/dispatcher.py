@@ -30,6 +30,7 @@ from park.core.keeping import ended_root
 from park.core.leaving import Leaving
 from park.core.needs import profile_of
 from park.core.outcome import Event, Flow, Outcome, Peer, Tick, Write
+from park.core.overtime import Overtime
 from park.core.rights import check_return
 from park.core.roster import Client, Kernel, Member
 from park.core.state import WORDS
@@ -44,7 +45,7 @@ CUT = b"!"
 MAX_SLOTS = 1 << 16
 
 
-class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
+class Dispatcher(Intake, Dealing, Checkpoints, Leaving, Overtime):
     """See the module. *epoch* counts the lives of the broker; *heartbeat* and *lease* are in seconds.
 
     *policy*: the terms of credit; None: nothing is charged.
@@ -86,6 +87,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
             self._recovery_deadline(),
             self._keep_deadline(),
             self.room.next_deadline(),
+            self.times.next_deadline(),
             self.stragglers.next_deadline() if self.vacancies.free else None,
             None if self.clock.idle and not self.vacancies.reserved else self.lending.next_deadline(),
             None if wall is None else self._now + max(0.0, wall - self._wall_now),
@@ -101,6 +103,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
         if self.keep.age is not None and self._now >= self._clock_due:
             self._write_clock()
         self._look_for_lost()
+        self._look_at_times()
         silent, due = self.roster.look(self._now)
         for member in silent:
             self._lose(member, "its client was lost")
@@ -322,6 +325,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving):
             for unit in range(start, start + count):
                 kept.pop(unit, None)
         job.checkpoints = kept
+        job.ran, job.overtime = stored.get("ran", 0.0), stored.get("overtime")
         self.list.restore(job)
         if risky:
             answered = {unit for start, count in results for unit in range(start, start + count)}

@@ -87,6 +87,7 @@ class Intake(Keeping):
             job.held = client.slow
             client.open.add(job.number)
             self.list.change(job, self._out, state=JobState.RUNNING, started=self._wall_now)
+            self._refresh(job)
             return
         self.list.grow(job, RECORD + len(request) + code)
         writes = self._out.writes

@@ -64,6 +64,8 @@ def _check_job(d: State, job: Job) -> None:
     )
     assert not any(unit in answered for unit in job.checkpoints), "a checkpoint of what is answered"
     assert job.root is None or all(0 <= unit < job.root.total for unit in job.checkpoints)
+    assert job.runs_since is None or job.state is JobState.RUNNING
+    assert job.runs_since is not None or job.state is not JobState.RUNNING or not job.submit.max_time
     if job.ended:
         assert not job.checkpoints
         return

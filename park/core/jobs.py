@@ -82,6 +82,10 @@ class Job:
     recovering: bool = False
     #: [start, count] of units that must not run twice and were dealt in an earlier life
     risky: list[tuple[int, int]] = field(default_factory=list)
+    #: seconds that it has run, if they are limited, and since when it runs on; when it was over its limit
+    ran: float = 0.0
+    runs_since: float | None = None
+    overtime: float | None = None
     #: units with a checkpoint: attempt and number of the newest
     checkpoints: dict[int, tuple[int, int]] = field(default_factory=dict)
     #: bytes in the store, with the code, and of the code alone
@@ -348,6 +352,8 @@ class JobList:
             "code": job.code,
             "clock": job.clock,
             "checkpoints": list(job.checkpoints),
+            "ran": job.ran,
+            "overtime": job.overtime,
         }
 
     def check(self) -> None:

@@ -450,6 +450,8 @@ class ServerProxy(Server):
             labels=tuple(submit["labels"]),
             requires=tuple(submit["requires"].items()),
             kind=submit["kind"],
+            max_time=submit["max_time"] or None,
+            max_unit_time=submit["max_unit_time"] or None,
         )
         result: Any = None
         with contextlib.suppress(NotComplete):
@@ -686,6 +688,8 @@ def _common(request: Request, name: str) -> dict[str, Any]:
         "memory": request.memory,
         "labels": list(request.labels),
         "requires": dict(request.requires),
+        "max_time": request.max_time or 0.0,
+        "max_unit_time": request.max_unit_time or 0.0,
         "python": PYTHON,
     }
 

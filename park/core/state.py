@@ -21,6 +21,7 @@ from park.core.outcome import Event, Outcome, Peer, Ref, Send, Write
 from park.core.room import Room
 from park.core.roster import Kernel, Roster
 from park.core.speculation import Stragglers
+from park.core.timing import RunTimes
 from park.core.vacancies import Vacancies
 from park.core.work import Attempt, Estimates, Map, Orphan, chunk_seconds
 from park.errors import UnknownJob
@@ -56,6 +57,7 @@ class State:
         self.stragglers = Stragglers()
         self.estimates = Estimates()
         self.room = Room()
+        self.times = RunTimes()
         self.attempts: dict[int, Attempt] = {}
         self.maps: dict[bytes, Map] = {}
         self.codes = Codes()

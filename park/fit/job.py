@@ -29,8 +29,8 @@ class Fit(Job):
     Every *checkpoint* seconds (or a text such as "5m") the fit keeps its state: if its process, its kernel or the broker
     dies, it goes on from there. Of many *starts* it keeps those that have ended.
 
-    The rest is as in `park.Request`. What cannot be fitted raises `park.InvalidRequest` here, in the
-    client.
+    The rest is as in `park.Request`: at *max_time* the fit stops, and its result is the best so far. What cannot be
+    fitted raises `park.InvalidRequest` here, in the client.
     """
 
     def __init__(
@@ -52,6 +52,8 @@ class Fit(Job):
         labels: Sequence[str] = (),
         requires: Any = (),
         checkpoint: float | str = INTERVAL,
+        max_time: float | str | None = None,
+        max_unit_time: float | str | None = None,
         **options: Any,
     ) -> None:
         assembly = as_assembly(assembly)
@@ -73,6 +75,8 @@ class Fit(Job):
             memory=memory,
             labels=texts(labels, "label"),
             requires=requires,
+            max_time=max_time,
+            max_unit_time=max_unit_time,
             kind="fit",
         )
         _submit(self, request, service, monitor)
@@ -112,6 +116,8 @@ class Uncertainty(Job):
         labels: Sequence[str] = (),
         requires: Any = (),
         checkpoint: float | str = INTERVAL,
+        max_time: float | str | None = None,
+        max_unit_time: float | str | None = None,
         **options: Any,
     ) -> None:
         assembly = as_assembly(assembly)
@@ -131,6 +137,8 @@ class Uncertainty(Job):
             memory=memory,
             labels=texts(labels, "label"),
             requires=requires,
+            max_time=max_time,
+            max_unit_time=max_unit_time,
             kind="uncertainty",
         )
         _submit(self, request, service, monitor)

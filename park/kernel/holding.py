@@ -16,6 +16,7 @@ from park.kernel.kept import Answers
 from park.kernel.pool import Pool
 from park.kernel.process import Held, Process
 from park.kernel.term import Leave
+from park.kernel.timers import Timers
 from park.wire import messages
 from park.wire.calls import Call
 from park.wire.pack import Buffer, Pack
@@ -48,6 +49,7 @@ class Holding:
         #: code that the broker has asked for and that is not here
         self._missing: set[bytes] = set()
         self._actions: list[Action] = []
+        self._timers = Timers()
 
     @property
     def processes(self) -> dict[int, Process]:
@@ -106,8 +108,8 @@ class Holding:
                     self._save(held)
 
     def _save(self, held: Held) -> None:
-        """Hand in its newest checkpoint."""
-        held.saving = held.checkpoint is not None
+        """Hand in its newest checkpoint. One of each attempt is on its way to the disk at a time."""
+        held.saving = self._now if held.checkpoint is not None else None
         if held.checkpoint is not None:
             self._do(ToBroker(*held.checkpoint))
 
@@ -163,7 +165,13 @@ class Holding:
     def _goes_on(self, process: Process, attempt: int) -> None:
         held = process.held(attempt)
         held.call, held.since = None, self._now
+        self._timers.go_on(attempt)
         self.pool.trim()
+
+    def _give_up(self, held: Held) -> None:
+        """It is not here any more."""
+        del self.attempts[held.run.attempt]
+        self._timers.end(held.run.attempt)
 
     # -- what it says ------------------------------------------------------------------------------
 

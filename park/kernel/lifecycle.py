@@ -33,6 +33,9 @@ from park.wire.calls import Call
 from park.wire.messages import Message
 from park.wire.pack import Buffer
 
+#: Seconds after which a checkpoint that was not acknowledged, on a full disk perhaps, is followed by the next.
+AGAIN = 10.0
+
 
 class Lifecycle(Holding):
     """See the module, and `Holding` for what it is made with."""
@@ -115,21 +118,25 @@ class Lifecycle(Holding):
                     self._missing.discard(message.hash)
                     self._ask_again(message.hash)
             case messages.Map() if self._innermost(process, message.attempt):
+                self._timers.wait(message.attempt, self._now)
                 call = process.stack[-1].call = Call(message, payload)
                 self._call(call)
                 self._begin_next()
             case messages.Checkpoint() if self._innermost(process, message.attempt):
                 held = process.stack[-1]
                 held.checkpoint = (message, payload)
-                if not held.saving:  # one of each attempt is on its way to the disk, and then the newest
+                if held.saving is None or self._now >= held.saving + AGAIN:
                     self._save(held)
             case messages.Fetch() | messages.Restore() if self._innermost(process, message.attempt):
                 process.stack[-1].fetch = message
                 self._do(ToBroker(message))
             case messages.Lent() if self._innermost(process, message.attempt):
+                self._timers.wait(message.attempt, self._now)
                 process.stack[-1].lent = True
                 self._do(ToBroker(message))
                 self._begin_next()
+            case messages.Began() if self._innermost(process, message.attempt):
+                self._timers.begin(process.stack[-1].run)
             case messages.Publish():
                 self._do(ToBroker(message, payload))
             case messages.Cleans() if message.done:
@@ -144,7 +151,7 @@ class Lifecycle(Holding):
         process = self.processes.pop(number)
         held = process.stack
         for h in held:
-            self.attempts.pop(h.run.attempt, None)
+            self._give_up(h)
             if h.back or not h.aborted:
                 self._hand_in(h)
         if held and all(h.aborted for h in held):
@@ -154,13 +161,18 @@ class Lifecycle(Holding):
                     self.leave.back(h.run)
         elif held:
             numbers = [h.run.attempt for h in held]
-            self._do(ToBroker(messages.Crashed(numbers, cause, stderr, self.epoch)))
+            self._do(ToBroker(messages.Crashed(numbers, cause, stderr, self.epoch, process.late)))
         self._begin_next()
         return self._take()
 
     def tick(self, now: float) -> list[Action]:
         self._now = now
         self.answers.tick()
+        for attempt in self._timers.tick(now):
+            self._timers.end(attempt)
+            process = self.attempts[attempt]
+            process.late = True
+            self._do(Kill(process.number))
         for process in self.pool:
             if process.kill_at is not None and now >= process.kill_at:
                 process.kill_at = None
@@ -173,7 +185,8 @@ class Lifecycle(Holding):
         times = [p.kill_at for p in self.pool if p.kill_at is not None]
         if self.leave is not None:
             times.append(self.leave.gives_up if self.leave.forced else self.leave.until)
-        return min(times, default=None)
+        timer = self._timers.deadline()
+        return min(times if timer is None else [*times, timer], default=None)
 
     # -- leaving -------------------------------------------------------------------------------
 
@@ -270,13 +283,14 @@ class Lifecycle(Holding):
             self._hand_in(held)
         if self.leave is not None and message.ended in ("lost", "broken"):
             self.leave.back(run, message.count)
-        del self.attempts[message.attempt]
+        self._give_up(held)
         self.answers.keep(Kept(run, message, payload, self._now))
         self._do(ToBroker(message, payload))
         if not any(h.aborted for h in process.stack):
             process.kill_at = None
         if not process.stack:
-            if message.ended in ("abort", "broken") or process.old or self.leave is not None:
+            replaced = process.old or process.late or self.leave is not None
+            if message.ended in ("abort", "broken") or replaced:
                 self.pool.let(
                     process
                 )  # its state may be anything, or of jobs that have ended: it is replaced
@@ -330,7 +344,7 @@ class Lifecycle(Holding):
         for process in list(self.pool):
             if process.stack:
                 for held in process.stack:
-                    self.attempts.pop(held.run.attempt, None)
+                    self._give_up(held)
                 process.stack.clear()
                 process.state = ProcessState.ENDING
                 self._do(Kill(process.number))

@@ -36,9 +36,9 @@ class Held:
     call: Call | None = None
     #: the job whose result it waits for, or the checkpoint
     fetch: messages.Fetch | messages.Restore | None = None
-    #: its newest checkpoint that is not known to be on disk, and whether one is on its way there
+    #: its newest checkpoint that is not known to be on disk, and since when one is on its way there
     checkpoint: tuple[messages.Checkpoint, Buffer] | None = None
-    saving: bool = False
+    saving: float | None = None
     #: it waits at its safe point and has lent its slot
     lent: bool = False
     #: when it last got its slot
@@ -69,6 +69,8 @@ class Process:
     used: int = 0
     #: when it is killed, if it is to be
     kill_at: float | None = None
+    #: it was killed because a unit ran longer than its limit
+    late: bool = False
     #: it was there before the broker's present life: jobs of it may have ended since, and nobody would say so
     old: bool = False
 

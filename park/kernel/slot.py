@@ -154,6 +154,8 @@ class Slot(Fabric):
             generators = self._generators(run)  # now, because the body may have loaded numpy
             function = body if not hasattr(body, "run") else body.run
             looked = began
+            if run.limit:
+                self._send(messages.Began(run.attempt))
             for index, value in self._units(run, data):
                 unit = None if run.once else index
                 frame.unit, frame.seed = index, env.mix(run.seed, index)
@@ -181,6 +183,8 @@ class Slot(Fabric):
                 if now - looked > LOOK and not run.once:
                     looked = now
                     self._look()
+                    if run.limit:
+                        self._send(messages.Began(run.attempt))
                     if frame.aborted:
                         raise Abort
                     if frame.stopped and not frame.soft:

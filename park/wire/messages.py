@@ -152,7 +152,8 @@ class Submit(Message):
     The payload is a pack of the first *count* units. ``once``: the body runs once, there are no units.
     ``session``: nothing is stored, the job's driver is the client itself, which sends Map messages.
     Each unit needs *cpus* slots at once, *memory* bytes, and a kernel with all *labels* and, for each package
-    that it *requires*, one of its versions.
+    that it *requires*, one of its versions. The job may run for *max_time* seconds, each unit for *max_unit_time*
+    (0: as long as it likes).
     """
 
     carries = True
@@ -177,6 +178,8 @@ class Submit(Message):
     session: bool = False
     count: int = 0
     closed: bool = True
+    max_time: float = 0.0
+    max_unit_time: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -510,6 +513,7 @@ class Run(Message):
     *ahead*: all slots are busy; begin with it as soon as one is free, those that came first before it.
     *stored*: the answer goes to the disk; keep it until Committed says that it is there.
     *restored*: of some of the units there is a checkpoint, which Restore asks for.
+    *limit*: seconds that each unit may run; the process of one that runs longer is ended.
     """
 
     carries = True
@@ -530,6 +534,7 @@ class Run(Message):
     ahead: bool = False
     stored: bool = False
     restored: bool = False
+    limit: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -636,12 +641,16 @@ class Restore(Message):
 
 @dataclass(frozen=True, slots=True)
 class Crashed(Message):
-    """A slot process died. *attempts* it held, outermost first: the last was running, the others waited in it."""
+    """A slot process died. *attempts* it held, outermost first: the last was running, the others waited in it.
+
+    *late*: its kernel has ended it, because a unit of the last one ran longer than its limit.
+    """
 
     attempts: list[int]
     cause: str
     stderr: str = ""
     epoch: int = 0
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -694,6 +703,13 @@ class Cleans(Message):
 
     job: int
     done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Began(Message):
+    """slot -> kernel, where units have a limit: the first unit of the *attempt* has begun, or, once in a while, another."""
+
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,8 @@ class Client(Peer):
         #: its sessions, by the request that opened each first, and the requests that open them
         self.sessions: dict[Request, Session] = {}
         self._opening: dict[Request, Session] = {}
+        #: requests for sessions that were made anew: what they have opened is closed
+        self._forgone: set[int] = set()
         self.maps: dict[bytes, SessionMap] = {}
         self.streams: list[tuple[str, Any]] = []
         super().__init__(world, name)
@@ -109,7 +111,8 @@ class Client(Peer):
                     self._known.clear()
                     for request in opening:
                         del self.requests[request.message.id]
-                        number, key = next(self._ids), self.world.random.randbytes(16)
+                        self._forgone.add(request.message.id)
+                        key, number = self.world.random.randbytes(16), next(self._ids)
                         request.message = replace(request.message, id=number, key=key)
                         self.requests[number] = request
                 for request in list(self.requests.values()):
@@ -140,6 +143,9 @@ class Client(Peer):
                 if mine.rest and not mine.done:
                     self._feed(mine)
         reply = getattr(message, "reply", 0) or (message.id if isinstance(message, messages.Units) else 0)
+        if isinstance(message, messages.Accepted) and reply in self._forgone:
+            self._forgone.discard(reply)
+            self.ask(messages.Close(0, message.job))
         asked = self.requests.get(reply)
         if asked is not None and isinstance(message, messages.Failure) and "disk is full" in message.text:
             self.world.at(self.world.now + 1.0, self._say_again, asked)

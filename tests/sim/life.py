@@ -124,6 +124,10 @@ class Life:
             fields["on_error"] = "stop"
         if self.random.random() < 0.15:
             fields["idempotent"] = False
+        if self.random.random() < 0.1:
+            fields["max_time"] = self.random.uniform(0.01, 20.0)
+        if self.random.random() < 0.1:
+            fields["max_unit_time"] = self.random.uniform(0.001, 1.0)
         self.submit_some(name, inputs, **fields)
 
     def submit_some(self, name: str, inputs: list[Any] | None, **fields: Any) -> Request:
@@ -253,6 +257,8 @@ class Life:
                 assert self.numbers.setdefault(key, request.job) == request.job
                 if not request.message.idempotent:
                     self.unrepeatable.add(request.job)
+                if request.message.max_time:
+                    self.told.add(request.job)
         for feed in list(self.feeds):
             client, request, rest = feed
             if request.done:
@@ -318,7 +324,8 @@ class Life:
             right = [expected(request.message.name, x) for x in inputs]
             got = self.world.result(request.job)
             state = job.state
-            fragile = [ERROR] if request.job in self.unrepeatable else []  # a kill is enough
+            limited = request.job in self.unrepeatable or request.message.max_unit_time
+            fragile = [ERROR] if limited else []  # one kill is enough, or a moment too long
             assert all(g in (None, r, *fragile) for g, r in zip(got, right, strict=False)), (job.record, got)
             if state is JobState.COMPLETE and not job.record.stopped:
                 assert got == right, (job.record, got)
@@ -331,7 +338,7 @@ class Life:
                 early = request.message.on_error == "stop" and ERROR in got
                 unfed = not request.message.closed
                 stopped = job.number in self.told and ERROR in got
-                excused = after or early or unfed or stopped or job.number in self.unrepeatable
+                excused = after or early or unfed or stopped or limited
                 assert whole or excused, (job.record, got)
             elif state is JobState.ABORTED:
                 assert job.number in self.told, job.record

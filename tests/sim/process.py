@@ -172,6 +172,8 @@ class Process:
         given = [None] if run.once else inputs(payload)
         assert len(given) == run.count
         self.stack.append(Frame(run, name_in(bytes(self.codes[run.function])), given))
+        if run.limit:
+            self.tell(messages.Began(run.attempt))
         self.kernel.world.began(run.job)
 
     # -- what runs -----------------------------------------------------------------------------
@@ -257,6 +259,12 @@ class Process:
                 self._finish(chunk.disaster)
 
         self._after(max(0.0, chunk.ends[-1] - self.kernel.world.now), end)
+        for at in chunk.ends[:-1] if frame.run.limit else ():
+            self.kernel.world.at(at, self._begin_unit, frame.run.attempt, self._ticket)
+
+    def _begin_unit(self, attempt: int, ticket: int) -> None:
+        if ticket == self._ticket and self._effect is not None and not self.deaf and self.kernel.has(self):
+            self.tell(messages.Began(attempt))
 
     def _cut_short(self) -> None:
         """A chunk ends with the unit that runs now."""

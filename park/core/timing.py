@@ -1,0 +1,89 @@
+"""How long jobs with a limit have run, and when to look at them.
+
+A job's time is what it has been *running*, in seconds of the monotonic clock, over all lives of the broker: not while it
+waits, is queued or paused, nor while the broker is away. What has run is written to the disk every `STORE` seconds, so
+that the death of a broker gives a job no more than these.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from park.core.jobs import Job
+from park.model import JobState
+
+#: Seconds after which the time that a job has run is stored again.
+STORE = 10.0
+#: A job over its limit is asked to stop, and aborted if it has not after a tenth of the limit, but at least so long.
+PATIENCE = 10.0
+#: Sums of times are not exact.
+_NEAR = 1e-6
+
+
+class RunTimes:
+    """See the module."""
+
+    def __init__(self) -> None:
+        #: when to look at which job; entries of jobs that do not run are left out when their time comes
+        self._looks: list[tuple[float, int]] = []
+
+    def count(self, job: Job, now: float) -> None:
+        """Bring the job's time up to *now*; it has perhaps begun to run, or ceased to."""
+        if job.runs_since is not None:
+            job.ran += now - job.runs_since
+            job.runs_since = now
+        running = job.state is JobState.RUNNING
+        if not running:
+            job.runs_since = None
+        elif job.runs_since is None:
+            job.runs_since = now
+            if job.ending in ("", "stop"):  # else it ends by itself
+                self.look_again(job, now)
+
+    def look_again(self, job: Job, now: float) -> None:
+        """Look at the job when its limit, its patience or the next record is due."""
+        left = job.submit.max_time - job.ran
+        if job.overtime is not None:
+            left = job.overtime + patience(job) - job.ran
+        heapq.heappush(self._looks, (now + min(STORE, max(0.0, left)), job.number))
+
+    def due(self, now: float) -> list[int]:
+        """The jobs to look at now."""
+        found = set()
+        while self._looks and self._looks[0][0] <= now:
+            found.add(heapq.heappop(self._looks)[1])
+        return sorted(found)
+
+    def next_deadline(self) -> float | None:
+        return self._looks[0][0] if self._looks else None
+
+
+def over(job: Job) -> bool:
+    """Whether the job has run for as long as it may."""
+    return job.ran >= job.submit.max_time - _NEAR
+
+
+def patience(job: Job) -> float:
+    """Seconds that it may take to stop."""
+    return max(PATIENCE, job.submit.max_time / 10)
+
+
+def out_of_patience(job: Job) -> bool:
+    """Whether it was asked to stop, and has had that time."""
+    return job.overtime is not None and job.ran >= job.overtime + patience(job) - _NEAR
+
+
+def length(seconds: float) -> str:
+    """A length of time in words.
+
+    >>> length(5), length(5400), length(0.25)
+    ('5 s', '1 h 30 min', '0.25 s')
+    """
+    words = []
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        count, seconds = divmod(seconds, unit)
+        if count:
+            words.append(f"{count:.0f} {name}")
+    if seconds or not words:
+        words.append(f"{seconds:g} s")
+    return " ".join(words)
