@@ -1,6 +1,6 @@
 """Campaigns that try to break PARK's promises: processes are killed, stopped and cut off while they work.
 
-``python -m benchmarks chaos [--size small|full] [--seed N] [PHASE ...]`` prints what it does and what an audit finds. The
+``python -m benchmarks chaos [--size small|full] [--seed N] [--times N] [PHASE ...]`` prints what it does and what an audit finds. The
 exit code is 1 where a promise was broken, and what the processes wrote is kept. Runs of one seed do the same harm at the
 same counts of units, to whomever it meets.
 """
@@ -32,12 +32,12 @@ PHASES = {
     ),
     "kills": Size(
         clients=5,
-        units=20_000,
-        rounds=40,
+        units=5_000,
+        rounds=10,
         lease=2.0,
         heartbeat=0.4,
-        harms={"kill kernel": 80, "kill slot": 120, "kill broker": 20},
-        limit=1800.0,
+        harms={"kill kernel": 20, "kill slot": 30, "kill broker": 3, "kill promiser": 2},
+        limit=900.0,
     ),
     "all": Size(
         clients=5,
@@ -98,12 +98,20 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--size", choices=("small", "full"), default="small", help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--times", type=int, default=1, help="with so many seeds in turn (default: %(default)s)"
+    )
     parser.add_argument("--bug", choices=BUGS, default="", help="plant one in the broker: it must be noticed")
     options = parser.parse_args(arguments)
     names = [*PHASES, IMAGES]
     if unknown := set(options.phases) - set(names):
         parser.error(f"there is no phase {sorted(unknown)[0]!r}: choose from {', '.join(names)}")
-    broken = [p for p in options.phases or names if not held(p, options.size, options.seed, options.bug)]
+    broken = [
+        f"{phase} with seed {seed}"
+        for seed in range(options.seed, options.seed + options.times)
+        for phase in options.phases or names
+        if not held(phase, options.size, seed, options.bug)
+    ]
     print(f"broken: {', '.join(broken)}" if broken else "every promise was kept", flush=True)
     return 1 if broken else 0
 

@@ -29,6 +29,7 @@ from tests.sim.world import World
 from tests.trials import (
     a_kernel_is_lost,
     back_again,
+    clock_is_set,
     live,
     lost_work,
     pay,
@@ -57,6 +58,13 @@ def test_lives_in_which_no_code_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("hundreds", range(5, 25))
 def test_more_lives(hundreds: int) -> None:
     live(range(100 * hundreds, 100 * hundreds + 100))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_wall_clock_that_is_set_by_an_hour_or_a_day_changes_nothing(seed: int) -> None:
+    deeds = clock_is_set(seed)
+    assert len(deeds) > 100
+    assert deeds == clock_is_set(seed, often=False)
 
 
 @pytest.mark.parametrize("tens", range(4))

@@ -5,10 +5,13 @@ Tests call them with the real machines, and with machines in which a bug is plan
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 
 from park.core.fairshare import QUANTUM, longest_wait
 from park.core.ledger import MICRO, Policy
+from park.core.manager import Turn
+from park.wire import messages
 from tests.sim.audit import Audit
 from tests.sim.disk import lame
 from tests.sim.functions import exact
@@ -45,6 +48,50 @@ def pay(seeds: range) -> None:
         audit.close()
         entries += audit.entries
     assert entries > 5 * len(seeds)
+
+
+# -- time --------------------------------------------------------------------------------------------
+
+
+class Deeds:
+    """A judge that writes down what the broker does, and when; not what it says of the time of day."""
+
+    def __init__(self, world: World) -> None:
+        self.done: list[tuple[float, str]] = []
+        self._world = world
+        world.judges.append(self)
+
+    def turned(self, turn: Turn) -> None:
+        said = [s for s in (*turn.sends, *turn.sends_after_commit) if not isinstance(s.message, TIMED)]
+        store = self._world.manager.store.id
+        self.done += [(self._world.now, f"{s.peer!r} {s.message}".replace(store, "here")) for s in said]
+
+    def died(self) -> None:
+        """It does nothing."""
+
+
+#: What says when a job was submitted, started and ended.
+TIMED = (messages.Fetched, messages.Records, messages.Header)
+
+
+def clock_is_set(seed: int, often: bool = True) -> list[tuple[float, str]]:
+    """What a broker does in whose life all happens but its death, and whose wall clock is set now and then, or not."""
+    life = Life(seed, World(seed))
+    deeds, when = Deeds(life.world), random.Random(f"clock {seed}")
+    chances = [(n, c) for n, c in life.chances() if c not in (life.doom, life.set_clock, life.submit)]
+    chances += [
+        (8, lambda: life.submit_some("square", list(range(20)))),
+        (4, lambda: life.submit_some("broad", None)),
+    ]
+    for _ in range(25):
+        life.random.choices(chances, [chance for chance, _ in chances])[0][1]()
+        for _ in range(30):
+            life.world.step()
+        life.see_accepted()
+        if often:
+            life.world.set_clock(when.choice([-86400.0, -3600.0, 3600.0, 86400.0]))
+    life.end(0)
+    return deeds.done
 
 
 # -- shares ------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from park.model import JobState
 from park.wire import messages
 from tests.sim.client import Client, Request, SessionMap
 from tests.sim.functions import ERROR, expected, units
-from tests.sim.wire import WALL
 from tests.sim.world import World
 
 Chance = tuple[int, Callable[[], None]]
@@ -84,6 +83,7 @@ class Life:
             (2, self.deafen),
             (3, self.jump),
             (2, self.fill),
+            (2, self.set_clock),
         ]
 
     # -- what happens ----------------------------------------------------------------------------
@@ -119,7 +119,7 @@ class Life:
         if self.known() and self.random.random() < 0.3:
             fields["after"] = sorted(set(self.random.choices(self.known(), k=2)))
         if self.random.random() < 0.1:
-            fields["when"] = WALL + self.world.now + self.random.uniform(-1, 40)
+            fields["when"] = self.world.wall + self.random.uniform(-1, 40)
         if self.random.random() < 0.15:
             fields["on_error"] = "stop"
         if self.random.random() < 0.15:
@@ -243,6 +243,10 @@ class Life:
     def jump(self) -> None:
         """Nobody runs for a while: leases may end."""
         self.world.now += self.random.choice([1.0, 5.0, 25.0])
+
+    def set_clock(self) -> None:
+        """The wall clock jumps, by an hour or a day."""
+        self.world.set_clock(self.random.choice([-86400.0, -3600.0, 3600.0, 86400.0]))
 
     def see_accepted(self) -> None:
         for asked in list(self.asked):

@@ -74,6 +74,8 @@ class World:
         self.random = random.Random(seed)
         self.numbers = itertools.count(1)
         self.now = 100.0
+        #: the wall clock at time 0, as whoever sets it has it
+        self._clock = WALL
         self.pace = pace
         self.latency = latency
         self.policy = policy
@@ -184,6 +186,15 @@ class World:
             self._busy += 1
         heapq.heappush(self._heap, (when, next(self._entries), quiet, what, given))
 
+    @property
+    def wall(self) -> float:
+        """What the broker's wall clock says."""
+        return self._clock + self.now
+
+    def set_clock(self, seconds: float) -> None:
+        """Somebody sets the wall clock, so far ahead or, below 0, back."""
+        self._clock += seconds
+
     def step(self) -> None:
         """The next thing happens."""
         when, _, quiet, what, given = heapq.heappop(self._heap)
@@ -233,13 +244,13 @@ class World:
         self.manager = JobManager(
             self._open_store(), heartbeat, lease, checked=self.checked, policy=self.policy, keep=self.keep
         )
-        self.manager.restore(self.now, WALL + self.now)
+        self.manager.restore(self.now, self.wall)
         if self.disk is not None:
             self._disk = Disk(self, self.disk)
             self.manager.commit_by(self._disk)
         self.dispatcher.check()
         self._remember()
-        self.broker_turn([Tick(WALL + self.now)])
+        self.broker_turn([Tick(self.wall)])
 
     def restart_broker(self) -> None:
         """It dies: connections are cut, and what it had not committed is lost."""
@@ -279,7 +290,7 @@ class World:
         count = count + 1 if when == self.now else 1
         assert count < 50, f"the deadline {self.dispatcher.next_deadline()} does not move on"
         self._ticks = (self.now, count)
-        return Tick(WALL + self.now)
+        return Tick(self.wall)
 
     def _look(self, deadline: float) -> None:
         """The broker's own alarm."""
