@@ -1,8 +1,8 @@
 """Campaigns that try to break PARK's promises: processes are killed, stopped and cut off while they work.
 
 ``python -m benchmarks chaos [--size small|full] [--seed N] [--times N] [PHASE ...]`` prints what it does and what an
-audit finds. The exit code is 1 where a promise was broken, and what the processes wrote is kept. Runs of one seed do the same
-harm at the same counts of units, to whomever it meets.
+audit finds. The exit code is 1 where a promise was broken, and what the processes wrote is kept. Runs of one seed do the
+same harm at the same counts of units, to whomever it meets.
 """
 
 from __future__ import annotations

@@ -276,6 +276,8 @@ class Life:
         world.doom = ""
         world.shelf.full = False
         world.kernel(2)  # the others may all be about to leave
+        # the time of all jobs that wait for one has come, however the clock was set before
+        world.set_clock(30 * 86400.0)
         last = world.client("ann")
         world.until(lambda: all(r.done for c, r, _ in self.asked if c in world.clients))
         self.see_accepted()
