@@ -87,7 +87,7 @@ PHASES = {
 }
 #: Images of a crash (`tests.campaign.images`): a hundred of them, in full a thousand.
 IMAGES = "images"
-#: Phases in which nothing runs again.
+#: Phases in which nothing runs again, and no session ends.
 STILL = {"broker"}
 
 
@@ -136,7 +136,7 @@ def held(phase: str, size: str, seed: int, bug: str = "") -> bool:
     except AssertionError as error:
         print(f"broken: {error}\nsee {folder}", flush=True)
         return False
-    broken = found.broken or (phase in STILL and bool(found.again))
+    broken = found.broken or (phase in STILL and bool(found.again or found.sessions_again))
     print(f"{found}\nharm done: {dict(campaign.done)} in {time.monotonic() - began:.0f} s", flush=True)
     if broken:
         print(f"see {folder}", flush=True)

@@ -25,6 +25,7 @@ def test_a_broker_that_is_killed_loses_nothing_and_nothing_runs_again(tmp_path: 
     found = Campaign(tmp_path, size, seed=1).run()
     assert not found.broken, found
     assert not found.again, found
+    assert not found.sessions_again, found
 
 
 def test_whatever_is_killed_or_stopped_nothing_is_lost_doubled_or_wrong(tmp_path: Path) -> None:
