@@ -61,10 +61,13 @@ class Deeds:
         self._world = world
         world.judges.append(self)
 
-    def turned(self, turn: Turn) -> None:
+    def decided(self, turn: Turn) -> None:
         said = [s for s in (*turn.sends, *turn.sends_after_commit) if not isinstance(s.message, TIMED)]
         store = self._world.manager.store.id
         self.done += [(self._world.now, f"{s.peer!r} {s.message}".replace(store, "here")) for s in said]
+
+    def turned(self, turn: Turn) -> None:
+        """It did nothing more."""
 
     def died(self) -> None:
         """It does nothing."""
