@@ -8,7 +8,7 @@ from typing import Any
 
 from park.core.keeping import Keep
 from park.model import JobState
-from park.wire import codec, messages
+from park.wire import messages
 from tests.sim.client import Client, Request, SessionMap
 from tests.sim.functions import ERROR, expected, units
 from tests.sim.world import World
@@ -217,15 +217,10 @@ class Life:
         self.world.doom = self.random.choice(["decided", "committed"])
 
     def say_twice(self) -> None:
-        """What is on its way comes twice, the second time later.
-
-        Not what opens a session: behind its end it would open another one, for as long as its client is there.
-        """
+        """What is on its way comes twice."""
         for peer in self.world.peers:
             if peer.wire.up and self.random.random() < 0.5:
-                message, _ = codec.decode(peer.wire.up[0])
-                if not (isinstance(message, messages.Submit) and message.session):
-                    peer.wire.put_up(peer.wire.up[0])
+                peer.wire.put_up(peer.wire.up[0])
 
     def echo(self) -> None:
         """An answer comes again, long after the first, and perhaps after its lease."""
