@@ -80,6 +80,22 @@ def test_a_whole_segment_is_sent_as_it_lies_in_the_store() -> None:
     assert [s.payload for s in out.sends_after_commit if s.peer == kernel] == [Ref("units", (1, 0))]
 
 
+def test_units_that_are_on_disk_are_dealt_at_once_and_those_that_must_not_run_twice_after_the_note_of_it() -> (
+    None
+):
+    desk = Desk()
+    client, kernel = desk.client(), desk.kernel()
+    for job, idempotent in ((1, True), (2, False)):
+        run = run_of(desk.submit(client, inputs=[5, 6, 7], idempotent=idempotent))
+        out = finish(desk, kernel, run, [25])
+        at_once = [s for s in out.sends if isinstance(s.message, messages.Run)]
+        assert bool(at_once) is idempotent
+        assert bool([w for w in out.writes if w.room == "attempt" and w.value is not None]) is not idempotent
+        while desk.job(job).state is not JobState.COMPLETE:
+            run = run_of(out)
+            out = finish(desk, kernel, run, [0] * run.count)
+
+
 def test_a_job_that_runs_once_and_one_without_inputs() -> None:
     desk = Desk()
     client, kernel = desk.client(), desk.kernel()

@@ -245,8 +245,11 @@ class Dealing(Attempts):
             # should the broker die now, its next life knows that these units may have run
             self._out.writes.append(Write("attempt", (job.number, span.start), codec.pack(len(span))))
         payload = b"" if map_.once else map_.ref(span)
-        # units of the store, or the kernel, may have come just now: they run when that is on disk
-        at_once = not map_.root and kernel.joined <= self._saved
+        # units of the store, or the kernel, may have come just now: they run when that is on disk, as do those of which
+        # it must be known that they may have run
+        at_once = kernel.joined <= self._saved
+        if map_.root:
+            at_once = at_once and map_.came <= self._saved and submit.idempotent
         (self._send if at_once else self._answer)(kernel.peer, run, payload)
         if job.state is JobState.QUEUED:
             self.list.change(job, self._out, state=JobState.RUNNING, started=self._wall_now)

@@ -141,6 +141,7 @@ class Intake(Keeping):
         m = job.submit
         root = Map(m.key, job.number, job.owner, m.body, m.seed, 0, root=True, once=m.once, closed=m.closed)
         root.tally = self.list.tallies.of(job.owner)
+        root.came = self._turn
         job.root = root
         self._add_map(job, root)
         return root
@@ -156,6 +157,7 @@ class Intake(Keeping):
         if start != map_.total or pack.count(payload) != count:
             raise ProtocolError(f"units {start} to {start + count} do not follow unit {map_.total}")
         if count:
+            map_.came = self._turn
             map_.add(start, count)
             if map_.known:
                 map_.skip(map_.known)

@@ -90,6 +90,8 @@ class Map:
     kills: dict[int, int] = field(default_factory=dict)
     #: its code has killed a process: it never runs inside a driver's
     apart: bool = False
+    #: the turn in which its last units came
+    came: int = 0
     #: whether it stands in its job's heap of ready maps
     listed: bool = False
     cancelled: bool = False

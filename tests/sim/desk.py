@@ -16,29 +16,33 @@ from tests.sim.wire import PYTHON, WALL, carried
 
 
 class Desk:
-    """A dispatcher on a table; time moves by `tick`."""
+    """A dispatcher on a table; time moves by `tick`. What one call leads to is on disk when the next begins."""
 
     def __init__(self, **options: Any) -> None:
         self.dispatcher = Dispatcher("store", **options)
         self.now = 0.0
-        self.ids = itertools.count(1)
+        self.ids, self.turns = itertools.count(1), itertools.count(1)
         self.tick()
 
     def tick(self, seconds: float = 0.0) -> Outcome:
         self.now += seconds
-        return self._checked(self.dispatcher.handle(Tick(WALL + self.now), self.now))
+        return self._handle(Tick(WALL + self.now))
 
     def flow(self, event: Flow) -> Outcome:
-        return self._checked(self.dispatcher.handle(event, self.now))
+        return self._handle(event)
 
     def give(
         self, peer: bytes, message: Message, payload: Any = b"", account: Account | None = None
     ) -> Outcome:
         event = Event(peer, *carried(message, payload), account)
-        return self._checked(self.dispatcher.handle(event, self.now))
+        return self._handle(event)
 
-    def _checked(self, out: Outcome) -> Outcome:
+    def _handle(self, event: Event | Tick | Flow) -> Outcome:
+        turn = next(self.turns)
+        self.dispatcher.begin_turn(turn)
+        out = self.dispatcher.handle(event, self.now)
         self.dispatcher.check()
+        self.dispatcher.saved(turn)
         return out
 
     def client(
