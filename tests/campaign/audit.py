@@ -11,7 +11,7 @@ from park import payload
 from park.core.store import JobStore
 from park.wire import codec, messages, pack
 from tests.campaign.client import Diary, difference
-from tests.campaign.plan import Task
+from tests.campaign.plan import Task, deadly
 from tests.campaign.work import Run, runs
 
 
@@ -122,9 +122,10 @@ def _by_key(store: JobStore, found: Audit) -> dict[bytes, int]:
 def _check_job(store: JobStore, job: int, task: Task, told: bool, where: str, found: Audit) -> None:
     """Whether the job has ended as it must, with each result once."""
     record = codec.unpack(store.get("job", (job,)) or b"")
-    right = {"crash": ["failed"], "abort": ["aborted"] if told else ["complete", "aborted"]}.get(
-        task.kind, ["complete"]
-    )
+    right = {
+        "crash": ["failed" if any(map(deadly, task.inputs)) else "complete"],
+        "abort": ["aborted"] if told else ["complete", "aborted"],
+    }.get(task.kind, ["complete"])
     if task.kind == "stop":
         right = ["complete", "aborted"]  # what never started
     if record["state"] not in right:
