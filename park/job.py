@@ -7,7 +7,7 @@ import contextlib
 import math
 import queue
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from park.core.manager import JobManager
@@ -26,6 +26,8 @@ class Service(Protocol):
     def wait(self, job: int | None = None, timeout: float | None = None) -> Any: ...
 
     def stream(self, job: int, timeout: float | None = None) -> Iterator[Any]: ...
+
+    def files(self, job: int) -> Mapping[str, bytes]: ...
 
     def logs(self, job: int) -> list[Log]: ...
 
@@ -156,6 +158,11 @@ class Job:
                 print(message)
         """
         return self._service.stream(self._number, timeout)
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """The files that its bodies have kept with it, by name."""
+        return self._service.files(self._number)
 
     def logs(self) -> list[Log]:
         """The last lines that it has printed and logged, the oldest first."""

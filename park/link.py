@@ -50,6 +50,7 @@ _LAST = (
     messages.Failure,
     messages.Fetched,
     messages.Records,
+    messages.Filed,
     messages.Header,
     messages.Welcome,
 )

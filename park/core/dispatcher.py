@@ -24,6 +24,7 @@ from park.core.attempts import Attempts
 from park.core.checkpoints import Checkpoints
 from park.core.course import SOON
 from park.core.dealing import Dealing
+from park.core.files import Files
 from park.core.intake import Intake
 from park.core.jobs import Job
 from park.core.keeping import ended_root
@@ -45,7 +46,7 @@ CUT = b"!"
 MAX_SLOTS = 1 << 16
 
 
-class Dispatcher(Intake, Dealing, Checkpoints, Leaving, Overtime):
+class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
     """See the module. *epoch* counts the lives of the broker; *heartbeat* and *lease* are in seconds.
 
     *policy*: the terms of credit; None: nothing is charged.
@@ -325,6 +326,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving, Overtime):
             for unit in range(start, start + count):
                 kept.pop(unit, None)
         job.checkpoints = kept
+        job.files = stored.get("files", {})
         job.ran, job.overtime = stored.get("ran", 0.0), stored.get("overtime")
         self.list.restore(job)
         if risky:
@@ -384,6 +386,11 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving, Overtime):
         if everything:
             self._check_keeping()
 
+    def _files(self, event: Event, m: messages.Files) -> None:
+        job = self._job(m.job)
+        self.check_right(event, job)
+        self._answer(event.peer, *self._filed(job, m.id, 0, m.name))
+
     _HANDLERS: dict[type[Message], Any] = {  # noqa: RUF012
         messages.Hello: _hello,
         messages.KernelHello: _kernel_hello,
@@ -411,5 +418,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Leaving, Overtime):
         messages.Crashed: Attempts._crashed,
         messages.Checkpoint: Checkpoints._checkpoint,
         messages.Restore: Checkpoints._restore,
+        messages.File: Files._file,
+        messages.Files: _files,
         messages.Publish: Attempts._publish,
     }

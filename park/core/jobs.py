@@ -86,6 +86,8 @@ class Job:
     ran: float = 0.0
     runs_since: float | None = None
     overtime: float | None = None
+    #: its files: bytes by name
+    files: dict[str, int] = field(default_factory=dict)
     #: units with a checkpoint: attempt and number of the newest
     checkpoints: dict[int, tuple[int, int]] = field(default_factory=dict)
     #: bytes in the store, with the code, and of the code alone
@@ -354,6 +356,7 @@ class JobList:
             "checkpoints": list(job.checkpoints),
             "ran": job.ran,
             "overtime": job.overtime,
+            "files": job.files,
         }
 
     def check(self) -> None:

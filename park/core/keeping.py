@@ -212,6 +212,7 @@ class Keeping(Recovery):
         job = Job(record, submit, b"", results=list(_spans(results)), clock=stored["clock"])
         job.ending, job.error = stored["ending"], stored["error"]
         job.bytes, job.code, job.archived = stored["bytes"], stored["code"], True
+        job.files = stored.get("files", {})
         job.root = ended_root(job, dict(_spans(units)))
         self.list.jobs[job.number] = job
         self.list.by_key[submit.key] = job.number

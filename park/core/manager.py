@@ -158,6 +158,7 @@ class JobManager:
                 packs = inputs.of(number)
                 units = {_start(key): said_count(v) for key, v in packs}
                 size = RECORD + len(request) + stored["code"] + sum(len(v) for _, v in packs)
+                size += sum(stored.get("files", {}).values())
                 packs = answers.of(number)
                 answered = [(_start(key), said_count(v)) for key, v in packs]
                 size += sum(len(v) for _, v in packs)

@@ -134,6 +134,10 @@ class Server(ABC):
         """The messages of a job as they come."""
 
     @abstractmethod
+    def files(self, job: Any) -> Mapping[str, bytes]:
+        """The files that a job has kept, by name."""
+
+    @abstractmethod
     def logs(self, job: Any) -> list[Log]:
         """The last lines that a job has printed and logged."""
 
@@ -317,6 +321,13 @@ class ServerProxy(Server):
             messages_.close()
             raise
         return messages_
+
+    def files(self, job: Any) -> Mapping[str, bytes]:
+        """The files that a job has kept (`park.environment().store`), by name; each is read when it is asked for.
+
+        Raises UnknownJob, Refused for the job of somebody else.
+        """
+        return _Files(number_of(job), self._ask)
 
     def logs(self, job: Any) -> list[Log]:
         """The last lines that a job has printed and logged (256 KiB, 5,000 messages at most), the oldest first."""
@@ -636,6 +647,35 @@ class ServerProxy(Server):
         if service is not self:
             raise InvalidRequest("this thread has submitted no job to this service: say which one")
         return int(number)
+
+
+class _Files(Mapping[str, bytes]):
+    """The files of a job, as they were when this was made; their bytes as they are."""
+
+    def __init__(self, job: int, ask: Callable[..., tuple[messages.Message, Any]]) -> None:
+        self._job = job
+        self._ask = ask
+        self._sizes = self._filed("")[0]
+
+    def __repr__(self) -> str:
+        return f"<files of job {self._job}: {', '.join(self._sizes)}>"
+
+    def _filed(self, name: str) -> tuple[dict[str, int], bytes]:
+        answer, data = self._ask(lambda n: messages.Files(n, self._job, name))
+        assert isinstance(answer, messages.Filed)
+        return answer.sizes, bytes(data)
+
+    def __getitem__(self, name: str) -> bytes:
+        sizes, data = self._filed(name)
+        if name not in sizes:
+            raise KeyError(name)
+        return data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sizes)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
 
 
 class _Monitor:

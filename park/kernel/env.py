@@ -6,7 +6,7 @@ The module knows of no socket: the slot process gives it a `Host` when it begins
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, Protocol
 
 from park.errors import InvalidRequest, ParkError, UnitError
@@ -42,6 +42,8 @@ class Host(Protocol):
     def checkpoint(self, state: Any, wait: float) -> bool: ...
 
     def restore(self) -> Any: ...
+
+    def file(self, how: str, name: str, data: Any = b"") -> tuple[dict[str, int], Any]: ...
 
 
 class Environment:
@@ -127,9 +129,62 @@ class Environment:
         return self._host.checkpoint(state, wait)
 
     @property
+    def store(self) -> FileStore:
+        """The files that are kept with the job: a mapping from names to bytes, on the broker's disk.
+
+        What is put there is durable when the statement is done, any unit of the job may read it, also when it runs again,
+        and `job.files` does later. A name has 1 to 100 characters, a file at most 256 MiB, a job 500 of them; they count to
+        its owner's stored bytes. Raises InvalidRequest, LimitReached, Refused where the disk is full::
+
+            park.environment().store["chains.npz"] = data
+        """
+        return FileStore(self._host)
+
+    @property
     def restored(self) -> Any:
         """The newest checkpoint that an earlier run of this unit has made; None in the first run."""
         return self._host.restore()
+
+
+class FileStore(MutableMapping[str, bytes]):
+    """A job's files by name; see `Environment.store`."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def __repr__(self) -> str:
+        return f"<FileStore of job {self._host.job}>"
+
+    def __getitem__(self, name: str) -> bytes:
+        sizes, data = self._host.file("get", _name(name))
+        if name not in sizes:
+            raise KeyError(name)
+        return bytes(data)
+
+    def __setitem__(self, name: str, data: bytes) -> None:
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise InvalidRequest(f"the file {name!r} must be bytes, not {type(data).__name__}")
+        self._host.file("put", _name(name), bytes(data))
+
+    def __delitem__(self, name: str) -> None:
+        if name not in self:
+            raise KeyError(name)
+        self._host.file("drop", _name(name))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._host.file("list", "")[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._host.file("list", "")[0])
+
+    def __len__(self) -> int:
+        return len(self._host.file("list", "")[0])
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise InvalidRequest(f"the name of a file is a text, not {name!r:.80}")
+    return name
 
 
 def _values(results: list[Any]) -> Iterator[Any]:

@@ -280,8 +280,21 @@ class Fabric(ABC):
                 self._open = was_open
         return frame.restored.get(frame.unit)
 
+    def file(self, how: str, name: str, data: Buffer = b"") -> tuple[dict[str, int], Buffer]:
+        """Keep, get or drop a file of the job: the sizes of all of them, and the one that was asked for."""
+        frame = self._stack[-1]
+        was_open, self._open = self._open, False
+        try:
+            check_size(len(data))
+            self._fetches += 1
+            self._send(messages.File(self._fetches, frame.run.attempt, name, how), data)
+            found: tuple[dict[str, int], Buffer] = self._fetched(frame)
+            return found
+        finally:
+            self._open = was_open
+
     def _fetched(self, frame: Frame) -> Any:
-        """The answer to the last Fetch or Restore."""
+        """The answer to the last Fetch, Restore or File."""
         number = self._fetches
         pieces: list[tuple[int, Buffer]] = []
         while True:
@@ -293,6 +306,8 @@ class Fabric(ABC):
                     return payload.job_result(message.record, message.once, pieces)
                 case messages.Checkpoint() if message.reply == number:
                     return data
+                case messages.Filed() if message.reply == number:
+                    return message.sizes, data
                 case messages.Failure() if message.reply == number:
                     raise REFUSALS.get(message.error, ParkError)(message.text)
                 case _:

@@ -24,6 +24,7 @@ class Here:
         self.seed = seed
         self.should_stop = False
         self._maps = 0
+        self._files: dict[str, bytes] = {}
         self._functions: dict[bytes, Any] = {}
         self.fetch = fetch
 
@@ -68,6 +69,13 @@ class Here:
 
     def restore(self) -> Any:
         return None
+
+    def file(self, how: str, name: str, data: bytes = b"") -> tuple[dict[str, int], bytes]:
+        if how == "put":
+            self._files[name] = data
+        elif how == "drop":
+            self._files.pop(name, None)
+        return {n: len(d) for n, d in self._files.items()}, self._files.get(name, b"")
 
 
 def run_here(job: int, request: Request, unit: int | None, fetch: Callable[[int], Any]) -> Any:

@@ -101,7 +101,7 @@ class Holding:
                 if held.call is not None and code in (b"", held.call.map.function):
                     self._call(held.call)
                 if held.fetch is not None and not code:
-                    self._do(ToBroker(held.fetch))
+                    self._do(ToBroker(*held.fetch))
                 if held.lent and not code:
                     self._do(ToBroker(messages.Lent(held.run.attempt, self.epoch)))
                 if not code:

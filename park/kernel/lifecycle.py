@@ -77,7 +77,7 @@ class Lifecycle(Holding):
                 self._to_attempt(message, payload)
             case messages.Checkpointed():
                 self._checkpointed(message)
-            case messages.Fetched() | messages.Failure() | messages.Checkpoint():
+            case messages.Fetched() | messages.Failure() | messages.Checkpoint() | messages.Filed():
                 if message.attempt in self.attempts:
                     self.attempts[message.attempt].held(message.attempt).fetch = None
                 self._to_attempt(message, payload)
@@ -127,9 +127,11 @@ class Lifecycle(Holding):
                 held.checkpoint = (message, payload)
                 if held.saving is None or self._now >= held.saving + AGAIN:
                     self._save(held)
-            case messages.Fetch() | messages.Restore() if self._innermost(process, message.attempt):
-                process.stack[-1].fetch = message
-                self._do(ToBroker(message))
+            case messages.Fetch() | messages.Restore() | messages.File() if self._innermost(
+                process, message.attempt
+            ):
+                process.stack[-1].fetch = (message, payload)
+                self._do(ToBroker(message, payload))
             case messages.Lent() if self._innermost(process, message.attempt):
                 self._timers.wait(message.attempt, self._now)
                 process.stack[-1].lent = True

@@ -34,8 +34,8 @@ class Held:
     run: messages.Run
     #: the map that it waits for, if it is a driver that waits
     call: Call | None = None
-    #: the job whose result it waits for, or the checkpoint
-    fetch: messages.Fetch | messages.Restore | None = None
+    #: the job whose result it waits for, or the checkpoint, or the file
+    fetch: tuple[messages.Fetch | messages.Restore | messages.File, Buffer] | None = None
     #: its newest checkpoint that is not known to be on disk, and since when one is on its way there
     checkpoint: tuple[messages.Checkpoint, Buffer] | None = None
     saving: float | None = None

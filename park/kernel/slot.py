@@ -123,6 +123,7 @@ class Slot(Fabric):
                 | messages.Resume()
                 | messages.Fetched()
                 | messages.Checkpoint()
+                | messages.Filed()
                 | messages.Failure()
             ):
                 self._inbox.append((message, data))
@@ -302,7 +303,7 @@ class _Ended:
     def _no(self, *_: Any) -> Any:
         raise ParkError(f"job {self.job} has ended: its cleanup cannot use the fabric")
 
-    map = code = publish = fetch = checkpoint = restore = _no
+    map = code = publish = fetch = checkpoint = restore = file = _no
 
     def ready(self) -> None:
         """Nothing waits."""

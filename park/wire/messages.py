@@ -361,6 +361,15 @@ class Unwatch(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Files(Message):
+    """What files a job has, and the one called *name*. Answered by Filed."""
+
+    id: int
+    job: int
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Logs(Message):
     """The last lines that a job has printed and logged. Answered by Records: packed lists of text, level and time."""
 
@@ -431,6 +440,19 @@ class Fetched(Message):
     submit: dict[str, Any] = field(default_factory=dict)
     attempt: int = 0
     once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Filed(Message):
+    """The answer to File and to Files: the *sizes* of all files of the job by name.
+
+    The payload is the file that was asked for.
+    """
+
+    carries = True
+    reply: int
+    attempt: int = 0
+    sizes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -637,6 +659,19 @@ class Restore(Message):
     id: int
     attempt: int
     unit: int
+
+
+@dataclass(frozen=True, slots=True)
+class File(Message):
+    """A job's file *name*, from inside a body: *how* "put" keeps the payload under that name, "get" asks for it, "drop"
+    forgets it, "list" asks what there is. Answered by Filed, of a change once it is on disk.
+    """
+
+    carries = True
+    id: int
+    attempt: int
+    name: str
+    how: str
 
 
 @dataclass(frozen=True, slots=True)
