@@ -52,13 +52,15 @@ class Charging(State):
         attempt.paid = attempt.paid_below = 0
 
     def _add_below(self, attempt: Attempt, used: float, paid: int, use: float) -> None:
-        """Tell the drivers that wait for the attempt, further and further out, what it has cost."""
-        outer = self.attempts.get(attempt.map.driver)
-        while outer is not None:
+        """Tell the drivers that wait for the attempt, further and further out, what it has cost.
+
+        Not where its map is lost: it is refunded itself, and its driver, taken in again since, waits for another map.
+        """
+        while not attempt.map.lost and (outer := self.attempts.get(attempt.map.driver)) is not None:
             outer.used_below += used
             outer.paid_below += paid
             outer.use_below += use
-            outer = self.attempts.get(outer.map.driver)
+            attempt = outer
 
     def _pay(self, job: Job, attempt: Attempt, amount: int) -> None:
         if amount:
