@@ -23,19 +23,21 @@ from park.core.server import ServerProxy
 from park.model import JobRecord
 
 UNITS = {"p50": "ms", "p99": "ms", "changes": "1/s", "unseen": ""}
-#: How many mirrors, and how many changes a second are asked for.
-LOADS = {"50 mirrors at 200 a second": (50, 200), "10 mirrors at 1,000 a second": (10, 1000)}
+#: What part of the mirrors, and how many changes a second are asked for.
+LOADS = {"all mirrors, 200 a second": (1.0, 200), "a fifth of them, 1,000 a second": (0.2, 1000)}
 SYSTEMS = tuple(LOADS)
-#: Mirrors in one process, and threads that ask for changes, each of a job of its own.
+#: Mirrors in one process at the most, and threads that ask for changes, each of a job of its own.
 TOGETHER, THREADS = 10, 8
 #: The tag that begins with this tells when it was asked for, on the machine's monotonic clock.
 AT = "at="
 
 
 def measure(system: str, scale: Scale) -> Rows:
-    mirrors, rate = LOADS[system]
+    part, rate = LOADS[system]
+    mirrors = round(part * scale.mirrors)
     with fabric("ipc") as address, remote(address, "bench") as service, ExitStack() as stack:
-        watchers = [stack.enter_context(Watcher(address)) for _ in range(mirrors // TOGETHER)]
+        counts = [min(TOGETHER, mirrors - n) for n in range(0, mirrors, TOGETHER)]
+        watchers = [stack.enter_context(Watcher(address, count)) for count in counts]
         jobs = [service.start(abs, [-1], when=10_000.0) for _ in range(THREADS)]
         seconds = change(service, jobs, rate, scale.mirror)
         made = rate * scale.mirror
@@ -78,11 +80,11 @@ def change(service: ServerProxy, jobs: list[int], rate: int, seconds: int) -> fl
 
 
 class Watcher:
-    """A process with `TOGETHER` mirrors."""
+    """A process with so many mirrors."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, count: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.mirror", address],
+            [sys.executable, "-m", "benchmarks.mirror", address, str(count)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment(),
@@ -110,7 +112,7 @@ class Watcher:
         return found
 
 
-def watch(address: str) -> None:
+def watch(address: str, count: int) -> None:
     """The process of a `Watcher`."""
     delays: list[float] = []
 
@@ -119,7 +121,7 @@ def watch(address: str) -> None:
         if isinstance(new, JobRecord) and (old is None or old.tags != new.tags):
             delays.extend(now - float(tag.removeprefix(AT)) for tag in new.tags if tag.startswith(AT))
 
-    services = [park.connect(address, user=f"mirror{n}") for n in range(TOGETHER)]
+    services = [park.connect(address, user=f"mirror{n}") for n in range(count)]
     for service in services:
         service.table.subscribe(changed)
     print("following", flush=True)
@@ -133,4 +135,4 @@ def watch(address: str) -> None:
 
 
 if __name__ == "__main__":
-    watch(sys.argv[1])
+    watch(sys.argv[1], int(sys.argv[2]))

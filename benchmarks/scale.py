@@ -32,8 +32,9 @@ class Scale:
     #: seconds for which shares are counted, and urgent jobs
     sharing: float = 60.0
     urgent: int = 25
-    #: seconds for which the table changes under mirrors
+    #: seconds for which the table changes under so many mirrors
     mirror: int = 20
+    mirrors: int = 50
     #: units while clients do not read, of which three in ten thousand have a megabyte as their result
     memory: int = 1_000_000
     #: cold starts in a round
@@ -55,6 +56,7 @@ QUICK = Scale(
     jobs=50,
     sharing=1.0,
     mirror=1,
+    mirrors=5,
     memory=2000,
     urgent=2,
 )

@@ -2,8 +2,8 @@
 
 The dispatcher is one machine in several floors, each a class that stands on the one below: `State`, `Charging` (what it
 costs), `Course` (how a job goes on and ends), `Attempts` (what becomes of what was dealt), then `Dealing` (who is
-dealt what), `Checkpoints` (from what it goes on when it runs again), `Files` and `Intake` (what clients ask for), and on top
-`park.core.dispatcher.Dispatcher`. Each calls only its own methods and those of lower floors.
+dealt what), `Checkpoints` (from what it goes on when it runs again), `Files` and `Intake` (what clients ask for), and on
+top `park.core.dispatcher.Dispatcher`. Each calls only its own methods and those of lower floors.
 """
 
 from __future__ import annotations
