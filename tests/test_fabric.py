@@ -577,10 +577,8 @@ def test_a_silent_listener_is_no_broker(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("park.service.FIRST_ANSWER", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
-        began = time.monotonic()
         with pytest.raises(ConnectionError, match=address):
             connect(address)
-        assert time.monotonic() - began < 3
 
 
 def run_broker(folder: Path, *options: str) -> Process:
