@@ -435,7 +435,7 @@ def test_a_full_disk_is_said_and_got_over(tmp_path: Path, monkeypatch: pytest.Mo
     store.commit([Write("job", (1,), b"there"), Write("job", (2,), b"there")])
 
     with monkeypatch.context() as patched:
-        patched.setattr(park.core.store, "_free", lambda folder: 10_000)
+        patched.setattr(JobStore, "_free", lambda store: 10_000)
         with pytest.raises(
             StoreError, match=f"cannot write to the store in {tmp_path}: the disk is full"
         ) as e:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 from fabric import until
 
-from park.core.outcome import Write
+from park.core.manager import JobManager
+from park.core.outcome import Tick, Write
 from park.core.store import JobStore
 from park.core.writer import Writer
 from park.errors import StoreError
@@ -126,6 +128,49 @@ def test_any_other_error_is_final(store: Slow) -> None:
         writer.done()
     writer.close()
     assert store.count("job") == 0
+
+
+def test_what_no_store_should_raise_is_final_too_and_said(store: Slow) -> None:
+    woken = threading.Event()
+    writer = Writer(store, woken.set)
+    store.failure = lambda: ValueError("something odd")
+    writer.put(1, [Write("job", (1,), b"x")])
+    assert woken.wait(10.0)
+    with pytest.raises(StoreError, match=r"cannot write to the store in .*home: .*something odd"):
+        writer.done()
+    writer.close()
+
+
+def test_a_home_that_has_vanished_is_said_in_words(store: Slow) -> None:
+    woken = threading.Event()
+    writer = Writer(store, woken.set)
+    shutil.rmtree(store.folder)
+    writer.put(1, [Write("job", (1,), b"x")])
+    assert woken.wait(10.0)
+    with pytest.raises(StoreError, match=r"in .*home: No such file"):
+        writer.done()
+    with pytest.raises(StoreError, match=r"in .*home: No such file"):
+        store.room()
+    writer.close()
+
+
+def test_a_manager_closes_on_a_disk_that_does_not_answer(
+    store: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = JobManager(store)
+    manager.restore(0.0, 0.0)
+    manager.write_behind(lambda: None)
+    monkeypatch.setattr("park.core.writer.PATIENCE", 0.05)
+    hold = store._writing  # as a commit that hangs has it
+    hold.acquire()
+    manager.hand_in(manager.decide([Tick(1.0)], 0.0))
+    manager._commits.put(99, [Write("job", (1,), b"x")])
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="has not answered"):
+        manager.close()
+    assert time.monotonic() - began < 5.0
+    hold.release()
+    manager.close()
 
 
 def test_a_disk_that_does_not_answer_is_not_waited_for_for_ever(

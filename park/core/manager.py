@@ -290,10 +290,8 @@ class JobManager:
 
     def close(self) -> None:
         """What was handed in is on disk, or will never be; then it is never acknowledged."""
-        try:
-            self._commits.close()
-        finally:
-            self.store.close()
+        self._commits.close()  # if that raises, its thread still has the store, and closing it would wait for the thread
+        self.store.close()
 
     # -- inside a turn -------------------------------------------------------------------------
 

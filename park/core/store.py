@@ -399,7 +399,7 @@ class JobStore(Store):
                 size += len(key) + len(record)
         if not records:
             return
-        if size and _free(self.folder) < size + self._LEAST:
+        if size and self._free() < size + self._LEAST:
             raise self._said(OSError(errno.ENOSPC, ""), "cannot write to the store")
         with self._writing:
             env, _ = self._live("meta")
@@ -433,16 +433,29 @@ class JobStore(Store):
         return True
 
     def room(self) -> int:
+        free = self._free()
+        # what is unused in the file may be in pieces too small for what comes
+        return min(free - 2 * self._LEAST, free + self._unused() - self._RESERVE)
+
+    def _free(self) -> int:
+        """Bytes that this user may still write there."""
+        try:
+            return shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise self._said(error, "cannot see how much room there is for the store") from error
+
+    def _unused(self) -> int:
+        """Bytes of the file's pages that hold nothing."""
         with self._reading:
             env, _ = self._live("meta")
-            with env.begin() as txn:
-                info = env.info()
-                stats = [txn.stat(db) for db in self._rooms.values()]
+            try:
+                with env.begin() as txn:
+                    info = env.info()
+                    stats = [txn.stat(db) for db in self._rooms.values()]
+            except lmdb.Error as error:
+                raise self._said(error, "cannot read the store") from error
         used = sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
-        unused = (info["last_pgno"] + 1 - used) * stats[0]["psize"]
-        free = _free(self.folder)
-        # what is unused in the file may be in pieces too small for what comes
-        return min(free - 2 * self._LEAST, free + unused - self._RESERVE)
+        return int((info["last_pgno"] + 1 - used) * stats[0]["psize"])
 
     def get(self, room: str, key: Key) -> bytes | None:
         raw = encode_key(key)
@@ -587,11 +600,6 @@ def network_file_system(folder: Path, mountinfo: str) -> str | None:
         if folder.is_relative_to(mount) and len(mount.parts) >= depth:
             depth, kind = len(mount.parts), types[0]
     return kind if kind.removeprefix("fuse.") in NETWORK else None
-
-
-def _free(folder: Path) -> int:
-    """Bytes that this user may still write there."""
-    return shutil.disk_usage(folder).free
 
 
 def _mountinfo() -> str:

@@ -117,7 +117,9 @@ class Writer:
                     self._commit([write for _, writes in turns for write in writes])
                     self._done = turns[-1][0]
                     self._wake()
-        except StoreError as error:
+        except Exception as error:  # nobody else would ever hear of it
+            if not isinstance(error, StoreError):
+                error = StoreError(f"cannot write to the store in {self._store.place}: {error!r}")
             self._error = error
             self._wake()
 
