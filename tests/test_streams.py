@@ -238,6 +238,38 @@ def test_a_body_prints_from_threads_and_children_s_output_goes_where_it_went(ser
     assert [log.text for log in job.logs()] == ["from a thread"]
 
 
+def test_the_streams_of_a_body_are_those_of_its_process(service: LocalService) -> None:
+    def body() -> tuple[Any, ...]:
+        sys.stdout.buffer.write(b"these bytes are for nobody\n")  # they pass by the log
+        found = [
+            (of.encoding, of.errors, of.newlines, of.name, of.mode) for of in (sys.__stdout__, sys.stdout)
+        ]
+        return (*found, sys.stderr.encoding, "é".encode(sys.stdout.encoding))
+
+    job = service.job(service.start(body))
+    plain, seen, *others = job.wait(20)
+    assert seen == plain
+    assert None not in plain[:2]
+    assert len(others) == 2
+    assert job.logs() == []
+
+
+def test_what_is_logged_keeps_its_traceback(service: LocalService) -> None:
+    def body() -> None:
+        try:
+            raise ValueError("no such width")
+        except ValueError:
+            logging.getLogger("model").exception("unit %d is skipped", 7)
+
+    job = service.job(service.start(body))
+    job.wait(20)
+    (log,) = job.logs()
+    first, second, *_, last = log.text.split("\n")
+    assert (log.level, first) == ("error", "unit 7 is skipped")
+    assert second.startswith("Traceback")
+    assert last == "ValueError: no such width"
+
+
 def test_units_print_to_the_log_of_their_job(service: LocalService) -> None:
     def driver() -> None:
         print("before")

@@ -84,6 +84,19 @@ class Tee(io.TextIOBase):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
+    # what TextIOBase has as None; its stub says that these can be set, which they cannot
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        return self._stream.errors
+
+    @property
+    def newlines(self) -> Any:  # type: ignore[override]
+        return self._stream.newlines
+
     def write(self, text: str) -> int:
         count = self._stream.write(text)
         self._printed.add(self._level, text)
@@ -115,8 +128,10 @@ class Logged:
         self._printed = printed
 
     def handle(self, record: Any) -> None:
-        """Print it, and add it to the log."""
-        text = f"{record.getMessage()}\n"
+        """Print it, with its traceback, and add it to the log."""
+        import logging  # which is there, or there were no record
+
+        text = f"{logging.Formatter().format(record)}\n"
         self._stream.write(text)
         self._stream.flush()
         self._printed.add(record.levelname.lower(), text)
