@@ -61,6 +61,10 @@ class Size:
     limit: float = 300.0
 
 
+class PromiseBroken(AssertionError):
+    """Raised when a campaign stands still, or a part of the fabric ends or fails: what a broken promise looks like."""
+
+
 class Campaign:
     """One campaign in *folder*; *say* is told what happens."""
 
@@ -89,7 +93,7 @@ class Campaign:
         self.settled: float | None = None
 
     def run(self) -> Audit:
-        """Let it happen, then judge. AssertionError where something stands still or ends in error."""
+        """Let it happen, then judge. PromiseBroken where something stands still or ends in error."""
         with self.fabric:
             self.began = time.monotonic()
             if self.size.tcp:
@@ -105,8 +109,12 @@ class Campaign:
             for kernel in self.kernels:
                 kernel.end()
             self.fabric.broker.end()
-            assert "Traceback" not in self.fabric.broker.text, self.fabric.broker.text
+            self._check_broker()
         return audit(self.folder, self.fabric.home, self.plans, self.harms)
+
+    def _check_broker(self) -> None:
+        if "Traceback" in self.fabric.broker.text:
+            raise PromiseBroken(self.fabric.broker.text)
 
     def schedule(self) -> list[tuple[int, str]]:
         """What harm is done when the ledger has so many runs."""
@@ -126,14 +134,17 @@ class Campaign:
             runs = count(self.ledger)
             if runs != seen:
                 seen, moved = runs, now
-            assert self.fabric.broker.running, f"the broker has ended: {self.fabric.broker.text}"
+            if not self.fabric.broker.running:
+                raise PromiseBroken(f"the broker has ended: {self.fabric.broker.text}")
             if schedule and runs >= schedule[0][0] and now >= harmed + PAUSE:
                 harmed = now
                 self.harm(schedule.pop(0)[1])
             if not self._later and self._all_done():
                 break
-            assert now < moved + self.size.patience, f"nothing moves any more at {runs} runs: {self.story()}"
-            assert now < self.began + self.size.limit, f"not over in {self.size.limit} s: {self.story()}"
+            if now >= moved + self.size.patience:
+                raise PromiseBroken(f"nothing moves any more at {runs} runs: {self.story()}")
+            if now >= self.began + self.size.limit:
+                raise PromiseBroken(f"not over in {self.size.limit} s: {self.story()}")
             time.sleep(0.005)
         if schedule:
             self.say(f"{len(schedule)} harms came too late: {Counter(kind for _, kind in schedule)}")
@@ -144,7 +155,7 @@ class Campaign:
                 return False
             code = client.wait()
             if code:
-                raise AssertionError(f"client {number} ended with {code}:\n{client.text}")
+                raise PromiseBroken(f"client {number} ended with {code}:\n{client.text}")
         return True
 
     def story(self) -> str:
@@ -214,12 +225,14 @@ class Campaign:
             if all(mirror == right for mirror in seen):
                 break
             wrong = [mirror for mirror in seen if mirror != right]
-            assert time.monotonic() < quiet + SETTLE, f"{len(wrong)} mirrors show {wrong[:3]}, not {right}"
+            if time.monotonic() >= quiet + SETTLE:
+                raise PromiseBroken(f"{len(wrong)} mirrors show {wrong[:3]}, not {right}")
             time.sleep(0.05)
         self.settled = time.monotonic() - quiet
         records = {r.job: replace(r, reason="") for r in service.records()}
         table = {n: replace(r, reason="") for n, r in service.table.jobs.items()}
-        assert records == table, "the table is not what the broker knows"
+        if records != table:
+            raise PromiseBroken("the table is not what the broker knows")
         self.say(f"{len(seen)} mirrors show the broker's table {self.settled:.2f} s after all was quiet")
 
     def _in(self, seconds: float, what: Callable[[], None]) -> None:
@@ -248,7 +261,7 @@ class Campaign:
         self.fabric.broker.kill()
         self._tell(f"kill broker, back after {away} s")
         self.harms.broker.append(self._span(away))
-        assert "Traceback" not in self.fabric.broker.text, self.fabric.broker.text
+        self._check_broker()
         time.sleep(away)  # nothing else is harmed meanwhile
         self.fabric.start_broker()
 
