@@ -6,7 +6,8 @@ back; each carries a key or means the same when it is said twice. So are session
 their maps (`park.wire.calls`): they go on over a cut connection, and over the death of a broker.
 
 While the broker is away and somebody waits for it, a line on stderr says so. If it stays away for longer than
-*patience* seconds, whoever waits gets NoBroker.
+*patience* seconds, whoever waits for an answer, for results or for a job's messages gets NoBroker; sessions end, and their
+maps have to be made again.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ PATIENCE = 600.0
 
 #: Seconds after which a map is said again for which the broker had no room.
 BUSY = 2.0
+
+#: Kinds of a stream's last message.
+_ENDS = ("complete", "error", "abort")
 
 #: Answers that are the last of their request.
 _LAST = (
@@ -226,6 +230,8 @@ class Link:
         self._say_later: dict[bytes, float] = {}
         #: who follows the streams of jobs: by job, and by the number of the Watch
         self._followers: dict[int, dict[int, Follower]] = {}
+        #: those who leave, from any thread, also out of a collection of garbage that the loop itself has set off
+        self._leaving: deque[tuple[int, Follower]] = deque()
         self._known: set[bytes] = set()
         self._callbacks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._caller: threading.Thread | None = None
@@ -241,7 +247,8 @@ class Link:
     # -- the reactor's part --------------------------------------------------------------------
 
     def waiting(self) -> bool:
-        return self._line.waiting() or (self._listener is not None and self._listener.waiting())
+        listener = self._listener
+        return self._line.waiting() or bool(self._leaving) or (listener is not None and listener.waiting())
 
     def turn(self, now: float) -> None:
         while (frames := self._line.receive()) is not None:
@@ -262,6 +269,8 @@ class Link:
             call = self._maps.get(key)
             if call is not None:
                 self._say(call, call.call.again(call.session.number, self.presence.epoch))
+        while self._leaving:
+            self._part(*self._leaving.popleft())
         due = self.presence.due(now)
         self._mind(self.presence.away(now))
         if due == "hello":
@@ -295,11 +304,7 @@ class Link:
         self._line.close()
         if self._listener is not None:
             self._listener.close()
-        error = ServiceClosed(f"the connection to {self.name} was closed")
-        self._fail_all(error)
-        for followers in self._followers.values():
-            for follower in followers.values():
-                follower.fail(error)
+        self._fail_all(ServiceClosed(f"the connection to {self.name} was closed"))
         self.table.close()
         self._callbacks.put(None)
 
@@ -382,7 +387,7 @@ class Link:
                 self._noticed = False
                 self._tell(f"{self.name} is back")
             return
-        if not (self._replies or self._maps):
+        if not (self._replies or self._maps or self._followers):
             return
         if away >= self.patience:
             self._fail_all(self._gone())
@@ -428,6 +433,8 @@ class Link:
                     call.fail(REFUSALS.get(message.error, ServiceClosed)(message.text))
             case messages.Stream():
                 self._pass_on(message, data)
+            case messages.Failure():
+                self._turn_away(message)
             case messages.Header():
                 self.mirror.feed(message, data, now)
             case messages.NeedBlob():
@@ -458,6 +465,10 @@ class Link:
         self._opening.clear()
         for session in list(self._sessions):
             self._end_session(session, error)
+        followers, self._followers = self._followers, {}
+        for several in followers.values():
+            for follower in several.values():
+                follower.fail(error)
 
     def _end_session(self, session: Session, error: ParkError) -> None:
         """It and its maps end with this *error*."""
@@ -641,17 +652,23 @@ class Link:
         return self.request(make)
 
     def unwatch(self, job: int, follower: Follower) -> None:
-        """It follows the job no longer."""
+        """It follows the job no longer, from the loop's next turn on."""
+        self._leaving.append((job, follower))
+        self._reactor.wake()
 
-        def leave() -> None:
-            followers = self._followers.get(job, {})
-            for number in [n for n, f in followers.items() if f is follower]:
-                del followers[number]
-            if not followers and self._followers.pop(job, None) is not None:
-                self._send(messages.Unwatch(job))
+    def _part(self, job: int, follower: Follower) -> None:
+        if self._let_go(job, follower) and job not in self._followers:
+            self._send(messages.Unwatch(job))
 
-        with contextlib.suppress(ServiceClosed):
-            self._reactor.call(leave)
+    def _let_go(self, job: int, follower: Follower) -> bool:
+        """Nothing more of the job is for this follower. Whether it followed."""
+        followers = self._followers.get(job, {})
+        numbers = [n for n, f in followers.items() if f is follower]
+        for number in numbers:
+            del followers[number]
+        if not followers:
+            self._followers.pop(job, None)
+        return bool(numbers)
 
     def _pass_on(self, message: messages.Stream, data: Buffer) -> None:
         """A message of a job's stream: to all who follow it, or, as part of an answer, to the one who asked."""
@@ -663,6 +680,17 @@ class Link:
                 follower.joined = True
             if follower.joined:
                 follower.put(message.kind, data)
+                if message.kind in _ENDS:
+                    self._let_go(message.job, follower)
+
+    def _turn_away(self, message: messages.Failure) -> None:
+        """The broker does not let follow a job, as one that was deleted while it was away."""
+        for job, followers in self._followers.items():
+            if message.reply in followers:
+                follower = followers[message.reply]
+                self._let_go(job, follower)
+                follower.fail(REFUSALS.get(message.error, ParkError)(message.text))
+                return
 
     def call_back(self, callback: Callable[[], None]) -> None:
         """Run user code in the callbacks' thread, where it can hold up nothing but other callbacks."""

@@ -7,8 +7,9 @@ a ``kind`` of their own, pickled, which nobody opens on the way.
 
 from __future__ import annotations
 
-import queue
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ class Complete:
 @dataclass(frozen=True, slots=True)
 class Error:
     """Something went wrong: *text* says what. *record* is that of a job that has failed, and then it is the last message;
-    None: the job goes on.
+    None: it is not the job, but messages were left out, or can come no more.
     """
 
     text: str
@@ -92,48 +93,87 @@ def lines(messages: Iterator[Any]) -> Iterator[Log]:
     return (message for message in messages if isinstance(message, Log))
 
 
-class Messages(Iterator[Any]):
-    """The messages of a job as they come; ``job.stream()``. They end with the job, or with the connection."""
+class Inbox:
+    """Messages that have come and were not taken. Filled in the loop, emptied in other threads.
 
-    #: Messages that wait to be taken before the oldest are left out.
+    Beyond `MOST` the oldest are left out; in their place comes an `Error` that says how many they were.
+    """
+
+    #: Messages that wait.
     MOST = 100_000
 
-    def __init__(self, timeout: float | None, close: Callable[[], None]) -> None:
-        self._timeout = timeout
-        self._close = close
-        self._waiting: queue.SimpleQueue[tuple[str, Buffer] | ParkError] = queue.SimpleQueue()
+    def __init__(self) -> None:
         self.joined = False
-        self._over = False
-        self._lock = threading.Lock()
+        self._arrived = threading.Condition()
+        self._waiting: deque[tuple[str, Buffer] | ParkError] = deque()
+        self._left_out = 0
+        self._closed = False
 
     def put(self, kind: str, data: Buffer) -> None:
         """A message has come."""
-        if self._waiting.qsize() >= self.MOST:
-            self._waiting.get()
-        self._waiting.put((kind, data))
+        with self._arrived:
+            if len(self._waiting) >= self.MOST:
+                self._waiting.popleft()
+                self._left_out += 1
+            self._waiting.append((kind, data))
+            self._arrived.notify()
 
     def fail(self, error: ParkError) -> None:
         """No more will come."""
-        self._waiting.put(error)
+        with self._arrived:
+            self._waiting.append(error)
+            self._arrived.notify()
+
+    def close(self) -> None:
+        """Nobody takes what is here: whoever waits goes."""
+        with self._arrived:
+            self._closed = True
+            self._waiting.clear()
+            self._arrived.notify_all()
+
+    def take(self, timeout: float | None) -> Any:
+        """The next message; None once it is closed. Raises WaitTimeout, or why no more will come."""
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: self._waiting or self._closed, timeout):
+                raise WaitTimeout(f"no message came within {timeout} s")
+            if self._closed:
+                return None
+            if self._left_out:
+                count, self._left_out = self._left_out, 0
+                return Error(f"{count:,} messages were left out: they came faster than they were taken")
+            got = self._waiting.popleft()
+        if isinstance(got, ParkError):
+            raise got
+        return decode(*got)
+
+
+class Messages(Iterator[Any]):
+    """The messages of a job as they come; ``job.stream()``. They end with the job, or with the connection.
+
+    An iterator that is dropped follows no longer.
+    """
+
+    def __init__(self, inbox: Inbox, timeout: float | None, leave: Callable[[], None]) -> None:
+        self._inbox = inbox
+        self._timeout = timeout
+        self._leave = weakref.finalize(self, leave)
+        self._leave.atexit = False
 
     def __next__(self) -> Any:
-        if self._over:
-            raise StopIteration
         try:
-            got = self._waiting.get(timeout=self._timeout)
-        except queue.Empty:
-            raise WaitTimeout(f"no message came within {self._timeout} s") from None
-        if isinstance(got, ParkError):
+            message = self._inbox.take(self._timeout)
+        except WaitTimeout:
+            raise
+        except ParkError:
             self.close()
-            raise got
-        message = decode(*got)
+            raise
+        if message is None:
+            raise StopIteration
         if is_last(message):
             self.close()
         return message
 
     def close(self) -> None:
         """Follow the job no longer."""
-        with self._lock:
-            over, self._over = self._over, True
-        if not over:
-            self._close()
+        self._inbox.close()
+        self._leave()

@@ -22,7 +22,8 @@ from park.core.store import MemoryStore
 from park.kernel.printed import LONGEST, MOST, Printed
 from park.local import LocalService
 from park.model import Log
-from park.stream import Abort, Complete, Error, Join, Messages, Start
+from park.service import connect
+from park.stream import Abort, Complete, Error, Inbox, Join, Messages, Start
 from park.wire import codec
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # kernels need not have this folder
@@ -105,15 +106,30 @@ def test_the_latest_messages_outlive_the_broker_and_go_with_their_job() -> None:
     assert Snapshots(store).restore() == [(1, "progress", b"4")]
 
 
-def test_an_iterator_that_nobody_empties_keeps_the_newest() -> None:
-    closed = threading.Event()
-    messages = Messages(0.0, closed.set)
-    for n in range(Messages.MOST + 5):
-        messages.put("log", codec.pack([str(n), "out", 0.0]))
+def test_an_iterator_that_nobody_empties_keeps_the_newest_and_says_so() -> None:
+    inbox, closed = Inbox(), threading.Event()
+    messages = Messages(inbox, 0.0, closed.set)
+    for n in range(Inbox.MOST + 5):
+        inbox.put("log", codec.pack([str(n), "out", 0.0]))
+    assert next(messages) == Error("5 messages were left out: they came faster than they were taken")
     assert next(messages) == Log("5", "out", 0.0)
+    inbox.put("log", codec.pack(["new", "out", 0.0]))
+    assert next(messages) == Log("6", "out", 0.0)
     messages.close()
     assert closed.is_set()
     assert list(messages) == []
+
+
+def test_closing_an_iterator_wakes_all_who_wait_in_it() -> None:
+    messages = Messages(Inbox(), None, lambda: None)
+    found: list[list[Any]] = []
+    waiting = [threading.Thread(target=lambda: found.append(list(messages)), daemon=True) for _ in range(2)]
+    for thread in waiting:
+        thread.start()
+    messages.close()
+    for thread in waiting:
+        thread.join(10)
+    assert found == [[], []]
 
 
 # -- on the local service ----------------------------------------------------------------------------
@@ -301,6 +317,18 @@ def test_following_what_is_not_there(service: LocalService) -> None:
     service.abort(held)
 
 
+def test_nothing_is_held_for_who_has_heard_the_last_or_went_away(service: LocalService) -> None:
+    held = service.start(abs, [1], when=1000)
+    first, second = service.stream(held, timeout=20), service.stream(held, timeout=20)
+    followers = service._link._followers
+    assert [len(followers[held])] == [2]
+    del first
+    until(lambda: len(followers[held]) == 1)
+    service.abort(held)
+    assert kinds(second) == ["Join", "Abort"]
+    assert not followers
+
+
 def on_disk(home: Path, room: str) -> int:
     """Records in a room of a broker's store, seen from outside."""
     env = lmdb.open(str(home / "jobs.mdb"), subdir=False, readonly=True, lock=False, max_dbs=32)
@@ -335,3 +363,58 @@ def test_streams_and_logs_from_elsewhere_and_over_a_broker_s_death(tmp_path: Pat
         assert found[-1] == "Complete"
         # the first line may have been younger than the second that a broker's death costs
         assert [log.text for log in job.logs()][-3:] == ["a warning", "negative width", "nearly"]
+
+
+class Hears:
+    """A monitor that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def on_join(self, message: Join) -> None:
+        self.heard.append("join")
+
+    def on_complete(self, message: Complete) -> None:
+        self.heard.append("complete")
+
+    def on_error(self, message: Error) -> None:
+        self.heard.append(message.text)
+
+
+def test_the_last_message_comes_once_and_one_who_waits_for_a_job_that_is_gone_is_told(tmp_path: Path) -> None:
+    with Fabric(tmp_path) as fabric:
+        fabric.start_kernels(1)
+        service, ended, lost = fabric.connect(), Hears(), Hears()
+        service.start(abs, [1], monitor=ended)
+        held = service.start(abs, [1], when=1000, monitor=lost)
+        messages = service.stream(held)
+        assert isinstance(next(messages), Join)
+        until(lambda: ended.heard[-1:] == ["complete"])
+        fabric.broker.kill()
+        fabric.start_broker()
+        assert isinstance(next(messages), Join)
+        assert ended.heard == ["join", "complete"]
+        fabric.broker.kill()
+        (fabric.home / "jobs.mdb").unlink()
+        fabric.start_broker()
+        with pytest.raises(park.UnknownJob, match=f"job {held} is unknown"):
+            next(messages)
+        until(lambda: len(lost.heard) == 3)
+        assert lost.heard[:2] == ["join", "join"]
+        assert "is unknown" in lost.heard[2]
+
+
+def test_who_follows_a_job_is_told_that_the_broker_is_away_and_let_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("park.link.NOTICE", 0.5)
+    with Fabric(tmp_path) as fabric, connect(fabric.address, "tester", patience=2.5) as service:
+        monitor = Hears()
+        messages = service.stream(service.start(abs, [1], when=1000, monitor=monitor))
+        assert isinstance(next(messages), Join)
+        fabric.broker.kill()
+        with pytest.raises(park.NoBroker, match=r"has been away for \d s"):
+            next(messages)
+        assert "no sign of" in capsys.readouterr().err
+        until(lambda: len(monitor.heard) == 2)
+        assert "has been away for" in monitor.heard[1]

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from park import payload
 from park.core.ledger import check_grant
-from park.errors import InvalidRequest, NotComplete, ParkError, UnitError, WaitTimeout
+from park.errors import InvalidRequest, NotComplete, ParkError, ServiceClosed, UnitError, WaitTimeout
 from park.job import Job, check_timeout, number_of
 from park.kernel.term import DRAIN
 from park.link import Link, Reply
@@ -45,7 +45,7 @@ from park.model import (
 from park.reference import collecting
 from park.search import Query
 from park.session import LARGEST_BATCH, Executor, MapIterator, Mapper, Session, batches_of, check_function
-from park.stream import Messages, decode
+from park.stream import Error, Inbox, Messages, decode
 from park.util.bar import Bar
 from park.wire import codec, messages
 from park.wire.pack import Pack
@@ -301,7 +301,11 @@ class ServerProxy(Server):
             self._answer(reply)
 
     def follow(self, job: int, monitor: Any) -> None:
-        """Call ``monitor.on_<kind>(message)`` for each message of the job, in a thread of the service."""
+        """Call ``monitor.on_<kind>(message)`` for each message of the job, in a thread of the service.
+
+        The last call is of ``on_complete``, ``on_error`` or ``on_abort``; ``on_error`` with a `park.stream.Error` that
+        has no record says why no more messages come, though the job may go on.
+        """
         self._link.watch(job, _Monitor(monitor, self._link))
 
     def stream(self, job: Any, timeout: float | None = None) -> Messages:
@@ -314,9 +318,10 @@ class ServerProxy(Server):
         """
         number = number_of(job)
         limit = check_timeout(timeout)
-        messages_: Messages = Messages(limit, lambda: self._link.unwatch(number, messages_))
+        inbox, link = Inbox(), self._link
+        messages_ = Messages(inbox, limit, lambda: link.unwatch(number, inbox))
         try:
-            self._answer(self._link.watch(number, messages_))
+            self._answer(link.watch(number, inbox))
         except BaseException:
             messages_.close()
             raise
@@ -692,7 +697,10 @@ class _Monitor:
             self._link.call_back(lambda: method(decode(kind, data)))
 
     def fail(self, error: ParkError) -> None:
-        """The connection has ended; a monitor only hears of its job."""
+        """No more will come. That its own program has closed the connection a monitor is not told."""
+        method = getattr(self._monitor, "on_error", None)
+        if method is not None and not isinstance(error, ServiceClosed):
+            self._link.call_back(lambda: method(Error(str(error))))
 
 
 class _Reason:

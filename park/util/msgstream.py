@@ -1,9 +1,10 @@
 """The hub of jobs' messages: who watches which job, and what a late watcher must know first.
 
-A job's stream is what its body publishes: progress, improvements, lines of a log, messages of its own
-kinds. Nothing of it is stored. But some messages stay true until the next of their kind, such as the latest
-progress; the hub keeps those, one a kind, as the stream's header. Who joins gets the header first and then
-every later message in order, with nothing lost or doubled between, because `subscribe` does both at once.
+A job's stream is what its body publishes: progress, improvements, lines of a log, messages of its own kinds.
+The hub passes them on and forgets them. But some stay true until the next of their kind, such as the latest
+progress; it keeps those, one a kind, as the stream's header. (The disk has the header, and the last lines of
+the log: `park.core.snapshots`, `park.core.logbook`.) Who joins gets the header first and then every later
+message in order, with nothing lost or doubled between, because `subscribe` does both at once.
 
 The hub is pure: it says what to send to whom, and somebody else sends it.
 """
