@@ -81,7 +81,9 @@ def test_a_death_says_how_much_memory_was_held(fabric: Fabric) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     service = fabric.connect()
-    with pytest.raises(park.JobFailed, match=r"signal 9 \(SIGKILL\) \(it held up to 3\d\d MB of memory\)"):
+    # a kernel that was started by a process with more memory than that (this one, late in a long run) cannot tell
+    words = r"signal 9 \(SIGKILL\) \(it held (up to 3\d\d|less than (3\d\d|[4-9]\d\d)) MB of memory\)"
+    with pytest.raises(park.JobFailed, match=words):
         service.wait(service.start(greedy, [1]), 30)
 
 

@@ -761,7 +761,8 @@ def test_a_body_that_writes_much_to_standard_error(scripts: Scripts) -> None:
             import os, sys, time, park
             def flood(x):
                 line = b"x" * 99 + b"\\n"
-                for _ in range(100):
+                end = time.monotonic() + 2
+                while time.monotonic() < end:
                     os.write(2, line * 10_000)
                 return x
             def beat():
@@ -780,7 +781,7 @@ def test_a_body_that_writes_much_to_standard_error(scripts: Scripts) -> None:
         )
         assert script.wait(60) == 0, script.text
     assert script.text.startswith("[1] True"), script.text
-    assert (scripts.folder / "errors").stat().st_size == 100_000_000
+    assert (scripts.folder / "errors").stat().st_size > 10_000_000
 
 
 def test_a_body_that_forks(scripts: Scripts) -> None:
