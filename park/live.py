@@ -99,7 +99,8 @@ class LiveTable:
         self._mirror = mirror
         self._call_back = call_back
         self._iterators: weakref.WeakSet[TableChanges] = weakref.WeakSet()
-        self._closed = False
+        #: the connection has ended: nothing changes any more
+        self.closed = False
 
     def __repr__(self) -> str:
         stale = " (stale)" if self.stale else ""
@@ -183,8 +184,8 @@ class LiveTable:
         return TableChanges(self, timeout)
 
     def close(self) -> None:
-        """The connection has ended: nothing changes any more."""
-        self._closed = True
+        """The connection has ended."""
+        self.closed = True
         for iterator in list(self._iterators):
             iterator.wake()
 
@@ -239,7 +240,7 @@ class TableChanges(Iterator[Change]):
             self._ready = self._waiting.take()[::-1]
             if self._ready:
                 break
-            if self._table._closed or not self._finalizer.alive:
+            if self._table.closed or not self._finalizer.alive:
                 raise StopIteration
             if not self._arrived.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
                 raise StopIteration

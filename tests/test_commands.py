@@ -182,6 +182,31 @@ def test_watching_on_a_terminal_redraws(world: World) -> None:
             watching.kill()
 
 
+@pytest.mark.parametrize("drawn", [False, True])
+def test_watching_ends_with_the_connection(world: World, drawn: bool) -> None:
+    script = """
+        import threading
+        from park.cli import jobs
+        from park.cli.park import main
+
+        def opened(broker, connect=jobs.open_service):
+            service = connect(broker)
+            threading.Timer(0.3, service.close).start()
+            return service
+
+        jobs.open_service = opened
+        main(["jobs", "-a", "-w"])
+    """
+    with Terminal() as terminal:
+        options = {"stdout": terminal.slave, "env": {"TERM": "xterm"}} if drawn else {}
+        watching = world.fabric.script(script, **options)
+        try:
+            assert watching.wait(10) == 4
+        finally:
+            watching.kill()
+        assert watching.text.endswith("park: the connection to the broker was closed\n")
+
+
 def test_a_job_that_failed_is_run_again(world: World) -> None:
     new = int(world.run("retry", world.failed, "--failed"))
     assert world.run("wait", new, code=1).startswith(f"park: job {new} failed: unit 0: ZeroDivisionError")

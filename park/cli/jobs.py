@@ -86,12 +86,15 @@ def _states(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _watch(service: ServerProxy, query: Query, names: Any) -> None:
-    """Until Ctrl-C, or until nobody reads any more."""
+    """Until Ctrl-C, or until nobody reads any more. Raises NoBroker when the connection is closed."""
+    from park.errors import NoBroker
+
     changes = service.table.changes(timeout=REDRAW)
     if sys.stdout.isatty():
         _draw(service, query, names, changes)
     else:
         _tell(service, query, changes)
+    raise NoBroker("the connection to the broker was closed")
 
 
 def _tell(service: ServerProxy, query: Query, changes: Any) -> None:
@@ -106,10 +109,9 @@ def _tell(service: ServerProxy, query: Query, changes: Any) -> None:
         if query.matches(record):
             shown.add(record.job)
             line(record.job, record)
-    while True:
-        for _, new in changes:
-            # what has gone from the table is told by its old record only
-            record = new if new is not None else _
+    while not service.table.closed:
+        for old, new in changes:
+            record = old if new is None else new
             if not isinstance(record, JobRecord):
                 continue
             now = new if isinstance(new, JobRecord) and query.matches(new) else None
@@ -146,9 +148,8 @@ def _draw(service: ServerProxy, query: Query, names: Any, changes: Any) -> None:
     with Live(
         picture(), console=console, auto_refresh=False, transient=False, vertical_overflow="crop"
     ) as live:
-        while True:
-            for _ in changes:
-                break
+        while not table.closed:
+            next(changes, None)
             time.sleep(DRAW)
             live.update(picture(), refresh=True)
 
