@@ -75,7 +75,7 @@ def test_a_long_message_waits_in_pieces_that_share_its_bytes() -> None:
 
 
 def test_what_is_too_long_to_travel_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "MAX_MESSAGE", 3 * PIECE)
+    monkeypatch.setattr(parts, "MAX_PAYLOAD", 3 * PIECE)
     with pytest.raises(
         park.InvalidRequest, match=r"1,048,576 bytes at once are more than the .* write them to a file"
     ):
@@ -240,7 +240,7 @@ def test_long_results_pass_and_too_long_ones_fail_alone(tmp_path: Path) -> None:
         from park.wire import parts
 
         if x == 1:
-            parts.MAX_MESSAGE = 1 << 20
+            parts.MAX_PAYLOAD = 1 << 20
         time.sleep(0.05)
         return bytes(3 << 20)
 

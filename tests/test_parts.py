@@ -73,9 +73,17 @@ def test_parts_of_two_messages_are_not_mixed() -> None:
 def test_the_whole_message_is_limited() -> None:
     joiner = Joiner(2000)
     parts = split(LONG, 2000)
-    with pytest.raises(ProtocolError, match=r"5,0\d\d bytes is over the limit of 2,000"):
+    with pytest.raises(ProtocolError, match=r"5,000 bytes is over the limit of 2,000"):
         joiner.feed(parts[0])
     assert joiner.feed(parts[1]) is None
+
+
+def test_what_may_come_in_may_go_out_under_a_longer_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("park.wire.parts.MAX_PAYLOAD", 5000)
+    for head in (Blob(b"h"), Blob(b"h" * 60_000)):
+        frames = encode(head, bytes(5000))
+        joiner = Joiner(5000)
+        assert [joiner.feed(part) for part in split(frames, 2000)][-1] == frames
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ some 5 us, is put only where the answer may be yes.
 What a broker keeps for one peer is bounded in bytes. ZeroMQ counts messages, so long ones travel in pieces of 1 MiB: it
 holds `HIGH_WATER` of them to a peer (32 MiB) and from it (64 MiB, should it send frames of `MAX_FRAME`). What a ROUTER
 cannot send waits in an `Outbox`, whose bytes the loop watches. A mirror that reads too slowly misses changes, sees so,
-and asks for the whole. Of a message in pieces at most `MAX_MESSAGE` bytes are kept, for `STALE` seconds after the last
+and asks for the whole. Of a message in pieces at most `MAX_PAYLOAD` bytes are kept, for `STALE` seconds after the last
 piece. A peer that is stopped, or does not read, is cut off after `SILENCE` seconds; what ZeroMQ holds for it goes too.
 """
 
@@ -398,7 +398,7 @@ class Dealer(Caller):
     def send(self, frames: Frames) -> None:
         """Without a connection: dropped; whoever said it says it again when the broker is back.
 
-        Raises InvalidRequest for a message of more than `MAX_MESSAGE` bytes.
+        Raises InvalidRequest for a payload of more than `MAX_PAYLOAD` bytes.
         """
         try:
             for piece in split(frames):

@@ -4,8 +4,8 @@ A long message becomes a run of `Part` messages. Their payloads, one after the o
 its payload, so the head of a part stays small. A sender sends the parts of one message in turn, unmixed with
 those of another; short messages may pass between them. When a part was lost (the connection was cut), the
 rest of that message is dropped: it is lost like any message that was under way, and whoever waits for an
-answer sends it again. No message is longer than `MAX_MESSAGE`: its sender is told so, and a peer that does not care is
-not listened to.
+answer sends it again. No payload is longer than `MAX_PAYLOAD`: its sender is told so, and a peer that does not care is
+not listened to. What may come in may go out again under any head, for the limit is that of the payload alone.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from park.wire.messages import Part
 
 #: Bytes of payload in one part: half of what the sockets accept.
 PIECE = 256 << 10
-#: The longest message, bytes, and so the most that is kept of one that has not come to its end.
-MAX_MESSAGE = 512 << 20
+#: The longest payload, bytes, and so the most that is kept of one that has not come to its end.
+MAX_PAYLOAD = 512 << 20
 #: The name in the head of a part, behind the bytes of the list and the version.
 _PART = encode(Part(0, 0, 0))[0][2:7]
 
 
 def too_long(size: int) -> str:
     """In words that *size* bytes of payload cannot travel; "" if they can."""
-    if size <= MAX_MESSAGE - MAX_HEAD:
+    if size <= MAX_PAYLOAD:
         return ""
     return (
-        f"{size:,} bytes at once are more than the {MAX_MESSAGE - MAX_HEAD:,} that can travel: write them to a file that "
+        f"{size:,} bytes at once are more than the {MAX_PAYLOAD:,} that can travel: write them to a file that "
         "both sides see, and send its name"
     )
 
@@ -44,7 +44,7 @@ def check_size(size: int) -> None:
 def split(frames: Sequence[Any], limit: int = PIECE) -> list[list[Any]]:
     """The messages that carry the message *frames*: itself, unless its payload is over *limit* bytes.
 
-    Raises InvalidRequest for one of more than `MAX_MESSAGE` bytes.
+    Raises InvalidRequest for one with a payload of more than `MAX_PAYLOAD` bytes.
     """
     if len(frames) == 1 or len(frames[1]) <= limit:
         return [list(frames)]
@@ -62,9 +62,9 @@ def split(frames: Sequence[Any], limit: int = PIECE) -> list[list[Any]]:
 
 
 class Joiner:
-    """Puts together what one peer splits; messages of more than *limit* bytes raise ProtocolError."""
+    """Puts together what one peer splits; payloads of more than *limit* bytes raise ProtocolError."""
 
-    def __init__(self, limit: int = MAX_MESSAGE) -> None:
+    def __init__(self, limit: int = MAX_PAYLOAD) -> None:
         self._limit = limit
         #: the message under way as far as it has come: its head, the room for its payload, and the bytes that are here
         self._head: bytes | None = None
@@ -85,8 +85,8 @@ class Joiner:
         whole, empty = (part.size, part.head), not len(piece)
         if part.start == 0:
             self.clear()
-            if part.size > self._limit:
-                raise ProtocolError(f"a message of {part.size:,} bytes is over the limit of {self._limit:,}")
+            if (size := part.size - part.head) > self._limit:
+                raise ProtocolError(f"a payload of {size:,} bytes is over the limit of {self._limit:,}")
             if not part.head <= min(MAX_HEAD, len(piece), part.size):
                 raise ProtocolError("the first part of a message does not hold its head")
             view = memoryview(piece)
