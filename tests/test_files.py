@@ -19,7 +19,7 @@ from park.core.limits import LimitPolicy, Limits
 from park.core.outcome import Account
 from park.errors import InvalidRequest
 from park.local import LocalService
-from park.wire import messages
+from park.wire import codec, messages
 from tests.sim.desk import Desk, finished, of
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # kernels need not have this folder
@@ -43,19 +43,27 @@ class Trial:
         (send,) = [s for s in out.sends + out.sends_after_commit if s.peer == self.kernel]
         return send, [w for w in out.writes if w.room == "file"]
 
+    def sizes(self) -> Any:
+        """What there is, as it travels."""
+        send, _ = self.file("list")
+        frames = codec.encode(send.message, send.payload)
+        return codec.unpack(codec.decode(frames)[1])
+
 
 def test_a_file_is_acknowledged_when_it_is_on_disk() -> None:
     trial = Trial()
     out = trial.desk.give(trial.kernel, messages.File(9, trial.run.attempt, "chains", "put"), b"12345")
     (sent,) = out.sends_after_commit
-    assert sent.message == messages.Filed(9, trial.run.attempt, {"chains": 5})
+    assert sent.message == messages.Filed(9, trial.run.attempt)
+    assert trial.sizes() == {"chains": 5}
     assert [(w.key, w.value) for w in out.writes if w.room == "file"] == [((1, "chains"), b"12345")]
     assert trial.desk.dispatcher.list.tallies.of("ann").bytes > 5
     before = trial.desk.dispatcher.list.tallies.of("ann").bytes
     trial.file("put", "chains", b"1")
     assert trial.desk.dispatcher.list.tallies.of("ann").bytes == before - 4
     send, writes = trial.file("drop", "chains")
-    assert send.message.sizes == {}
+    assert send.message == messages.Filed(send.message.reply, trial.run.attempt)
+    assert trial.sizes() == {}
     assert [(w.key, w.value) for w in writes] == [((1, "chains"), None)]
     assert trial.file("drop", "chains")[1] == []
 
@@ -83,7 +91,19 @@ def test_there_are_so_many_files_and_bytes_and_no_more() -> None:
     assert (refused.error, refused.attempt) == ("InvalidRequest", trial.run.attempt)
     assert f"has {MOST} files" in refused.text
     assert trial.file("put", "f0", bytes(100_000))[0].message.error == "LimitReached"
-    assert trial.file("list")[0].message.sizes["f0"] == 1
+    assert trial.sizes()["f0"] == 1
+
+
+def test_as_many_names_as_there_may_be_of_the_longest_are_told() -> None:
+    trial = Trial()
+    names = [f"{n:03}" + "\N{GRINNING FACE}" * (LONGEST - 3) for n in range(MOST)]
+    for name in names:
+        send, _ = trial.file("put", name, b"1")
+        codec.encode(send.message, send.payload)
+    assert trial.sizes() == dict.fromkeys(names, 1)
+    send, _ = trial.file("get", names[0])
+    assert send.message.there
+    assert not trial.file("get", "none")[0].message.there
 
 
 def test_a_lost_attempt_writes_nothing_and_a_stranger_reads_nothing() -> None:
@@ -93,7 +113,7 @@ def test_a_lost_attempt_writes_nothing_and_a_stranger_reads_nothing() -> None:
     out = trial.desk.give(other, messages.Files(5, 1, "a"))
     assert [type(m) for m in of(out, messages.Failure)] == [messages.Failure]
     mine = trial.desk.give(trial.client, messages.Files(6, 1, "a"))
-    assert [m.sizes for m in of(mine, messages.Filed)] == [{"a": 1}]
+    assert [m.there for m in of(mine, messages.Filed)] == [True]
     trial.desk.give(trial.kernel, *finished(trial.run, [1]))
     out = trial.desk.give(trial.kernel, messages.File(8, trial.run.attempt, "a", "put"), b"22")
     assert not [w for w in out.writes if w.room == "file"]

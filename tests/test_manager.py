@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from park.core.outcome import Write
+from park.core.outcome import Ref, Send, Write
 from park.core.roster import DRIVERS_PER_SLOT
 from park.core.store import JobStore, Store
 from park.errors import StoreError
 from park.model import JobState
 from park.table import Table
-from park.wire import codec, messages
+from park.wire import codec, messages, parts
 from tests.sim.client import Client, Request
 from tests.sim.functions import ERROR, expected, units
 from tests.sim.wire import WALL
@@ -250,3 +250,22 @@ def test_records_can_be_asked_for() -> None:
     world.until(lambda: mine.done and everybody.done)
     assert [r["name"] for r in codec.unpack(mine.answers[-1][1])] == ["square"]
     assert sorted(r["name"] for r in codec.unpack(everybody.answers[-1][1])) == ["fails", "square"]
+
+
+# -- what cannot travel ------------------------------------------------------------------------------
+
+
+def test_an_answer_that_cannot_travel_is_a_failure_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, _ = begun()
+    monkeypatch.setattr(parts, "MAX_PAYLOAD", 10_000)
+    answers: list[tuple[Any, Any, str, str]] = [
+        (messages.Failure(7, "Busy", "x" * 70_000), b"", "InvalidRequest", "the head of Failure has 70,0"),
+        (messages.Records(7), bytes(10_001), "InvalidRequest", "10,001 bytes at once are more than"),
+        (messages.Filed(7, 3, True), Ref("file", (1, "gone")), "StoreError", "the store has no file"),
+    ]
+    for message, payload, error, words in answers:
+        failure, _ = codec.decode(world.manager.frames(Send(b"c1", message, payload)))
+        assert isinstance(failure, messages.Failure)
+        assert (failure.reply, failure.error) == (7, error)
+        assert failure.attempt == getattr(message, "attempt", 0)
+        assert failure.text.startswith(words)

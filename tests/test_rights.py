@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from park.core.outcome import Account
+from park.core.manager import JobManager, Turn
+from park.core.outcome import Account, Event
 from park.core.roster import Client, Kernel
+from park.core.store import MemoryStore
 from park.model import JobState
 from park.wire import messages
 from park.wire.messages import Message
@@ -166,3 +168,33 @@ def test_somebody_elses_map_takes_no_units() -> None:
     assert desk.dispatcher.maps[key].total == before
     assert not desk.dispatcher.maps[key].cancelled
     assert desk.job(session).state is JobState.RUNNING
+
+
+@pytest.mark.parametrize("ask", [messages.Logs(9, 1), messages.Watch(9, 1)])
+def test_a_job_that_is_being_deleted_is_still_its_owners(ask: Message) -> None:
+    manager = JobManager(MemoryStore())
+    manager.restore(0.0, 0.0)
+
+    def give(peer: bytes, message: Message, payload: bytes = b"", account: Account | None = None) -> Turn:
+        turn = manager.decide([Event(peer, message, payload, account)], 0.0)
+        manager.hand_in(turn)
+        return turn
+
+    for peer, account in ((b"c1", ADA), (b"c2", BOB)):
+        give(peer, messages.Hello(peer * 8, "", "3.11"), account=account)
+    give(b"c1", messages.Blob(code("square")), blob("square"))
+    give(b"c1", messages.Submit(1, bytes(16), code("square"), count=1), units([1]))
+    give(b"c1", messages.Abort(2, 1))
+    assert list(manager.completed())
+    # when its deletion is decided, and not on disk
+    give(b"c1", messages.Delete(3, 1))
+    assert 1 in manager.table.jobs
+    (send,) = give(b"c2", ask).sends
+    assert isinstance(send.message, messages.Failure)
+    assert send.message.error == "Refused"
+    assert not any(isinstance(s.message, messages.Failure) for s in give(b"c1", ask).sends)
+    # and then nobody has it
+    list(manager.completed())
+    (send,) = give(b"c1", ask).sends
+    assert isinstance(send.message, messages.Failure)
+    assert send.message.error == "UnknownJob"

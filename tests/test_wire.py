@@ -126,7 +126,11 @@ def test_a_field_of_any_value_is_right_or_refused(value: Any, name: str) -> None
     except ProtocolError:
         return
     assert getattr(message, name) == value
-    assert isinstance(value, int | float) if name == "lease" else type(value) is type(getattr(RUN, name))
+    assert (
+        isinstance(value, int | float)
+        if name in ("lease", "limit")
+        else type(value) is type(getattr(RUN, name))
+    )
 
 
 @pytest.mark.parametrize(

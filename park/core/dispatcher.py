@@ -388,8 +388,8 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
 
     def _files(self, event: Event, m: messages.Files) -> None:
         job = self._job(m.job)
-        self.check_right(event, job)
-        self._answer(event.peer, *self._filed(job, m.id, 0, m.name))
+        self.check_right(event, job.number, job.owner)
+        self._answer_file(event, job, m.id, m.name)
 
     _HANDLERS: dict[type[Message], Any] = {  # noqa: RUF012
         messages.Hello: _hello,

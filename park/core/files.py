@@ -11,7 +11,7 @@ from park.core.jobs import Job
 from park.core.limits import check_room
 from park.core.outcome import Event, Ref, Write
 from park.errors import InvalidRequest, ProtocolError
-from park.wire import messages
+from park.wire import codec, messages
 
 #: Of one job, characters of a name, and bytes of one file.
 MOST, LONGEST, LARGEST = 500, 100, 256 << 20
@@ -33,11 +33,14 @@ class Files(Attempts):
             case "drop" if m.name in job.files:
                 self._resize(job, m.name, None)
                 self._out.writes.append(Write("file", (job.number, m.name), None))
-            case "get" | "drop" | "list":
+            case "get" | "list":
+                self._answer_file(event, job, m.id, m.name if m.how == "get" else "", m.attempt)
+                return
+            case "drop":
                 pass
             case _:
                 raise ProtocolError(f"nothing can be done to a file by {m.how!r:.20}")
-        self._answer(event.peer, *self._filed(job, m.id, m.attempt, m.name if m.how == "get" else ""))
+        self._answer(event.peer, messages.Filed(m.id, m.attempt))
 
     def _put_file(self, job: Job, name: str, payload: bytes | memoryview) -> None:
         if not name or len(name) > LONGEST or not name.isprintable():
@@ -65,7 +68,9 @@ class Files(Attempts):
             job.files[name] = size
         self.list.store(job, self._out)
 
-    def _filed(self, job: Job, reply: int, attempt: int, name: str) -> tuple[messages.Filed, Ref | bytes]:
-        """What there is, and the file *name* if it was asked for."""
-        answer = messages.Filed(reply, attempt, dict(job.files))
-        return answer, Ref("file", (job.number, name)) if name in job.files else b""
+    def _answer_file(self, event: Event, job: Job, reply: int, name: str, attempt: int = 0) -> None:
+        """The file *name*, or ("") what there is: in the payload, for so many names are more than a head holds."""
+        payload: Ref | bytes = b"" if name else codec.pack(job.files)
+        if there := name in job.files:
+            payload = Ref("file", (job.number, name))
+        self._answer(event.peer, messages.Filed(reply, attempt, there), payload)

@@ -38,12 +38,12 @@ class Intake(Keeping):
             raise UnknownJob(f"job {number} has ended: it is {job.state}")
         return job
 
-    def check_right(self, event: Event, job: Job) -> None:
-        """Whether the sender may steer the job, or see its payloads. Raises Refused."""
+    def check_right(self, event: Event, job: int, owner: str) -> None:
+        """Whether the sender may steer the *owner*'s job, or see its payloads. Raises Refused."""
         member = self.roster.member(event.peer)
         assert member is not None
         attempt = self.attempts.get(getattr(event.message, "attempt", 0))
-        check_right(member, job.number, job.owner, attempt)
+        check_right(member, job, owner, attempt)
 
     def _blob(self, event: Event, m: messages.Blob) -> None:
         if m.hash not in self.codes:
@@ -64,8 +64,9 @@ class Intake(Keeping):
         client = self._client(event)
         known = self.list.by_key.get(m.key)
         if known is not None:
-            self.check_right(event, self.list.jobs[known])
-            root = self.list.jobs[known].root
+            job = self.list.jobs[known]
+            self.check_right(event, known, job.owner)
+            root = job.root
             received = root.total if root is not None else 0
             self._answer(event.peer, messages.Accepted(m.id, known, existed=True, received=received))
             return
@@ -357,26 +358,26 @@ class Intake(Keeping):
 
     def _stop(self, event: Event, m: messages.Stop) -> None:
         job = self._active(m.job)
-        self.check_right(event, job)
+        self.check_right(event, job.number, job.owner)
         self._begin_end(job, "stop", "stopped by its owner")
         self._answer(event.peer, messages.Done(m.id))
 
     def _abort(self, event: Event, m: messages.Abort) -> None:
         job = self._active(m.job)
-        self.check_right(event, job)
+        self.check_right(event, job.number, job.owner)
         self._begin_end(job, "abort", "aborted by its owner")
         self._answer(event.peer, messages.Done(m.id))
 
     def _delete(self, event: Event, m: messages.Delete) -> None:
         job = self._job(m.job)
-        self.check_right(event, job)
+        self.check_right(event, job.number, job.owner)
         self._check_deletable(job)
         self._remove(job)
         self._answer(event.peer, messages.Done(m.id))
 
     def _change(self, event: Event, m: messages.Change) -> None:
         job = self._active(m.job)
-        self.check_right(event, job)
+        self.check_right(event, job.number, job.owner)
         check_change(m)
         if m.tags is not None:
             self.list.change(job, self._out, tags=tuple(m.tags))
@@ -398,7 +399,7 @@ class Intake(Keeping):
 
     def _fetch(self, event: Event, m: messages.Fetch) -> None:
         job = self._job(m.job)
-        self.check_right(event, job)
+        self.check_right(event, job.number, job.owner)
         member = self.roster.member(event.peer)
         assert member is not None
         waiter = Waiter(member, m.id, m.attempt, m.request)

@@ -221,4 +221,4 @@ class BrokerLoop:
             if isinstance(send.payload, Ref):
                 door.send(send.peer[1:], lambda s=send: self.manager.frames(s))  # type: ignore[misc]
             else:
-                door.send(send.peer[1:], codec.encode(send.message, send.payload))
+                door.send(send.peer[1:], self.manager.frames(send))

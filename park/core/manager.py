@@ -23,15 +23,17 @@ from park.core.limits import RECORD, LimitPolicy
 from park.core.outcome import Event, Flow, Key, Outcome, Ref, Send, Tick, Write
 from park.core.public import READS, Public
 from park.core.requests import MAX_REQUEST
+from park.core.state import WORDS
 from park.core.store import MemoryStore, Store
 from park.core.sweep import Sweeper
 from park.core.writer import Commits, InPlace, Writer
-from park.errors import ParkError, StoreError
+from park.errors import InvalidRequest, ParkError, ProtocolError, StoreError
 from park.model import Delta
 from park.table import Table
 from park.wire import codec, messages
 from park.wire.messages import Message, Submit
 from park.wire.pack import ERROR, Buffer, Pack, said_count
+from park.wire.parts import check_size
 
 #: Packs that are kept open because chunks are cut from them, one after the other.
 PACKS = 64
@@ -370,12 +372,23 @@ class JobManager:
         return send
 
     def frames(self, send: Send) -> list[Any]:
-        """The message as it travels; a payload that lies on the disk is read now."""
-        payload = send.payload
+        """The message as it travels; a payload that lies on the disk is read now.
+
+        Instead of one that cannot travel its peer is told why: no single answer ends a broker.
+        """
+        message, payload = send.message, send.payload
         try:
-            return codec.encode(send.message, self.load(payload) if isinstance(payload, Ref) else payload)
-        except StoreError as error:  # it was deleted, or is damaged
-            return codec.encode(messages.Failure(getattr(send.message, "reply", 0), "StoreError", str(error)))
+            data = self.load(payload) if isinstance(payload, Ref) else payload
+            check_size(len(data))
+            return codec.encode(message, data)
+        except (
+            StoreError,
+            InvalidRequest,
+            ProtocolError,
+        ) as error:  # StoreError: it was deleted, or is damaged
+            reply = getattr(message, "reply", 0)
+            attempt = getattr(message, "attempt", 0) if reply else 0
+            return codec.encode(messages.Failure(reply, type(error).__name__, str(error)[:WORDS], attempt))
 
     def load(self, ref: Ref) -> Buffer:
         """The bytes that *ref* stands for."""

@@ -133,8 +133,9 @@ class Public:
                     yield Send(peer, messages.Records(message.id), codec.pack([self._shown(message.job)]))
                     return
                 try:
-                    if job is not None:
-                        self._dispatcher.check_right(event, job)
+                    # of one that is being deleted the row is there until that is on disk
+                    owner = job.owner if job is not None else self.table.jobs[message.job].owner
+                    self._dispatcher.check_right(event, message.job, owner)
                 except Refused as error:
                     yield Send(peer, messages.Failure(message.id, "Refused", str(error)))
                     return

@@ -660,19 +660,19 @@ class _Files(Mapping[str, bytes]):
     def __init__(self, job: int, ask: Callable[..., tuple[messages.Message, Any]]) -> None:
         self._job = job
         self._ask = ask
-        self._sizes = self._filed("")[0]
+        self._sizes: dict[str, int] = codec.unpack(self._filed("")[1])
 
     def __repr__(self) -> str:
         return f"<files of job {self._job}: {', '.join(self._sizes)}>"
 
-    def _filed(self, name: str) -> tuple[dict[str, int], bytes]:
+    def _filed(self, name: str) -> tuple[bool, bytes]:
         answer, data = self._ask(lambda n: messages.Files(n, self._job, name))
         assert isinstance(answer, messages.Filed)
-        return answer.sizes, bytes(data)
+        return answer.there, bytes(data)
 
     def __getitem__(self, name: str) -> bytes:
-        sizes, data = self._filed(name)
-        if name not in sizes:
+        there, data = self._filed(name) if name else (False, b"")
+        if not there:
             raise KeyError(name)
         return data
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from park.errors import InvalidRequest, ParkError, UnitError
 from park.model import Improvement, Log, Progress
+from park.wire import codec
 
 _MASK = (1 << 64) - 1
 #: Kinds of messages that bodies cannot choose: PARK makes them.
@@ -43,7 +44,7 @@ class Host(Protocol):
 
     def restore(self) -> Any: ...
 
-    def file(self, how: str, name: str, data: Any = b"") -> tuple[dict[str, int], Any]: ...
+    def file(self, how: str, name: str, data: Any = b"") -> tuple[bool, Any]: ...
 
 
 class Environment:
@@ -156,8 +157,8 @@ class FileStore(MutableMapping[str, bytes]):
         return f"<FileStore of job {self._host.job}>"
 
     def __getitem__(self, name: str) -> bytes:
-        sizes, data = self._host.file("get", _name(name))
-        if name not in sizes:
+        there, data = self._host.file("get", _name(name))
+        if not there:
             raise KeyError(name)
         return bytes(data)
 
@@ -172,13 +173,17 @@ class FileStore(MutableMapping[str, bytes]):
         self._host.file("drop", _name(name))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._host.file("list", "")[0]
+        return name in self._sizes()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._host.file("list", "")[0])
+        return iter(self._sizes())
 
     def __len__(self) -> int:
-        return len(self._host.file("list", "")[0])
+        return len(self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        sizes: dict[str, int] = codec.unpack(self._host.file("list", "")[1])
+        return sizes
 
 
 def _name(name: Any) -> str:

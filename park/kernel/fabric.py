@@ -280,15 +280,15 @@ class Fabric(ABC):
                 self._open = was_open
         return frame.restored.get(frame.unit)
 
-    def file(self, how: str, name: str, data: Buffer = b"") -> tuple[dict[str, int], Buffer]:
-        """Keep, get or drop a file of the job: the sizes of all of them, and the one that was asked for."""
+    def file(self, how: str, name: str, data: Buffer = b"") -> tuple[bool, Buffer]:
+        """Keep, get or drop a file of the job: what `Filed` says, and its payload."""
         frame = self._stack[-1]
         was_open, self._open = self._open, False
         try:
             check_size(len(data))
             self._fetches += 1
             self._send(messages.File(self._fetches, frame.run.attempt, name, how), data)
-            found: tuple[dict[str, int], Buffer] = self._fetched(frame)
+            found: tuple[bool, Buffer] = self._fetched(frame)
             return found
         finally:
             self._open = was_open
@@ -307,7 +307,7 @@ class Fabric(ABC):
                 case messages.Checkpoint() if message.reply == number:
                     return data
                 case messages.Filed() if message.reply == number:
-                    return message.sizes, data
+                    return message.there, data
                 case messages.Failure() if message.reply == number:
                     raise REFUSALS.get(message.error, ParkError)(message.text)
                 case _:

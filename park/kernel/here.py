@@ -14,6 +14,7 @@ from park import payload
 from park.errors import UnitError
 from park.kernel import env
 from park.model import Request
+from park.wire import codec
 
 
 class Here:
@@ -70,12 +71,14 @@ class Here:
     def restore(self) -> Any:
         return None
 
-    def file(self, how: str, name: str, data: bytes = b"") -> tuple[dict[str, int], bytes]:
+    def file(self, how: str, name: str, data: bytes = b"") -> tuple[bool, bytes]:
         if how == "put":
             self._files[name] = data
         elif how == "drop":
             self._files.pop(name, None)
-        return {n: len(d) for n, d in self._files.items()}, self._files.get(name, b"")
+        elif how == "list":
+            return False, codec.pack({n: len(d) for n, d in self._files.items()})
+        return name in self._files, self._files.get(name, b"")
 
 
 def run_here(job: int, request: Request, unit: int | None, fetch: Callable[[int], Any]) -> Any:

@@ -362,7 +362,7 @@ class Unwatch(Message):
 
 @dataclass(frozen=True, slots=True)
 class Files(Message):
-    """What files a job has, and the one called *name*. Answered by Filed."""
+    """The file of a job called *name*, or ("") what files it has. Answered by Filed."""
 
     id: int
     job: int
@@ -444,15 +444,14 @@ class Fetched(Message):
 
 @dataclass(frozen=True, slots=True)
 class Filed(Message):
-    """The answer to File and to Files: the *sizes* of all files of the job by name.
-
-    The payload is the file that was asked for.
+    """The answer to File and to Files. The payload is the file that was asked for (*there*: there is one), or, where it
+    was asked what there is, the sizes of all files of the job by name, packed.
     """
 
     carries = True
     reply: int
     attempt: int = 0
-    sizes: dict[str, Any] = field(default_factory=dict)
+    there: bool = False
 
 
 @dataclass(frozen=True, slots=True)
