@@ -256,6 +256,30 @@ def texts(given: Any, what: str) -> tuple[str, ...]:
     return found
 
 
+#: Bytes of the kind of a message of a job's stream.
+MAX_KIND = 100
+
+
+def is_kind(kind: str) -> bool:
+    """Whether a message of a job's stream may be of this kind: it can follow ``on_`` in a method's name, and is short."""
+    return kind.isidentifier() and len(kind.encode()) <= MAX_KIND
+
+
+def owner_name(name: str) -> str:
+    """*name*, if it can be charged: printable, 1 to 200 characters and at most 400 bytes. Raises InvalidRequest.
+
+    >>> owner_name("Ada Lovelace")
+    'Ada Lovelace'
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable():
+        raise InvalidRequest(
+            f"{name!r:.80} is no name of an owner: a printable text of 1 to 200 characters is"
+        )
+    if (size := len(name.encode())) > 400:
+        raise InvalidRequest(f"{name!r:.80} is no name of an owner: it has {size} bytes, more than 400")
+    return name
+
+
 def memory_bytes(memory: float | str) -> int:
     """Bytes behind a number of them, or a text with a unit (powers of 1000).
 

@@ -19,6 +19,7 @@ from park.core.manager import JobManager
 from park.core.server import ServerProxy, usertag
 from park.errors import InvalidRequest, NoBroker, ParkError, Refused
 from park.link import PATIENCE, Link
+from park.model import owner_name
 from park.util.addresses import (
     NAMES,
     VERSION,
@@ -217,6 +218,8 @@ def connect(
     name = os.fspath(broker) if broker is not None else os.environ.get("PARK_BROKER") or place.clients
     check_listener(place.clients, FIRST_ANSWER)
     key = key_for(place, (CLIENT,), user)
+    # the broker charges the key's name, whoever we say that we are
+    whose = key.name if key is not None else owner_name(user) if user else usertag()
     reactor = Reactor()
     line = Dealer(place.clients, key)
     line.wait(FIRST_HELLO)
@@ -226,8 +229,7 @@ def connect(
         reactor.listen(table.fileno(), table.stir)
         return table
 
-    # the broker charges the key's name, whoever we say that we are
-    link = Link(reactor, line, listen, user or usertag() if key is None else key.name, name, patience)
+    link = Link(reactor, line, listen, whose, name, patience)
     reactor.listen(line.fileno(), line.stir)
     reactor.add(link)
     reactor.start("park-link")

@@ -17,7 +17,10 @@ from tests.sim.wire import PYTHON
 
 
 def kernel(desk: Desk, name: str, slots: int = 1, **fields: Any) -> bytes:
-    desk.give(name.encode(), messages.KernelHello(name.encode() * 8, "kay", name, 1, slots, PYTHON, **fields))
+    desk.give(
+        name.encode(),
+        messages.KernelHello((name.encode() * 16)[:16], "kay", name, 1, slots, PYTHON, **fields),
+    )
     return name.encode()
 
 

@@ -810,9 +810,9 @@ def test_a_connection_belongs_to_one_peer() -> None:
     desk = Desk()
     client = desk.client()
     number = desk.session(client)
-    desk.give(client, messages.Hello(b"another" * 2, "bob", PYTHON))
+    desk.give(client, messages.Hello(b"anothers" * 2, "bob", PYTHON))
     assert desk.job(number).state is JobState.ABORTED
-    desk.give(client, messages.KernelHello(b"kernel" * 3, "bob", "node", 1, 1, PYTHON))
+    desk.give(client, messages.KernelHello(b"a kernel" * 2, "bob", "node", 1, 1, PYTHON))
     assert not desk.dispatcher.roster.clients
 
 
@@ -931,7 +931,7 @@ def test_accepted_carries_the_number() -> None:
 
 
 def kernel_hello(name: str) -> messages.KernelHello:
-    return messages.KernelHello(name.encode() * 8, "kay", "node", 1, 1, PYTHON)
+    return messages.KernelHello((name.encode() * 16)[:16], "kay", "node", 1, 1, PYTHON)
 
 
 def drain(desk: Desk, client: bytes, kernel: int = 1, grace: float = 5.0, id: int = 70) -> Any:

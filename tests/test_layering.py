@@ -185,7 +185,7 @@ ROOMS = {
     "park.core.writer": Room(2, beside=("park.core.store",), never=PICKLES),
     "park.core.backup": Room(2, beside=("park.core.store",), libraries=("lmdb",), never=PICKLES),
     "park.core.logbook": Room(2, beside=("park.core.store",), never=PICKLES),
-    "park.core.snapshots": Room(2, beside=("park.core.store",), never=PICKLES),
+    "park.core.snapshots": Room(2, beside=("park.core.store", "park.util.msgstream"), never=PICKLES),
     "park.core.sweep": Room(2, beside=("park.core.store",), never=PICKLES),
     "park.util.sockets": Room(
         2, beside=("park.util.keys", "park.util.outbox", "park.util.zap"), libraries=("zmq",)

@@ -171,7 +171,9 @@ def held(*entries: list[object]) -> bytes:
 
 
 def hello(desk: Desk, name: str, attempts: list[int], payload: bytes, slots: int = 2) -> Any:
-    message = messages.KernelHello(name.encode() * 8, "kay", "node", 1, slots, PYTHON, attempts=attempts)
+    message = messages.KernelHello(
+        (name.encode() * 16)[:16], "kay", "node", 1, slots, PYTHON, attempts=attempts
+    )
     return desk.give(name.encode(), message, payload)
 
 

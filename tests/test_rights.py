@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -198,3 +199,42 @@ def test_a_job_that_is_being_deleted_is_still_its_owners(ask: Message) -> None:
     (send,) = give(b"c1", ask).sends
     assert isinstance(send.message, messages.Failure)
     assert send.message.error == "UnknownJob"
+
+
+# -- what no peer is called --------------------------------------------------------------------------
+
+LONG = "\N{GRINNING FACE}" * 150  # 600 bytes
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"incarnation": b"i" * 600}, "an incarnation has 16 bytes, not 600"),
+        ({"user": LONG}, "it has 600 bytes, more than 400"),
+        ({"user": "a\nb"}, "is no name of an owner"),
+        ({"python": "3" * 201}, "python has 201 characters"),
+    ],
+)
+def test_what_becomes_a_key_in_the_store_is_short(changed: dict[str, Any], words: str) -> None:
+    desk = Desk()
+    hello = messages.Hello(b"i" * 16, "ann", "3.11", id=7)
+    (failure,) = refusals(desk.give(b"c1", dataclasses.replace(hello, **changed)))
+    assert words in failure.text
+    kernel = messages.KernelHello(b"i" * 16, "kay", "node", 1, 1, "3.11")
+    out = desk.give(b"k1", dataclasses.replace(kernel, **changed))
+    assert (out.writes, out.deltas) == ([], [])
+    assert not desk.dispatcher.roster.kernels
+    out = desk.give(b"k1", dataclasses.replace(kernel, owner=LONG))
+    assert not desk.dispatcher.roster.kernels
+    (failure,) = refusals(desk.give(desk.client(), messages.Grant(8, "x" * 600, 1.0)))
+    assert failure.error == "InvalidRequest"
+
+
+@pytest.mark.parametrize("kind", ["", "two words", "k" * 101, "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 40])
+def test_what_no_kind_of_message_is_called_is_not_published(kind: str) -> None:
+    desk = Desk()
+    desk.submit(desk.client())
+    desk.kernel()
+    (number,) = desk.dispatcher.attempts
+    assert not desk.give(b"k1", messages.Publish(1, number, kind, header=True), b"x").publications
+    assert desk.give(b"k1", messages.Publish(1, number, "k" * 100, header=True), b"x").publications

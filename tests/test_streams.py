@@ -24,6 +24,7 @@ from park.local import LocalService
 from park.model import Log
 from park.service import connect
 from park.stream import Abort, Complete, Error, Inbox, Join, Messages, Start
+from park.util.msgstream import MAX_HEADER
 from park.wire import codec
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # kernels need not have this folder
@@ -104,6 +105,28 @@ def test_the_latest_messages_outlive_the_broker_and_go_with_their_job() -> None:
     store.commit(second.writes(11.0))
     assert second.deadline is None
     assert Snapshots(store).restore() == [(1, "progress", b"4")]
+
+
+def test_as_many_kinds_of_a_job_are_kept_as_the_hub_has_and_the_oldest_go() -> None:
+    store = MemoryStore()
+    kept = Snapshots(store)
+    for n in range(MAX_HEADER + 10):
+        kept.put(1, f"kind{n}", b"x")
+    store.commit(kept.writes(0.0))
+    assert store.count("stream") == MAX_HEADER
+    # also where they are on disk, in another life
+    kept = Snapshots(store)
+    kept.restore()
+    for n in range(10):
+        kept.put(1, f"more{n}", b"x")
+    store.commit(kept.writes(5.0))
+    assert store.count("stream") == MAX_HEADER
+    assert {f"more{n}" for n in range(10)} < {kind for _, kind, _ in Snapshots(store).restore()}
+    for n in range(10):
+        kept.put(1, f"last{n}", b"x")
+    kept.end(1)
+    store.commit(kept.writes(10.0))
+    assert store.count("stream") == 0
 
 
 def test_an_iterator_that_nobody_empties_keeps_the_newest_and_says_so() -> None:

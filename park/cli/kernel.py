@@ -86,7 +86,7 @@ def main(
     from park.kernel.loop import KernelLoop
     from park.kernel.node import this_node
     from park.local import check_slots, default_slots
-    from park.model import texts
+    from park.model import owner_name, texts
     from park.service import FIRST_HELLO, key_for, refusal
     from park.util.addresses import find_broker
     from park.util.keys import KERNEL, POOL
@@ -101,7 +101,7 @@ def main(
         )
         labels = texts(labels, "label")
         if owner is not None:
-            texts(owner, "owner")
+            owner_name(owner)
         place = find_broker(broker)
         shown = key_for(place, (KERNEL, POOL), file=key)
         if only_own and owner is None:

@@ -8,6 +8,7 @@ from park.core.course import Course
 from park.core.jobs import Job
 from park.core.needs import Kind
 from park.core.outcome import Event, Publication, Write
+from park.core.requests import check_publish
 from park.core.roster import Kernel
 from park.core.state import WORDS
 from park.core.timing import length
@@ -196,6 +197,7 @@ class Attempts(Course):
         attempt = self.attempts.get(m.attempt)
         if attempt is None or attempt.void or attempt.kernel.peer != event.peer:
             return
+        check_publish(m)
         job = self._job(attempt.map.job)
         if m.kind == "progress" and m.done is not None and m.total is not None:
             job.progress = (m.done, m.total)

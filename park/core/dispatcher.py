@@ -32,6 +32,7 @@ from park.core.leaving import Leaving
 from park.core.needs import profile_of
 from park.core.outcome import Event, Flow, Outcome, Peer, Tick, Write
 from park.core.overtime import Overtime
+from park.core.requests import check_hello
 from park.core.rights import check_return
 from park.core.roster import Client, Kernel, Member
 from park.core.state import WORDS
@@ -149,6 +150,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
     # -- who is there --------------------------------------------------------------------------
 
     def _hello(self, event: Event, m: messages.Hello) -> None:
+        check_hello(m)
         client = self.roster.client_of(m.incarnation)
         check_return(client, event.account)
         self._make_room(event.peer, client)
@@ -164,6 +166,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
         self._send(event.peer, replace(self._welcome_to(fresh, m.id), number=client.number))
 
     def _kernel_hello(self, event: Event, m: messages.KernelHello) -> None:
+        check_hello(m)
         if not 1 <= m.slots <= MAX_SLOTS:
             raise ProtocolError(f"a kernel has 1 to {MAX_SLOTS} slots, not {m.slots}")
         kernel = self.roster.kernel_of(m.incarnation)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from park.core.outcome import Outcome, Write
 from park.errors import InvalidRequest
-from park.model import Delta
+from park.model import Delta, owner_name
 from park.wire import codec
 
 #: Micro-credits in one credit.
@@ -219,9 +219,8 @@ class Ledger:
         """An admin gives credits, beyond the cap if need be. Raises InvalidRequest for what is no grant."""
         if self.policy is None:
             raise InvalidRequest("this service has no credit limit: there is nothing to grant")
-        if not owner:
-            raise InvalidRequest("a grant needs the name of an owner")
         check_grant(credits)
+        owner_name(owner)
         self.account(owner, now).granted += round(credits * MICRO)
         self._stale_accounts.add(owner)
         self._now_due = True

@@ -1,17 +1,37 @@
-"""What a Submit must be before anything is made of it."""
+"""What messages must be before anything is made of them: what they say becomes keys of records, and parts of heads."""
 
 from __future__ import annotations
 
 import math
 
-from park.core.needs import check_needs
+from park.core.needs import MAX_TEXT, check_needs
 from park.errors import InvalidRequest, ProtocolError
-from park.model import priority_number, texts
+from park.model import MAX_KIND, is_kind, owner_name, priority_number, texts
 from park.wire import codec, pack
-from park.wire.messages import Change, Submit
+from park.wire.messages import Change, Hello, KernelHello, Publish, Submit
 
 #: Bytes of a request without its inputs: it travels back, beside the job's record, in one head.
 MAX_REQUEST = 24 * 1024
+
+
+def check_hello(m: Hello | KernelHello) -> None:
+    """Raises InvalidRequest or ProtocolError for what no peer is."""
+    if len(m.incarnation) != 16:
+        raise ProtocolError(f"an incarnation has 16 bytes, not {len(m.incarnation)}")
+    names = [m.user] if isinstance(m, Hello) else [m.user, m.owner]
+    for name in filter(None, names):
+        owner_name(name)
+    for what, text in (("python", m.python), ("host", getattr(m, "host", ""))):
+        if len(text) > MAX_TEXT:
+            raise ProtocolError(f"{what} has {len(text):,} characters, more than {MAX_TEXT}")
+
+
+def check_publish(m: Publish) -> None:
+    """Raises ProtocolError for what no message of a stream is called."""
+    if not is_kind(m.kind):
+        raise ProtocolError(
+            f"{m.kind!r:.80} is no kind of message: it is an identifier of at most {MAX_KIND} bytes"
+        )
 
 
 def check_submit(m: Submit, payload: bytes | memoryview) -> None:
@@ -32,6 +52,8 @@ def check_submit(m: Submit, payload: bytes | memoryview) -> None:
             f"name, tags and after of the request take {size:,} bytes, more than {MAX_REQUEST:,}: "
             "put what is long into the body or the inputs"
         )
+    if len(m.python) > MAX_TEXT:
+        raise ProtocolError(f"python has {len(m.python):,} characters, more than {MAX_TEXT}")
     if len(m.key) != 16 or m.count < 0:
         raise ProtocolError("a request key has 16 bytes, and a count is not negative")
     if not (m.session or m.once) and pack.count(payload) != m.count:

@@ -38,6 +38,7 @@ from park.model import (
     Log,
     Request,
     make_request,
+    owner_name,
     priority_number,
     texts,
     wall_time,
@@ -65,6 +66,8 @@ _last = threading.local()
 def usertag(environment: Mapping[str, str] | None = None) -> str:
     """Who this is, for people: PARKTAG, the user part of PARKMAIL, LOGNAME, USERNAME, or the host's name.
 
+    Raises InvalidRequest where that is longer than 200 characters, or not printable.
+
     >>> usertag({"PARKMAIL": "ada@example.org"})
     'ada'
     """
@@ -78,7 +81,7 @@ def usertag(environment: Mapping[str, str] | None = None) -> str:
         username if username not in ("Administrator", "root") else "",
         platform.node(),
     )
-    return next((name for name in names if name), "somebody")
+    return owner_name(next((name for name in names if name), "somebody"))
 
 
 def default_service() -> Server:

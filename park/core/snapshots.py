@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from park.core.outcome import Write
 from park.core.store import Store
+from park.util.msgstream import MAX_HEADER
 from park.wire.pack import Buffer
 
 #: Seconds between two writings.
@@ -22,6 +23,8 @@ class Snapshots:
         self._store = store
         #: kinds that are on disk, or on their way to it, by job
         self._written: dict[int, set[str]] = {}
+        #: the kinds of each job, in the order in which they were published: as many as the hub keeps
+        self._kinds: dict[int, dict[str, None]] = {}
         #: what the disk does not know yet; None: it goes
         self._news: dict[tuple[int, str], bytes | None] = {}
         self._due = 0.0
@@ -32,15 +35,24 @@ class Snapshots:
         for (job, kind), value in self._store.scan("stream"):
             assert isinstance(job, int)
             self._written.setdefault(job, set()).add(str(kind))
+            self._kinds.setdefault(job, {})[str(kind)] = None
             found.append((job, str(kind), value))
         return found
 
     def put(self, job: int, kind: str, payload: Buffer) -> None:
         """The latest message of *kind* of a stored *job*."""
+        kinds = self._kinds.setdefault(job, {})
+        kinds.pop(kind, None)
+        kinds[kind] = None
         self._news[job, kind] = bytes(payload)
+        while len(kinds) > MAX_HEADER:
+            oldest = next(iter(kinds))
+            del kinds[oldest]
+            self._news[job, oldest] = None
 
     def end(self, job: int) -> None:
         """The job has ended, or is gone."""
+        self._kinds.pop(job, None)
         for key in [key for key in self._news if key[0] == job]:
             del self._news[key]
         for kind in self._written.pop(job, ()):
@@ -59,6 +71,8 @@ class Snapshots:
         for (job, kind), value in self._news.items():
             if value is not None:
                 self._written.setdefault(job, set()).add(kind)
+            elif job in self._written:
+                self._written[job].discard(kind)
         found = [Write("stream", key, value) for key, value in self._news.items()]
         self._news.clear()
         return found

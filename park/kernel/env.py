@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, Protocol
 
 from park.errors import InvalidRequest, ParkError, UnitError
-from park.model import Improvement, Log, Progress
+from park.model import MAX_KIND, Improvement, Log, Progress, is_kind
 from park.wire import codec
 
 _MASK = (1 << 64) - 1
@@ -99,14 +99,14 @@ class Environment:
                 self._host.publish("improvement", message, None, None)
             case Log():
                 self._host.publish("log", message, None, None)
-            case {"kind": str(kind)} if kind.isidentifier() and kind not in RESERVED:
+            case {"kind": str(kind)} if is_kind(kind) and kind not in RESERVED:
                 self._host.publish(kind, message, None, None)
             case {"kind": str(kind)} if kind in RESERVED:
                 raise InvalidRequest(f"messages of the kind {kind!r} are PARK's own: choose another name")
             case _:
                 raise InvalidRequest(
                     f"{message!r} is no message: publish park.Progress, park.Improvement, park.Log, "
-                    "or a dict with a 'kind' that can follow on_ in a method's name"
+                    f"or a dict with a 'kind' that can follow on_ in a method's name, of at most {MAX_KIND} bytes"
                 )
 
     def ready(self) -> None:

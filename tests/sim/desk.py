@@ -48,13 +48,13 @@ class Desk:
     def client(
         self, name: str = "c1", user: str = "ann", python: str = PYTHON, account: Account | None = None
     ) -> bytes:
-        self.give(name.encode(), messages.Hello(name.encode() * 8, user, python), account=account)
+        self.give(name.encode(), messages.Hello((name.encode() * 16)[:16], user, python), account=account)
         return name.encode()
 
     def kernel(
         self, name: str = "k1", slots: int = 1, python: str = PYTHON, account: Account | None = None
     ) -> bytes:
-        hello = messages.KernelHello(name.encode() * 8, "kay", "node", 1, slots, python)
+        hello = messages.KernelHello((name.encode() * 16)[:16], "kay", "node", 1, slots, python)
         self.give(name.encode(), hello, account=account)
         return name.encode()
 
