@@ -7,23 +7,18 @@ runs as a process of its own, once for each service, and prints what it found; t
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import nist
 import pytest
+from fabric import ENVIRONMENT, Fabric
 
 pytest.importorskip("bumps")
 
 HERE = Path(__file__).parent
-#: This checkout's park, whether or not it is installed.
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(HERE.parent)}
 
 SCRIPT = """
 import json, sys
@@ -80,44 +75,6 @@ def run(tmp_path: Path, address: str) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def broker(home: Path) -> Iterator[Path]:
-    """The connection file of a `park-broker` with two `park-kernel` processes of one slot each, over ipc."""
-    home.mkdir()
-    connection = home / "connection.json"
-    with ExitStack() as processes:
-
-        def start(name: str, *command: str) -> subprocess.Popen[bytes]:
-            with (home / f"{name}.log").open("wb") as log:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", *command], stdout=log, stderr=log, env=ENVIRONMENT
-                )
-            processes.callback(end, process)
-            return process
-
-        server = start("broker", "park.cli.broker", "--home", str(home))
-        wait_until(lambda: connection.exists() or server.poll() is not None)
-        assert connection.exists(), (home / "broker.log").read_text(encoding="utf-8")
-        for n in (1, 2):
-            start(f"kernel{n}", "park.cli.kernel", "--broker", str(connection), "--slots", "1")
-        yield connection
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
-    give_up = time.monotonic() + seconds
-    while not true() and time.monotonic() < give_up:
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run(tmp_path_factory.mktemp("local"), "local")
@@ -125,9 +82,11 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def remote(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same with a `park-broker` and two `park-kernel` processes of one slot each, over ipc."""
     folder = tmp_path_factory.mktemp("remote")
-    with broker(folder / "home") as connection:
-        return run(folder, str(connection))
+    with Fabric(folder, lease=20.0, heartbeat=2.0) as fabric:
+        fabric.start_kernels(2)
+        return run(folder, fabric.address)
 
 
 @pytest.fixture(params=["local", "remote"])
