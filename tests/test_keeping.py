@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from fabric import Fabric, until
 
 import park
-from park.core.keeping import PAUSE, RECALLED, SESSIONS, Archive, Keep
+from park.core.keeping import PAUSE, RECALLED, SESSIONS, SLICE, Archive, Keep
 from park.core.outcome import Account, Tick
 from park.core.store import JobStore, Store
 from park.core.sweep import OF_JOBS
@@ -279,12 +280,25 @@ def test_an_archive_forgets_what_was_removed() -> None:
         archive.add(n, float(n), 1)
     for n in range(0, 3000, 2):
         archive.remove(n)
-    assert archive.first(3) == [(1, 1.0, 1), (3, 3.0, 1), (5, 5.0, 1)]
+    assert list(islice(archive, 3)) == [(1, 1.0, 1), (3, 3.0, 1), (5, 5.0, 1)]
     for n in range(1, 2900, 2):
         archive.remove(n)
-    assert archive.first(1) == [(2901, 2901.0, 1)]
+    assert next(iter(archive)) == (2901, 2901.0, 1)
     assert len(archive) == 50
     assert len(archive._numbers) < 1100
+
+
+def test_an_archive_stands_by_age_and_needs_no_room_for_what_is_gone_behind_the_first() -> None:
+    archive = Archive()
+    for n in range(1, 5001):
+        archive.add(n, float(n), 1)
+    archive.add(9999, 2.5, 1)  # it was needed until now
+    assert [number for number, _, _ in islice(archive, 4)] == [1, 2, 9999, 3]
+    for n in range(2, 4900):
+        archive.remove(n)
+    assert [number for number, _, _ in islice(archive, 3)] == [1, 9999, 4900]
+    assert len(archive) == 103
+    assert len(archive._numbers) < 1300
 
 
 # -- for how long ------------------------------------------------------------------------------------
@@ -311,6 +325,30 @@ def test_what_is_old_goes_by_itself_and_what_is_needed_stays() -> None:
     world.run_for(3600.0)
     assert not world.dispatcher.list.jobs
     assert world.dispatcher.over_bytes == 0
+
+
+@pytest.mark.parametrize("jobs", [0, 10_000])
+def test_old_jobs_that_are_needed_keep_none_behind_them(jobs: int) -> None:
+    world, client = begun(keep=Keep(age=3600.0, jobs=jobs))
+    needed = [ended(world, client, "square", []) for _ in range(SLICE + 5)]
+    waits = [
+        client.submit("square", [2], after=needed, when=WALL + world.now + 9000.0 + 3000.0 * n)
+        for n in range(2)
+    ]
+    done(world, *waits)
+    others = [ended(world, client, "square", []) for _ in range(5)]
+    world.run_for(3700.0)
+    # then those behind them have gone
+    assert not any(records(world, job) for job in others)
+    assert all(records(world, job) for job in needed)
+    # and when nobody needs them any more, they go, before what is younger
+    last = ended(world, client, "square", [])
+    world.run_for(5600.0)
+    assert all(records(world, job) for job in needed)
+    young = ended(world, client, "square", [])
+    world.run_for(2950.0)
+    assert not any(records(world, job) for job in [*needed, last])
+    assert records(world, young)
 
 
 def test_beyond_a_size_the_oldest_go() -> None:

@@ -16,9 +16,12 @@ from __future__ import annotations
 import math
 import struct
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import merge
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from park.core.jobs import Job
@@ -53,7 +56,7 @@ class Keep:
 
 
 class Archive:
-    """The archived jobs, the first that was archived first: their numbers, when they ended, and their bytes."""
+    """The archived jobs, the one that ended first at first: their numbers, when they ended, and their bytes."""
 
     def __init__(self) -> None:
         self._numbers, self._clocks, self._sizes = array("q"), array("d"), array("q")
@@ -64,27 +67,32 @@ class Archive:
     def __len__(self) -> int:
         return len(self._numbers) - self._start - len(self._gone)
 
+    def __iter__(self) -> Iterator[tuple[int, float, int]]:
+        """Number, clock and size of each in turn; meanwhile nothing may change."""
+        while self._start < len(self._numbers) and self._numbers[self._start] in self._gone:
+            self._gone.discard(self._numbers[self._start])
+            self._step()
+        for i in range(self._start, len(self._numbers)):
+            if self._numbers[i] not in self._gone:
+                yield self._numbers[i], self._clocks[i], self._sizes[i]
+
     def add(self, number: int, clock: float, size: int) -> None:
-        self._numbers.append(number)
-        self._clocks.append(clock)
-        self._sizes.append(size)
+        # nearly always at the end: a job that was needed is archived after younger ones
+        at = bisect_right(self._clocks, clock, self._start)
+        self._numbers.insert(at, number)
+        self._clocks.insert(at, clock)
+        self._sizes.insert(at, size)
 
     def remove(self, number: int) -> None:
         """It was deleted, wherever it stands."""
         self._gone.add(number)
-
-    def first(self, most: int) -> list[tuple[int, float, int]]:
-        """Number, clock and size of the first ones."""
-        while self._start < len(self._numbers) and self._numbers[self._start] in self._gone:
-            self._gone.discard(self._numbers[self._start])
-            self._step()
-        found: list[tuple[int, float, int]] = []
-        for i in range(self._start, len(self._numbers)):
-            if len(found) == most:
-                break
-            if self._numbers[i] not in self._gone:
-                found.append((self._numbers[i], self._clocks[i], self._sizes[i]))
-        return found
+        if len(self._gone) > 1024 and 2 * len(self._gone) > len(self._numbers) - self._start:
+            left = list(self)
+            self._numbers, self._clocks, self._sizes = array("q"), array("d"), array("q")
+            self._start = 0
+            self._gone.clear()
+            for one in left:
+                self.add(*one)
 
     def last(self) -> list[tuple[int, float, int]]:
         """The last one, if there is one."""
@@ -159,11 +167,12 @@ class Keeping(Recovery):
             del self.sessions_over[number]
             self.list.leave_table(self.list.jobs[number], self._out)
             self.list.forget(self.list.jobs[number])
-        for number in list(islice(self.over, max(0, len(self.over) - self.keep.jobs))):
-            del self.over[number]
-            if self.list.needed[number]:
-                self.over[number] = None  # its turn comes again
-            else:
+        spare = len(self.over) - self.keep.jobs
+        if spare > 0:
+            # those that are needed keep their places, so that all stand by age
+            old = (number for number in self.over if not self.list.needed[number])
+            for number in list(islice(old, spare)):
+                del self.over[number]
                 self._archive(self.list.jobs[number])
 
     # -- the archive ---------------------------------------------------------------------------
@@ -271,26 +280,24 @@ class Keeping(Recovery):
         self._now = now
         if now < self._keep_due:
             return []
-        ended = self.archive.first(SLICE)
-        ended += [
-            (n, self.list.jobs[n].clock, self.list.jobs[n].bytes)
-            for n in islice(self.over, SLICE - len(ended))
-        ]
+        remembered = ((n, self.list.jobs[n].clock, self.list.jobs[n].bytes) for n in self.over)
         found: list[int] = []
         size = self.over_bytes
         self._keep_due = now + AGAIN
-        for number, clock, its in ended:
+        for number, clock, its in merge(self.archive, remembered, key=itemgetter(1)):
             age = self.keep_clock - clock
             old = self.keep.age is not None and age >= self.keep.age
             if not old and (self.keep.size is None or size <= self.keep.size):
                 if self.keep.age is not None:
                     self._keep_due = now + min(AGAIN, self.keep.age - age + LATE)
                 break
-            if not self.list.needed[number]:
-                found.append(number)
-                size -= its
-        if len(found) + len(ended) > SLICE:  # there may be more
-            self._keep_due = now + PAUSE_BETWEEN
+            if self.list.needed[number]:
+                continue
+            found.append(number)
+            size -= its
+            if len(found) == SLICE:  # there may be more
+                self._keep_due = now + PAUSE_BETWEEN
+                break
         return found
 
     def expire(self, numbers: list[int], now: float) -> Outcome:
@@ -316,6 +323,8 @@ class Keeping(Recovery):
         assert self.sessions_over.keys() == ended - stored
         assert stored == self.over.keys() | self.archiving | self.recalled.keys()
         assert len(self.sessions_over) <= SESSIONS
+        for clocks in ([self.list.jobs[n].clock for n in self.over], [clock for _, clock, _ in self.archive]):
+            assert clocks == sorted(clocks)
         assert self.over_bytes >= sum(self.list.jobs[n].bytes for n in stored)
 
 
