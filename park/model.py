@@ -266,17 +266,13 @@ def is_kind(kind: str) -> bool:
 
 
 def owner_name(name: str) -> str:
-    """*name*, if it can be charged: printable, 1 to 200 characters and at most 400 bytes. Raises InvalidRequest.
+    """*name*, if it can be charged: of 1 to 200 bytes, for it is the key of an account. Raises InvalidRequest.
 
     >>> owner_name("Ada Lovelace")
     'Ada Lovelace'
     """
-    if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable():
-        raise InvalidRequest(
-            f"{name!r:.80} is no name of an owner: a printable text of 1 to 200 characters is"
-        )
-    if (size := len(name.encode())) > 400:
-        raise InvalidRequest(f"{name!r:.80} is no name of an owner: it has {size} bytes, more than 400")
+    if not isinstance(name, str) or not 0 < len(name.encode(errors="replace")) <= 200:
+        raise InvalidRequest(f"{name!r:.80} is no name of an owner: a text of 1 to 200 bytes is")
     return name
 
 

@@ -66,7 +66,7 @@ _last = threading.local()
 def usertag(environment: Mapping[str, str] | None = None) -> str:
     """Who this is, for people: PARKTAG, the user part of PARKMAIL, LOGNAME, USERNAME, or the host's name.
 
-    Raises InvalidRequest where that is longer than 200 characters, or not printable.
+    Raises InvalidRequest where that is longer than 200 bytes.
 
     >>> usertag({"PARKMAIL": "ada@example.org"})
     'ada'
