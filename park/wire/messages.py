@@ -8,6 +8,7 @@ lists and maps of them.
 *id* counts a peer's own requests (0: no answer expected); an answer carries it in *reply*.
 *epoch* is the life of the broker in which a lease was given; an answer of another life is recognised by it.
 *attempt* numbers one dispatch of a chunk. *map* is the key (16 bytes) of one map, *key* a request key (16 bytes).
+*incarnation* is 16 random bytes that a peer keeps for its life; a *user* or *owner* has at most 200 bytes.
 
 The same messages cross every border: client and broker, broker and kernel, and, over a Unix
 socket pair, kernel and slot process.
@@ -691,7 +692,8 @@ class Crashed(Message):
 class Publish(Message):
     """A message of a running body for the job's stream. The payload is the message, pickled.
 
-    *done* and *total* are read for the kind "progress". *header*: what a late subscriber gets first.
+    *kind* is an identifier of at most 100 bytes. *done* and *total* are read for the kind "progress". *header*: what a late
+    subscriber gets first.
     """
 
     carries = True
