@@ -101,6 +101,7 @@ def main(
         )
         labels = texts(labels, "label")
         if owner is not None:
+            texts(owner, "owner")
             owner_name(owner)
         place = find_broker(broker)
         shown = key_for(place, (KERNEL, POOL), file=key)
