@@ -223,7 +223,8 @@ ROOMS = {
     # 4: surface
     "park.session": Room(4),
     "park.job": Room(4),
-    "park.core.server": Room(4, beside=("park.job", "park.session")),
+    "park.core.asking": Room(4, beside=("park.job",)),
+    "park.core.server": Room(4, beside=("park.core.asking", "park.job", "park.session")),
     "park.service": Room(4, beside=("park.core.server", "park.job")),
     "park.local": Room(4, beside=("park.core.server", "park.job", "park.service")),
     # 5: outer; each ignores the others

@@ -22,18 +22,27 @@ from types import TracebackType
 from typing import Any, Self
 
 from park import payload
+from park.core.asking import (
+    JobFiles,
+    Monitored,
+    Reason,
+    common_fields,
+    job_class,
+    name_of,
+    numbers_of,
+    partial_results,
+    query_of,
+)
 from park.core.ledger import check_grant
-from park.errors import InvalidRequest, NotComplete, ParkError, ServiceClosed, UnitError, WaitTimeout
+from park.errors import InvalidRequest, NotComplete, ParkError, UnitError, WaitTimeout
 from park.job import Job, check_timeout, number_of
 from park.kernel.term import DRAIN
 from park.link import Link, Reply
 from park.live import LiveTable
 from park.model import (
     NOT_RUN,
-    PYTHON,
     AccountRecord,
     JobRecord,
-    JobState,
     KernelRecord,
     Log,
     Request,
@@ -46,7 +55,7 @@ from park.model import (
 from park.reference import collecting
 from park.search import Query
 from park.session import LARGEST_BATCH, Executor, MapIterator, Mapper, Session, batches_of, check_function
-from park.stream import Error, Inbox, Messages, decode
+from park.stream import Inbox, Messages
 from park.util.bar import Bar
 from park.wire import codec, messages
 from park.wire.pack import Pack
@@ -215,7 +224,7 @@ class Server(ABC):
     def job(self, job: Any) -> Job:
         """A handle on a job: of the class that made it, where that is installed. Raises UnknownJob."""
         record = self.status(job)
-        kind = _job_class(record.kind)
+        kind = job_class(record.kind)
         handle = kind.__new__(kind)
         Job.__init__(handle, self, record.job)
         return handle
@@ -264,14 +273,14 @@ class ServerProxy(Server):
             key=os.urandom(16),
             body=payload.code_hash(blob),
             kind=request.kind,
-            after=sorted(_numbers(request.after) | found),
+            after=sorted(numbers_of(request.after) | found),
             when=wall_time(request.when, time.time()),
             seed=secrets.randbits(63) if request.seed is None else request.seed & (2**63 - 1),
             on_error=request.on_error,
             once=request.inputs is None,
             count=Pack(data).count,
             closed=closed,
-            **_common(request, _name(request.body)),
+            **common_fields(request, name_of(request.body), TAGS),
         )
         reply = self._link.request(lambda n: replace(submit, id=n), data, (submit.body, blob))
         accepted, _ = self._answer(reply)
@@ -309,7 +318,7 @@ class ServerProxy(Server):
         The last call is of ``on_complete``, ``on_error`` or ``on_abort``; ``on_error`` with a `park.stream.Error` that
         has no record says why no more messages come, though the job may go on.
         """
-        self._link.watch(job, _Monitor(monitor, self._link))
+        self._link.watch(job, Monitored(monitor, self._link))
 
     def stream(self, job: Any, timeout: float | None = None) -> Messages:
         """The messages of a job as they come, `park.stream.Join` first; they end with the job.
@@ -335,7 +344,7 @@ class ServerProxy(Server):
 
         Raises UnknownJob, Refused for the job of somebody else.
         """
-        return _Files(number_of(job), self._ask)
+        return JobFiles(number_of(job), self._ask)
 
     def logs(self, job: Any) -> list[Log]:
         """The last lines that a job has printed and logged (256 KiB, 5,000 messages at most), the oldest first."""
@@ -369,7 +378,7 @@ class ServerProxy(Server):
         deadline = float("inf") if limit is None else time.monotonic() + limit
         if reply.wait(1.0):
             return True
-        reason = _Reason(self._link, job)
+        reason = Reason(self._link, job)
         with self._link.hush(), Bar(f"job {job}") as bar:
             while not reply.wait(min(0.2, max(0.0, deadline - time.monotonic()))):
                 if time.monotonic() >= deadline:
@@ -380,7 +389,7 @@ class ServerProxy(Server):
                     bar.update(done, total, self._why(record, reason))
         return True
 
-    def _why(self, record: JobRecord, reason: _Reason) -> str:
+    def _why(self, record: JobRecord, reason: Reason) -> str:
         """What a progress bar says beside the numbers."""
         if self.table.stale:
             return f"no sign of {self._link.name}"
@@ -415,7 +424,7 @@ class ServerProxy(Server):
 
             service.jobs("running", owner="*", since=3600)
         """
-        query = _query(filter, self.user if owner is None else owner, since)
+        query = query_of(filter, self.user if owner is None else owner, since)
         return [self._handle(r) for r in self.records(query) if not callable(filter) or filter(r)]
 
     def _handle(self, record: JobRecord) -> Job:
@@ -491,7 +500,7 @@ class ServerProxy(Server):
         copy = self.fetch(job)
         request = copy.request
         if failed and request.inputs is not None:
-            results = copy.result if isinstance(copy.result, list) else _partial(copy.result)
+            results = copy.result if isinstance(copy.result, list) else partial_results(copy.result)
             missing = [
                 value
                 for value, result in zip(
@@ -600,8 +609,8 @@ class ServerProxy(Server):
                 f"a session takes no {name}=: it runs at once, and its results go to the caller"
             )
         request = make_request(fn, None, fields)
-        name = _name(fn) if fn is not None else "executor"
-        submit = messages.Submit(id=0, key=b"", session=True, **_common(request, name))
+        name = name_of(fn) if fn is not None else "executor"
+        submit = messages.Submit(id=0, key=b"", session=True, **common_fields(request, name, TAGS))
         kept, reply = self._link.open_session(submit)
         try:
             self._answer(reply)
@@ -655,144 +664,3 @@ class ServerProxy(Server):
         if service is not self:
             raise InvalidRequest("this thread has submitted no job to this service: say which one")
         return int(number)
-
-
-class _Files(Mapping[str, bytes]):
-    """The files of a job, as they were when this was made; their bytes as they are."""
-
-    def __init__(self, job: int, ask: Callable[..., tuple[messages.Message, Any]]) -> None:
-        self._job = job
-        self._ask = ask
-        self._sizes: dict[str, int] = codec.unpack(self._filed("")[1])
-
-    def __repr__(self) -> str:
-        return f"<files of job {self._job}: {', '.join(self._sizes)}>"
-
-    def _filed(self, name: str) -> tuple[bool, bytes]:
-        answer, data = self._ask(lambda n: messages.Files(n, self._job, name))
-        assert isinstance(answer, messages.Filed)
-        return answer.there, bytes(data)
-
-    def __getitem__(self, name: str) -> bytes:
-        there, data = self._filed(name) if name else (False, b"")
-        if not there:
-            raise KeyError(name)
-        return data
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sizes)
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-
-class _Monitor:
-    """Passes a job's messages on to the methods of an object of the user's, in the thread of the callbacks."""
-
-    def __init__(self, monitor: Any, link: Link) -> None:
-        self._monitor = monitor
-        self._link = link
-        self.joined = False
-
-    def put(self, kind: str, data: Any) -> None:
-        method = getattr(self._monitor, f"on_{kind}", None)
-        if method is not None:
-            self._link.call_back(lambda: method(decode(kind, data)))
-
-    def fail(self, error: ParkError) -> None:
-        """No more will come. That its own program has closed the connection a monitor is not told."""
-        method = getattr(self._monitor, "on_error", None)
-        if method is not None and not isinstance(error, ServiceClosed):
-            self._link.call_back(lambda: method(Error(str(error))))
-
-
-class _Reason:
-    """Why a job does not run. Its service works that out when it is asked: about once a second, and nobody waits."""
-
-    def __init__(self, link: Link, job: int) -> None:
-        self._link = link
-        self._job = job
-        self._reply: Reply | None = None
-        self._due = 0.0
-        self._text = ""
-
-    def look(self) -> str:
-        """What is known now; the next answer is on its way."""
-        now = time.monotonic()
-        if self._reply is None and now >= self._due:
-            self._reply = self._link.request(lambda n: messages.Status(n, self._job))
-        if self._reply is not None and self._reply.wait(0):
-            with contextlib.suppress(ParkError):
-                self._text = codec.unpack(self._reply.value()[1])[0]["reason"]
-            self._reply, self._due = None, now + 1.0
-        return self._text
-
-
-def _common(request: Request, name: str) -> dict[str, Any]:
-    """What a Submit says of any request, be it for a job or a session; *name*: if it has none."""
-    return {
-        "name": request.name or name,
-        "tags": list(dict.fromkeys([*TAGS, *request.tags])),
-        "priority": request.priority,
-        "idempotent": request.idempotent,
-        "cpus": request.cpus,
-        "memory": request.memory,
-        "labels": list(request.labels),
-        "requires": dict(request.requires),
-        "max_time": request.max_time or 0.0,
-        "max_unit_time": request.max_unit_time or 0.0,
-        "python": PYTHON,
-    }
-
-
-def _name(body: Any) -> str:
-    name = getattr(body, "__qualname__", None) or type(body).__qualname__
-    return str(name).rpartition(".")[2][:200] or "job"
-
-
-def _numbers(after: Any) -> set[int]:
-    if after is None:
-        return set()
-    if isinstance(after, Iterable) and not isinstance(after, str):
-        return {number_of(job) for job in after}
-    return {number_of(after)}
-
-
-def _partial(error: Any) -> list[Any] | None:
-    """What a job that failed or was aborted has as results."""
-    found: list[Any] | None = getattr(error, "results", None) or getattr(error, "partial", None)
-    return found
-
-
-def _query(filter: Any, owner: str, since: datetime | float | None) -> Query:
-    """What the service is asked for. Raises InvalidRequest for a *filter* or a time that is none."""
-    query = Query(owner, since=0.0 if since is None else _time_ago(since))
-    if isinstance(filter, JobState):
-        return replace(query, states=(filter.value,))
-    if isinstance(filter, str):
-        return replace(query, word=filter)
-    if filter is None or callable(filter):
-        return query
-    raise InvalidRequest(f"filter={filter!r} is neither a state, a tag, a text nor a callable")
-
-
-def _time_ago(since: Any) -> float:
-    if isinstance(since, datetime):
-        return since.timestamp()
-    if isinstance(since, int | float) and not isinstance(since, bool) and since >= 0:
-        return time.time() - since
-    raise InvalidRequest(f"since={since!r} is neither a datetime nor a number of seconds ago")
-
-
-def _job_class(kind: str) -> type[Job]:
-    """The class of an installed kind of job; `Job` for any other."""
-    if kind in ("job", "session"):
-        return Job
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group="park.jobs", name=kind):
-        with contextlib.suppress(ImportError, AttributeError):
-            found = entry.load()
-            if isinstance(found, type) and issubclass(found, Job):
-                return found
-    return Job
