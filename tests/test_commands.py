@@ -44,6 +44,10 @@ def nap(x: int) -> int:
     return x
 
 
+def rude(x: float) -> None:
+    raise ValueError("\x1b[31m")
+
+
 class World:
     """A fabric with jobs in every state."""
 
@@ -57,9 +61,10 @@ class World:
         self.aborted = service.start(square, [1], when=1000)
         self.held = service.start(square, [1], name="held", when=1000)
         self.later = service.start(square, [1], name="later", after=self.held)
-        self.hers = fabric.connect("ada\x1b[31m").start(square, [5], name="hers")
+        self.hers = fabric.connect("ada").start(square, [5], name="hers")
+        self.rude = service.start(rude, [1])
         service.abort(self.aborted)
-        for job in (self.done, self.failed, self.hers):
+        for job in (self.done, self.failed, self.hers, self.rude):
             with suppress(park.JobFailed):
                 service.wait(job, timeout=20)
 
@@ -102,7 +107,8 @@ def test_jobs_a_lists_all(world: World) -> None:
     assert "10/10" in rows[world.done]
     assert "unit 1: ZeroDivisionError: division by zero (2 of 4 units failed)" in rows[world.failed]
     assert "aborted by its owner" in rows[world.aborted]
-    assert "ada?[31m" in rows[world.hers]  # it steers no terminal
+    assert "ada" in rows[world.hers]
+    assert "ValueError: ?[31m" in rows[world.rude]  # it steers no terminal
     assert "hers" in rows[world.hers]
 
 
@@ -177,7 +183,7 @@ def test_watching_on_a_terminal_redraws(world: World) -> None:
         try:
             until(lambda: terminal.text.count("kernels: 1") > 1, why=lambda: terminal.text)
             assert "squares" in terminal.text
-            assert "ada?[31m" in terminal.text
+            assert "ValueError: ?[31m" in terminal.text
         finally:
             watching.kill()
 
@@ -443,7 +449,7 @@ def test_an_account_is_shown_with_what_jobs_have_cost(world: World) -> None:
     assert ["JOB", "COST", "STATE", "NAME"] in lines
     assert [str(world.done), "complete", "squares"] in [[*line[:1], *line[2:]] for line in lines]
     owners = [line.split()[0] for line in world.run("credits", "-a").splitlines()]
-    assert owners == ["OWNER", "ada?[31m", "tester"]
+    assert owners == ["OWNER", "ada", "tester"]
     assert len(json.loads(world.run("credits", "-a", "--json"))) == 2
     (nobody,) = json.loads(world.run("credits", "nobody", "--json"))
     assert (nobody["balance"], nobody["jobs"]) == (36_000, {})
