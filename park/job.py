@@ -25,7 +25,7 @@ class Service(Protocol):
 
     def wait(self, job: int | None = None, timeout: float | None = None) -> Any: ...
 
-    def stream(self, job: int, timeout: float | None = None) -> Iterator[Any]: ...
+    def stream(self, job: int, timeout: float | None = None, logs: bool = False) -> Iterator[Any]: ...
 
     def files(self, job: int) -> Mapping[str, bytes]: ...
 
@@ -149,15 +149,16 @@ class Job:
                 raise
         return self._value[0]
 
-    def stream(self, timeout: float | None = None) -> Iterator[Any]:
+    def stream(self, timeout: float | None = None, logs: bool = False) -> Iterator[Any]:
         """Its messages as they come: `park.stream.Join` first, then what the body publishes, last how it ended.
 
-        Raises WaitTimeout where none comes for *timeout* seconds::
+        With *logs* the last lines that it has printed and logged follow the Join. Raises WaitTimeout where no message comes
+        for *timeout* seconds::
 
             for message in job.stream():
                 print(message)
         """
-        return self._service.stream(self._number, timeout)
+        return self._service.stream(self._number, timeout, logs)
 
     @property
     def files(self) -> Mapping[str, bytes]:

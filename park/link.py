@@ -85,6 +85,8 @@ class Listener(Protocol):
 class Follower(Protocol):
     """Who follows the stream of a job."""
 
+    #: it gets the last lines of the job's log first
+    logs: bool
     #: set with its first message
     joined: bool
 
@@ -326,8 +328,8 @@ class Link:
         for job, followers in self._followers.items():
             for old in list(followers):
                 number = next(self._ids)
-                followers[number] = followers.pop(old)
-                self._send(messages.Watch(number, job))
+                followers[number] = follower = followers.pop(old)
+                self._send(messages.Watch(number, job, follower.logs))
         for request, data, code, _ in list(self._replies.values()):
             if code is not None:
                 self._ship(*code)
@@ -647,7 +649,7 @@ class Link:
 
         def make(number: int) -> Message:
             self._followers.setdefault(job, {})[number] = follower
-            return messages.Watch(number, job)
+            return messages.Watch(number, job, follower.logs)
 
         return self.request(make)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from park.errors import ParkError, WaitTimeout
 from park.model import JobRecord, Log
 from park.wire import codec
 from park.wire.pack import Buffer
+
+#: Lines that are known when they come again; a broker keeps fewer.
+MOST_AGAIN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,24 @@ def is_last(message: Any) -> bool:
     )
 
 
-def lines(messages: Iterator[Any]) -> Iterator[Log]:
-    """Those of *messages* that are of the log."""
-    return (message for message in messages if isinstance(message, Log))
+def log_lines(messages: Iterable[Any]) -> Iterator[Log | Error]:
+    """Each line of a log once, from *messages* with the log, where the last lines come again after the contact was lost;
+    and where messages were left out, the Error that says so.
+    """
+    seen: deque[int] = deque(maxlen=MOST_AGAIN)
+    again: Counter[int] = Counter()
+    for message in messages:
+        match message:
+            case Join():
+                again = Counter(seen)
+            case Log() if again[hash(message)]:
+                again[hash(message)] -= 1
+            case Log():
+                again.clear()  # what came before has been told again, and from here on all is new
+                seen.append(hash(message))
+                yield message
+            case Error(record=None):
+                yield message
 
 
 class Inbox:
@@ -102,7 +120,8 @@ class Inbox:
     #: Messages that wait.
     MOST = 100_000
 
-    def __init__(self) -> None:
+    def __init__(self, logs: bool = False) -> None:
+        self.logs = logs
         self.joined = False
         self._arrived = threading.Condition()
         self._waiting: deque[tuple[str, Buffer] | ParkError] = deque()

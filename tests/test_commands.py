@@ -240,6 +240,54 @@ def test_the_log_of_a_job(world: World) -> None:
     assert "job 999 is unknown" in world.run("logs", 999, code=3)
 
 
+class Tells:
+    """Publishes the messages that are in files, one after the other, as soon as they are there."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.files = [folder / name for name in names]
+
+    def run(self) -> None:
+        for file in self.files:
+            while not file.exists():
+                time.sleep(0.01)
+            for message in pickle.loads(file.read_bytes()):
+                park.environment().publish(message)
+
+
+def test_following_a_log_shows_each_line_once_whatever_the_clocks_say_and_over_a_broker_s_death(
+    tmp_path: Path,
+) -> None:
+    lines = {"a": ["from tomorrow", "twice", "twice"], "b": ["from yesterday", "twice"], "c": ["the last"]}
+    times = {"from tomorrow": time.time() + 86400, "from yesterday": time.time() - 86400}
+
+    def go(name: str) -> None:
+        (tmp_path / "new").write_bytes(
+            pickle.dumps([park.Log(t, "info", times.get(t, 1.0)) for t in lines[name]])
+        )
+        (tmp_path / "new").rename(tmp_path / name)
+
+    with Fabric(tmp_path) as fabric:
+        fabric.start_kernels(1)
+        service = fabric.connect()
+        job = service.start(Tells(tmp_path, list(lines)))
+        go("a")
+        until(lambda: len(service.logs(job)) == 3)
+        following = [fabric.park("logs", "-f", str(job), *more) for more in ([], ["--json"])]
+        for command in following:
+            until(lambda c=command: c.text.count("twice") == 2)  # type: ignore[misc]
+        go("b")
+        for command in following:
+            until(lambda c=command: c.text.count("twice") == 3)  # type: ignore[misc]
+        fabric.broker.kill()
+        fabric.start_broker()
+        until(lambda: service.status(job).running)
+        go("c")
+        assert [command.wait() for command in following] == [0, 0]
+        said = [text for several in lines.values() for text in several]
+        assert [line.split("info: ")[1] for line in following[0].text.splitlines()] == said
+        assert [json.loads(line)["text"] for line in following[1].text.splitlines()] == said
+
+
 def test_a_unit_is_run_here(world: World) -> None:
     text = world.run("run", world.failed, code=1)
     assert f"unit 1 of job {world.failed} raised:" in text

@@ -227,6 +227,7 @@ def test_who_comes_after_the_end_hears_how_it_was(service: LocalService) -> None
     job = service.job(service.start(lambda: print("done")))
     job.wait()
     assert kinds(job.stream(timeout=20)) == ["Join", "Complete"]
+    assert kinds(job.stream(timeout=20, logs=True)) == ["Join", "Log", "Complete"]
     assert [log.text for log in job.logs()] == ["done"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -86,32 +86,38 @@ def fetch(broker: str | None, selector: str, output: Path | None) -> None:
 @click.command()
 @broker_option
 @one_argument
-@click.option("--json", "as_json", is_flag=True, help="One JSON array of messages.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array of messages; with -f a line each.")
 @click.option("-f", "--follow", is_flag=True, help="And what comes, until the job has ended.")
 def logs(broker: str | None, selector: str, as_json: bool, follow: bool) -> None:
     """Print what a job has printed and logged: its last lines."""
     with in_words():
         from park.errors import InvalidRequest
-        from park.stream import lines
+        from park.stream import Error, log_lines
 
         service = open_service(broker)
         found = chosen(service, [selector])
         if len(found) != 1:
             raise InvalidRequest(f"{selector} names {len(found)} jobs: look at one at a time")
         job = found[0][0]
-        coming = lines(service.stream(job)) if follow else iter(())
+        if follow:
+            for message in log_lines(service.stream(job, logs=True)):
+                if isinstance(message, Error):
+                    click.echo(f"park: {message.text}", err=True)
+                elif as_json:
+                    click.echo(json.dumps(_as_map(message)))
+                else:
+                    _print_log(message)
+            return
         known = service.logs(job)
         if as_json:
-            click.echo(
-                json.dumps([{"time": m.time, "level": m.level, "text": m.text} for m in known], indent=2)
-            )
-        else:
-            for message in known:
-                _print_log(message)
-        newest = known[-1].time if known else 0.0
-        for message in coming:
-            if message.time > newest:
-                _print_log(message)
+            click.echo(json.dumps([_as_map(message) for message in known], indent=2))
+            return
+        for message in known:
+            _print_log(message)
+
+
+def _as_map(message: Log) -> dict[str, Any]:
+    return {"time": message.time, "level": message.level, "text": message.text}
 
 
 def _print_log(message: Log) -> None:

@@ -53,6 +53,7 @@ class Monitored:
     def __init__(self, monitor: Any, link: Link) -> None:
         self._monitor = monitor
         self._link = link
+        self.logs = False
         self.joined = False
 
     def put(self, kind: str, data: Any) -> None:

@@ -146,10 +146,12 @@ class Public:
                     yield from self._join(message, peer)
 
     def _join(self, message: messages.Watch, peer: Peer) -> Iterator[Send]:
-        """The job as it is, its latest messages, and from then on every other; of one that has ended, how."""
+        """The job as it is, its log, its latest messages, and from then on every other; of one that has ended, how."""
         number, id = message.job, message.id
         shown = self._shown(number)
         yield Send(peer, messages.Stream(number, "join", True, id), codec.pack(shown))
+        for line in self.logs.lines(number) if message.logs else ():
+            yield Send(peer, messages.Stream(number, "log", True, id), line)
         row = self.table.jobs.get(number)
         if row is None or row.state.ended:
             yield Send(peer, messages.Stream(number, _LAST[shown["state"]], True, id), _last(shown))

@@ -142,7 +142,7 @@ class Server(ABC):
         """The record, the request and the result of a job."""
 
     @abstractmethod
-    def stream(self, job: Any, timeout: float | None = None) -> Iterator[Any]:
+    def stream(self, job: Any, timeout: float | None = None, logs: bool = False) -> Iterator[Any]:
         """The messages of a job as they come."""
 
     @abstractmethod
@@ -320,17 +320,18 @@ class ServerProxy(Server):
         """
         self._link.watch(job, Monitored(monitor, self._link))
 
-    def stream(self, job: Any, timeout: float | None = None) -> Messages:
+    def stream(self, job: Any, timeout: float | None = None, logs: bool = False) -> Messages:
         """The messages of a job as they come, `park.stream.Join` first; they end with the job.
 
-        Raises WaitTimeout where none comes for *timeout* seconds, UnknownJob, Refused for the job of somebody else::
+        With *logs* the last lines of its log follow each Join, with none lost or doubled between them and those to come.
+        Raises WaitTimeout where no message comes for *timeout* seconds, UnknownJob, Refused for the job of somebody else::
 
             for message in service.stream(12):
                 print(message)
         """
         number = number_of(job)
         limit = check_timeout(timeout)
-        inbox, link = Inbox(), self._link
+        inbox, link = Inbox(logs), self._link
         messages_ = Messages(inbox, limit, lambda: link.unwatch(number, inbox))
         try:
             self._answer(link.watch(number, inbox))

@@ -347,11 +347,12 @@ class Status(Message):
 @dataclass(frozen=True, slots=True)
 class Watch(Message):
     """Join a job's stream. Answered by Done, then Stream messages: "join" with the job's record, packed, its header,
-    then every later message; of a job that has ended the last one.
+    with *logs* the last lines of its log, then every later message; of a job that has ended the last one.
     """
 
     id: int
     job: int
+    logs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
