@@ -33,6 +33,19 @@ def copied(fabric: Fabric, file: Path) -> Process:
     return command
 
 
+def test_what_is_restored_is_for_its_owner_alone(tmp_path: Path) -> None:
+    JobStore(tmp_path / "a").close()
+    back_up(tmp_path / "a", tmp_path / "copy")
+    home = tmp_path / "new" / "home"
+    before = os.umask(0o002)
+    try:
+        restore(tmp_path / "copy", home)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (home, *home.iterdir())}
+    assert modes == {"home": 0o700, "jobs.mdb": 0o600}
+
+
 def test_a_copy_of_a_broker_at_work_goes_on_in_another_home(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

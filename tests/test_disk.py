@@ -28,8 +28,12 @@ CAN_MOUNT = (
 
 @pytest.mark.skipif(not CAN_MOUNT, reason="nobody but root may mount here")
 @pytest.mark.timeout(120)
-def test_a_full_disk_refuses_what_is_new_keeps_the_rest_waiting_and_loses_nothing(tmp_path: Path) -> None:
-    trial = Process([*UNSHARE, sys.executable, "-m", "tests.campaign.full", str(tmp_path)], tmp_path / "log")
+@pytest.mark.parametrize("how", ["fill", pytest.param("delete", marks=pytest.mark.heavy)])
+def test_a_full_disk_refuses_what_is_new_keeps_the_rest_waiting_and_loses_nothing(
+    how: str, tmp_path: Path
+) -> None:
+    command = [*UNSHARE, sys.executable, "-m", "tests.campaign.full", str(tmp_path), how]
+    trial = Process(command, tmp_path / "log")
     try:
         assert trial.wait(100) == 0, trial.text
     finally:

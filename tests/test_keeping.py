@@ -67,6 +67,19 @@ def swept(world: World) -> None:
 # -- deletion ----------------------------------------------------------------------------------------
 
 
+def test_the_log_of_a_job_is_not_written_once_its_deletion_is_decided() -> None:
+    world, client = begun()
+    job = ended(world, client, "square", [1])
+    public = world.manager.public
+    public.logs.add(job, codec.pack(["last words", "out", 0.0]), stored=True)
+    public.logs._due = float("inf")  # not before
+    client.ask(messages.Delete(0, job))
+    world.until(lambda: job not in world.dispatcher.list.jobs)
+    assert public.logs.deadline is None
+    swept(world)
+    assert not records(world, job)
+
+
 def test_a_deleted_job_is_nowhere_any_more(store: Callable[[], Store] | None) -> None:
     world, client = begun(store=store)
     job = ended(world, client, "square", list(range(30)))

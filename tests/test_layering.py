@@ -182,7 +182,7 @@ ROOMS = {
     # 2: one library each
     "park.payload": Room(2, libraries=("cloudpickle",)),
     "park.core.store": Room(2, libraries=("lmdb",), never=PICKLES),
-    "park.core.writer": Room(2, beside=("park.core.store",), never=PICKLES),
+    "park.core.writer": Room(2, beside=("park.core.store", "park.core.sweep"), never=PICKLES),
     "park.core.backup": Room(2, beside=("park.core.store",), libraries=("lmdb",), never=PICKLES),
     "park.core.logbook": Room(2, beside=("park.core.store",), never=PICKLES),
     "park.core.snapshots": Room(2, beside=("park.core.store", "park.util.msgstream"), never=PICKLES),

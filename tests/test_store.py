@@ -430,6 +430,34 @@ except StoreError as error:
     assert said.endswith("Permission denied\n")
 
 
+def test_a_store_is_for_its_owner_alone(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o775)
+    JobStore(home).close()
+    (home / "jobs.mdb").chmod(0o664)
+    JobStore(home).close()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (home, *home.iterdir())}
+    assert modes == {"home": 0o700, "jobs.mdb": 0o600, "jobs.mdb-lock": 0o600, "broker.lock": 0o600}
+
+
+@pytest.mark.parametrize(("mode", "file"), [(0o1777, ""), (0o755, "thesis.tex")])
+def test_a_folder_for_all_or_for_other_things_is_no_home_and_stays_as_it_is(
+    mode: int, file: str, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    if file:
+        (shared / file).touch()
+    shared.chmod(mode)
+    with pytest.raises(
+        StoreError, match=rf"others can get at .*shared \(its mode is {mode:04o}\).*name a new"
+    ):
+        JobStore(shared)
+    assert shared.stat().st_mode & 0o7777 == mode
+    assert [path.name for path in shared.iterdir()] == [file] * bool(file)
+
+
 def test_a_full_disk_is_said_and_got_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = JobStore(tmp_path)
     store.commit([Write("job", (1,), b"there"), Write("job", (2,), b"there")])

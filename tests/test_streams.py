@@ -16,7 +16,8 @@ import pytest
 from fabric import Fabric, until
 
 import park
-from park.core.logbook import MOST_BYTES, LogBook
+from park.core.logbook import AT_ONCE, MOST_BYTES, MOST_ENDED, LogBook
+from park.core.outcome import Write
 from park.core.snapshots import Snapshots
 from park.core.store import MemoryStore
 from park.kernel.printed import LONGEST, MOST, Printed
@@ -76,7 +77,11 @@ def test_the_last_lines_are_kept_and_written_at_most_once_a_second() -> None:
     book.add(1, line("b"), stored=True)
     assert book.writes(10.5) == []
     book.end(1)
-    store.commit(book.writes(10.5))
+    last = book.writes(10.5)
+    assert book.lines(1) == [line("a"), line("b")]  # while they are on their way to the disk, too
+    store.commit(last)
+    book.on_disk(last[-1].key)
+    assert not book._leaving
     assert book.deadline is None
     assert book.lines(1) == [line("a"), line("b")]
     again = LogBook(store)
@@ -87,6 +92,50 @@ def test_the_last_lines_are_kept_and_written_at_most_once_a_second() -> None:
     assert sum(map(len, again.lines(1))) <= MOST_BYTES
     again.forget(1)
     assert again.deadline is None
+
+
+def test_each_writing_has_only_the_new_lines_and_records_that_are_spent_go() -> None:
+    store = MemoryStore()
+    store.commit([Write("log", (1,), codec.pack([line("of an older release")]))])
+    book = LogBook(store)
+    for second in range(1, 50):
+        for n in range(20):
+            book.add(1, line(f"{second} {n} " + "x" * 500), stored=True)
+        writes = book.writes(float(second))
+        assert sum(len(w.value) for w in writes if isinstance(w.value, bytes)) < 20 * 600
+        store.commit(writes)
+        assert LogBook(store).lines(1) == book.lines(1)
+    assert (store.get("log", (1,)), book.lines(1)[-1]) == (None, line("49 19 " + "x" * 500))
+    assert sum(len(value) for _, value in store.scan("log")) < MOST_BYTES + 20 * 600
+
+
+def test_a_writing_is_bounded_and_all_get_their_turn() -> None:
+    store = MemoryStore()
+    book = LogBook(store)
+    for job in range(1, 31):
+        for _ in range(25):
+            book.add(job, line("x" * 10_000), stored=True)
+    now, lots = 10.0, 0
+    while book.deadline is not None:
+        now = max(now, book.deadline)
+        writes = book.writes(now)
+        assert sum(len(w.value) for w in writes if isinstance(w.value, bytes)) < AT_ONCE + MOST_BYTES
+        store.commit(writes)
+        lots += 1
+    assert (lots, store.count("log")) == (6, 30)
+    assert now < 11.0
+
+
+def test_lines_wait_for_a_disk_that_is_full_in_bounded_memory() -> None:
+    book = LogBook(MemoryStore())
+    jobs = range(1, 2 * MOST_ENDED + 1)
+    for job in jobs:
+        book.add(job, line(f"of {job}"), stored=True)
+        book.end(job)
+    book.put_off(10.0)
+    assert book.deadline == 11.0
+    assert [w.key for w in book.writes(11.0)] == [(job, 1) for job in jobs[MOST_ENDED:]]
+    assert book.deadline is None
 
 
 def test_the_latest_messages_outlive_the_broker_and_go_with_their_job() -> None:

@@ -104,6 +104,34 @@ def test_a_full_disk_is_waited_for_and_nothing_is_said_to_be_there(
     writer.close()
 
 
+def test_deletions_go_before_what_waits_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("park.core.writer.RETRY", 0.01)
+    store = JobStore(tmp_path / "home")
+    results = [Write("results", (n, unit), bytes(1 << 18)) for n in (1, 2) for unit in range(20)]
+    store.commit([Write("job", (1,), b"old"), Write("job", (2,), b"kept"), *results])
+    # when somebody else has taken all that was free
+    monkeypatch.setattr(JobStore, "_free", lambda store: 0)
+    writer = Writer(store, lambda: None)
+    writer.put(1, [Write("account", ("ann",), b"1"), Write("job", (3,), b"new")])
+    until(lambda: bool(writer.stuck))
+    # and job 1 is deleted
+    writer.put(2, [Write("account", ("ann",), b"2"), Write("job", (1,), None), Write("trash", (1,), b"")])
+    # then what it leaves is room for all that is small
+    until(lambda: writer.done() == 2)
+    assert not writer.stuck
+    assert [key for key, _ in store.scan("job")] == [(2,), (3,)]
+    assert (store.count("results", (1,)), store.count("results", (2,))) == (0, 20)
+    assert store.get("account", ("ann",)) == b"2"
+    assert store.count("trash") == 1  # the sweeper's
+    # and what is large waits
+    writer.put(3, [Write("results", (3, 0), bytes(1 << 18))])
+    until(lambda: bool(writer.stuck))
+    monkeypatch.undo()
+    until(lambda: writer.done() == 3)
+    writer.close()
+    store.close()
+
+
 def test_whoever_closes_does_not_wait_for_a_full_disk(store: Slow) -> None:
     writer = Writer(store, lambda: None)
     store.failure = full

@@ -78,8 +78,9 @@ def restore(file: Path, home: Path) -> Copy:
     found = _looked_at(file, everything=True)
     folder = home / f"restoring.{os.getpid()}"
     try:
-        folder.mkdir(mode=0o700, parents=True)
-        with file.open("rb") as source, (folder / NAME).open("xb") as target:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)  # parents that it makes would have looser modes
+        folder.mkdir(mode=0o700)
+        with file.open("rb") as source, open(folder / NAME, "xb", opener=_private) as target:
             while data := source.read(1 << 20):
                 target.write(data)
         store = JobStore(folder)
@@ -154,6 +155,10 @@ def _check(file: Path, room: str, key: bytes, record: bytes) -> None:
         stored_value(room, key, memoryview(record))
     except StoreError as error:
         raise StoreError(f"{file} is damaged: {error}") from None
+
+
+def _private(file: str, flags: int) -> int:
+    return os.open(file, flags, 0o600)
 
 
 def _sync(folder: Path) -> None:

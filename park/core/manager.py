@@ -39,6 +39,8 @@ from park.wire.parts import check_size
 PACKS = 64
 #: When so many bytes are on their way to the disk, nothing more is decided until they are there.
 BACKLOG = 16 << 20
+#: With so many under way streams and logs, which can wait, are not written.
+QUIET = 2 << 20
 #: Seconds after which the room on the disk is looked at again.
 LOOK = 0.2
 #: What a change of the table, or a record beside its value, counts for in the backlog, bytes.
@@ -215,7 +217,8 @@ class JobManager:
             if self.checked:
                 dispatcher.check(everything=self._checks % 64 == 0)
                 self._checks += 1
-        self._keep(Outcome(writes=self.public.writes(now)), turn)
+        quiet = not (self.full or self._commits.stuck) and self._backlog < QUIET
+        self._keep(Outcome(writes=self.public.writes(now, quiet)), turn)
         if self._sweeper.due:
             self._keep(Outcome(writes=self._sweeper.writes()), turn)
             turn.sweeps = True
@@ -260,6 +263,8 @@ class JobManager:
                     del self._pending[where]
                 if w.room in _OF_JOBS:
                     self._save(_number(w.key[0]), -1)
+                elif w.room == "log":
+                    self.public.logs.on_disk(w.key)
             self.dispatcher.saved(turn.number)
             self.dispatcher.committed(turn.archived, turn.deleted)
             self._sweeper.add(turn.deleted)
@@ -337,6 +342,8 @@ class JobManager:
         turn.deltas += out.deltas
         turn.archived += out.archived
         turn.deleted += out.deleted
+        for number in out.deleted:
+            self.public.forget(number)
 
     def _expire(self, turn: Turn, now: float) -> None:
         """Delete ended jobs that are kept no longer."""

@@ -68,8 +68,7 @@ class Public:
             old, new = self.table.apply(delta)
             self._index.change(old, new)
             if new is None and isinstance(old, JobRecord):
-                self.logs.forget(old.job)
-                self.snapshots.end(old.job)
+                self.forget(old.job)
             if isinstance(new, JobRecord) and (old is None or old.state is not new.state):  # type: ignore[union-attr]
                 sends += self._tell(new, old is None or old.started is None)  # type: ignore[union-attr]
         return (message, pack_deltas(deltas)), sends
@@ -95,8 +94,19 @@ class Public:
         for peer in out.gone:
             self.stream.drop_peer(peer)
 
-    def writes(self, now: float) -> list[Write]:
-        """What is kept of streams and logs, about once a second."""
+    def forget(self, job: int) -> None:
+        """*job* is deleted, though perhaps not yet on disk: what is written of it now would outlive it."""
+        self.logs.forget(job)
+        self.snapshots.end(job)
+
+    def writes(self, now: float, quiet: bool) -> list[Write]:
+        """What is kept of streams and logs, about once a second, when the disk is *quiet*: has time and room for it."""
+        if not quiet:
+            due = self.deadline
+            if due is not None and now >= due:
+                self.logs.put_off(now)
+                self.snapshots.put_off(now)
+            return []
         return self.logs.writes(now) + self.snapshots.writes(now)
 
     @property

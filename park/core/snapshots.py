@@ -58,6 +58,10 @@ class Snapshots:
         for kind in self._written.pop(job, ()):
             self._news[job, kind] = None
 
+    def put_off(self, now: float) -> None:
+        """The disk has no time or no room for what is to be written now."""
+        self._due = max(self._due, now + PACE)
+
     @property
     def deadline(self) -> float | None:
         """When something is to be written; None: nothing is."""

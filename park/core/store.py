@@ -26,6 +26,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import struct
 import sys
 import threading
@@ -49,6 +50,11 @@ ROOMS = (
     "checkpoint", "archive", "spans", "trash", "log", "stream", "file",
 )
 # fmt: on
+
+#: Rooms of the few small records that a restart and a deletion need, and so may take from the last of the disk.
+_FOR_ALL = ("meta", "trash")
+#: Bytes of a record that needs no pages of its own, side by side.
+_SMALL = 1500
 
 #: What this release writes. A store with a higher number is refused.
 SCHEMA = 1
@@ -342,6 +348,7 @@ class JobStore(Store):
                 f" name a folder on a local disk, such as /var/tmp/park-{name}"
             )
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _shut(self.folder)
         self._lock = _take(self.folder / "broker.lock")
         # LMDB maps its lock file sparse: on a full disk the first touch would be a bus error.
         if hasattr(os, "posix_fallocate"):
@@ -352,6 +359,7 @@ class JobStore(Store):
                 os.close(descriptor)
         if not self._file.exists():
             make_empty(self._file)
+        _shut(self._file)
         env = self._env = lmdb.open(
             str(self._file), subdir=False, map_size=self._FIRST_SIZE, max_dbs=len(ROOMS), mode=0o600
         )
@@ -385,21 +393,23 @@ class JobStore(Store):
     def commit(self, writes: Iterable[Write]) -> None:
         """Carry out all *writes* or, with StoreError, none.
 
-        `errno.ENOSPC` in its ``errno``: the disk is as good as full; deletions still work, and the rest
-        when there is room. Any other error of the disk is final: this and every later commit raises,
-        and the broker had better exit.
+        `errno.ENOSPC` in its ``errno``: the disk is as good as full; deletions still work, small records as long as the
+        file has unused pages for them, and the rest when there is room. Any other error of the disk is final: this and
+        every later commit raises, and the broker had better exit.
         """
         records = []
-        size = 0
+        size, large = 0, False
         for write in writes:
             key, value = _encoded(write)
             record = None if value is None else _record(key, value)
             records.append((self._live(write.room)[1], key, record))
-            if record is not None and write.room != "meta":
+            if record is not None and write.room not in _FOR_ALL:
                 size += len(key) + len(record)
+                large = large or len(record) > _SMALL
         if not records:
             return
-        if size and self._free() < size + self._LEAST:
+        tight = size and self._free() < size + self._LEAST
+        if tight and (large or self._unused() < 2 * size + self._LEAST):
             raise self._said(OSError(errno.ENOSPC, ""), "cannot write to the store")
         with self._writing:
             env, _ = self._live("meta")
@@ -531,6 +541,21 @@ class JobStore(Store):
             if self._lock is not None:
                 os.close(self._lock)
                 self._lock = None
+
+
+def _shut(path: Path) -> None:
+    """From now on nobody but its owner can get at *path*. StoreError where it is another's, or has another purpose."""
+    found = path.stat()
+    if sys.platform == "win32" or not found.st_mode & 0o077:
+        return
+    names = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    other = names and not names & {"jobs.mdb", "keys"}
+    if found.st_uid != os.getuid() or found.st_mode & stat.S_ISVTX or other:
+        raise StoreError(
+            f"others can get at {path} (its mode is {stat.S_IMODE(found.st_mode):04o}), where jobs would lie: name a"
+            " new folder, or one of your own with mode 0700"
+        )
+    path.chmod(stat.S_IMODE(found.st_mode) & 0o700)
 
 
 def make_empty(file: Path) -> None:

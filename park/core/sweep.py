@@ -19,6 +19,14 @@ OF_JOBS = ("submit", "units", "results", "attempt", "checkpoint", "spans", "log"
 MOST = 500
 
 
+def leavings(store: Store, number: int, most: int) -> list[Write]:
+    """What takes away records of a deleted job, *most* of them at a time."""
+    found: list[Write] = []
+    for room in OF_JOBS:
+        found += [Write(room, key, None) for key in store.keys(room, (number,), most - len(found))]
+    return found
+
+
 class Sweeper:
     """Makes the writes; one lot of them is on disk before the next is asked for."""
 
@@ -41,9 +49,7 @@ class Sweeper:
         found: list[Write] = []
         while self._trash and len(found) < MOST:
             number = self._trash[0]
-            for room in OF_JOBS:
-                keys = self._store.keys(room, (number,), MOST - len(found))
-                found += [Write(room, key, None) for key in keys]
+            found += leavings(self._store, number, MOST - len(found))
             if len(found) < MOST:
                 found.append(Write("trash", (number,), None))
                 self._trash.popleft()

@@ -5,8 +5,10 @@ for it: it hands a turn's writes to the `Writer` and goes on deciding, and the w
 has come meanwhile (*group commit*). It never waits for more to come: under little load each turn is a commit, under
 much load commits grow by themselves. Turns become durable in the order in which they were handed in.
 
-A full disk is waited for: nothing is acknowledged meanwhile, and the writer tries again each second. Any other error is
-final, and comes out of `done` in the loop's thread.
+A full disk is waited for: nothing is acknowledged meanwhile, and the writer tries again each second. Deletions do not wait
+with the rest, as they may be what makes room: the jobs that were deleted go from the store, and what they leave there, and
+only then is all that waits tried again, in one transaction. Any other error is final, and comes out of `done` in the loop's
+thread.
 """
 
 from __future__ import annotations
@@ -17,14 +19,17 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from park.core.outcome import Write
+from park.core.outcome import Key, Write
 from park.core.store import Store
+from park.core.sweep import MOST, leavings
 from park.errors import StoreError
 
 #: Seconds after which a full disk is looked at again.
 RETRY = 1.0
 #: Seconds that `Writer.close` waits for a disk that does not answer.
 PATIENCE = 30.0
+#: Rooms where a job's own record may lie, and the one that says that it was deleted.
+_DELETED = ("job", "archive", "trash")
 
 
 class Commits(Protocol):
@@ -73,6 +78,10 @@ class Writer:
         #: what was put, and None for the end
         self._queue: SimpleQueue[tuple[int, list[Write]] | None] = SimpleQueue()
         self._closing = threading.Event()
+        #: of the thread: what was taken in and is not on disk, its last turn, and whether that was all
+        self._batch: dict[tuple[str, Key], Write] = {}
+        self._turn = 0
+        self._ended = False
         #: what the thread says; each is written in one step
         self._done = 0
         self._error: StoreError | None = None
@@ -102,38 +111,60 @@ class Writer:
             raise StoreError(f"the disk of {self._store!r} has not answered for {PATIENCE:.0f} s")
 
     def _run(self) -> None:
-        ended = False
         try:
-            while not ended:
-                batch = [self._queue.get()]
-                while True:
-                    try:
-                        batch.append(self._queue.get_nowait())
-                    except Empty:
-                        break
-                turns = [entry for entry in batch if entry is not None]
-                ended = len(turns) < len(batch)
-                if turns:
-                    self._commit([write for _, writes in turns for write in writes])
-                    self._done = turns[-1][0]
-                    self._wake()
+            while not self._ended:
+                self._take()
+                while self._batch:
+                    self._commit()
         except Exception as error:  # nobody else would ever hear of it
             if not isinstance(error, StoreError):
                 error = StoreError(f"cannot write to the store in {self._store.place}: {error!r}")
             self._error = error
             self._wake()
 
-    def _commit(self, writes: list[Write]) -> None:
-        # of what was written more than once, only the last counts
-        last = list({(write.room, write.key): write for write in writes}.values())
-        while True:
-            try:
-                self._store.commit(last)
-                break
-            except StoreError as error:
-                if error.errno != errno.ENOSPC or self._closing.is_set():
-                    raise
-                self.stuck = str(error)
-                self._wake()
+    def _take(self, wait: bool = True) -> None:
+        """Take in what has come; *wait* for something."""
+        try:
+            while (entry := self._queue.get(wait)) is not None:
+                wait = False
+                self._turn, writes = entry
+                # of what was written more than once, only the last counts
+                self._batch |= {(write.room, write.key): write for write in writes}
+            self._ended = True
+        except Empty:
+            pass
+
+    def _commit(self) -> None:
+        try:
+            self._store.commit(self._batch.values())
+        except StoreError as error:
+            if error.errno != errno.ENOSPC or self._closing.is_set():
+                raise
+            self.stuck = str(error)
+            self._wake()
+            if not self._make_room():
                 self._closing.wait(RETRY)
+            self._take(wait=False)
+            return
         self.stuck = ""
+        self._batch.clear()
+        self._done = self._turn
+        self._wake()
+
+    def _make_room(self) -> bool:
+        """Deletions go before what waits for room: whether more of what they leave was taken away."""
+        batch = self._batch
+        gone = {w.key for w in batch.values() if w.room == "trash" and w.value is not None}
+        first = [batch[room, key] for key in gone for room in _DELETED if (room, key) in batch]
+        try:
+            self._store.commit(first)
+            found: list[Write] = []
+            for (number,) in self._store.keys("trash", (), MOST):
+                assert isinstance(number, int)
+                found += leavings(self._store, number, MOST - len(found))
+            self._store.commit(found)
+        except StoreError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return False
+        return bool(found)

@@ -1,7 +1,8 @@
-"""A broker whose disk is full: ``unshare -Urm python -m tests.campaign.full FOLDER``; exit code 0 if all was well.
+"""A broker whose disk is full: ``unshare -Urm python -m tests.campaign.full FOLDER HOW``; exit code 0 if all was well.
 
-FOLDER becomes a file system of 40 MB. A job's results fill it, then somebody else does, to the last byte; the broker is
-killed and comes back; then there is room again.
+FOLDER becomes a file system of 40 MB. HOW is *fill*: a job's results fill it, then somebody else does, to the last byte;
+the broker is killed and comes back; then there is room again. Or *delete*: a job's results fill it while another one prints
+all the time; deletions make room, and once more when somebody else has taken all that was left.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import park
 from park.core.server import ServerProxy
 from park.errors import Refused
 from tests.fabric import Fabric, until
@@ -23,6 +25,19 @@ SIZE = 1_000_000
 
 def unit(number: int) -> bytes:
     return bytes([number]) * SIZE
+
+
+class Talk:
+    """Prints all the time, until it is stopped."""
+
+    def run(self) -> int:
+        lines = 0
+        while not park.environment().should_stop:
+            lines += 1
+            print(f"{lines:9}", "x" * 2000)
+            time.sleep(0.005)
+            park.environment().ready()
+        return lines
 
 
 def refused(service: ServerProxy) -> str:
@@ -57,12 +72,68 @@ def fill(file: Path) -> None:
                 pass
 
 
-def main(folder: Path) -> None:
-    home = folder / "home"
+def small_disk(folder: Path) -> tuple[Path, Path]:
+    """A home of 40 MB, and a place for logs beside it."""
+    home, logs = folder / "home", folder / "logs"
     home.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", str(home)], check=True)
-    logs = folder / "logs"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m,mode=700", "none", str(home)], check=True)
     logs.mkdir()
+    return home, logs
+
+
+def larger_disk(home: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=200m", str(home)], check=True)
+
+
+def delete(folder: Path) -> None:
+    home, logs = small_disk(folder)
+    with Fabric(logs, home=home, lease=5.0) as fabric:
+        fabric.start_kernel(slots=3)
+        service = fabric.connect()
+        old = [service.start(unit, range(4)) for _ in range(3)]
+        for number in old:
+            service.wait(number, timeout=30)
+        talk = service.start(Talk(), priority="urgent")  # so it does not lend its slot
+        job = service.start(unit, range(UNITS))
+
+        def command(*words: object) -> None:
+            began = time.monotonic()
+            ran = fabric.park(*map(str, words))
+            assert ran.wait(20) == 0, ran.text + fabric.broker.text
+            print(*words, f"{time.monotonic() - began:.1f} s", flush=True)
+
+        until(lambda: "disk is full" in service.status(job).reason, why=lambda: fabric.broker.text)
+        had = rests(done(service, job), 3.0)
+        # what is printed leaves the reserve as it is
+        free = os.statvfs(home).f_bavail * 4096
+        time.sleep(5.0)
+        assert os.statvfs(home).f_bavail * 4096 == free > 8 << 20
+        command("jobs")
+        # a deletion makes room, and all goes on by itself
+        command("delete", old[0])
+        until(lambda: service.status(job).done >= had + 2, why=lambda: fabric.broker.text)
+        had = rests(done(service, job))
+        # also when somebody else has left nothing, and what is small has begun to wait for room
+        fill(home / "filler")
+        time.sleep(3.0)
+        command("jobs")
+        command("delete", old[1], old[2])
+        assert service.status(job).done == had
+        (home / "filler").unlink()
+        until(lambda: service.status(job).done >= had + 4, why=lambda: fabric.broker.text)
+        # nothing is lost
+        larger_disk(home)
+        assert service.wait(job, timeout=30) == [unit(n) for n in range(UNITS)]
+        service.stop(talk)
+        lines = service.wait(talk, timeout=30)
+        said = [line.text for line in service.job(talk).logs()]
+        assert f"{lines:9} x" in said[-1], (lines, said[-1][:20])
+        assert lines > 300, lines
+        print(f"{lines} lines", flush=True)
+
+
+def main(folder: Path) -> None:
+    home, logs = small_disk(folder)
     with Fabric(logs, home=home, lease=5.0) as fabric:
         fabric.start_kernel(slots=2)
         service = fabric.connect()
@@ -93,7 +164,7 @@ def main(folder: Path) -> None:
         assert service.status(job).done >= had
         until(lambda: refused(service))
         # room
-        subprocess.run(["mount", "-o", "remount,size=200m", str(home)], check=True)
+        larger_disk(home)
         assert service.wait(job, timeout=30) == [unit(n) for n in range(UNITS)]
         assert service.status(job).done == UNITS
         assert service.wait(service.start(abs, [-7]), timeout=30) == [7]
@@ -101,4 +172,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    {"fill": main, "delete": delete}[sys.argv[2]](Path(sys.argv[1]))
