@@ -253,6 +253,16 @@ def test_code_of_a_driver_s_function_is_told_once_a_broker() -> None:
     assert told(bench.slot(process, call, units([1])), messages.Blob) == [messages.Blob(code("driver"))]
 
 
+def test_an_answer_is_given_again_and_one_that_is_not_kept_runs_again() -> None:
+    bench = Bench(2)
+    bench.run(1, stored=True)
+    first = told(bench.done(1, 1), messages.Finished)
+    assert first
+    assert told(bench.broker(messages.Again(1)), messages.Finished) == first
+    (answer,) = told(bench.broker(messages.Again(3)), messages.Finished)
+    assert (answer.attempt, answer.count, answer.ended) == (3, 0, "broken")
+
+
 def test_a_broker_of_another_life_hears_what_is_held_and_answered() -> None:
     bench = Bench(2)
     bench.run(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from park.wire import messages
 from tests.sim.desk import Desk, of
 from tests.sim.functions import units
@@ -32,6 +34,46 @@ def test_new_jobs_are_refused_results_wait_and_all_is_well_when_there_is_room() 
     assert [w.room for w in out.writes if w.room == "results"] == ["results"]
     assert desk.job(1).done == len(span)
     assert not desk.dispatcher.room.waiting
+
+
+def test_another_kernels_answer_does_not_take_the_place_of_one_that_waits() -> None:
+    desk = Desk()
+    client, kernel, other = desk.client(), desk.kernel("k1"), desk.kernel("k2")
+    desk.submit(client, inputs=[1])
+    ((number, attempt),) = desk.dispatcher.attempts.items()
+    if attempt.kernel.peer != kernel:
+        kernel, other = other, kernel
+    desk.dispatcher.has_room(-1, "/home/park")
+    answer = messages.Finished(number, attempt.map.key, 0, 1, 0.01)
+    desk.give(kernel, answer, units([1]))
+    desk.give(other, answer, units(["false"]))
+    desk.dispatcher.has_room(1 << 30, "/home/park")
+    out = desk.tick(2.0)
+    assert [w.value for w in out.writes if w.room == "results"] == [units([1])]
+
+
+def test_what_memory_has_no_room_for_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk()
+    client, kernel = desk.client(), desk.kernel(slots=2)
+    desk.submit(client, inputs=[1, 2])
+    answers = {}
+    desk.dispatcher.has_room(-1, "/home/park")
+    for number, attempt in list(desk.dispatcher.attempts.items()):
+        span = attempt.span
+        payload = units([1] * len(span))
+        answers[number] = messages.Finished(number, attempt.map.key, span.start, len(span), 0.01), payload
+        monkeypatch.setattr("park.core.room.MOST", len(payload))
+        desk.give(kernel, *answers[number])
+        desk.give(kernel, *answers[number])
+    first, second = answers
+    assert desk.dispatcher.room.held == len(answers[first][1])
+    desk.dispatcher.has_room(1 << 30, "/home/park")
+    out = desk.tick(2.0)
+    assert len([w for w in out.writes if w.room == "results"]) == 1
+    assert of(out, messages.Again) == [messages.Again(second)]
+    assert desk.dispatcher.room.held == 0
+    desk.give(kernel, *answers[second])
+    assert desk.job(1).state == "complete"
 
 
 def test_inputs_that_come_later_are_refused_by_their_size() -> None:

@@ -35,11 +35,10 @@ class Attempts(Course):
         return attempt
 
     def _finished(self, event: Event, m: messages.Finished) -> None:
-        known = self.attempts.get(m.attempt)
-        if known is not None and known.map.root and not self.room.use(len(event.payload)):
+        attempt = self._held_attempt(event, m.attempt)
+        if attempt is not None and attempt.map.root and not self.room.use(len(event.payload)):
             self.room.wait(m.attempt, event, self._now)
             return
-        attempt = self._held_attempt(event, m.attempt)
         kernel = self.roster.kernels.get(event.peer)
         if kernel is not None and (attempt is None or attempt.map.root):
             self._note_answer(kernel, m.attempt, len(event.payload))

@@ -68,7 +68,13 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             self._flow(event)
         else:
             self._receive(event)
-        self.replay.extend(self.room.let_in(now))
+        here, again = self.room.let_in(now)
+        self.replay.extend(here)
+        for waited in again:
+            number = waited.message.attempt  # type: ignore[attr-defined]
+            held = self.attempts.get(number)
+            if held is not None and held.kernel.peer == waited.peer:
+                self._send(waited.peer, messages.Again(number))
         while self.replay:
             self._receive(self.replay.popleft())
         self._release_dependents()
@@ -386,6 +392,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
     def check(self, everything: bool = True) -> None:
         """Assert every invariant, or those of what the last event has changed; the tests call it after each event."""
         invariants.check(self, everything)
+        self.room.check()
         if everything:
             self._check_keeping()
 

@@ -3,18 +3,22 @@
 A full disk must not look like a broken one, and whoever wants to make room must still be able to delete. So a reserve is
 kept (`park.core.store`), and what is left beside it is what new jobs, inputs and results may take. Where one finds
 no room, a client is refused, in words; a result waits, unacknowledged, so that its kernel keeps it, and its slot, until
-there is room again. All else goes on: what is shown, sessions, ends of jobs.
+there is room again; those that memory has no room for either are asked for again then. All else goes on: what is shown,
+sessions, ends of jobs.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from park.core.outcome import Event
 from park.errors import Refused
 
 #: Seconds after which what waits is looked at again.
 AGAIN = 1.0
+#: Bytes of the answers that wait in memory; of others only the size is kept.
+MOST = 32 << 20
 
 
 class Room:
@@ -23,8 +27,11 @@ class Room:
     def __init__(self) -> None:
         self._left = sys.maxsize
         self._where = ""
-        #: answers for which there was no room, by attempt; of two to one attempt the last
+        #: answers for which there was no room, by attempt; of two from the one kernel that holds it the last
         self.waiting: dict[int, Event] = {}
+        #: the bytes of them that are here, and the sizes of those whose payloads are not
+        self.held = 0
+        self.sizes: dict[int, int] = {}
         #: when they are looked at again
         self.look_at = 0.0
 
@@ -53,20 +60,38 @@ class Room:
         """The answer to this attempt waits for room."""
         if not self.waiting:
             self.look_at = now + AGAIN
+        self._drop(attempt)
+        size = len(event.payload)
+        if self.held + size > MOST:
+            self.sizes[attempt] = size
+            event = replace(event, payload=b"")
+        self.held += len(event.payload)
         self.waiting[attempt] = event
 
-    def let_in(self, now: float) -> list[Event]:
-        """Those that find room now, in the order in which they came."""
-        if not self.waiting or now < self.look_at:
-            return []
-        self.look_at = now + AGAIN
-        found, left = [], self._left
-        for attempt, event in list(self.waiting.items()):
-            left -= len(event.payload)
-            if left < 0:
-                break
-            found.append(self.waiting.pop(attempt))
-        return found
+    def _drop(self, attempt: int) -> None:
+        event = self.waiting.pop(attempt, None)
+        self.held -= len(event.payload) if event is not None else 0
+        self.sizes.pop(attempt, None)
+
+    def let_in(self, now: float) -> tuple[list[Event], list[Event]]:
+        """Those that find room now, in the order in which they came; and those of which the answer is to be given again."""
+        here: list[Event] = []
+        again: list[Event] = []
+        if self.waiting and now >= self.look_at:
+            self.look_at = now + AGAIN
+            left = self._left
+            for attempt, event in list(self.waiting.items()):
+                left -= self.sizes.get(attempt, len(event.payload))
+                if left < 0:
+                    break
+                (again if attempt in self.sizes else here).append(event)
+                self._drop(attempt)
+        return here, again
+
+    def check(self) -> None:
+        """Assert what must always hold."""
+        assert self.held == sum(len(event.payload) for event in self.waiting.values()) <= MOST
+        assert self.sizes.keys() <= self.waiting.keys()
 
     def next_deadline(self) -> float | None:
         return self.look_at if self.waiting else None

@@ -91,6 +91,14 @@ class Lifecycle(Holding):
                     )
             case messages.Committed():
                 self.answers.drop(message.attempts)
+            case messages.Again(attempt=number):
+                kept = self.answers.get(number)
+                answer = (
+                    messages.Finished(number, b"", 0, 0, 0.0, ended="broken", epoch=self.epoch)
+                    if kept is None
+                    else kept.answer
+                )
+                self._do(ToBroker(answer, b"" if kept is None else kept.payload))
             case messages.Abort() if (kept := self.answers.get(message.attempt)) is not None:
                 self.answers.drop([message.attempt])
                 # it may have been sent before the broker took the attempt in again, which a hello had named since

@@ -568,6 +568,13 @@ class Committed(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Again(Message):
+    """There is room for the answer of *attempt*, which the broker has not kept: give it again."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpointed(Message):
     """Checkpoint *number* of the attempt is on disk."""
 
