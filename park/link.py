@@ -32,7 +32,7 @@ from park.model import PYTHON
 from park.util.reactor import Reactor
 from park.wire import codec, messages
 from park.wire.calls import Call, Session, lost
-from park.wire.contact import Contact, Presence
+from park.wire.contact import Contact, Line, Presence
 from park.wire.messages import Message
 from park.wire.pack import Buffer
 from park.wire.parts import check_size
@@ -58,18 +58,6 @@ _LAST = (
     messages.Header,
     messages.Welcome,
 )
-
-
-class Line(Protocol):
-    """The way to the broker: a lane or a socket."""
-
-    def send(self, frames: list[Any]) -> None: ...
-
-    def waiting(self) -> bool: ...
-
-    def receive(self) -> list[Any] | None: ...
-
-    def close(self) -> None: ...
 
 
 class Listener(Protocol):

@@ -227,6 +227,18 @@ def shout(x: int) -> int:
     return x
 
 
+def drawn(x: int) -> float:
+    import numpy
+
+    return float(numpy.random.rand())
+
+
+def test_a_unit_that_is_run_here_draws_the_same_numbers(world: World) -> None:
+    job = world.service.start(drawn, [1, 2])
+    values = world.service.wait(job, 20)
+    assert world.run("run", job, "--unit", 1).endswith(f"unit 1 of job {job} returned {values[1]!r}\n")
+
+
 def test_the_log_of_a_job(world: World) -> None:
     job = world.service.start(shout, [1], when=1.0)
     following = world.start("logs", "-f", job)

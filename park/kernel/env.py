@@ -5,7 +5,10 @@ The module knows of no socket: the slot process gives it a `Host` when it begins
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, Protocol
 
@@ -229,6 +232,14 @@ def mix(seed: int, index: int) -> int:
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
     return z ^ (z >> 31)
+
+
+def numpy_random(code: Any) -> Any:
+    """numpy's global generators, if numpy is loaded, or will be by the function whose *code* names it."""
+    if "numpy" in sys.modules or b"numpy" in bytes(code):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module("numpy.random")
+    return None
 
 
 class Generators:

@@ -41,7 +41,7 @@ class Here:
             self._functions[function] = payload.loads(blob)
         body = self._functions[function]
         inner = Here(self.job, seed, self.fetch)
-        generators = env.Generators(_numpy_random(), keep=True)
+        generators = env.Generators(env.numpy_random(blob), keep=True)
         env.enter(inner)
         try:
             if hasattr(body, "prepare"):
@@ -90,23 +90,20 @@ def run_here(job: int, request: Request, unit: int | None, fetch: Callable[[int]
     host = Here(job, env.mix(seed, unit or 0), fetch)
     env.enter(host)
     try:
-        body = payload.loads(payload.dumps(request.body))  # references become values here
+        code = payload.dumps(request.body)
+        body = payload.loads(code)  # references become values here
         arguments = []
         if request.inputs is not None:
             arguments = [payload.loads(payload.dumps(list(request.inputs)[unit or 0]))]
         if hasattr(body, "prepare"):
             body.prepare(env.environment())
-        env.Generators(_numpy_random(), keep=False).seed(host.seed)
+        env.Generators(env.numpy_random(code), keep=False).seed(host.seed)
         result = body.run(*arguments) if hasattr(body, "run") else body(*arguments)
         if hasattr(body, "cleanup"):
             body.cleanup(env.environment())
         return result
     finally:
         env.enter(None)
-
-
-def _numpy_random() -> Any:
-    return getattr(sys.modules.get("numpy"), "random", None)
 
 
 def first_failed(results: list[Any] | None) -> int | None:

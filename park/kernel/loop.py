@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from park.errors import ProtocolError
 from park.kernel import guard
@@ -28,7 +28,7 @@ from park.kernel.term import LEAVE, Term
 from park.model import PYTHON
 from park.util.reactor import Reactor
 from park.wire import codec, messages
-from park.wire.contact import Presence
+from park.wire.contact import Line, Presence
 from park.wire.messages import Message
 from park.wire.pack import Buffer
 
@@ -39,18 +39,6 @@ READ, WRITE = 1, 2
 KILLS = 2.0
 #: What is said of a process that went on without its channel.
 CUT = "its process closed its connection to the kernel: descriptors that a body did not open are not its own"
-
-
-class Line(Protocol):
-    """The way to the broker: a lane or a socket."""
-
-    def send(self, frames: list[Any]) -> None: ...
-
-    def waiting(self) -> bool: ...
-
-    def receive(self) -> list[Any] | None: ...
-
-    def close(self) -> None: ...
 
 
 class KernelLoop:

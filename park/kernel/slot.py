@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
-import importlib
 import io
 import os
 import signal
@@ -231,7 +230,7 @@ class Slot(Fabric):
 
     def _generators(self, run: messages.Run) -> env.Generators:
         if run.function not in self._numpy:
-            self._numpy[run.function] = _numpy_random(self._codes[run.function])
+            self._numpy[run.function] = env.numpy_random(self._codes[run.function])
         numpy = self._numpy[run.function] or sys.modules.get("numpy.random")
         return env.Generators(numpy, keep=len(self._stack) > 1)
 
@@ -307,14 +306,6 @@ class _Ended:
 
     def ready(self) -> None:
         """Nothing waits."""
-
-
-def _numpy_random(code: Buffer) -> Any:
-    """numpy's global generators, if numpy is loaded, or will be by a function that names it."""
-    if "numpy" in sys.modules or b"numpy" in bytes(code):
-        with contextlib.suppress(ImportError):
-            return importlib.import_module("numpy.random")
-    return None
 
 
 def _die_with(parent: int) -> None:

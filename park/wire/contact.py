@@ -7,6 +7,7 @@ does not know it any more or has said nothing for a lease. Pure: time is an argu
 from __future__ import annotations
 
 import enum
+from typing import Any, Protocol
 
 from park.wire.messages import Message, Unwelcome, Welcome
 
@@ -21,6 +22,18 @@ class Contact(enum.StrEnum):
 
     CALLING = "calling"
     LIVE = "live"
+
+
+class Line(Protocol):
+    """The way to the broker: a lane or a socket."""
+
+    def send(self, frames: list[Any]) -> None: ...
+
+    def waiting(self) -> bool: ...
+
+    def receive(self) -> list[Any] | None: ...
+
+    def close(self) -> None: ...
 
 
 class Presence:
