@@ -38,7 +38,11 @@ def children() -> dict[int, str]:
     """The living children of this process: number -> command line. Empty where there is no /proc."""
     found = {}
     for listed in Path("/proc/self/task").glob("*/children"):
-        for pid in map(int, listed.read_text().split()):
+        try:
+            pids = [int(pid) for pid in listed.read_text().split()]
+        except OSError:  # a thread that ended meanwhile; its children have passed to another
+            continue
+        for pid in pids:
             try:
                 state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
                 command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()

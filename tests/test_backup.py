@@ -28,7 +28,7 @@ def slow(x: int) -> int:
 
 
 def copied(fabric: Fabric, file: Path) -> Process:
-    command = fabric.park("backup", str(file), "--home", str(fabric.home))
+    command = fabric.park("backup", str(file))  # the home is where the connection file is
     command.wait()
     return command
 

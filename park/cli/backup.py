@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from park.cli.tables import plain
 @click.option(
     "--home",
     type=click.Path(path_type=Path),
-    help="The broker's home (default: $PARK_HOME, else the user's state folder).",
+    help="The broker's home (default: where $PARK_BROKER's connection file is, else $PARK_HOME, else the user's state folder).",
 )
 def backup(file: Path, home: Path | None) -> None:
     """Copy the jobs of a broker, which may run, to FILE.
@@ -27,6 +28,8 @@ def backup(file: Path, home: Path | None) -> None:
         from park.core.backup import back_up
         from park.util.addresses import default_home
 
-        folder = (home or default_home()).expanduser().absolute()
+        broker = os.environ.get("PARK_BROKER", "")
+        named = Path(broker).parent if broker and "://" not in broker else None
+        folder = (home or named or default_home()).expanduser().absolute()
         copy = back_up(folder, file.expanduser().absolute())
         click.echo(plain(f"{copy.jobs:,} jobs, {copy.size:,} bytes, copied from {folder} to {file}"))
