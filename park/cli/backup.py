@@ -16,7 +16,7 @@ from park.cli.tables import plain
 @click.option(
     "--home",
     type=click.Path(path_type=Path),
-    help="The broker's home (default: where $PARK_BROKER's connection file is, else $PARK_HOME, else the user's state folder).",
+    help="The broker's home (default: where $PARK_BROKER's connection file is, else $PARK_HOME or the state folder).",
 )
 def backup(file: Path, home: Path | None) -> None:
     """Copy the jobs of a broker, which may run, to FILE.
