@@ -258,6 +258,7 @@ def test_a_sampler_goes_on_when_its_kernel_and_the_broker_were_killed(tmp_path: 
         fabric.start_broker()
         fabric.start_kernel(slots=2)
         result = err.wait(60)
-        assert steps.seen[seen] > at - 60
+        # the first may be what the broker had kept of the stream: less new than the checkpoint
+        assert steps.seen[seen + 1] > at - 60
         assert abs(result.steps - 251) <= 20
         is_posterior(result)

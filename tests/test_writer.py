@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from fabric import until
 
+from park.core.loop import BrokerLoop
 from park.core.manager import JobManager
 from park.core.outcome import Tick, Write
 from park.core.store import JobStore
@@ -180,6 +181,33 @@ def test_a_home_that_has_vanished_is_said_in_words(store: Slow) -> None:
     with pytest.raises(StoreError, match=r"in .*home: No such file"):
         store.room()
     writer.close()
+
+
+class Unread:
+    """A door where whatever comes leads to a look into the store, which fails; and a board."""
+
+    def receive(self) -> None:
+        raise StoreError("cannot read the store: an earlier write has failed")
+
+    def publish(self, frames: object) -> None: ...
+
+    def behind(self) -> dict[bytes, int]:
+        return {}
+
+
+def test_who_cannot_read_after_a_write_that_failed_says_why_the_write_failed(store: Slow) -> None:
+    loop = BrokerLoop(JobManager(store), Unread(), Unread(), Unread(), lambda: None)  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match="cannot read"):
+        loop.turn(1.0)
+    # given a write on its way to a disk that fails, when the loop finds before the writer does that nothing can be read
+    loop = BrokerLoop(JobManager(store), Unread(), Unread(), Unread(), lambda: None)  # type: ignore[arg-type]
+    store.failure = broken
+    store.go.clear()
+    loop.manager._commits.put(99, [Write("job", (1,), b"x")])
+    threading.Timer(0.1, store.go.set).start()
+    # then
+    with pytest.raises(StoreError, match="Input/output error"):
+        loop.turn(1.0)
 
 
 def test_a_manager_closes_on_a_disk_that_does_not_answer(

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from park.core.manager import JobManager
 from park.core.outcome import Account, Event, Flow, Ref, Send, Tick
-from park.errors import ProtocolError
+from park.errors import ProtocolError, StoreError
 from park.wire import codec, messages
 
 #: Messages of one side that are taken in one turn.
@@ -106,6 +106,12 @@ class BrokerLoop:
         )
 
     def turn(self, now: float) -> None:
+        try:
+            self._turn(now)
+        except StoreError as error:
+            raise self.manager.cause(error) from None
+
+    def _turn(self, now: float) -> None:
         self._complete()
         if now >= self._flush_at:
             self._flush(now)

@@ -246,6 +246,15 @@ class JobManager:
         done = self._commits.done()
         return bool(self._handed) and (not self._handed[0].writes or self._handed[0].number <= done)
 
+    def cause(self, error: StoreError) -> StoreError:
+        """Why *error* came: after a write that failed nothing can be read either, and only the writer knows why."""
+        try:
+            self._commits.close()
+            self._commits.done()
+        except StoreError as first:
+            return first
+        return error
+
     @property
     def behind(self) -> bool:
         """Whether the disk is so far behind that nothing more should be decided."""
