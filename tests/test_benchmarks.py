@@ -32,9 +32,9 @@ def test_what_the_disk_costs_is_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "marks"),
     [
-        (("latency", "throughput", "generation", "startup"), 16),
-        (("decisions", "sharing"), 5),
-        (("mirror", "memory"), 4),
+        (("startup", "decisions"), 4),
+        pytest.param(("latency", "throughput", "generation"), 15, marks=pytest.mark.heavy),
+        pytest.param(("mirror", "memory", "sharing"), 6, marks=pytest.mark.heavy),
     ],
 )
 def test_a_quick_run_measures_everything(names: tuple[str, ...], marks: int, tmp_path: Path) -> None:
@@ -56,6 +56,7 @@ def test_a_quick_run_measures_everything(names: tuple[str, ...], marks: int, tmp
         assert f"{mark['benchmark']}: {mark['row']}" in done.stdout
 
 
+@pytest.mark.heavy
 def test_the_profile_shows_every_side() -> None:
     done = benchmarks("profile", "latency", "--quick")
     assert done.returncode == 0, done.stderr
@@ -63,6 +64,7 @@ def test_the_profile_shows_every_side() -> None:
         assert part in done.stdout
 
 
+@pytest.mark.heavy
 def test_a_small_facility_is_simulated() -> None:
     done = benchmarks("simulate", "--quick")
     assert done.returncode == 0, done.stderr

@@ -160,7 +160,7 @@ def test_a_refusal_reaches_the_script_and_the_command_line(tmp_path: Path) -> No
         with pytest.raises(park.Refused, match="2 jobs"):
             service.map(abs, [1])
         service.abort(first)
-        with pytest.raises(park.LimitReached, match="these are 3,001 units"):
+        with pytest.raises(park.LimitReached, match="may have 3,000"):
             service.start(abs, [None] * 3001)
         third = service.start(abs, [1] * 2000, when=1000)
         service.abort(second)
