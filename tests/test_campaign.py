@@ -21,6 +21,7 @@ def test_a_broker_that_is_killed_loses_nothing_and_nothing_runs_again(tmp_path: 
         lease=3.0,
         heartbeat=0.5,
         harms={"kill broker": 1, "kill promiser": 1},
+        planted="speculates_never",
     )
     found = Campaign(tmp_path, size, seed=1).run()
     assert not found.broken, found
@@ -56,7 +57,7 @@ HARMS = {
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_campaign_notices_a_planted_bug(tmp_path: Path, bug: str) -> None:
     kinds = ("map", "driver", "nest")
-    size = replace(SMALL, kinds=kinds, lease=3.0, heartbeat=0.5, bug=bug, harms=HARMS[bug], patience=10.0)
+    size = replace(SMALL, kinds=kinds, lease=3.0, heartbeat=0.5, planted=bug, harms=HARMS[bug], patience=10.0)
     try:
         found = Campaign(tmp_path, size, seed=1).run()
     except PromiseBroken:

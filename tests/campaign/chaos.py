@@ -55,8 +55,8 @@ class Size:
     throttled: int = 0
     #: seconds without any progress after which something waits that must not
     patience: float = 40.0
-    #: a bug of the broker: see `planted`
-    bug: str = ""
+    #: what is planted in the broker: see `planted`
+    planted: str = ""
     #: seconds in which all must be over
     limit: float = 300.0
 
@@ -86,7 +86,7 @@ class Campaign:
         (folder / "plan.json").write_text(json.dumps(asdict(size) | {"seed": seed}))
         self.port = three_ports(self.random)
         options = ("--bind", f"tcp://{HOST}:{self.port}") if size.tcp else ()
-        broker = ("tests.campaign.planted", size.bug) if size.bug else ("park.cli.broker",)
+        broker = ("tests.campaign.planted", size.planted) if size.planted else ("park.cli.broker",)
         self.fabric = Fabric(folder, *options, lease=size.lease, heartbeat=size.heartbeat, command=broker)
         self.watchers: Process | None = None
         #: seconds that the mirrors took to show the broker's table, when all was quiet
