@@ -39,6 +39,8 @@ class Service(Protocol):
 
     def resume(self, job: int) -> None: ...
 
+    def control(self, job: int, message: str | dict[str, Any]) -> bool: ...
+
     def delete(self, job: int) -> None: ...
 
     def set(self, job: int, priority: int | str | None = None, tags: Iterable[str] | None = None) -> None: ...
@@ -187,6 +189,13 @@ class Job:
     def resume(self) -> None:
         """Let it go on after `pause`. Raises UnknownJob when it has ended."""
         self._service.resume(self._number)
+
+    def control(self, message: str | dict[str, Any]) -> bool:
+        """Give its body a message; see `park.ServerProxy.control`. Whether it was taken: not where the job has ended::
+
+        job.control({"kind": "threshold", "value": 0.1})     # on_threshold(message), when the body is ready
+        """
+        return self._service.control(self._number, message)
 
     def delete(self) -> None:
         """Forget it, with its request, inputs and results. Raises Refused before it has ended."""

@@ -44,9 +44,6 @@ PATIENCE = 600.0
 #: Seconds after which a map is said again for which the broker had no room.
 BUSY = 2.0
 
-#: Kinds of a stream's last message.
-_ENDS = ("complete", "error", "abort")
-
 #: Answers that are the last of their request.
 _LAST = (
     messages.Accepted,
@@ -670,7 +667,7 @@ class Link:
                 follower.joined = True
             if follower.joined:
                 follower.put(message.kind, data)
-                if message.kind in _ENDS:
+                if _is_last(message.kind, data):
                     self._let_go(message.job, follower)
 
     def _turn_away(self, message: messages.Failure) -> None:
@@ -695,6 +692,11 @@ class Link:
                 callback()
             except BaseException:  # also SystemExit: futures and monitors depend on this thread
                 print(f"park: a callback failed:\n{traceback.format_exc()}", file=sys.stderr)
+
+
+def _is_last(kind: str, data: Buffer) -> bool:
+    """Whether nothing comes after this message of a job's stream; after an error that names no record more does."""
+    return kind in ("complete", "abort") or (kind == "error" and codec.unpack(data)["record"] is not None)
 
 
 def _span(seconds: float) -> str:

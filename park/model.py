@@ -260,6 +260,18 @@ def texts(given: Any, what: str) -> tuple[str, ...]:
 MAX_KIND = 100
 
 
+#: Bytes of a control, pickled.
+MAX_CONTROL = 1 << 20
+
+
+def control_too_large(size: int) -> str:
+    """What to say of a control of so many bytes."""
+    return (
+        f"the control takes {size:,} bytes, more than {MAX_CONTROL:,}: put what is long into the "
+        "request, or into a file that the body can read"
+    )
+
+
 def is_kind(kind: str) -> bool:
     """Whether a message of a job's stream may be of this kind: it can follow ``on_`` in a method's name, and is short."""
     return kind.isidentifier() and len(kind.encode()) <= MAX_KIND

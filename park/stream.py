@@ -50,7 +50,7 @@ class Complete:
 @dataclass(frozen=True, slots=True)
 class Error:
     """Something went wrong: *text* says what. *record* is that of a job that has failed, and then it is the last message;
-    None: it is not the job, but messages were left out, or can come no more.
+    None: the job goes on, but messages were left out, or can come no more, or a control found nobody to serve it.
     """
 
     text: str

@@ -38,6 +38,7 @@ PARTS = tuple(
     f"park.core.{name}"
     for name in (
         "codes",
+        "controls",
         "fairshare",
         "jobs",
         "ledger",
@@ -61,6 +62,7 @@ FLOORS = tuple(
     for name in (
         "state",
         "charging",
+        "controlling",
         "course",
         "attempts",
         "dealing",
@@ -108,6 +110,7 @@ ROOMS = {
     "park.core.jobs": Room(
         1,
         beside=(
+            "park.core.controls",
             "park.core.ledger",
             "park.core.limits",
             "park.core.needs",
@@ -121,26 +124,28 @@ ROOMS = {
     "park.core.lending": Room(1, beside=("park.core.fairshare", "park.core.work")),
     "park.core.speculation": Room(1, beside=("park.core.work",)),
     "park.core.codes": Room(1),
+    "park.core.controls": Room(1, beside=("park.core.outcome",)),
     "park.core.room": Room(1, beside=("park.core.outcome",)),
     "park.core.requests": Room(1, beside=("park.core.needs", "park.wire.*")),
     "park.core.rights": Room(1, beside=("park.core.outcome", "park.core.roster", "park.core.work")),
     # the dispatcher's floors, the lowest first; each knows those below it
     "park.core.state": Room(1, beside=(*PARTS, "park.wire.*")),
     "park.core.charging": Room(1, beside=(*PARTS, "park.core.state", "park.wire.*")),
+    "park.core.controlling": Room(1, beside=(*PARTS, *FLOORS[:2], "park.wire.*")),
     "park.core.reasons": Room(1, beside=(*PARTS, "park.core.charging")),
     "park.core.invariants": Room(1, beside=(*PARTS, "park.core.state")),
-    "park.core.course": Room(1, beside=(*PARTS, *FLOORS[:2], "park.core.reasons", "park.wire.*")),
-    "park.core.attempts": Room(1, beside=(*PARTS, *FLOORS[:3], "park.wire.*")),
-    "park.core.dealing": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
+    "park.core.course": Room(1, beside=(*PARTS, *FLOORS[:3], "park.core.reasons", "park.wire.*")),
+    "park.core.attempts": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
+    "park.core.dealing": Room(1, beside=(*PARTS, *FLOORS[:5], "park.wire.*")),
     "park.core.timing": Room(1, beside=("park.core.jobs",)),
-    "park.core.overtime": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
-    "park.core.checkpoints": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
-    "park.core.files": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
-    "park.core.recovery": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
-    "park.core.leaving": Room(1, beside=(*PARTS, *FLOORS[:4], "park.wire.*")),
-    "park.core.keeping": Room(1, beside=(*PARTS, *FLOORS[:4], "park.core.recovery", "park.wire.*")),
+    "park.core.overtime": Room(1, beside=(*PARTS, *FLOORS[:5], "park.wire.*")),
+    "park.core.checkpoints": Room(1, beside=(*PARTS, *FLOORS[:5], "park.wire.*")),
+    "park.core.files": Room(1, beside=(*PARTS, *FLOORS[:5], "park.wire.*")),
+    "park.core.recovery": Room(1, beside=(*PARTS, *FLOORS[:5], "park.wire.*")),
+    "park.core.leaving": Room(1, beside=(*PARTS, *FLOORS[:5], "park.wire.*")),
+    "park.core.keeping": Room(1, beside=(*PARTS, *FLOORS[:5], "park.core.recovery", "park.wire.*")),
     "park.core.intake": Room(
-        1, beside=(*PARTS, *FLOORS[:4], "park.core.recovery", "park.core.keeping", "park.wire.*")
+        1, beside=(*PARTS, *FLOORS[:5], "park.core.recovery", "park.core.keeping", "park.wire.*")
     ),
     "park.core.dispatcher": Room(
         1, beside=(*PARTS, *FLOORS, "park.core.invariants", "park.table", "park.wire.*")
@@ -152,6 +157,7 @@ ROOMS = {
     "park.kernel.term": Room(1, beside=("park.wire.*",)),
     "park.kernel.timers": Room(1, beside=("park.wire.*",)),
     "park.kernel.codes": Room(1, beside=("park.wire.*",)),
+    "park.kernel.controls": Room(1, beside=("park.wire.*",)),
     "park.kernel.pool": Room(1, beside=("park.kernel.actions", "park.kernel.process", "park.wire.*")),
     "park.kernel.holding": Room(
         1,
@@ -159,6 +165,7 @@ ROOMS = {
             "park.kernel.actions",
             "park.kernel.kept",
             "park.kernel.codes",
+            "park.kernel.controls",
             "park.kernel.pool",
             "park.kernel.process",
             "park.kernel.term",
@@ -212,7 +219,10 @@ ROOMS = {
     "park.kernel.answers": Room(3),
     "park.kernel.printed": Room(2),
     "park.kernel.fabric": Room(3, beside=("park.kernel.answers", "park.kernel.env")),
-    "park.kernel.slot": Room(3, beside=("park.kernel.answers", "park.kernel.env", "park.kernel.fabric")),
+    "park.kernel.serving": Room(3, beside=("park.kernel.answers", "park.kernel.fabric")),
+    "park.kernel.slot": Room(
+        3, beside=("park.kernel.answers", "park.kernel.env", "park.kernel.serving", "park.kernel.fabric")
+    ),
     "park.kernel.here": Room(3, beside=("park.kernel.env",)),
     "park.kernel.runner": Room(3),
     "park.kernel.loop": Room(3, beside=("park.kernel.runner",)),

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from park.core.controls import Controls
 from park.core.dispatcher import Dispatcher
 from park.core.fairshare import ServiceClock
 from park.core.roster import Roster
@@ -161,6 +162,31 @@ def loses_a_parked_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dispatcher, "_check_map", wrong)
 
 
+def knows_no_control_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A control that is sent again is given to the body again."""
+    monkeypatch.setattr(Controls, "__contains__", lambda self, key: False)
+
+
+def gives_a_control_before_it_is_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    give = Dispatcher._give_controls
+
+    def wrong(self: Dispatcher, *given: Any) -> None:
+        saved, self._saved = self._saved, self._turn
+        give(self, *given)
+        self._saved = saved
+
+    monkeypatch.setattr(Dispatcher, "_give_controls", wrong)
+
+
+def forgets_what_was_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a cut a kernel gets no control that was lost."""
+    monkeypatch.setattr(Dispatcher, "_give_controls_again", lambda self, kernel: None)
+
+
+def gives_again_what_a_checkpoint_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dispatcher, "_serve_controls", lambda self, job, served: None)
+
+
 def sees_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mirror takes changes for the next ones that are later ones."""
     feed = Mirror.feed
@@ -237,6 +263,10 @@ def test_the_trials_notice_a_planted_bug(
         never_ends_a_lease,
         takes_for_saved_what_is_on_its_way,
         loses_a_parked_driver,
+        knows_no_control_again,
+        gives_a_control_before_it_is_on_disk,
+        forgets_what_was_on_its_way,
+        gives_again_what_a_checkpoint_has,
         sees_no_gap,
     ],
 )

@@ -148,7 +148,7 @@ def test_a_field_of_any_value_is_right_or_refused(value: Any, name: str) -> None
         ({"lease": None}, "Run.lease"),
         ({"once": 1}, "Run.once"),
         ({"start": []}, "Run.start"),
-        ({"more": 1}, "Run has 18 fields, not 19"),
+        ({"more": 1}, "Run has 19 fields, not 20"),
         ({"type": "Walk"}, "no message 'Walk'"),
         ({"type": 3}, "no message 3"),
         ({"type": ["Run"]}, "no message"),
@@ -171,9 +171,9 @@ def test_another_version_is_told_before_its_unknown_messages() -> None:
 
 def test_no_field_may_be_missing() -> None:
     values = msgpack.unpackb(head_of(RUN))
-    with pytest.raises(ProtocolError, match="Run has 18 fields, not 17"):
+    with pytest.raises(ProtocolError, match="Run has 19 fields, not 18"):
         decode([msgpack.packb([*values[:-2], b""])])
-    with pytest.raises(ProtocolError, match="Run has 18 fields, not 0"):
+    with pytest.raises(ProtocolError, match="Run has 19 fields, not 0"):
         decode([msgpack.packb([VERSION, "Run", b""])])
     with pytest.raises(ProtocolError, match="no list of a version"):
         decode([msgpack.packb([VERSION, "Run"])])

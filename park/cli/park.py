@@ -13,7 +13,7 @@ from park.cli.jobs import jobs, show, why
 from park.cli.kernels import kernels
 from park.cli.keys import keys
 from park.cli.results import fetch, logs, run, wait
-from park.cli.steer import abort, change, delete, pause, resume, retry, stop
+from park.cli.steer import abort, change, control, delete, pause, resume, retry, stop
 
 
 @click.group()
@@ -26,7 +26,7 @@ def main() -> None:
     """
 
 
-_JOBS = (jobs, show, why, wait, logs, fetch, stop, abort, pause, resume, change, retry, run, delete)
+_JOBS = (jobs, show, why, wait, logs, fetch, stop, abort, pause, resume, control, change, retry, run, delete)
 for command in (*_JOBS, kernels, credits, keys, backup):
     main.add_command(command)
 

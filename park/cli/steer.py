@@ -1,16 +1,17 @@
-"""``park stop``, ``abort``, ``pause``, ``resume``, ``set``, ``retry``: act on the jobs that a selector names."""
+"""``park stop``, ``abort``, ``pause``, ``resume``, ``control``, ``set``, ``retry``, ``delete``: act on chosen jobs."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from park.cli import columns
 from park.cli.common import broker_option, code_of, in_words, open_service
-from park.cli.select import chosen, selectors_argument
+from park.cli.select import chosen, one_argument, selectors_argument
 from park.cli.tables import plain
 
 if TYPE_CHECKING:
@@ -107,6 +108,46 @@ def resume(broker: str | None, selectors: tuple[str, ...]) -> None:
             return f"job {job} goes on"
 
         each(service, selectors, act)
+
+
+@click.command()
+@broker_option
+@one_argument
+@click.argument("message")
+@click.argument("value", required=False)
+def control(broker: str | None, selector: str, message: str, value: str | None) -> None:
+    """Give a job's body a MESSAGE, which its method on_MESSAGE serves.
+
+    VALUE is JSON, or else a text: an object's members are those of the message, anything else is its "value". It is
+    kept until the body is ready for it.
+    """
+    with in_words():
+        given = control_of(message, value)
+        service = open_service(broker)
+
+        def act(job: int) -> str:
+            from park.errors import UnknownJob
+
+            if not service.control(job, given):
+                raise UnknownJob(f"job {job} has ended: the control {message!r} is for nobody")
+            return f"job {job} gets the control {message!r} as soon as it is ready for it"
+
+        each(service, (selector,), act)
+
+
+def control_of(message: str, value: str | None) -> dict[str, Any]:
+    """The control that is meant by the words of a command.
+
+    >>> control_of("extend", "5000"), control_of("limit", '{"low": 0, "high": 2}'), control_of("say", "hello")
+    ({'kind': 'extend', 'value': 5000}, {'low': 0, 'high': 2, 'kind': 'limit'}, {'kind': 'say', 'value': 'hello'})
+    """
+    if value is None:
+        return {"kind": message}
+    try:
+        found = json.loads(value)
+    except ValueError:
+        found = value
+    return (found if isinstance(found, dict) else {"value": found}) | {"kind": message}
 
 
 @click.command("set")

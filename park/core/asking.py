@@ -9,10 +9,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from park import payload
 from park.errors import InvalidRequest, ParkError, ServiceClosed
 from park.job import Job, number_of
 from park.link import Link, Reply
-from park.model import PYTHON, JobState, Request
+from park.model import MAX_CONTROL, MAX_KIND, PYTHON, JobState, Request, control_too_large, is_kind
 from park.search import Query
 from park.stream import Error, decode
 from park.wire import codec, messages
@@ -105,6 +106,23 @@ def common_fields(request: Request, name: str, tags: list[str]) -> dict[str, Any
         "max_unit_time": request.max_unit_time or 0.0,
         "python": PYTHON,
     }
+
+
+def packed_control(message: Any) -> bytes:
+    """A control as it travels: a dict with a ``kind``; a text is its kind alone. Raises InvalidRequest, NotPicklable."""
+    if isinstance(message, str):
+        message = {"kind": message}
+    match message:
+        case {"kind": str(kind)} if is_kind(kind):
+            data = payload.dumps(dict(message), f"the control {kind!r}")
+        case _:
+            raise InvalidRequest(
+                f"{message!r:.200} is no control: it is a name, or a dict with one as its 'kind', that can follow on_ in a "
+                f"method's name and has at most {MAX_KIND} bytes"
+            )
+    if len(data) > MAX_CONTROL:
+        raise InvalidRequest(control_too_large(len(data)))
+    return data
 
 
 def name_of(body: Any) -> str:

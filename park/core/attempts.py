@@ -198,6 +198,8 @@ class Attempts(Course):
             return
         check_publish(m)
         job = self._job(attempt.map.job)
+        if m.control and not self._blame_control(job, m.control):
+            return
         if m.kind == "progress" and m.done is not None and m.total is not None:
             job.progress = (m.done, m.total)
             self.list.counted(job)

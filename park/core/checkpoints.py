@@ -28,10 +28,13 @@ class Checkpoints(Attempts):
             self._settle_twin(attempt)  # what goes on from its own state runs once at a time
             job.checkpoints[m.unit] = (m.attempt, m.number)
             self._out.writes.append(Write("checkpoint", (job.number, m.unit), event.payload))
+            if job.submit.once:  # else each of its units has got them
+                self._serve_controls(job, m.served)
             if known is None:
                 self.list.store(job, self._out)
             self._refresh(job)
-        self._answer(event.peer, messages.Checkpointed(m.attempt, m.number))
+        served = job.controls.served if job.controls is not None else 0
+        self._answer(event.peer, messages.Checkpointed(m.attempt, m.number, served))
 
     def _restore(self, event: Event, m: messages.Restore) -> None:
         attempt = self._keeper(event, m)

@@ -9,7 +9,7 @@ import heapq
 from dataclasses import replace
 from typing import Any
 
-from park.core.charging import Charging
+from park.core.controlling import Controlling
 from park.core.jobs import Job, Waiter
 from park.core.outcome import Ref, Write
 from park.core.reasons import failed_dependency, why
@@ -24,8 +24,8 @@ from park.wire import codec, messages
 SOON = 1e-3
 
 
-class Course(Charging):
-    """The floor above `Charging`."""
+class Course(Controlling):
+    """The floor above `Controlling`."""
 
     def explain(self, number: int) -> str:
         """One sentence: why the job waits, its share, and when to expect its next unit; or what ended it."""
@@ -249,6 +249,10 @@ class Course(Charging):
         if job.root is not None and not job.root.once:
             job.total = job.root.total
         self._forget_checkpoints(job)
+        tell = (
+            self._send if job.controls is None else self._answer
+        )  # controls may be on their way, after a commit
+        self._forget_controls(job)
         job.runs_since = None
         fields["stopped"] = job.ending == "stop" and state is JobState.COMPLETE and not job.session
         self.list.change(job, self._out, **fields)
@@ -263,7 +267,7 @@ class Course(Charging):
         self._ended.append(job.number)
         for kernel in job.kernels.values():
             kernel.jobs.discard(job.number)
-            self._send(kernel.peer, messages.Release(job.number))
+            tell(kernel.peer, messages.Release(job.number))
         job.kernels.clear()
         for waiter in job.waiters:
             waiter.member.fetches.pop((waiter.attempt, waiter.id), None)

@@ -240,7 +240,10 @@ class Dealing(Attempts):
             stored=map_.root,
             limit=limit,
             restored=map_.root and any(span.start <= u < span.stop for u in job.checkpoints),
+            served=job.controls.served if map_.root and job.controls is not None else 0,
         )
+        if map_.root:
+            self._give_controls(job, kernel)
         if map_.root and not submit.idempotent:
             # should the broker die now, its next life knows that these units may have run
             self._out.writes.append(Write("attempt", (job.number, span.start), codec.pack(len(span))))

@@ -22,6 +22,7 @@ from typing import Any
 from park.core import invariants
 from park.core.attempts import Attempts
 from park.core.checkpoints import Checkpoints
+from park.core.controls import Controls
 from park.core.course import SOON
 from park.core.dealing import Dealing
 from park.core.files import Files
@@ -209,6 +210,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
         # what was on its way is lost: code, work that it does not hold, answers to work that it held
         kernel.known.clear()
         self._send(event.peer, self._welcome_to(False))
+        self._give_controls_again(kernel)
         held = set(m.attempts)
         self._lose_orphans(kernel, [n for n in self.orphans if n not in held])
         for number in sorted(kernel.holds - held, reverse=True):
@@ -299,7 +301,10 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             self._out.writes.append(Write("kernel", (member.incarnation,), None))
             self.list.forget_kernel(member.number, self._out)
             for number in member.jobs:
-                self.list.jobs[number].kernels.pop(member.number, None)
+                job = self.list.jobs[number]
+                job.kernels.pop(member.number, None)
+                if job.controls is not None:
+                    job.controls.told.pop(member.number, None)
             if not member.draining:
                 self.vacancies.leave(member)
             self._touched.pop(member.number, None)
@@ -322,11 +327,13 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
         results: list[tuple[int, int]],
         risky: list[tuple[int, int]],
         size: int,
+        controls: list[tuple[int, bytes, int]],
     ) -> None:
         """A stored job of an earlier life: what is not answered waits again, or is still held by a kernel.
 
         *stored* is what `JobList.store` wrote, *segments* and *results* how many units begin where, and *risky* those
-        that were dealt and must not run twice; *size* are its bytes in the store, if it has not ended.
+        that were dealt and must not run twice; *size* are its bytes in the store, if it has not ended, and *controls* the
+        numbers, keys and bytes of what its body is told.
         """
         record = JobRecord.from_map(stored)
         job = Job(record, submit, b"", results=results, ending=stored["ending"], error=stored["error"])
@@ -336,6 +343,10 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
                 kept.pop(unit, None)
         job.checkpoints = kept
         job.files = stored.get("files", {})
+        if controls:
+            job.controls = Controls(stored.get("served", 0))
+            for control in controls:
+                job.controls.restore(*control)
         job.ran, job.overtime = stored.get("ran", 0.0), stored.get("overtime")
         self.list.restore(job)
         if risky:
@@ -418,6 +429,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
         messages.Fetch: Intake._fetch,
         messages.Forget: Intake._forget,
         messages.Change: Intake._change,
+        messages.Control: Intake._control,
         messages.Delete: Intake._delete,
         messages.Credits: Intake._credits,
         messages.Grant: Intake._grant,

@@ -7,12 +7,12 @@ from park.core.jobs import Job, Waiter
 from park.core.keeping import Keeping
 from park.core.limits import RECORD, check_room
 from park.core.outcome import Event, Ref, Write
-from park.core.requests import check_change, check_submit
+from park.core.requests import check_change, check_control, check_submit
 from park.core.rights import check_right
 from park.core.roster import Client
 from park.core.state import WORDS
 from park.core.work import Attempt, Map
-from park.errors import Busy, ProtocolError, Refused, UnknownJob
+from park.errors import Busy, InvalidRequest, ProtocolError, Refused, UnknownJob
 from park.model import JobRecord, JobState
 from park.wire import codec, messages, pack
 from park.wire.messages import Submit
@@ -367,6 +367,18 @@ class Intake(Keeping):
         self.check_right(event, job.number, job.owner)
         self._begin_end(job, "abort", "aborted by its owner")
         self._answer(event.peer, messages.Done(m.id))
+
+    def _control(self, event: Event, m: messages.Control) -> None:
+        job = self._job(m.job)
+        self.check_right(event, job.number, job.owner)
+        if job.session:
+            raise InvalidRequest(
+                f"job {job.number} is a session: what drives it is a program of its owner's, which takes no controls"
+            )
+        check_control(m, event.payload)
+        if not job.ended:
+            self._keep_control(job, m.key, event.payload)
+        self._answer(event.peer, messages.Done(m.id, ignored=job.ended))
 
     def _delete(self, event: Event, m: messages.Delete) -> None:
         job = self._job(m.job)

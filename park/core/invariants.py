@@ -63,6 +63,9 @@ def _check_job(d: State, job: Job) -> None:
         else ()
     )
     assert not any(unit in answered for unit in job.checkpoints), "a checkpoint of what is answered"
+    if job.controls is not None:
+        job.controls.check()
+        _check_told(d, job)
     assert job.root is None or all(0 <= unit < job.root.total for unit in job.checkpoints)
     assert job.runs_since is None or job.state is JobState.RUNNING
     assert job.runs_since is not None or job.state is not JobState.RUNNING or not job.submit.max_time
@@ -81,6 +84,16 @@ def _check_job(d: State, job: Job) -> None:
     # what the service clock was told is what was used, and what is thought of what runs
     charged = job.seconds + sum(d.attempts[n].charged for n in job.attempts)
     assert abs(d.clock.charged(job.number) - charged) < 1e-6 * (1.0 + charged), job.record
+
+
+def _check_told(d: State, job: Job) -> None:
+    """Whoever runs the job's own units gets what is said to it."""
+    assert job.controls is not None
+    assert job.controls.told.keys() <= job.kernels.keys()
+    holders = {d.attempts[n].kernel.number for n in job.attempts if d.attempts[n].map.root}
+    assert holders <= job.controls.told.keys(), "a kernel runs it, and does not hear"
+    for number in holders:
+        assert job.controls.told[number] == job.controls.last, "a control waits, and nobody will give it"
 
 
 def _check_attempt(d: State, a: Attempt) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from park.core.controls import Controls
 from park.core.ledger import MICRO
 from park.core.limits import Tallies
 from park.core.needs import Door, Kind, Needs, needs_of
@@ -90,6 +91,8 @@ class Job:
     files: dict[str, int] = field(default_factory=dict)
     #: units with a checkpoint: attempt and number of the newest
     checkpoints: dict[int, tuple[int, int]] = field(default_factory=dict)
+    #: messages for its body, if there were any
+    controls: Controls | None = None
     #: bytes in the store, with the code, and of the code alone
     bytes: int = 0
     code: int = 0
@@ -357,6 +360,7 @@ class JobList:
             "ran": job.ran,
             "overtime": job.overtime,
             "files": job.files,
+            "served": job.controls.served if job.controls is not None else 0,
         }
 
     def check(self) -> None:
@@ -366,6 +370,7 @@ class JobList:
                 assert not job.attempts, number
                 assert not job.maps, number
                 assert not job.checkpoints, number
+                assert job.controls is None, number
         needed = Counter(other for job in self.jobs.values() if not job.ended for other in job.facts.after)
         assert needed == self.needed
         for owner, tally in self.tallies:

@@ -151,8 +151,8 @@ class JobManager:
             dispatcher.restore_clock(*codec.unpack(clock))
         dispatcher.restore_archived([codec.unpack(value) for _, value in self.store.scan("archive")])
         self._sweeper.add(_number(number) for (number,), _ in self.store.scan("trash"))
-        requests, inputs, answers, risks = (
-            _ByJob(self.store.scan(room)) for room in ("submit", "units", "results", "attempt")
+        requests, inputs, answers, risks, said = (
+            _ByJob(self.store.scan(room)) for room in ("submit", "units", "results", "attempt", "control")
         )
         for (number,), value in self.store.scan("job"):
             try:
@@ -167,9 +167,11 @@ class JobManager:
                 answered = [(_start(key), said_count(v)) for key, v in packs]
                 size += sum(len(v) for _, v in packs)
                 risky = [(_start(key), codec.unpack(v)) for key, v in risks.of(number)]
+                controls = [(_start(key), _key(key), len(v)) for key, v in said.of(number)]
+                size += sum(length for _, _, length in controls)
                 if stored["ended"] is None:  # else it was counted then
                     stored["failed"] = sum(_failed(Pack(v)) for _, v in packs)
-                dispatcher.restore(stored, submit, units, answered, risky, size)
+                dispatcher.restore(stored, submit, units, answered, risky, size, controls)
             except (ParkError, TypeError, ValueError, KeyError) as error:
                 raise StoreError(f"job {number!r} cannot be read from the store: {error}") from error
         out = dispatcher.settle(now, wall)
@@ -452,6 +454,12 @@ def _failed(pack: Pack) -> int:
 def _number(part: int | bytes | str) -> int:
     assert isinstance(part, int)
     return part
+
+
+def _key(key: Key) -> bytes:
+    found = key[2]
+    assert isinstance(found, bytes)
+    return found
 
 
 def _start(key: tuple[int | bytes | str, ...]) -> int:

@@ -193,6 +193,8 @@ class Recovery(Attempts):
             attempt.driver = orphan.how == "waits"
             kernel.parked.add(attempt.number)
             self.vacancies.changed(kernel)
+        if map_.root:
+            self._give_controls(job, kernel)
         if job.state is JobState.QUEUED:
             started = job.facts.started or self._wall_now
             self.list.change(job, self._out, state=JobState.RUNNING, started=started)

@@ -6,9 +6,9 @@ import math
 
 from park.core.needs import MAX_TEXT, check_needs
 from park.errors import InvalidRequest, ProtocolError
-from park.model import MAX_KIND, is_kind, owner_name, priority_number, texts
+from park.model import MAX_CONTROL, MAX_KIND, control_too_large, is_kind, owner_name, priority_number, texts
 from park.wire import codec, pack
-from park.wire.messages import Change, Hello, KernelHello, Publish, Submit
+from park.wire.messages import Change, Control, Hello, KernelHello, Publish, Submit
 
 #: Bytes of a request without its inputs: it travels back, beside the job's record, in one head.
 MAX_REQUEST = 24 * 1024
@@ -24,6 +24,14 @@ def check_hello(m: Hello | KernelHello) -> None:
     for what, text in (("python", m.python), ("host", getattr(m, "host", ""))):
         if len(text) > MAX_TEXT:
             raise ProtocolError(f"{what} has {len(text):,} characters, more than {MAX_TEXT}")
+
+
+def check_control(m: Control, payload: bytes | memoryview) -> None:
+    """Raises InvalidRequest or ProtocolError for what is no control that a client may send."""
+    if len(m.key) != 16 or not len(payload):
+        raise ProtocolError("a control has a key of 16 bytes, and says something")
+    if len(payload) > MAX_CONTROL:
+        raise InvalidRequest(control_too_large(len(payload)))
 
 
 def check_publish(m: Publish) -> None:

@@ -26,7 +26,7 @@ def check_right(member: Member, job: int, owner: str, attempt: Attempt | None = 
         raise Refused(f"job {job} is {owner}'s, and this kernel runs nothing of {owner}'s that asks for it")
     if member.account.name != owner:
         raise Refused(
-            f"job {job} is {owner}'s: only {owner} and the broker's own user may end it or see its results "
+            f"job {job} is {owner}'s: only {owner} and the broker's own user may steer it or see its results "
             f"(by the key that you showed you are {member.account.name})"
         )
 

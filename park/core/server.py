@@ -30,6 +30,7 @@ from park.core.asking import (
     job_class,
     name_of,
     numbers_of,
+    packed_control,
     partial_results,
     query_of,
 )
@@ -168,6 +169,10 @@ class Server(ABC):
     @abstractmethod
     def resume(self, job: Any) -> None:
         """Let a paused job go on."""
+
+    @abstractmethod
+    def control(self, job: Any, message: str | dict[str, Any]) -> bool:
+        """Give the body of a job a message; False: the job has ended."""
 
     @abstractmethod
     def delete(self, job: Any) -> None:
@@ -316,7 +321,7 @@ class ServerProxy(Server):
         """Call ``monitor.on_<kind>(message)`` for each message of the job, in a thread of the service.
 
         The last call is of ``on_complete``, ``on_error`` or ``on_abort``; ``on_error`` with a `park.stream.Error` that
-        has no record says why no more messages come, though the job may go on.
+        has no record is not the job's end: messages were left out, or come no more, or a control found nobody.
         """
         self._link.watch(job, Monitored(monitor, self._link))
 
@@ -527,6 +532,28 @@ class ServerProxy(Server):
 
     def resume(self, job: Any = None) -> None:
         self._change(job, paused=False)
+
+    def control(self, job: Any, message: str | dict[str, Any]) -> bool:
+        """Give the body of a job a *message*: a dict with a ``kind``, or the kind alone. Whether it was taken.
+
+        It is on the broker's disk when this returns True, and reaches ``on_<kind>(message)`` of the body at its next safe
+        point: before or between units, in ``env.ready()``, or when a map of its own is over. A job that waits
+        or is paused gets it when it runs, and one that runs again gets all of them again, in the order in which they
+        were taken, but for those that its checkpoint has. Each process that runs units of the job gives them to its own
+        body. What a body does not know, or fails at, is a `park.stream.Error` on the job's stream, and the job goes on.
+
+        False: the job has ended, and the message is for nobody. Raises InvalidRequest for what is no control, for one of
+        more than 1 MiB and for sessions; NotPicklable; LimitReached beyond 10,000 controls or 16 MiB that a job would
+        need if it ran again; UnknownJob; Refused for the job of somebody else::
+
+            service.control(12, "report")
+            service.control(12, {"kind": "threshold", "value": 0.1})
+        """
+        number, data = number_of(job), packed_control(message)
+        key = os.urandom(16)
+        answer, _ = self._answer(self._link.request(lambda n: messages.Control(number, n, key), data))
+        assert isinstance(answer, messages.Done)
+        return not answer.ignored
 
     def delete(self, job: Any) -> None:
         """Forget a job that has ended, with its request, inputs and results; nobody can find it any more.

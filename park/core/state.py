@@ -1,9 +1,10 @@
 """Everything that a dispatcher knows, and how it speaks.
 
 The dispatcher is one machine in several floors, each a class that stands on the one below: `State`, `Charging` (what it
-costs), `Course` (how a job goes on and ends), `Attempts` (what becomes of what was dealt), then `Dealing` (who is
-dealt what), `Checkpoints` (from what it goes on when it runs again), `Files` and `Intake` (what clients ask for), and on
-top `park.core.dispatcher.Dispatcher`. Each calls only its own methods and those of lower floors.
+costs), `Controlling` (what owners say to bodies), `Course` (how a job goes on and ends), `Attempts` (what becomes of what
+was dealt), then `Dealing` (who is dealt what), `Checkpoints` (from what it goes on when it runs again), `Files` and
+`Intake` (what clients ask for), and on top `park.core.dispatcher.Dispatcher`. Each calls only its own methods and those of
+lower floors.
 """
 
 from __future__ import annotations

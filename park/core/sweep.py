@@ -14,7 +14,7 @@ from park.core.outcome import Write
 from park.core.store import Store
 
 #: Rooms whose keys begin with the number of a job, and that hold what is its own.
-OF_JOBS = ("submit", "units", "results", "attempt", "checkpoint", "spans", "log", "stream", "file")
+OF_JOBS = ("submit", "units", "results", "attempt", "checkpoint", "spans", "log", "stream", "file", "control")
 #: Records in one transaction.
 MOST = 500
 

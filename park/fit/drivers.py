@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from park.fit.asked import Asked, Steered
 from park.fit.assembly import Assembly
 from park.fit.data import Array
 from park.fit.env import Env
@@ -21,7 +22,7 @@ from park.fit.leastsq import Stopped, covariance, jacobian, least_squares, scale
 from park.fit.methods import METHODS, POPULATION
 from park.fit.objective import Objective
 from park.fit.result import Estimate, FitResult
-from park.fit.resume import INTERVAL, Keeper, Saved, crossover_of, going_on
+from park.fit.resume import INTERVAL, Keeper, Saved, crossover_of, further, going_on
 from park.fit.watch import Evaluate, Evaluations, ModelFailed, Monitor
 from park.kernel.env import mix
 from park.model import Improvement, Log, Progress
@@ -48,10 +49,11 @@ def optimise(
     seed: int,
     sampling: bool = False,
     keeper: Keeper | None = None,
+    asked: Asked | None = None,
 ) -> Found:
     """Runs one *method* from *x0*, or from where an earlier run has come to, which the *keeper* has.
 
-    With *sampling* it works on the posterior, not on the likelihood.
+    With *sampling* it works on the posterior, not on the likelihood. It answers what is *asked* meanwhile.
     """
     objective = assembly.objective
     evaluate = Evaluate(assembly, sampling)
@@ -64,11 +66,11 @@ def optimise(
     np.random.seed(seed % 2**32)
     if method == "lm":
         steps = {**METHODS["lm"], **options}["steps"]
-        monitor = Monitor(env, objective.names, steps, evaluations, method, keeper)
+        monitor = Monitor(env, objective.names, lambda: steps, evaluations, method, keeper, asked)
         x0 = x0 if monitor.at.point is None else monitor.at.point
         found = _lm(objective, options, x0, env, monitor, evaluations)
     else:
-        found = _bumps(objective, method, options, x0, env, evaluations, keeper)
+        found = _bumps(objective, method, options, x0, env, evaluations, keeper, asked)
     evaluations.verify()
     return found
 
@@ -81,42 +83,58 @@ def _bumps(
     env: Env,
     evaluations: Evaluations,
     keeper: Keeper | None,
+    asked: Asked | None,
 ) -> Found:
     from bumps import fitters
     from bumps.dream import core
 
-    given = objective.problem()
+    original = objective.problem()
     # A shadow: bumps evaluates through it, and the given one stays as it is.
-    problem = object.__new__(type(given))
-    problem.__dict__.update(given.__dict__)
+    problem = object.__new__(type(original))
+    problem.__dict__.update(original.__dict__)
     problem.nllf = evaluations
     problem.cov = lambda x: covariance(objective, np.asarray(x, dtype=np.float64))
     problem.setp(x0)
     fitclass = next(f for f in fitters.FITTERS if f.id == method)
-    steps = fitclass.max_steps(problem, options)
+    given = {**METHODS[method], **options}
     saved, state = keeper.of(method) if keeper is not None else None, None
     if saved is not None:
         options, x0, state = going_on(saved, options, objective, x0)
         problem.setp(x0)
-    monitor = Monitor(env, objective.names, steps, evaluations, method, keeper)
-    driver = fitters.FitDriver(
-        fitclass,
-        problem=problem,
-        monitors=[monitor],
-        abort_test=lambda: env.should_stop,
-        mapper=evaluations.mapped,
-        **options,
-    )
+
+    def samples() -> int:
+        return asked.samples if asked is not None and method == "dream" else 0
+
+    def total() -> float:
+        more = {"samples": given["samples"] + samples()} if method == "dream" else {}
+        steps: float = fitclass.max_steps(problem, {**given, **more})
+        return steps
+
+    monitor = Monitor(env, objective.names, total, evaluations, method, keeper, asked)
+    at = monitor.at
     # DREAM prints what it does about outliers; that belongs into the log of the job, not on somebody's terminal.
     core.print = lambda *words: env.publish(Log(" ".join(map(str, words))))
-    if state is not None and method == "dream":
-        core.Dream.CR = crossover_of(state)
     failure: Exception | None = None
     with np.errstate(all="ignore"), warnings.catch_warnings():
         # DREAM says so after short runs and keeps the second half of its draws.
         warnings.filterwarnings("ignore", message="Did not converge!")
         try:
-            x, value = driver.fit(fit_state=state)
+            while True:
+                if state is not None and method == "dream":
+                    core.Dream.CR = crossover_of(state)
+                driver = fitters.FitDriver(
+                    fitclass,
+                    problem=problem,
+                    monitors=[monitor],
+                    abort_test=lambda: env.should_stop,
+                    mapper=evaluations.mapped,
+                    **options,
+                )
+                x, value = driver.fit(fit_state=state)
+                if env.should_stop or samples() == at.begun:
+                    break
+                at.begun = samples()
+                options, state = further(given, at.begun), driver.fitter.state
         except Exception as error:
             failure = error
         finally:
@@ -126,7 +144,6 @@ def _bumps(
         if not isinstance(failure, ModelFailed):
             evaluations.verify()  # pt, for one, trips over a model without values
         raise failure
-    at = monitor.at
     if at.point is not None and not value <= at.value:
         x, value = at.point, at.value  # de ends with its last best, not with its best
     x = np.array(x, dtype=np.float64)
@@ -213,7 +230,7 @@ class OneStart:
         return found
 
 
-class FitBody:
+class FitBody(Steered):
     """The body of `Fit`: one method from one start, or from many in parallel."""
 
     def __init__(
@@ -233,19 +250,27 @@ class FitBody:
         self.starts = starts
         self.seed = seed
         self.checkpoint = checkpoint
-
-    def prepare(self, env: Env) -> None:
-        """Keeps the environment."""
-        self.env = env
+        self.draws = method == "dream" and starts == 1
 
     def run(self) -> FitResult:
         """Fits, and returns the best point with its errors."""
         x0 = self.assembly.start if self.start is None else self.assembly.vector(self.start)
         keeper = Keeper(self.env, self.checkpoint)
+        self.asked.samples = keeper.extended
         if self.starts == 1:
-            found = optimise(self.assembly, self.method, self.options, x0, self.env, self.seed, keeper=keeper)
+            found = optimise(
+                self.assembly,
+                self.method,
+                self.options,
+                x0,
+                self.env,
+                self.seed,
+                keeper=keeper,
+                asked=self.asked,
+            )
         else:
             found = self._many(x0, keeper)
+        self.asked.over = True
         return conclude(self.assembly, self.method, found, self.env, self.seed)
 
     def _many(self, x0: Array, keeper: Keeper) -> Found:
@@ -276,14 +301,19 @@ class FitBody:
             self.env.publish(Progress(len(rows), self.starts, "starts"))
             keeper.keep(Saved("starts", rows=rows, state=(best, failure)))
             self.env.ready()
+            if best is not None:
+                at_best = best.x, best.value
+                self.asked.answer(self.method, len(rows), objective.names, [best.x], [best.value], *at_best)
         if best is None:
             assert failure is not None
             raise failure
         return Found(best.x, best.value, best.steps, np.array(rows))
 
 
-class UncertaintyBody:
+class UncertaintyBody(Steered):
     """The body of `Uncertainty`: bumps' DREAM, from a fit or from a fit of its own."""
+
+    draws = True
 
     def __init__(
         self,
@@ -299,25 +329,25 @@ class UncertaintyBody:
         self.seed = seed
         self.checkpoint = checkpoint
 
-    def prepare(self, env: Env) -> None:
-        """Keeps the environment."""
-        self.env = env
-
     def run(self) -> FitResult:
         """Samples, and returns draws with the best point."""
         assembly, env = self.assembly, self.env
-        keeper = Keeper(env, self.checkpoint)
+        keeper, asked = Keeper(env, self.checkpoint), self.asked
+        asked.samples = keeper.extended
         saved = keeper.of("dream")
         if saved is not None and saved.point is not None:
             x0 = saved.point
         elif self.start is None:
-            x0 = optimise(assembly, "amoeba", {}, assembly.start, env, self.seed, keeper=keeper).x
+            x0 = optimise(
+                assembly, "amoeba", {}, assembly.start, env, self.seed, keeper=keeper, asked=asked
+            ).x
         else:
             x0 = assembly.vector(self.start)
         options = dict(self.options)
         if "init" not in options and saved is None:  # a population as wide as the errors needs less burning
             options["init"] = "cov" if self._narrow(x0) else "eps"
-        found = optimise(assembly, "dream", options, x0, env, self.seed, sampling=True, keeper=keeper)
+        found = optimise(assembly, "dream", options, x0, env, self.seed, True, keeper, asked)
+        asked.over = True
         found.value = assembly.objective.nllf(found.x)
         return conclude(assembly, "dream", found, env, self.seed)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from park.core.server import default_service
 from park.errors import InvalidRequest
+from park.fit.asked import check_samples
 from park.fit.assembly import Assembly, as_assembly
 from park.fit.drivers import FitBody, UncertaintyBody
 from park.fit.methods import check_method
@@ -17,7 +18,32 @@ from park.job import Job, Reference
 from park.model import Request, duration, texts
 
 
-class Fit(Job):
+class Fitting(Job):
+    """What fits and samplings have in common: what they can be asked while they run."""
+
+    def get_population(self) -> bool:
+        """Ask where it is: the answer comes with its next step, as a message of the kind "population" on the job's stream.
+
+        That is a dict with *method*, *step*, *names*, *points* (one a row: the simplex of amoeba, the members of de, the
+        chains of dream and pt, the one point of lm and newton, of many starts the best), *nllf* (of each point; a sampler's
+        with its priors), *best* and *best_nllf*. Who asks in one step is answered at once. Returns as `Job.control` does::
+
+            class Monitor:
+                def on_population(self, message):
+                    print(message["step"], message["points"].mean(axis=0))
+        """
+        return self.control("get_population")
+
+    def extend(self, samples: int) -> bool:
+        """Let DREAM draw so many *samples* more than it was to, before it ends; returns as `Job.control` does.
+
+        Other methods refuse it, with a `park.stream.Error` on the job's stream. To end a fit now, with its best so far, is
+        `Job.stop`.
+        """
+        return self.control({"kind": "extend", "value": check_samples(samples)})
+
+
+class Fit(Fitting):
     """Fits an assembly: a job whose result is a `FitResult`.
 
     *assembly* is an `Assembly`, or a bumps ``FitProblem``. *method* is "amoeba" (Nelder-Mead), "lm" (least
@@ -82,7 +108,7 @@ class Fit(Job):
         _submit(self, request, service, monitor)
 
 
-class Uncertainty(Job):
+class Uncertainty(Fitting):
     """Samples the posterior of an assembly with bumps' DREAM: a job whose result is a `FitResult` with draws.
 
     *start* is the best point: a result, a reference to one (``fit.result``), a vector or a dict; without it

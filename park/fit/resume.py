@@ -35,6 +35,9 @@ class Saved:
     point: Array | None = None
     rows: list[list[float]] = field(default_factory=list)
     state: Any = None
+    #: of a sampler: samples that were asked for beyond those of the request, and how many of these its state is made for
+    extended: int = 0
+    begun: int = 0
 
 
 class Keeper:
@@ -52,6 +55,11 @@ class Keeper:
             self.saved = env.restored
         except ParkError as error:
             env.publish(Log(f"the fit begins anew: {error}", "warning"))
+
+    @property
+    def extended(self) -> int:
+        """Samples that an earlier run was asked for, beyond those of the request."""
+        return self.saved.extended if self.saved is not None else 0
 
     def of(self, method: str) -> Saved | None:
         """Where *method* was, if it was this one that an earlier run had come to."""
@@ -91,6 +99,8 @@ def going_on(
     options = {**METHODS[method], **options}
     x0 = x0 if saved.point is None else saved.point
     if method == "dream":
+        if saved.begun:
+            options = further(options, saved.begun)
         options["init"] = "eps"  # it is not used, and costs nothing
         _keep_size(state)
         return options, x0, state
@@ -103,6 +113,11 @@ def going_on(
     if method == "amoeba":
         options["radius"] = _radius(state, objective, options["radius"])
     return options, x0, state if method == "de" else None
+
+
+def further(options: dict[str, Any], more: int) -> dict[str, Any]:
+    """The options with which DREAM draws so many samples more than these say, from where it has come to: it has burned."""
+    return {**options, "samples": options["samples"] + more, "burn": 0, "init": "eps"}
 
 
 def _radius(simplex: Array, objective: Objective, most: float) -> float:

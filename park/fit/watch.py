@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from park.fit.asked import Asked
 from park.fit.assembly import Assembly
 from park.fit.data import Array
 from park.fit.env import Env
@@ -108,30 +109,32 @@ class Evaluations:
 class Monitor:
     """bumps' monitor: once an iteration it reports, gives the fabric its safe point, and the *keeper* what it may keep.
 
-    It counts on from what the keeper has saved of the *method*.
+    It counts on from what the keeper has saved of the *method*, to *total*, and answers what was *asked*.
     """
 
     def __init__(
         self,
         env: Env,
         names: Sequence[str],
-        total: float,
+        total: Callable[[], float],
         evaluations: Evaluations,
         method: str,
         keeper: Keeper | None = None,
+        asked: Asked | None = None,
     ) -> None:
         self._env = env
         self._names = names
         self._total = total
         self._evaluations = evaluations
         self._keeper = keeper
+        self._asked = asked
         #: where the method is
         self.at = (keeper.of(method) if keeper is not None else None) or Saved(method)
         self.at.state = None
 
     def config_history(self, history: Any) -> None:
-        """Asks bumps for the population's values."""
-        history.requires(time=1, value=1, point=1, step=1, population_values=1)
+        """Asks bumps for the population."""
+        history.requires(time=1, value=1, point=1, step=1, population_values=1, population_points=1)
 
     def __call__(self, history: Any) -> None:
         population: Any = getattr(history, "population_values", ())
@@ -153,7 +156,14 @@ class Monitor:
             places = np.round(np.array([0, 0.2, 0.5, 0.8, 1]) * (ordered.size - 1)).astype(int)
             row += ordered[places].tolist()
         at.rows.append(row)
-        self._env.publish(Progress(min(at.step, self._total), self._total, "steps"))
+        total = self._total()
+        self._env.publish(Progress(min(at.step, total), total, "steps"))
+        if self._asked is not None:
+            points = [point] if population is None else history.population_points[0]
+            best = point if at.point is None else at.point
+            values = [value] if population is None else population
+            self._asked.answer(at.method, at.step, self._names, points, values, best, at.value)
+            at.extended = self._asked.samples
         if self._keeper is not None:
             self._keeper.offer(lambda: replace(at, state=state_of(at.method, history)))
 

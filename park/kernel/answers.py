@@ -87,7 +87,8 @@ def pack_units(units: Any) -> tuple[bytes, int]:
     return data, Pack(data).count
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What went wrong, and where it may be mended."""
     if isinstance(error, UnitError):
         return error.cause
     text = str(error).strip().partition("\n")[0]
@@ -96,7 +97,7 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _trace(error: BaseException) -> str:
+def trace_of(error: BaseException) -> str:
     """The traceback without PARK's own frames in front."""
     own = os.path.dirname(os.path.abspath(__file__))
     first = error.__traceback__
@@ -112,5 +113,5 @@ def unit_error(error: BaseException, unit: int | None) -> UnitError:
         error = error.error
     if isinstance(error, UnitError):  # of a map inside: its own traceback says more
         inner = error.traceback or error.cause
-        return UnitError(_one_line(error), f"{_trace(error)}\n{inner}", unit)
-    return UnitError(_one_line(error), _trace(error), unit)
+        return UnitError(one_line(error), f"{trace_of(error)}\n{inner}", unit)
+    return UnitError(one_line(error), trace_of(error), unit)

@@ -66,6 +66,9 @@ class Frame:
     sent: dict[str, float] = field(default_factory=dict)
     #: hash and blob of the code whose map it waits for
     code: tuple[bytes, bytes] | None = None
+    #: the body once it is prepared, and whether it is being given its controls
+    body: Any = None
+    serving: bool = False
 
 
 class Fabric(ABC):
@@ -80,6 +83,8 @@ class Fabric(ABC):
         #: answers for drivers that wait further out on the stack, which came while a chunk ran inside
         self._inbox: list[tuple[Message, Buffer]] = []
         self._fetches = 0
+        #: the last control that each job's body has had
+        self._served: dict[int, int] = {}
         self._known: set[bytes] = set()
         #: user code runs, and may be interrupted
         self._open = False
@@ -90,6 +95,10 @@ class Fabric(ABC):
     @abstractmethod
     def _handle(self, message: Message, data: Buffer) -> None:
         """What may come at any time."""
+
+    @abstractmethod
+    def _serve(self) -> None:
+        """The body that runs is at a safe point: give it the controls that have come."""
 
     # -- the channel ---------------------------------------------------------------------------
 
@@ -186,10 +195,12 @@ class Fabric(ABC):
                 ),
                 data,
             )
-            return self._collect(frame, key, count)
+            results = self._collect(frame, key, count)
         finally:
             frame.code = None
             self._open = was_open
+        self._serve()
+        return results
 
     def _collect(self, frame: Frame, key: bytes, count: int) -> list[Any]:
         results: list[Any] = [None] * count
@@ -245,7 +256,8 @@ class Fabric(ABC):
                 )
             frame.checkpoints += 1
             number, attempt = frame.checkpoints, frame.run.attempt
-            self._send(messages.Checkpoint(attempt, frame.run.job, frame.unit, number), data)
+            served = self._served.get(frame.run.job, 0)
+            self._send(messages.Checkpoint(attempt, frame.run.job, frame.unit, number, served=served), data)
             deadline = time.monotonic() + min(wait, 1e6)
             while frame.durable < number:
                 left = deadline - time.monotonic()
@@ -345,6 +357,7 @@ class Fabric(ABC):
                 self._lend(self._stack[-1])
         finally:
             self._open = was_open
+        self._serve()
 
     def _lend(self, frame: Frame) -> None:
         """Another job is due, or this one is paused: wait here without a slot."""

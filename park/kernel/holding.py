@@ -12,6 +12,7 @@ from typing import Any
 
 from park.kernel.actions import Action, ToBroker, ToSlot
 from park.kernel.codes import Codes
+from park.kernel.controls import Controls
 from park.kernel.kept import Answers
 from park.kernel.pool import Pool
 from park.kernel.process import Held, Process
@@ -39,6 +40,8 @@ class Holding:
         self.ahead: dict[int, tuple[messages.Run, Buffer]] = {}
         #: answers that the broker has not confirmed, or not had for long
         self.answers = Answers(shelve)
+        #: what its jobs' bodies are told
+        self.controls = Controls()
         #: it drains, or None
         self.leave: Leave | None = None
         self.store = ""
@@ -126,7 +129,23 @@ class Holding:
         if held.checkpoint is not None and held.checkpoint[0].number <= message.number:
             held.checkpoint = None
         self._save(held)
+        self.controls.drop(held.run.job, message.served)
         self._do(ToSlot(process.number, message))
+
+    # -- what bodies are told ----------------------------------------------------------------------
+
+    def _controlled(self, message: messages.Control, payload: Buffer) -> None:
+        """A control has come: for those who run the job's own units, and for those who will."""
+        self.controls.keep(message.job, message.seq, payload)
+        for process in self.pool:
+            if any(held.run.stored and held.run.job == message.job for held in process.stack):
+                self._tell(process, message.job)
+
+    def _tell(self, process: Process, job: int) -> None:
+        """The process gets all that it has not got."""
+        for seq, data in self.controls.after(job, process.told.get(job, 0)):
+            process.told[job] = seq
+            self._do(ToSlot(process.number, messages.Control(job, seq=seq), data))
 
     def _results(self, message: messages.Results, payload: Buffer) -> None:
         """Results for a driver: those that it has not got yet."""

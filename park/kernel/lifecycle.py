@@ -107,6 +107,8 @@ class Lifecycle(Holding):
                 self._to_attempt(message, b"")
             case messages.Abort():
                 self._abort(message, now)
+            case messages.Control():
+                self._controlled(message, payload)
             case messages.Release():
                 self._release(message)
             case messages.Welcome() if message.lost or message.epoch != self.epoch:
@@ -275,6 +277,9 @@ class Lifecycle(Holding):
         self._has(process, run.function, len(code))
         if not known:
             self._do(ToSlot(process.number, messages.Blob(run.function), code))
+        if run.stored:
+            self.controls.drop(run.job, run.served)
+            self._tell(process, run.job)
         self._do(ToSlot(process.number, run, payload))
 
     def _has(self, process: Process, code: bytes, size: int) -> None:
@@ -320,7 +325,9 @@ class Lifecycle(Holding):
         self._do(Interrupt(process.number))
 
     def _release(self, message: messages.Release) -> None:
+        self.controls.forget(message.job)
         for process in self.pool:
+            process.told.pop(message.job, None)
             if message.job in process.jobs and process.state is not ProcessState.ENDING:
                 process.jobs.discard(message.job)
                 if message.job in process.cleanups:
@@ -332,6 +339,7 @@ class Lifecycle(Holding):
     def _welcomed(self, message: messages.Welcome) -> None:
         """Contact is made, perhaps again. A broker with another store never knew anything of what is here."""
         strange = self.store not in ("", message.store)
+        self.controls.clear()
         if message.fresh or message.epoch != self.epoch:
             self._told.clear()
             for process in list(self.pool):

@@ -62,6 +62,8 @@ class Process:
     known_bytes: int = 0
     #: jobs that ran in it and have not been released
     jobs: set[int] = field(default_factory=set)
+    #: the last control that it was given of each of them
+    told: dict[int, int] = field(default_factory=dict)
     #: those of them whose bodies have to clean up, and those that do so now: meanwhile it is given nothing else
     cleanups: set[int] = field(default_factory=set)
     cleaning: set[int] = field(default_factory=set)

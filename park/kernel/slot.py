@@ -24,8 +24,9 @@ from park import payload
 from park.errors import Abort, ParkError, UnitError
 from park.kernel import env
 from park.kernel.answers import Broken, Encoded, decode, entry_of, is_fixed, too_long_errors, unit_error
-from park.kernel.fabric import Fabric, Frame, Gone
+from park.kernel.fabric import Frame, Gone
 from park.kernel.printed import Logged, Tee
+from park.kernel.serving import Serving
 from park.util.channel import Channel
 from park.wire import messages
 from park.wire.messages import Message
@@ -39,7 +40,7 @@ CLEANUP = 30.0
 FUNCTIONS = 128
 
 
-class Slot(Fabric):
+class Slot(Serving):
     """The process: it runs what comes, and is the fabric of the bodies that it runs."""
 
     def __init__(self, channel: Channel) -> None:
@@ -91,10 +92,13 @@ class Slot(Fabric):
                 self._run(message, data)
             case messages.Setup():
                 self._set_up(message)
+            case messages.Control():
+                self._keep_control(message, data)
             case messages.Release():
                 if self._stack:
                     self._later.append(message)
                 else:
+                    self._forget_controls(message.job)
                     keys = [key for key in self._bodies if key[0] == message.job]
                     cleans = any(hasattr(self._bodies[key], "cleanup") for key in keys)
                     self._cleanup(keys)
@@ -117,6 +121,7 @@ class Slot(Fabric):
                 for frame in self._stack:
                     if frame.run.attempt == message.attempt:
                         frame.durable = max(frame.durable, message.number)
+                        self._controls.drop(frame.run.job, message.served)
             case (
                 messages.Results()
                 | messages.Resume()
@@ -149,8 +154,11 @@ class Slot(Fabric):
         errors: list[UnitError] = []
         ended = ""
         try:
-            body = self._body(run)
+            body = frame.body = self._body(run)
             self._catch_logging()
+            if run.stored:
+                self._served.setdefault(run.job, run.served)
+                self._look_at_controls = True  # the body may not have had all that came before
             generators = self._generators(run)  # now, because the body may have loaded numpy
             function = body if not hasattr(body, "run") else body.run
             looked = began
@@ -159,6 +167,10 @@ class Slot(Fabric):
             for index, value in self._units(run, data):
                 unit = None if run.once else index
                 frame.unit, frame.seed = index, env.mix(run.seed, index)
+                if (
+                    self._look_at_controls and not run.once
+                ):  # once it runs, such a body says itself where it is ready
+                    self._serve()
                 frame.maps = 0
                 generators.seed(frame.seed)
                 try:
@@ -257,6 +269,8 @@ class Slot(Fabric):
             key = (run.job, run.function)
             if key in self._bodies:
                 return self._bodies[key]
+            if run.stored:
+                self._served[run.job] = run.served
             self._open = True
             body = payload.loads(self._codes[run.function])
             if hasattr(body, "prepare"):

@@ -261,6 +261,21 @@ class Change(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Control(Message):
+    """A message for the body of a job, pickled: the payload. Answered by Done once it is on disk.
+
+    It is kept until the job has ended, or a checkpoint has what it has led to. One whose *key* (16 bytes) is known is not
+    kept twice. broker -> kernel -> slot: the same, by *seq*, for all processes that run the job's own units.
+    """
+
+    carries = True
+    job: int
+    id: int = 0
+    key: bytes = b""
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Delete(Message):
     """Forget a job that has ended, with its request, inputs and results. Answered by Done once nobody can find it."""
 
@@ -401,9 +416,10 @@ class Accepted(Message):
 
 @dataclass(frozen=True, slots=True)
 class Done(Message):
-    """The request was carried out (and is on disk where that applies)."""
+    """The request was carried out (and is on disk where that applies). *ignored*: a Control, of a job that has ended."""
 
     reply: int
+    ignored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -537,6 +553,7 @@ class Run(Message):
     *stored*: the answer goes to the disk; keep it until Committed says that it is there.
     *restored*: of some of the units there is a checkpoint, which Restore asks for.
     *limit*: seconds that each unit may run; the process of one that runs longer is ended.
+    *served*: the checkpoint has what the controls up to this one have led to.
     """
 
     carries = True
@@ -558,6 +575,7 @@ class Run(Message):
     stored: bool = False
     restored: bool = False
     limit: float = 0.0
+    served: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -576,10 +594,11 @@ class Again(Message):
 
 @dataclass(frozen=True, slots=True)
 class Checkpointed(Message):
-    """Checkpoint *number* of the attempt is on disk."""
+    """Checkpoint *number* of the attempt is on disk, and has what the controls up to *served* have led to."""
 
     attempt: int
     number: int
+    served: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -649,7 +668,8 @@ class Checkpoint(Message):
     """The state of *unit*, from which another attempt may go on; the payload is the state, pickled.
 
     *number* counts those of the attempt. Answered by Checkpointed once it is on disk; until then the kernel keeps the
-    newest one of each attempt. broker -> kernel -> slot, with *reply*: the answer to Restore; empty: there is none.
+    newest one of each attempt. *served*: the last control that its body has had. broker -> kernel -> slot, with *reply*:
+    the answer to Restore; empty: there is none.
     """
 
     carries = True
@@ -658,6 +678,7 @@ class Checkpoint(Message):
     unit: int
     number: int
     reply: int = 0
+    served: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -701,7 +722,8 @@ class Publish(Message):
     """A message of a running body for the job's stream. The payload is the message, pickled.
 
     *kind* is an identifier of at most 100 bytes. *done* and *total* are read for the kind "progress". *header*: what a late
-    subscriber gets first.
+    subscriber gets first. *control*: the one with which something went wrong, which several processes may find; it is told
+    once.
     """
 
     carries = True
@@ -711,6 +733,7 @@ class Publish(Message):
     done: float | None = None
     total: float | None = None
     header: bool = False
+    control: int = 0
 
 
 # -- kernel <-> slot ---------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What runs in the simulator: plain functions, and generators, which are drivers.
 
 A driver yields a function's name with inputs, and gets the results of that map; or it yields a number, the seconds
-that its next step takes; or `RESTORE`, and gets its newest checkpoint, or a `Save`, which makes one. A name may be
+that its next step takes; or `RESTORE`, and gets its newest checkpoint, or a `Save`, which makes one; or `HEAR`, and gets
+the controls that its body has had. A name may be
 followed by a space and more (``"nap 3"``): other code that does the same, so that its units are timed apart. How long
 a plain unit takes is the pace of its world.
 """
@@ -38,7 +39,7 @@ class Save:
     state: list[int]
 
 
-RESTORE = "restore"
+RESTORE, HEAR = "restore", "hear"
 
 
 def square(x: int) -> int:
@@ -122,6 +123,18 @@ def saver(steps: int | None) -> Generator[Any, Any, Any]:
     return total
 
 
+def heeds(count: int | None) -> Generator[Any, Any, Any]:
+    """A driver that goes on until its body has had so many controls: the first of these."""
+    yield RESTORE
+    kept = 0
+    while len(heard := (yield HEAR)) < (count or 4):
+        if len(heard) > kept:
+            kept = len(heard)
+            yield Save([kept, *heard])
+        yield 0.05
+    return heard[: count or 4]
+
+
 def generations(plan: list[Any] | None) -> Generator[Any, Any, Any]:
     """A fit: so many generations of so many naps of *seconds*, and a step of the driver's own after each."""
     count, points, seconds, step = plan or (20, 10, 0.05, 0.01)
@@ -156,6 +169,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         hopeful,
         serial,
         saver,
+        heeds,
         generations,
         fit,
     )
@@ -182,7 +196,7 @@ ERROR = Error()
 
 
 def expected(name: str, x: Any) -> Any:
-    """What the function gives in a world without accidents."""
+    """What the function gives in a world without accidents, where nobody says anything to it."""
     try:
         if not drives(name):
             return function(name)(x)

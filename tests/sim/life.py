@@ -8,7 +8,7 @@ from typing import Any
 
 from park.core.keeping import Keep
 from park.model import JobState
-from park.wire import messages
+from park.wire import codec, messages
 from tests.sim.client import Client, Request, SessionMap
 from tests.sim.functions import ERROR, expected, units
 from tests.sim.world import World
@@ -30,6 +30,8 @@ class Life:
         #: jobs that somebody wanted to be deleted
         self.unwanted: set[int] = set()
         self.unrepeatable: set[int] = set()
+        #: controls of jobs that wait for some: the client, the job, what it said, and whether it was taken
+        self.said: list[tuple[Client, int, int, Request]] = []
         #: clients that have inputs to bring: client, request, the rest of them
         self.feeds: list[tuple[Client, Request, list[Any]]] = []
         self.numbers: dict[bytes, int] = {}
@@ -43,6 +45,7 @@ class Life:
         """At least so many happenings, and in all so many events for the dispatcher, one of which is its death."""
         world = self.world
         self.submit_some("broad", None)  # a driver whose map is of drivers
+        self.submit_some("heeds", self.random.choice([None, [2, 4]]))
         count = 0
         while count < happenings or world.events < 0.7 * events or not world.broker_deaths:
             count += 1
@@ -67,6 +70,7 @@ class Life:
             (3, self.open_session),
             (5, self.map),
             (3, self.tell),
+            (10, self.control),
             (2, self.delete),
             (2, self.cancel),
             (2, self.close_session),
@@ -113,6 +117,8 @@ class Life:
                 ("serial", None),
                 ("saver", None),
                 ("saver", [20, 3]),
+                ("heeds", None),
+                ("heeds", [1, 4, 2]),
             ]
         )
         fields: dict[str, Any] = {"priority": self.random.choice([-3, 0, 0, 4])}
@@ -162,6 +168,21 @@ class Life:
             kind = self.random.choice([messages.Stop, messages.Abort])
             self.client().ask(kind(0, number))
             self.told.add(number)
+
+    def heeding(self) -> list[int]:
+        """Jobs that wait for controls."""
+        return [r.job for _, r, _ in self.asked if r.done and r.message.name == "heeds"]
+
+    def control(self) -> None:
+        """Somebody says something to such a job, and waits until it is taken."""
+        client = self.client()
+        if self.heeding() and all(r.done for c, _, _, r in self.said if c is client):
+            self.say(client, self.random.choice(self.heeding()))
+
+    def say(self, client: Client, job: int) -> None:
+        said = len(self.said) + 1
+        key = self.world.random.randbytes(16)
+        self.said.append((client, job, said, client.ask(messages.Control(job, key=key), codec.pack(said))))
 
     def delete(self) -> None:
         if self.known():
@@ -283,6 +304,9 @@ class Life:
         self.see_accepted()
         world.until(lambda: not any(c.requests for c in world.clients))
         for number, job in world.dispatcher.list.jobs.items():
+            for _ in range(4 if job.record.name == "heeds" else 0):
+                self.say(last, number)
+        for number, job in world.dispatcher.list.jobs.items():
             if job.root is not None and not job.root.closed:  # its client is gone, and so was the broker then
                 last.ask(messages.Abort(0, number))
                 self.told.add(number)
@@ -318,6 +342,16 @@ class Life:
         assert all(j.ended for j in world.dispatcher.list.jobs.values())
         self.check_results()
 
+    def check_heard(self, job: int, results: list[Any]) -> None:
+        """All units have heard the same, and of what each client said nothing twice, in another order, or with a gap."""
+        heard = sorted((r for r in results if isinstance(r, list)), key=len)
+        assert all(r == heard[-1][: len(r)] for r in heard), (job, results)
+        for client in {c for c, _, _, _ in self.said}:
+            mine = [said for c, j, said, _ in self.said if (c, j) == (client, job)]
+            got = [said for said in heard[-1] if said in mine] if heard else []
+            assert got == mine[: len(got)], (job, client, results)
+        assert not heard or set(heard[-1]) <= {said for _, j, said, _ in self.said if j == job}
+
     def check_results(self) -> None:
         for client, request, inputs in self.asked:
             if not request.done:
@@ -327,8 +361,13 @@ class Life:
             if job is None:
                 assert request.job in self.unwanted
                 continue
-            right = [expected(request.message.name, x) for x in inputs]
             got = self.world.result(request.job)
+            if request.message.name == "heeds":
+                self.check_heard(request.job, got)
+                right = [g if isinstance(g, list) else [] for g in got]
+                assert all(len(g) == (x or 4) for g, x in zip(right, inputs, strict=True) if g), got
+            else:
+                right = [expected(request.message.name, x) for x in inputs]
             state = job.state
             limited = request.job in self.unrepeatable or request.message.max_unit_time
             fragile = [ERROR] if limited else []  # one kill is enough, or a moment too long

@@ -16,6 +16,7 @@ from park.wire.messages import Message
 from tests.sim.desk import finished
 from tests.sim.functions import (
     ERROR,
+    HEAR,
     RESTORE,
     Abort,
     Crash,
@@ -86,9 +87,12 @@ class Process:
         "_ticket",
         "_until",
         "codes",
+        "controls",
         "deaf",
+        "heard",
         "kernel",
         "number",
+        "served",
         "shipped",
         "since",
         "stack",
@@ -100,6 +104,10 @@ class Process:
         self.codes: dict[bytes, Any] = {}
         self.shipped: set[bytes] = set()
         self.stack: list[Frame] = []
+        #: what it was given for bodies, by job; what its bodies have had of that, and the number of the last of these
+        self.controls: dict[int, dict[int, int]] = {}
+        self.heard: dict[int, list[int]] = {}
+        self.served: dict[int, int] = {}
         self.deaf = False
         #: what will happen when the time has passed, None: nothing runs
         self._effect: Callable[[], None] | None = None
@@ -139,6 +147,13 @@ class Process:
                     frame.missing.remove(unit)  # KeyError: it came twice
                     frame.got[unit] = value
                 frame.resumed |= message.resume
+            case messages.Control():
+                given = self.controls.setdefault(message.job, {})
+                assert message.seq not in given, "a control came twice"
+                given[message.seq] = codec.unpack(payload)
+            case messages.Release():
+                for of_job in (self.controls, self.heard, self.served):
+                    of_job.pop(message.job, None)
             case messages.Checkpointed():
                 frame = self._frame(message.attempt)
                 self.kernel.world.durable(frame.run.job, self._unit(frame), frame.saved[message.number - 1])
@@ -147,6 +162,9 @@ class Process:
                 state = codec.unpack(payload) if len(payload) else None
                 self.kernel.world.restored(frame.run.job, message.unit, state[0] if state else 0)
                 frame.restoring = False
+                if frame.run.once and state is not None:
+                    self.heard[frame.run.job] = heard = state[1:] if frame.name == "heeds" else []
+                    assert frame.name != "heeds" or len(heard) == frame.run.served
                 self._drive(frame, state)
             case messages.Lend():
                 self._frame(message.attempt).asked = True
@@ -174,6 +192,8 @@ class Process:
         self.stack.append(Frame(run, name_in(bytes(self.codes[run.function])), given))
         if run.limit:
             self.tell(messages.Began(run.attempt))
+        if run.stored and (run.once or run.job not in self.heard):  # its body is made now
+            self.heard[run.job], self.served[run.job] = [], run.served
         self.kernel.world.began(run.job)
 
     # -- what runs -----------------------------------------------------------------------------
@@ -212,6 +232,7 @@ class Process:
         elif frame.map:
             if not frame.missing and frame.resumed:
                 got, frame.map, frame.resumed = frame.got, b"", False
+                self._serve(frame)
                 self._drive(frame, got)
         elif frame.lent or frame.restoring:
             return
@@ -222,6 +243,8 @@ class Process:
         elif frame.back and frame.results:
             self._after(0.0, lambda: self._finish("lost"))
         elif drives(frame.name):
+            if not frame.run.once:
+                self._serve(frame)
             frame.maker = function(frame.name)(frame.inputs[len(frame.results)])
             self._drive(frame, None)
         else:
@@ -292,6 +315,8 @@ class Process:
         else:
             if made == RESTORE:
                 self._restore(frame)
+            elif made == HEAR:
+                self._drive(frame, list(self.heard.get(frame.run.job, ())))
             elif isinstance(made, Save):
                 self._save(frame, made.state)
             elif isinstance(made, float):
@@ -311,6 +336,17 @@ class Process:
         if frame.asked and not frame.aborted:
             frame.asked, frame.lent = False, True
             self.tell(messages.Lent(frame.run.attempt, frame.run.epoch))
+        else:
+            self._serve(frame)
+
+    def _serve(self, frame: Frame) -> None:
+        """A safe point: the body gets what was said to it, in order and with nothing left out."""
+        job = frame.run.job
+        for seq, said in self.controls.get(job, {}).items() if frame.run.stored else ():
+            if seq > self.served[job]:
+                assert seq == self.served[job] + 1, "a control was left out"
+                self.served[job] = seq
+                self.heard[job].append(said)
 
     def _unit(self, frame: Frame) -> int:
         return frame.run.start + len(frame.results)
@@ -325,7 +361,9 @@ class Process:
     def _save(self, frame: Frame, state: list[int]) -> None:
         run = frame.run
         frame.saved.append(state[0])
-        checkpoint = messages.Checkpoint(run.attempt, run.job, self._unit(frame), len(frame.saved))
+        checkpoint = messages.Checkpoint(
+            run.attempt, run.job, self._unit(frame), len(frame.saved), served=self.served.get(run.job, 0)
+        )
         self.tell(checkpoint, codec.pack(state))
         self._drive(frame, None)
 
