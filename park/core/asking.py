@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -11,9 +12,9 @@ from typing import Any
 
 from park import payload
 from park.errors import InvalidRequest, ParkError, ServiceClosed
-from park.job import Job, number_of
+from park.job import Job, Service, number_of
 from park.link import Link, Reply
-from park.model import MAX_CONTROL, MAX_KIND, PYTHON, JobState, Request, control_too_large, is_kind
+from park.model import MAX_CONTROL, MAX_KIND, PYTHON, JobRecord, JobState, Request, control_too_large, is_kind
 from park.search import Query
 from park.stream import Error, decode
 from park.wire import codec, messages
@@ -167,8 +168,18 @@ def time_ago(since: Any) -> float:
     raise InvalidRequest(f"since={since!r} is neither a datetime nor a number of seconds ago")
 
 
+def job_of_record(service: Service, record: JobRecord) -> Job:
+    """A handle on the job of *record*, of the class that its kind names."""
+    kind = job_class(record.kind)
+    handle = kind.__new__(kind)
+    Job.__init__(handle, service, record.job)
+    handle._last = record if record.state.ended else None
+    return handle
+
+
+@functools.cache
 def job_class(kind: str) -> type[Job]:
-    """The class of an installed kind of job; `Job` for any other."""
+    """The class of an installed kind of job; `Job` for any other. Nothing that a service says is unpickled for it."""
     if kind in ("job", "session"):
         return Job
     from importlib.metadata import entry_points

@@ -1,6 +1,6 @@
 """The service as clients see it: `Server`, the abstract service, and `ServerProxy`, one over a link.
 
-Inherit from `ServerProxy` to make a type of service with methods of its own.
+Inherit from `ServerProxy` to make a type of service with methods of its own, over any service that is there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from park.core.asking import (
     Monitored,
     Reason,
     common_fields,
-    job_class,
+    job_of_record,
     name_of,
     numbers_of,
     packed_control,
@@ -228,11 +228,7 @@ class Server(ABC):
 
     def job(self, job: Any) -> Job:
         """A handle on a job: of the class that made it, where that is installed. Raises UnknownJob."""
-        record = self.status(job)
-        kind = job_class(record.kind)
-        handle = kind.__new__(kind)
-        Job.__init__(handle, self, record.job)
-        return handle
+        return job_of_record(self, self.status(job))
 
     def __enter__(self) -> Self:
         _stack.set((*_stack.get(), self))
@@ -245,18 +241,29 @@ class Server(ABC):
 
 
 class ServerProxy(Server):
-    """A service over a `Link`."""
+    """A service over a `Link`, or *over* another service, whose connection it shares.
 
-    def __init__(self, link: Link) -> None:
-        self._opened: Link | None = link
+    Inherit from it to make a service with methods of its own, for one kind of work. It is used as any other is, and what it
+    is made of is closed as before::
+
+        class LineService(park.ServerProxy):
+            def fit_line(self, x, y, **fields):
+                line = park.fit.Model(lambda x, a, b: a * x + b, a=(-10, 10), b=(-10, 10))
+                return park.Fit(park.Assembly((line, (x, y))), "lm", service=self, **fields)
+
+        with LineService(park.local_service) as service:       # or LineService(park.connect("tcp://head:7275"))
+            print(service.fit_line([0, 1, 2], [1, 3, 5]).wait())
+    """
+
+    def __init__(self, over: Link | ServerProxy) -> None:
+        self._over = over
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._opened!r}>"
+        return f"<{type(self).__name__} {self._over!r}>"
 
     @property
     def _link(self) -> Link:
-        assert self._opened is not None
-        return self._opened
+        return self._over._link if isinstance(self._over, ServerProxy) else self._over
 
     # -- jobs ----------------------------------------------------------------------------------
 
@@ -405,6 +412,8 @@ class ServerProxy(Server):
 
     def _interrupted(self, job: int, reply: Reply, limit: float | None) -> bool:
         """Ctrl-C in `wait`: the job goes on without us. (A service that stops it returns whether it ended in time.)"""
+        if isinstance(self._over, ServerProxy):
+            return self._over._interrupted(job, reply, limit)
         self._link.forget(reply)
         where = f"park.connect({self._link.name!r}).job({job}).wait()"
         print(f"\npark: job {job} goes on; wait for it again with {where}", file=sys.stderr)
@@ -431,12 +440,8 @@ class ServerProxy(Server):
             service.jobs("running", owner="*", since=3600)
         """
         query = query_of(filter, self.user if owner is None else owner, since)
-        return [self._handle(r) for r in self.records(query) if not callable(filter) or filter(r)]
-
-    def _handle(self, record: JobRecord) -> Job:
-        job = Job(self, record.job)
-        job._last = record if record.state.ended else None
-        return job
+        found = self.records(query)
+        return [job_of_record(self, r) for r in found if not callable(filter) or filter(r)]
 
     @property
     def user(self) -> str:
@@ -672,6 +677,9 @@ class ServerProxy(Server):
             raise InvalidRequest(f"{kernel!r} is no number of a kernel")
         if isinstance(grace, bool) or not isinstance(grace, int | float) or not math.isfinite(grace):
             raise InvalidRequest(f"grace={grace!r} is not a number of seconds")
+        if isinstance(self._over, ServerProxy):
+            self._over.drain(kernel, grace)
+            return
         self._link.wait_synced(ANSWER)
         epoch = self._link.mirror.epoch
         self._ask(lambda n: messages.Drain(n, kernel, float(grace), epoch))
