@@ -361,7 +361,8 @@ def wall_time(when: datetime | float | None, now: float) -> float | None:
 class Request:
     """What is submitted.
 
-    *body* is a callable, or an object with ``run`` and, if it likes, ``prepare`` and ``cleanup``.
+    *body* is a callable, or an object with ``run`` and, if it likes, ``prepare``, ``cleanup`` and, for what the job is told
+    (`park.Job.control`), ``on_<kind>(message)``.
     *inputs* None: it runs once. Otherwise each input is one unit: a sequence, a lazy iterable, or a
     numpy array whose rows are the inputs.
 

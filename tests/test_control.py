@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import threading
@@ -185,8 +186,12 @@ def test_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controlling, "MOST", 100)
     monkeypatch.setattr(controlling, "MOST_BYTES", 10)
     assert refused(say(desk, job, b"said", 7))[0] == "LimitReached"
-    desk.dispatcher.room.tell(2, "here")
     monkeypatch.setattr(controlling, "MOST_BYTES", 1000)
+    monkeypatch.setattr(controlling, "MOST_OF_OWNER", 2)
+    error, text = refused(say(desk, job, b"said", 7))
+    assert (error, "for all jobs of ann" in text) == ("LimitReached", True)
+    monkeypatch.setattr(controlling, "MOST_OF_OWNER", 100)
+    desk.dispatcher.room.tell(2, "here")
     assert refused(say(desk, job, b"said", 8))[0] == "Refused"
     desk.client("c2", account=Account("eve"))
     error, text = refused(say(desk, job, b"said", 9, b"c2"))
@@ -521,11 +526,93 @@ def test_what_people_type(fabric: Fabric) -> None:
         return process.text
 
     says = f"job {job.id} gets the control 'say' as soon as it is ready for it\n"
-    assert park_control(job.id, "say", "5") == says
+    assert park_control(job.id, "say", "-5") == says
     park_control(job.id, "say", "five")
     park_control(f"{job.id}-{waiting.id}", "end", '{"kind": "say"}')
-    assert job.wait(10) == [5, "five"]
+    assert job.wait(10) == [-5, "five"]
     says = park_control(job.id, "late", code=3)
     assert says == f"park: job {job.id} has ended: the control 'late' is for nobody\n"
     assert "is no control" in park_control(waiting.id, "two words", code=2)
     assert "is a session" in park_control(mapper.id, "say", code=2)
+
+
+class Shared:
+    """Each of its units waits until its body has heard so many."""
+
+    def prepare(self, env: Any) -> None:
+        self.heard: list[list[int]] = []
+
+    def run(self, count: int) -> list[list[int]]:
+        while len(self.heard) < count:
+            park.environment().ready()
+            time.sleep(0.002)
+        return self.heard[:count]
+
+    def on_say(self, message: dict[str, Any]) -> None:
+        self.heard.append(message["value"])
+
+
+class Alone(Shared):
+    """The same once, with checkpoints."""
+
+    def run(self, count: int = 1500) -> list[list[int]]:
+        env = park.environment()
+        self.heard = list(env.restored or [])
+        kept = len(self.heard)
+        while len(self.heard) < count:
+            env.ready()
+            time.sleep(0.002)
+            if len(self.heard) > kept + 20:
+                kept = len(self.heard)
+                env.checkpoint(self.heard, 0)
+        return self.heard[:count]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("seed", range(5))
+def test_everything_dies_while_three_talk(fabric: Fabric, seed: int) -> None:
+    chance = random.Random(seed)
+    kernels = [fabric.start_kernel(slots=2) for _ in range(2)]
+    service = fabric.connect()
+    jobs = [service.start(Shared(), [300, 900, 1500, 1200]), service.start(Alone())]
+    over = threading.Event()
+
+    def speak(who: int) -> None:
+        mine = fabric.connect()
+        for n in range(600):
+            for job in jobs:
+                mine.control(job, {"kind": "say", "value": [who, n]})
+
+    def harm() -> None:
+        while not over.wait(chance.uniform(0.3, 1.0)):
+            at = chance.randrange(2)
+            match chance.choice(["broker", "kernel", "process", "pause"]):
+                case "broker":
+                    fabric.broker.kill()
+                    fabric.start_broker()
+                case "kernel":
+                    kernels[at].kill()
+                    kernels[at] = fabric.start_kernel(slots=2)
+                case "process":
+                    for pid in slots_of(kernels[at].pid)[:1]:
+                        os.kill(pid, signal.SIGKILL)
+                case "pause":
+                    kernels[at].signal(signal.SIGSTOP)
+                    time.sleep(chance.uniform(0.2, 2.0))
+                    kernels[at].signal(signal.SIGCONT)
+
+    people = [threading.Thread(target=speak, args=(who,)) for who in range(3)]
+    trouble = threading.Thread(target=harm)
+    for thread in (*people, trouble):
+        thread.start()
+    for thread in people:
+        thread.join()
+    over.set()
+    trouble.join()
+    *units, alone = [*service.wait(jobs[0], 60), service.wait(jobs[1], 60)]
+    assert all(heard == units[2][: len(heard)] for heard in units), "every process has heard the same"
+    for heard in (units[2], alone):
+        assert len(heard) == 1500
+        for who in range(3):
+            said = [n for one, n in heard if one == who]
+            assert said == list(range(len(said))), "in order, nothing twice, nothing left out"

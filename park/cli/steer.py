@@ -110,7 +110,7 @@ def resume(broker: str | None, selectors: tuple[str, ...]) -> None:
         each(service, selectors, act)
 
 
-@click.command()
+@click.command(context_settings={"ignore_unknown_options": True})  # a VALUE may be below 0
 @broker_option
 @one_argument
 @click.argument("message")

@@ -9,7 +9,7 @@ these are needed no more.
 from __future__ import annotations
 
 from park.core.charging import Charging
-from park.core.controls import MOST, MOST_BYTES, Controls, record
+from park.core.controls import MOST, MOST_BYTES, MOST_OF_OWNER, Controls, record
 from park.core.jobs import Job
 from park.core.limits import check_room
 from park.core.outcome import Ref, Write
@@ -33,11 +33,18 @@ class Controlling(Charging):
                 f"if it ran again, and may keep {MOST:,} of {MOST_BYTES:,} bytes: it takes more when it has made a "
                 "checkpoint after them"
             )
+        tally = self.list.tallies.of(job.owner)
+        if tally.controls >= MOST_OF_OWNER:
+            raise LimitReached(
+                f"the broker keeps {tally.controls:,} controls for all jobs of {job.owner}, and no more: wait until some "
+                "of these have ended"
+            )
         if self.limits is not None:
-            check_room(job.owner, self.limits.of(job.owner), self.list.tallies.of(job.owner), 0, 0, size)
+            check_room(job.owner, self.limits.of(job.owner), tally, 0, 0, size)
         self.room.demand(size)
         seq = controls.add(key, size, self._turn)
         self.list.grow(job, size)
+        tally.controls += 1
         self._out.writes.append(Write("control", record(job.number, seq, key), payload))
         if job.controls is None:
             job.controls = controls
@@ -74,10 +81,11 @@ class Controlling(Charging):
         controls = job.controls
         if controls is None or served <= controls.served:
             return
-        kept = controls.bytes
+        count, size = len(controls.kept), controls.bytes
         for seq, key, gone in controls.serve(served):
             self._out.writes.append(Write("control", record(job.number, seq, key), None if gone else b""))
-        self.list.grow(job, controls.bytes - kept)
+        self.list.grow(job, controls.bytes - size)
+        self.list.tallies.of(job.owner).controls += len(controls.kept) - count
         self.list.store(job, self._out)
 
     def _blame_control(self, job: Job, seq: int) -> bool:
@@ -93,4 +101,5 @@ class Controlling(Charging):
         if job.controls is not None:
             self._out.writes += [Write("control", key, None) for key in job.controls.keys(job.number)]
             self.list.grow(job, -job.controls.bytes)
+            self.list.tallies.of(job.owner).controls -= len(job.controls.kept)
             job.controls = None

@@ -13,6 +13,8 @@ from park.core.outcome import Key
 
 #: Of one job, controls that are kept and bytes of all of them.
 MOST, MOST_BYTES = 10_000, 16 << 20
+#: Of all jobs of one owner; each takes some hundred bytes of the broker's memory.
+MOST_OF_OWNER = 200_000
 #: Keys of controls that are not kept any more. Nobody sends one again after that many others.
 MOST_SPENT = 1000
 

@@ -347,6 +347,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             job.controls = Controls(stored.get("served", 0))
             for control in controls:
                 job.controls.restore(*control)
+            self.list.tallies.of(job.owner).controls += len(job.controls.kept)
         job.ran, job.overtime = stored.get("ran", 0.0), stored.get("overtime")
         self.list.restore(job)
         if risky:

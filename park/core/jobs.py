@@ -376,4 +376,5 @@ class JobList:
         for owner, tally in self.tallies:
             mine = [j for j in self.jobs.values() if j.owner == owner]
             assert tally.jobs == sum(not j.ended for j in mine), owner
+            assert tally.controls == sum(len(j.controls.kept) for j in mine if j.controls is not None), owner
             assert tally.bytes >= sum(j.bytes for j in mine), owner

@@ -55,6 +55,8 @@ class Tally:
     jobs: int = 0
     units: int = 0
     bytes: int = 0
+    #: controls that are kept for all jobs
+    controls: int = 0
 
 
 class Tallies:

@@ -115,8 +115,9 @@ class Environment:
     def ready(self) -> None:
         """The safe point of a serial body: call it in every iteration.
 
-        Messages go out, an abort is raised here, and while another job is due, or this one is paused, the body
-        waits here without a slot. A body that never calls it keeps its slot from all others.
+        Messages go out, what the job was told (`park.Job.control`) reaches the body's ``on_<kind>(message)``, an abort is
+        raised here, and while another job is due, or this one is paused, the body waits here without a slot. A body that
+        never calls it keeps its slot from all others.
         """
         self._host.ready()
 
@@ -127,6 +128,9 @@ class Environment:
         `restored`. Waits until the state is durable, but no longer than *wait* seconds: while the broker is away the
         kernel keeps the newest one and hands it in later, so a loop may say ``wait=0`` and go on. It goes when the unit
         is answered. Only units of a job have checkpoints, not those of a map inside, nor of a session.
+
+        What the body of a job that runs once was told before is part of its state: a rerun is not told it again. So read
+        `restored` before the first safe point.
         """
         if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:
             raise InvalidRequest(f"wait={wait!r} is not a number of seconds from 0")

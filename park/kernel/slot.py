@@ -167,9 +167,8 @@ class Slot(Serving):
             for index, value in self._units(run, data):
                 unit = None if run.once else index
                 frame.unit, frame.seed = index, env.mix(run.seed, index)
-                if (
-                    self._look_at_controls and not run.once
-                ):  # once it runs, such a body says itself where it is ready
+                # a body that runs once says itself where it is ready
+                if self._look_at_controls and run.stored and not run.once:
                     self._serve()
                 frame.maps = 0
                 generators.seed(frame.seed)
