@@ -227,6 +227,7 @@ def fabric(tmp_path: Path) -> Any:
         yield made
 
 
+@pytest.mark.heavy
 def test_a_sampler_that_was_extended_and_killed_draws_all(tmp_path: Path) -> None:
     with park.local_service:
         err = Uncertainty(slow(0.0002), [2.0, 1.0], samples=2000, burn=20, checkpoint=0.1, seed=5)

@@ -119,7 +119,7 @@ def control(broker: str | None, selector: str, message: str, value: str | None) 
     """Give a job's body a MESSAGE, which its method on_MESSAGE serves.
 
     VALUE is JSON, or else a text: an object's members are those of the message, anything else is its "value". It is
-    kept until the body is ready for it.
+    kept until the body is ready for it. Fits serve get_population, and dream extend with a number of samples.
     """
     with in_words():
         given = control_of(message, value)
