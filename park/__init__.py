@@ -30,8 +30,6 @@ from park.errors import (
     UnknownKernel,
     WaitTimeout,
 )
-from park.model import NOT_RUN as NotRun
-from park.model import AccountRecord, Improvement, JobRecord, JobState, Log, Progress, Request
 from park.version import __version__
 
 if TYPE_CHECKING:
@@ -40,9 +38,27 @@ if TYPE_CHECKING:
     from park.job import Job, JobManager, as_completed
     from park.kernel.env import environment
     from park.local import local_service
+    from park.model import NOT_RUN as NotRun
+    from park.model import (
+        AccountRecord,
+        Improvement,
+        JobRecord,
+        JobState,
+        Log,
+        Progress,
+        Request,
+    )
     from park.service import ServiceManager, connect
 
 _LAZY = {
+    "AccountRecord": "park.model",
+    "Improvement": "park.model",
+    "JobRecord": "park.model",
+    "JobState": "park.model",
+    "Log": "park.model",
+    "NotRun": "park.model:NOT_RUN",
+    "Progress": "park.model",
+    "Request": "park.model",
     "Assembly": "park.fit",
     "Fit": "park.fit",
     "Uncertainty": "park.fit",
@@ -106,12 +122,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name)
-    if module is None:
+    place = _LAZY.get(name)
+    if place is None:
         raise AttributeError(f"module 'park' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(module), name)
+    module, _, called = place.partition(":")
+    value = getattr(import_module(module), called or name)
     if name != "default_service":
         globals()[name] = value
     return value

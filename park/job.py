@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
 import queue
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from park.core.manager import JobManager
 from park.errors import InvalidRequest, JobAborted, JobFailed, ParkError, UnknownJob, WaitTimeout
 from park.model import JobRecord, JobState, Log, Progress
 from park.reference import Reference, job_of
 
+if TYPE_CHECKING:
+    import asyncio
+
+    from park.core.manager import JobManager
+
 __all__ = ["Job", "JobManager", "Reference", "as_completed", "check_timeout", "number_of"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "JobManager":  # clients do without: it loads all of the broker
+        raise AttributeError(f"module 'park.job' has no attribute {name!r}")
+    from park.core.manager import JobManager
+
+    return JobManager
 
 
 class Service(Protocol):
@@ -209,6 +220,8 @@ class Job:
         self._service.set(self._number, priority, tags)
 
     def __await__(self) -> Generator[Any, None, Any]:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
 

@@ -13,11 +13,11 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from park.mirror import Callback, Change, Mirror
-from park.model import JobRecord, KernelRecord, OwnerRecord
+from park.model import JobRecord, JobState, KernelRecord, OwnerRecord
 from park.table import Rows
 
 #: Changes that wait for one follower before those of one row become one.
@@ -258,8 +258,13 @@ def how_far(record: JobRecord) -> str:
     >>> how_far(JobRecord(1, "ada", done=3, total=8))
     '3/8'
     """
-    if record.total is not None:
-        return f"{record.done}/{record.total}"
-    if record.progress is not None and record.progress[1] and not record.state.ended:
-        return f"{record.progress[0] / record.progress[1]:.0%}"
+    return how_far_of(record.done, record.total, record.progress, record.state)
+
+
+def how_far_of(done: int, total: int | None, progress: Sequence[float] | None, state: str) -> str:
+    """The same, from the fields of a record."""
+    if total is not None:
+        return f"{done}/{total}"
+    if progress is not None and progress[1] and not JobState(state).ended:
+        return f"{progress[0] / progress[1]:.0%}"
     return ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import math
 import re
 import sys
@@ -70,6 +71,11 @@ class NotRun:
 NOT_RUN = NotRun()
 
 
+@functools.cache
+def _names(cls: type) -> frozenset[str]:
+    return frozenset(f.name for f in dataclasses.fields(cls))
+
+
 class Record:
     """What the records have in common: they become maps and come back from them."""
 
@@ -82,7 +88,7 @@ class Record:
     @classmethod
     def from_map(cls, fields: dict[str, Any]) -> Self:
         """The record of a map; unknown fields (of a newer release) are left out."""
-        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        known = _names(cls)  # type: ignore[arg-type]
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in known}
         return cls(**values)
 

@@ -14,8 +14,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from park.core.loop import BrokerLoop
-from park.core.manager import JobManager
 from park.core.server import ServerProxy, usertag
 from park.errors import InvalidRequest, NoBroker, ParkError, Refused
 from park.link import PATIENCE, Link
@@ -32,7 +30,9 @@ from park.util.keys import CLIENT, Key, Keyring, find_key, read_key
 from park.util.lanes import Junction
 from park.util.reactor import Reactor
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # clients load nothing of the broker's
+    from park.core.loop import BrokerLoop
+    from park.core.manager import JobManager
     from park.util.sockets import Doorkeeper, Publisher, Router
 
 #: Seconds in which a broker must answer the first hello.
@@ -69,6 +69,8 @@ class ServiceManager:
 
     def open(self) -> Self:
         """Take up the stored jobs and begin to serve, over lanes."""
+        from park.core.loop import BrokerLoop
+
         self.loop = BrokerLoop(self.manager, self.clients, self.kernels, self.board, self.reactor.wake)
         self.reactor.call(lambda: self.reactor.add(self.loop))  # type: ignore[arg-type]
         return self
@@ -80,6 +82,7 @@ class ServiceManager:
         there only those are let in who have a key, which the broker knows from *home*. Raises InvalidRequest,
         Refused for key files that others could have changed, NoBroker where nothing can be bound.
         """
+        from park.core.loop import BrokerLoop
         from park.util.sockets import Publisher, Router, has_curve
 
         if bind is not None:

@@ -20,6 +20,7 @@ from fabric import Fabric, Process, until
 
 import park
 from park.core.server import ServerProxy
+from park.search import Query
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # kernels need not have this folder
 
@@ -792,3 +793,13 @@ def test_a_session_s_request_is_not_kept(world: World) -> None:
     with pytest.raises(park.InvalidRequest, match="is a session"):
         world.service.fetch(session)
     run.close()
+
+
+def test_some_fields_of_many_jobs(world: World) -> None:
+    every = Query("*")
+    records = world.service.records(every)
+    fields = ["job", "state", "reason", "tags"]
+    shown = [[r.job, r.state.value, r.reason, list(r.tags)] for r in records]
+    assert world.service.rows(every, fields) == shown
+    with pytest.raises(park.InvalidRequest, match=r"have no field 'what': they have job, owner"):
+        world.service.rows(every, ["job", "what"])

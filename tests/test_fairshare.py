@@ -205,3 +205,20 @@ def test_nobody_starves() -> None:
             clock.charge(job, cost - longest, served)
             for n, since in last.items():
                 assert now - since <= bounds[n], (n, jobs)
+
+
+def test_what_is_ahead_is_what_one_finds_job_by_job() -> None:
+    rng = random.Random(7)
+    clock = clock_with(*((n, f"owner {n % 5}", rng.randint(-3, 6)) for n in range(1, 60)))
+    serve(clock, 500)
+    shares = clock.shares(range(1, 60), 0.0)
+    line = clock.line(shares)
+    assert sum(shares.values()) == pytest.approx(1.0)
+    for number in shares:
+        j = clock._jobs[number]
+        own = [clock._jobs[n] for n in shares if clock._jobs[n].owner is j.owner]
+        expected = sum(max(0.0, j.tag - other.tag) * other.weight for other in own)
+        part = sum(shares[n] for n in shares if clock._jobs[n].owner is j.owner)
+        for n, share in shares.items():
+            expected += max(0.0, j.owner.tag - clock._jobs[n].owner.tag) * share / part
+        assert clock.ahead(number, line) == pytest.approx(expected)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from park.cli.columns import COLUMNS, cells, parse
+from park.cli.columns import COLUMNS, fields_of, lines, lines_of, parse
 from park.cli.select import select
-from park.cli.tables import fitted
+from park.cli.tables import ansi, fitted, flat, layout, width
 from park.errors import InvalidRequest, UnknownJob
 from park.model import JobRecord, JobState
 from park.search import Index, Query
@@ -95,8 +95,12 @@ def test_no_range(selector: str) -> None:
 def test_columns_are_named_and_all_can_be_shown() -> None:
     names = parse("job, State,REASON")
     assert names == ["job", "state", "reason"]
-    assert cells(job(3), names, short=True) == ["3", "queued", ""]
-    assert len(cells(job(3), list(COLUMNS), short=False)) == len(COLUMNS)
+    assert lines_of([job(3), job(4)], names) == [("3", "queued", ""), ("4", "queued", "")]
+    assert fields_of(["state", "done"]) == ["state", "done", "total", "progress"]
+    assert lines([["queued", 3, 8, None]], ["state", "done"], short=True) == [("queued", "3/8")]
+    assert lines([], names, short=True) == []
+    (all_of_them,) = lines_of([job(3)], list(COLUMNS), short=False)
+    assert len(all_of_them) == len(COLUMNS)
     with pytest.raises(InvalidRequest, match=r"there is no column 'what': choose from job, owner, name, "):
         parse("job,what")
 
@@ -107,3 +111,13 @@ def test_where_a_terminal_is_narrow_words_give_way_and_numbers_stay() -> None:
     assert fitted(heads, [5, 40, 8, 90], 80) == [5, 40, 8, 21]
     assert fitted(heads, [5, 40, 8, 90], 60) == [5, 25, 8, 16]
     assert fitted(heads, [5, 40, 8, 90], 10) == [5, 12, 8, 16]
+
+
+def test_wide_letters_and_those_that_steer_a_terminal_keep_the_columns() -> None:
+    rows = [["1", "中性子散乱の長い名前", "failed"], ["2", "[red]\x1b[31m\u202e", "queued"]]
+    for room in (None, 24, 10):
+        shown = layout(["JOB", "NAME", "STATE"], rows, room)
+        assert len({width(text) for text in ("".join(part for part, _ in line) for line in shown)}) == 1
+    lines = [flat(line) for line in layout(["JOB", "NAME", "STATE"], rows, 25)]
+    assert lines == ["JOB  NAME          STATE", "1    中性子散乱 …  failed", "2    [red]?[31m?   queued"]
+    assert ansi(layout(["STATE"], [["failed"]], None)[1]) == "\x1b[31mfailed\x1b[0m"

@@ -1,10 +1,11 @@
-"""The columns of `park jobs`, and what they show of a record."""
+"""The columns of `park jobs`, and what they show of the fields of records."""
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from park.model import JobRecord
@@ -25,6 +26,7 @@ def clock(seconds: float | None, short: bool = False) -> str:
     return time.strftime("%m-%d %H:%M" if then[0] == today[0] else "%Y-%m-%d", then)
 
 
+@functools.cache
 def priority_name(number: int) -> str:
     """The name of a priority, or its number where it has none."""
     from park.model import PRIORITIES
@@ -32,34 +34,59 @@ def priority_name(number: int) -> str:
     return {number: name for name, number in PRIORITIES.items()}.get(number, str(number))
 
 
-def how_far(r: JobRecord) -> str:
-    """Units done of all, or the part that the body reported."""
-    from park.live import how_far
+class Column(NamedTuple):
+    """Which fields of a record it shows, and how: called with a flag for short times, and with their values."""
 
-    return how_far(r)
+    fields: tuple[str, ...]
+    show: Callable[..., str]
 
 
-#: What a column shows of a record; the flag asks for short times.
-COLUMNS: dict[str, Callable[[JobRecord, bool], str]] = {
-    "job": lambda r, short: str(r.job),
-    "owner": lambda r, short: r.owner,
-    "name": lambda r, short: r.name,
-    "kind": lambda r, short: r.kind,
-    "state": lambda r, short: r.state.value,
-    "done": lambda r, short: how_far(r),
-    "failed": lambda r, short: str(r.failed or ""),
-    "running": lambda r, short: str(r.running or ""),
-    "priority": lambda r, short: priority_name(r.priority),
-    "tags": lambda r, short: ",".join(r.tags),
-    "used": lambda r, short: f"{r.seconds:.1f}",
-    "credits": lambda r, short: f"{r.credits:.1f}",
-    "after": lambda r, short: ",".join(map(str, r.after)),
-    "when": lambda r, short: clock(r.when, short),
-    "submitted": lambda r, short: clock(r.submitted, short),
-    "started": lambda r, short: clock(r.started, short),
-    "ended": lambda r, short: clock(r.ended, short),
-    "python": lambda r, short: r.python,
-    "reason": lambda r, short: r.reason,
+def _time(name: str) -> Column:
+    return Column((name,), lambda short, seconds: clock(seconds, short))
+
+
+def _number(name: str) -> Column:
+    return Column((name,), lambda _, number: str(number or ""))
+
+
+def _used(name: str) -> Column:
+    return Column((name,), lambda _, number: f"{number:.1f}")
+
+
+def _listed(name: str) -> Column:
+    return Column((name,), lambda _, values: ",".join(map(str, values)))
+
+
+def _text(name: str) -> Column:
+    return Column((name,), lambda _, text: str(text))
+
+
+def _how_far(_: bool, *values: Any) -> str:
+    from park.live import how_far_of
+
+    return how_far_of(*values)
+
+
+COLUMNS: dict[str, Column] = {
+    "job": _text("job"),
+    "owner": _text("owner"),
+    "name": _text("name"),
+    "kind": _text("kind"),
+    "state": _text("state"),
+    "done": Column(("done", "total", "progress", "state"), _how_far),
+    "failed": _number("failed"),
+    "running": _number("running"),
+    "priority": Column(("priority",), lambda _, number: priority_name(number)),
+    "tags": _listed("tags"),
+    "used": _used("seconds"),
+    "credits": _used("credits"),
+    "after": _listed("after"),
+    "when": _time("when"),
+    "submitted": _time("submitted"),
+    "started": _time("started"),
+    "ended": _time("ended"),
+    "python": _text("python"),
+    "reason": _text("reason"),
 }
 
 
@@ -76,6 +103,23 @@ def parse(text: str | None) -> Sequence[str]:
     return names or DEFAULT
 
 
-def cells(record: JobRecord, names: Sequence[str], short: bool) -> list[str]:
-    """One line of the table."""
-    return [COLUMNS[name](record, short) for name in names]
+def fields_of(names: Iterable[str]) -> list[str]:
+    """The fields that these columns show, each once."""
+    return list(dict.fromkeys(field for name in names for field in COLUMNS[name].fields))
+
+
+def lines(rows: Sequence[Sequence[Any]], names: Sequence[str], short: bool) -> list[tuple[str, ...]]:
+    """The lines of the table: *rows* hold the values of `fields_of` these columns."""
+    values = dict(zip(fields_of(names), zip(*rows, strict=True), strict=True)) if rows else {}
+    columns = (COLUMNS[name] for name in names)
+    shown = [
+        [show(short, *v) for v in zip(*(values[field] for field in fields), strict=True)]
+        for fields, show in (columns if rows else ())
+    ]
+    return list(zip(*shown, strict=True))
+
+
+def lines_of(records: Iterable[JobRecord], names: Sequence[str], short: bool = True) -> list[tuple[str, ...]]:
+    """The same of whole records."""
+    fields = fields_of(names)
+    return lines([[getattr(r, field) for field in fields] for r in records], names, short)

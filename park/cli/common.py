@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -43,6 +45,10 @@ CODES: tuple[tuple[type[BaseException], int], ...] = (
 )
 
 
+#: The exit code where nobody reads the output any more: that of SIGPIPE in a shell.
+GONE = 141
+
+
 class ShowsByDefault(click.Group):
     """``park credits ada`` is short for ``park credits show ada``."""
 
@@ -80,6 +86,17 @@ def in_words(command: str = "park") -> Iterator[None]:
     except tuple(kind for kind, _ in CODES) as error:
         tell(error, command)
         sys.exit(code_of(error))
+    except OSError as error:
+        if error.errno not in (None, errno.EPIPE, errno.EIO):
+            raise
+        sys.exit(nobody_reads())
+
+
+def nobody_reads() -> int:
+    """Whoever read the output, a pipe or a terminal, has gone: nothing more is said. The exit code."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return GONE
 
 
 def tell(error: BaseException, command: str = "park") -> None:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from park.cli import columns
+from park.cli import columns, tables
 from park.cli.common import broker_option, in_words, open_service
 from park.cli.select import chosen, selectors_argument
 from park.cli.tables import plain, print_table
 
 if TYPE_CHECKING:
     from park.core.server import ServerProxy
+    from park.live import LiveTable
     from park.model import JobRecord
     from park.search import Query
-
-#: Seconds between two drawings of a table that is watched, at least, and at most: time goes on in it too.
-DRAW, REDRAW = 0.1, 1.0
 
 
 @click.command()
@@ -53,6 +52,9 @@ def jobs(
         names = columns.parse(chosen)
         wanted = _states(states)
         service = open_service(broker)
+        import dataclasses
+
+        from park.model import JobRecord
         from park.search import ACTIVE, Query
 
         owner = "*" if everybody and not mine else service.user
@@ -60,13 +62,12 @@ def jobs(
         if watch:
             _watch(service, query, names)
             return
-        records = service.records(query)
         if as_json:
-            click.echo(json.dumps([r.as_map() for r in records], indent=2))
-        elif records:
-            short = sys.stdout.isatty()
-            heads = [name.upper() for name in names]
-            print_table(heads, [columns.cells(r, names, short) for r in records])
+            fields = [field.name for field in dataclasses.fields(JobRecord)]
+            records = [dict(zip(fields, row, strict=True)) for row in service.rows(query, fields)]
+            click.echo(json.dumps(records, indent=2))
+        elif rows := service.rows(query, columns.fields_of(names)):
+            print_table([name.upper() for name in names], columns.lines(rows, names, sys.stdout.isatty()))
         else:
             hint = "" if everybody or states else " that have not ended (park jobs -a shows all)"
             click.echo(f"no jobs{hint}", err=True)
@@ -85,73 +86,63 @@ def _states(given: tuple[str, ...]) -> tuple[str, ...]:
 # -- watching ----------------------------------------------------------------------------------------
 
 
-def _watch(service: ServerProxy, query: Query, names: Any) -> None:
-    """Until Ctrl-C, or until nobody reads any more. Raises NoBroker when the connection is closed."""
+def _watch(service: ServerProxy, query: Query, names: Sequence[str]) -> None:
+    """Until Ctrl-C or q, or until nobody reads any more. Raises NoBroker when the connection is closed."""
+    from park.cli import screen
     from park.errors import NoBroker
 
-    changes = service.table.changes(timeout=REDRAW)
+    table = service.table
     if sys.stdout.isatty():
-        _draw(service, query, names, changes)
+        screen.draw(table, lambda width, height: _picture(table, query, names, width, height))
     else:
-        _tell(service, query, changes)
-    raise NoBroker("the connection to the broker was closed")
+        _tell(table, query)
+    if table.closed:
+        raise NoBroker("the connection to the broker was closed")
 
 
-def _tell(service: ServerProxy, query: Query, changes: Any) -> None:
+def _tell(table: LiveTable, query: Query) -> None:
     """The jobs as they are, a line each, then a line a change: the record after it, None where it has left the list."""
+    from park.cli.screen import changes
     from park.model import JobRecord
 
     def line(job: int, record: JobRecord | None) -> None:
         click.echo(json.dumps({"job": job, "record": None if record is None else record.as_map()}))
 
     shown = set()
-    for record in service.table.jobs.values():
+    news = changes(table)
+    for record in table.jobs.values():
         if query.matches(record):
             shown.add(record.job)
             line(record.job, record)
-    while not service.table.closed:
-        for old, new in changes:
-            record = old if new is None else new
-            if not isinstance(record, JobRecord):
-                continue
-            now = new if isinstance(new, JobRecord) and query.matches(new) else None
-            if now is not None:
-                shown.add(record.job)
-                line(record.job, now)
-            elif record.job in shown:
-                shown.discard(record.job)
-                line(record.job, None)
+    for old, new in news:
+        record = old if new is None else new  # type: ignore[assignment]
+        if not isinstance(record, JobRecord):
+            continue
+        now = new if isinstance(new, JobRecord) and query.matches(new) else None
+        if now is not None:
+            shown.add(record.job)
+            line(record.job, now)
+        elif record.job in shown:
+            shown.discard(record.job)
+            line(record.job, None)
 
 
-def _draw(service: ServerProxy, query: Query, names: Any, changes: Any) -> None:
-    """The table, drawn again when it changes."""
-    from rich.console import Console, Group
-    from rich.live import Live
-    from rich.text import Text
-
-    from park.cli.tables import rich_table
-
-    console = Console(highlight=False)
-    table = service.table
-
-    def picture() -> Group:
-        records = [r for r in table.jobs.values() if query.matches(r)]
-        room = max(1, console.height - 3)
-        heads = [name.upper() for name in names]
-        rows = [columns.cells(r, names, True) for r in records[-room:]]
-        left = f", the newest {room} of them" if len(records) > room else ""
-        said = f"jobs: {len(records)}{left}; kernels: {len(table.kernels)}; {time.strftime('%H:%M:%S')}; Ctrl-C ends"
-        if table.stale:
-            said = f"no sign of the broker: what follows may be old; {said}"
-        return Group(Text(said, "red" if table.stale else "dim"), rich_table(heads, rows, console.width))
-
-    with Live(
-        picture(), console=console, auto_refresh=False, transient=False, vertical_overflow="crop"
-    ) as live:
-        while not table.closed:
-            next(changes, None)
-            time.sleep(DRAW)
-            live.update(picture(), refresh=True)
+def _picture(
+    table: LiveTable, query: Query, names: Sequence[str], width: int, height: int
+) -> list[tables.Line]:
+    """The head of the table and as many lines as fit: of those that run, then of the newest."""
+    records = [r for r in table.jobs.values() if query.matches(r)]
+    room, count = max(1, height - 2), len(records)
+    left = f", {room} of them shown" if len(records) > room else ""
+    if left:
+        chosen = sorted(records, key=lambda r: (r.running > 0, r.job))[-room:]
+        records = sorted(chosen, key=lambda r: r.job)
+    said = f"jobs: {count}{left}; kernels: {len(table.kernels)}; {time.strftime('%H:%M:%S')}; q ends"
+    if table.stale:
+        said = f"no sign of the broker: what follows may be old; {said}"
+    rows = columns.lines_of(records, names)
+    style = "red" if table.stale else "dim"
+    return [[(said, style)], *tables.layout([name.upper() for name in names], rows, width)]
 
 
 # -- one job -----------------------------------------------------------------------------------------

@@ -1,15 +1,17 @@
-"""Tables of the commands: fitted to a terminal, whole in a pipe. Their words are others': none steers the terminal."""
+"""Tables of the commands: fitted to a terminal, whole in a pipe. Their words are others': none steers the terminal.
+
+A table may have ten thousand lines: they are put together here, and only what is drawn again and again goes through
+rich (`park.cli.screen`).
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import click
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 #: How a state is shown, where there are colours.
 STYLES = {
@@ -19,45 +21,96 @@ STYLES = {
     "aborted": "dim red",
     "paused": "yellow",
     "draining": "yellow",
+    "fault": "bold red",
+    "ok": "green",
 }
 #: Columns that give way where the terminal is narrow, the first first, and what they keep.
-YIELDING = {"REASON": 16, "TAGS": 8, "LABELS": 8, "NAME": 12, "OWNER": 6}
+YIELDING = {"REASON": 16, "FOUND": 30, "TAGS": 8, "LABELS": 8, "NAME": 12, "HOST": 8, "OWNER": 6, "VALUE": 10}
+#: The heads of columns whose cells have the style of what they say.
+STYLED = ("STATE", "CHECK")
 GAP = 2
+
+#: A line in pieces: texts with their styles.
+Line = list[tuple[str, str]]
 
 
 def plain(text: str) -> str:
     """*text* with nothing in it that steers a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def width(text: str) -> int:
+    """The cells that *text* takes on a terminal: letters of Chinese, Japanese and Korean take two."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def fit(text: str, room: int) -> str:
+    """*text* in just as many cells, cut or filled up.
+
+    >>> fit("a long name", 6), fit("short", 6)
+    ('a lon…', 'short ')
+    """
+    taken = width(text)
+    if taken <= room:
+        return text + " " * (room - taken)
+    if text.isascii():
+        return text[: room - 1] + "…"
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, room - 1) + "…"
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print *rows* below *heads*: on a terminal cut to its width, in a pipe in full."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        console = Console(highlight=False)
-        console.print(rich_table(heads, rows, console.width))
-        return
-    widths = _natural(heads, rows)
-    for line in (heads, *rows):
-        cells = [cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=False)]
-        click.echo(plain((" " * GAP).join([*cells, line[-1]]).rstrip()))
+    terminal = sys.stdout.isatty()
+    room = shutil.get_terminal_size().columns if terminal else None
+    colours = terminal and has_colours()
+    click.echo("\n".join(ansi(line) if colours else flat(line) for line in layout(heads, rows, room)))
 
 
-def rich_table(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> Table:
-    """The same as rich draws it, *room* characters wide at most; states have their colours."""
-    from rich.table import Table
-    from rich.text import Text
+def has_colours() -> bool:
+    """Whether the terminal shows colours, and whoever sits there wants any."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
-    for head, width in zip(heads, fitted(heads, _natural(heads, rows), room), strict=True):
-        table.add_column(head, no_wrap=True, overflow="ellipsis", width=width)
-    for row in rows:
-        styles = [
-            STYLES.get(cell, "") if head == "STATE" else "" for head, cell in zip(heads, row, strict=True)
-        ]
-        table.add_row(*(Text(plain(cell), style) for cell, style in zip(row, styles, strict=True)))
-    return table
+
+def flat(line: Line) -> str:
+    """The text of a line."""
+    return "".join(text for text, _ in line).rstrip()
+
+
+def ansi(line: Line) -> str:
+    """The text of a line, in colours."""
+    return "".join(_styled(text, style) if style else text for text, style in line).rstrip()
+
+
+def _styled(text: str, style: str) -> str:
+    words = style.split()
+    colour = next((word for word in words if word not in ("dim", "bold")), None)
+    return click.style(text, fg=colour, dim="dim" in words or None, bold="bold" in words or None)
+
+
+def layout(heads: Sequence[str], rows: Iterable[Sequence[str]], room: int | None) -> list[Line]:
+    """The lines of a table, the heads first; *room* cells wide at most, None: as wide as they are."""
+    cells = [[plain(cell) for cell in row] for row in rows]
+    natural = [max(map(width, column)) for column in zip(heads, *cells, strict=True)]
+    widths = natural if room is None else fitted(heads, natural, room)
+    gaps = [GAP] * (len(heads) - 1) + [0]
+    styled = [head in STYLED for head in heads]
+    found: list[Line] = [
+        [(fit(head, w) + " " * gap, "bold") for head, w, gap in zip(heads, widths, gaps, strict=True)]
+    ]
+    for row in cells:
+        texts = [fit(cell, w) + " " * gap for cell, w, gap in zip(row, widths, gaps, strict=True)]
+        if any(styled):
+            styles = [STYLES.get(cell, "") if s else "" for cell, s in zip(row, styled, strict=True)]
+            found.append(list(zip(texts, styles, strict=True)))
+        else:
+            found.append([("".join(texts), "")])
+    return found
 
 
 def fitted(heads: Sequence[str], widths: Sequence[int], room: int) -> list[int]:
@@ -73,8 +126,3 @@ def fitted(heads: Sequence[str], widths: Sequence[int], room: int) -> list[int]:
             if head == yielding and over > 0:
                 found[i] = max(min(found[i], least), found[i] - over)
     return found
-
-
-def _natural(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
-    """The width of each column's longest cell."""
-    return [max(map(len, column)) for column in zip(heads, *rows, strict=True)]

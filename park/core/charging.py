@@ -6,6 +6,7 @@ from typing import Any
 
 from park.core.jobs import Job
 from park.core.ledger import MICRO
+from park.core.line import Line
 from park.core.state import State
 from park.core.work import Attempt
 from park.model import OwnerRecord
@@ -94,6 +95,13 @@ class Charging(State):
             wanting.update(k.reserved for k in self.vacancies.reserved.values())
             self._shares = self.clock.shares(wanting, self._now)
         return self._shares
+
+    @property
+    def line(self) -> Line:
+        """Who is before whom, of those in `shares`."""
+        if self._line is None:
+            self._line = self.clock.line(self.shares)
+        return self._line
 
     def owners(self) -> list[OwnerRecord]:
         """Everybody who has jobs that have not ended."""

@@ -6,13 +6,14 @@ A map has ended when nothing of it waits or runs; then its driver may go on, or,
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from park.core.controlling import Controlling
 from park.core.jobs import Job, Waiter
 from park.core.outcome import Ref, Write
-from park.core.reasons import failed_dependency, why
+from park.core.reasons import PATIENCE, failed_dependency, why
 from park.core.roster import Kernel
 from park.core.state import WORDS
 from park.core.work import Attempt, Map
@@ -29,7 +30,12 @@ class Course(Controlling):
 
     def explain(self, number: int) -> str:
         """One sentence: why the job waits, its share, and when to expect its next unit; or what ended it."""
-        return why(self, self._job(number))
+        return self.explainer()(number)
+
+    def explainer(self) -> Callable[[int], str]:
+        """`explain`, for many jobs at one moment."""
+        held = self.lending.holding(self._now, PATIENCE)
+        return lambda number: why(self, self._job(number), held)
 
     def _answer_fetch(self, job: Job, w: Waiter) -> None:
         peer, root, request = w.member.peer, job.root, w.request and not job.session

@@ -62,7 +62,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
         self._now = now
         self._last_results.clear()
         self.touched_jobs.clear()
-        self._shares = None
+        self._shares = self._line = None
         if isinstance(event, Tick):
             self._tick(event)
         elif isinstance(event, Flow):

@@ -48,6 +48,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from park.core.line import Line
+
 #: Slot-seconds by which a job may be served ahead of the one that is due, and seconds for which it keeps its tag.
 QUANTUM = 0.1
 #: Seconds in which recorded use is halved.
@@ -450,32 +452,26 @@ class ServiceClock:
         rates: dict[str, dict[int, Rates]] = {}
         for job in jobs:
             rates.setdefault(self._jobs[job].owner.name, {})[job] = self.rates(job, now)
+        wholes = {owner: sum(r.job for r in own.values()) for owner, own in rates.items()}
         speeds = {
-            owner: sum(r.job for r in own.values()) / sum(r.job / r.owner for r in own.values())
-            for owner, own in rates.items()
+            owner: wholes[owner] / sum(r.job / r.owner for r in own.values()) for owner, own in rates.items()
         }
         whole = sum(speeds.values())
         return {
-            job: speeds[owner] / whole * r.job / sum(r.job for r in own.values())
+            job: speeds[owner] / whole * r.job / wholes[owner]
             for owner, own in rates.items()
             for job, r in own.items()
         }
 
-    def ahead(self, job: int, shares: Mapping[int, float]) -> float:
-        """About how many slot-seconds of other jobs, of those in *shares*, are due before the job's next unit."""
+    def line(self, shares: Mapping[int, float]) -> Line:
+        """The jobs in *shares* as they stand now."""
+        jobs = ((self._jobs[number], share) for number, share in shares.items())
+        return Line((j.owner.name, j.owner.tag, j.tag, j.weight, share) for j, share in jobs)
+
+    def ahead(self, job: int, line: Line) -> float:
+        """About how many slot-seconds of other jobs, of those in *line*, are due before the job's next unit."""
         j = self._jobs[job]
-        o, own, total = j.owner, 0.0, 0.0
-        tags: dict[str, float] = {}
-        for number, share in shares.items():
-            other = self._jobs[number]
-            if other.owner is o:
-                own += share
-                total += max(0.0, j.tag - other.tag) * other.weight
-            else:
-                tags[other.owner.name] = tags.get(other.owner.name, 0.0) + share
-        for name, share in tags.items():
-            total += max(0.0, o.tag - self._owners[name].tag) * share / max(own, 1e-9)
-        return total
+        return line.ahead(j.owner.name, j.owner.tag, j.tag)
 
     def check(self, jobs: Iterable[int] | None = None) -> None:
         """Assert what must always hold, of all *jobs* (None: every one)."""

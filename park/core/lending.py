@@ -42,8 +42,9 @@ class Lending:
         return found
 
     def holding(self, now: float, seconds: float) -> list[Attempt]:
-        """Those who were asked so long ago and still hold their slot."""
-        return [a for a in self._running.values() if a.asked is not None and now - a.asked >= seconds]
+        """Those who were asked so long ago and still hold their slot, whoever was asked first."""
+        found = [a for a in self._running.values() if a.asked is not None and now - a.asked >= seconds]
+        return sorted(found, key=lambda a: a.asked or 0.0)
 
     def next_deadline(self) -> float | None:
         """When `round` may next find somebody."""

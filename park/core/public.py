@@ -6,8 +6,8 @@ ends) is told on its stream at that moment, after all that its body has said bef
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from park.core.dispatcher import Dispatcher
@@ -25,6 +25,7 @@ from park.wire import codec, messages
 #: What is answered here.
 READS = (messages.Snapshot, messages.Watch, messages.Unwatch, messages.Status, messages.Logs)
 
+_FIELDS = tuple(field.name for field in fields(JobRecord))
 _LAST = {JobState.COMPLETE: "complete", JobState.FAILED: "error", JobState.ABORTED: "abort"}
 
 
@@ -129,8 +130,13 @@ class Public:
                 header = messages.Header(self._store.id, self._store.epoch, self.table.seq, message.id)
                 yield Send(peer, header, self.table.header())
             case messages.Status(job=0):
+                if unknown := set(message.fields).difference(_FIELDS):
+                    text = f"records of jobs have no field {min(unknown)!r}: they have {', '.join(_FIELDS)}"
+                    yield Send(peer, messages.Failure(message.id, "InvalidRequest", text))
+                    return
                 numbers = self._index.find(_query(message), self.table.jobs)
-                yield Send(peer, messages.Records(message.id), codec.pack([self._shown(n) for n in numbers]))
+                rows = self._rows(numbers, message.fields) if message.fields else self._maps(numbers)
+                yield Send(peer, messages.Records(message.id), codec.pack(list(rows)))
             case messages.Unwatch():
                 self.stream.unsubscribe(message.job, peer)
             case messages.Status() | messages.Watch() | messages.Logs():
@@ -169,18 +175,29 @@ class Public:
         for stream, payload in self.stream.subscribe(number, peer):
             yield Send(peer, replace(stream, reply=id), payload)
 
+    def _rows(self, numbers: Iterable[int], names: Sequence[str]) -> Iterator[list[Any]]:
+        """Of the records of these jobs the fields *names*, as they are now if that is on disk, and why they are so.
+
+        Thousands are shown at once, while the broker does nothing else: no record is made for it.
+        """
+        explain = self._dispatcher.explainer()
+        jobs = self._dispatcher.list.jobs
+        for number in numbers:
+            job, shown = jobs.get(number), self.table.jobs.get(number)
+            now: dict[str, Any] = {}
+            if shown is None or (job is not None and number not in self._unsaved):
+                assert job is not None
+                shown, now = job.facts, job.counters
+            if job is not None and "reason" in names:
+                now["reason"] = explain(number)
+            yield [now[name] if name in now else getattr(shown, name) for name in names]
+
     def _shown(self, number: int) -> dict[str, Any]:
-        """The record of a job, as it is now if that is on disk, and why it is so."""
-        job = self._dispatcher.list.jobs.get(number)
-        shown = self.table.jobs.get(number)
-        if shown is not None and (job is None or number in self._unsaved):
-            record = shown
-        else:
-            assert job is not None
-            record = job.record
-        if job is None:
-            return record.as_map()
-        return replace(record, reason=self._dispatcher.explain(number)).as_map()
+        """The record of one job as a map, likewise."""
+        return next(self._maps([number]))
+
+    def _maps(self, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
+        return (dict(zip(_FIELDS, row, strict=True)) for row in self._rows(numbers, _FIELDS))
 
 
 def _last(record: dict[str, Any]) -> bytes:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from park.core.charging import Charging
 from park.core.jobs import Job
 from park.core.needs import Kind, unmet
+from park.core.work import Attempt
 from park.model import JobState
 
 #: Seconds after which a driver that was asked for its slot and keeps it is named.
 PATIENCE = 2.0
 
 
-def why(d: Charging, job: Job) -> str:
-    """One sentence; empty while the job runs and nothing of it waits."""
+def why(d: Charging, job: Job, held: Sequence[Attempt]) -> str:
+    """One sentence; empty while the job runs and nothing of it waits. *held*: drivers that have kept their slots."""
     record = job.facts
     if record.state.ended or record.reason:
         return record.reason
@@ -32,7 +35,7 @@ def why(d: Charging, job: Job) -> str:
         return ""
     if job.held:
         return "waits until its client takes the results that are there"
-    return _no_kernel(d, job) or _turn(d, job)
+    return _no_kernel(d, job) or _turn(d, job, held)
 
 
 def _no_kernel(d: Charging, job: Job) -> str:
@@ -55,8 +58,9 @@ def _no_kernel(d: Charging, job: Job) -> str:
         return text
     ready = job.next_ready()
     drives = ready is not None and d.door(job, ready).kind is Kind.DRIVER
-    fitting = [k for k in kernels if not k.draining and not unmet(job.needs, k.profile)]
-    if drives and all(k.full_of_drivers for k in fitting):
+    if drives and all(
+        k.full_of_drivers for k in kernels if not k.draining and not unmet(job.needs, k.profile)
+    ):
         return "every kernel holds as many waiting drivers as it may"
     return ""
 
@@ -66,7 +70,7 @@ def _common(missing: list[str]) -> str:
     return max(sorted(set(missing)), key=missing.count)
 
 
-def _turn(d: Charging, job: Job) -> str:
+def _turn(d: Charging, job: Job, held: Sequence[Attempt]) -> str:
     """Its share, and when its turn comes."""
     slots = d.roster.slots
     share = d.shares.get(job.number, 0.0)
@@ -76,13 +80,12 @@ def _turn(d: Charging, job: Job) -> str:
     if job.reserved is not None:
         wide = f"{job.needs.cpus} slots" if job.needs.cpus > 1 else "memory"
         return f"waits until {wide} are free at once on {job.reserved.host}; {text}"
-    held = [a for a in d.lending.holding(d.now, PATIENCE) if a.map.job != job.number]
     if job.running:
         return f"runs on {job.running} slot{'s'[: job.running != 1]}, with more to do: {text}"
-    soon = d.clock.ahead(job.number, d.shares) / max(1, slots)
+    soon = d.clock.ahead(job.number, d.line) / max(1, slots)
     text = f"all slots are busy with work that is due before: {text}, its next unit in about {_seconds(soon)}"
-    if held:
-        longest = min(held, key=lambda a: a.asked or 0.0)
+    longest = next((a for a in held if a.map.job != job.number), None)
+    if longest is not None:
         since = d.now - (longest.asked or d.now)
         text += (
             f"; job {longest.map.job} was asked for its slot {_seconds(since)} ago "

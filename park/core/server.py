@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -450,10 +450,16 @@ class ServerProxy(Server):
 
     def records(self, query: Query | None = None) -> list[JobRecord]:
         """The records of the jobs that *query* finds, as they are now, by number; None: all jobs of everybody."""
-        q = Query() if query is None else query
-        return self._records(
-            lambda n: messages.Status(n, 0, q.owner, list(q.states), list(q.tags), q.word, q.since, q.newest)
-        )
+        return self._records(_status(query or Query()))
+
+    def rows(self, query: Query, fields: Sequence[str]) -> list[list[Any]]:
+        """Of the same records only these *fields*, a list a job: cheaper where there are thousands.
+
+        Raises InvalidRequest for a field that records of jobs do not have.
+        """
+        _, data = self._ask(_status(query, fields))
+        found: list[list[Any]] = codec.unpack(data)
+        return found
 
     def _records(self, make: Callable[[int], messages.Message]) -> list[JobRecord]:
         _, data = self._ask(make)
@@ -700,3 +706,9 @@ class ServerProxy(Server):
         if service is not self:
             raise InvalidRequest("this thread has submitted no job to this service: say which one")
         return int(number)
+
+
+def _status(q: Query, fields: Sequence[str] = ()) -> Callable[[int], messages.Message]:
+    return lambda n: messages.Status(
+        n, 0, q.owner, list(q.states), list(q.tags), q.word, q.since, q.newest, list(fields)
+    )

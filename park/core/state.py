@@ -17,6 +17,7 @@ from park.core.jobs import Job, JobList
 from park.core.ledger import Ledger, Policy
 from park.core.lending import Lending
 from park.core.limits import LimitPolicy
+from park.core.line import Line
 from park.core.needs import Door, Kind
 from park.core.outcome import Event, Outcome, Peer, Ref, Send, Write
 from park.core.room import Room
@@ -101,8 +102,9 @@ class State:
         self.replay: deque[Event] = deque()
         self._out = Outcome()
         self._now = 0.0
-        #: the shares of all jobs, if they were worked out after the last event
+        #: the shares of all jobs, and who is before whom, if they were worked out after the last event
         self._shares: dict[int, float] | None = None
+        self._line: Line | None = None
 
     def door(self, job: Job, map_: Map) -> Door:
         """Through which the next units of the map are dealt."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from park.wire import messages
+if TYPE_CHECKING:  # `park kernels` shows a default of this module, and its help comes at once
+    from park.wire import messages
 
 #: Seconds that units and drivers may go on while their kernel drains.
 DRAIN = 6.0

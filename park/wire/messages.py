@@ -347,7 +347,10 @@ class Forget(Message):
 
 @dataclass(frozen=True, slots=True)
 class Status(Message):
-    """The record of one job (*job*), or, where that is 0, of all that `park.search.Query` finds. Answered by Records."""
+    """The record of one job (*job*), or, where that is 0, of all that `park.search.Query` finds. Answered by Records.
+
+    *fields*: of all that are found only these, as lists of their values; none are all fields, as maps.
+    """
 
     id: int
     job: int = 0
@@ -357,6 +360,7 @@ class Status(Message):
     word: str = ""
     since: float = 0.0
     newest: int = 0
+    fields: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,7 +478,7 @@ class Filed(Message):
 
 @dataclass(frozen=True, slots=True)
 class Records(Message):
-    """The payload is a packed list of maps, one a job."""
+    """The payload is a packed list of maps, one a job; or of lists, for a Status that names fields."""
 
     carries = True
     reply: int

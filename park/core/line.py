@@ -1,0 +1,52 @@
+"""Who is before whom: about how much work is due before a job's next unit.
+
+A table shows this of every job that waits, ten thousand at once. So the tags of one moment are sorted once, those of
+owners and those of each owner's jobs, with the sums up to each of them; an answer is two searches then.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import accumulate
+
+
+class _Sums:
+    """Weights that lie at tags: how much weight x distance there is before a tag."""
+
+    def __init__(self, weights: Iterable[tuple[float, float]]) -> None:
+        pairs = sorted(weights)
+        self._tags = [tag for tag, _ in pairs]
+        self._weights = list(accumulate((weight for _, weight in pairs), initial=0.0))
+        self._moments = list(accumulate((weight * tag for tag, weight in pairs), initial=0.0))
+
+    def before(self, tag: float) -> float:
+        """The sum of weight x (tag - its tag) of those whose tag is less."""
+        n = bisect_left(self._tags, tag)
+        return max(0.0, tag * self._weights[n] - self._moments[n])
+
+
+class Line:
+    """The line at one moment. *jobs*: of each its owner, the owner's tag, its own tag, its weight, and its share.
+
+    >>> line = Line([("ann", 0.0, 0.0, 1.0, 0.25), ("ann", 0.0, 3.0, 1.0, 0.25), ("bob", 2.0, 0.0, 1.0, 0.5)])
+    >>> line.ahead("ann", 0.0, 3.0), line.ahead("bob", 2.0, 0.0)
+    (3.0, 2.0)
+    """
+
+    def __init__(self, jobs: Iterable[tuple[str, float, float, float, float]]) -> None:
+        tags: dict[str, float] = {}
+        own: dict[str, list[tuple[float, float]]] = {}
+        self._shares: dict[str, float] = {}
+        for owner, owner_tag, tag, weight, share in jobs:
+            tags[owner] = owner_tag
+            own.setdefault(owner, []).append((tag, weight))
+            self._shares[owner] = self._shares.get(owner, 0.0) + share
+        self._own = {owner: _Sums(weights) for owner, weights in own.items()}
+        self._owners = _Sums((tags[owner], share) for owner, share in self._shares.items())
+
+    def ahead(self, owner: str, owner_tag: float, tag: float) -> float:
+        """About how many slot-seconds of other jobs are due before the next unit of a job with these tags."""
+        own = self._own.get(owner)
+        before = own.before(tag) if own is not None else 0.0
+        return before + self._owners.before(owner_tag) / max(self._shares.get(owner, 0.0), 1e-9)
