@@ -202,6 +202,9 @@ class Link:
         self._noticed = False
         self._incarnation = os.urandom(16)
         self.presence = Presence()
+        #: the broker's last welcome, and by how many seconds its clock was ahead of ours then
+        self.welcome: messages.Welcome | None = None
+        self.ahead = 0.0
         self.mirror = Mirror()
         self.table = LiveTable(self.mirror, self.call_back)
         self._ids = itertools.count(1)
@@ -297,6 +300,7 @@ class Link:
 
     def _welcomed(self, message: Message) -> None:
         assert isinstance(message, messages.Welcome)
+        self.welcome, self.ahead = message, message.wall - time.time()
         self._live.finish()
         fresh = self.presence.fresh
         if fresh:

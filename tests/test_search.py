@@ -108,8 +108,9 @@ def test_columns_are_named_and_all_can_be_shown() -> None:
 def test_where_a_terminal_is_narrow_words_give_way_and_numbers_stay() -> None:
     heads = ["JOB", "NAME", "STATE", "REASON"]
     assert fitted(heads, [5, 40, 8, 90], 200) == [5, 40, 8, 90]
-    assert fitted(heads, [5, 40, 8, 90], 80) == [5, 40, 8, 21]
-    assert fitted(heads, [5, 40, 8, 90], 60) == [5, 25, 8, 16]
+    assert fitted(heads, [5, 40, 8, 90], 120) == [5, 40, 8, 61]
+    assert fitted(heads, [5, 40, 8, 90], 80) == [5, 30, 8, 31]
+    assert fitted(heads, [5, 40, 8, 90], 48) == [5, 13, 8, 16]
     assert fitted(heads, [5, 40, 8, 90], 10) == [5, 12, 8, 16]
 
 

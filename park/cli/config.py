@@ -27,6 +27,8 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ from park.errors import InvalidRequest
 from park.model import MOST_MEMORY, duration, memory_bytes
 
 Tables = dict[str, Any]
+#: Raises InvalidRequest for a value that cannot be, of what is named by the text.
+Check = Callable[[Any, str], None]
 
 
 def credit_policy(environment: Mapping[str, str] | None = None) -> Policy:
@@ -79,27 +83,43 @@ def keep_policy(given: Iterable[str]) -> Keep:
 def read(environment: Mapping[str, str]) -> Tables:
     """All that is configured, as one table of tables. Raises InvalidRequest."""
     merged: Tables = {}
-    for file in files(environment):
-        try:
-            found = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise InvalidRequest(f"{file} cannot be read: {error.strerror}") from error
-        except ValueError as error:  # no TOML, or no text
-            raise InvalidRequest(f"{file} is no TOML: {error}") from error
-        _check(found, _KNOWN, str(file))
-        _merge(merged, found)
-    for name, (table, key) in _VARIABLES.items():
-        if environment.get(name):
-            value: Any = environment[name]
-            if table == "credits":
-                value = _number(name, value)
-            else:
-                value = int(value) if value.isdigit() else value
-                _check_limit(value, name)
-            _merge(merged, {table: {key: value}})
+    for source in sources(environment):
+        if source.faults:
+            raise InvalidRequest(source.faults[0])
+        _merge(merged, source.tables)
     return merged
+
+
+@dataclass(slots=True)
+class Source:
+    """A file or a variable, what it says, and what is wrong with that, a sentence each. *there*: it exists."""
+
+    name: str
+    tables: Tables = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    there: bool = True
+
+
+def sources(environment: Mapping[str, str]) -> Iterator[Source]:
+    """Where settings come from, the one that counts least first."""
+    for file in files(environment):
+        source = Source(str(file))
+        try:
+            source.tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            source.there = False
+        except OSError as error:
+            source.faults.append(f"{file} cannot be read: {error.strerror}")
+        except ValueError as error:  # no TOML, or no text
+            source.faults.append(f"{file} is no TOML: {error}")
+        source.faults += _faults(source.tables, KNOWN, str(file))
+        yield source
+    for name, (table, key) in VARIABLES.items():
+        if text := environment.get(name):
+            value: Any = _number(text) if table == "credits" else int(text) if text.isdigit() else text
+            source = Source(name, {table: {key: value}})
+            source.faults += _faults_of(KNOWN[table][key], value, name)
+            yield source
 
 
 def files(environment: Mapping[str, str]) -> Iterator[Path]:
@@ -127,52 +147,69 @@ def _check_credits(value: Any, where: str) -> None:
         raise InvalidRequest(f"{where} = {value!r} is no number of credits from 0 to {MOST:.0e}")
 
 
-def _number(name: str, text: str) -> float:
+def _number(text: str) -> float | str:
     try:
-        value: Any = float(text)
+        return float(text)
     except ValueError:
-        value = text
-    _check_credits(value, name)
-    return float(value)
+        return text
 
 
-def _check_limit(value: Any, where: str) -> None:
-    if where.lower().endswith("bytes"):
-        try:
-            memory_bytes(value)
-        except InvalidRequest:
-            raise InvalidRequest(
-                f"{where} = {value!r} is no size: a number of bytes, or a text such as '50 GB'"
-            ) from None
-    elif isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_MEMORY:
+def _check_count(value: Any, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_MEMORY:
         raise InvalidRequest(f"{where} = {value!r} is no whole number from 0 on")
+
+
+def _check_size(value: Any, where: str) -> None:
+    try:
+        memory_bytes(value)
+    except InvalidRequest:
+        raise InvalidRequest(
+            f"{where} = {value!r} is no size: a number of bytes, or a text such as '50 GB'"
+        ) from None
 
 
 #: Keys with the check of their values, or the table behind them; "*" stands for any name.
 _TERMS: dict[str, Any] = {"cap": _check_credits, "rate": _check_credits}
-_LIMITS: dict[str, Any] = dict.fromkeys(("jobs", "units", "bytes"), _check_limit)
-_KNOWN: dict[str, Any] = {
+_LIMITS: dict[str, Any] = {"jobs": _check_count, "units": _check_count, "bytes": _check_size}
+KNOWN: dict[str, Any] = {
     "credits": {**_TERMS, "owners": {"*": _TERMS}},
     "limits": {**_LIMITS, "owners": {"*": _LIMITS}},
 }
-_VARIABLES = {
+VARIABLES = {
     f"PARK_{table.upper()}_{key.upper()}": (table, key)
     for table, keys in (("credits", _TERMS), ("limits", _LIMITS))
     for key in keys
 }
 
 
-def _check(table: Tables, known: dict[str, Any], file: str, above: str = "") -> None:
-    """Raises InvalidRequest for what *file* says and nobody asks for, or what cannot be so."""
+def _faults(table: Tables, known: dict[str, Any], file: str, above: str = "") -> Iterator[str]:
+    """What *file* says and nobody asks for, or what cannot be so."""
     for key, value in table.items():
         where = f"{above}.{key}" if above else key
-        expected: dict[str, Any] | Callable[[Any, str], None] | None = known.get(key, known.get("*"))
+        expected: dict[str, Any] | Check | None = known.get(key, known.get("*"))
         if expected is None:
             place = f"[{above}] has" if above else "there are"
-            raise InvalidRequest(f"{file}: {where} is not known; {place} {', '.join(known)}")
-        if not isinstance(expected, dict):
-            expected(value, f"{file}: {where}")
+            yield f"{file}: {where} is not known; {place} {', '.join(known)}{meant(key, known)}"
+        elif not isinstance(expected, dict):
+            yield from _faults_of(expected, value, f"{file}: {where}")
         elif not isinstance(value, dict):
-            raise InvalidRequest(f"{file}: {where} = {value!r} is no table: write [{where}]")
+            yield f"{file}: {where} = {value!r} is no table: write [{where}]"
         else:
-            _check(value, expected, file, where)
+            yield from _faults(value, expected, file, where)
+
+
+def _faults_of(check: Check, value: Any, where: str) -> Iterator[str]:
+    try:
+        check(value, where)
+    except InvalidRequest as error:
+        yield str(error)
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """What was probably meant by a *word* that is not among the *known* ones, in words; "": nobody knows.
+
+    >>> meant("limit", ["credits", "limits"])
+    ' (did you mean limits?)'
+    """
+    near = get_close_matches(word, list(known), 1)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from park.model import KernelRecord
 
 
+HEADS = ("KERNEL", "HOST", "PID", "SLOTS", "DRIVERS", "MEMORY", "PYTHON", "STATE", "LABELS")
+
+
 @click.group(cls=ShowsByDefault, subcommand_metavar="[--json] | drain KERNEL...")
 def kernels() -> None:
     """List the kernels that are connected, or send some away."""
@@ -36,11 +39,11 @@ def show(broker: str | None, as_json: bool) -> None:
         if not records:
             click.echo("no kernel is connected (park-kernel starts one)", err=True)
             return
-        heads = ("KERNEL", "HOST", "PID", "SLOTS", "DRIVERS", "MEMORY", "PYTHON", "STATE", "LABELS")
-        print_table(heads, [_row(r) for r in records])
+        print_table(HEADS, [row(r) for r in records])
 
 
-def _row(r: KernelRecord) -> tuple[str, ...]:
+def row(r: KernelRecord) -> tuple[str, ...]:
+    """The line of a kernel below `HEADS`."""
     state = "draining" if r.draining else "busy" if r.busy or r.drivers else "idle"
     if r.owner:
         state += f", {r.owner}'s jobs {'only' if r.only else 'first'}"

@@ -13,7 +13,9 @@ from park.cli.jobs import jobs, show, why
 from park.cli.kernels import kernels
 from park.cli.keys import keys
 from park.cli.results import fetch, logs, run, wait
+from park.cli.settings import config
 from park.cli.steer import abort, change, control, delete, pause, resume, retry, stop
+from park.cli.top import top
 
 
 @click.group()
@@ -27,7 +29,7 @@ def main() -> None:
 
 
 _JOBS = (jobs, show, why, wait, logs, fetch, stop, abort, pause, resume, control, change, retry, run, delete)
-for command in (*_JOBS, kernels, credits, keys, backup):
+for command in (*_JOBS, top, kernels, credits, keys, config, backup):
     main.add_command(command)
 
 

@@ -24,7 +24,9 @@ STYLES = {
     "fault": "bold red",
     "ok": "green",
 }
-#: Columns that give way where the terminal is narrow, the first first, and what they keep.
+#: The states of jobs as they are listed, those that take slots first.
+STATES = ("running", "queued", "waiting", "paused", "complete", "failed", "aborted")
+#: Columns that give way where the terminal is narrow, the widest first, and what they keep.
 YIELDING = {"REASON": 16, "FOUND": 30, "TAGS": 8, "LABELS": 8, "NAME": 12, "HOST": 8, "OWNER": 6, "VALUE": 10}
 #: The heads of columns whose cells have the style of what they say.
 STYLED = ("STATE", "CHECK")
@@ -66,10 +68,14 @@ def fit(text: str, room: int) -> str:
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print *rows* below *heads*: on a terminal cut to its width, in a pipe in full."""
-    terminal = sys.stdout.isatty()
-    room = shutil.get_terminal_size().columns if terminal else None
-    colours = terminal and has_colours()
-    click.echo("\n".join(ansi(line) if colours else flat(line) for line in layout(heads, rows, room)))
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print_lines(layout(heads, rows, room))
+
+
+def print_lines(lines: Iterable[Line]) -> None:
+    """Print lines, in colours where there are any."""
+    colours = sys.stdout.isatty() and has_colours()
+    click.echo("\n".join(ansi(line) if colours else flat(line) for line in lines))
 
 
 def has_colours() -> bool:
@@ -120,9 +126,10 @@ def fitted(heads: Sequence[str], widths: Sequence[int], room: int) -> list[int]:
     [3, 20, 33]
     """
     found = list(widths)
-    for yielding, least in YIELDING.items():
-        over = sum(found) + GAP * (len(found) - 1) - room
-        for i, head in enumerate(heads):
-            if head == yielding and over > 0:
-                found[i] = max(min(found[i], least), found[i] - over)
+    least = [min(w, YIELDING.get(head, w)) for head, w in zip(heads, widths, strict=True)]
+    for _ in range(sum(found) + GAP * (len(found) - 1) - room):
+        spare = [i for i, w in enumerate(found) if w > least[i]]
+        if not spare:
+            break
+        found[max(spare, key=lambda i: found[i])] -= 1
     return found

@@ -39,6 +39,7 @@ from park.core.roster import Client, Kernel, Member
 from park.core.state import WORDS
 from park.errors import Busy, ParkError, ProtocolError
 from park.model import Delta, JobRecord, JobState
+from park.version import __version__
 from park.wire import messages
 from park.wire.messages import Message, Submit
 
@@ -258,7 +259,18 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
 
     def _welcome_to(self, fresh: bool, reply: int = 0, lost: bool = True) -> messages.Welcome:
         r = self.roster
-        return messages.Welcome(self.store, self.epoch, r.heartbeat, r.lease, fresh, reply, lost)
+        return messages.Welcome(
+            self.store,
+            self.epoch,
+            r.heartbeat,
+            r.lease,
+            fresh,
+            reply,
+            lost,
+            release=__version__,
+            wall=self._wall_now,
+            since=self._since,
+        )
 
     def _heartbeat(self, event: Event, m: messages.Heartbeat) -> None:
         """`Roster.heard` has seen it. What a kernel has that is not its any more was given before contact was lost."""
@@ -376,7 +388,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
 
     def settle(self, now: float, wall: float) -> Outcome:
         """After all `restore` calls: release what may run, as the first tick of this life."""
-        self._out, self._now, self._wall = Outcome(), now, wall - now
+        self._out, self._now, self._wall, self._since = Outcome(), now, wall - now, wall
         self.ledger.settle(self.list.jobs)
         self._begin_keeping(wall)
         self.recover_until = now + self.roster.lease

@@ -15,6 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -115,6 +116,23 @@ class JobCopy:
     record: JobRecord
     request: Request
     result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """A broker as it presents itself: its *place*, the *release* of PARK that it runs, its *store* and the number and
+    beginning of its life (*epoch*; *since*, seconds since 1970), seconds between signs of life (*heartbeat*) and until
+    somebody who gives none is lost (*lease*), and by how many its clock is *ahead* of the one here.
+    """
+
+    place: str
+    release: str
+    store: str
+    epoch: int
+    since: float
+    heartbeat: float
+    lease: float
+    ahead: float
 
 
 class Server(ABC):
@@ -597,6 +615,17 @@ class ServerProxy(Server):
     def _change(self, job: Any, **values: Any) -> None:
         number = self._last_job() if job is None else number_of(job)
         self._ask(lambda n: messages.Change(n, number, **values))
+
+    def hush(self) -> AbstractContextManager[None]:
+        """Meanwhile the caller shows by itself when the broker is away."""
+        return self._link.hush()
+
+    def about(self) -> About:
+        """What the broker has said of itself when it last welcomed this client."""
+        link = self._link
+        w = link.welcome
+        assert w is not None
+        return About(link.name, w.release, w.store, w.epoch, w.since, w.heartbeat, w.lease, link.ahead)
 
     def credits(self, owner: str | None = None) -> list[AccountRecord]:
         """The account of *owner* (None: your own), a list of one, or of everybody ("*"), by name.

@@ -75,6 +75,8 @@ class State:
         #: jobs that this turn has changed, for `check`
         self.touched_jobs: set[int] = set()
         self._wall = 0.0
+        #: when this life began, wall clock
+        self._since = 0.0
         #: ended jobs whose dependents have not been looked at
         self._ended: deque[int] = deque()
         #: ended sessions, and ended stored jobs, that are in memory, the first that ended first

@@ -78,7 +78,8 @@ class Welcome(Message):
 
     *lost*: what was on its way may be lost; not where a peer says hello twice over one connection. *number*: that of a
     client in this life of the broker; another one means that what it had open has ended, though a Welcome that said so
-    was lost.
+    was lost. For people: the *release* of the broker, what its clock shows (*wall*), and *since* when it lives, both
+    seconds since 1970.
     """
 
     store: str
@@ -89,6 +90,9 @@ class Welcome(Message):
     reply: int = 0
     lost: bool = True
     number: int = 0
+    release: str = ""
+    wall: float = 0.0
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
