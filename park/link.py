@@ -202,9 +202,9 @@ class Link:
         self._noticed = False
         self._incarnation = os.urandom(16)
         self.presence = Presence()
-        #: the broker's last welcome, and by how many seconds its clock was ahead of ours then
+        #: the broker's last welcome, and by how many seconds its clock is ahead of ours (None: it has not said so)
         self.welcome: messages.Welcome | None = None
-        self.ahead = 0.0
+        self.ahead: float | None = None
         self.mirror = Mirror()
         self.table = LiveTable(self.mirror, self.call_back)
         self._ids = itertools.count(1)
@@ -280,6 +280,8 @@ class Link:
             with contextlib.suppress(ProtocolError):  # a gap: the mirror will see it, and ask for the whole
                 message, data = codec.decode(frames)
                 self.mirror.feed(message, data, now)
+                if isinstance(message, messages.Head):
+                    self.ahead = message.wall - time.time()
         self.mirror.tick(now)
         if not self._has_table and self.mirror.state is State.LIVE:
             self._has_table = True
@@ -300,7 +302,7 @@ class Link:
 
     def _welcomed(self, message: Message) -> None:
         assert isinstance(message, messages.Welcome)
-        self.welcome, self.ahead = message, message.wall - time.time()
+        self.welcome = message
         self._live.finish()
         fresh = self.presence.fresh
         if fresh:

@@ -234,17 +234,26 @@ class TableChanges(Iterator[Change]):
         self._arrived.set()
 
     def __next__(self) -> Change:
-        deadline = None if self._timeout is None else time.monotonic() + self._timeout
-        while not self._ready:
-            self._arrived.clear()
-            self._ready = self._waiting.take()[::-1]
-            if self._ready:
-                break
-            if self._table.closed or not self._finalizer.alive:
-                raise StopIteration
-            if not self._arrived.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                raise StopIteration
+        if not self._ready:
+            self._ready = self.take(self._timeout)[::-1]
+        if not self._ready:
+            raise StopIteration
         return self._ready.pop()
+
+    def take(self, timeout: float | None = 0.0) -> list[Change]:
+        """All that have come; if there are none, those that come first within *timeout* seconds (None: no limit).
+
+        None come any more when the connection has ended.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        found, self._ready = self._ready[::-1], []
+        while True:
+            self._arrived.clear()
+            found += self._waiting.take()
+            if found or self._table.closed or not self._finalizer.alive:
+                return found
+            if not self._arrived.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                return found
 
     def close(self) -> None:
         """Follow the table no longer."""

@@ -56,6 +56,7 @@ class ServiceManager:
         self.reactor = reactor if reactor is not None else Reactor()
         self.clients, self.kernels, self.board = Junction(), Junction(), Junction()
         self.loop: BrokerLoop | None = None
+        self._home: Path | None = None
         #: a folder of its own, which goes with it
         self._folder: Path | None = None
         #: where it listens, by name: over ipc, and over tcp
@@ -88,6 +89,7 @@ class ServiceManager:
         if bind is not None:
             check_bind(bind)
         folder = self._sockets(home)
+        self._home = home
         if bind is not None or has_curve():
             self.keyring = Keyring(home if home is not None else folder)
             self.keyring.pair()
@@ -149,6 +151,8 @@ class ServiceManager:
             "host": platform.node(),
             **self.endpoints,
         }
+        if self._home is not None:
+            fields["home"] = str(self._home)
         if self.keyring is not None:
             fields["public"] = self.keyring.pair().public
         if self.tcp and self.keyring is not None:

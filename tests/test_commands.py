@@ -19,8 +19,16 @@ import pytest
 from fabric import Fabric, Process, until
 
 import park
-from park.core.server import ServerProxy
+from park.cli import screen
+from park.cli.tables import flat
+from park.cli.top import Seen, picture
+from park.core.server import About, ServerProxy
+from park.live import LiveTable
+from park.mirror import Mirror
+from park.model import AccountRecord, Delta, KernelRecord
 from park.search import Query
+from park.table import Table
+from park.wire import messages
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # kernels need not have this folder
 
@@ -167,6 +175,9 @@ class Terminal:
             self._shown.extend(os.read(self._master, 65536))
         return self._shown.decode(errors="replace")
 
+    def press(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
     def __enter__(self) -> Terminal:
         return self
 
@@ -212,6 +223,182 @@ def test_watching_ends_with_the_connection(world: World, drawn: bool) -> None:
         finally:
             watching.kill()
         assert watching.text.endswith("park: the connection to the broker was closed\n")
+
+
+def test_watching_ends_when_its_reader_has_gone(world: World) -> None:
+    watching = world.fabric.start(
+        "-m", "park.cli.park", "jobs", "-a", "-w", env={"PARK_BROKER": world.fabric.address}, stdout=-1
+    )
+    assert watching.popen.stdout is not None
+    assert json.loads(watching.popen.stdout.readline())["job"] == world.done
+    watching.popen.stdout.close()
+    assert watching.wait() == 141
+    assert watching.text == ""
+
+
+def test_a_reader_of_a_pipe_is_told_when_the_broker_is_away_and_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(screen, "REDRAW", 0.01)
+    monkeypatch.setattr(screen, "MISSED", 0.0)
+    mirror = Mirror()
+    table = LiveTable(mirror, lambda call: call())
+    head = messages.Header("store", 1, 0, 0)
+
+    def story() -> Iterator[str]:
+        assert mirror.wants_snapshot(0.0)
+        mirror.feed(head, Table().header(), 0.0)
+        yield ""
+        mirror.tick(100.0)
+        yield "park: no sign of the broker: its changes come when it is back\n"
+        yield ""
+        mirror.feed(messages.Head("store", 1, 0), b"", 101.0)
+        yield "park: the broker is back\n"
+        table.close()
+        yield ""
+
+    steps = story()
+    next(steps)
+    expected = []
+
+    def gone() -> bool:
+        expected.append(next(steps))
+        return False
+
+    monkeypatch.setattr(screen, "reader_gone", gone)
+    assert list(screen.changes(table)) == []
+    assert capsys.readouterr().err == "".join(expected)
+    assert len(expected) == 4
+
+
+# -- the whole, and what is wrong --------------------------------------------------------------------
+
+
+def test_top_shows_all_on_one_screen(world: World) -> None:
+    job = world.service.start(time.sleep, [60], name="sleeper", priority="high")
+    until(lambda: world.service.status(job).running)
+    try:
+        lines = world.run("top").splitlines()
+        assert lines[0].startswith(f"{world.fabric.address}: PARK {park.__version__}, life 1, since ")
+        assert lines[1].startswith("slots: 1 of 1 busy, on 1 kernel; jobs: 1 running, ")
+        heads = [line.split() for line in lines if line and line.split()[0].isupper()]
+        assert ["JOB", "OWNER", "NAME", "PRIORITY", "RUNNING", "DONE", "USED", "STARTED"] in heads
+        assert any(line.split()[:4] == [str(job), "tester", "sleeper", "high"] for line in lines)
+        found = json.loads(world.run("top", "--json"))
+        assert [k["busy"] for k in found["kernels"]] == [1]
+        assert [r["job"] for r in found["running"]] == [job]
+        (owner,) = found["owners"]
+        assert owner["owner"] == "tester"
+        assert owner["slots"] == owner["jobs"]["running"] == 1
+        assert owner["share"] > 0
+        assert found["jobs"]["complete"] >= 2
+        with Terminal() as terminal:
+            env = {"PARK_BROKER": world.fabric.address, "TERM": "xterm"}
+            options = {"stdout": terminal.slave, "stdin": terminal.slave}
+            watching = world.fabric.start("-m", "park.cli.park", "top", "-w", env=env, **options)
+            until(lambda: "sleeper" in terminal.text, why=lambda: terminal.text)
+            world.service.abort(job)
+            until(lambda: "0 of 1 busy" in terminal.text, why=lambda: terminal.text)
+            terminal.press("q")
+            assert watching.wait() == 0
+    finally:
+        with suppress(park.ParkError):
+            world.service.abort(job)
+
+
+def test_a_narrow_screen_leaves_lines_out_and_says_so() -> None:
+    kernels = {n: KernelRecord(n, f"node{n}", 1, slots=2) for n in range(1, 31)}
+    table = Table()
+    for n, record in kernels.items():
+        table.apply(Delta("kernel", n, record.as_map()))
+    for n in range(1, 31):
+        fields = {"job": n, "owner": f"owner{n % 7}", "name": "a long name " * 9, "state": "queued"}
+        table.apply(Delta("job", n, fields))
+        table.apply(Delta("job", n, {"state": "running", "running": 2}))
+    mirror = Mirror()
+    mirror.table = table
+    about = About("tcp://head:7275", "1.0", "store", 3, 0.0, 2.0, 20.0, None)
+    accounts = [AccountRecord(f"owner{n}", share=n / 28) for n in range(8)]
+    seen = Seen(about, LiveTable(mirror, lambda call: call()), accounts)
+    for width, height in [(80, 24), (160, 24), (40, 12), (80, 60)]:
+        lines = picture(seen, width, height, now=0.0)
+        assert len(lines) <= height
+        assert max(map(len, map(flat, lines[3:]))) <= max(width, 70)
+        assert any(" more" in flat(line) for line in lines) is (height > 12)
+    whole = "\n".join(map(flat, picture(seen, None)))
+    assert whole.count("node") == 30
+    assert "owner0" in whole
+    assert "owner7" not in whole
+    assert "more" not in whole
+    assert whole.index("owner6") < whole.index("owner1")
+
+
+def test_doctor_finds_nothing_where_all_is_well(world: World) -> None:
+    text = world.run("doctor")
+    assert "fault" not in text
+    checks = {c["name"]: c for c in json.loads(world.run("doctor", "--json"))}
+    assert {c["how"] for c in checks.values()} <= {"ok", "note"}
+    assert checks["kernels"]["found"].startswith("1 with 1 slots")
+    assert f"PARK {park.__version__}, life 1" in checks["its release"]["found"]
+    assert checks["store"]["found"].startswith(str(world.fabric.home / "jobs.mdb"))
+    assert "from PARK_BROKER" in checks["broker"]["found"]
+    assert f"its process {world.fabric.broker.pid} lives" in checks["connection file"]["found"]
+
+
+def test_doctor_says_what_is_wrong_and_what_to_do(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "connection.json"
+    fields = json.loads(world.fabric.connection.read_text()) | {"pid": 4194400, "home": "/nowhere"}
+    file.write_text(json.dumps(fields))
+    file.chmod(0o644)
+    bad, none = tmp_path / "bad.json", tmp_path / "none.json"
+    bad.write_text("{}")
+
+    def faults(broker: object, **env: str) -> Process:
+        env = {"PARK_BROKER": str(broker)} | env
+        return world.fabric.start("-m", "park.cli.park", "doctor", "--json", env=env)
+
+    started = [
+        faults(file, PARK_SLOTS="many", PARK_LIMIT_JOBS="3"),
+        faults(bad),
+        faults(none),
+        faults("tcp://127.0.0.1:1"),
+        faults("http://head"),
+    ]
+    assert [p.wait() for p in started] == [1, 4, 4, 4, 4], [p.text for p in started]
+    found = [[c for c in json.loads(p.text) if c["how"] == "fault"] for p in started]
+    assert [c["name"] for c in found[0]] == ["configuration", "configuration", *["connection file"] * 2]
+    assert found[0][1]["found"] == (
+        "nothing reads the variable PARK_LIMIT_JOBS (did you mean PARK_LIMITS_JOBS?)"
+    )
+    assert found[0][2]["remedy"] == f"chmod 600 {file}"
+    assert found[0][3]["remedy"] == f"start it again: park-broker --home {tmp_path}"
+    assert "it has no 'version'" in found[1][0]["found"]
+    assert "does not exist" in found[2][0]["found"]
+    assert "there is no key for the broker at tcp://127.0.0.1:1" in found[3][0]["found"]
+    assert "is no address of a broker" in found[4][0]["found"]
+
+
+def test_a_shell_completes_jobs_and_tags(world: World) -> None:
+    def completed(*words: str, broker: str = world.fabric.address) -> list[str]:
+        env = {
+            "PARK_BROKER": broker,
+            "_PARK_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(["park", *words]),
+            "COMP_CWORD": str(len(words)),
+        }
+        process = world.fabric.start("-m", "park.cli.park", env=env)
+        assert process.wait() == 0
+        return [line.removeprefix("plain,") for line in process.text.splitlines()]
+
+    assert completed("show", f"{world.held},{world.done}") == [f"{world.held},{world.done}"]
+    assert {"tag:demo", "tag:batch=7"} <= set(completed("fetch", "tag:"))
+    assert completed("jobs", "-t", "de") == ["demo"]
+    assert completed("jobs", "-o", "job,st") == ["job,state", "job,started"]
+    assert completed("credits", "grant", "ad") == ["ada"]
+    assert completed("show", "1", broker="/nowhere") == [""]
+    script = world.run("completion", "bash")
+    assert "_PARK_COMPLETE=bash_complete" in script
+    world.run("completion", "csh", code=2)
 
 
 def test_a_job_that_failed_is_run_again(world: World) -> None:
@@ -393,27 +580,51 @@ def test_abort_ends_it_now(world: World) -> None:
     assert waiting.text == f"park: job {job} was aborted: aborted by its owner\n"
 
 
-def test_ctrl_c_in_wait_leaves_the_job_alone(world: World) -> None:
+def test_ctrl_c_in_wait_leaves_the_jobs_alone(world: World) -> None:
     waiting = world.fabric.script(
         """
         import sys
         from park.core.server import ServerProxy
         from park.cli.park import main
-        attend = ServerProxy._attend
+        ends = ServerProxy.ends
         def told(*arguments):
             print("waiting", flush=True)
-            return attend(*arguments)
-        ServerProxy._attend = told
-        main(["wait", sys.argv[1]])
+            return ends(*arguments)
+        ServerProxy.ends = told
+        main(["wait", *sys.argv[1:]])
         """,
+        str(world.done),
         str(world.held),
+        str(world.later),
     )
-    until(lambda: "waiting" in waiting.text, why=lambda: waiting.text)
+    until(lambda: f"job {world.done} is complete" in waiting.text, why=lambda: waiting.text)
     waiting.signal(signal.SIGINT)
     assert waiting.wait() == 130, waiting.text
-    assert f"park: job {world.held} goes on; wait for it again with" in waiting.text
+    assert f"park: 2 jobs go on; `park wait {world.held},{world.later}` waits again" in waiting.text
     assert "Traceback" not in waiting.text
     assert world.service.status(world.held).state == "waiting"
+
+
+def test_several_jobs_are_waited_for_with_a_bar_each(world: World) -> None:
+    first, second = (world.service.start(square, [1], name=name, when=1000) for name in ("[b]one[/b]", "二"))
+    with Terminal() as terminal:
+        env = {"PARK_BROKER": world.fabric.address, "TERM": "xterm", "COLUMNS": "100", "LINES": "20"}
+        command = ("-m", "park.cli.park", "wait", str(first), str(second))
+        waiting = world.fabric.start(*command, env=env, stderr=terminal.slave)
+        try:
+            shown = lambda: terminal.text.count("waits for its time") > 1  # noqa: E731
+            until(shown, why=lambda: terminal.text)
+            assert "[b]one[/b]" in terminal.text
+            assert "二" in terminal.text
+            assert "0/1" in terminal.text
+            world.service.abort(second)
+            until(lambda: f"job {second} was aborted: aborted by its owner" in terminal.text)
+            assert waiting.running
+            world.service.abort(first)
+            until(lambda: terminal.text and not waiting.running)
+            assert waiting.wait() == 1
+        finally:
+            waiting.kill()
 
 
 # -- steering ------------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from park.cli.config import credit_policy, files, keep_policy, limit_policy, read
+from park.cli.config import credit_policy, files, keep_policy, limit_policy, read, sources
+from park.cli.settings import config, settings
 from park.core.keeping import Keep
 from park.core.ledger import Policy, Terms
 from park.core.limits import LimitPolicy, Limits
@@ -164,3 +166,72 @@ def test_how_long_jobs_are_kept() -> None:
     ]:
         with pytest.raises(InvalidRequest, match=words):
             keep_policy(given)
+
+
+# -- where each came from ----------------------------------------------------------------------------
+
+
+def test_every_setting_says_where_it_came_from(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARK_HOME", "/var/park")
+    site = place.write(place.first, "[credits]\ncap = 2\nrate = 3\n[limits.owners.ada]\nbytes = '1 GB'\n")
+    user = place.write(place.home, "[credits]\ncap = 4\n")
+    environment = place.environment | {
+        "PARK_LIMITS_JOBS": "5",
+        "PARK_HOME": "/var/park",
+        "PARKMAIL": "ada@x.org",
+    }
+    known, faults = settings(environment, sources(environment))
+    assert faults == []
+    found = {s.name: (s.value, s.source) for s in known}
+    assert found["credits.cap"] == (4, str(user))
+    assert found["credits.rate"] == (3, str(site))
+    assert found["limits.jobs"] == (5, "PARK_LIMITS_JOBS")
+    assert found["limits.units"] == (20_000_000, "built-in")
+    assert found["limits.owners.ada.bytes"] == ("1 GB", str(site))
+    assert found["broker"] == ("/var/park/connection.json", "PARK_HOME")
+    assert found["user"] == ("ada", "PARKMAIL")
+    assert found["slots"][1] == "built-in"
+
+
+def test_all_that_is_wrong_is_said_and_does_not_count(place: Place) -> None:
+    file = place.write(place.home, "[limit]\njobs = 5\n[credits]\ncaps = 5\nrate = -1\n")
+    environment = place.environment | {
+        "PARK_CREDITS_CAP": "x",
+        "PARK_CREDIT_RATE": "5",
+        "PARK_LIMITS_JOBS": "7",
+    }
+    known, faults = settings(environment, sources(environment))
+    assert faults == [
+        f"{file}: limit is not known; there are credits, limits (did you mean limits?)",
+        f"{file}: credits.caps is not known; [credits] has cap, rate, owners (did you mean cap?)",
+        f"{file}: credits.rate = -1 is no number of credits from 0 to 1e+12",
+        "PARK_CREDITS_CAP = 'x' is no number of credits from 0 to 1e+12",
+        "nothing reads the variable PARK_CREDIT_RATE (did you mean PARK_CREDITS_RATE?)",
+    ]
+    found = {s.name: s.value for s in known}
+    assert (found["credits.cap"], found["credits.rate"], found["limits.jobs"]) == (36_000.0, 1_500.0, 7)
+
+
+def test_the_command_shows_settings_files_and_faults(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PARK")]:
+        monkeypatch.delenv(name)
+    for name, value in place.environment.items():
+        monkeypatch.setenv(name, value)
+    file = place.write(place.home, "[credits]\ncap = 4\n")
+    with pytest.raises(SystemExit) as ended:
+        config(["--json"])
+    assert ended.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"name": "credits.cap", "value": 4, "source": str(file)} in found["settings"]
+    assert found["files"][str(file)] is True
+    assert found["faults"] == []
+    monkeypatch.setenv("PARK_CREDITS_CAP", "much")
+    with pytest.raises(SystemExit) as ended:
+        config([])
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].split() == ["SETTING", "VALUE", "FROM"]
+    assert f"{file} was read" in err
+    assert err.endswith("park: PARK_CREDITS_CAP = 'much' is no number of credits from 0 to 1e+12\n")

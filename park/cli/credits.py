@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from park.cli import completion
 from park.cli.common import ShowsByDefault, broker_option, in_words, open_service
 from park.cli.tables import plain, print_table
 
@@ -25,7 +26,7 @@ def credits() -> None:
 
 @credits.command()
 @broker_option
-@click.argument("owner", required=False)
+@click.argument("owner", required=False, shell_complete=completion.owners)
 @click.option("-a", "everybody", is_flag=True, help="The accounts of all owners.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array of accounts.")
 def show(broker: str | None, owner: str | None, everybody: bool, as_json: bool) -> None:
@@ -84,7 +85,7 @@ def _until(a: AccountRecord) -> str:
     context_settings={"ignore_unknown_options": True}
 )  # so that -5 is a number, and refused as one
 @broker_option
-@click.argument("owner")
+@click.argument("owner", shell_complete=completion.owners)
 @click.argument("amount", type=float)
 def grant(broker: str | None, owner: str, amount: float) -> None:
     """Give OWNER some more credits, beyond the cap if need be.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from park.cli import columns, tables
+from park.cli import columns, completion, tables
 from park.cli.common import broker_option, in_words, open_service
 from park.cli.select import chosen, selectors_argument
 from park.cli.tables import plain, print_table
@@ -27,13 +27,28 @@ if TYPE_CHECKING:
 @click.option("-a", "everybody", is_flag=True, help="The jobs of all owners, and those that have ended.")
 @click.option("--mine", is_flag=True, help="With -a: only yours, also those that have ended.")
 @click.option(
-    "-t", "--tag", "tags", multiple=True, help="Only jobs with this tag; may be given several times."
+    "-t",
+    "--tag",
+    "tags",
+    multiple=True,
+    help="Only jobs with this tag; may be given several times.",
+    shell_complete=completion.tags,
 )
 @click.option(
-    "-s", "--state", "states", multiple=True, help="Only jobs in this state; may be given several times."
+    "-s",
+    "--state",
+    "states",
+    multiple=True,
+    help="Only jobs in this state; may be given several times.",
+    shell_complete=completion.among(tables.STATES),
 )
 @click.option(
-    "-o", "--columns", "chosen", metavar="A,B,...", help=f"What to show: {', '.join(columns.COLUMNS)}."
+    "-o",
+    "--columns",
+    "chosen",
+    metavar="A,B,...",
+    help=f"What to show: {', '.join(columns.COLUMNS)}.",
+    shell_complete=completion.among(columns.COLUMNS),
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON array of records.")
 @click.option("-w", "--watch", is_flag=True, help="Follow the table; in a pipe, one JSON line a change.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from park.cli import completion
 from park.cli.common import ShowsByDefault, broker_option, in_words, open_service, seconds
 from park.cli.tables import print_table
 from park.kernel.term import DRAIN
@@ -64,7 +65,14 @@ def row(r: KernelRecord) -> tuple[str, ...]:
 
 @kernels.command()
 @broker_option
-@click.argument("numbers", metavar="KERNEL...", type=int, nargs=-1, required=True)
+@click.argument(
+    "numbers",
+    metavar="KERNEL...",
+    type=int,
+    nargs=-1,
+    required=True,
+    shell_complete=completion.kernels,
+)
 @click.option(
     "--grace",
     callback=seconds,

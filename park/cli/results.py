@@ -1,4 +1,4 @@
-"""``park wait``, ``fetch`` and ``run``: what jobs have found, and what went wrong in them."""
+"""``park fetch``, ``logs`` and ``run``: what jobs have found, and what went wrong in them."""
 
 from __future__ import annotations
 
@@ -9,45 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from park.cli import completion
 from park.cli.columns import clock
-from park.cli.common import broker_option, code_of, in_words, open_service, tell
-from park.cli.select import chosen, one_argument, selectors_argument
+from park.cli.common import broker_option, in_words, open_service
+from park.cli.select import chosen, one_argument
 from park.cli.tables import plain
 
 if TYPE_CHECKING:
     from park.core.server import JobCopy
     from park.model import Log
-
-
-@click.command()
-@broker_option
-@selectors_argument
-@click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait at most, for all of them.")
-def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None) -> None:
-    """Wait until jobs have ended.
-
-    The exit code is 0 if all are complete, 1 if one failed or was aborted, 5 after the timeout.
-    """
-    with in_words():
-        import time
-
-        from park.errors import JobAborted, JobFailed
-
-        service = open_service(broker)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        worst: JobFailed | JobAborted | None = None
-        jobs = [job for job, _ in chosen(service, selectors, ended=False)]
-        for job in jobs:
-            try:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                service.wait(job, timeout if job == jobs[0] else left)
-            except (JobFailed, JobAborted) as error:
-                worst = worst or error
-                tell(error)
-            else:
-                click.echo(f"job {job} is {service.status(job).state}")
-        if worst is not None:
-            sys.exit(code_of(worst))
 
 
 @click.command()
@@ -128,7 +98,7 @@ def _print_log(message: Log) -> None:
 
 @click.command()
 @broker_option
-@click.argument("job", type=int)
+@click.argument("job", type=int, shell_complete=completion.jobs)
 @click.option("--unit", type=click.IntRange(0), help="Which input; default: the first one that failed.")
 def run(broker: str | None, job: int, unit: int | None) -> None:
     """Run one unit of a job here, in this process, to look at it.

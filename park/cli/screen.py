@@ -49,7 +49,7 @@ def draw(table: LiveTable, lines: Callable[[int, int], list[Line]]) -> None:
         text.no_wrap, text.overflow = True, "crop"
         return text
 
-    changes = table.changes(timeout=0)
+    changes = table.changes()
     with (
         keys() as pressed,
         Live(picture(), console=console, auto_refresh=False, screen=not console.is_dumb_terminal) as live,
@@ -58,10 +58,7 @@ def draw(table: LiveTable, lines: Callable[[int, int], list[Line]]) -> None:
         while not table.closed:
             if "q" in pressed(DRAW):
                 return
-            changed = next(changes, None) is not None
-            for _ in changes:
-                pass
-            if changed or console.size != size or time.monotonic() - drawn >= REDRAW:
+            if changes.take() or console.size != size or time.monotonic() - drawn >= REDRAW:
                 live.update(picture(), refresh=True)
                 drawn, size = time.monotonic(), console.size
 

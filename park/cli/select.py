@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from park.cli import completion
+
 if TYPE_CHECKING:
     from park.core.server import ServerProxy
     from park.model import JobRecord
@@ -29,10 +31,10 @@ def _check(_: click.Context, __: click.Parameter, given: str | tuple[str, ...]) 
 
 
 selectors_argument: Callable[[Callable[..., None]], Callable[..., None]] = click.argument(
-    "selectors", metavar="SEL...", nargs=-1, required=True, callback=_check
+    "selectors", metavar="SEL...", nargs=-1, required=True, callback=_check, shell_complete=completion.jobs
 )
 one_argument: Callable[[Callable[..., None]], Callable[..., None]] = click.argument(
-    "selector", metavar="SEL", callback=_check
+    "selector", metavar="SEL", callback=_check, shell_complete=completion.jobs
 )
 
 #: A job's number, and whether it was named by it.

@@ -88,7 +88,8 @@ def settings(environment: Mapping[str, str], found: Iterable[Source]) -> tuple[l
     return list(known.values()), faults + _unknown(environment)
 
 
-def _broker(environment: Mapping[str, str]) -> tuple[str, str]:
+def broker_setting(environment: Mapping[str, str]) -> tuple[str, str]:
+    """Where the broker is said to be, and by what."""
     if broker := environment.get("PARK_BROKER"):
         return broker, "PARK_BROKER"
     home, source = _home(environment)
@@ -118,7 +119,7 @@ def _user(environment: Mapping[str, str]) -> tuple[str, str]:
 
 
 _OF_CLIENTS: dict[str, Callable[[Mapping[str, str]], tuple[Any, str]]] = {
-    "broker": _broker,
+    "broker": broker_setting,
     "home": _home,
     "slots": _slots,
     "user": _user,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from park.cli import columns
+from park.cli import columns, completion
 from park.cli.common import broker_option, code_of, in_words, open_service
 from park.cli.select import chosen, one_argument, selectors_argument
 from park.cli.tables import plain
@@ -51,7 +51,10 @@ def each(
 @broker_option
 @selectors_argument
 def stop(broker: str | None, selectors: tuple[str, ...]) -> None:
-    """Ask jobs to end at their next safe point, with their best so far."""
+    """Ask jobs to end with their best so far.
+
+    They do at their next safe point.
+    """
     with in_words():
         service = open_service(broker)
 
@@ -154,10 +157,19 @@ def control_of(message: str, value: str | None) -> dict[str, Any]:
 @broker_option
 @selectors_argument
 @click.option(
-    "-p", "--priority", metavar="NAME|N", help="background, free, low, normal, high, urgent, or -3 to 6."
+    "-p",
+    "--priority",
+    metavar="NAME|N",
+    help="background, free, low, normal, high, urgent, or -3 to 6.",
+    shell_complete=completion.among(("background", "free", "low", "normal", "high", "urgent")),
 )
 @click.option(
-    "-t", "--tag", "tags", multiple=True, help="Its tags from now on; may be given several times. '' is none."
+    "-t",
+    "--tag",
+    "tags",
+    multiple=True,
+    help="Its tags from now on; may be given several times. '' is none.",
+    shell_complete=completion.tags,
 )
 def change(
     broker: str | None, selectors: tuple[str, ...], priority: str | None, tags: tuple[str, ...]

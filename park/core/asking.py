@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -90,6 +91,33 @@ class Reason:
                 self._text = codec.unpack(self._reply.value()[1])[0]["reason"]
             self._reply, self._due = None, now + 1.0
         return self._text
+
+
+class Ends:
+    """The ends of *jobs*, as they come; their results stay where they are."""
+
+    def __init__(self, link: Link, jobs: Iterable[int]) -> None:
+        self._came: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._replies = {
+            job: link.request(
+                lambda n, job=job: messages.Fetch(n, job, wait=True, results=False),  # type: ignore[misc]
+                on_finish=lambda job=job: self._came.put(job),  # type: ignore[misc]
+            )
+            for job in dict.fromkeys(jobs)
+        }
+
+    def next(self, timeout: float) -> JobRecord | None:
+        """How the next one ended; None: none did within *timeout* seconds.
+
+        Raises UnknownJob of one that was deleted, Refused of somebody else's, NoBroker where the broker stays away.
+        """
+        try:
+            job = self._came.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        fetched, _ = self._replies.pop(job).value()
+        assert isinstance(fetched, messages.Fetched)
+        return JobRecord.from_map(fetched.record)
 
 
 def common_fields(request: Request, name: str, tags: list[str]) -> dict[str, Any]:

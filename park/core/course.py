@@ -39,7 +39,7 @@ class Course(Controlling):
 
     def _answer_fetch(self, job: Job, w: Waiter) -> None:
         peer, root, request = w.member.peer, job.root, w.request and not job.session
-        for start, count in job.results:
+        for start, count in job.results if w.results else ():
             results = messages.Results(start, count, job=job.number, attempt=w.attempt, reply=w.id)
             self._answer(peer, results, Ref("results", (job.number, start)))
         if request:

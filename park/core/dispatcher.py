@@ -268,7 +268,6 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             reply,
             lost,
             release=__version__,
-            wall=self._wall_now,
             since=self._since,
         )
 

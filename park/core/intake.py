@@ -414,7 +414,7 @@ class Intake(Keeping):
         self.check_right(event, job.number, job.owner)
         member = self.roster.member(event.peer)
         assert member is not None
-        waiter = Waiter(member, m.id, m.attempt, m.request)
+        waiter = Waiter(member, m.id, m.attempt, m.request, m.results)
         if not m.wait or job.ended:
             self._answer_fetch(job, waiter)
         elif (m.attempt, m.id) not in member.fetches:  # else it is asked again, over a new connection

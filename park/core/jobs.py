@@ -35,6 +35,7 @@ class Waiter:
     id: int
     attempt: int
     request: bool
+    results: bool
 
 
 @dataclass(slots=True, eq=False)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from park.core.manager import JobManager
@@ -120,7 +121,7 @@ class BrokerLoop:
             self._hear(now)
         if now >= self._head_at:
             self._head_at = now + HEAD
-            self._publish(codec.encode(self.manager.public.head))
+            self._publish(codec.encode(replace(self.manager.public.head, wall=time.time())))
 
     def _flush(self, now: float) -> None:
         """Send what waits; tell the dispatcher who is slow, and cut off those for whom too much waits."""

@@ -24,6 +24,7 @@ from typing import Any, Self
 
 from park import payload
 from park.core.asking import (
+    Ends,
     JobFiles,
     Monitored,
     Reason,
@@ -122,7 +123,8 @@ class JobCopy:
 class About:
     """A broker as it presents itself: its *place*, the *release* of PARK that it runs, its *store* and the number and
     beginning of its life (*epoch*; *since*, seconds since 1970), seconds between signs of life (*heartbeat*) and until
-    somebody who gives none is lost (*lease*), and by how many its clock is *ahead* of the one here.
+    somebody who gives none is lost (*lease*), and by how many its clock is *ahead* of the one here (None: it has not
+    said so; it does with the table, every second).
     """
 
     place: str
@@ -132,7 +134,7 @@ class About:
     since: float
     heartbeat: float
     lease: float
-    ahead: float
+    ahead: float | None
 
 
 class Server(ABC):
@@ -447,6 +449,10 @@ class ServerProxy(Server):
         number = number_of(job)
         return self._records(lambda n: messages.Status(n, number))[0]
 
+    def reason(self, job: Any) -> Reason:
+        """Why a job does not run, to be looked at again and again."""
+        return Reason(self._link, number_of(job))
+
     def jobs(
         self, filter: Any = None, owner: str | None = None, since: datetime | float | None = None
     ) -> list[Job]:
@@ -650,7 +656,11 @@ class ServerProxy(Server):
         self._ask(lambda n: messages.Grant(n, owner, float(credits)))
 
     def when_ended(self, job: int, callback: Callable[[], None]) -> None:
-        self._link.request(lambda n: messages.Fetch(n, job, wait=True), on_finish=callback)
+        self._link.request(lambda n: messages.Fetch(n, job, wait=True, results=False), on_finish=callback)
+
+    def ends(self, jobs: Iterable[Any]) -> Ends:
+        """The ends of *jobs*, as they come."""
+        return Ends(self._link, [number_of(job) for job in jobs])
 
     # -- sessions ------------------------------------------------------------------------------
 

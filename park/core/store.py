@@ -340,7 +340,7 @@ class JobStore(Store):
         return f"<JobStore {self.folder} [{jobs}] epoch {self.epoch}>"
 
     def _open(self) -> None:
-        kind = network_file_system(self.folder, _mountinfo())
+        kind = mounted_over_network(self.folder)
         if kind:
             name = os.environ.get("USER") or "me"
             raise StoreError(
@@ -625,6 +625,11 @@ def network_file_system(folder: Path, mountinfo: str) -> str | None:
         if folder.is_relative_to(mount) and len(mount.parts) >= depth:
             depth, kind = len(mount.parts), types[0]
     return kind if kind.removeprefix("fuse.") in NETWORK else None
+
+
+def mounted_over_network(folder: Path) -> str | None:
+    """The type of the network file system that *folder* is on now, else None."""
+    return network_file_system(folder, _mountinfo())
 
 
 def _mountinfo() -> str:

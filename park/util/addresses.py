@@ -120,5 +120,7 @@ def _read(file: Path) -> Place:
             f"no broker: {file} does not exist. Start one with `park-broker`, or give its connection file or its "
             "address (tcp://HOST:PORT) as --broker, PARK_BROKER or park.connect(...)"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise NoBroker(f"{file} is no connection file of a broker: it has no {error}") from error
+    except (OSError, ValueError, TypeError) as error:
         raise NoBroker(f"{file} is no connection file of a broker: {error}") from error

@@ -68,6 +68,11 @@ def _open(context: zmq.Context[zmq.Socket[bytes]], kind: int, hwm: int = READ_AH
     return socket
 
 
+def zeromq() -> str:
+    """The version of ZeroMQ."""
+    return zmq.zmq_version()
+
+
 def has_curve() -> bool:
     """Whether this ZeroMQ can encrypt."""
     return bool(zmq.has("curve"))

@@ -78,8 +78,7 @@ class Welcome(Message):
 
     *lost*: what was on its way may be lost; not where a peer says hello twice over one connection. *number*: that of a
     client in this life of the broker; another one means that what it had open has ended, though a Welcome that said so
-    was lost. For people: the *release* of the broker, what its clock shows (*wall*), and *since* when it lives, both
-    seconds since 1970.
+    was lost. For people: the *release* of the broker, and *since* when it lives, seconds since 1970.
     """
 
     store: str
@@ -91,7 +90,6 @@ class Welcome(Message):
     lost: bool = True
     number: int = 0
     release: str = ""
-    wall: float = 0.0
     since: float = 0.0
 
 
@@ -331,8 +329,8 @@ class Close(Message):
 class Fetch(Message):
     """The result (and with *request* the request) of a job; with *wait* when it has ended.
 
-    Answered by any number of Results and, with *request*, a Blob and Units, then by Fetched. Slot
-    processes send it too (*attempt*), to resolve references.
+    Answered by any number of Results (none without *results*: how it ended is all that is asked) and, with *request*, a
+    Blob and Units, then by Fetched. Slot processes send it too (*attempt*), to resolve references.
     """
 
     id: int
@@ -340,6 +338,7 @@ class Fetch(Message):
     wait: bool = False
     request: bool = False
     attempt: int = 0
+    results: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -542,11 +541,14 @@ class Deltas(Message):
 
 @dataclass(frozen=True, slots=True)
 class Head(Message):
-    """Every second: the number of the last change, so that a lost tail shows."""
+    """Every second: the number of the last change, so that a lost tail shows; and, for people, what the broker's clock
+    shows (*wall*), seconds since 1970.
+    """
 
     store: str
     epoch: int
     seq: int
+    wall: float = 0.0
 
 
 # -- broker -> kernel (-> slot) ----------------------------------------------------------------

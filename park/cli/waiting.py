@@ -1,0 +1,202 @@
+"""``park wait``: until jobs have ended, with their progress on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from park.cli import columns, tables
+from park.cli.common import broker_option, in_words, open_service
+from park.cli.select import chosen, selectors_argument
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+    from park.core.asking import Reason
+    from park.core.server import ServerProxy
+    from park.model import JobRecord
+
+#: Seconds between two looks while nothing changes, and before there is a bar.
+LOOK, QUIET = 0.2, 1.0
+#: Jobs of which is asked why they wait; cells of a bar.
+ASKED, BAR = 5, 20
+
+
+@click.command()
+@broker_option
+@selectors_argument
+@click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait at most, for all of them.")
+def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None) -> None:
+    """Wait until jobs have ended.
+
+    The exit code is 0 if all are complete, 1 if one failed or was aborted, 5 after the timeout. Ctrl-C ends only the
+    waiting.
+    """
+    with in_words():
+        from park.errors import WaitTimeout
+
+        service = open_service(broker)
+        #: those that have not ended, as far as is known
+        left = dict.fromkeys(job for job, _ in chosen(service, selectors, ended=False))
+        try:
+            with _shown(service) as shown:
+                bad = _run(service, left, timeout, shown)
+        except KeyboardInterrupt:
+            few = len(left) <= 10
+            go, named = _go(left), ",".join(map(str, left)) if few else " ".join(selectors)
+            click.echo(f"park: {go} on; `park wait {named}` waits again", err=True)
+            raise
+        if left:
+            record = service.status(next(iter(left)))
+            reason = f": {record.reason}" if record.reason else ""
+            others = f"; {_go(left)} on" if len(left) > 1 else ""
+            raise WaitTimeout(f"job {record.job} is {record.state} after {timeout:g} s{reason}{others}")
+        if bad:
+            sys.exit(1)
+
+
+def _run(service: ServerProxy, left: dict[int, None], timeout: float | None, shown: Shown) -> bool:
+    """Wait until nothing is *left*, or the time is over. Whether a job failed or was aborted."""
+    bad = False
+    deadline = float("inf") if timeout is None else time.monotonic() + timeout
+    ends = service.ends(left)
+    while left:
+        now = time.monotonic()
+        record = ends.next(max(0.0, min(LOOK, deadline - now)))
+        if record is not None:
+            del left[record.job]
+            bad |= record.state != "complete"
+            shown.say(*_ended(record))
+        elif now >= deadline:
+            break
+        else:
+            shown.draw(left)
+    for record in [service.status(job) for job in left]:
+        if record.state.ended:  # the answer is on its way
+            del left[record.job]
+            bad |= record.state != "complete"
+            shown.say(*_ended(record))
+    return bad
+
+
+def _go(jobs: dict[int, None]) -> str:
+    return f"job {next(iter(jobs))} goes" if len(jobs) == 1 else f"{len(jobs)} jobs go"
+
+
+class Shown(Protocol):
+    """Where the waiting is shown."""
+
+    def draw(self, left: Iterable[int]) -> None:
+        """The jobs that have not ended."""
+
+    def say(self, text: str, bad: bool) -> None:
+        """A line about a job that has ended."""
+
+
+def _ended(record: JobRecord) -> tuple[str, bool]:
+    job, reason = record.job, record.reason
+    if record.state == "failed":
+        hint = f" (park fetch {job}: traceback)" if record.failed else ""
+        return f"park: job {job} failed: {reason}{hint}", True
+    if record.state == "aborted":
+        return f"park: job {job} was aborted" + (f": {reason}" if reason else ""), True
+    return f"job {job} is {record.state}", False
+
+
+# -- where it is shown -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _shown(service: ServerProxy) -> Iterator[Shown]:
+    """On a terminal bars, on stderr; elsewhere lines alone."""
+    if not sys.stderr.isatty():
+        yield Lines()
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True, highlight=False, no_color=not tables.has_colours())
+    live = Live(
+        console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+    )
+    with service.hush():
+        bars = Bars(service, live)
+        try:
+            yield bars
+        finally:
+            live.stop()
+
+
+class Lines:
+    """What has ended, a line each."""
+
+    def draw(self, left: Iterable[int]) -> None:
+        """Nothing is drawn."""
+
+    def say(self, text: str, bad: bool) -> None:
+        click.echo(tables.plain(text), err=bad)
+
+
+class Bars:
+    """A bar for each job that has not ended, as many as fit, with why it waits."""
+
+    def __init__(self, service: ServerProxy, live: Live) -> None:
+        self._service = service
+        self._live = live
+        self._began = time.monotonic()
+        self._reasons: dict[int, Reason] = {}
+
+    def say(self, text: str, bad: bool) -> None:
+        if self._live.is_started:
+            self._live.update("", refresh=True)
+            self._live.stop()
+        click.echo(tables.plain(text), err=bad)
+
+    def draw(self, left: Iterable[int]) -> None:
+        if time.monotonic() < self._began + QUIET:
+            return
+        table = self._service.table
+        stale = table.stale
+        from rich.text import Text
+
+        console = self._live.console
+        room = max(1, console.height - 3)
+        known = (table.jobs.get(job) for job in left)
+        records = sorted((r for r in known if r is not None), key=lambda r: (-r.running, r.job))
+        rows = [self._row(r, asked=i < ASKED and not stale) for i, r in enumerate(records[:room])]
+        lines = tables.layout(("JOB", "NAME", "STATE", "PROGRESS", "DONE", "REASON"), rows, console.width)[1:]
+        if len(records) > room:
+            lines.append([(f"and {len(records) - room} more", "dim")])
+        if stale:
+            lines.append([("no sign of the broker: it is waited for", "red")])
+        text = Text("\n", no_wrap=True, overflow="crop").join(
+            Text.assemble(*((part, style) for part, style in line)) for line in lines
+        )
+        if not self._live.is_started:
+            self._live.start()
+        self._live.update(text, refresh=True)
+
+    def _row(self, r: JobRecord, asked: bool) -> tuple[str, ...]:
+        reason = r.reason
+        if asked and not reason and not r.running:
+            reason = self._reasons.setdefault(r.job, self._service.reason(r.job)).look()
+        return str(r.job), r.name, r.state.value, bar(r), columns.lines_of([r], ["done"])[0][0], reason
+
+
+def bar(r: JobRecord) -> str:
+    """How far the job is, drawn; empty where that is not known.
+
+    >>> from park.model import JobRecord
+    >>> bar(JobRecord(1, "ada", done=5, total=8))
+    '━━━━━━━━━━━━────────'
+    """
+    done, total = r.progress or (r.done, r.total or 0)
+    if not total:
+        return ""
+    full = min(BAR, int(BAR * done / total))
+    return "━" * full + "─" * (BAR - full)
