@@ -28,9 +28,10 @@ NAMES = (
     "memory",
     "durability",
     "recovery",
+    "commands",
 )
-#: They look at the disk, and are measured when they are asked for.
-DISK = ("durability", "recovery")
+#: They need the disk, and are measured when they are asked for.
+DISK = ("durability", "recovery", "commands")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         "names",
         nargs="*",
         metavar="|".join(NAMES),
-        help=f"which (default: all but {' and '.join(DISK)}), or: profile WHICH, or: simulate, or: chaos",
+        help=f"which (default: all but {', '.join(DISK)}), or: profile WHICH, or: simulate, or: chaos",
     )
     parser.add_argument("--repeat", type=int, default=5, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a few of everything, to see that it runs")

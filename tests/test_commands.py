@@ -532,6 +532,18 @@ def test_show_tells_the_story(world: World) -> None:
 def test_wait_says_how_it_ended(world: World) -> None:
     waits = [world.start("wait", job) for job in (world.done, world.failed, world.aborted)]
     late = world.start("wait", world.held, "--timeout", 0.1)
+    told = world.start("wait", world.failed, "--json")
+    reasons = world.start("why", world.done, world.held, "--json")
+    assert told.wait() == 1
+    assert json.loads(told.text) == world.service.status(world.failed).as_map() | {
+        "tags": [],
+        "after": [],
+    }
+    assert reasons.wait() == 0
+    assert json.loads(reasons.text) == [
+        {"job": world.done, "state": "complete", "reason": ""},
+        {"job": world.held, "state": "waiting", "reason": "waits for its time"},
+    ]
     assert [w.wait() for w in [*waits, late]] == [0, 1, 1, 5]
     done, failed, aborted = (w.text for w in waits)
     assert done == f"job {world.done} is complete\n"
@@ -857,6 +869,8 @@ def test_ended_jobs_cannot_be_ended(world: World) -> None:
     for command in (["stop"], ["abort"], ["pause"], ["resume"], ["set", "-t", "late"]):
         text = world.run(*command, world.done, code=3)
         assert text == f"park: job {world.done} has ended: it is complete\n"
+    said = json.loads(world.run("stop", world.done, "--json", code=3))
+    assert said == {"job": world.done, "error": "UnknownJob", "text": text.removeprefix("park: ").rstrip()}
 
 
 @pytest.mark.parametrize(

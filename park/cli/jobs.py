@@ -212,13 +212,19 @@ def _story(r: JobRecord) -> list[tuple[str, str]]:
 @click.command()
 @broker_option
 @selectors_argument
-def why(broker: str | None, selectors: tuple[str, ...]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON array of jobs with their state and reason.")
+def why(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
     """Say why jobs wait, and for about how long, or what ended them."""
     with in_words():
         service = open_service(broker)
+        found = []
         for job, _ in chosen(service, selectors, ended=False):
             record = service.status(job)
             reason = record.reason
             if not reason and record.running:
                 reason = f"{record.running} of its units run{'s'[: record.running == 1]} now, and none waits"
-            click.echo(plain(f"job {job} is {record.state}" + (f": {reason}" if reason else "")))
+            found.append({"job": job, "state": record.state.value, "reason": reason})
+            if not as_json:
+                click.echo(plain(f"job {job} is {record.state}" + (f": {reason}" if reason else "")))
+        if as_json:
+            click.echo(json.dumps(found, indent=2))

@@ -18,8 +18,17 @@ if TYPE_CHECKING:
     from park.core.server import ServerProxy
 
 
+json_option: Callable[[Any], Any] = click.option(
+    "--json", "as_json", is_flag=True, help="A line of JSON for each job: what was done, or the error."
+)
+
+
 def each(
-    service: ServerProxy, selectors: tuple[str, ...], act: Callable[[int], str], ended: bool = False
+    service: ServerProxy,
+    selectors: tuple[str, ...],
+    act: Callable[[int], str],
+    as_json: bool,
+    ended: bool = False,
 ) -> None:
     """Do *act* for each job that *selectors* name among those that have not *ended* (or have), and print what it says.
 
@@ -31,15 +40,23 @@ def each(
     errors: list[ParkError] = []
     done = 0
     skipped: ParkError | None = None
+
+    def say(job: int, text: str, error: ParkError | None = None) -> None:
+        if as_json:
+            wrong = {} if error is None else {"error": type(error).__name__}
+            click.echo(json.dumps({"job": job, **wrong, "text": text}))
+        else:
+            click.echo(plain(text if error is None else f"park: {text}"), err=error is not None)
+
     for job, named in chosen(service, selectors, ended):
         try:
-            click.echo(plain(act(job)))
+            say(job, act(job))
             done += 1
         except ParkError as error:
             if isinstance(error, UnknownJob) and not named:
                 skipped = error
                 continue
-            click.echo(plain(f"park: {error}"), err=True)
+            say(job, str(error), error)
             errors.append(error)
     if errors:
         sys.exit(code_of(errors[0]))
@@ -50,7 +67,8 @@ def each(
 @click.command()
 @broker_option
 @selectors_argument
-def stop(broker: str | None, selectors: tuple[str, ...]) -> None:
+@json_option
+def stop(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
     """Ask jobs to end with their best so far.
 
     They do at their next safe point.
@@ -62,13 +80,14 @@ def stop(broker: str | None, selectors: tuple[str, ...]) -> None:
             service.stop(job)
             return f"job {job} was asked to stop"
 
-        each(service, selectors, act)
+        each(service, selectors, act, as_json)
 
 
 @click.command()
 @broker_option
 @selectors_argument
-def abort(broker: str | None, selectors: tuple[str, ...]) -> None:
+@json_option
+def abort(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
     """End jobs now."""
     with in_words():
         service = open_service(broker)
@@ -77,13 +96,14 @@ def abort(broker: str | None, selectors: tuple[str, ...]) -> None:
             service.abort(job)
             return f"job {job} is being aborted"
 
-        each(service, selectors, act)
+        each(service, selectors, act, as_json)
 
 
 @click.command()
 @broker_option
 @selectors_argument
-def pause(broker: str | None, selectors: tuple[str, ...]) -> None:
+@json_option
+def pause(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
     """Deal nothing more of jobs until they are resumed.
 
     Units that run end; a fit waits at its next step, without a slot.
@@ -95,13 +115,14 @@ def pause(broker: str | None, selectors: tuple[str, ...]) -> None:
             service.pause(job)
             return f"job {job} is paused (park resume {job} lets it go on)"
 
-        each(service, selectors, act)
+        each(service, selectors, act, as_json)
 
 
 @click.command()
 @broker_option
 @selectors_argument
-def resume(broker: str | None, selectors: tuple[str, ...]) -> None:
+@json_option
+def resume(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
     """Let jobs go on after a pause."""
     with in_words():
         service = open_service(broker)
@@ -110,7 +131,7 @@ def resume(broker: str | None, selectors: tuple[str, ...]) -> None:
             service.resume(job)
             return f"job {job} goes on"
 
-        each(service, selectors, act)
+        each(service, selectors, act, as_json)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})  # a VALUE may be below 0
@@ -118,11 +139,13 @@ def resume(broker: str | None, selectors: tuple[str, ...]) -> None:
 @one_argument
 @click.argument("message")
 @click.argument("value", required=False)
-def control(broker: str | None, selector: str, message: str, value: str | None) -> None:
-    """Give a job's body a MESSAGE, which its method on_MESSAGE serves.
+@json_option
+def control(broker: str | None, selector: str, message: str, value: str | None, as_json: bool) -> None:
+    """Give a job's body a MESSAGE.
 
-    VALUE is JSON, or else a text: an object's members are those of the message, anything else is its "value". It is
-    kept until the body is ready for it. Fits serve get_population, and dream extend with a number of samples.
+    The body's method on_MESSAGE serves it. VALUE is JSON, or else a text: an object's members are those of the message,
+    anything else is its "value". It is kept until the body is ready for it. Fits serve get_population, and dream extend
+    with a number of samples.
     """
     with in_words():
         given = control_of(message, value)
@@ -135,7 +158,7 @@ def control(broker: str | None, selector: str, message: str, value: str | None) 
                 raise UnknownJob(f"job {job} has ended: the control {message!r} is for nobody")
             return f"job {job} gets the control {message!r} as soon as it is ready for it"
 
-        each(service, (selector,), act)
+        each(service, (selector,), act, as_json)
 
 
 def control_of(message: str, value: str | None) -> dict[str, Any]:
@@ -171,8 +194,9 @@ def control_of(message: str, value: str | None) -> dict[str, Any]:
     help="Its tags from now on; may be given several times. '' is none.",
     shell_complete=completion.tags,
 )
+@json_option
 def change(
-    broker: str | None, selectors: tuple[str, ...], priority: str | None, tags: tuple[str, ...]
+    broker: str | None, selectors: tuple[str, ...], priority: str | None, tags: tuple[str, ...], as_json: bool
 ) -> None:
     """Change jobs that have not ended.
 
@@ -187,7 +211,7 @@ def change(
             tagged = f"the tags {', '.join(record.tags)}" if record.tags else "no tags"
             return f"job {job} has priority {columns.priority_name(record.priority)} and {tagged}"
 
-        each(service, selectors, act)
+        each(service, selectors, act, as_json)
 
 
 @click.command()
@@ -195,7 +219,10 @@ def change(
 @selectors_argument
 @click.option("--failed", is_flag=True, help="Only the inputs whose units failed or did not run.")
 @click.option("--parsable", is_flag=True, help="Print the numbers of the new jobs only.")
-def retry(broker: str | None, selectors: tuple[str, ...], failed: bool, parsable: bool) -> None:
+@json_option
+def retry(
+    broker: str | None, selectors: tuple[str, ...], failed: bool, parsable: bool, as_json: bool
+) -> None:
     """Submit jobs once more, as new ones.
 
     Their requests are unpickled here, which runs code that their owner chose: retry only your own.
@@ -207,13 +234,14 @@ def retry(broker: str | None, selectors: tuple[str, ...], failed: bool, parsable
             new = service.retry(job, failed=failed)
             return str(new) if parsable or not sys.stdout.isatty() else f"job {job} runs again as job {new}"
 
-        each(service, selectors, act, ended=True)
+        each(service, selectors, act, as_json, ended=True)
 
 
 @click.command()
 @broker_option
 @selectors_argument
-def delete(broker: str | None, selectors: tuple[str, ...]) -> None:
+@json_option
+def delete(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
     """Delete jobs that have ended, and their results.
 
     What has not ended, or what a job comes after that has not, stays and is named; the others go.
@@ -225,4 +253,4 @@ def delete(broker: str | None, selectors: tuple[str, ...]) -> None:
             service.delete(job)
             return f"job {job} is deleted"
 
-        each(service, selectors, act, ended=True)
+        each(service, selectors, act, as_json, ended=True)

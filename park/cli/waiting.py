@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import click
 
@@ -31,7 +32,10 @@ ASKED, BAR = 5, 20
 @broker_option
 @selectors_argument
 @click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait at most, for all of them.")
-def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None) -> None:
+@click.option(
+    "--json", "as_json", is_flag=True, help="A line of JSON for each job that has ended: its record."
+)
+def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
     """Wait until jobs have ended.
 
     The exit code is 0 if all are complete, 1 if one failed or was aborted, 5 after the timeout. Ctrl-C ends only the
@@ -44,7 +48,7 @@ def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None) 
         #: those that have not ended, as far as is known
         left = dict.fromkeys(job for job, _ in chosen(service, selectors, ended=False))
         try:
-            with _shown(service) as shown:
+            with _shown(service, as_json) as shown:
                 bad = _run(service, left, timeout, shown)
         except KeyboardInterrupt:
             few = len(left) <= 10
@@ -60,7 +64,7 @@ def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None) 
             sys.exit(1)
 
 
-def _run(service: ServerProxy, left: dict[int, None], timeout: float | None, shown: Shown) -> bool:
+def _run(service: ServerProxy, left: dict[int, None], timeout: float | None, shown: Lines) -> bool:
     """Wait until nothing is *left*, or the time is over. Whether a job failed or was aborted."""
     bad = False
     deadline = float("inf") if timeout is None else time.monotonic() + timeout
@@ -71,7 +75,7 @@ def _run(service: ServerProxy, left: dict[int, None], timeout: float | None, sho
         if record is not None:
             del left[record.job]
             bad |= record.state != "complete"
-            shown.say(*_ended(record))
+            shown.say(record)
         elif now >= deadline:
             break
         else:
@@ -80,22 +84,12 @@ def _run(service: ServerProxy, left: dict[int, None], timeout: float | None, sho
         if record.state.ended:  # the answer is on its way
             del left[record.job]
             bad |= record.state != "complete"
-            shown.say(*_ended(record))
+            shown.say(record)
     return bad
 
 
 def _go(jobs: dict[int, None]) -> str:
     return f"job {next(iter(jobs))} goes" if len(jobs) == 1 else f"{len(jobs)} jobs go"
-
-
-class Shown(Protocol):
-    """Where the waiting is shown."""
-
-    def draw(self, left: Iterable[int]) -> None:
-        """The jobs that have not ended."""
-
-    def say(self, text: str, bad: bool) -> None:
-        """A line about a job that has ended."""
 
 
 def _ended(record: JobRecord) -> tuple[str, bool]:
@@ -112,10 +106,10 @@ def _ended(record: JobRecord) -> tuple[str, bool]:
 
 
 @contextmanager
-def _shown(service: ServerProxy) -> Iterator[Shown]:
+def _shown(service: ServerProxy, as_json: bool) -> Iterator[Lines]:
     """On a terminal bars, on stderr; elsewhere lines alone."""
     if not sys.stderr.isatty():
-        yield Lines()
+        yield Lines(as_json)
         return
     from rich.console import Console
     from rich.live import Live
@@ -125,7 +119,7 @@ def _shown(service: ServerProxy) -> Iterator[Shown]:
         console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
     )
     with service.hush():
-        bars = Bars(service, live)
+        bars = Bars(service, live, as_json)
         try:
             yield bars
         finally:
@@ -135,27 +129,35 @@ def _shown(service: ServerProxy) -> Iterator[Shown]:
 class Lines:
     """What has ended, a line each."""
 
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+
     def draw(self, left: Iterable[int]) -> None:
-        """Nothing is drawn."""
+        """Show the jobs that have not ended: here nothing is drawn."""
 
-    def say(self, text: str, bad: bool) -> None:
-        click.echo(tables.plain(text), err=bad)
+    def say(self, record: JobRecord) -> None:
+        if self._as_json:
+            click.echo(json.dumps(record.as_map()))
+        else:
+            text, bad = _ended(record)
+            click.echo(tables.plain(text), err=bad)
 
 
-class Bars:
-    """A bar for each job that has not ended, as many as fit, with why it waits."""
+class Bars(Lines):
+    """The same below a bar for each job that has not ended, as many as fit, with why it waits."""
 
-    def __init__(self, service: ServerProxy, live: Live) -> None:
+    def __init__(self, service: ServerProxy, live: Live, as_json: bool) -> None:
+        super().__init__(as_json)
         self._service = service
         self._live = live
         self._began = time.monotonic()
         self._reasons: dict[int, Reason] = {}
 
-    def say(self, text: str, bad: bool) -> None:
+    def say(self, record: JobRecord) -> None:
         if self._live.is_started:
             self._live.update("", refresh=True)
             self._live.stop()
-        click.echo(tables.plain(text), err=bad)
+        super().say(record)
 
     def draw(self, left: Iterable[int]) -> None:
         if time.monotonic() < self._began + QUIET:
