@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -38,6 +39,46 @@ def test_a_full_disk_refuses_what_is_new_keeps_the_rest_waiting_and_loses_nothin
         assert trial.wait(100) == 0, trial.text
     finally:
         trial.end()
+
+
+@pytest.mark.skipif(not CAN_MOUNT, reason="nobody but root may mount here")
+@pytest.mark.parametrize("how", ["read-only", "another's"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_home_that_nobody_may_write_to_is_said_in_words(how: str, there: bool, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    home = place / "home"
+    if there:
+        store = JobStore(home)
+        store.commit([Write("job", (1,), b"x")])
+        store.close()
+    # inside of a user namespace even root is nobody to the folders of a user that it does not know
+    serve = ["-m", "park.cli.broker", "--home", str(home)]
+    if how == "read-only":
+        mount = f'mount --bind {place} {place} && mount -o remount,ro,bind {place} {place} && exec "$@"'
+        command = [*UNSHARE, "sh", "-c", mount, "sh", sys.executable, *serve]
+    else:
+        if os.getuid() != 0:
+            pytest.skip("only root may give folders away")
+        for folder in (home, place) if there else (place,):
+            os.chown(folder, 12345, 12345)
+        command = ["unshare", "-Ur", sys.executable, *serve]
+    broker = Process(command, tmp_path / "log")
+    try:
+        assert broker.wait() == 1, broker.text
+        (line,) = broker.text.splitlines()
+        assert line.startswith(f"park-broker: cannot open the store in {home}: ")
+        assert line.endswith(": name a home that you may write to")
+    finally:
+        broker.end()
+    # and what was there is whole
+    if there:
+        if how != "read-only":
+            os.chown(place, 0, 0)
+            os.chown(home, 0, 0)
+        store = JobStore(home)
+        assert store.get("job", (1,)) == b"x"
+        store.close()
 
 
 @pytest.mark.skipif(not faults.POSSIBLE, reason="there is no C compiler")

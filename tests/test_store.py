@@ -427,7 +427,7 @@ except StoreError as error:
     said, _ = opener.communicate()
     tmp_path.chmod(0o755)
     assert said.startswith("cannot open the store in ")
-    assert said.endswith("Permission denied\n")
+    assert said.endswith("Permission denied: name a home that you may write to\n")
 
 
 def test_a_store_is_for_its_owner_alone(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from park.cli.common import in_words
 @click.command()
 @click.option(
     "--home",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="Folder that keeps the jobs (default: $PARK_HOME, else the user's state folder).",
 )
 @click.option(

@@ -55,6 +55,8 @@ ROOMS = (
 _FOR_ALL = ("meta", "trash")
 #: Bytes of a record that needs no pages of its own, side by side.
 _SMALL = 1500
+#: What an operating system says of a folder that somebody may not write to.
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 #: What this release writes. A store with a higher number is refused.
 SCHEMA = 1
@@ -378,6 +380,8 @@ class JobStore(Store):
         reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
         if isinstance(error, lmdb.InvalidError | lmdb.CorruptedError | lmdb.PageNotFoundError):
             reason = f"{self._file.name} is damaged, or no store of PARK ({error})"
+        if getattr(error, "errno", None) in _FORBIDDEN:
+            reason += ": name a home that you may write to"
         said = StoreError(f"{what} in {self.folder}: {reason}")
         said.errno = errno.ENOSPC if full else getattr(error, "errno", None) or errno.EIO
         return said
