@@ -39,7 +39,9 @@ def test_use_above_the_mean_lowers_a_share_down_to_a_quarter_of_the_rate() -> No
 # -- mixes -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize(
+    "seed", [*range(12), *(pytest.param(n, marks=pytest.mark.heavy) for n in range(12, 24))]
+)
 def test_every_job_of_a_mix_gets_its_share_at_once(seed: int) -> None:
     share_at_once(seed)
 
@@ -104,7 +106,7 @@ def test_a_job_of_short_generations_keeps_its_share(slots: int) -> None:
 
 
 @pytest.mark.parametrize("idle", [0.01, 0.05, 0.099, 0.2, 1.0])
-@pytest.mark.parametrize("units", [10, 50])
+@pytest.mark.parametrize("units", [10, pytest.param(50, marks=pytest.mark.heavy)])
 def test_who_is_sometimes_idle_gains_nothing(units: int, idle: float) -> None:
     sometimes_idle(units, idle)
 
