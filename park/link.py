@@ -36,6 +36,7 @@ from park.wire.contact import Contact, Line, Presence
 from park.wire.messages import Message
 from park.wire.pack import Buffer
 from park.wire.parts import check_size
+from park.wire.place import Place
 
 #: After so many seconds without a broker whoever waits for it is told, and after so many more its waiting ends.
 NOTICE = 3.0
@@ -72,8 +73,7 @@ class Follower(Protocol):
 
     #: it gets the last lines of the job's log first
     logs: bool
-    #: set with its first message
-    joined: bool
+    place: Place
 
     def put(self, kind: str, data: Buffer) -> None:
         """A message has come."""
@@ -302,9 +302,13 @@ class Link:
 
     def _welcomed(self, message: Message) -> None:
         assert isinstance(message, messages.Welcome)
-        self.welcome = message
+        last, self.welcome = self.welcome, message
         self._live.finish()
         fresh = self.presence.fresh
+        if last is not None and last.store != message.store:  # places in streams are those of another broker's jobs
+            for followers in self._followers.values():
+                for follower in followers.values():
+                    follower.place.forget()
         if fresh:
             self._known.clear()
             # what was opened under the old keys, if it was, has ended with the old client, whose answers may still come
@@ -320,7 +324,7 @@ class Link:
             for old in list(followers):
                 number = next(self._ids)
                 followers[number] = follower = followers.pop(old)
-                self._send(messages.Watch(number, job, follower.logs))
+                self._send(messages.Watch(number, job, follower.logs, follower.place.ask()))
         for request, data, code, _ in list(self._replies.values()):
             if code is not None:
                 self._ship(*code)
@@ -459,9 +463,9 @@ class Link:
         for session in list(self._sessions):
             self._end_session(session, error)
         followers, self._followers = self._followers, {}
-        for several in followers.values():
+        for job, several in followers.items():
             for follower in several.values():
-                follower.fail(error)
+                self._give(job, follower, lambda f: f.fail(error))
 
     def _end_session(self, session: Session, error: ParkError) -> None:
         """It and its maps end with this *error*."""
@@ -640,7 +644,7 @@ class Link:
 
         def make(number: int) -> Message:
             self._followers.setdefault(job, {})[number] = follower
-            return messages.Watch(number, job, follower.logs)
+            return messages.Watch(number, job, follower.logs, follower.place.ask())
 
         return self.request(make)
 
@@ -669,12 +673,22 @@ class Link:
         if message.reply:
             followers = {n: f for n, f in followers.items() if n == message.reply}
         for follower in list(followers.values()):
-            if message.kind == "join":
-                follower.joined = True
-            if follower.joined:
-                follower.put(message.kind, data)
+            if follower.place.passes(message):
+                self._give(message.job, follower, lambda f: f.put(message.kind, data))
                 if _is_last(message.kind, data):
                     self._let_go(message.job, follower)
+
+    def _give(self, job: int, follower: Follower, what: Callable[[Follower], None]) -> None:
+        """A follower that fails follows no longer; nobody else has to suffer."""
+        try:
+            what(follower)
+        except Exception:
+            print(
+                f"park: who follows job {job} failed, and follows it no longer:\n{traceback.format_exc()}",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._part(job, follower)
 
     def _turn_away(self, message: messages.Failure) -> None:
         """The broker does not let follow a job, as one that was deleted while it was away."""
@@ -682,7 +696,9 @@ class Link:
             if message.reply in followers:
                 follower = followers[message.reply]
                 self._let_go(job, follower)
-                follower.fail(REFUSALS.get(message.error, ParkError)(message.text))
+                self._give(
+                    job, follower, lambda f: f.fail(REFUSALS.get(message.error, ParkError)(message.text))
+                )
                 return
 
     def call_back(self, callback: Callable[[], None]) -> None:

@@ -264,6 +264,8 @@ def texts(given: Any, what: str) -> tuple[str, ...]:
 
 #: Bytes of the kind of a message of a job's stream.
 MAX_KIND = 100
+#: Bytes of a message that is kept for those who join late, because only the latest of its kind matters.
+MAX_LATEST = 1 << 20
 
 
 #: Bytes of a control, pickled.

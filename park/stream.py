@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +19,7 @@ from park.errors import ParkError, WaitTimeout
 from park.model import JobRecord, Log
 from park.wire import codec
 from park.wire.pack import Buffer
-
-#: Lines that are known when they come again; a broker keeps fewer.
-MOST_AGAIN = 10_000
+from park.wire.place import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,10 @@ class Start:
 @dataclass(frozen=True, slots=True)
 class Join:
     """The first message for whoever joins: the job as it is now. What follows is its latest messages of the kinds that
-    stay true, such as progress, then every later message in order. It comes again after the contact was lost.
+    stay true, such as progress, then every later message in order.
+
+    It comes again after the contact was lost; then what came meanwhile follows it, as far as the broker keeps it, and an
+    `Error` without a record says how many messages are missing.
     """
 
     record: JobRecord
@@ -92,23 +93,10 @@ def is_last(message: Any) -> bool:
 
 
 def log_lines(messages: Iterable[Any]) -> Iterator[Log | Error]:
-    """Each line of a log once, from *messages* with the log, where the last lines come again after the contact was lost;
-    and where messages were left out, the Error that says so.
-    """
-    seen: deque[int] = deque(maxlen=MOST_AGAIN)
-    again: Counter[int] = Counter()
+    """The lines of a log among *messages*, and where some were left out the Error that says so."""
     for message in messages:
-        match message:
-            case Join():
-                again = Counter(seen)
-            case Log() if again[hash(message)]:
-                again[hash(message)] -= 1
-            case Log():
-                again.clear()  # what came before has been told again, and from here on all is new
-                seen.append(hash(message))
-                yield message
-            case Error(record=None):
-                yield message
+        if isinstance(message, Log) or (isinstance(message, Error) and message.record is None):
+            yield message
 
 
 class Inbox:
@@ -122,7 +110,7 @@ class Inbox:
 
     def __init__(self, logs: bool = False) -> None:
         self.logs = logs
-        self.joined = False
+        self.place = Place()
         self._arrived = threading.Condition()
         self._waiting: deque[tuple[str, Buffer] | ParkError] = deque()
         self._left_out = 0

@@ -12,7 +12,7 @@ from fabric import Fabric, until
 
 import park
 from park.core.keeping import PAUSE, RECALLED, SESSIONS, SLICE, Archive, Keep
-from park.core.outcome import Account, Tick
+from park.core.outcome import Account, Publication, Tick
 from park.core.store import JobStore, Store
 from park.core.sweep import OF_JOBS
 from park.model import JobState
@@ -71,11 +71,12 @@ def test_the_log_of_a_job_is_not_written_once_its_deletion_is_decided() -> None:
     world, client = begun()
     job = ended(world, client, "square", [1])
     public = world.manager.public
-    public.logs.add(job, codec.pack(["last words", "out", 0.0]), stored=True)
-    public.logs._due = float("inf")  # not before
+    said = Publication(job, "log", codec.pack(["last words", "out", 0.0]), False, 1, 1, b"k")
+    public.journal.take(said, stored=True, followed=False)
+    public.journal._due = float("inf")  # not before
     client.ask(messages.Delete(0, job))
     world.until(lambda: job not in world.dispatcher.list.jobs)
-    assert public.logs.deadline is None
+    assert job not in public.journal._talks
     swept(world)
     assert not records(world, job)
 

@@ -128,6 +128,7 @@ ROOMS = {
     "park.core.codes": Room(1),
     "park.core.controls": Room(1, beside=("park.core.outcome",)),
     "park.core.room": Room(1, beside=("park.core.outcome",)),
+    "park.core.tail": Room(1, beside=("park.core.outcome", "park.wire.*")),
     "park.core.requests": Room(1, beside=("park.core.needs", "park.wire.*")),
     "park.core.rights": Room(1, beside=("park.core.outcome", "park.core.roster", "park.core.work")),
     # the dispatcher's floors, the lowest first; each knows those below it
@@ -160,6 +161,7 @@ ROOMS = {
     "park.kernel.timers": Room(1, beside=("park.wire.*",)),
     "park.kernel.codes": Room(1, beside=("park.wire.*",)),
     "park.kernel.controls": Room(1, beside=("park.wire.*",)),
+    "park.kernel.unheard": Room(1, beside=("park.wire.*",)),
     "park.kernel.pool": Room(1, beside=("park.kernel.actions", "park.kernel.process", "park.wire.*")),
     "park.kernel.holding": Room(
         1,
@@ -172,6 +174,7 @@ ROOMS = {
             "park.kernel.process",
             "park.kernel.term",
             "park.kernel.timers",
+            "park.kernel.unheard",
             "park.wire.*",
         ),
     ),
@@ -193,7 +196,7 @@ ROOMS = {
     "park.core.store": Room(2, libraries=("lmdb",), never=PICKLES),
     "park.core.writer": Room(2, beside=("park.core.store", "park.core.sweep"), never=PICKLES),
     "park.core.backup": Room(2, beside=("park.core.store",), libraries=("lmdb",), never=PICKLES),
-    "park.core.logbook": Room(2, beside=("park.core.store",), never=PICKLES),
+    "park.core.journal": Room(2, beside=("park.core.store",), never=PICKLES),
     "park.core.snapshots": Room(2, beside=("park.core.store", "park.util.msgstream"), never=PICKLES),
     "park.core.sweep": Room(2, beside=("park.core.store",), never=PICKLES),
     "park.util.sockets": Room(

@@ -15,6 +15,7 @@ from park.kernel.pool import MOST_CLEANING
 from park.kernel.process import ProcessState
 from park.kernel.shelf import Shelf
 from park.kernel.term import GRACE, Term
+from park.kernel.unheard import MOST
 from park.wire import messages
 from park.wire.pack import Pack
 from tests.sim.functions import blob, code, units
@@ -383,6 +384,59 @@ def test_what_a_body_sends_out_of_turn_is_dropped() -> None:
     assert bench.done(1, 99) == []
     note = messages.Publish(1, 1, "log")
     assert bench.slot(1, note, b"text") == [ToBroker(note, b"text")]
+
+
+def said(number: int, kind: str = "count", attempt: int = 1) -> messages.Publish:
+    return messages.Publish(1, attempt, kind, number=number)
+
+
+def again(bench: Bench, **fields: Any) -> list[Any]:
+    """What is said again after a Welcome."""
+    actions = bench.broker(messages.Welcome("store", 2, 2.0, 20.0, **fields))
+    return [a.message for a in actions if isinstance(a, ToBroker) and isinstance(a.message, messages.Publish)]
+
+
+def test_what_was_published_is_given_again_until_it_was_heard() -> None:
+    bench = Bench()
+    bench.run(1)
+    for number in (1, 2, 3):
+        assert bench.slot(1, said(number), b"x") == [ToBroker(said(number), b"x")]
+    bench.slot(1, said(0, "progress"), b"half")
+    bench.slot(1, said(0, "progress"), b"most")
+    assert bench.broker(messages.Committed([], [1, 1])) == []
+    # also where the broker says that nothing was lost: it was not said while the kernel called
+    assert bench.life.slot(1, said(4), b"x", live=False) == []
+    for lost in (True, False):
+        assert again(bench, lost=lost) == [said(2), said(3), said(4), said(0, "progress")]
+    bench.done(1, 1)
+    assert again(bench) == [said(2), said(3), said(4)]
+    bench.broker(messages.Committed([], [1, 4, 99, 7]))
+    assert again(bench) == []
+    assert not bench.life.unheard
+
+
+def test_a_kernel_that_leaves_stays_until_it_was_heard() -> None:
+    bench = Bench()
+    bench.run(1)
+    bench.slot(1, said(1), b"x")
+    bench.life.drain("it was told to", 10.0, 0.0)
+    bench.done(1, 1)
+    bench.exited(1, "")
+    assert not bench.life.left(1.0)
+    bench.broker(messages.Committed([], [1, 1]))
+    assert bench.life.left(1.0)
+
+
+def test_a_process_that_says_too_much_is_full_until_some_of_it_was_heard() -> None:
+    bench = Bench()
+    bench.run(1)
+    number = 0
+    while not bench.life.unheard.full(1):
+        number += 1
+        bench.slot(1, said(number), b"x" * 1000)
+    assert MOST < number * 1200 < MOST + 1200
+    bench.broker(messages.Committed([], [1, 1]))
+    assert not bench.life.unheard.full(1)
 
 
 def test_a_process_that_cleans_up_is_given_nothing_until_it_has() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import signal
 import sys
 import threading
 import time
@@ -16,13 +18,24 @@ import pytest
 from fabric import Fabric, until
 
 import park
-from park.core.logbook import AT_ONCE, MOST_BYTES, MOST_ENDED, LogBook
-from park.core.outcome import Write
+from park.core.journal import (
+    AFTER,
+    AT_ONCE,
+    LOG_BYTES,
+    MOST_ENDED,
+    MUCH,
+    PACE,
+    SAID_BYTES,
+    SOON,
+    Batch,
+    Journal,
+)
+from park.core.outcome import Heard, Publication, Write
 from park.core.snapshots import Snapshots
 from park.core.store import MemoryStore
 from park.kernel.printed import LONGEST, MOST, Printed
 from park.local import LocalService
-from park.model import Log
+from park.model import MAX_LATEST, Log
 from park.service import connect
 from park.stream import Abort, Complete, Error, Inbox, Join, Messages, Start
 from park.util.msgstream import MAX_HEADER
@@ -66,76 +79,204 @@ def line(text: str) -> bytes:
     return codec.pack([text, "out", 0.0])
 
 
-def test_the_last_lines_are_kept_and_written_at_most_once_a_second() -> None:
-    store = MemoryStore()
-    book = LogBook(store)
-    book.add(1, line("a"), stored=True)
-    book.add(2, line("of a session"), stored=False)
-    assert book.deadline is not None
-    store.commit(book.writes(10.0))
-    assert store.count("log") == 1
-    book.add(1, line("b"), stored=True)
-    assert book.writes(10.5) == []
-    book.end(1)
-    last = book.writes(10.5)
-    assert book.lines(1) == [line("a"), line("b")]  # while they are on their way to the disk, too
-    store.commit(last)
-    book.on_disk(last[-1].key)
-    assert not book._leaving
-    assert book.deadline is None
-    assert book.lines(1) == [line("a"), line("b")]
-    again = LogBook(store)
-    again.add(1, line("c"), stored=True)
-    assert again.lines(1) == [line("a"), line("b"), line("c")]
-    for _ in range(100):
-        again.add(1, line("x" * 10_000), stored=True)
-    assert sum(map(len, again.lines(1))) <= MOST_BYTES
-    again.forget(1)
-    assert again.deadline is None
+class Desk:
+    """A journal on a store, with what a broker does around it. Jobs are followed and the disk has time, where not said."""
+
+    def __init__(self, store: MemoryStore | None = None) -> None:
+        self.store = store or MemoryStore()
+        self.journal = Journal(self.store)
+        self.heard: list[Heard] = []
+        self.now = 100.0
+
+    def say(self, number: int, text: str = "", job: int = 1, kind: str = "log", **more: Any) -> bool:
+        stored, followed = more.pop("stored", True), more.pop("followed", True)
+        said = Publication(job, kind, line(text or f"{number}"), False, more.pop("attempt", 7), number, b"k")
+        return self.journal.take(said, stored, followed)
+
+    def write(self, seconds: float = 1.0, quiet: bool = True) -> list[Batch]:
+        """So many seconds later: what is to be written is; it is on disk when the batches are `told`."""
+        self.now += seconds
+        writes, batches = self.journal.batches(self.now, quiet)
+        self.written = writes
+        self.store.commit(writes)
+        return batches
+
+    def tell(self, batches: list[Batch]) -> list[str]:
+        """What followers get, by its first word."""
+        self.heard += [heard for batch in batches for heard in batch.heard]
+        found = [e for batch in batches for e in self.journal.on_disk(batch, self.now)]
+        return [codec.unpack(e.data)[0] for e in found]
+
+    def texts(self, job: int = 1) -> list[str]:
+        return [codec.unpack(data)[0] for data in self.journal.lines(job)]
+
+    def since(self, place: int, job: int = 1) -> list[str]:
+        return [codec.unpack(e.data)[0] for e in self.journal.since(job, place)[1]]
 
 
-def test_each_writing_has_only_the_new_lines_and_records_that_are_spent_go() -> None:
-    store = MemoryStore()
-    store.commit([Write("log", (1,), codec.pack([line("of an older release")]))])
-    book = LogBook(store)
+def test_a_message_is_passed_on_and_its_kernel_told_when_it_is_on_disk() -> None:
+    desk = Desk()
+    assert desk.say(1)
+    assert desk.say(2, kind="count")
+    batches = desk.write()
+    assert (desk.journal.since(1, 0), desk.heard) == ((0, []), [])
+    assert desk.tell(batches) == ["1", "2"]
+    assert desk.heard == [(b"k", 7, 2)]
+    assert (desk.since(0), desk.since(1), desk.texts()) == (["1", "2"], ["2"], ["1"])
+    assert desk.journal.deadline is None
+
+
+def test_what_comes_again_is_dropped_and_its_kernel_told_again_in_this_life_and_the_next() -> None:
+    desk = Desk()
+    for number in (1, 2):
+        desk.say(number)
+    batches = desk.write()
+    desk.say(2)  # the contact was lost before the disk had it
+    desk.say(3)
+    assert desk.tell(batches) == ["1", "2"]
+    assert desk.tell(desk.write()) == ["3"]
+    again = Desk(desk.store)
+    for number in (2, 3, 4):
+        again.say(number)
+    assert again.tell(again.write()) == ["4"]
+    assert again.heard == [(b"k", 7, 4)]
+    assert again.say(3)
+    assert (again.tell(again.write()), again.heard[-1]) == ([], (b"k", 7, 4))
+    assert (again.texts(), again.since(3)) == (["1", "2", "3", "4"], ["4"])
+    # another attempt has numbers of its own
+    again.say(1, "other", attempt=8)
+    assert again.tell(again.write()) == ["other"]
+
+
+def test_what_is_not_numbered_keeps_its_place_among_the_others() -> None:
+    desk = Desk()
+    assert not desk.say(0, kind="progress")  # nothing is before it
+    desk.say(1)
+    assert desk.say(0, "half", kind="progress")
+    desk.say(2)
+    batches = desk.write()
+    assert desk.say(0, "most", kind="progress")
+    assert desk.tell(batches) == ["1", "half", "2"]
+    assert desk.tell(desk.write()) == ["most"]
+    assert not desk.say(0, kind="progress")
+    assert desk.since(0) == ["1", "2"]
+
+
+def test_who_follows_does_not_wait_and_others_are_written_once_a_second() -> None:
+    desk = Desk()
+    desk.tell(desk.write())
+    desk.say(1, followed=False)
+    assert desk.tell(desk.write(0.0)) == ["1"]
+    desk.say(2, followed=False)
+    assert desk.tell(desk.write(0.9)) == []
+    desk.journal.hurry(1)
+    assert desk.tell(desk.write(0.0)) == ["2"]
+    desk.say(3, followed=False)
+    desk.say(4, "x" * MUCH, followed=False)
+    assert len(desk.tell(desk.write(SOON))) == 2
+    desk.say(5, followed=False)
+    assert desk.tell(desk.write(PACE, quiet=False)) == []
+    assert desk.tell(desk.write(PACE)) == ["5"]
+
+
+def test_all_that_a_job_has_said_goes_to_the_disk_with_its_end_and_is_kept_for_a_while() -> None:
+    desk = Desk()
+    desk.say(1, followed=False)
+    desk.tell(desk.write())
+    desk.say(2, followed=False)
+    desk.say(3, kind="count", followed=False)
+    desk.journal.end(1)
+    assert desk.journal.has_ends
+    batches = desk.write(0.0, quiet=False)
+    assert desk.texts() == ["1", "2"]
+    assert desk.tell(batches) == ["2", "3"]
+    assert not desk.journal._talks
+    assert (desk.texts(), desk.since(1)) == (["1", "2"], ["2", "3"])
+    assert desk.journal.deadline == desk.now + AFTER
+    later = Desk(desk.store)
+    later.journal.begin(set(), later.now)
+    later.write(AFTER)
+    assert (later.store.count("said"), later.journal.deadline) == (0, None)
+    assert later.texts() == ["1", "2"]
+
+
+def test_sessions_are_not_written_and_who_is_deleted_leaves_nothing() -> None:
+    desk = Desk()
+    desk.say(1, stored=False)
+    assert desk.tell(desk.write()) == ["1"]
+    assert desk.written == []
+    assert desk.texts() == ["1"]
+    desk.say(1, job=2)
+    desk.journal.forget(2)
+    assert desk.tell(desk.write()) == []
+    assert desk.written == []
+    assert desk.heard == [(b"k", 7, 1)] * 2
+
+
+def test_logs_and_messages_are_bounded_and_records_that_are_spent_go() -> None:
+    desk = Desk()
+    number = 0
     for second in range(1, 50):
         for n in range(20):
-            book.add(1, line(f"{second} {n} " + "x" * 500), stored=True)
-        writes = book.writes(float(second))
-        assert sum(len(w.value) for w in writes if isinstance(w.value, bytes)) < 20 * 600
-        store.commit(writes)
-        assert LogBook(store).lines(1) == book.lines(1)
-    assert (store.get("log", (1,)), book.lines(1)[-1]) == (None, line("49 19 " + "x" * 500))
-    assert sum(len(value) for _, value in store.scan("log")) < MOST_BYTES + 20 * 600
+            number += 1
+            desk.say(number, f"{second} {n} " + "x" * 500, kind="log" if n % 2 else "count")
+        batches = desk.write()
+        assert sum(len(w.value) for w in desk.written if isinstance(w.value, bytes)) < 20 * 600
+        assert len(desk.tell(batches)) == 20
+        assert Desk(desk.store).texts() == desk.texts()
+    for n in range(100):
+        desk.say(number + 1 + n, "x" * 10_000)
+        desk.tell(desk.write())
+    assert sum(map(len, desk.journal.lines(1))) <= LOG_BYTES
+    assert sum(len(value) for _, value in desk.store.scan("log")) < LOG_BYTES + 20_000
+    last, kept = desk.journal.since(1, 0)
+    assert last == number + 100 > len(kept) > 20
+    # what is longer than all that is kept is passed on, and not kept
+    desk.say(number + 101, "y" * SAID_BYTES, kind="count")
+    assert len(desk.tell(desk.write())) == 1
+    assert Desk(desk.store).journal.since(1, last) == (last + 1, [])
 
 
 def test_a_writing_is_bounded_and_all_get_their_turn() -> None:
-    store = MemoryStore()
-    book = LogBook(store)
+    desk = Desk()
     for job in range(1, 31):
-        for _ in range(25):
-            book.add(job, line("x" * 10_000), stored=True)
-    now, lots = 10.0, 0
-    while book.deadline is not None:
-        now = max(now, book.deadline)
-        writes = book.writes(now)
-        assert sum(len(w.value) for w in writes if isinstance(w.value, bytes)) < AT_ONCE + MOST_BYTES
-        store.commit(writes)
+        for n in range(25):
+            desk.say(n + 1, "x" * 10_000, job=job)
+    lots = 0
+    while desk.journal.deadline is not None:
+        desk.tell(desk.write(SOON))
+        assert sum(len(w.value) for w in desk.written if isinstance(w.value, bytes)) < AT_ONCE + LOG_BYTES
         lots += 1
-    assert (lots, store.count("log")) == (6, 30)
-    assert now < 11.0
+    assert (lots, desk.store.count("log")) == (6, 30)
 
 
-def test_lines_wait_for_a_disk_that_is_full_in_bounded_memory() -> None:
-    book = LogBook(MemoryStore())
+def test_messages_wait_for_a_disk_that_is_full_in_bounded_memory() -> None:
+    desk = Desk()
     jobs = range(1, 2 * MOST_ENDED + 1)
     for job in jobs:
-        book.add(job, line(f"of {job}"), stored=True)
-        book.end(job)
-    book.put_off(10.0)
-    assert book.deadline == 11.0
-    assert [w.key for w in book.writes(11.0)] == [(job, 1) for job in jobs[MOST_ENDED:]]
-    assert book.deadline is None
+        desk.say(1, f"of {job}", job=job)
+        desk.journal.end(job)
+    desk.journal.put_off(desk.now)
+    assert desk.journal.deadline == desk.now + PACE
+    # their ends are told all the same, after what they have said
+    assert [codec.unpack(e.data)[0] for e in desk.journal.last_words(jobs[-1])] == [f"of {jobs[-1]}"]
+    assert desk.tell(desk.write()) == [f"of {job}" for job in jobs[MOST_ENDED:-1]]
+    assert [w.key for w in desk.written] == [(job, 1) for job in jobs[MOST_ENDED:]]
+    assert desk.journal.deadline is None
+    assert len(desk.heard) == len(jobs)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xc1", codec.pack({"at": [1]}), codec.pack([line("old")])])
+def test_a_record_that_cannot_be_read_is_named_and_the_others_are_there(
+    damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = Desk()
+    for number in (1, 2, 3):
+        desk.say(number)
+        desk.tell(desk.write())
+    desk.store.commit([Write("log", (1, 2), damage)])
+    assert Desk(desk.store).texts() == ["1", "3"]
+    assert "the record (1, 2) in room 'log' cannot be read" in capsys.readouterr().err
 
 
 def test_the_latest_messages_outlive_the_broker_and_go_with_their_job() -> None:
@@ -269,7 +410,8 @@ def test_who_comes_late_gets_the_state_first_and_then_all(service: LocalService,
         assert progress == park.Progress(1, 4)
     (tmp_path / "go").touch()
     for messages in (first, second):
-        assert kinds(messages) == [*["count"] * 500, "Log", "Log", "Log", "Progress", "Complete"]
+        found = kinds(messages)[-505:]  # what was said before may have been on its way to the disk
+        assert found == [*["count"] * 500, "Log", "Log", "Log", "Progress", "Complete"]
 
 
 def test_who_comes_after_the_end_hears_how_it_was(service: LocalService) -> None:
@@ -402,6 +544,36 @@ def test_nothing_is_held_for_who_has_heard_the_last_or_went_away(service: LocalS
     assert not followers
 
 
+def test_a_monitor_that_is_broken_breaks_nothing_else(
+    service: LocalService, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken:
+        @property
+        def on_count(self) -> Any:
+            raise RuntimeError("no such display")
+
+    (tmp_path / "go").touch()
+    other = Counted()
+    job = service.job(service.start(Talks(tmp_path / "go"), when=0.2, monitor=Broken()))
+    service.follow(job.id, other)
+    assert job.wait(20) == 7
+    until(lambda: other.others)
+    assert other.numbers == list(range(500))
+    assert capsys.readouterr().err.count("follows it no longer") == 1
+    assert service.wait(service.start(abs, [-1])) == [1]
+
+
+def test_progress_that_is_too_long_to_be_kept_is_refused(service: LocalService) -> None:
+    def body() -> None:
+        park.environment().publish(park.Improvement(1.0, {"x": b"x" * MAX_LATEST}))
+        park.environment().ready()
+
+    with pytest.raises(
+        park.JobFailed, match=r"the improvement takes 1,048,[0-9]* bytes, more than the 1,048,576"
+    ):
+        service.wait(service.start(body))
+
+
 def on_disk(home: Path, room: str) -> int:
     """Records in a room of a broker's store, seen from outside."""
     env = lmdb.open(str(home / "jobs.mdb"), subdir=False, readonly=True, lock=False, max_dbs=32)
@@ -423,19 +595,104 @@ def test_streams_and_logs_from_elsewhere_and_over_a_broker_s_death(tmp_path: Pat
         until(lambda: job.logs())
         until(lambda: on_disk(fabric.home, "stream"))
         fabric.broker.kill()
+        (tmp_path / "go").touch()  # so it says the rest while nobody hears it
+        time.sleep(0.2)
         fabric.start_broker()
         again = next(m for m in messages if isinstance(m, Join))
         assert again.record.job == number
-        assert next(messages) == park.Progress(1, 4)  # as it was kept
-        until(
-            lambda: service.status(number).running
-        )  # its kernel is back; what it says meanwhile nobody hears
+        found = list(messages)
+        assert [m["n"] for m in found if isinstance(m, dict) and m["kind"] == "count"] == list(range(500))
+        assert kinds(found)[-1] == "Complete"
+        assert [log.text for log in job.logs()] == ["it begins", "a warning", "negative width", "nearly"]
+
+
+class Counts:
+    """Says and prints *steps* numbers, one each *pause* seconds."""
+
+    def __init__(self, steps: int, pause: float) -> None:
+        self.steps, self.pause = steps, pause
+
+    def run(self) -> int:
+        env = park.environment()
+        for n in range(self.steps):
+            env.publish({"kind": "count", "n": n})
+            print(f"line {n}")
+            time.sleep(self.pause)
+        return self.steps
+
+
+class Counted:
+    """A monitor that writes down what `Counts` has said."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.lines: list[str] = []
+        self.others: list[str] = []
+
+    def on_count(self, message: dict[str, Any]) -> None:
+        self.numbers.append(message["n"])
+
+    def on_log(self, message: Log) -> None:
+        self.lines += message.text.split("\n")
+
+    def on_complete(self, message: Complete) -> None:
+        self.others.append("complete")
+
+    def on_error(self, message: Error) -> None:
+        self.others.append(message.text)
+
+
+def test_every_message_comes_once_and_in_order_however_often_the_broker_dies(tmp_path: Path) -> None:
+    with Fabric(tmp_path) as fabric:
+        fabric.start_kernels(1)
+        service, monitor = fabric.connect(), Counted()
+        job = service.job(service.start(Counts(2000, 0.001), monitor=monitor))
+        for part in (400, 800, 1200):
+            until(lambda: len(monitor.numbers) >= part)  # noqa: B023
+            fabric.broker.kill()
+            fabric.start_broker()
+        assert job.wait(60) == 2000
+        until(lambda: monitor.others)
+        assert (monitor.others, monitor.numbers) == (["complete"], list(range(2000)))
+        lines = [f"line {n}" for n in range(2000)]
+        assert monitor.lines == lines
+        assert "\n".join(log.text for log in job.logs()).split("\n") == lines
+
+
+def test_who_was_away_for_too_long_is_told_how_much_is_missing(tmp_path: Path) -> None:
+    def much(go: Path) -> None:
+        env = park.environment()
+        env.publish({"kind": "count", "n": 0})
+        while not go.exists():
+            time.sleep(0.01)
+        for n in range(1, 41):
+            env.publish({"kind": "count", "n": n, "data": bytes(100_000)})
+
+    with Fabric(tmp_path) as fabric:
+        fabric.start_kernels(1)
+        reader = fabric.script(
+            """
+            import park, sys
+            with park.connect() as service:
+                for message in service.stream(1, timeout=30):
+                    print(message["n"] if isinstance(message, dict) else message, flush=True)
+            """,
+        )
+        service = fabric.connect()
+        job = service.job(service.start(functools.partial(much, tmp_path / "go"), when=1.0))
+        until(lambda: "\n0\n" in reader.text, why=lambda: reader.text)
+        reader.signal(signal.SIGSTOP)
+        fabric.broker.kill()
+        fabric.start_broker()
         (tmp_path / "go").touch()
-        found = kinds(messages)
-        assert found.count("count") == 500
-        assert found[-1] == "Complete"
-        # the first line may have been younger than the second that a broker's death costs
-        assert [log.text for log in job.logs()][-3:] == ["a warning", "negative width", "nearly"]
+        job.wait(30)
+        reader.signal(signal.SIGCONT)
+        reader.wait()
+        told = reader.text.rstrip().split("\n")[-13:]
+        assert told[0].startswith("Join")
+        assert "30 messages of job 1 were left out: the broker does not keep them any more" in told[1]
+        assert told[2:-1] == [str(n) for n in range(31, 41)]
+        assert told[-1].startswith("Complete")
 
 
 class Hears:

@@ -19,6 +19,7 @@ from park.model import MAX_CONTROL, MAX_KIND, PYTHON, JobRecord, JobState, Reque
 from park.search import Query
 from park.stream import Error, decode
 from park.wire import codec, messages
+from park.wire.place import Place
 
 
 class JobFiles(Mapping[str, bytes]):
@@ -57,7 +58,7 @@ class Monitored:
         self._monitor = monitor
         self._link = link
         self.logs = False
-        self.joined = False
+        self.place = Place()
 
     def put(self, kind: str, data: Any) -> None:
         method = getattr(self._monitor, f"on_{kind}", None)

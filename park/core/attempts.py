@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from park.core.course import Course
 from park.core.jobs import Job
 from park.core.needs import Kind
-from park.core.outcome import Event, Publication, Write
+from park.core.outcome import Event, Heard, Peer, Publication, Send, Write
 from park.core.requests import check_publish
 from park.core.roster import Kernel
 from park.core.state import WORDS
@@ -19,6 +20,9 @@ from park.wire import messages, pack
 #: A kernel is told that its answers are on disk when there are so many of them, or so many bytes.
 CONFIRM = 32
 CONFIRM_BYTES = 1 << 20
+#: It is told which messages of streams were heard after so many seconds, of so many attempts in one message at most.
+TELL = 0.25
+MOST_TOLD = 2 * 1000
 #: What became of a unit that was handed back.
 LEFT = "its kernel has left while it ran"
 
@@ -107,6 +111,68 @@ class Attempts(Course):
             self._answer(kernel.peer, messages.Committed(kernel.confirm))
             kernel.confirm, kernel.confirm_bytes, kernel.confirmed = [], 0, self._now
 
+    def _publish(self, event: Event, m: messages.Publish) -> None:
+        kernel = self.roster.kernels.get(event.peer)
+        if kernel is None:
+            return
+        job = self._said_by(kernel, m)
+        if job is None:  # nobody wants it
+            if m.number:
+                self._out.sends_after_commit += self.heard([(event.peer, m.attempt, m.number)])
+            return
+        kind = m.kind
+        try:
+            check_publish(m, len(event.payload))
+        except ProtocolError:
+            kind = ""
+        if m.control and not self._blame_control(job, m.control):
+            kind = ""
+        if m.kind == "progress" and m.done is not None and m.total is not None:
+            job.progress = (m.done, m.total)
+            self.list.counted(job)
+        if not (kind or m.number):
+            return
+        self._out.publications.append(
+            Publication(job.number, kind, event.payload, m.header, m.attempt, m.number, event.peer)
+        )
+
+    def _said_by(self, kernel: Kernel, m: messages.Publish) -> Job | None:
+        """The job whose message it is, if anybody wants that.
+
+        An attempt of an earlier life may have been answered then, and its last messages come now: they are the job's if
+        the kernel serves its owner.
+        """
+        attempt = self.attempts.get(m.attempt)
+        if attempt is not None:
+            mine = not attempt.void and attempt.kernel is kernel
+            return self._job(attempt.map.job) if mine else None
+        job = self.list.jobs.get(m.job) if m.attempt < self.epoch << 32 else None
+        profile = kernel.profile
+        if job is None or job.ended or job.session or (profile.only and profile.owner != job.owner):
+            return None
+        return job
+
+    def heard(self, of: Iterable[Heard]) -> list[Send]:
+        """These messages are on disk, or nobody wants them: what their kernels are told of it now, of several at once."""
+        for peer, attempt, number in of:
+            kernel = self.roster.kernels.get(peer)
+            if kernel is not None:
+                kernel.marks[attempt] = max(number, kernel.marks.get(attempt, 0))
+                self.hears.setdefault(peer, kernel.told + TELL)
+        due = [peer for peer, at in self.hears.items() if self._now >= at]
+        return [Send(peer, message) for peer in due for message in self._tell(peer)]
+
+    def _tell(self, peer: Peer) -> Iterator[messages.Committed]:
+        """What this kernel was not told of messages that were heard."""
+        del self.hears[peer]
+        kernel = self.roster.kernels.get(peer)
+        if kernel is not None:
+            flat = [part for mark in kernel.marks.items() for part in mark]
+            kernel.marks.clear()
+            kernel.told = self._now
+            for n in range(0, len(flat), MOST_TOLD):
+                yield messages.Committed([], flat[n : n + MOST_TOLD])
+
     def _deliver(self, job: Job, map_: Map, start: int, count: int, payload: bytes | memoryview) -> None:
         """Results of a map go to the store, to the driver or to the session's client."""
         if map_.root:
@@ -191,19 +257,6 @@ class Attempts(Course):
         self._count_done(job, map_, 1, 1)
         if map_.root:
             self._note_failure(job, map_, unit, cause)
-
-    def _publish(self, event: Event, m: messages.Publish) -> None:
-        attempt = self.attempts.get(m.attempt)
-        if attempt is None or attempt.void or attempt.kernel.peer != event.peer:
-            return
-        check_publish(m)
-        job = self._job(attempt.map.job)
-        if m.control and not self._blame_control(job, m.control):
-            return
-        if m.kind == "progress" and m.done is not None and m.total is not None:
-            job.progress = (m.done, m.total)
-            self.list.counted(job)
-        self._out.publications.append(Publication(job.number, m.kind, event.payload, m.header))
 
     def _park(self, job: Job, attempt: Attempt) -> None:
         """The driver waits, in a map or at a safe point: its slot goes back to the fabric."""

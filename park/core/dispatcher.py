@@ -101,6 +101,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             self.stragglers.next_deadline() if self.vacancies.free else None,
             None if self.clock.idle and not self.vacancies.reserved else self.lending.next_deadline(),
             None if wall is None else self._now + max(0.0, wall - self._wall_now),
+            min(self.hears.values(), default=None),
         ]
         return min((t for t in times if t is not None), default=None)
 
@@ -114,6 +115,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             self._write_clock()
         self._look_for_lost()
         self._look_at_times()
+        self._out.sends += self.heard(())
         silent, due = self.roster.look(self._now)
         for member in silent:
             self._lose(member, "its client was lost")

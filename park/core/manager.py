@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from park.core.dispatcher import Dispatcher
+from park.core.journal import Batch
 from park.core.keeping import Keep
 from park.core.ledger import Policy
 from park.core.limits import RECORD, LimitPolicy
@@ -62,6 +63,8 @@ class Turn:
     writes: list[Write] = field(default_factory=list)
     deltas: list[Delta] = field(default_factory=list)
     sends_after_commit: list[Send] = field(default_factory=list)
+    #: what jobs have said: it is passed on when it is completed
+    said: list[Batch] = field(default_factory=list)
     #: bytes that are kept for it until it is completed, about
     size: int = 0
     #: when it is completed: the Deltas message with its payload, if anything changed
@@ -180,7 +183,7 @@ class JobManager:
         dispatcher.committed(out.archived, out.deleted)
         rows: list[Delta] = [Delta("job", j.number, j.record.as_map()) for j in dispatcher.list.jobs.values()]
         rows += [Delta("owner", o.owner, o.as_map()) for o in dispatcher.owners()]
-        self.public.begin(rows)
+        self.public.begin(rows, now)
 
     def write_behind(self, wake: Callable[[], None]) -> None:
         """From now on commit in a thread, which calls *wake* when there is something to see; in memory there is none."""
@@ -219,8 +222,9 @@ class JobManager:
             if self.checked:
                 dispatcher.check(everything=self._checks % 64 == 0)
                 self._checks += 1
-        quiet = not (self.full or self._commits.stuck) and self._backlog < QUIET
-        self._keep(Outcome(writes=self.public.writes(now, quiet)), turn)
+        has_room = not (self.full or self._commits.stuck)
+        writes, turn.said = self.public.writes(now, self._backlog < QUIET, has_room)
+        self._keep(Outcome(writes=writes), turn)
         if self._sweeper.due:
             self._keep(Outcome(writes=self._sweeper.writes()), turn)
             turn.sweeps = True
@@ -235,7 +239,7 @@ class JobManager:
 
     def hand_in(self, turn: Turn) -> None:
         """The turn's writes go to the disk; `completed` gives it back when they are there. In order of their numbers."""
-        if turn.writes or turn.deltas or turn.sends_after_commit:
+        if turn.writes or turn.deltas or turn.sends_after_commit or turn.said:
             turn.size += _CHANGE * (len(turn.writes) + len(turn.deltas))
             self._backlog += turn.size
             self._handed.append(turn)
@@ -274,13 +278,13 @@ class JobManager:
                     del self._pending[where]
                 if w.room in _OF_JOBS:
                     self._save(_number(w.key[0]), -1)
-                elif w.room == "log":
-                    self.public.logs.on_disk(w.key)
             self.dispatcher.saved(turn.number)
             self.dispatcher.committed(turn.archived, turn.deleted)
             self._sweeper.add(turn.deleted)
             if turn.sweeps:
                 self._sweeper.committed()
+            told, heard = self.public.pass_on(turn.said, self.dispatcher.now)
+            turn.sends_after_commit += told + self.dispatcher.heard(heard)
             if turn.deltas:
                 turn.publish, told = self.public.fold(turn.deltas)
                 turn.sends_after_commit += told

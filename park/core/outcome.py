@@ -10,6 +10,8 @@ from park.wire.messages import Message
 #: A peer: the letter of the door through which it came, and its name there. Only the loop reads it.
 Peer = bytes
 Key = tuple[int | bytes | str, ...]
+#: A kernel, an attempt and the number of a message: that one, and all before it, need not be kept there.
+Heard = tuple[Peer, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,16 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A message of a job for its stream."""
+    """A message of a job for its stream. *kind* "": it is for nobody, and only counts."""
 
     job: int
     kind: str
     payload: bytes | memoryview
     header: bool = False
+    #: the attempt that has said it, its number among what that attempt has said (0: it has none), and through which kernel
+    attempt: int = 0
+    number: int = 0
+    peer: Peer = b""
 
 
 @dataclass(slots=True)

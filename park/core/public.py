@@ -11,8 +11,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from park.core.dispatcher import Dispatcher
-from park.core.logbook import LogBook
-from park.core.outcome import Event, Outcome, Peer, Send, Write
+from park.core.journal import Batch, Journal
+from park.core.outcome import Event, Heard, Outcome, Peer, Send, Write
 from park.core.snapshots import Snapshots
 from park.core.store import Store
 from park.errors import Refused
@@ -39,13 +39,14 @@ class Public:
         self.table = Table()
         self._index = Index()
         self.stream = message_stream()
-        self.logs = LogBook(store)
+        self.journal = Journal(store)
         self.snapshots = Snapshots(store)
 
-    def begin(self, rows: Iterable[Delta]) -> None:
+    def begin(self, rows: Iterable[Delta], now: float) -> None:
         """The table as a new life finds it."""
         self.table = Table.from_header(pack_deltas(rows), 0)
         self._index = Index(self.table.jobs.values())
+        self.journal.begin({job for job, row in self.table.jobs.items() if not row.state.ended}, now)
         for job, kind, payload in self.snapshots.restore():
             row = self.table.jobs.get(job)
             if row is None or row.state.ended:
@@ -76,48 +77,67 @@ class Public:
 
     def _tell(self, record: JobRecord, fresh: bool) -> Iterator[Send]:
         if record.state is JobState.RUNNING and fresh:
-            yield from self._publish(record.job, "start", codec.pack(record.as_map()))
+            yield from self._publish(record.job, 0, "start", codec.pack(record.as_map()))
         elif record.state.ended:
-            yield from self._publish(record.job, _LAST[record.state], _last(record.as_map()))
+            for entry in self.journal.last_words(record.job):
+                yield from self._publish(record.job, *entry)
+            yield from self._publish(record.job, 0, _LAST[record.state], _last(record.as_map()))
             self.stream.close(record.job)
-            self.logs.end(record.job)
             self.snapshots.end(record.job)
 
     def say(self, out: Outcome) -> Iterator[Send]:
-        """What bodies have published in a turn."""
+        """What bodies have published in a turn, as far as it can be passed on before it is on disk."""
         for p in out.publications:
             stored = not self._dispatcher.list.jobs[p.job].session
-            if p.kind == "log":
-                self.logs.add(p.job, p.payload, stored)
-            elif stored and (p.header or p.kind in LATEST):
+            if stored and p.kind and (p.header or p.kind in LATEST):
                 self.snapshots.put(p.job, p.kind, p.payload)
-            yield from self._publish(p.job, p.kind, p.payload, p.header)
+            if p.header and p.kind:
+                self.stream.set_header(p.job, p.kind, p.payload)
+            if not self.journal.take(p, stored, self.stream.watched(p.job)):
+                yield from self._publish(p.job, 0, p.kind, p.payload)
+        for job in out.ended:
+            self.journal.end(job)
         for peer in out.gone:
             self.stream.drop_peer(peer)
 
     def forget(self, job: int) -> None:
         """*job* is deleted, though perhaps not yet on disk: what is written of it now would outlive it."""
-        self.logs.forget(job)
+        self.journal.forget(job)
         self.snapshots.end(job)
 
-    def writes(self, now: float, quiet: bool) -> list[Write]:
-        """What is kept of streams and logs, about once a second, when the disk is *quiet*: has time and room for it."""
-        if not quiet:
-            due = self.deadline
-            if due is not None and now >= due:
-                self.logs.put_off(now)
-                self.snapshots.put_off(now)
-            return []
-        return self.logs.writes(now) + self.snapshots.writes(now)
+    def writes(self, now: float, quiet: bool, room: bool) -> tuple[list[Write], list[Batch]]:
+        """What is kept of streams and logs, and what is passed on when it is on disk, if there is *room* for it.
+
+        *quiet*: the disk has time for what is written about once a second.
+        """
+        due = self.deadline
+        if due is None or (now < due and not self.journal.has_ends):
+            return [], []
+        if not room:
+            self.journal.put_off(now)
+        if not (room and quiet):
+            self.snapshots.put_off(now)
+        writes, batches = self.journal.batches(now, quiet) if room else ([], [])
+        return writes + self.snapshots.writes(now), batches
+
+    def pass_on(self, batches: list[Batch], now: float) -> tuple[list[Send], list[Heard]]:
+        """They are on disk: what goes to those who follow, and what kernels need not keep any more."""
+        sends = [
+            send
+            for batch in batches
+            for entry in self.journal.on_disk(batch, now)
+            for send in self._publish(batch.job, *entry)
+        ]
+        return sends, [heard for batch in batches for heard in batch.heard]
 
     @property
     def deadline(self) -> float | None:
         """When `writes` has something; None: nothing is due."""
-        times = (self.logs.deadline, self.snapshots.deadline)
+        times = (self.journal.deadline, self.snapshots.deadline)
         return min((t for t in times if t is not None), default=None)
 
-    def _publish(self, job: int, kind: str, payload: Any, header: bool = False) -> Iterator[Send]:
-        for peer, message, data in self.stream.publish(job, kind, payload, header):
+    def _publish(self, job: int, at: int, kind: str, payload: Any) -> Iterator[Send]:
+        for peer, message, data in self.stream.publish(job, kind, payload, at=at):
             yield Send(peer, message, data)
 
     # -- what is asked -------------------------------------------------------------------------
@@ -156,22 +176,38 @@ class Public:
                     yield Send(peer, messages.Failure(message.id, "Refused", str(error)))
                     return
                 if isinstance(message, messages.Logs):
-                    yield Send(peer, messages.Records(message.id), codec.pack(self.logs.lines(message.job)))
+                    lines = self.journal.lines(message.job)
+                    yield Send(peer, messages.Records(message.id), codec.pack(lines))
                 else:
                     yield Send(peer, messages.Done(message.id))
                     yield from self._join(message, peer)
 
     def _join(self, message: messages.Watch, peer: Peer) -> Iterator[Send]:
-        """The job as it is, its log, its latest messages, and from then on every other; of one that has ended, how."""
-        number, id = message.job, message.id
+        """The job as it is, its log or what *peer* has missed, its latest messages, and from then on every other; of one
+        that has ended, how.
+        """
+        number, id, since = message.job, message.id, message.since
         shown = self._shown(number)
-        yield Send(peer, messages.Stream(number, "join", True, id), codec.pack(shown))
-        for line in self.logs.lines(number) if message.logs else ():
-            yield Send(peer, messages.Stream(number, "log", True, id), line)
+        passed, kept = self.journal.since(number, since)
+        again = since is not None and since <= passed
+        at = since if since is not None and again else passed
+        yield Send(peer, messages.Stream(number, "join", True, id, at), codec.pack(shown))
+        if since is not None and (not again or len(kept) < passed - since):
+            lost = f"{passed - since - len(kept):,} messages" if again else "messages"
+            text = f"{lost} of job {number} were left out: the broker does not keep them any more"
+            yield Send(
+                peer, messages.Stream(number, "error", True, id), codec.pack({"text": text, "record": None})
+            )
+        for entry in kept:
+            if again:
+                yield Send(peer, messages.Stream(number, entry.kind, False, id, entry.at), entry.data)
+            elif since is None and message.logs and entry.kind == "log":
+                yield Send(peer, messages.Stream(number, "log", True, id), entry.data)
         row = self.table.jobs.get(number)
         if row is None or row.state.ended:
             yield Send(peer, messages.Stream(number, _LAST[shown["state"]], True, id), _last(shown))
             return
+        self.journal.hurry(number)
         for stream, payload in self.stream.subscribe(number, peer):
             yield Send(peer, replace(stream, reply=id), payload)
 

@@ -6,7 +6,16 @@ import math
 
 from park.core.needs import MAX_TEXT, check_needs
 from park.errors import InvalidRequest, ProtocolError
-from park.model import MAX_CONTROL, MAX_KIND, control_too_large, is_kind, owner_name, priority_number, texts
+from park.model import (
+    MAX_CONTROL,
+    MAX_KIND,
+    MAX_LATEST,
+    control_too_large,
+    is_kind,
+    owner_name,
+    priority_number,
+    texts,
+)
 from park.wire import codec, pack
 from park.wire.messages import Change, Control, Hello, KernelHello, Publish, Submit
 
@@ -34,12 +43,14 @@ def check_control(m: Control, payload: bytes | memoryview) -> None:
         raise InvalidRequest(control_too_large(len(payload)))
 
 
-def check_publish(m: Publish) -> None:
-    """Raises ProtocolError for what no message of a stream is called."""
+def check_publish(m: Publish, size: int) -> None:
+    """Raises ProtocolError for what no message of a stream is called, and for one that is too long to be kept."""
     if not is_kind(m.kind):
         raise ProtocolError(
             f"{m.kind!r:.80} is no kind of message: it is an identifier of at most {MAX_KIND} bytes"
         )
+    if size > MAX_LATEST and (m.header or not m.number):
+        raise ProtocolError(f"the message of kind {m.kind} has {size:,} bytes, more than {MAX_LATEST:,}")
 
 
 def check_submit(m: Submit, payload: bytes | memoryview) -> None:

@@ -63,6 +63,9 @@ class Kernel:
     confirm: list[int] = field(default_factory=list)
     confirm_bytes: int = 0
     confirmed: float = 0.0
+    #: messages of streams that were heard, which it has not been told: the last by attempt; and when it was last told
+    marks: dict[int, int] = field(default_factory=dict)
+    told: float = 0.0
     #: it takes no new work, and will leave
     draining: bool = False
     #: seconds after which it shall hand back what it holds, if it was asked to leave and may not know

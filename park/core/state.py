@@ -57,6 +57,8 @@ class State:
         self.vacancies = Vacancies()
         self.lending = Lending()
         self.stragglers = Stragglers()
+        #: kernels that are to be told which messages were heard, and when
+        self.hears: dict[Peer, float] = {}
         self.estimates = Estimates()
         self.room = Room()
         self.times = RunTimes()

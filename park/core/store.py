@@ -47,7 +47,7 @@ if sys.platform != "win32":
 # fmt: off
 ROOMS = (
     "meta", "job", "submit", "key", "blob", "units", "results", "account", "charge", "kernel", "attempt",
-    "checkpoint", "archive", "spans", "trash", "log", "stream", "file", "control",
+    "checkpoint", "archive", "spans", "trash", "log", "said", "stream", "file", "control",
 )
 # fmt: on
 

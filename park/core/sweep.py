@@ -14,7 +14,11 @@ from park.core.outcome import Write
 from park.core.store import Store
 
 #: Rooms whose keys begin with the number of a job, and that hold what is its own.
-OF_JOBS = ("submit", "units", "results", "attempt", "checkpoint", "spans", "log", "stream", "file", "control")
+# fmt: off
+OF_JOBS = (
+    "submit", "units", "results", "attempt", "checkpoint", "spans", "log", "said", "stream", "file", "control",
+)
+# fmt: on
 #: Records in one transaction.
 MOST = 500
 

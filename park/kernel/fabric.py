@@ -20,6 +20,7 @@ from park.errors import REFUSALS, Abort, InvalidRequest, ParkError, UnitError
 from park.kernel import env
 from park.kernel.answers import pack_units
 from park.kernel.printed import Printed
+from park.model import MAX_LATEST
 from park.util.channel import Channel
 from park.wire import codec, messages
 from park.wire.messages import Message
@@ -64,6 +65,8 @@ class Frame:
     #: messages that wait for their turn: kind -> (message, done, total)
     held: dict[str, tuple[Any, float | None, float | None]] = field(default_factory=dict)
     sent: dict[str, float] = field(default_factory=dict)
+    #: how many others it has published
+    published: int = 0
     #: hash and blob of the code whose map it waits for
     code: tuple[bytes, bytes] | None = None
     #: the body once it is prepared, and whether it is being given its controls
@@ -329,12 +332,16 @@ class Fabric(ABC):
 
     def publish(self, kind: str, message: Any, done: float | None, total: float | None) -> None:
         frame = self._stack[-1]
-        if kind in COALESCED:
-            frame.held[kind] = (message, done, total)
-            self._flush(frame)
-        else:
-            self._flush(frame, everything=True)  # in order
-            self._publish(frame, kind, message, done, total)
+        was_open, self._open = self._open, False  # a message goes whole, or not at all
+        try:
+            if kind in COALESCED:
+                frame.held[kind] = (message, done, total)
+                self._flush(frame)
+            else:
+                self._flush(frame, everything=True)  # in order
+                self._publish(frame, kind, message, done, total)
+        finally:
+            self._open = was_open
 
     def said(self) -> None:
         """A body has printed something."""
@@ -399,4 +406,12 @@ class Fabric(ABC):
         check_size(len(data))
         if done is None or total is None or not (math.isfinite(done) and math.isfinite(total)):
             done = total = None
-        self._send(messages.Publish(frame.run.job, frame.run.attempt, kind, done, total), data)
+        number = 0
+        if kind not in COALESCED:
+            frame.published = number = frame.published + 1
+        elif len(data) > MAX_LATEST:
+            raise InvalidRequest(
+                f"the {kind} takes {len(data):,} bytes, more than the {MAX_LATEST:,} that are kept for who joins late: "
+                "publish what is long as a dict with a kind of its own"
+            )
+        self._send(messages.Publish(frame.run.job, frame.run.attempt, kind, done, total, number=number), data)

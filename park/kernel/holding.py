@@ -18,6 +18,7 @@ from park.kernel.pool import Pool
 from park.kernel.process import Held, Process
 from park.kernel.term import Leave
 from park.kernel.timers import Timers
+from park.kernel.unheard import Unheard
 from park.wire import messages
 from park.wire.calls import Call
 from park.wire.pack import Buffer, Pack
@@ -42,6 +43,8 @@ class Holding:
         self.answers = Answers(shelve)
         #: what its jobs' bodies are told
         self.controls = Controls()
+        #: what bodies have published, and the broker has not said to have heard
+        self.unheard = Unheard()
         #: it drains, or None
         self.leave: Leave | None = None
         self.store = ""
@@ -190,6 +193,7 @@ class Holding:
     def _give_up(self, held: Held) -> None:
         """It is not here any more."""
         del self.attempts[held.run.attempt]
+        self.unheard.end(held.run.attempt)
         self._timers.end(held.run.attempt)
 
     # -- what it says ------------------------------------------------------------------------------

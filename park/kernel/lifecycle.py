@@ -11,7 +11,8 @@ A driver that has lent its slot at a safe point waits there, and may be given no
 `park.kernel.pool`.
 
 A connection that is cut swallows what was on its way, and a broker that dies forgets what it has not stored. So the
-kernel keeps each answer: one that goes to the disk until the broker says that it is there, any other for a while. When
+kernel keeps each answer: one that goes to the disk until the broker says that it is there, any other for a while; and what
+bodies have published until it was heard. When
 contact is made again it says what it holds, answers again, and asks again for what its processes wait for: their
 maps, with all units and which of them are answered, and their fetches. Each answer is passed on once. What the broker
 does not want any more it aborts. Code that was lost, or dropped because there was too much of it, is asked for with
@@ -91,6 +92,7 @@ class Lifecycle(Holding):
                     )
             case messages.Committed():
                 self.answers.drop(message.attempts)
+                self.unheard.drop(message.heard)
             case messages.Again(attempt=number):
                 kept = self.answers.get(number)
                 answer = (
@@ -113,10 +115,15 @@ class Lifecycle(Holding):
                 self._release(message)
             case messages.Welcome() if message.lost or message.epoch != self.epoch:
                 self._welcomed(message)
+            case messages.Welcome():
+                self._say_again()
         return self._take()
 
-    def slot(self, number: int, message: Message, payload: Buffer) -> list[Action]:
-        """A message of a slot process."""
+    def slot(self, number: int, message: Message, payload: Buffer, live: bool = True) -> list[Action]:
+        """A message of a slot process; *live*: the broker has welcomed the kernel.
+
+        What is published while it has not would overtake what is to be given again.
+        """
         process = self.processes[number]
         match message:
             case messages.Finished():
@@ -150,7 +157,10 @@ class Lifecycle(Holding):
             case messages.Began() if self._innermost(process, message.attempt):
                 self._timers.begin(process.stack[-1].run)
             case messages.Publish():
-                self._do(ToBroker(message, payload))
+                if live:
+                    self._do(ToBroker(message, payload))
+                if message.number or message.attempt in self.attempts:
+                    self.unheard.add(number, message, payload)
             case messages.Cleans() if message.done:
                 process.cleaning.discard(message.job)
                 self.pool.trim()
@@ -212,7 +222,7 @@ class Lifecycle(Holding):
         """Whether nothing holds the kernel any more: what it ran has ended, and its answers are on disk."""
         if self.leave is None or now >= self.leave.gives_up:
             return self.leave is not None
-        return not (self.attempts or self.ahead or self.processes or self.answers.stored)
+        return not (self.attempts or self.ahead or self.processes or self.answers.stored or self.unheard)
 
     def _drain(self, reason: str, grace: float) -> None:
         until = self._now + grace
@@ -350,15 +360,21 @@ class Lifecycle(Holding):
         if strange:
             self._forget_all()
             return
+        self._say_again()  # before the answers that came after it
         for kept in self.answers.all():
             self._do(ToBroker(kept.answer, kept.payload))
         self.answers.given(self._now)
         self._ask_again()
 
+    def _say_again(self) -> None:
+        for said in self.unheard.all():
+            self._do(ToBroker(*said))
+
     def _forget_all(self) -> None:
         """What it holds is nobody's any more."""
         self.ahead.clear()
         self.answers.clear()
+        self.unheard.clear()
         for process in list(self.pool):
             if process.stack:
                 for held in process.stack:
@@ -377,6 +393,7 @@ class Lifecycle(Holding):
     def check(self) -> None:
         """Assert every invariant; the tests call it after each step."""
         self.answers.check()
+        self.unheard.check()
         for number, process in self.processes.items():
             assert number == process.number
             assert (process.state is ProcessState.BUSY) == bool(

@@ -28,7 +28,7 @@ from park.kernel.term import LEAVE, Term
 from park.model import PYTHON
 from park.util.reactor import Reactor
 from park.wire import codec, messages
-from park.wire.contact import Line, Presence
+from park.wire.contact import Contact, Line, Presence
 from park.wire.messages import Message
 from park.wire.pack import Buffer
 
@@ -70,6 +70,8 @@ class KernelLoop:
         self._processes: dict[int, SlotProcess] = {}
         self._leaving: dict[int, float] = {}
         self._exited: list[SlotProcess] = []
+        #: processes that are not read, because what they have published waits
+        self._unread: set[int] = set()
         self._guard: subprocess.Popen[bytes] | None = None
         #: how many processes the system has killed for want of memory, when it did, as far as that was seen, and when
         #: that was looked at
@@ -107,6 +109,9 @@ class KernelLoop:
             self.counts[f"broker > {type(message).__name__}"] += 1
             self.presence.hear(message, now)
             self._do(self.life.broker(message, payload, now), message, frames)
+        for number in [n for n in self._unread if not self.life.unheard.full(n)]:
+            self._unread.discard(number)
+            self._await(self._processes[number])
         while self._exited:
             self._gone(self._exited.pop())
         self._do(self.life.tick(now))
@@ -201,6 +206,10 @@ class KernelLoop:
         else:
             print(f"park-kernel: a frame of the broker was dropped: {text}", file=sys.stderr)
 
+    @property
+    def _live(self) -> bool:
+        return self.presence.state is Contact.LIVE
+
     # -- towards the slot processes ------------------------------------------------------------
 
     def _do(
@@ -236,8 +245,15 @@ class KernelLoop:
             self._await(process)
 
     def _await(self, process: SlotProcess) -> None:
-        """Listen, and for room to write too while something waits to go out."""
-        events = READ | WRITE if process.channel.pending else READ
+        """Listen, and for room to write too while something waits to go out; not to one that has said too much."""
+        events = WRITE if process.channel.pending else 0
+        if self.life.unheard.full(process.number):
+            self._unread.add(process.number)
+        else:
+            events |= READ
+        if not events:
+            self._reactor.ignore(process.channel)
+            return
         self._reactor.listen(process.channel, lambda ready, p=process: self._ready(p, ready), events)  # type: ignore[misc]
 
     def _start(self, number: int, cpus: int) -> None:
@@ -273,7 +289,9 @@ class KernelLoop:
         try:
             for frames in process.channel.receive():
                 message, payload = codec.decode(frames)
-                self._do(self.life.slot(process.number, message, payload), message, frames)
+                self._do(self.life.slot(process.number, message, payload, self._live), message, frames)
+            if self.life.unheard.full(process.number):
+                self._await(process)
         except EOFError:
             self._reactor.ignore(process.channel)
             if process.pidfd is None:
@@ -305,7 +323,7 @@ class KernelLoop:
             while True:
                 for frames in process.channel.receive():
                     message, payload = codec.decode(frames)
-                    self._do(self.life.slot(process.number, message, payload))
+                    self._do(self.life.slot(process.number, message, payload, self._live))
         process.read_stderr()
         self._finish(process, process.fault or str(self._death(process)))
 
@@ -324,6 +342,7 @@ class KernelLoop:
     def _finish(self, process: SlotProcess, cause: str) -> None:
         del self._processes[process.number]
         self._leaving.pop(process.number, None)
+        self._unread.discard(process.number)
         self._placed.pop(process.number, None)
         self._ignore(process)
         self._do(self.life.exited(process.number, cause, process.last_lines()))

@@ -82,7 +82,9 @@ class Serving(Fabric):
     def _blame(self, frame: Frame, seq: int, text: str) -> None:
         """Something is wrong with this control."""
         self._flush(frame, everything=True)  # what was said before
-        error = messages.Publish(frame.run.job, frame.run.attempt, "error", control=seq)
+        frame.published += 1
+        run, number = frame.run, frame.published
+        error = messages.Publish(run.job, run.attempt, "error", control=seq, number=number)
         self._send(error, codec.pack({"text": text[:2000], "record": None}))
 
 

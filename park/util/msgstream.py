@@ -3,7 +3,7 @@
 A job's stream is what its body publishes: progress, improvements, lines of a log, messages of its own kinds.
 The hub passes them on and forgets them. But some stay true until the next of their kind, such as the latest
 progress; it keeps those, one a kind, as the stream's header. (The disk has the header, and the last lines of
-the log: `park.core.snapshots`, `park.core.logbook`.) Who joins gets the header first and then every later
+the log: `park.core.snapshots`, `park.core.journal`.) Who joins gets the header first and then every later
 message in order, with nothing lost or doubled between, because `subscribe` does both at once.
 
 The hub is pure: it says what to send to whom, and somebody else sends it.
@@ -37,16 +37,20 @@ class message_stream:
         return f"<message_stream {len(self._headers)} headers, {watchers} watchers>"
 
     def publish(
-        self, job: int, kind: str, payload: Buffer, header: bool = False
+        self, job: int, kind: str, payload: Buffer, header: bool = False, at: int = 0
     ) -> list[tuple[Any, Stream, Buffer]]:
-        """What to send, as (peer, message, payload), now that *job* has published this.
+        """What to send, as (peer, message, payload), now that *job* has published this, *at* that place.
 
         With *header*, or when its kind is one of `LATEST`, it is also what later watchers get first.
         """
         if header or kind in LATEST:
             self.set_header(job, kind, payload)
-        message = Stream(job=job, kind=kind)
+        message = Stream(job=job, kind=kind, at=at)
         return [(peer, message, payload) for peer in self._watchers.get(job, ())]
+
+    def watched(self, job: int) -> bool:
+        """Whether somebody watches *job*."""
+        return job in self._watchers
 
     def set_header(self, job: int, kind: str, payload: Buffer) -> None:
         """What later watchers of *job* get first for *kind*; those of now get nothing."""

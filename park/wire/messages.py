@@ -368,13 +368,17 @@ class Status(Message):
 
 @dataclass(frozen=True, slots=True)
 class Watch(Message):
-    """Join a job's stream. Answered by Done, then Stream messages: "join" with the job's record, packed, its header,
-    with *logs* the last lines of its log, then every later message; of a job that has ended the last one.
+    """Join a job's stream. Answered by Done, then Stream messages: "join" with the job's record, packed, with *logs* the
+    last lines of its log, its header, then every later message; of a job that has ended the last one.
+
+    *since*: who has followed before has had all messages up to that place. After "join" he gets those after it that are
+    kept, and if some are not, before them an "error" without a record, which says so.
     """
 
     id: int
     job: int
     logs: bool = False
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,8 +495,9 @@ class Records(Message):
 class Stream(Message):
     """One message of a job's stream. *header*: the state so far, in answer to the Watch *reply*.
 
-    The payload is the message, pickled by the body; of the kinds that the broker makes (start, join, complete, error,
-    abort) and of a log it is packed.
+    *at*: its place among the messages of the job, the same in every life of the broker; 0: it has none. That of "join" is
+    the last place before what follows. The payload is the message, pickled by the body; of the kinds that the broker makes
+    (start, join, complete, error, abort) and of a log it is packed.
     """
 
     carries = True
@@ -500,6 +505,7 @@ class Stream(Message):
     kind: str
     header: bool = False
     reply: int = 0
+    at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -590,9 +596,14 @@ class Run(Message):
 
 @dataclass(frozen=True, slots=True)
 class Committed(Message):
-    """The answers of these *attempts* are on disk: nobody will ask for them again."""
+    """The answers of these *attempts* are on disk: nobody will ask for them again.
+
+    *heard*: attempt, number, attempt, number ...: of what that attempt has published, all up to that number is on disk, or
+    nobody wants it.
+    """
 
     attempts: list[int]
+    heard: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -732,8 +743,9 @@ class Publish(Message):
     """A message of a running body for the job's stream. The payload is the message, pickled.
 
     *kind* is an identifier of at most 100 bytes. *done* and *total* are read for the kind "progress". *header*: what a late
-    subscriber gets first. *control*: the one with which something went wrong, which several processes may find; it is told
-    once.
+    subscriber gets first, of at most 1 MiB. *control*: the one with which something went wrong, which several processes may
+    find; it is told once. *number*: its place among those of the attempt, from 1 on; the kernel keeps it, and gives it
+    again after contact was lost, until Committed says that the broker has heard it. 0: only the latest of its kind matters.
     """
 
     carries = True
@@ -744,6 +756,7 @@ class Publish(Message):
     total: float | None = None
     header: bool = False
     control: int = 0
+    number: int = 0
 
 
 # -- kernel <-> slot ---------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from park.wire import messages
 from park.wire.calls import Call, Session, lost
 from park.wire.contact import Contact
 from park.wire.messages import Message
+from park.wire.place import Place
 from tests.sim.functions import blob, code, units, values
 from tests.sim.peer import Peer
 from tests.sim.wire import PYTHON
@@ -97,6 +98,8 @@ class Client(Peer):
         self._forgone: set[int] = set()
         self.maps: dict[bytes, SessionMap] = {}
         self.streams: list[tuple[str, Any]] = []
+        #: the jobs that it follows
+        self.places: dict[int, Place] = {}
         super().__init__(world, name)
 
     def hello(self) -> Message:
@@ -117,6 +120,8 @@ class Client(Peer):
                         self.requests[number] = request
                 for request in list(self.requests.values()):
                     self._say(request)
+                for job in self.places:
+                    self._watch(job)
                 for session in self.sessions.values():
                     if session.number and not fresh:
                         self._say_maps(session)
@@ -133,7 +138,9 @@ class Client(Peer):
             case messages.MapFailed():
                 self.fail(self.maps[message.map], message)
             case messages.Stream():
-                self.streams.append((message.kind, payload))
+                if message.job not in self.places or self.places[message.job].passes(message):
+                    self.streams.append((message.kind, payload))
+                    self.world.told(self, message, payload)
             case messages.Results() if not message.reply:
                 mine = self.maps[message.map]
                 for start, _, data in mine.call.fresh(message.start, payload, message.count):
@@ -248,6 +255,17 @@ class Client(Peer):
     def cancel(self, made: SessionMap) -> None:
         self.fail(made, messages.MapFailed(made.message.map, "", "cancelled"))
         self.ask(messages.Cancel(made.message.map))
+
+    def follow(self, job: int) -> None:
+        """From now on, over whatever happens to the connection and the broker."""
+        if job not in self.places:
+            self.places[job] = Place()
+            self.places[job].passes(messages.Stream(job, "join"))  # from the first message on
+            if self.presence.state is Contact.LIVE:
+                self._watch(job)
+
+    def _watch(self, job: int) -> None:
+        self.send(messages.Watch(next(self._ids), job, since=self.places[job].ask()))
 
     def fetch(self, job: int, wait: bool = True) -> Request:
         return self.ask(messages.Fetch(0, job, wait=wait))

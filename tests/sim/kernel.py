@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, ToSlot
 from park.kernel.lifecycle import Lifecycle
 from park.wire import codec, messages
+from park.wire.contact import Contact
 from park.wire.messages import Message
 from tests.sim.peer import Peer
 from tests.sim.process import Process
@@ -64,7 +65,7 @@ class Kernel(Peer):
 
     def told(self, number: int, message: Message, payload: Any) -> None:
         """A process says something."""
-        self.carry(self.life.slot(number, message, payload))
+        self.carry(self.life.slot(number, message, payload, self.presence.state is Contact.LIVE))
         self._arm()
 
     def attend(self) -> None:

@@ -276,8 +276,10 @@ class Life:
                 assert request.answer.error == "UnknownJob"
                 assert set(request.message.after) & self.unwanted
                 self.asked.remove(asked)
-        for _, request, _ in self.asked:
+        for client, request, _ in self.asked:
             if request.done:
+                if request.message.name == "saver":
+                    client.follow(request.job)
                 key = request.message.key
                 assert self.numbers.setdefault(key, request.job) == request.job
                 if not request.message.idempotent:
@@ -327,7 +329,9 @@ class Life:
         world.until(lambda: not world.manager.store.count("trash"))
         # what nobody waits for
         world.until(lambda: not world.dispatcher.attempts and not world.dispatcher.orphans)
-        world.until(lambda: not any(k.life.attempts or k.life.answers.stored for k in world.kernels))
+        world.until(
+            lambda: not any(k.life.attempts or k.life.answers.stored or k.life.unheard for k in world.kernels)
+        )
         world.until(lambda: not world.dispatcher.list.next_deadline())
         world.loss = 0.0
         world.until(lambda: all(w.current for w in world.watchers))

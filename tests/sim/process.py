@@ -361,6 +361,8 @@ class Process:
     def _save(self, frame: Frame, state: list[int]) -> None:
         run = frame.run
         frame.saved.append(state[0])
+        said = messages.Publish(run.job, run.attempt, "log", number=len(frame.saved))
+        self.tell(said, codec.pack([run.attempt, len(frame.saved)]))
         checkpoint = messages.Checkpoint(
             run.attempt, run.job, self._unit(frame), len(frame.saved), served=self.served.get(run.job, 0)
         )

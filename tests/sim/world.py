@@ -50,6 +50,14 @@ class Judge(Protocol):
         """The broker has died, and not come back yet."""
 
 
+def check_next(last: dict[int, int], attempt: int, number: int) -> None:
+    """The line with this *number* comes after the *last* of its attempt: none is missing or comes twice."""
+    assert number == last.get(attempt, 0) + 1, (
+        f"after line {last.get(attempt, 0)} of {attempt} comes {number}"
+    )
+    last[attempt] = number
+
+
 class World:
     """See the module. *checked*: all invariants are asserted after each event; *watched*: a mirror follows."""
 
@@ -91,6 +99,8 @@ class World:
         self.served: dict[int, float] = defaultdict(float)
         #: steps of a unit of a job of which a process knows that they are on disk
         self._durable: Counter[tuple[int, int]] = Counter()
+        #: what followers have heard: the number of the last line by attempt
+        self._heard: defaultdict[tuple[Client, int], dict[int, int]] = defaultdict(dict)
         #: units that went on from a checkpoint
         self.restores = 0
         #: of processes, and of the broker
@@ -177,6 +187,11 @@ class World:
         """A process goes on from that state."""
         assert steps >= self._durable[job, unit], "a state that was acknowledged is lost, or was overwritten"
         self.restores += 1
+
+    def told(self, client: Client, message: messages.Stream, payload: Any) -> None:
+        """A follower of a job gets this."""
+        if message.kind == "log":
+            check_next(self._heard[client, message.job], *codec.unpack(payload))
 
     # -- time ----------------------------------------------------------------------------------
 
@@ -423,6 +438,10 @@ class World:
         store = self.manager.store
         assert store.count("trash") == 0
         here = {key[0] for room in ("job", "archive") for key, _ in store.scan(room)}
+        for number in d.list.jobs:
+            lines: dict[int, int] = {}
+            for line in self.manager.public.journal.lines(number):
+                check_next(lines, *codec.unpack(line))
         for room in OF_JOBS:
             assert {key[0] for key, _ in store.scan(room)} <= here, room
         assert {key[0] for key, _ in store.scan("blob")} == d.codes._kept.keys()
@@ -432,6 +451,7 @@ class World:
             assert not own.life.attempts, own
             assert not own.life.ahead, own
             assert not own.life.answers.stored, own
+            assert not own.life.unheard, own
             assert len(own.processes) <= IDLE_PER_SLOT * own.life.slots, own.processes
             assert not any(p.stack for p in own.processes.values())
         table = self.manager.table
