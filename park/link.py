@@ -305,7 +305,9 @@ class Link:
         last, self.welcome = self.welcome, message
         self._live.finish()
         fresh = self.presence.fresh
-        if last is not None and last.store != message.store:  # places in streams are those of another broker's jobs
+        if (
+            last is not None and last.store != message.store
+        ):  # places in streams are those of another broker's jobs
             for followers in self._followers.values():
                 for follower in followers.values():
                     follower.place.forget()

@@ -12,7 +12,7 @@ from fabric import Fabric, until
 
 import park
 from park.core.keeping import PAUSE, RECALLED, SESSIONS, SLICE, Archive, Keep
-from park.core.outcome import Account, Publication, Tick
+from park.core.outcome import Account, Publication, Tick, Write
 from park.core.store import JobStore, Store
 from park.core.sweep import OF_JOBS
 from park.model import JobState
@@ -257,6 +257,30 @@ def test_archived_jobs_are_found_and_take_no_memory(store: Callable[[], Store] |
     jobs.append(ended(world, client, "square", [7, 7], after=[jobs[1]]))
     assert world.result(jobs[-1]) == [49, 49]
     world.manager.close()
+
+
+@pytest.mark.parametrize("room", ["archive", "submit", "spans"])
+@pytest.mark.parametrize("damage", [b"", b"\xc1", codec.pack({"job": 1})])
+def test_an_archived_job_that_cannot_be_read_is_named_and_ends_nothing(
+    room: str, damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world, client = begun(keep=Keep(jobs=0))
+    jobs = [ended(world, client, "square", [n]) for n in range(3)]
+    world.until(lambda: world.manager.store.count("archive") == 3)
+    key: Any = (jobs[1], "results") if room == "spans" else (jobs[1],)
+    world.manager.store.commit([Write(room, key, damage if room != "spans" else b"odd")])
+    for _ in range(2):
+        world.restart_broker()
+        last = world.client()
+        asked = [last.fetch(jobs[1]), last.ask(messages.Delete(0, jobs[1]))]
+        for answer in done(world, *asked):
+            assert isinstance(answer, messages.Failure)
+            assert answer.error == "StoreError"
+            assert f"job {jobs[1]} cannot be read from the archive" in answer.text
+        assert f"job {jobs[1]} cannot be read from the archive" in capsys.readouterr().err
+        fetch = last.fetch(jobs[2])
+        done(world, fetch)
+        assert fetch.results == [4]
 
 
 def test_a_request_said_again_finds_its_archived_job() -> None:

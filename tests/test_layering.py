@@ -37,6 +37,7 @@ PICKLES = ("park.payload",)
 PARTS = tuple(
     f"park.core.{name}"
     for name in (
+        "catalogue",
         "codes",
         "controls",
         "fairshare",
@@ -128,6 +129,7 @@ ROOMS = {
     "park.core.codes": Room(1),
     "park.core.controls": Room(1, beside=("park.core.outcome",)),
     "park.core.room": Room(1, beside=("park.core.outcome",)),
+    "park.core.catalogue": Room(1, beside=("park.search",)),
     "park.core.tail": Room(1, beside=("park.core.outcome", "park.wire.*")),
     "park.core.requests": Room(1, beside=("park.core.needs", "park.wire.*")),
     "park.core.rights": Room(1, beside=("park.core.outcome", "park.core.roster", "park.core.work")),

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
+import random
+import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -20,8 +25,11 @@ from park.live import Changes, LiveTable, merged
 from park.local import LocalService
 from park.mirror import Change, Mirror
 from park.model import Delta, JobRecord, JobState, OwnerRecord
+from park.service import connect
 from park.table import pack_deltas
+from park.util.keys import key_folder
 from park.wire.messages import Deltas, Header
+from tests.campaign.proxy import Proxy, three_ports
 
 
 class Broker:
@@ -257,3 +265,73 @@ def test_a_table_that_is_cut_off_says_so_and_is_equal_again(tmp_path: Path) -> N
         until(lambda: other.seq == table.seq)
         assert dict(other.jobs) == dict(table.jobs)
         until(lambda: any(new is not None and getattr(new, "job", 0) == second for _, new in seen))
+
+
+LOOKS = """
+    import json, sys, time, park, park.mirror
+    park.mirror.SILENCE = float(sys.argv[1])
+    with park.connect() as service:
+        table = service.table
+        while True:
+            print(json.dumps([table.stale, table.seq, len(table.jobs)]), flush=True)
+            time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize(
+    ("silence", "seconds"), [(1.5, 2.5), pytest.param(5.0, 60.0, marks=pytest.mark.heavy)]
+)
+def test_the_table_of_a_process_that_was_stopped_says_that_it_is_old_and_is_soon_right(
+    silence: float, seconds: float, tmp_path: Path
+) -> None:
+    with Fabric(tmp_path) as fabric:
+        service = fabric.connect()
+        table = service.table
+        script = fabric.script(LOOKS, str(silence))
+
+        def looks() -> list[list[Any]]:
+            """What its table was each time."""
+            return [json.loads(line) for line in script.text.split("\n")[:-1]]
+
+        def right() -> list[Any]:
+            return [False, table.seq, len(table.jobs)]
+
+        service.start(abs, [-1], when=1000)
+        until(lambda: len(table.jobs) == 1)
+        until(lambda: right() in looks()[-1:], why=lambda: script.text[-200:])
+        script.signal(signal.SIGSTOP)
+        for _ in range(5):
+            service.start(abs, [-1], when=1000)
+        until(lambda: len(table.jobs) == 6)
+        time.sleep(seconds)
+        said = len(looks())
+        script.signal(signal.SIGCONT)
+        until(lambda: right() in looks()[said:], 5.0, why=lambda: f"{right()}, {looks()[said:]}")
+        first = looks()[said + 1]  # the line before may have been begun when it was stopped
+        assert first[0] or first == right(), looks()[said:]
+
+
+def test_a_table_that_the_network_cuts_off_says_so_and_is_soon_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("park.mirror.SILENCE", 1.5)
+    chance = random.Random(1)
+    with Fabric(tmp_path, keys=True) as fabric:
+        proxy = Proxy(three_ports(chance), int(fabric.url.rpartition(":")[2]))
+        fabric.callback(proxy.close)
+        shutil.copytree(key_folder(fabric.url), key_folder(proxy.url))
+        table = fabric.connect().table
+        with connect(proxy.url) as service:
+            far = service.table
+            service.start(abs, [-1], when=1000)
+            until(lambda: len(far.jobs) == 1 and not far.stale)
+            proxy.hold("table", 1.0, 3.0, chance)
+            for _ in range(5):
+                service.start(abs, [-1], when=1000)
+            until(lambda: far.stale, 3.0)
+            until(lambda: not far.stale and (far.seq, dict(far.jobs)) == (table.seq, dict(table.jobs)), 8.0)
+            proxy.cut("table", 1.0, chance)
+            for _ in range(5):
+                service.start(abs, [-1], when=1000)
+            until(lambda: not far.stale and (far.seq, dict(far.jobs)) == (table.seq, dict(table.jobs)), 8.0)
+            assert len(far.jobs) == 11

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from park.cli.columns import COLUMNS, fields_of, lines, lines_of, parse
 from park.cli.select import select
 from park.cli.tables import ansi, fitted, flat, layout, width
+from park.core.catalogue import Catalogue
 from park.errors import InvalidRequest, UnknownJob
 from park.model import JobRecord, JobState
 from park.search import Index, Query
@@ -51,6 +52,30 @@ def test_whatever_happens_to_the_table_the_index_finds_what_a_search_finds(
     for query in queries:
         found = [number for number in sorted(rows) if query.matches(rows[number])]
         assert index.find(query, rows) == (found[-query.newest :] if query.newest else found)
+
+
+@given(
+    st.lists(RECORDS, unique_by=lambda r: r.job),
+    st.lists(st.integers(1, 30), max_size=5),
+    st.lists(QUERIES, min_size=1, max_size=5),
+    st.integers(0, 31),
+)
+def test_the_catalogue_of_archived_jobs_finds_what_a_search_finds(
+    records: list[JobRecord], gone: list[int], queries: list[Query], below: int
+) -> None:
+    catalogue = Catalogue()
+    for record in records:
+        catalogue.add(record.as_map())
+    for number in gone:
+        catalogue.remove(number)
+    left = sorted((r for r in records if r.job not in gone), key=lambda r: -r.job)
+    assert len(catalogue) == len(left)
+    for query in queries:
+        found = [r.job for r in left if query.matches(r) and r.job < below]
+        assert list(catalogue.find(query, below)) == found
+    for record in left:
+        catalogue.remove(record.job)
+    assert not any(shared.values for shared in catalogue._shared.values())
 
 
 def job(number: int, *tags: str) -> JobRecord:

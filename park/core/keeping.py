@@ -17,13 +17,14 @@ import math
 import struct
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
 from typing import Any
 
+from park.core.catalogue import Catalogue
 from park.core.jobs import Job
 from park.core.outcome import Outcome, Ref, Write
 from park.core.recovery import Recovery
@@ -113,6 +114,7 @@ class Keeping(Recovery):
         super().__init__(*given, **named)
         self.keep = keep if keep is not None else Keep()
         self.archive = Archive()
+        self.catalogue = Catalogue()
         #: the clock of the last life when it was written, and the wall clock then
         self._saved_clock = (0.0, 0.0)
         self._clock_due = 0.0
@@ -203,15 +205,20 @@ class Keeping(Recovery):
                 self.archiving.discard(number)
                 job = self.list.jobs[number]
                 self.archive.add(number, job.clock, job.bytes)
+                self.catalogue.add(job.record.as_map())
                 self.list.forget(job)
 
-    def restore_archived(self, stored: list[dict[str, Any]]) -> None:
+    def restore_archived(self, stored: Iterable[dict[str, Any]]) -> None:
         """The jobs in the archive at the begin of a life."""
-        for job in sorted(stored, key=lambda s: s["clock"]):
-            self.archive.add(job["job"], job["clock"], job["bytes"])
+        found: list[tuple[float, int, int]] = []
+        for job in stored:
+            self.catalogue.add(job)
+            found.append((job["clock"], job["job"], job["bytes"]))
             self.over_bytes += job["bytes"]
             self.list.tallies.of(job["owner"]).bytes += job["bytes"]
             self.codes.keep(job["body"], job["code"])
+        for clock, number, size in sorted(found):
+            self.archive.add(number, clock, size)
 
     def recall(self, stored: dict[str, Any], submit: Submit, units: bytes, results: bytes) -> None:
         """An archived job that somebody names: as it was, until others are named."""
@@ -260,6 +267,7 @@ class Keeping(Recovery):
         elif number in self.recalled:
             del self.recalled[number]
             self.archive.remove(number)
+            self.catalogue.remove(number)
         self.over_bytes -= job.bytes
         self.list.tallies.of(job.owner).bytes -= job.bytes
         self.ledger.forget(number)

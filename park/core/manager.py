@@ -11,6 +11,8 @@ are the records as decided, but what it shows to others are those that are on di
 
 from __future__ import annotations
 
+import struct
+import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -29,7 +31,7 @@ from park.core.store import MemoryStore, Store
 from park.core.sweep import Sweeper
 from park.core.writer import Commits, InPlace, Writer
 from park.errors import InvalidRequest, ParkError, ProtocolError, StoreError
-from park.model import Delta
+from park.model import Delta, JobRecord
 from park.table import Table
 from park.wire import codec, messages
 from park.wire.messages import Message, Submit
@@ -152,7 +154,7 @@ class JobManager:
         clock = self.store.get("meta", ("clock",))
         if clock is not None:
             dispatcher.restore_clock(*codec.unpack(clock))
-        dispatcher.restore_archived([codec.unpack(value) for _, value in self.store.scan("archive")])
+        dispatcher.restore_archived(self._archived())
         self._sweeper.add(_number(number) for (number,), _ in self.store.scan("trash"))
         requests, inputs, answers, risks, said = (
             _ByJob(self.store.scan(room)) for room in ("submit", "units", "results", "attempt", "control")
@@ -185,6 +187,21 @@ class JobManager:
         rows += [Delta("owner", o.owner, o.as_map()) for o in dispatcher.owners()]
         self.public.begin(rows, now)
 
+    def _archived(self) -> Iterator[dict[str, Any]]:
+        """What lies in the archive. A record that cannot be read is named: its job is not found until that is mended."""
+        for key in self.store.keys("archive", (), sys.maxsize):
+            try:
+                found = codec.unpack(self.store.get("archive", key) or b"")
+                JobRecord.from_map(found)
+                yield found | {name: found[name] for name in ("clock", "bytes", "body", "code")}
+            except (ParkError, TypeError, ValueError, KeyError) as error:
+                self._name(_unreadable(key[0], error))
+
+    @staticmethod
+    def _name(error: StoreError) -> None:
+        """Say which archived job cannot be read."""
+        print(f"park: {error}", file=sys.stderr, flush=True)
+
     def write_behind(self, wake: Callable[[], None]) -> None:
         """From now on commit in a thread, which calls *wake* when there is something to see; in memory there is none."""
         if not isinstance(self.store, MemoryStore):
@@ -210,7 +227,14 @@ class JobManager:
         for event in events:
             if isinstance(event, Event):
                 message = event.message
-                self._recall_named(message)
+                try:
+                    self._recall_named(message)
+                except StoreError as error:
+                    self._name(error)
+                    if getattr(message, "id", 0):
+                        failure = messages.Failure(message.id, "StoreError", str(error)[:WORDS])  # type: ignore[attr-defined]
+                        turn.sends.append(Send(event.peer, failure))
+                        continue
                 if isinstance(message, READS) and dispatcher.roster.heard(event.peer, now):
                     turn.sends += self.public.answer(event)
                     continue
@@ -365,7 +389,10 @@ class JobManager:
         due = self.dispatcher.due(now)
         if due:
             for number in due:
-                self.recall(number)
+                try:
+                    self.recall(number)
+                except StoreError as error:
+                    self._name(error)
             self._keep(self.dispatcher.expire(due, now), turn)
 
     def _recall_named(self, message: Message) -> None:
@@ -380,13 +407,16 @@ class JobManager:
                 self.recall(codec.unpack(known))
 
     def recall(self, number: int) -> None:
-        """Take the job out of the archive, if it lies there."""
-        stored = self.store.get("archive", (number,))
-        if stored is None or number in self.dispatcher.list.jobs:
-            return
-        submit = codec.build(Submit, codec.unpack(self.store.get("submit", (number,)) or b""))
-        units, results = (self.store.get("spans", (number, what)) or b"" for what in ("units", "results"))
-        self.dispatcher.recall(codec.unpack(stored), submit, units, results)
+        """Take the job out of the archive, if it lies there. Raises StoreError where it cannot be read."""
+        try:
+            stored = self.store.get("archive", (number,))
+            if stored is None or number in self.dispatcher.list.jobs:
+                return
+            submit = codec.build(Submit, codec.unpack(self.store.get("submit", (number,)) or b""))
+            units, results = (self.store.get("spans", (number, what)) or b"" for what in ("units", "results"))
+            self.dispatcher.recall(codec.unpack(stored), submit, units, results)
+        except (ParkError, TypeError, ValueError, KeyError, struct.error) as error:
+            raise _unreadable(number, error) from error
 
     def _load(self, send: Send) -> Send:
         if isinstance(send.payload, Ref):
@@ -453,6 +483,10 @@ class _ByJob:
 
 def _failed(pack: Pack) -> int:
     return 0 if pack.rows is not None else sum(bytes(entry[:1]) == ERROR for entry in pack.entries())
+
+
+def _unreadable(number: int | bytes | str, error: Exception) -> StoreError:
+    return StoreError(f"job {number!r} cannot be read from the archive: {error}")
 
 
 def _number(part: int | bytes | str) -> int:
