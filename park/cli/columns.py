@@ -15,13 +15,15 @@ DEFAULT = ("job", "owner", "name", "state", "done", "submitted", "reason")
 
 def clock(seconds: float | None, short: bool = False) -> str:
     """A time for people, in their time zone; *short*: as much as is needed today."""
-    if seconds is None:
-        return ""
+    return "" if seconds is None else _clock(int(seconds), time.localtime()[:3] if short else None)
+
+
+@functools.lru_cache(10_000)
+def _clock(seconds: int, today: tuple[int, ...] | None) -> str:
     then = time.localtime(seconds)
-    if not short:
+    if today is None:
         return time.strftime("%Y-%m-%d %H:%M:%S", then)
-    today = time.localtime()
-    if then[:3] == today[:3]:
+    if then[:3] == today:
         return time.strftime("%H:%M:%S", then)
     return time.strftime("%m-%d %H:%M" if then[0] == today[0] else "%Y-%m-%d", then)
 
@@ -35,10 +37,13 @@ def priority_name(number: int) -> str:
 
 
 class Column(NamedTuple):
-    """Which fields of a record it shows, and how: called with a flag for short times, and with their values."""
+    """Which fields of a record it shows, and how: called with a flag for short times, and with their values.
+
+    None: it is one field, which is a text.
+    """
 
     fields: tuple[str, ...]
-    show: Callable[..., str]
+    show: Callable[..., str] | None = None
 
 
 def _time(name: str) -> Column:
@@ -57,10 +62,6 @@ def _listed(name: str) -> Column:
     return Column((name,), lambda _, values: ",".join(map(str, values)))
 
 
-def _text(name: str) -> Column:
-    return Column((name,), lambda _, text: str(text))
-
-
 def _how_far(_: bool, *values: Any) -> str:
     from park.live import how_far_of
 
@@ -68,11 +69,11 @@ def _how_far(_: bool, *values: Any) -> str:
 
 
 COLUMNS: dict[str, Column] = {
-    "job": _text("job"),
-    "owner": _text("owner"),
-    "name": _text("name"),
-    "kind": _text("kind"),
-    "state": _text("state"),
+    "job": Column(("job",), lambda _, number: str(number)),
+    "owner": Column(("owner",)),
+    "name": Column(("name",)),
+    "kind": Column(("kind",)),
+    "state": Column(("state",)),
     "done": Column(("done", "total", "progress", "state"), _how_far),
     "failed": _number("failed"),
     "running": _number("running"),
@@ -85,8 +86,8 @@ COLUMNS: dict[str, Column] = {
     "submitted": _time("submitted"),
     "started": _time("started"),
     "ended": _time("ended"),
-    "python": _text("python"),
-    "reason": _text("reason"),
+    "python": Column(("python",)),
+    "reason": Column(("reason",)),
 }
 
 
@@ -113,7 +114,9 @@ def lines(rows: Sequence[Sequence[Any]], names: Sequence[str], short: bool) -> l
     values = dict(zip(fields_of(names), zip(*rows, strict=True), strict=True)) if rows else {}
     columns = (COLUMNS[name] for name in names)
     shown = [
-        [show(short, *v) for v in zip(*(values[field] for field in fields), strict=True)]
+        values[fields[0]]
+        if show is None
+        else [show(short, *v) for v in zip(*(values[field] for field in fields), strict=True)]
         for fields, show in (columns if rows else ())
     ]
     return list(zip(*shown, strict=True))

@@ -1,30 +1,59 @@
 """``park``: see and steer the jobs of a broker.
 
-The commands are in modules of their own, which load what they need when they run: ``park --help`` is quick.
+The commands are in modules of their own. A module is loaded when one of its commands is called, or when all are listed.
 """
 
 from __future__ import annotations
 
 import io
 import sys
+from importlib import import_module
 
 import click
 
-from park.cli.backup import backup
-from park.cli.completion import completion
-from park.cli.credits import credits
-from park.cli.doctor import doctor
-from park.cli.jobs import jobs, show, why
-from park.cli.kernels import kernels
-from park.cli.keys import keys
-from park.cli.results import fetch, logs, run
-from park.cli.settings import config
-from park.cli.steer import abort, change, control, delete, pause, resume, retry, stop
-from park.cli.top import top
-from park.cli.waiting import wait
+#: Where each command is: a module, and the function if it is called otherwise.
+_COMMANDS = {
+    "abort": "steer",
+    "backup": "backup",
+    "completion": "completion",
+    "config": "settings",
+    "control": "steer",
+    "credits": "credits",
+    "delete": "steer",
+    "doctor": "doctor",
+    "fetch": "results",
+    "jobs": "jobs",
+    "kernels": "kernels",
+    "keys": "keys",
+    "logs": "results",
+    "pause": "steer",
+    "resume": "steer",
+    "retry": "steer",
+    "run": "results",
+    "set": "steer:change",
+    "show": "jobs",
+    "stop": "steer",
+    "top": "top",
+    "wait": "waiting",
+    "why": "jobs",
+}
 
 
-@click.group()
+class Commands(click.Group):
+    """The group of all commands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, function = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(f"park.cli.{module}"), function or cmd_name)
+        return command
+
+
+@click.group(cls=Commands)
 @click.version_option(package_name="park-fit")
 def main() -> None:
     """See and steer the jobs of a PARK broker.
@@ -34,11 +63,6 @@ def main() -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # names may have letters that the terminal has not
         sys.stdout.reconfigure(errors="replace")
-
-
-_JOBS = (jobs, show, why, wait, logs, fetch, stop, abort, pause, resume, control, change, retry, run, delete)
-for command in (*_JOBS, top, kernels, credits, doctor, config, keys, backup, completion):
-    main.add_command(command)
 
 
 if __name__ == "__main__":

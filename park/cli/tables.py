@@ -68,8 +68,11 @@ def fit(text: str, room: int) -> str:
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print *rows* below *heads*: on a terminal cut to its width, in a pipe in full."""
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print_lines(layout(heads, rows, room))
+    if sys.stdout.isatty():
+        print_lines(layout(heads, rows, shutil.get_terminal_size().columns))
+    else:
+        columns = _columns(heads, rows, None)
+        click.echo("\n".join(map(str.rstrip, map("".join, zip(*columns, strict=True)))))
 
 
 def print_lines(lines: Iterable[Line]) -> None:
@@ -99,24 +102,33 @@ def _styled(text: str, style: str) -> str:
     return click.style(text, fg=colour, dim="dim" in words or None, bold="bold" in words or None)
 
 
-def layout(heads: Sequence[str], rows: Iterable[Sequence[str]], room: int | None) -> list[Line]:
+def layout(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int | None) -> list[Line]:
     """The lines of a table, the heads first; *room* cells wide at most, None: as wide as they are."""
-    cells = [[plain(cell) for cell in row] for row in rows]
-    natural = [max(map(width, column)) for column in zip(heads, *cells, strict=True)]
-    widths = natural if room is None else fitted(heads, natural, room)
-    gaps = [GAP] * (len(heads) - 1) + [0]
-    styled = [head in STYLED for head in heads]
-    found: list[Line] = [
-        [(fit(head, w) + " " * gap, "bold") for head, w, gap in zip(heads, widths, gaps, strict=True)]
+    texts = list(zip(*_columns(heads, rows, room), strict=True))
+    styled = [i for i, head in enumerate(heads) if head in STYLED]
+    lines: list[Line] = [[(text, "") for text in row] for row in texts]
+    lines[0] = [(text, "bold") for text in texts[0]]
+    for line, row in zip(lines[1:], rows, strict=True):
+        for i in styled:
+            line[i] = (line[i][0], STYLES.get(row[i], ""))
+    return lines
+
+
+def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int | None) -> list[list[str]]:
+    """The columns of the same, head first, each text as wide as its column with the gap behind it."""
+    columns = [list(column) for column in zip(heads, *rows, strict=True)]
+    for i, column in enumerate(columns):
+        if not "".join(column).isprintable():
+            columns[i] = [plain(cell) for cell in column]
+    ascii = ["".join(column).isascii() for column in columns]
+    widths = [max(map(len if a else width, column)) for a, column in zip(ascii, columns, strict=True)]
+    if room is not None:
+        widths = fitted(heads, widths, room)
+    ends = [" " * GAP] * (len(heads) - 1) + [""]
+    return [
+        [cell.ljust(w) + end if a and len(cell) <= w else fit(cell, w) + end for cell in column]
+        for column, w, a, end in zip(columns, widths, ascii, ends, strict=True)
     ]
-    for row in cells:
-        texts = [fit(cell, w) + " " * gap for cell, w, gap in zip(row, widths, gaps, strict=True)]
-        if any(styled):
-            styles = [STYLES.get(cell, "") if s else "" for cell, s in zip(row, styled, strict=True)]
-            found.append(list(zip(texts, styles, strict=True)))
-        else:
-            found.append([("".join(texts), "")])
-    return found
 
 
 def fitted(heads: Sequence[str], widths: Sequence[int], room: int) -> list[int]:

@@ -118,10 +118,18 @@ class Job:
             "failed": self.failed,
             "total": self.total,
             "running": self.running,
-            "seconds": round(self.seconds, 6),
-            "credits": self.paid / MICRO,
+            "seconds": self.used_seconds,
+            "credits": self.paid_credits,
             "progress": self.progress,
         }
+
+    @property
+    def used_seconds(self) -> float:
+        return round(self.seconds, 6)
+
+    @property
+    def paid_credits(self) -> float:
+        return self.paid / MICRO
 
     @property
     def record(self) -> JobRecord:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from operator import attrgetter
 from typing import Any
 
 from park.core.dispatcher import Dispatcher
@@ -25,6 +26,11 @@ from park.wire import codec, messages
 #: What is answered here.
 READS = (messages.Snapshot, messages.Watch, messages.Unwatch, messages.Status, messages.Logs)
 
+#: What of a record is counted beside it, in the dispatcher's `Job`.
+_OF_JOBS = {name: name for name in ("done", "failed", "total", "running", "progress")} | {
+    "seconds": "used_seconds",
+    "credits": "paid_credits",
+}
 _FIELDS = tuple(field.name for field in fields(JobRecord))
 _LAST = {JobState.COMPLETE: "complete", JobState.FAILED: "error", JobState.ABORTED: "abort"}
 
@@ -218,15 +224,21 @@ class Public:
         """
         explain = self._dispatcher.explainer()
         jobs = self._dispatcher.list.jobs
+        # one call gets them all; with one more, so that it is always a tuple
+        of_record = attrgetter(*names, "job")
+        of_job = attrgetter(*(_OF_JOBS.get(name, f"facts.{name}") for name in names), "facts.job")
+        why = [i for i, name in enumerate(names) if name == "reason"]
         for number in numbers:
             job, shown = jobs.get(number), self.table.jobs.get(number)
-            now: dict[str, Any] = {}
-            if shown is None or (job is not None and number not in self._unsaved):
-                assert job is not None
-                shown, now = job.facts, job.counters
-            if job is not None and "reason" in names:
-                now["reason"] = explain(number)
-            yield [now[name] if name in now else getattr(shown, name) for name in names]
+            if shown is not None and (job is None or number in self._unsaved):
+                row = list(of_record(shown))
+            else:
+                row = list(of_job(job))
+            row.pop()
+            if job is not None:
+                for i in why:
+                    row[i] = explain(number)
+            yield row
 
     def _shown(self, number: int) -> dict[str, Any]:
         """The record of one job as a map, likewise."""

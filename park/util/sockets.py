@@ -17,12 +17,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket as plain
+import sys
 import time
 from collections.abc import Callable
 
 import zmq
 from zmq.utils import z85
-from zmq.utils.monitor import parse_monitor_message
 
 from park.core.outcome import Account
 from park.errors import NoBroker, ProtocolError, Refused
@@ -354,7 +354,8 @@ class Caller(_Socket):
         self._look_at = now + 1.0
         rests = False
         while int(self._monitor.get(zmq.EVENTS)) & _POLLIN:
-            event = parse_monitor_message(self._monitor.recv_multipart(_DONTWAIT))["event"]
+            # a number of 16 bits and one of 32; zmq.utils.monitor would read it too, and load asyncio and ssl
+            event = int.from_bytes(self._monitor.recv_multipart(_DONTWAIT)[0][:2], sys.byteorder)
             rests = event in (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
             self._trouble = _TROUBLES.get(event, "handshake")
         if rests:
