@@ -12,10 +12,13 @@ from fabric import Fabric, until
 
 import park
 from park.core.keeping import PAUSE, RECALLED, SESSIONS, SLICE, Archive, Keep
+from park.core.manager import JobManager
 from park.core.outcome import Account, Publication, Tick, Write
 from park.core.store import JobStore, Store
 from park.core.sweep import OF_JOBS
 from park.model import JobState
+from park.search import Query
+from park.service import ServiceManager, connect
 from park.wire import codec, messages
 from tests.sim import world as worlds
 from tests.sim.client import Client, Request
@@ -281,6 +284,36 @@ def test_an_archived_job_that_cannot_be_read_is_named_and_ends_nothing(
         fetch = last.fetch(jobs[2])
         done(world, fetch)
         assert fetch.results == [4]
+
+
+def test_lists_of_jobs_have_the_archived_ones_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("park.core.public.PAGE", 2)
+    manager = ServiceManager(JobManager(keep=Keep(jobs=3))).listen(home=tmp_path)
+    manager.reactor.start("broker")
+    try:
+        with connect(manager.endpoints["clients"], "ann") as service:
+            jobs = [service.start(abs, [1], when=1000, tags=f"t{n % 2}", name=f"fit {n}") for n in range(10)]
+            for job in jobs[:9]:
+                service.abort(job)
+            until(lambda: len(service.table.jobs) == 4)
+
+            def found(filter: Any = None, **more: Any) -> list[int]:
+                return [job.id for job in service.jobs(filter, **more)]
+
+            assert found() == found("fit", owner="*") == jobs
+            assert found("t1") == jobs[1::2]
+            assert found("aborted", since=3600) == jobs[:9]
+            assert found("waiting") == jobs[9:]
+            assert found("fit 2") == jobs[2:3]
+            assert found(owner="bob") == []
+            assert found(lambda record: record.job < 3) == jobs[:2]
+            rows = service.rows(Query(newest=5, tags=("t0",)), ["name", "state"], archived=True)
+            assert rows == [[f"fit {n}", "aborted"] for n in (0, 2, 4, 6, 8)]
+            assert [r.job for r in service.records(Query(newest=2), archived=True)] == jobs[8:]
+            service.delete(jobs[2])
+            assert found("fit 2") == []
+    finally:
+        manager.close()
 
 
 def test_a_request_said_again_finds_its_archived_job() -> None:

@@ -79,9 +79,9 @@ def jobs(
             return
         if as_json:
             fields = [field.name for field in dataclasses.fields(JobRecord)]
-            records = [dict(zip(fields, row, strict=True)) for row in service.rows(query, fields)]
+            records = [dict(zip(fields, row, strict=True)) for row in service.rows(query, fields, True)]
             click.echo(json.dumps(records, indent=2))
-        elif rows := service.rows(query, columns.fields_of(names)):
+        elif rows := service.rows(query, columns.fields_of(names), True):
             print_table([name.upper() for name in names], columns.lines(rows, names, sys.stdout.isatty()))
         else:
             hint = "" if everybody or states else " that have not ended (park jobs -a shows all)"

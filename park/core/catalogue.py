@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from park.search import Query
@@ -61,12 +61,11 @@ class Catalogue:
     def add(self, record: dict[str, Any]) -> None:
         """A job that is in the archive now: its record, as a map."""
         at = bisect_left(self._jobs, record["job"])  # nearly always at the end
-        values = {name: record[name] for name in _SHARED} | {"tags": tuple(record["tags"])}
-        values["state"] = str(record["state"])
         self._jobs.insert(at, record["job"])
         self._submitted.insert(at, record["submitted"])
-        for name, value in values.items():
-            self._columns[name].insert(at, self._shared[name].put(value))
+        for name in _SHARED:
+            value = record[name]
+            self._columns[name].insert(at, self._shared[name].put(tuple(value) if name == "tags" else value))
 
     def remove(self, job: int) -> None:
         """It was deleted."""
@@ -79,23 +78,32 @@ class Catalogue:
 
     def find(self, query: Query, below: int) -> Iterator[int]:
         """The jobs with numbers *below* that match, the newest first."""
-        owners = self._matching("owner", lambda owner: query.owner in ("*", owner))
-        states = self._matching("state", lambda state: not query.states or state in query.states)
-        tags = self._matching("tags", lambda tags: all(tag in tags for tag in query.tags))
         word = query.word
-        by_state = self._matching("state", lambda state: state == word)
-        by_tags = self._matching("tags", lambda tags: word in tags)
-        by_name = self._matching("name", lambda name: word in name)
-        owner, state, tag, name = (self._columns[n] for n in _SHARED)
+        must = [  # those that are asked for at all
+            (self._columns[name], self._matching(name, matches))
+            for name, asked, matches in (
+                ("owner", query.owner != "*", lambda owner: owner == query.owner),
+                ("state", query.states, lambda state: state in query.states),
+                ("tags", query.tags, lambda tags: all(tag in tags for tag in query.tags)),
+            )
+            if asked
+        ]
+        may = [
+            (self._columns[name], self._matching(name, matches))
+            for name, matches in (
+                ("state", lambda state: state == word),
+                ("tags", lambda tags: word in tags),
+                ("name", lambda name: word in name),
+            )
+            if word
+        ]
         for i in range(bisect_left(self._jobs, below) - 1, -1, -1):
             if (
-                owner[i] in owners
-                and state[i] in states
-                and tag[i] in tags
+                all(column[i] in found for column, found in must)
+                and (not may or any(column[i] in found for column, found in may))
                 and self._submitted[i] >= query.since
-                and (not word or name[i] in by_name or tag[i] in by_tags or state[i] in by_state)
             ):
                 yield self._jobs[i]
 
-    def _matching(self, column: str, matches: Any) -> set[int]:
-        return {number for number, value in self._shared[column].values.items() if matches(value)}
+    def _matching(self, name: str, matches: Callable[[Any], bool]) -> set[int]:
+        return {number for number, value in self._shared[name].values.items() if matches(value)}

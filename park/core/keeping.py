@@ -17,7 +17,7 @@ import math
 import struct
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
@@ -36,6 +36,8 @@ from park.wire.messages import Submit
 
 #: Ended sessions that stay in the table, and archived jobs that stay in memory after they were recalled.
 SESSIONS, RECALLED = 100, 100
+#: What is read of an archived job at the begin of a life.
+LISTED = ("job", "owner", "state", "tags", "name", "submitted", "clock", "bytes", "body", "code")
 #: Jobs that are deleted in one turn, seconds until the next ones, and until the next look where nothing could go.
 SLICE, PAUSE_BETWEEN, AGAIN = 50, 0.01, 60.0
 #: Seconds by which an old job may be deleted late.
@@ -208,7 +210,7 @@ class Keeping(Recovery):
                 self.catalogue.add(job.record.as_map())
                 self.list.forget(job)
 
-    def restore_archived(self, stored: Iterable[dict[str, Any]]) -> None:
+    def restore_archived(self, stored: list[dict[str, Any]]) -> None:
         """The jobs in the archive at the begin of a life."""
         found: list[tuple[float, int, int]] = []
         for job in stored:

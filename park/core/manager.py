@@ -20,7 +20,7 @@ from typing import Any
 
 from park.core.dispatcher import Dispatcher
 from park.core.journal import Batch
-from park.core.keeping import Keep
+from park.core.keeping import LISTED, Keep
 from park.core.ledger import Policy
 from park.core.limits import RECORD, LimitPolicy
 from park.core.outcome import Event, Flow, Key, Outcome, Ref, Send, Tick, Write
@@ -31,7 +31,7 @@ from park.core.store import MemoryStore, Store
 from park.core.sweep import Sweeper
 from park.core.writer import Commits, InPlace, Writer
 from park.errors import InvalidRequest, ParkError, ProtocolError, StoreError
-from park.model import Delta, JobRecord
+from park.model import Delta
 from park.table import Table
 from park.wire import codec, messages
 from park.wire.messages import Message, Submit
@@ -154,7 +154,7 @@ class JobManager:
         clock = self.store.get("meta", ("clock",))
         if clock is not None:
             dispatcher.restore_clock(*codec.unpack(clock))
-        dispatcher.restore_archived(self._archived())
+        dispatcher.restore_archived(list(self._archived()))
         self._sweeper.add(_number(number) for (number,), _ in self.store.scan("trash"))
         requests, inputs, answers, risks, said = (
             _ByJob(self.store.scan(room)) for room in ("submit", "units", "results", "attempt", "control")
@@ -189,13 +189,21 @@ class JobManager:
 
     def _archived(self) -> Iterator[dict[str, Any]]:
         """What lies in the archive. A record that cannot be read is named: its job is not found until that is mended."""
-        for key in self.store.keys("archive", (), sys.maxsize):
-            try:
-                found = codec.unpack(self.store.get("archive", key) or b"")
-                JobRecord.from_map(found)
-                yield found | {name: found[name] for name in ("clock", "bytes", "body", "code")}
-            except (ParkError, TypeError, ValueError, KeyError) as error:
-                self._name(_unreadable(key[0], error))
+        last: Key = ()
+        try:
+            for last, value in self.store.scan("archive"):
+                yield from self._listed(last, lambda v=value: v)  # type: ignore[misc]
+        except StoreError:  # one is damaged: each by itself, then
+            for key in self.store.keys("archive", (), sys.maxsize):
+                if key > last:
+                    yield from self._listed(key, lambda k=key: self.store.get("archive", k) or b"")  # type: ignore[misc]
+
+    def _listed(self, key: Key, load: Callable[[], bytes]) -> Iterator[dict[str, Any]]:
+        try:
+            found = codec.unpack(load())
+            yield {name: found[name] for name in LISTED}
+        except (ParkError, TypeError, KeyError) as error:
+            self._name(_unreadable(key[0], error))
 
     @staticmethod
     def _name(error: StoreError) -> None:

@@ -6,8 +6,10 @@ ends) is told on its stream at that moment, after all that its body has said bef
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from itertools import islice
 from operator import attrgetter
 from typing import Any
 
@@ -16,13 +18,15 @@ from park.core.journal import Batch, Journal
 from park.core.outcome import Event, Heard, Outcome, Peer, Send, Write
 from park.core.snapshots import Snapshots
 from park.core.store import Store
-from park.errors import Refused
+from park.errors import ParkError, Refused
 from park.model import Delta, JobRecord, JobState
 from park.search import Index, Query
 from park.table import Table, pack_deltas
 from park.util.msgstream import LATEST, message_stream
 from park.wire import codec, messages
 
+#: Archived jobs that are shown at a time.
+PAGE = 500
 #: What is answered here.
 READS = (messages.Snapshot, messages.Watch, messages.Unwatch, messages.Status, messages.Logs)
 
@@ -31,6 +35,8 @@ _OF_JOBS = {name: name for name in ("done", "failed", "total", "running", "progr
     "seconds": "used_seconds",
     "credits": "paid_credits",
 }
+#: The fields of records, and what they are where nothing is known.
+_NONE = JobRecord(0, "").as_map()
 _FIELDS = tuple(field.name for field in fields(JobRecord))
 _LAST = {JobState.COMPLETE: "complete", JobState.FAILED: "error", JobState.ABORTED: "abort"}
 
@@ -160,8 +166,15 @@ class Public:
                     text = f"records of jobs have no field {min(unknown)!r}: they have {', '.join(_FIELDS)}"
                     yield Send(peer, messages.Failure(message.id, "InvalidRequest", text))
                     return
-                numbers = self._index.find(_query(message), self.table.jobs)
-                rows = self._rows(numbers, message.fields) if message.fields else self._maps(numbers)
+                names = message.fields or _FIELDS
+                if message.below:
+                    numbers = self._dispatcher.catalogue.find(_query(message), message.below)
+                    rows = self._archived(islice(numbers, PAGE), names)
+                else:
+                    found = self._index.find(_query(message), self.table.jobs)
+                    rows = self._rows(found, names, self._dispatcher.explainer())
+                if not message.fields:
+                    rows = (dict(zip(_FIELDS, row, strict=True)) for row in rows)  # type: ignore[misc]
                 yield Send(peer, messages.Records(message.id), codec.pack(list(rows)))
             case messages.Unwatch():
                 self.stream.unsubscribe(message.job, peer)
@@ -217,12 +230,13 @@ class Public:
         for stream, payload in self.stream.subscribe(number, peer):
             yield Send(peer, replace(stream, reply=id), payload)
 
-    def _rows(self, numbers: Iterable[int], names: Sequence[str]) -> Iterator[list[Any]]:
+    def _rows(
+        self, numbers: Iterable[int], names: Sequence[str], explain: Callable[[int], str]
+    ) -> Iterator[list[Any]]:
         """Of the records of these jobs the fields *names*, as they are now if that is on disk, and why they are so.
 
         Thousands are shown at once, while the broker does nothing else: no record is made for it.
         """
-        explain = self._dispatcher.explainer()
         jobs = self._dispatcher.list.jobs
         # one call gets them all; with one more, so that it is always a tuple
         of_record = attrgetter(*names, "job")
@@ -240,12 +254,16 @@ class Public:
                     row[i] = explain(number)
             yield row
 
+    def _archived(self, numbers: Iterable[int], names: Sequence[str]) -> Iterator[list[Any]]:
+        """The same of archived jobs. One that cannot be read is left out; whoever names it is told why."""
+        for number in numbers:
+            with contextlib.suppress(ParkError, AttributeError):
+                stored = codec.unpack(self._store.get("archive", (number,)) or b"")
+                yield [stored.get(name, _NONE[name]) for name in names]
+
     def _shown(self, number: int) -> dict[str, Any]:
         """The record of one job as a map, likewise."""
-        return next(self._maps([number]))
-
-    def _maps(self, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
-        return (dict(zip(_FIELDS, row, strict=True)) for row in self._rows(numbers, _FIELDS))
+        return dict(zip(_FIELDS, next(self._rows([number], _FIELDS, self._dispatcher.explain)), strict=True))
 
 
 def _last(record: dict[str, Any]) -> bytes:

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -43,6 +43,7 @@ from park.kernel.term import DRAIN
 from park.link import Link, Reply
 from park.live import LiveTable
 from park.model import (
+    ENDED,
     NOT_RUN,
     AccountRecord,
     JobRecord,
@@ -61,6 +62,7 @@ from park.session import LARGEST_BATCH, Executor, MapIterator, Mapper, Session, 
 from park.stream import Inbox, Messages
 from park.util.bar import Bar
 from park.wire import codec, messages
+from park.wire.codec import MAX_INT
 from park.wire.pack import Pack
 
 #: Tags that every request of this process gets besides its own.
@@ -464,7 +466,7 @@ class ServerProxy(Server):
             service.jobs("running", owner="*", since=3600)
         """
         query = query_of(filter, self.user if owner is None else owner, since)
-        found = self.records(query)
+        found = self.records(query, archived=True)
         return [job_of_record(self, r) for r in found if not callable(filter) or filter(r)]
 
     @property
@@ -472,16 +474,36 @@ class ServerProxy(Server):
         """Who this client is: the owner of what it submits."""
         return self._link.user
 
-    def records(self, query: Query | None = None) -> list[JobRecord]:
-        """The records of the jobs that *query* finds, as they are now, by number; None: all jobs of everybody."""
-        return self._records(_status(query or Query()))
+    def records(self, query: Query | None = None, archived: bool = False) -> list[JobRecord]:
+        """The records of the jobs that *query* finds, as they are now, by number; None: all jobs of everybody.
 
-    def rows(self, query: Query, fields: Sequence[str]) -> list[list[Any]]:
-        """Of the same records only these *fields*, a list a job: cheaper where there are thousands.
+        Those that are in the table, and with *archived* those in the archive too.
+        """
+        names = [field.name for field in fields(JobRecord)]
+        rows = self.rows(query or Query(), names, archived)
+        return [JobRecord.from_map(dict(zip(names, row, strict=True))) for row in rows]
+
+    def rows(self, query: Query, names: Sequence[str], archived: bool = False) -> list[list[Any]]:
+        """Of the same records only the fields *names*, a list a job: cheaper where there are thousands.
 
         Raises InvalidRequest for a field that records of jobs do not have.
         """
-        _, data = self._ask(_status(query, fields))
+        found = {row[0]: row[1:] for row in self._rows(query, names)}
+        if archived and (not query.states or ENDED.intersection(query.states)):
+            below = MAX_INT
+            while (not query.newest or len(found) < query.newest) and (
+                page := self._rows(query, names, below)
+            ):
+                found |= {row[0]: row[1:] for row in page if row[0] not in found}
+                below = page[-1][0]
+        return [row for _, row in sorted(found.items())][-query.newest :]
+
+    def _rows(self, q: Query, names: Sequence[str], below: int = 0) -> list[list[Any]]:
+        """One answer: the number of each job, then its fields."""
+        tags, states, shown = list(q.tags), list(q.states), ["job", *names]
+        _, data = self._ask(
+            lambda n: messages.Status(n, 0, q.owner, states, tags, q.word, q.since, q.newest, shown, below)
+        )
         found: list[list[Any]] = codec.unpack(data)
         return found
 
@@ -745,9 +767,3 @@ class ServerProxy(Server):
         if service is not self:
             raise InvalidRequest("this thread has submitted no job to this service: say which one")
         return int(number)
-
-
-def _status(q: Query, fields: Sequence[str] = ()) -> Callable[[int], messages.Message]:
-    return lambda n: messages.Status(
-        n, 0, q.owner, list(q.states), list(q.tags), q.word, q.since, q.newest, list(fields)
-    )

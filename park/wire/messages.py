@@ -352,7 +352,8 @@ class Forget(Message):
 class Status(Message):
     """The record of one job (*job*), or, where that is 0, of all that `park.search.Query` finds. Answered by Records.
 
-    *fields*: of all that are found only these, as lists of their values; none are all fields, as maps.
+    *fields*: of all that are found only these, as lists of their values; none are all fields, as maps. *below*: of archived
+    jobs with numbers below that, the newest first, some at a time; none is left when none comes.
     """
 
     id: int
@@ -364,6 +365,7 @@ class Status(Message):
     since: float = 0.0
     newest: int = 0
     fields: list[str] = field(default_factory=list)
+    below: int = 0
 
 
 @dataclass(frozen=True, slots=True)
