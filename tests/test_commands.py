@@ -200,6 +200,14 @@ def test_watching_on_a_terminal_redraws(world: World) -> None:
             watching.kill()
 
 
+def test_a_terminal_on_which_one_cannot_draw_is_told_so(world: World) -> None:
+    with Terminal() as terminal:
+        env = {"PARK_BROKER": world.fabric.address, "TERM": "dumb"}
+        watching = world.fabric.start("-m", "park.cli.park", "top", "-w", env=env, stdout=terminal.slave)
+        assert watching.wait() == 2
+        assert "this terminal (TERM=dumb): leave out -w" in watching.text
+
+
 @pytest.mark.parametrize("drawn", [False, True])
 def test_watching_ends_with_the_connection(world: World, drawn: bool) -> None:
     script = """
@@ -700,7 +708,7 @@ def test_why_a_job_waits(world: World) -> None:
 def test_whoever_waits_at_a_terminal_sees_why(world: World) -> None:
     job = world.service.start(square, [1], labels=["gpu"])
     with Terminal() as terminal:
-        env = {"PARK_BROKER": world.fabric.address}
+        env = {"PARK_BROKER": world.fabric.address, "TERM": "xterm"}
         waiting = world.fabric.start("-m", "park.cli.park", "wait", str(job), env=env, stderr=terminal.slave)
         try:
             until(lambda: "no kernel has the label 'gpu'" in terminal.text, why=lambda: terminal.text)

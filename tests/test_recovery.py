@@ -236,6 +236,7 @@ def test_units_that_must_not_run_twice_fail_their_job_when_nobody_brings_them_ba
     world.run_for(0.5)
     world.lose(world.kernels[0])
     world.restart_broker()
+    assert "for kernels of the broker's last life" in world.dispatcher.explain(request.job)
     world.until(lambda: world.dispatcher.list.jobs[request.job].ended)
     record = world.dispatcher.list.jobs[request.job].record
     assert record.state is JobState.FAILED

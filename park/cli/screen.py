@@ -30,15 +30,21 @@ MISSED = 1.0
 def draw(table: LiveTable, lines: Callable[[int, int], list[Line]]) -> None:
     """Show what *lines* gives for so many columns and rows, again whenever the *table* changes, until somebody ends it.
 
-    It returns at q, and when the connection has ended.
+    It returns at q, and when the connection has ended. Raises InvalidRequest where a terminal cannot be drawn on.
     """
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    from park.cli.tables import has_colours
+    from park.cli.tables import can_draw, has_colours
+    from park.errors import InvalidRequest
 
     console = Console(highlight=False, no_color=not has_colours())
+    if not can_draw(sys.stdout):
+        raise InvalidRequest(
+            f"nothing can be drawn again and again on this terminal (TERM={os.environ.get('TERM', '')}): leave out -w, or "
+            "read it through a pipe (| cat)"
+        )
 
     def picture() -> Text:
         # one row less, so that the terminal never scrolls
@@ -52,7 +58,7 @@ def draw(table: LiveTable, lines: Callable[[int, int], list[Line]]) -> None:
     changes = table.changes()
     with (
         keys() as pressed,
-        Live(picture(), console=console, auto_refresh=False, screen=not console.is_dumb_terminal) as live,
+        Live(picture(), console=console, auto_refresh=False, screen=True) as live,
     ):
         drawn, size = time.monotonic(), console.size
         while not table.closed:

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TextIO
 
 import click
 
@@ -77,13 +78,18 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_lines(lines: Iterable[Line]) -> None:
     """Print lines, in colours where there are any."""
-    colours = sys.stdout.isatty() and has_colours()
+    colours = can_draw(sys.stdout) and has_colours()
     click.echo("\n".join(ansi(line) if colours else flat(line) for line in lines))
 
 
+def can_draw(stream: TextIO) -> bool:
+    """Whether it is a terminal on which one can draw."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+
 def has_colours() -> bool:
-    """Whether the terminal shows colours, and whoever sits there wants any."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    """Whether whoever sits at the terminal wants colours."""
+    return not os.environ.get("NO_COLOR")
 
 
 def flat(line: Line) -> str:

@@ -108,7 +108,7 @@ def _ended(record: JobRecord) -> tuple[str, bool]:
 @contextmanager
 def _shown(service: ServerProxy, as_json: bool) -> Iterator[Lines]:
     """On a terminal bars, on stderr; elsewhere lines alone."""
-    if not sys.stderr.isatty():
+    if not tables.can_draw(sys.stderr):
         yield Lines(as_json)
         return
     from rich.console import Console

@@ -33,6 +33,8 @@ def why(d: Charging, job: Job, held: Sequence[Attempt]) -> str:
         return f"{d.room.trouble}: results wait on kernels until there is room"
     if not job.has_work:
         return ""
+    if job.recovering:
+        return "waits, a lease at most, for kernels of the broker's last life, which may still run some of it"
     if job.held:
         return "waits until its client takes the results that are there"
     return _no_kernel(d, job) or _turn(d, job, held)
