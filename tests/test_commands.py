@@ -382,6 +382,7 @@ def test_doctor_says_what_is_wrong_and_what_to_do(world: World, tmp_path: Path) 
     assert found[0][3]["remedy"] == f"start it again: park-broker --home {tmp_path}"
     assert "it has no 'version'" in found[1][0]["found"]
     assert "does not exist" in found[2][0]["found"]
+    assert [c["name"] for c in found[3]] == ["key"]
     assert "there is no key for the broker at tcp://127.0.0.1:1" in found[3][0]["found"]
     assert "is no address of a broker" in found[4][0]["found"]
 

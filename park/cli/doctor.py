@@ -82,6 +82,7 @@ class Exam:
 
     def __init__(self, broker: str | None) -> None:
         self.broker = broker
+        #: None: it is not known, or there is no way to it
         self.place: Place | None = None
         #: the broker's home, if it is on this machine
         self.home: Path | None = None
@@ -217,6 +218,7 @@ class Exam:
                 key = key_for(self.place, (CLIENT,))
             except ParkError as error:
                 yield Check("key", FAULT, str(error))
+                self.place = None
             else:
                 assert key is not None
                 yield Check("key", OK, f"{key.path}: you are {key.name}")
