@@ -18,11 +18,13 @@ import pytest
 from park.core.controls import Controls
 from park.core.dispatcher import Dispatcher
 from park.core.fairshare import ServiceClock
+from park.core.journal import Journal
 from park.core.roster import Roster
 from park.errors import ParkError
 from park.kernel import codes, process
+from park.kernel.unheard import Unheard
 from park.mirror import Mirror
-from park.wire.messages import Submit
+from park.wire.messages import Committed, Publish, Submit
 from tests.replay import recorded
 from tests.sim.disk import Disk
 from tests.sim.functions import exact
@@ -231,6 +233,32 @@ def serves_the_least_charged_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ServiceClock, "pick", wrong)
 
 
+def keeps_nothing_that_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was on its way when the contact was lost is not said again."""
+    monkeypatch.setattr(Unheard, "all", lambda self: iter(()))
+
+
+def takes_what_comes_again_for_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Journal.take
+
+    def wrong(self: Journal, p: Any, *given: Any) -> bool:
+        if p.job in self._talks:
+            self._talks[p.job].marks.clear()
+        return take(self, p, *given)
+
+    monkeypatch.setattr(Journal, "take", wrong)
+
+
+def has_heard_what_is_not_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    publish = Dispatcher._publish
+
+    def wrong(self: Dispatcher, event: Any, message: Any) -> None:
+        publish(self, event, message)
+        self._send(event.peer, Committed([], [message.attempt, message.number]))
+
+    monkeypatch.setitem(Dispatcher._HANDLERS, Publish, wrong)
+
+
 def counts_idle_time_as_credit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ServiceClock, "_start", lambda self, entry, *given: entry.tag)
 
@@ -268,6 +296,9 @@ def test_the_trials_notice_a_planted_bug(
         forgets_what_was_on_its_way,
         gives_again_what_a_checkpoint_has,
         sees_no_gap,
+        keeps_nothing_that_was_said,
+        takes_what_comes_again_for_new,
+        pytest.param(has_heard_what_is_not_on_disk, marks=pytest.mark.heavy),
     ],
 )
 def test_the_world_notices_a_planted_bug(
