@@ -72,6 +72,8 @@ class KernelLoop:
         self._exited: list[SlotProcess] = []
         #: processes that are not read, because what they have published waits
         self._unread: set[int] = set()
+        #: it was said that they wait for a broker that is away
+        self._told_waits = False
         self._guard: subprocess.Popen[bytes] | None = None
         #: how many processes the system has killed for want of memory, when it did, as far as that was seen, and when
         #: that was looked at
@@ -112,6 +114,10 @@ class KernelLoop:
         for number in [n for n in self._unread if not self.life.unheard.full(n)]:
             self._unread.discard(number)
             self._await(self._processes[number])
+        if self._unread and not self._live and not self._told_waits:
+            text = "a body says more than is kept while the broker is away: it waits until that is back"
+            print(f"park-kernel: {text}", file=sys.stderr, flush=True)
+        self._told_waits = bool(self._unread) and not self._live
         while self._exited:
             self._gone(self._exited.pop())
         self._do(self.life.tick(now))
@@ -247,10 +253,10 @@ class KernelLoop:
     def _await(self, process: SlotProcess) -> None:
         """Listen, and for room to write too while something waits to go out; not to one that has said too much."""
         events = WRITE if process.channel.pending else 0
-        if self.life.unheard.full(process.number):
-            self._unread.add(process.number)
-        else:
+        if not self.life.unheard.full(process.number):
             events |= READ
+        else:
+            self._unread.add(process.number)
         if not events:
             self._reactor.ignore(process.channel)
             return
