@@ -208,20 +208,25 @@ class Public:
         number, id, since = message.job, message.id, message.since
         shown = self._shown(number)
         passed, kept = self.journal.since(number, since)
-        again = since is not None and since <= passed
-        at = since if since is not None and again else passed
+        at, lost = passed, ""
+        if since is None:
+            kept = [entry for entry in kept if message.logs and entry.kind == "log"]
+            if kept:  # his place moves on with the lines, and from the last one to that of the next message
+                at = kept[0].at - 1
+                kept[-1] = kept[-1]._replace(at=passed)
+        elif since > passed:  # the store is older than what he has seen
+            kept, lost = [], "messages"
+        else:
+            at = since
+            if len(kept) < passed - since:
+                lost = f"{passed - since - len(kept):,} messages"
         yield Send(peer, messages.Stream(number, "join", True, id, at), codec.pack(shown))
-        if since is not None and (not again or len(kept) < passed - since):
-            lost = f"{passed - since - len(kept):,} messages" if again else "messages"
+        if lost:
             text = f"{lost} of job {number} were left out: the broker does not keep them any more"
-            yield Send(
-                peer, messages.Stream(number, "error", True, id), codec.pack({"text": text, "record": None})
-            )
+            data = codec.pack({"text": text, "record": None})
+            yield Send(peer, messages.Stream(number, "error", True, id), data)
         for entry in kept:
-            if again:
-                yield Send(peer, messages.Stream(number, entry.kind, False, id, entry.at), entry.data)
-            elif since is None and message.logs and entry.kind == "log":
-                yield Send(peer, messages.Stream(number, "log", True, id), entry.data)
+            yield Send(peer, messages.Stream(number, entry.kind, since is None, id, entry.at), entry.data)
         row = self.table.jobs.get(number)
         if row is None or row.state.ended:
             yield Send(peer, messages.Stream(number, _LAST[shown["state"]], True, id), _last(shown))
