@@ -749,8 +749,9 @@ def test_an_account_is_shown_with_what_jobs_have_cost(world: World) -> None:
 
 
 def test_credits_are_granted(world: World) -> None:
-    text = world.run("credits", "grant", "bob", "250.5")
-    assert text == "bob was granted 250.5 credits and has 36,250.50 now\n"
+    text = world.run("credits", "grant", "bob", "200")
+    assert text == "bob was granted 200 credits and has 36,200.00 now\n"
+    assert json.loads(world.run("credits", "grant", "bob", "50.5", "--json"))["balance"] == 36_250.5
     assert json.loads(world.run("credits", "bob", "--json"))[0]["balance"] == 36_250.5
     for amount in ("-5", "0", "nan", "inf", "1e13"):
         assert "is no number of credits above 0" in world.run("credits", "grant", "bob", amount, code=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from park.cli.tables import plain
     type=click.Path(path_type=Path),
     help="The broker's home (default: where $PARK_BROKER's connection file is, else $PARK_HOME or the state folder).",
 )
-def backup(file: Path, home: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: the file, its bytes and jobs.")
+def backup(file: Path, home: Path | None, as_json: bool) -> None:
     """Copy the jobs of a broker, which may run, to FILE.
 
     On the broker's machine, as its user. FILE gets all that was acknowledged when this began; `park-broker --home NEW
@@ -29,7 +31,13 @@ def backup(file: Path, home: Path | None) -> None:
         from park.util.addresses import default_home
 
         broker = os.environ.get("PARK_BROKER", "")
-        named = Path(broker).parent if broker and "://" not in broker else None
+        place = Path(broker).expanduser() if broker and "://" not in broker else None
+        named = place if place is None or place.is_dir() else place.parent
         folder = (home or named or default_home()).expanduser().absolute()
         copy = back_up(folder, file.expanduser().absolute())
+        if as_json:
+            click.echo(
+                json.dumps({"file": str(file), "home": str(folder), "jobs": copy.jobs, "bytes": copy.size})
+            )
+            return
         click.echo(plain(f"{copy.jobs:,} jobs, {copy.size:,} bytes, copied from {folder} to {file}"))

@@ -87,7 +87,8 @@ def _until(a: AccountRecord) -> str:
 @broker_option
 @click.argument("owner", shell_complete=completion.owners)
 @click.argument("amount", type=float)
-def grant(broker: str | None, owner: str, amount: float) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The account as it is now, as JSON.")
+def grant(broker: str | None, owner: str, amount: float, as_json: bool) -> None:
     """Give OWNER some more credits, beyond the cap if need be.
 
     Only the broker's own user may, on its machine.
@@ -95,5 +96,9 @@ def grant(broker: str | None, owner: str, amount: float) -> None:
     with in_words():
         service = open_service(broker)
         service.grant(owner, amount)
-        balance: Any = service.credits(owner)[0].balance
+        (account,) = service.credits(owner)
+        if as_json:
+            click.echo(json.dumps(account.as_map(), indent=2))
+            return
+        balance: Any = account.balance
         click.echo(plain(f"{owner} was granted {amount:,g} credits and has {_number(balance)} now"))

@@ -81,7 +81,8 @@ def row(r: KernelRecord) -> tuple[str, ...]:
     metavar="TIME",
     help="What they run may go on for so long; the rest is handed back, to be run elsewhere.",
 )
-def drain(broker: str | None, numbers: tuple[int, ...], grace: float) -> None:
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each kernel.")
+def drain(broker: str | None, numbers: tuple[int, ...], grace: float, as_json: bool) -> None:
     """Send kernels away: they take no new work, and leave.
 
     Each may be drained by its owner, and by the broker's own user.
@@ -90,4 +91,5 @@ def drain(broker: str | None, numbers: tuple[int, ...], grace: float) -> None:
         service = open_service(broker)
         for number in numbers:
             service.drain(number, grace)
-            click.echo(f"kernel {number} drains: it leaves within some {grace:g} s")
+            text = f"kernel {number} drains: it leaves within some {grace:g} s"
+            click.echo(json.dumps({"kernel": number, "text": text}) if as_json else text)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from park.cli.columns import clock
 from park.cli.common import in_words
+from park.cli.tables import print_table
 from park.errors import NoBroker
 
 if TYPE_CHECKING:
@@ -37,8 +38,11 @@ def keys() -> None:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The file to write (default: NAME.key)."
 )
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object: the file, and the folder it belongs into."
+)
 @_home
-def new(name: str, kernel: bool, pool: bool, output: Path | None, home: Path | None) -> None:
+def new(name: str, kernel: bool, pool: bool, output: Path | None, as_json: bool, home: Path | None) -> None:
     """Make a key for NAME, who is charged for what is done with it.
 
     The file that it writes is all that NAME needs: it belongs into NAME's ~/.config/park/keys/HOST_PORT/.
@@ -53,6 +57,9 @@ def new(name: str, kernel: bool, pool: bool, output: Path | None, home: Path | N
         file = output or Path(f"{name}.{role}.key" if kernel or pool else f"{name}.key")
         _ring(home).new(name, role, file)
         folder = f"~/.config/park/keys/{key_folder(_address(home)).name}"
+        if as_json:
+            click.echo(json.dumps({"name": name, "role": role, "file": str(file), "folder": folder}))
+            return
         whose = "" if role == CLIENT else " a kernel of" if role == KERNEL else " a pool kernel of"
         click.echo(
             f"{file} is a key for{whose} {name}: who has it is {name} to this broker. Hand it over, and put it in place:"
@@ -96,11 +103,5 @@ def show(as_json: bool, home: Path | None) -> None:
         if not entries:
             click.echo("no keys (park keys new NAME makes one)", err=True)
             return
-        rows = [("NAME", "ROLE", "MADE", "PUBLIC KEY")]
-        rows += [
-            (e.name, e.role, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(e.made)), e.public)
-            for e in entries
-        ]
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        for row in rows:
-            click.echo("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]))
+        rows = [(e.name, e.role, clock(e.made), e.public) for e in entries]
+        print_table(("NAME", "ROLE", "MADE", "PUBLIC KEY"), rows)
