@@ -222,3 +222,11 @@ def test_what_is_ahead_is_what_one_finds_job_by_job() -> None:
         for n, share in shares.items():
             expected += max(0.0, j.owner.tag - clock._jobs[n].owner.tag) * share / part
         assert clock.ahead(number, line) == pytest.approx(expected)
+
+
+def test_whoever_comes_last_of_many_alike_waits_for_a_unit_of_each() -> None:
+    clock = clock_with(*((n, "ann", 0) for n in range(1, 101)), (101, "bob", 0))
+    line = clock.line(clock.shares(range(1, 102), 0.0))
+    assert clock.ahead(1, line, unit=5.0) == 0.0
+    assert clock.ahead(100, line, unit=5.0) == pytest.approx(99 * 5.0 * 2)  # bob gets as much
+    assert clock.ahead(101, line, unit=5.0) == 0.0

@@ -466,12 +466,15 @@ class ServiceClock:
     def line(self, shares: Mapping[int, float]) -> Line:
         """The jobs in *shares* as they stand now."""
         jobs = ((self._jobs[number], share) for number, share in shares.items())
-        return Line((j.owner.name, j.owner.tag, j.tag, j.weight, share) for j, share in jobs)
+        return Line((j.owner.name, j.owner.tag, j.tag, j.order, j.weight, share) for j, share in jobs)
 
-    def ahead(self, job: int, line: Line) -> float:
-        """About how many slot-seconds of other jobs, of those in *line*, are due before the job's next unit."""
+    def ahead(self, job: int, line: Line, unit: float = 0.0) -> float:
+        """About how many slot-seconds of other jobs, of those in *line*, are due before the job's next unit.
+
+        *unit*: how many such a unit takes; 0: that is not known.
+        """
         j = self._jobs[job]
-        return line.ahead(j.owner.name, j.owner.tag, j.tag)
+        return line.ahead(j.owner.name, j.owner.tag, j.tag, j.order, unit)
 
     def check(self, jobs: Iterable[int] | None = None) -> None:
         """Assert what must always hold, of all *jobs* (None: every one)."""

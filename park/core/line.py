@@ -27,26 +27,37 @@ class _Sums:
 
 
 class Line:
-    """The line at one moment. *jobs*: of each its owner, the owner's tag, its own tag, its weight, and its share.
+    """The line at one moment. *jobs*: of each its owner, the owner's tag, its own tag and its order of arrival, its weight,
+    and its share.
 
-    >>> line = Line([("ann", 0.0, 0.0, 1.0, 0.25), ("ann", 0.0, 3.0, 1.0, 0.25), ("bob", 2.0, 0.0, 1.0, 0.5)])
-    >>> line.ahead("ann", 0.0, 3.0), line.ahead("bob", 2.0, 0.0)
-    (3.0, 2.0)
+    >>> line = Line([("ann", 0.0, 0.0, 1, 1.0, 0.25), ("ann", 0.0, 3.0, 2, 1.0, 0.25), ("bob", 2.0, 0.0, 3, 1.0, 0.5)])
+    >>> line.ahead("ann", 0.0, 3.0, 2), line.ahead("bob", 2.0, 0.0, 3), line.ahead("ann", 0.0, 3.0, 2, unit=60.0)
+    (3.0, 2.0, 120.0)
     """
 
-    def __init__(self, jobs: Iterable[tuple[str, float, float, float, float]]) -> None:
+    def __init__(self, jobs: Iterable[tuple[str, float, float, int, float, float]]) -> None:
         tags: dict[str, float] = {}
         own: dict[str, list[tuple[float, float]]] = {}
+        self._turns: dict[str, list[tuple[float, int]]] = {}
         self._shares: dict[str, float] = {}
-        for owner, owner_tag, tag, weight, share in jobs:
+        for owner, owner_tag, tag, order, weight, share in jobs:
             tags[owner] = owner_tag
             own.setdefault(owner, []).append((tag, weight))
+            self._turns.setdefault(owner, []).append((tag, order))
             self._shares[owner] = self._shares.get(owner, 0.0) + share
+        for turns in self._turns.values():
+            turns.sort()
         self._own = {owner: _Sums(weights) for owner, weights in own.items()}
         self._owners = _Sums((tags[owner], share) for owner, share in self._shares.items())
 
-    def ahead(self, owner: str, owner_tag: float, tag: float) -> float:
-        """About how many slot-seconds of other jobs are due before the next unit of a job with these tags."""
+    def ahead(self, owner: str, owner_tag: float, tag: float, order: int, unit: float = 0.0) -> float:
+        """About how many slot-seconds of other jobs are due before the next unit of a job with these tags.
+
+        Whoever of its owner's is before it has a unit first, which takes *unit* slot-seconds, as one of its own does
+        (0: that is not known), while others get their share.
+        """
         own = self._own.get(owner)
+        part = max(self._shares.get(owner, 0.0), 1e-9)
         before = own.before(tag) if own is not None else 0.0
-        return before + self._owners.before(owner_tag) / max(self._shares.get(owner, 0.0), 1e-9)
+        turns = bisect_left(self._turns.get(owner, []), (tag, order))
+        return max(before + self._owners.before(owner_tag) / part, turns * unit / part if turns else 0.0)

@@ -84,7 +84,8 @@ def _turn(d: Charging, job: Job, held: Sequence[Attempt]) -> str:
         return f"waits until {wide} are free at once on {job.reserved.host}; {text}"
     if job.running:
         return f"runs on {job.running} slot{'s'[: job.running != 1]}, with more to do: {text}"
-    soon = d.clock.ahead(job.number, d.line) / max(1, slots)
+    unit = d.estimates.get(job.owner, job.root.function) if job.root is not None else None
+    soon = d.clock.ahead(job.number, d.line, (unit or 0.0) * job.needs.cpus) / max(1, slots)
     text = f"all slots are busy with work that is due before: {text}, its next unit in about {_seconds(soon)}"
     longest = next((a for a in held if a.map.job != job.number), None)
     if longest is not None:
