@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from park.core.server import ServerProxy
 
 #: Seconds that somebody who has pressed Tab waits for the broker.
-PATIENCE = 0.7
+PATIENCE = 1.0
 #: Jobs that are looked at, the newest.
 MOST = 200
 
