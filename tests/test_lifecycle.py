@@ -271,7 +271,7 @@ def test_a_broker_of_another_life_hears_what_is_held_and_answered() -> None:
     bench.run(2, job=2, stored=True)
     bench.done(2, 2)
     assert bench.life.holds == [1, 2]
-    assert [entry[-2] for entry in bench.life.held()] == ["runs", "done"]
+    assert [entry[5] for entry in bench.life.held()] == ["runs", "done"]
     actions = bench.broker(messages.Welcome("store", 2, 2.0, 20.0, fresh=True))
     assert Let(2) in actions  # nobody would tell it to clean up
     assert [m.attempt for m in told(actions, messages.Finished)] == [2]

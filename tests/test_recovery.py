@@ -182,7 +182,9 @@ def test_an_attempt_at_a_known_map_goes_on_as_it_stands() -> None:
     client = desk.client()
     job = accepted(desk.submit(client, inputs=[1, 2, 3]))
     key = desk.dispatcher.list.jobs[job].submit.key
-    out = hello(desk, "k1", [77, 78], held([key, 1, 1, 1, 0, "runs", 3.0], [key, 2, 1, 1, 0, "done", 5.0]))
+    out = hello(
+        desk, "k1", [77, 78], held([key, 1, 1, 1, 0, "runs", 3.0, 0], [key, 2, 1, 1, 0, "done", 5.0, 0])
+    )
     assert not of(out, messages.Abort)
     assert {a.span.start for a in desk.dispatcher.attempts.values()} == {0, 1, 2}
     run = messages.Run(78, job, "ann", key, b"", 2, 1, 0)
@@ -196,10 +198,10 @@ def test_an_attempt_at_a_known_map_goes_on_as_it_stands() -> None:
     [
         None,
         "junk",
-        [b"short", 0, 1, 1, 0, "runs", 0.0],
-        [b"k" * 16, -1, 1, 1, 0, "runs", 0.0],
-        [b"k" * 16, 0, 0, 1, 0, "runs", 0.0],
-        [b"k" * 16, 0, 1, 9, 0, "runs", 0.0],
+        [b"short", 0, 1, 1, 0, "runs", 0.0, 0],
+        [b"k" * 16, -1, 1, 1, 0, "runs", 0.0, 0],
+        [b"k" * 16, 0, 0, 1, 0, "runs", 0.0, 0],
+        [b"k" * 16, 0, 1, 9, 0, "runs", 0.0, 0],
         [b"k" * 16, 0, 1, 1, 0, "sleeps", 0.0],
         [b"k" * 16, 0, 1, 1, 0, "runs", -1.0],
         [b"k" * 16, 0, 1, 1, 0, "runs", 1e300],
@@ -214,7 +216,7 @@ def test_what_makes_no_sense_is_aborted(entry: object) -> None:
 
 def test_what_nobody_claims_within_a_lease_is_aborted() -> None:
     desk = Desk()
-    hello(desk, "k1", [77], held([b"m" * 16, 0, 1, 2, 0, "runs", 0.0]))
+    hello(desk, "k1", [77], held([b"m" * 16, 0, 1, 2, 0, "runs", 0.0, 0]))
     client = desk.client()
     assert not of(desk.submit(client), messages.Run)  # its slots are taken
     for _ in range(9):

@@ -37,6 +37,7 @@ from tests.trials import (
     lost_work,
     pay,
     share_at_once,
+    steer,
     the_broker_dies,
 )
 
@@ -80,6 +81,18 @@ def test_whatever_happens_the_books_are_right(tens: int) -> None:
 @pytest.mark.parametrize("hundreds", range(1, 6))
 def test_more_books(hundreds: int) -> None:
     pay(range(100 * hundreds, 100 * hundreds + 100))
+
+
+@pytest.mark.parametrize("tens", range(4))
+def test_whatever_happens_what_is_said_is_heard(tens: int) -> None:
+    steer(range(10 * tens, 10 * tens + 10))
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("hundreds", range(1, 6))
+def test_more_is_said(hundreds: int) -> None:
+    steer(range(100 * hundreds, 100 * hundreds + 100))
 
 
 @pytest.mark.parametrize("accident", [a_kernel_is_lost, the_broker_dies])
@@ -189,6 +202,19 @@ def gives_again_what_a_checkpoint_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dispatcher, "_serve_controls", lambda self, job, served: None)
 
 
+def takes_in_who_has_missed_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body goes on that has not heard all that the checkpoint of another one has."""
+    orphan = Dispatcher._orphan
+
+    def wrong(self: Dispatcher, *given: Any) -> Any:
+        found = orphan(self, *given)
+        if found is not None:
+            found.told = sys.maxsize
+        return found
+
+    monkeypatch.setattr(Dispatcher, "_orphan", wrong)
+
+
 def sees_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mirror takes changes for the next ones that are later ones."""
     feed = Mirror.feed
@@ -270,6 +296,7 @@ def counts_idle_time_as_credit(monkeypatch: pytest.MonkeyPatch) -> None:
         (forgets_a_refund, lambda: lost_work(a_kernel_is_lost)),
         (serves_the_least_charged_first, lambda: share_at_once(0)),
         (counts_idle_time_as_credit, back_again),
+        (takes_in_who_has_missed_some, lambda: steer(range(40, 70))),
     ],
 )
 def test_the_trials_notice_a_planted_bug(

@@ -18,6 +18,7 @@ from tests.sim.functions import exact
 from tests.sim.life import Life
 from tests.sim.paying import PayingLife
 from tests.sim.shares import Busy, Race, fluid, keep_busy, mix
+from tests.sim.steered import SteeredLife
 from tests.sim.waits import Waits
 from tests.sim.wire import brisk
 from tests.sim.world import World
@@ -48,6 +49,16 @@ def pay(seeds: range) -> None:
         audit.close()
         entries += audit.entries
     assert entries > 5 * len(seeds)
+
+
+def steer(seeds: range) -> None:
+    """Whatever happens, jobs hear what they are told, in order and once."""
+    heard = 0
+    for seed in seeds:
+        life = SteeredLife(seed, lame if seed % 2 else None)
+        life.run(60)
+        heard += sum(request.done for _, _, _, request in life.said)
+    assert heard > 20 * len(seeds)
 
 
 # -- time --------------------------------------------------------------------------------------------

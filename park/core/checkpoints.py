@@ -21,8 +21,10 @@ class Checkpoints(Attempts):
         if attempt is None:
             return
         job = self._job(attempt.map.job)
-        known = job.checkpoints.get(m.unit)
-        if known is None or known < (m.attempt, m.number):
+        known, controls = job.checkpoints.get(m.unit), job.controls
+        had = controls.served if controls is not None else 0
+        # an attempt that was taken in again may have heard less than one that ran meanwhile
+        if (known is None or known < (m.attempt, m.number)) and m.served >= had:
             if not self.room.use(len(event.payload)):
                 return  # its kernel keeps it, and tries again with the next
             self._settle_twin(attempt)  # what goes on from its own state runs once at a time
@@ -33,7 +35,7 @@ class Checkpoints(Attempts):
             if known is None:
                 self.list.store(job, self._out)
             self._refresh(job)
-        served = job.controls.served if job.controls is not None else 0
+        served = min(m.served, controls.served) if controls is not None else 0
         self._answer(event.peer, messages.Checkpointed(m.attempt, m.number, served))
 
     def _restore(self, event: Event, m: messages.Restore) -> None:
@@ -41,7 +43,8 @@ class Checkpoints(Attempts):
         if attempt is None:
             return
         job = self._job(attempt.map.job)
-        answer = messages.Checkpoint(m.attempt, job.number, m.unit, 0, m.id)
+        served = job.controls.served if job.controls is not None else 0
+        answer = messages.Checkpoint(m.attempt, job.number, m.unit, 0, m.id, served)
         payload = Ref("checkpoint", (job.number, m.unit)) if m.unit in job.checkpoints else b""
         self._answer(event.peer, answer, payload)
 

@@ -82,7 +82,7 @@ class Controlling(Charging):
         if controls is None or served <= controls.served:
             return
         count, size = len(controls.kept), controls.bytes
-        for seq, key, gone in controls.serve(served):
+        for seq, key, gone in controls.serve(served, self._turn):
             self._out.writes.append(Write("control", record(job.number, seq, key), None if gone else b""))
         self.list.grow(job, controls.bytes - size)
         self.list.tallies.of(job.owner).controls += len(controls.kept) - count

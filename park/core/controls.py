@@ -35,6 +35,8 @@ class Controls:
 
     def __init__(self, served: int = 0) -> None:
         self.served = served
+        #: the turn in which that checkpoint came
+        self.turn = 0
         #: the number of the last one
         self.last = served
         self.kept: dict[int, Kept] = {}
@@ -75,9 +77,9 @@ class Controls:
             found.append((number, self.kept[number]))
         return found[::-1]
 
-    def serve(self, seq: int) -> Iterator[tuple[int, bytes, bool]]:
+    def serve(self, seq: int, turn: int) -> Iterator[tuple[int, bytes, bool]]:
         """A checkpoint has those up to this one. Yields number and key of what goes, and whether its key goes too."""
-        self.served = max(self.served, min(seq, self.last))
+        self.served, self.turn = max(self.served, min(seq, self.last)), turn
         while self.kept and (first := next(iter(self.kept))) <= self.served:
             kept = self.kept.pop(first)
             self.bytes -= kept.size

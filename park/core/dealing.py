@@ -253,6 +253,10 @@ class Dealing(Attempts):
         at_once = kernel.joined <= self._saved
         if map_.root:
             at_once = at_once and map_.came <= self._saved and submit.idempotent
+            if (
+                job.controls is not None
+            ):  # it begins behind those that a checkpoint has: not before that is on disk
+                at_once = at_once and job.controls.turn <= self._saved
         (self._send if at_once else self._answer)(kernel.peer, run, payload)
         if job.state is JobState.QUEUED:
             self.list.change(job, self._out, state=JobState.RUNNING, started=self._wall_now)

@@ -129,6 +129,7 @@ class Recovery(Attempts):
                 int(memory),
                 "runs" | "ahead" | "waits" | "done" as how,
                 float(seconds),
+                int(told),
             ] if 0.0 <= seconds <= LONGEST:
                 pass
             case _:
@@ -139,7 +140,7 @@ class Recovery(Attempts):
         if number in self.attempts:
             return None
         return Orphan(
-            number, kernel, key, start, count, cpus, memory, how, seconds, self._now + self.roster.lease
+            number, kernel, key, start, count, cpus, memory, how, seconds, self._now + self.roster.lease, told
         )
 
     def _adopt(self, map_: Map) -> None:
@@ -153,7 +154,12 @@ class Recovery(Attempts):
         kernel = orphan.kernel
         profile = kernel.profile
         span = None
-        if not job.ended and job.wants(map_) and not (profile.only and profile.owner != job.owner):
+        mine = not profile.only or profile.owner == job.owner
+        if map_.root and job.controls is not None and orphan.how != "done":
+            mine = (
+                mine and orphan.told >= job.controls.served
+            )  # else it would miss what nobody keeps any more
+        if not job.ended and job.wants(map_) and mine:
             span = map_.claim(orphan.start, orphan.count)
         if span is None:
             self._drop_orphan(orphan)

@@ -314,6 +314,8 @@ class Orphan:
     seconds: float
     #: until then somebody may claim it
     until: float
+    #: the last control that it was given
+    told: int = 0
     #: what its kernel has said of it
     events: list[Event] = field(default_factory=list)
 

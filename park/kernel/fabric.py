@@ -88,6 +88,8 @@ class Fabric(ABC):
         self._fetches = 0
         #: the last control that each job's body has had
         self._served: dict[int, int] = {}
+        #: something has come, or begun, since controls were last looked at
+        self._look_at_controls = False
         self._known: set[bytes] = set()
         #: user code runs, and may be interrupted
         self._open = False
@@ -284,7 +286,10 @@ class Fabric(ABC):
             try:
                 self._fetches += 1
                 self._send(messages.Restore(self._fetches, frame.run.attempt, frame.unit))
-                data = self._fetched(frame)
+                data, served = self._fetched(frame)
+                if frame.run.once and len(data):
+                    self._served[frame.run.job] = served
+                    self._look_at_controls = True
                 try:
                     frame.restored[frame.unit] = payload.loads(data) if len(data) else None
                 except Exception as error:
@@ -320,7 +325,7 @@ class Fabric(ABC):
                 case messages.Fetched() if message.reply == number:
                     return payload.job_result(message.record, message.once, pieces)
                 case messages.Checkpoint() if message.reply == number:
-                    return data
+                    return data, message.served
                 case messages.Filed() if message.reply == number:
                     return message.there, data
                 case messages.Failure() if message.reply == number:

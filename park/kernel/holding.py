@@ -88,7 +88,10 @@ class Holding:
             run, how = held.run, "waits" if held.call is not None or held.lent else "runs"
             if how == "runs":
                 seconds = self._now - held.since
-        return [run.map, run.start, run.count, run.cpus, run.memory, how, seconds]
+        told = run.served
+        if run.stored and number in self.attempts:
+            told = max(told, self.attempts[number].told.get(run.job, 0))
+        return [run.map, run.start, run.count, run.cpus, run.memory, how, seconds, told]
 
     # -- what drivers wait for -------------------------------------------------------------------
 

@@ -26,8 +26,6 @@ class Serving(Fabric):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self._controls = Controls()
-        #: something has come, or begun, since they were last looked at
-        self._look_at_controls = False
 
     def _keep_control(self, message: messages.Control, data: Buffer) -> None:
         self._controls.keep(message.job, message.seq, data)

@@ -47,9 +47,9 @@ class KernelHello(Message):
     """kernel -> broker, first of all, and again after a reconnect. Answered by Welcome.
 
     *attempts*: those that it holds, or has answered without knowing that the answer counts. The payload is a packed list
-    of what a broker of another life has to know of each, in their order: [map, start, count, cpus, memory, how, seconds],
-    *how* it stands there: "runs" (for so many *seconds*), "ahead" (of a free slot), "waits" (for a map, or at a safe
-    point), or "done" (it took so many, and the answer follows).
+    of what a broker of another life has to know of each, in their order: [map, start, count, cpus, memory, how, seconds,
+    told], *how* it stands there: "runs" (for so many *seconds*), "ahead" (of a free slot), "waits" (for a map, or at a safe
+    point), or "done" (it took so many, and the answer follows); *told*: the last control that it was given.
 
     What it has: *memory* (bytes; 0: unknown), *labels*, and *packages* by name with their versions. It serves
     *owner* ("": nobody in particular) first, or *only* that owner. *draining*: as after Draining.
@@ -691,8 +691,8 @@ class Checkpoint(Message):
     """The state of *unit*, from which another attempt may go on; the payload is the state, pickled.
 
     *number* counts those of the attempt. Answered by Checkpointed once it is on disk; until then the kernel keeps the
-    newest one of each attempt. *served*: the last control that its body has had. broker -> kernel -> slot, with *reply*:
-    the answer to Restore; empty: there is none.
+    newest one of each attempt. *served*: the last control that its body has had, and so the state has what it has led to.
+    broker -> kernel -> slot, with *reply*: the answer to Restore; empty: there is none.
     """
 
     carries = True

@@ -127,12 +127,12 @@ def heeds(count: int | None) -> Generator[Any, Any, Any]:
     """A driver that goes on until its body has had so many controls: the first of these."""
     yield RESTORE
     kept = 0
-    while len(heard := (yield HEAR)) < (count or 4):
+    while len(heard := (yield HEAR)) < (count or 12):
         if len(heard) > kept:
             kept = len(heard)
             yield Save([kept, *heard])
         yield 0.05
-    return heard[: count or 4]
+    return heard[: count or 12]
 
 
 def generations(plan: list[Any] | None) -> Generator[Any, Any, Any]:

@@ -306,7 +306,7 @@ class Life:
         self.see_accepted()
         world.until(lambda: not any(c.requests for c in world.clients))
         for number, job in world.dispatcher.list.jobs.items():
-            for _ in range(4 if job.record.name == "heeds" else 0):
+            for _ in range(20 if job.record.name == "heeds" else 0):
                 self.say(last, number)
         for number, job in world.dispatcher.list.jobs.items():
             if job.root is not None and not job.root.closed:  # its client is gone, and so was the broker then
@@ -369,7 +369,7 @@ class Life:
             if request.message.name == "heeds":
                 self.check_heard(request.job, got)
                 right = [g if isinstance(g, list) else [] for g in got]
-                assert all(len(g) == (x or 4) for g, x in zip(right, inputs, strict=True) if g), got
+                assert all(len(g) == (x or 12) for g, x in zip(right, inputs, strict=True) if g), got
             else:
                 right = [expected(request.message.name, x) for x in inputs]
             state = job.state

@@ -164,7 +164,8 @@ class Process:
                 frame.restoring = False
                 if frame.run.once and state is not None:
                     self.heard[frame.run.job] = heard = state[1:] if frame.name == "heeds" else []
-                    assert frame.name != "heeds" or len(heard) == frame.run.served
+                    assert frame.name != "heeds" or len(heard) == message.served
+                    self.served[frame.run.job] = message.served
                 self._drive(frame, state)
             case messages.Lend():
                 self._frame(message.attempt).asked = True
