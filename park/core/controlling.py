@@ -91,10 +91,10 @@ class Controlling(Charging):
     def _blame_control(self, job: Job, seq: int) -> bool:
         """Something went wrong with it. Whether this is the first process that says so."""
         kept = job.controls.kept.get(seq) if job.controls is not None else None
-        if kept is None or kept.blamed:
-            return False
-        kept.blamed = True
-        return True
+        first = kept is None or not kept.blamed  # of one that a checkpoint has, one process alone knows
+        if kept is not None:
+            kept.blamed = True
+        return first
 
     def _forget_controls(self, job: Job) -> None:
         """The job ends: nobody will need them."""
