@@ -296,7 +296,7 @@ def counts_idle_time_as_credit(monkeypatch: pytest.MonkeyPatch) -> None:
         (forgets_a_refund, lambda: lost_work(a_kernel_is_lost)),
         (serves_the_least_charged_first, lambda: share_at_once(0)),
         (counts_idle_time_as_credit, back_again),
-        (takes_in_who_has_missed_some, lambda: steer(range(40, 70))),
+        (takes_in_who_has_missed_some, lambda: steer(range(110, 134))),
     ],
 )
 def test_the_trials_notice_a_planted_bug(

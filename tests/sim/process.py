@@ -160,7 +160,8 @@ class Process:
             case messages.Checkpoint():
                 frame = self._frame(message.attempt)
                 state = codec.unpack(payload) if len(payload) else None
-                self.kernel.world.restored(frame.run.job, message.unit, state[0] if state else 0)
+                steps = state[0] if state else 0
+                self.kernel.world.restored(frame.run.job, message.unit, steps, message.attempt)
                 frame.restoring = False
                 if frame.run.once and state is not None:
                     self.heard[frame.run.job] = heard = state[1:] if frame.name == "heeds" else []

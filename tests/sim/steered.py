@@ -12,7 +12,6 @@ class SteeredLife(Life):
 
     def __init__(self, seed: int, disk: Pause | None = None) -> None:
         super().__init__(seed, World(seed, heartbeat=0.3, lease=1.5, disk=disk))
-        self.kills_left = 20
 
     def chances(self) -> list[Chance]:
         return [

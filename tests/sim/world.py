@@ -183,9 +183,10 @@ class World:
         """A process was told that its state after so many steps is on disk."""
         self._durable[job, unit] = max(steps, self._durable[job, unit])
 
-    def restored(self, job: int, unit: int, steps: int) -> None:
-        """A process goes on from that state."""
-        assert steps >= self._durable[job, unit], "a state that was acknowledged is lost, or was overwritten"
+    def restored(self, job: int, unit: int, steps: int, attempt: int) -> None:
+        """A process goes on from that state; one that the broker has lost may be told of it late."""
+        overwritten = steps < self._durable[job, unit] and attempt in self.dispatcher.attempts
+        assert not overwritten, "a state that was acknowledged is lost, or was overwritten"
         self.restores += 1
 
     def told(self, client: Client, message: messages.Stream, payload: Any) -> None:
