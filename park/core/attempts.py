@@ -20,8 +20,10 @@ from park.wire import messages, pack
 #: A kernel is told that its answers are on disk when there are so many of them, or so many bytes.
 CONFIRM = 32
 CONFIRM_BYTES = 1 << 20
-#: It is told which messages of streams were heard after so many seconds, of so many attempts in one message at most.
-TELL = 0.25
+#: It is told which messages of streams were heard after so many seconds, or when there are so many, and of so many
+#: attempts in one message at most.
+TELL = 0.5
+MANY_HEARD = 256
 MOST_TOLD = 2 * 1000
 #: What became of a unit that was handed back.
 LEFT = "its kernel has left while it ran"
@@ -152,13 +154,16 @@ class Attempts(Course):
             return None
         return job
 
-    def heard(self, of: Iterable[Heard]) -> list[Send]:
-        """These messages are on disk, or nobody wants them: what their kernels are told of it now, of several at once."""
+    def heard(self, of: Iterable[Heard], count: int = 1) -> list[Send]:
+        """These messages, about *count* of them, are on disk, or nobody wants them: what their kernels are told now."""
         for peer, attempt, number in of:
             kernel = self.roster.kernels.get(peer)
             if kernel is not None:
                 kernel.marks[attempt] = max(number, kernel.marks.get(attempt, 0))
+                kernel.untold += count
                 self.hears.setdefault(peer, kernel.told + TELL)
+                if kernel.untold >= MANY_HEARD:  # it may hold up a body that says much
+                    self.hears[peer] = self._now
         due = [peer for peer, at in self.hears.items() if self._now >= at]
         return [Send(peer, message) for peer in due for message in self._tell(peer)]
 
@@ -169,7 +174,7 @@ class Attempts(Course):
         if kernel is not None:
             flat = [part for mark in kernel.marks.items() for part in mark]
             kernel.marks.clear()
-            kernel.told = self._now
+            kernel.told, kernel.untold = self._now, 0
             for n in range(0, len(flat), MOST_TOLD):
                 yield messages.Committed([], flat[n : n + MOST_TOLD])
 

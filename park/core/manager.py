@@ -315,8 +315,8 @@ class JobManager:
             self._sweeper.add(turn.deleted)
             if turn.sweeps:
                 self._sweeper.committed()
-            told, heard = self.public.pass_on(turn.said, self.dispatcher.now)
-            turn.sends_after_commit += told + self.dispatcher.heard(heard)
+            told, heard, count = self.public.pass_on(turn.said, self.dispatcher.now)
+            turn.sends_after_commit += told + self.dispatcher.heard(heard, count)
             if turn.deltas:
                 turn.publish, told = self.public.fold(turn.deltas)
                 turn.sends_after_commit += told

@@ -132,15 +132,16 @@ class Public:
         writes, batches = self.journal.batches(now, quiet) if room else ([], [])
         return writes + self.snapshots.writes(now), batches
 
-    def pass_on(self, batches: list[Batch], now: float) -> tuple[list[Send], list[Heard]]:
-        """They are on disk: what goes to those who follow, and what kernels need not keep any more."""
+    def pass_on(self, batches: list[Batch], now: float) -> tuple[list[Send], list[Heard], int]:
+        """They are on disk: what goes to those who follow, what kernels need not keep any more, of how many messages."""
         sends = [
             send
             for batch in batches
             for entry in self.journal.on_disk(batch, now)
             for send in self._publish(batch.job, *entry)
         ]
-        return sends, [heard for batch in batches for heard in batch.heard]
+        heard = [heard for batch in batches for heard in batch.heard]
+        return sends, heard, sum(len(batch.entries) for batch in batches)
 
     @property
     def deadline(self) -> float | None:

@@ -66,6 +66,8 @@ class Kernel:
     #: messages of streams that were heard, which it has not been told: the last by attempt; and when it was last told
     marks: dict[int, int] = field(default_factory=dict)
     told: float = 0.0
+    #: how many messages these are, about
+    untold: int = 0
     #: it takes no new work, and will leave
     draining: bool = False
     #: seconds after which it shall hand back what it holds, if it was asked to leave and may not know
