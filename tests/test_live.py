@@ -307,6 +307,7 @@ def test_the_table_of_a_process_that_was_stopped_says_that_it_is_old_and_is_soon
         said = len(looks())
         script.signal(signal.SIGCONT)
         until(lambda: right() in looks()[said:], 5.0, why=lambda: f"{right()}, {looks()[said:]}")
+        until(lambda: len(looks()) > said + 1)
         first = looks()[said + 1]  # the line before may have been begun when it was stopped
         assert first[0] or first == right(), looks()[said:]
 
