@@ -90,7 +90,7 @@ def test_whatever_happens_what_is_said_is_heard(tens: int) -> None:
 
 @pytest.mark.heavy
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("hundreds", range(1, 6))
+@pytest.mark.parametrize("hundreds", range(2, 5))
 def test_more_is_said(hundreds: int) -> None:
     steer(range(100 * hundreds, 100 * hundreds + 100))
 
@@ -204,15 +204,7 @@ def gives_again_what_a_checkpoint_has(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def takes_in_who_has_missed_some(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body goes on that has not heard all that the checkpoint of another one has."""
-    orphan = Dispatcher._orphan
-
-    def wrong(self: Dispatcher, *given: Any) -> Any:
-        found = orphan(self, *given)
-        if found is not None:
-            found.told = sys.maxsize
-        return found
-
-    monkeypatch.setattr(Dispatcher, "_orphan", wrong)
+    monkeypatch.setattr(Dispatcher, "_outrun", lambda self, job, orphan: False)
 
 
 def sees_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,9 @@ class Checkpoints(Attempts):
         job = self._job(attempt.map.job)
         known, controls = job.checkpoints.get(m.unit), job.controls
         had = controls.served if controls is not None else 0
-        # an attempt that was taken in again may have heard less than one that ran meanwhile
-        if (known is None or known < (m.attempt, m.number)) and m.served >= had:
+        if m.served < had:  # it was taken in again, and has heard less than one that ran meanwhile
+            return
+        if known is None or known < (m.attempt, m.number):
             if not self.room.use(len(event.payload)):
                 return  # its kernel keeps it, and tries again with the next
             self._settle_twin(attempt)  # what goes on from its own state runs once at a time
@@ -32,7 +33,7 @@ class Checkpoints(Attempts):
             self._out.writes.append(Write("checkpoint", (job.number, m.unit), event.payload))
             if job.submit.once:  # else each of its units has got them
                 self._serve_controls(job, m.served)
-            if known is None:
+            if known is None or known[0] != m.attempt:
                 self.list.store(job, self._out)
             self._refresh(job)
         served = min(m.served, controls.served) if controls is not None else 0

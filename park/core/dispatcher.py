@@ -350,7 +350,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
         """
         record = JobRecord.from_map(stored)
         job = Job(record, submit, b"", results=results, ending=stored["ending"], error=stored["error"])
-        kept = dict.fromkeys(stored.get("checkpoints", ()), (0, 0))
+        kept = {unit: (attempt, 0) for unit, attempt in stored.get("checkpoints", ())}
         for start, count in results if kept else ():
             for unit in range(start, start + count):
                 kept.pop(unit, None)

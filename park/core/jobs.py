@@ -365,7 +365,7 @@ class JobList:
             "bytes": job.bytes,
             "code": job.code,
             "clock": job.clock,
-            "checkpoints": list(job.checkpoints),
+            "checkpoints": [[unit, attempt] for unit, (attempt, _) in job.checkpoints.items()],
             "ran": job.ran,
             "overtime": job.overtime,
             "files": job.files,

@@ -155,10 +155,8 @@ class Recovery(Attempts):
         profile = kernel.profile
         span = None
         mine = not profile.only or profile.owner == job.owner
-        if map_.root and job.controls is not None and orphan.how != "done":
-            mine = (
-                mine and orphan.told >= job.controls.served
-            )  # else it would miss what nobody keeps any more
+        if map_.root and orphan.how != "done":
+            mine = mine and not self._outrun(job, orphan)
         if not job.ended and job.wants(map_) and mine:
             span = map_.claim(orphan.start, orphan.count)
         if span is None:
@@ -206,6 +204,13 @@ class Recovery(Attempts):
             self.list.change(job, self._out, state=JobState.RUNNING, started=started)
         self._refresh(job)
         self.replay.extend(orphan.events)
+
+    def _outrun(self, job: Job, orphan: Orphan) -> bool:
+        """Whether a later attempt has made a checkpoint: what goes on from that is further, and has heard more."""
+        units = range(orphan.start, orphan.start + orphan.count)
+        late = any(unit in units and by > orphan.number for unit, (by, _) in job.checkpoints.items())
+        # what it was not told, and a checkpoint has, nobody keeps any more
+        return late or (job.controls is not None and orphan.told < job.controls.served)
 
     def held_back(self, event: Event, message: Message) -> bool:
         """Whether the message is about orphans: it waits until they are claimed."""
