@@ -218,7 +218,7 @@ def back_again() -> None:
     mine = twins = 0.0
     for _ in range(20):
         before = world.served[session.job], world.served[twin]
-        call = client.map(session, "nap", [0.01] * 500)
+        call = client.map(session, "nap", [0.01] * 600)
         world.until(lambda call=call: call.done)  # type: ignore[misc]
         mine += world.served[session.job] - before[0]
         twins += world.served[twin] - before[1]
