@@ -83,14 +83,14 @@ def test_more_books(hundreds: int) -> None:
     pay(range(100 * hundreds, 100 * hundreds + 100))
 
 
-@pytest.mark.parametrize("tens", range(4))
+@pytest.mark.parametrize("tens", [0, 1, 2, 3, 14])
 def test_whatever_happens_what_is_said_is_heard(tens: int) -> None:
     steer(range(10 * tens, 10 * tens + 10))
 
 
 @pytest.mark.heavy
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("hundreds", range(2, 5))
+@pytest.mark.parametrize("hundreds", range(1, 5))
 def test_more_is_said(hundreds: int) -> None:
     steer(range(100 * hundreds, 100 * hundreds + 100))
 

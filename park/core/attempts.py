@@ -120,6 +120,9 @@ class Attempts(Course):
         job = self._said_by(kernel, m)
         if job is None:  # nobody wants it
             if m.number:
+                if m.attempt not in self.attempts and m.attempt not in kernel.marks:
+                    # first: what goes on without its first messages must not be taken in by a later life
+                    self._answer(event.peer, messages.Abort(attempt=m.attempt))
                 self._out.sends_after_commit += self.heard([(event.peer, m.attempt, m.number)])
             return
         kind = m.kind
@@ -141,14 +144,15 @@ class Attempts(Course):
     def _said_by(self, kernel: Kernel, m: messages.Publish) -> Job | None:
         """The job whose message it is, if anybody wants that.
 
-        An attempt of an earlier life may have been answered then, and its last messages come now: they are the job's if
-        the kernel serves its owner.
+        An attempt of an earlier life may have been answered then, and its last messages come now; one that may be taken in
+        has no map yet. Their messages are the job's if the kernel serves its owner.
         """
         attempt = self.attempts.get(m.attempt)
         if attempt is not None:
             mine = not attempt.void and attempt.kernel is kernel
             return self._job(attempt.map.job) if mine else None
-        job = self.list.jobs.get(m.job) if m.attempt < self.epoch << 32 else None
+        other = m.attempt < self.epoch << 32 or m.attempt in self.orphans
+        job = self.list.jobs.get(m.job) if other else None
         profile = kernel.profile
         if job is None or job.ended or job.session or (profile.only and profile.owner != job.owner):
             return None
