@@ -108,7 +108,7 @@ def test_what_a_job_has_run_is_stored_and_counts_in_the_next_life() -> None:
     assert 25 - STORE <= stored["ran"] <= 25
 
     again = Desk(epoch=2)
-    again.dispatcher.restore(stored | {"failed": 0}, submit, {}, [], [], 0)
+    again.dispatcher.restore(stored | {"failed": 0}, submit, {}, [], [], 0, [])
     again.dispatcher.settle(again.now, again.now)
     again.client()
     again.kernel()
