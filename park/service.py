@@ -204,10 +204,10 @@ def connect(
 ) -> ServerProxy:
     """The service of a running broker: a URL (``tcp://head:7275``), or the path of its connection file.
 
-    None: $PARK_BROKER, else the file of the broker in the default home. On the broker's machine its file leads over
-    ipc, and *user* is who you are, by default `park.usertag()`. Over tcp you are whose key you have, in
-    ``~/.config/park/keys/HOST_PORT``; *user* says which, if there are several. Raises NoBroker when none answers
-    within 5 s, or lets you in; Refused for a key that others could have read.
+    None: $PARK_BROKER, else ``broker`` of a park.toml, else the file of the broker in the default home. On the broker's
+    machine its file leads over ipc, and *user* is who you are, by default `park.usertag()`. Over tcp you are whose key
+    you have, in ``~/.config/park/keys/HOST_PORT``; *user* says which, if there are several. Raises NoBroker when none
+    answers within 5 s, or lets you in; Refused for a key that others could have read.
 
     Later the broker may go away, and come back: jobs, maps, mappers and executors go on. While something waits for it
     a line on stderr says so. After *patience* seconds without it (600, ten minutes; ``float("inf")``: no limit) whatever

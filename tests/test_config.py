@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from park.cli.config import credit_policy, files, keep_policy, limit_policy, read, sources
+from park.cli.config import credit_policy, keep_policy, limit_policy, read, sources
 from park.cli.settings import config, settings
 from park.core.keeping import Keep
 from park.core.ledger import Policy, Terms
 from park.core.limits import LimitPolicy, Limits
 from park.errors import InvalidRequest
+from park.util.addresses import config_files, find_broker, said_broker
 
 
 class Place:
@@ -66,8 +67,8 @@ def test_the_environment_wins(place: Place) -> None:
 
 def test_where_the_files_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
-    assert list(map(str, files({}))) == ["/etc/xdg/park/park.toml", "/home/ada/.config/park/park.toml"]
-    found = files({"XDG_CONFIG_DIRS": "/a:relative:/b", "XDG_CONFIG_HOME": "/c"})
+    assert list(map(str, config_files({}))) == ["/etc/xdg/park/park.toml", "/home/ada/.config/park/park.toml"]
+    found = config_files({"XDG_CONFIG_DIRS": "/a:relative:/b", "XDG_CONFIG_HOME": "/c"})
     assert list(map(str, found)) == ["/b/park/park.toml", "/a/park/park.toml", "/c/park/park.toml"]
 
 
@@ -80,7 +81,7 @@ def test_where_the_files_are(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[credits]\nrate = true", "credits.rate = True is no number"),
         ("[credits]\nrate = '5'", "credits.rate = '5' is no number"),
         ("[credits]\nlimit = 5", "credits.limit is not known; [credits] has cap, rate, owners"),
-        ("[credit]\ncap = 5", "credit is not known; there are credits, limits"),
+        ("[credit]\ncap = 5", "credit is not known; there are broker, credits, limits"),
         ("credits = 5", "credits = 5 is no table: write [credits]"),
         ("[credits.owners]\nada = 5", "credits.owners.ada = 5 is no table: write [credits.owners.ada]"),
         ("[credits.owners.ada]\ncap = -5", "credits.owners.ada.cap = -5 is no number"),
@@ -202,7 +203,7 @@ def test_all_that_is_wrong_is_said_and_does_not_count(place: Place) -> None:
     }
     known, faults = settings(environment, sources(environment))
     assert faults == [
-        f"{file}: limit is not known; there are credits, limits (did you mean limits?)",
+        f"{file}: limit is not known; there are broker, credits, limits (did you mean limits?)",
         f"{file}: credits.caps is not known; [credits] has cap, rate, owners (did you mean cap?)",
         f"{file}: credits.rate = -1 is no number of credits from 0 to 1e+12",
         "PARK_CREDITS_CAP = 'x' is no number of credits from 0 to 1e+12",
@@ -235,3 +236,30 @@ def test_the_command_shows_settings_files_and_faults(
     assert out.splitlines()[0].split() == ["SETTING", "VALUE", "FROM"]
     assert f"{file} was read" in err
     assert err.endswith("park: PARK_CREDITS_CAP = 'much' is no number of credits from 0 to 1e+12\n")
+
+
+def test_a_file_says_where_the_broker_is(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = place.write(place.second, 'broker = "tcp://head:7275"\n[credits]\ncap = 1\n')
+    assert said_broker(place.environment) == ("tcp://head:7275", str(site))
+    mine = place.write(place.home, 'broker = "tcp://mine:1000"\n')
+    assert said_broker(place.environment) == ("tcp://mine:1000", str(mine))
+    assert said_broker(place.environment | {"PARK_BROKER": "x.json"}) == ("x.json", "PARK_BROKER")
+    # whoever names no broker goes there, and is told that it was this file
+    monkeypatch.delenv("PARK_BROKER", raising=False)
+    for name, value in place.environment.items():
+        monkeypatch.setenv(name, value)
+    assert find_broker(None).kernels == "tcp://mine:1001"
+    known, faults = settings(os.environ, sources(os.environ))
+    assert [(s.value, s.source) for s in known if s.name == "broker"] == [("tcp://mine:1000", str(mine))]
+    assert not faults
+    assert place.policy() == Policy(Terms(1, 1500.0))
+
+
+@pytest.mark.parametrize("text", ["broker = 7275", "broker = ' '", "broker = [", "[broker]\nurl = 'x'"])
+def test_a_file_that_does_not_say_where_the_broker_is(place: Place, text: str) -> None:
+    file = place.write(place.home, text)
+    with pytest.raises(InvalidRequest, match=str(file)):
+        said_broker(place.environment)
+    with pytest.raises(InvalidRequest, match=str(file)):
+        read(place.environment)
+    assert said_broker(place.environment | {"PARK_BROKER": "x.json"})[0] == "x.json"

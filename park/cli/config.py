@@ -1,7 +1,10 @@
 """What is configured: park.toml of the site, then the user's, then the environment. What comes later wins.
 
 The files are ``park/park.toml`` in the folders of XDG_CONFIG_DIRS (/etc/xdg; the first counts most) and in
-XDG_CONFIG_HOME (~/.config). Tables are merged key by key. They hold the terms of credit, and what an owner may have::
+XDG_CONFIG_HOME (~/.config). Tables are merged key by key. They say where the broker is, and hold its terms of credit, and
+what an owner may have::
+
+    broker = "tcp://head:7275"    # or the path of a connection file; $PARK_BROKER counts more
 
     [credits]
     cap = 36000            # credits that an account begins with, and is filled up to
@@ -29,7 +32,6 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from park.core.keeping import Keep
@@ -37,6 +39,7 @@ from park.core.ledger import MOST, Policy, Terms
 from park.core.limits import LimitPolicy, Limits
 from park.errors import InvalidRequest
 from park.model import MOST_MEMORY, duration, memory_bytes
+from park.util.addresses import check_said, config_files
 
 Tables = dict[str, Any]
 #: Raises InvalidRequest for a value that cannot be, of what is named by the text.
@@ -102,7 +105,7 @@ class Source:
 
 def sources(environment: Mapping[str, str]) -> Iterator[Source]:
     """Where settings come from, the one that counts least first."""
-    for file in files(environment):
+    for file in config_files(environment):
         source = Source(str(file))
         try:
             source.tables = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -120,15 +123,6 @@ def sources(environment: Mapping[str, str]) -> Iterator[Source]:
             source = Source(name, {table: {key: value}})
             source.faults += _faults_of(KNOWN[table][key], value, name)
             yield source
-
-
-def files(environment: Mapping[str, str]) -> Iterator[Path]:
-    """The files that may be there, the one that counts least first."""
-    for folder in reversed((environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep)):
-        if os.path.isabs(folder):  # others are to be ignored, says XDG
-            yield Path(folder, "park", "park.toml")
-    home = environment.get("XDG_CONFIG_HOME")
-    yield (Path(home) if home else Path.home() / ".config") / "park" / "park.toml"
 
 
 def _merge(into: Tables, new: Tables) -> None:
@@ -172,6 +166,7 @@ def _check_size(value: Any, where: str) -> None:
 _TERMS: dict[str, Any] = {"cap": _check_credits, "rate": _check_credits}
 _LIMITS: dict[str, Any] = {"jobs": _check_count, "units": _check_count, "bytes": _check_size}
 KNOWN: dict[str, Any] = {
+    "broker": check_said,
     "credits": {**_TERMS, "owners": {"*": _TERMS}},
     "limits": {**_LIMITS, "owners": {"*": _LIMITS}},
 }

@@ -58,7 +58,7 @@ class Commands(click.Group):
 def main() -> None:
     """See and steer the jobs of a PARK broker.
 
-    The broker is found through $PARK_BROKER, the connection file in the default home, or the --broker of each
+    The broker is found through $PARK_BROKER, park.toml, the connection file in the default home, or the --broker of each
     command. SEL names jobs: 12, 1-5, 1,4, last, all, tag:x. Where something is amiss, `park doctor` says what.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # names may have letters that the terminal has not

@@ -84,16 +84,18 @@ def settings(environment: Mapping[str, str], found: Iterable[Source]) -> tuple[l
     for source in found:
         faults += source.faults
         if not source.faults:
-            known |= {name: Setting(name, value, source.name) for name, value in _flat(source.tables)}
-    return list(known.values()), faults + _unknown(environment)
+            # who says where the broker is was looked at before
+            flat = (of for of in _flat(source.tables) if of[0] not in _OF_CLIENTS)
+            known |= {name: Setting(name, value, source.name) for name, value in flat}
+    return list(known.values()), list(dict.fromkeys(faults + _unknown(environment)))
 
 
 def broker_setting(environment: Mapping[str, str]) -> tuple[str, str]:
     """Where the broker is said to be, and by what."""
-    if broker := environment.get("PARK_BROKER"):
-        return broker, "PARK_BROKER"
-    home, source = _home(environment)
-    return os.path.join(home, "connection.json"), source
+    from park.util.addresses import said_broker
+
+    broker, source = said_broker(environment)
+    return broker, source or _home(environment)[1]
 
 
 def _home(environment: Mapping[str, str]) -> tuple[str, str]:

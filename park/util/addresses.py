@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from park.errors import InvalidRequest, NoBroker
 
@@ -80,13 +80,48 @@ def default_home() -> Path:
     return (Path(state) if state else Path.home() / ".local" / "state") / "park"
 
 
+def config_files(environment: Mapping[str, str]) -> Iterator[Path]:
+    """The park.toml of the site and of the user, which need not be there, the one that counts least first."""
+    for folder in reversed((environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep)):
+        if os.path.isabs(folder):  # others are to be ignored, says XDG
+            yield Path(folder, "park", "park.toml")
+    home = environment.get("XDG_CONFIG_HOME")
+    yield (Path(home) if home else Path.home() / ".config") / "park" / "park.toml"
+
+
+def said_broker(environment: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """Where the broker is said to be, and by what, "" for nothing: $PARK_BROKER, then ``broker`` of a park.toml.
+
+    Raises InvalidRequest for a file that cannot be read.
+    """
+    environment = os.environ if environment is None else environment
+    if broker := environment.get("PARK_BROKER"):
+        return broker, "PARK_BROKER"
+    for file in reversed(list(config_files(environment))):
+        if file.exists():
+            import tomllib
+
+            try:
+                found = tomllib.loads(file.read_text(encoding="utf-8")).get("broker")
+            except (OSError, ValueError) as error:
+                raise InvalidRequest(f"{file} does not say where the broker is: {error}") from error
+            if found is not None:
+                check_said(found, f"{file}: broker")
+                return found, str(file)
+    return str(default_home() / "connection.json"), ""
+
+
+def check_said(broker: Any, where: str) -> None:
+    """Raises InvalidRequest for what cannot be where a broker is; *where* is who says so."""
+    if not isinstance(broker, str) or not broker.strip():
+        raise InvalidRequest(
+            f"{where} = {broker!r} is no text: give tcp://HOST:{PORT}, or the path of a connection file"
+        )
+
+
 def find_broker(broker: str | os.PathLike[str] | None) -> Place:
-    """Where a broker is, by a URL or a connection file (None: $PARK_BROKER, then the home's). Raises NoBroker in words."""
-    where = (
-        os.fspath(broker)
-        if broker is not None
-        else os.environ.get("PARK_BROKER") or str(default_home() / "connection.json")
-    )
+    """Where a broker is, by a URL or a connection file (None: see `said_broker`). Raises NoBroker in words."""
+    where = said_broker()[0] if broker is None else os.fspath(broker)
     if addresses := tcp_addresses(where):
         return Place.of(addresses)
     if "://" in where and not where.startswith("ipc://"):
