@@ -116,10 +116,19 @@ def lines(rows: Sequence[Sequence[Any]], names: Sequence[str], short: bool) -> l
     shown = [
         values[fields[0]]
         if show is None
-        else [show(short, *v) for v in zip(*(values[field] for field in fields), strict=True)]
+        else _shown(show, short, list(zip(*(values[field] for field in fields), strict=True)))
         for fields, show in (columns if rows else ())
     ]
     return list(zip(*shown, strict=True))
+
+
+def _shown(show: Callable[..., str], short: bool, given: list[tuple[Any, ...]]) -> list[str]:
+    """The texts of these values, of which thousands of jobs have the same ones."""
+    known = functools.lru_cache(maxsize=None, typed=True)(functools.partial(show, short))
+    try:
+        return [known(*values) for values in given]
+    except TypeError:  # lists cannot be looked up
+        return [show(short, *values) for values in given]
 
 
 def lines_of(records: Iterable[JobRecord], names: Sequence[str], short: bool = True) -> list[tuple[str, ...]]:
