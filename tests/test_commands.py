@@ -360,6 +360,9 @@ def test_doctor_says_what_is_wrong_and_what_to_do(world: World, tmp_path: Path) 
     file.chmod(0o644)
     bad, none = tmp_path / "bad.json", tmp_path / "none.json"
     bad.write_text("{}")
+    (tmp_path / "park").mkdir()
+    toml = tmp_path / "park" / "park.toml"
+    toml.write_text("broker = [")
 
     def faults(broker: object, **env: str) -> Process:
         env = {"PARK_BROKER": str(broker)} | env
@@ -371,8 +374,9 @@ def test_doctor_says_what_is_wrong_and_what_to_do(world: World, tmp_path: Path) 
         faults(none),
         faults("tcp://127.0.0.1:1"),
         faults("http://head"),
+        faults("", XDG_CONFIG_HOME=str(tmp_path)),
     ]
-    assert [p.wait() for p in started] == [1, 4, 4, 4, 4], [p.text for p in started]
+    assert [p.wait() for p in started] == [1, 4, 4, 4, 4, 4], [p.text for p in started]
     found = [[c for c in json.loads(p.text) if c["how"] == "fault"] for p in started]
     assert [c["name"] for c in found[0]] == ["configuration", "configuration", *["connection file"] * 2]
     assert found[0][1]["found"] == (
@@ -385,6 +389,8 @@ def test_doctor_says_what_is_wrong_and_what_to_do(world: World, tmp_path: Path) 
     assert [c["name"] for c in found[3]] == ["key"]
     assert "there is no key for the broker at tcp://127.0.0.1:1" in found[3][0]["found"]
     assert "is no address of a broker" in found[4][0]["found"]
+    assert [c["name"] for c in found[5]] == ["configuration", "broker"]
+    assert all(c["found"].startswith(f"{toml} is no TOML") for c in found[5])
 
 
 def test_a_shell_completes_jobs_and_tags(world: World) -> None:

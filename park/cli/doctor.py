@@ -173,10 +173,18 @@ class Exam:
 
     def _place(self) -> Iterator[Check]:
         from park.cli.settings import broker_setting
-        from park.errors import NoBroker
+        from park.errors import InvalidRequest, NoBroker
         from park.util.addresses import find_broker
 
-        where, source = (self.broker, "--broker") if self.broker is not None else broker_setting(os.environ)
+        try:
+            where, source = (
+                (self.broker, "--broker") if self.broker is not None else broker_setting(os.environ)
+            )
+        except InvalidRequest as error:
+            yield Check(
+                "broker", FAULT, str(error), "mend the file, or name the broker with PARK_BROKER or --broker"
+            )
+            return
         try:
             self.place = find_broker(self.broker)
         except NoBroker as error:
@@ -187,11 +195,13 @@ class Exam:
     def _connection_file(self) -> Iterator[Check]:
         from park.cli.settings import broker_setting
 
+        if self.place is None:
+            return
         where = self.broker if self.broker is not None else broker_setting(os.environ)[0]
+        if "://" in where:
+            return
         file = Path(where).expanduser()
         file = file / "connection.json" if file.is_dir() else file
-        if self.place is None or "://" in where:
-            return
         fields: dict[str, Any] = json.loads(file.read_text())
         host, pid = fields.get("host"), fields.get("pid")
         mode = file.stat().st_mode & 0o777

@@ -85,8 +85,11 @@ def settings(environment: Mapping[str, str], found: Iterable[Source]) -> tuple[l
         faults += source.faults
         if not source.faults:
             # who says where the broker is was looked at before
-            flat = (of for of in _flat(source.tables) if of[0] not in _OF_CLIENTS)
-            known |= {name: Setting(name, value, source.name) for name, value in flat}
+            known |= {
+                name: Setting(name, value, source.name)
+                for name, value in _flat(source.tables)
+                if name not in _OF_CLIENTS
+            }
     return list(known.values()), list(dict.fromkeys(faults + _unknown(environment)))
 
 

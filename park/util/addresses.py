@@ -103,8 +103,10 @@ def said_broker(environment: Mapping[str, str] | None = None) -> tuple[str, str]
 
             try:
                 found = tomllib.loads(file.read_text(encoding="utf-8")).get("broker")
-            except (OSError, ValueError) as error:
-                raise InvalidRequest(f"{file} does not say where the broker is: {error}") from error
+            except OSError as error:
+                raise InvalidRequest(f"{file} cannot be read: {error.strerror}") from error
+            except ValueError as error:  # no TOML, or no text
+                raise InvalidRequest(f"{file} is no TOML: {error}") from error
             if found is not None:
                 check_said(found, f"{file}: broker")
                 return found, str(file)
