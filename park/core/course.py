@@ -13,7 +13,7 @@ from typing import Any
 from park.core.controlling import Controlling
 from park.core.jobs import Job, Waiter
 from park.core.outcome import Ref, Write
-from park.core.reasons import PATIENCE, failed_dependency, why
+from park.core.reasons import PATIENCE, Reasons, failed_dependency
 from park.core.roster import Kernel
 from park.core.state import WORDS
 from park.core.work import Attempt, Map
@@ -34,8 +34,8 @@ class Course(Controlling):
 
     def explainer(self) -> Callable[[int], str]:
         """`explain`, for many jobs at one moment."""
-        held = self.lending.holding(self._now, PATIENCE)
-        return lambda number: why(self, self._job(number), held)
+        why = Reasons(self, self.lending.holding(self._now, PATIENCE)).why
+        return lambda number: why(self._job(number))
 
     def _answer_fetch(self, job: Job, w: Waiter) -> None:
         peer, root, request = w.member.peer, job.root, w.request and not job.session

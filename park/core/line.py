@@ -6,8 +6,9 @@ owners and those of each owner's jobs, with the sums up to each of them; an answ
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import accumulate
 
 
@@ -37,18 +38,23 @@ class Line:
 
     def __init__(self, jobs: Iterable[tuple[str, float, float, int, float, float]]) -> None:
         tags: dict[str, float] = {}
+        shares: dict[str, float] = {}
         own: dict[str, list[tuple[float, float]]] = {}
-        self._turns: dict[str, list[tuple[float, int]]] = {}
-        self._shares: dict[str, float] = {}
+        turns: dict[str, list[tuple[float, int]]] = {}
         for owner, owner_tag, tag, order, weight, share in jobs:
-            tags[owner] = owner_tag
-            own.setdefault(owner, []).append((tag, weight))
-            self._turns.setdefault(owner, []).append((tag, order))
-            self._shares[owner] = self._shares.get(owner, 0.0) + share
-        for turns in self._turns.values():
-            turns.sort()
-        self._own = {owner: _Sums(weights) for owner, weights in own.items()}
-        self._owners = _Sums((tags[owner], share) for owner, share in self._shares.items())
+            if owner not in tags:
+                tags[owner], shares[owner], own[owner], turns[owner] = owner_tag, 0.0, [], []
+            own[owner].append((tag, weight))
+            turns[owner].append((tag, order))
+            shares[owner] += share
+        owners = _Sums((tags[owner], share) for owner, share in shares.items())
+        #: of each owner the sums of his jobs, their turns, and his part of all slots
+        self._own = {
+            owner: (_Sums(own[owner]), sorted(turns[owner]), max(share, 1e-9))
+            for owner, share in shares.items()
+        }
+        self._nobody: tuple[_Sums, list[tuple[float, int]], float] = (_Sums(()), [], 1e-9)
+        self._before: Callable[[float], float] = functools.cache(owners.before)
 
     def ahead(self, owner: str, owner_tag: float, tag: float, order: int, unit: float = 0.0) -> float:
         """About how many slot-seconds of other jobs are due before the next unit of a job with these tags.
@@ -56,8 +62,6 @@ class Line:
         Whoever of its owner's is before it has a unit first, which takes *unit* slot-seconds, as one of its own does
         (0: that is not known), while others get their share.
         """
-        own = self._own.get(owner)
-        part = max(self._shares.get(owner, 0.0), 1e-9)
-        before = own.before(tag) if own is not None else 0.0
-        turns = bisect_left(self._turns.get(owner, []), (tag, order))
-        return max(before + self._owners.before(owner_tag) / part, turns * unit / part if turns else 0.0)
+        own, turns, part = self._own.get(owner, self._nobody)
+        ahead = own.before(tag) + self._before(owner_tag) / part
+        return max(ahead, bisect_left(turns, (tag, order)) * unit / part) if unit else ahead
