@@ -8,7 +8,6 @@ for ever: of the changes that wait, those of one row become one, from the first 
 
 from __future__ import annotations
 
-import html
 import logging
 import threading
 import time
@@ -192,6 +191,8 @@ class LiveTable:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the jobs that have not ended, the newest first."""
+        import html
+
         active = sorted((r for r in self.jobs.values() if not r.state.ended), key=lambda r: -r.job)
         slots = sum(k.slots for k in self.kernels.values())
         said = f"{len(active)} jobs that have not ended, {len(self.kernels)} kernels with {slots} slots"

@@ -24,6 +24,8 @@ PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 #: More bytes, and more threads, than any unit can need.
 MOST_MEMORY, MOST_CPUS = 10**18, 1 << 16
+#: No account holds more credits than this.
+MOST_CREDITS = 1e12
 
 #: The names of priorities. A priority p weighs 2**p.
 PRIORITIES = {"background": -3, "free": 0, "low": 1, "normal": 2, "high": 4, "urgent": 6}
@@ -294,6 +296,14 @@ def owner_name(name: str) -> str:
     if not isinstance(name, str) or not 0 < len(name.encode(errors="replace")) <= 200:
         raise InvalidRequest(f"{name!r:.80} is no name of an owner: a text of 1 to 200 bytes is")
     return name
+
+
+def check_grant(credits: float) -> None:
+    """Raises InvalidRequest for what no account can be given."""
+    if isinstance(credits, bool) or not isinstance(credits, int | float) or not 0 < credits <= MOST_CREDITS:
+        raise InvalidRequest(
+            f"a grant of {credits!r} is no number of credits above 0 and up to {MOST_CREDITS:.0e}"
+        )
 
 
 def memory_bytes(memory: float | str) -> int:

@@ -20,32 +20,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from park import payload
+from park.batches import LARGEST_BATCH, batches_of
 from park.errors import InvalidRequest, ParkError, UnitError
 from park.kernel.env import mix
 from park.link import Link, MapCall
 from park.wire import calls, messages
 from park.wire.pack import Pack
 
-#: Units in the first batch, and in the largest.
-FIRST_BATCH, LARGEST_BATCH = 64, 8192
-#: Batches under way.
-BATCHES = 4
-#: A batch is sent when reading its inputs took this many seconds.
-PATIENCE = 0.01
-#: Bytes of inputs in one batch, and of the results of all batches under way, as far as they can be foreseen.
-BATCH_BYTES = 4 << 20
-AHEAD_BYTES = 64 << 20
-
-
-def check_function(function: Any, what: str = "function") -> Any:
-    """*function* if it can run over inputs: a callable, or a body with ``run``. Raises InvalidRequest."""
-    if isinstance(function, type) and hasattr(function, "run"):
-        raise InvalidRequest(
-            f"the {what} is the class {function.__name__}: give an instance, {function.__name__}(...)"
-        )
-    if not callable(function) and not callable(getattr(function, "run", None)):
-        raise InvalidRequest(f"the {what} {function!r} is neither callable nor an object with a run method")
-    return function
+#: Units in the first batch.
+FIRST_BATCH = 64
+#: Batches under way, and bytes of the results of all of them, as far as they can be foreseen.
+BATCHES, AHEAD_BYTES = 4, 64 << 20
 
 
 class Session:
@@ -185,41 +170,6 @@ class MapIterator:
             start, values = self._pace.taken, self._early.pop(self._pace.taken)
         self._pace.taken += len(values)
         self._values, self._unit = iter(values), start
-
-
-def batches_of(inputs: Iterable[Any], size: Callable[[], int]) -> Iterator[tuple[bytes, bool]]:
-    """Packs of inputs, and whether the pack is the last."""
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(inputs, numpy.ndarray):
-        if not inputs.ndim:
-            raise InvalidRequest("a numpy array without axes has no rows to be inputs")
-        at = 0
-        row = max(1, inputs[:1].nbytes)
-        while True:
-            stop = at + max(1, min(size(), BATCH_BYTES // row))
-            yield payload.encode_array(inputs[at:stop]), stop >= len(inputs)
-            at = stop
-    try:
-        iterator = iter(inputs)
-    except TypeError:
-        raise InvalidRequest(
-            f"inputs={inputs!r:.80} cannot be iterated over: give a list, or inputs=None"
-        ) from None
-    following = list(itertools.islice(iterator, 1))
-    while True:
-        values, following = following, []
-        began = time.perf_counter()
-        room = BATCH_BYTES
-        most = size()
-        for value in iterator:
-            if len(values) >= most or room <= 0 or time.perf_counter() - began > PATIENCE:
-                following = [value]
-                break
-            values.append(value)
-            room -= (value.nbytes if hasattr(type(value), "nbytes") else 0) or (
-                len(value) if isinstance(value, bytes | str) else 8
-            )
-        yield payload.encode_units(values), not following
 
 
 class Mapper:

@@ -233,6 +233,7 @@ ROOMS = {
     "park.kernel.here": Room(3, beside=("park.kernel.env",)),
     "park.kernel.runner": Room(3),
     "park.kernel.loop": Room(3, beside=("park.kernel.runner",)),
+    "park.batches": Room(3),
     "park.link": Room(3),
     "park.stream": Room(3),
     "park.core.public": Room(3, never=PICKLES),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -79,6 +80,8 @@ def main(
     from park.service import ServiceManager
     from park.util.addresses import check_bind, default_home
 
+    # most objects of a broker live long, and next to none are in cycles: few looks for those, each of them short
+    gc.set_threshold(50_000, 20)
     with in_words("park-broker"):
         if bind is not None:
             check_bind(bind)  # before a home is made for it

@@ -35,10 +35,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from park.core.keeping import Keep
-from park.core.ledger import MOST, Policy, Terms
+from park.core.ledger import Policy, Terms
 from park.core.limits import LimitPolicy, Limits
 from park.errors import InvalidRequest
-from park.model import MOST_MEMORY, duration, memory_bytes
+from park.model import MOST_CREDITS, MOST_MEMORY, duration, memory_bytes
 from park.util.addresses import check_said, config_files
 
 Tables = dict[str, Any]
@@ -137,8 +137,8 @@ def _merge(into: Tables, new: Tables) -> None:
 
 
 def _check_credits(value: Any, where: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST:
-        raise InvalidRequest(f"{where} = {value!r} is no number of credits from 0 to {MOST:.0e}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_CREDITS:
+        raise InvalidRequest(f"{where} = {value!r} is no number of credits from 0 to {MOST_CREDITS:.0e}")
 
 
 def _number(text: str) -> float | str:

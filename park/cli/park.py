@@ -5,6 +5,7 @@ The commands are in modules of their own. A module is loaded when one of its com
 
 from __future__ import annotations
 
+import atexit
 import gc
 import io
 import sys
@@ -62,8 +63,9 @@ def main() -> None:
     The broker is found through $PARK_BROKER, park.toml, the connection file in the default home, or the --broker of each
     command. SEL names jobs: 12, 1-5, 1,4, last, all, tag:x. Where something is amiss, `park doctor` says what.
     """
-    # a command is over before its cycles are worth a look, which took a tenth of the time of a long list
+    # a command is over before its cycles are worth a look, which took a sixth of the time of a long list
     gc.set_threshold(100_000)
+    atexit.register(gc.freeze)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names may have letters that the terminal has not
         sys.stdout.reconfigure(errors="replace")
 

@@ -34,8 +34,8 @@ class Course(Controlling):
 
     def explainer(self) -> Callable[[int], str]:
         """`explain`, for many jobs at one moment."""
-        why = Reasons(self, self.lending.holding(self._now, PATIENCE)).why
-        return lambda number: why(self._job(number))
+        why, jobs = Reasons(self, self.lending.holding(self._now, PATIENCE)).why, self.list.jobs
+        return lambda number: why(jobs[number])
 
     def _answer_fetch(self, job: Job, w: Waiter) -> None:
         peer, root, request = w.member.peer, job.root, w.request and not job.session

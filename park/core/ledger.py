@@ -21,21 +21,13 @@ from dataclasses import dataclass, field
 
 from park.core.outcome import Outcome, Write
 from park.errors import InvalidRequest
-from park.model import Delta, owner_name
+from park.model import MOST_CREDITS, Delta, check_grant, owner_name
 from park.wire import codec
 
 #: Micro-credits in one credit.
 MICRO = 1_000_000
 #: Seconds between two writes of charges for units that are not stored.
 WRITE_INTERVAL = 1.0
-#: No account holds more credits than this.
-MOST = 1e12
-
-
-def check_grant(credits: float) -> None:
-    """Raises InvalidRequest for what no account can be given."""
-    if isinstance(credits, bool) or not isinstance(credits, int | float) or not 0 < credits <= MOST:
-        raise InvalidRequest(f"a grant of {credits!r} is no number of credits above 0 and up to {MOST:.0e}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +44,12 @@ class Terms:
     def __post_init__(self) -> None:
         for name in ("cap", "rate"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST:
-                raise InvalidRequest(f"{name}={value!r} is no number of credits from 0 to {MOST:.0e}")
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not 0 <= value <= MOST_CREDITS
+            ):
+                raise InvalidRequest(f"{name}={value!r} is no number of credits from 0 to {MOST_CREDITS:.0e}")
 
 
 @dataclass(frozen=True, slots=True)

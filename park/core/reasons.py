@@ -81,8 +81,7 @@ class Reasons:
 
     def _share(self, share: float, broke: str) -> str:
         """A share in words; *broke*: the owner who cannot pay for more."""
-        slots = self._slots
-        text = f"its share is {100 * share:.3g} % of {slots} slot{'s'[: slots != 1]}"
+        text = f"its share is {100 * share:.3g} % of {self._slots} slot{'s'[: self._slots != 1]}"
         return text + (f", as for a free one because {broke} has no credit left" if broke else "")
 
     def _turn(self, job: Job) -> str:

@@ -9,7 +9,6 @@ import contextlib
 import math
 import os
 import platform
-import secrets
 import sys
 import threading
 import time
@@ -20,9 +19,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from park import payload
+from park.batches import LARGEST_BATCH, batches_of, check_function
 from park.core.asking import (
     Ends,
     JobFiles,
@@ -36,7 +36,6 @@ from park.core.asking import (
     partial_results,
     query_of,
 )
-from park.core.ledger import check_grant
 from park.errors import InvalidRequest, NotComplete, ParkError, UnitError, WaitTimeout
 from park.job import Job, check_timeout, number_of
 from park.kernel.term import DRAIN
@@ -50,6 +49,7 @@ from park.model import (
     KernelRecord,
     Log,
     Request,
+    check_grant,
     make_request,
     owner_name,
     priority_number,
@@ -58,12 +58,14 @@ from park.model import (
 )
 from park.reference import collecting
 from park.search import Query
-from park.session import LARGEST_BATCH, Executor, MapIterator, Mapper, Session, batches_of, check_function
 from park.stream import Inbox, Messages
 from park.util.bar import Bar
 from park.wire import codec, messages
 from park.wire.codec import MAX_INT
 from park.wire.pack import Pack
+
+if TYPE_CHECKING:
+    from park.session import Executor, MapIterator, Mapper, Session
 
 #: Tags that every request of this process gets besides its own.
 TAGS: list[str] = []
@@ -309,7 +311,7 @@ class ServerProxy(Server):
             kind=request.kind,
             after=sorted(numbers_of(request.after) | found),
             when=wall_time(request.when, time.time()),
-            seed=secrets.randbits(63) if request.seed is None else request.seed & (2**63 - 1),
+            seed=_random_seed() if request.seed is None else request.seed & (2**63 - 1),
             on_error=request.on_error,
             once=request.inputs is None,
             count=Pack(data).count,
@@ -693,17 +695,25 @@ class ServerProxy(Server):
 
         In the order of the inputs, or, with ``ordered=False``, as they come. Raises UnitError at an item that failed.
         """
+        from park.session import MapIterator  # late: few commands make maps
+
         check_function(fn)
         return MapIterator(self._session(fn, fields), fn, inputs, ordered)
 
     def mapper(self, fn: Callable[[Any], Any], **fields: Any) -> Mapper:
+        from park.session import Mapper
+
         check_function(fn)
         return Mapper(self._session(fn, fields), fn)
 
     def executor(self, **fields: Any) -> Executor:
+        from park.session import Executor
+
         return Executor(self._session(None, fields))
 
     def _session(self, fn: Any, fields: dict[str, Any]) -> Session:
+        from park.session import Session
+
         for name in fields.keys() & {"when", "after", "on_error", "kind"}:
             raise InvalidRequest(
                 f"a session takes no {name}=: it runs at once, and its results go to the caller"
@@ -718,7 +728,7 @@ class ServerProxy(Server):
             with contextlib.suppress(ParkError):
                 self._link.close_session(kept)
             raise
-        seed = secrets.randbits(63) if request.seed is None else request.seed
+        seed = _random_seed() if request.seed is None else request.seed
         return Session(self._link, kept, seed)
 
     # -- the service ---------------------------------------------------------------------------
@@ -767,3 +777,8 @@ class ServerProxy(Server):
         if service is not self:
             raise InvalidRequest("this thread has submitted no job to this service: say which one")
         return int(number)
+
+
+def _random_seed() -> int:
+    """63 random bits."""
+    return int.from_bytes(os.urandom(8)) >> 1
