@@ -512,6 +512,12 @@ def test_a_unit_is_run_here(world: World) -> None:
     )
     assert "the units 0 to 3: say which one" in world.run("run", world.failed, "--unit", 9, code=2)
     assert "name one with --unit" in world.run("run", world.done, code=2)
+    raised = json.loads(world.run("run", world.failed, "--json", code=1).partition("\n")[2])
+    assert (raised["job"], raised["unit"]) == (world.failed, 1)
+    assert raised["error"] == "ZeroDivisionError: division by zero"
+    assert "Traceback" in raised["traceback"]
+    returned = world.run("run", world.failed, "--unit", 2, "--json").partition("\n")[2]
+    assert json.loads(returned) == {"job": world.failed, "unit": 2, "result": 0.5}
 
 
 def test_nothing_to_list(tmp_path: Path) -> None:
@@ -576,8 +582,10 @@ def test_fetch_prints_or_writes_the_result(world: World, tmp_path: Path) -> None
         world.start("fetch", world.failed),
         world.start("fetch", world.held),
         world.start("fetch", world.done, "-o", tmp_path / "none" / "result"),
+        world.start("fetch", world.done, "--json"),
+        world.start("fetch", world.done, "--json", "-o", tmp_path / "result.json"),
     ]
-    assert [f.wait() for f in fetches] == [0, 0, 1, 5, 2]
+    assert [f.wait() for f in fetches] == [0, 0, 1, 5, 2, 0, 0]
     want = [x * x for x in range(10)]
     assert fetches[0].text == f"{want}\n"
     assert fetches[1].text == ""
@@ -588,6 +596,7 @@ def test_fetch_prints_or_writes_the_result(world: World, tmp_path: Path) -> None
         == f"park: job {world.held} has not ended: wait for it with `park wait {world.held}`\n"
     )
     assert fetches[4].text == f"park: cannot write {tmp_path}/none/result: No such file or directory\n"
+    assert json.loads(fetches[5].text) == want == json.loads((tmp_path / "result.json").read_text())
 
 
 def test_stop_keeps_the_best_so_far(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from park.cli.select import chosen, one_argument
 from park.cli.tables import plain
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from park.core.server import JobCopy
     from park.model import Log
 
@@ -24,9 +27,15 @@ if TYPE_CHECKING:
 @broker_option
 @one_argument
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Write the result to this file, pickled."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write the result to this file, pickled, or in JSON.",
 )
-def fetch(broker: str | None, selector: str, output: Path | None) -> None:
+@click.option(
+    "--json", "as_json", is_flag=True, help="The result in JSON: arrays as lists, a fit's as its summary."
+)
+def fetch(broker: str | None, selector: str, output: Path | None, as_json: bool) -> None:
     """Print the result of a job, or write it to a file.
 
     The result is unpickled here, which runs code that the job's owner chose: fetch only from people you trust.
@@ -42,13 +51,21 @@ def fetch(broker: str | None, selector: str, output: Path | None) -> None:
         if not service.status(job).state.ended:
             raise NotComplete(f"job {job} has not ended: wait for it with `park wait {job}`")
         result = service.wait(job)
-        if output is None:
-            click.echo(str(result))
-            return
-        from park import payload
+        if as_json:
+            from park.cli import values
 
+            data = values.as_json(result).encode() + b"\n"
+        elif output is not None:
+            from park import payload
+
+            data = payload.dumps(result, "the result")
+        else:
+            data = f"{result}\n".encode(errors="replace")
+        if output is None:
+            click.echo(data.decode(), nl=False)
+            return
         try:
-            output.write_bytes(payload.dumps(result, "the result"))
+            output.write_bytes(data)
         except OSError as error:
             raise InvalidRequest(f"cannot write {output}: {error.strerror}") from error
 
@@ -100,7 +117,10 @@ def _print_log(message: Log) -> None:
 @broker_option
 @click.argument("job", type=int, shell_complete=completion.jobs)
 @click.option("--unit", type=click.IntRange(0), help="Which input; default: the first one that failed.")
-def run(broker: str | None, job: int, unit: int | None) -> None:
+@click.option(
+    "--json", "as_json", is_flag=True, help="What it returned or raised, in JSON; no debugger opens."
+)
+def run(broker: str | None, job: int, unit: int | None, as_json: bool) -> None:
     """Run one unit of a job here, in this process, to look at it.
 
     It gets the same input and the same random numbers as on its kernel.
@@ -110,7 +130,9 @@ def run(broker: str | None, job: int, unit: int | None) -> None:
     """
     with in_words():
         import logging
+        import traceback
 
+        from park.cli import values
         from park.kernel.here import run_here
 
         service = open_service(broker)
@@ -120,12 +142,21 @@ def run(broker: str | None, job: int, unit: int | None) -> None:
         logging.basicConfig(level=logging.DEBUG)
         what = f"job {job}" if unit is None else f"unit {unit} of job {job}"
         click.echo(f"park: {what} runs here", err=True)
+        said: dict[str, Any] = {"job": job, "unit": unit}
+        # what the body prints is not part of the JSON
+        aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
         try:
-            result = run_here(job, copy.request, unit, service.wait)
+            with aside:
+                result = run_here(job, copy.request, unit, service.wait)
         except Exception as error:
-            _look_into(error, what)
+            if as_json:
+                cause = "".join(traceback.format_exception_only(error)).strip()
+                said |= {"error": cause, "traceback": _trace(error)}
+                click.echo(values.as_json(said))
+            else:
+                _look_into(error, what)
             sys.exit(1)
-        click.echo(f"{what} returned {result!r}")
+        click.echo(values.as_json(said | {"result": result}) if as_json else f"{what} returned {result!r}")
 
 
 def _which(job: int, copy: JobCopy, unit: int | None) -> int:
@@ -145,16 +176,26 @@ def _which(job: int, copy: JobCopy, unit: int | None) -> int:
     return unit
 
 
-def _look_into(error: BaseException, what: str) -> None:
-    """The traceback from the unit on, and on a terminal the debugger."""
-    import pdb
-    import traceback
-
+def _origin(error: BaseException) -> TracebackType | None:
+    """The traceback from the unit on."""
     trace = error.__traceback__
     while trace is not None and "park" in Path(trace.tb_frame.f_code.co_filename).parts[-3:-1]:
         trace = trace.tb_next
-    trace = trace or error.__traceback__
+    return trace or error.__traceback__
+
+
+def _trace(error: BaseException) -> str:
+    """The same, in words."""
+    import traceback
+
+    return "".join(traceback.format_exception(type(error), error, _origin(error)))
+
+
+def _look_into(error: BaseException, what: str) -> None:
+    """The traceback from the unit on, and on a terminal the debugger."""
+    import pdb
+
     click.echo(f"{what} raised:", err=True)
-    click.echo("".join(traceback.format_exception(type(error), error, trace)), err=True, nl=False)
+    click.echo(_trace(error), err=True, nl=False)
     if sys.stdin.isatty():
-        pdb.post_mortem(trace)
+        pdb.post_mortem(_origin(error))

@@ -1,0 +1,72 @@
+"""Results as JSON."""
+
+from __future__ import annotations
+
+import doctest
+import enum
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from park.cli import values
+from park.errors import UnitError
+from park.fit.result import FitResult
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+@dataclass
+class Peak:
+    at: float
+    widths: tuple[float, ...]
+
+
+def endless() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "want"),
+    [
+        (None, None),
+        (True, True),
+        (Colour.RED, 1),
+        ("ångström", "ångström"),
+        (10**30, 10**30),
+        (math.inf, None),
+        (np.float64("nan"), None),
+        (np.int64(3), 3),
+        (np.arange(6.0).reshape(2, 3), [[0, 1, 2], [3, 4, 5]]),
+        ({1: {2.5}, "b": (b"x",)}, {"1": [2.5], "b": ["b'x'"]}),
+        ([UnitError("ValueError: no", "", 3)], [{"unit": 3, "error": "ValueError: no", "traceback": ""}]),
+        (Peak(1.0, (math.nan, 2.0)), {"at": 1.0, "widths": [None, 2.0]}),
+        (Peak, str(Peak)),
+        ({}, {}),
+    ],
+)
+def test_every_value_is_json(value: Any, want: Any) -> None:
+    assert json.loads(values.as_json(value)) == want
+
+
+def test_what_holds_itself_ends() -> None:
+    assert json.loads(values.as_json(endless()))
+
+
+def test_a_fit_is_its_summary() -> None:
+    one = np.ones(1)
+    found = FitResult(("slope",), one, one / 2, np.eye(1), 1.0, 2.0, 3, "lm", 0, one, one)
+    shown = json.loads(values.as_json([found]))[0]
+    assert shown == json.loads(json.dumps(found.summary()))
+    assert "slope" in json.dumps(shown)
+
+
+def test_the_example() -> None:
+    assert doctest.testmod(values).failed == 0
