@@ -15,10 +15,11 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from msgspec.structs import replace
 
 import park
 from benchmarks.scale import Mark, Rows, Scale

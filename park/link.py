@@ -22,8 +22,9 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from park.errors import REFUSALS, Busy, NoBroker, ParkError, ProtocolError, ServiceClosed, WaitTimeout
 from park.live import LiveTable

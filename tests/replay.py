@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, structs
+
 from park.core.dispatcher import Dispatcher
 from park.core.outcome import Event
 from park.kernel.lifecycle import Lifecycle
@@ -30,6 +32,8 @@ def plain(value: Any) -> Any:
     """The value as tuples, texts, numbers and bytes, to be compared and kept."""
     if isinstance(value, memoryview):
         return bytes(value)
+    if isinstance(value, Struct):
+        return (type(value).__name__, *map(plain, structs.astuple(value)))
     if dataclasses.is_dataclass(value):
         names = [f.name for f in dataclasses.fields(value)]
         return (type(value).__name__, *(plain(getattr(value, name)) for name in names))
@@ -46,7 +50,7 @@ def frozen(given: Any) -> bytes:
     def kept(value: Any) -> Any:
         if isinstance(value, memoryview):
             return bytes(value)
-        return dataclasses.replace(value, payload=bytes(value.payload)) if type(value) is Event else value
+        return structs.replace(value, payload=bytes(value.payload)) if type(value) is Event else value
 
     args, named = given
     return pickle.dumps(([kept(a) for a in args], {k: kept(v) for k, v in named.items()}))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from dataclasses import replace
+import typing
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from park.core import codes as codes_module
 from park.core.codes import Codes, check_code
@@ -875,13 +875,11 @@ def test_no_message_raises_or_breaks_an_invariant() -> None:
 
 def message_with(kind: type[Message], n: int) -> Message:
     """A message of this kind with *n* wherever a number is, and texts and keys of some length."""
-    values = {"int": n, "float": float(n), "str": "text", "bytes": b"b" * 16, "bool": bool(n % 2)}
-    fields: dict[str, Any] = {}
-    for field in dataclasses.fields(kind):
-        hint = str(field.type).partition(" |")[0]
-        fields[field.name] = values.get(
-            hint, [n] if hint == "list[int]" else [] if hint.startswith("list") else {}
-        )
+    values: dict[Any, Any] = {int: n, float: float(n), str: "text", bytes: b"b" * 16, bool: bool(n % 2)}
+    values |= {list[int]: [n], list[str]: [], list[bytes]: [], dict[str, str]: {}, dict[str, Any]: {}}
+    values |= {hint | None: value for hint, value in values.items()}
+    hints = typing.get_type_hints(kind)
+    fields = {name: values[hints[name]] for name in kind.__struct_fields__}
     return kind(**fields)
 
 

@@ -13,13 +13,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import cloudpickle
 import pytest
 import zmq
 from fabric import Fabric, Process, alive, slots_of, until
+from msgspec.structs import replace
 
 import park
 from park import payload

@@ -270,6 +270,9 @@ NEVER_LOADS = {
     "park.cli.kernel": ("numpy",),
 }
 
+#: The library of plain values, as Python's own dataclasses are: for everybody.
+VALUES = "msgspec"
+
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "park").rglob("*.py"))
@@ -326,7 +329,7 @@ def violations(module: str, text: str, modules: set[str]) -> list[str]:
         where = f"{module}, line {line}, floor {own.floor}:"
         top = name.partition(".")[0]
         if top != "park":
-            if top not in sys.stdlib_module_names and top not in own.libraries:
+            if top not in sys.stdlib_module_names and top not in own.libraries and top != VALUES:
                 wrong.append(f"{where} may not use the library {top}")
         elif any(fits(name, p) for p in own.never):
             wrong.append(f"{where} may never import {name}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from park.core.manager import JobManager, Turn
 from park.core.outcome import Account, Event
@@ -217,13 +217,13 @@ LONG = "\N{GRINNING FACE}" * 150  # 600 bytes
 def test_what_becomes_a_key_in_the_store_is_short(changed: dict[str, Any], words: str) -> None:
     desk = Desk()
     hello = messages.Hello(b"i" * 16, "ann", "3.11", id=7)
-    (failure,) = refusals(desk.give(b"c1", dataclasses.replace(hello, **changed)))
+    (failure,) = refusals(desk.give(b"c1", replace(hello, **changed)))
     assert words in failure.text
     kernel = messages.KernelHello(b"i" * 16, "kay", "node", 1, 1, "3.11")
-    out = desk.give(b"k1", dataclasses.replace(kernel, **changed))
+    out = desk.give(b"k1", replace(kernel, **changed))
     assert (out.writes, out.deltas) == ([], [])
     assert not desk.dispatcher.roster.kernels
-    out = desk.give(b"k1", dataclasses.replace(kernel, owner=LONG))
+    out = desk.give(b"k1", replace(kernel, owner=LONG))
     assert not desk.dispatcher.roster.kernels
     (failure,) = refusals(desk.give(desk.client(), messages.Grant(8, "x" * 600, 1.0)))
     assert failure.error == "InvalidRequest"

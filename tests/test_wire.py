@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import tracemalloc
 import types
 import typing
+from collections import Counter
+from random import Random
 from typing import Any
 
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from park.errors import InvalidRequest, ProtocolError
 from park.wire import codec
 from park.wire.codec import INLINE, decode, encode, pack, unpack
-from park.wire.messages import MESSAGES, VERSION, Fetched, Goodbye, Heartbeat, Message, Run
+from park.wire.messages import MAX_ITEMS, MESSAGES, VERSION, Count, Fetched, Goodbye, Heartbeat, Message, Run
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | texts
@@ -27,27 +30,29 @@ plain = st.recursive(
 )
 
 
-def of_annotation(hint: Any, signed: bool) -> st.SearchStrategy[Any]:
+def of_annotation(hint: Any) -> st.SearchStrategy[Any]:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is int:
-        return st.integers(-(2**63), 2**64 - 1) if signed else st.integers(0, 2**63 - 1)
-    if hint is float:
-        return st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**31), 2**31)
-    if hint is Any:
-        return scalars
-    if origin is types.UnionType:
-        return st.none() | of_annotation(arguments[0], signed)
+    if origin is typing.Annotated and hint is not Count:
+        return of_annotation(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return st.none() | of_annotation(arguments[0])
     if origin is list:
-        return st.lists(of_annotation(arguments[0], signed), max_size=4)
+        return st.lists(of_annotation(arguments[0]), max_size=4)
     if origin is dict:
         return st.dictionaries(texts, texts if arguments[1] is str else plain, max_size=4)
-    return {str: texts, bytes: st.binary(max_size=40), bool: st.booleans()}[hint]
+    return {
+        Count: st.integers(0, 2**63 - 1),
+        int: st.integers(-(2**63), 2**64 - 1),
+        float: st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**31), 2**31),
+        str: texts,
+        bytes: st.binary(max_size=40),
+        bool: st.booleans(),
+    }[hint]
 
 
 def any_message(cls: type[Message]) -> st.SearchStrategy[Message]:
-    hints = typing.get_type_hints(cls)
     return st.builds(
-        cls, **{f.name: of_annotation(hints[f.name], f.name in codec.SIGNED) for f in dataclasses.fields(cls)}
+        cls, **{name: of_annotation(cls.__annotations__[name]) for name in cls.__struct_fields__}
     )
 
 
@@ -56,9 +61,9 @@ RUN = Run(5, 7, "me", b"m" * 16, b"f" * 16, 0, 64, -12345, 1)
 
 def head_of(message: Message, **changed: Any) -> bytes:
     """The head of *message* with other fields, or another version or type."""
-    fields = {f.name: getattr(message, f.name) for f in dataclasses.fields(message)}
     start = {"version": VERSION, "type": type(message).__name__}
-    return msgpack.packb([*(start | fields | changed).values(), b""])
+    version, *values = (start | structs.asdict(message) | changed).values()
+    return msgpack.packb([version, values, b""])
 
 
 def fetched(record: bytes) -> bytes:
@@ -119,7 +124,96 @@ def test_a_message_with_changed_bytes_is_a_message_or_a_protocol_error(data: Any
     assert type(message) in MESSAGES.values()
 
 
-@given(plain, st.sampled_from([f.name for f in dataclasses.fields(Run)]))
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a field that is declared so may hold *value*."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Count:
+        return type(value) is int and 0 <= value < 2**63
+    if origin is typing.Annotated:
+        return fits(value, arguments[0])
+    if hint is float:
+        return type(value) is float and math.isfinite(value)
+    if origin in (typing.Union, types.UnionType):
+        return value is None or fits(value, arguments[0])
+    if origin is list:
+        return type(value) is list and len(value) <= MAX_ITEMS and all(fits(v, arguments[0]) for v in value)
+    if origin is dict:
+        return fits_below(value, codec.MAX_DEPTH) if arguments[1] is Any else type(value) is dict
+    return type(value) is hint
+
+
+def fits_below(value: Any, depth: int) -> bool:
+    if type(value) is dict:
+        return depth > 0 and all(type(k) is str and fits_below(v, depth - 1) for k, v in value.items())
+    if type(value) is list:
+        return depth > 0 and all(fits_below(v, depth - 1) for v in value)
+    return type(value) in (type(None), bool, int, float, str, bytes)
+
+
+#: What begins a lie: lists, maps, texts and bytes that are longer than anything, extensions, times, half numbers.
+LIES = [
+    bytes.fromhex(lie)
+    for line in (
+        "ddffffffff dc1000 dfffffffff de1000 dbffffffff d9ff c6ffffffff c9ffffffff05 c70005 d405 d6ff d7ff c1",
+        "ca7fc00000 cb7ff0000000000000 cb7ff8000000000000 cfffffffffffffffff d38000000000000000",
+        "80 90 a0 c0 c2 c3 ff 00 82a16101a16102 81c4016101 919191919191919191",
+    )
+    for lie in line.split()
+]
+
+
+def spoilt(head: bytes, random: Random) -> bytes:
+    """The *head* with something put in, taken out or exchanged, or with such bytes only behind its version and name."""
+    for _ in range(random.choice((1, 1, 1, 2, 5))):
+        at = random.randrange(len(head) + 1)
+        to = min(len(head), at + random.choice((0, 1, 1, 2, 9)))
+        new = random.choice((b"", random.randbytes(1), random.randbytes(4), *[random.choice(LIES)] * 3))
+        head = head[:at] + new * random.choice((1, 1, 1, 200)) + head[to:]
+    return head
+
+
+def test_what_comes_of_hostile_bytes_is_right_or_a_protocol_error() -> None:
+    random = Random(1)
+    usual = {int: 5, float: 2.5, str: "text", bytes: b"b" * 16, bool: True, list: [], dict: {}}
+    heads = []
+    for kind in MESSAGES.values():
+        hints = typing.get_type_hints(kind)
+        plain_hints = [typing.get_origin(hints[n]) or hints[n] for n in kind.__struct_fields__]
+        values = [usual.get(hint) for hint in plain_hints]
+        heads.append(encode(kind(*values), b"payload" if kind.carries else b"")[0])
+    heads += [encode(Fetched(1, {"name": "x", "tags": ["a", "b"], "more": {"k": [1.5, None]}}))[0]] * 6
+    outcomes = Counter[str]()
+    for _ in range(20_000):
+        try:
+            message, payload = decode([spoilt(random.choice(heads), random)])
+        except ProtocolError as error:
+            outcomes[str(error).partition(" ")[0]] += 1
+            continue
+        kind = type(message)
+        outcomes[kind.__name__] += 1
+        for name in kind.__struct_fields__:
+            assert fits(getattr(message, name), kind.__annotations__[name]), (message, name)
+        assert type(payload) is bytes
+    assert len(outcomes) > len(MESSAGES)  # spoilt in many ways, and not beyond recognition
+
+
+@pytest.mark.parametrize("depth", [9, 300, 600, 990, 1010, 30_000])
+def test_lists_in_lists_are_refused_in_words_wherever_they_are(depth: int) -> None:
+    deep = b"\x91" * depth + b"\x01"
+    whole = head_of(RUN)
+    for head in (
+        deep,
+        b"\x93" + deep + b"\x90\xc0",
+        b"\x93%c" % VERSION + deep + b"\xc0",
+        b"\x93%c\x91" % VERSION + deep + b"\xc0",
+        whole.replace(b"\xa2me", deep),
+        whole[:-2] + deep,
+    ):
+        with pytest.raises(ProtocolError):
+            decode([head])
+
+
+@given(plain, st.sampled_from(Run.__struct_fields__))
 def test_a_field_of_any_value_is_right_or_refused(value: Any, name: str) -> None:
     try:
         message, _ = decode([head_of(RUN, **{name: value})])
@@ -170,13 +264,22 @@ def test_another_version_is_told_before_its_unknown_messages() -> None:
 
 
 def test_no_field_may_be_missing() -> None:
-    values = msgpack.unpackb(head_of(RUN))
+    _, fields, _ = msgpack.unpackb(head_of(RUN))
     with pytest.raises(ProtocolError, match="Run has 19 fields, not 18"):
-        decode([msgpack.packb([*values[:-2], b""])])
+        decode([msgpack.packb([VERSION, fields[:-1], b""])])
     with pytest.raises(ProtocolError, match="Run has 19 fields, not 0"):
-        decode([msgpack.packb([VERSION, "Run", b""])])
-    with pytest.raises(ProtocolError, match="no list of a version"):
-        decode([msgpack.packb([VERSION, "Run"])])
+        decode([msgpack.packb([VERSION, ["Run"], b""])])
+    for head in (
+        [],
+        [VERSION],
+        [VERSION, ["Run"]],
+        [VERSION, [], b""],
+        [VERSION, "Run", b""],
+        "Run",
+        {"version": 1},
+    ):
+        with pytest.raises(ProtocolError, match="no list of a version"):
+            decode([msgpack.packb(head)])
 
 
 def test_fields_by_name_may_lack_those_with_defaults() -> None:
@@ -268,10 +371,10 @@ def test_lengths_that_lie_are_cheap_to_refuse() -> None:
 
 
 def test_lists_and_maps_are_limited_in_a_head_and_not_in_a_payload() -> None:
-    most = Heartbeat(attempts=[1] * codec.MAX_ITEMS)
+    most = Heartbeat(attempts=[1] * MAX_ITEMS)
     assert decode(encode(most))[0] == most
     with pytest.raises(ProtocolError):
-        decode(encode(Heartbeat(attempts=[1] * (codec.MAX_ITEMS + 1))))
+        decode(encode(Heartbeat(attempts=[1] * (MAX_ITEMS + 1))))
     table = [["job", i, {"state": "queued"}] for i in range(20_000)]
     assert unpack(pack(table)) == table
     assert unpack(memoryview(pack(table))) == table

@@ -15,9 +15,11 @@ answered the job ends.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from park.core import invariants
 from park.core.attempts import Attempts
@@ -384,7 +386,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             root.drop_pending()
         job.list_ready(root)
         if record.state not in (JobState.WAITING, JobState.PAUSED):
-            job.facts = replace(record, state=JobState.QUEUED, epoch=self.epoch)
+            job.facts = dataclasses.replace(record, state=JobState.QUEUED, epoch=self.epoch)
         job.done, job.progress = sum(count for _, count in results), None
 
     def settle(self, now: float, wall: float) -> Outcome:

@@ -6,8 +6,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from park.core.manager import JobManager
 from park.core.outcome import Account, Event, Flow, Ref, Send, Tick

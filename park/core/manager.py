@@ -15,8 +15,10 @@ import struct
 import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import replace
 
 from park.core.dispatcher import Dispatcher
 from park.core.journal import Batch

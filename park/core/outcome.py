@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from park.model import Delta
 from park.wire.messages import Message
@@ -14,16 +14,14 @@ Key = tuple[int | bytes | str, ...]
 Heard = tuple[Peer, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True, gc=False):
     """Whose key a peer showed. *pool*: an admin lets this kernel serve all owners."""
 
     name: str
     pool: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True, gc=False):
     """A decoded message and who sent it.
 
     *account*: whose key the sender of a hello showed; None: it came over ipc or a lane, where only the
@@ -36,23 +34,20 @@ class Event:
     account: Account | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True, gc=False):
     """Time has passed. *wall* is UTC seconds since 1970, for `when` and for people."""
 
     wall: float
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(Struct, frozen=True, gc=False):
     """How a peer takes what is sent to it: "slow" (much waits), "clear" (not any more), "cut" (what waited was dropped)."""
 
     peer: Peer
     how: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ref:
+class Ref(Struct, frozen=True, gc=False):
     """Bytes that lie in the store or the spool: the value of a key, or units lo to hi of the pack there."""
 
     room: str
@@ -61,8 +56,7 @@ class Ref:
     hi: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Struct, frozen=True, gc=False):
     """One record: a new value, a copy of what lies elsewhere (`Ref`), or None: it goes."""
 
     room: str
@@ -70,8 +64,7 @@ class Write:
     value: bytes | memoryview | Ref | None
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True, gc=False):
     """A message for a peer; a `Ref` is loaded when it is sent."""
 
     peer: Peer
@@ -79,8 +72,7 @@ class Send:
     payload: bytes | memoryview | Ref = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(Struct, frozen=True, gc=False):
     """A message of a job for its stream. *kind* "": it is for nobody, and only counts."""
 
     job: int
@@ -93,8 +85,7 @@ class Publication:
     peer: Peer = b""
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(Struct):
     """What one event, or one turn of events, leads to."""
 
     #: durable records, one transaction

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import islice
 from operator import attrgetter
 from typing import Any
+
+from msgspec.structs import replace
 
 from park.core.dispatcher import Dispatcher
 from park.core.journal import Batch, Journal

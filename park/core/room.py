@@ -10,7 +10,8 @@ sessions, ends of jobs.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from park.core.outcome import Event
 from park.errors import Refused

@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from msgspec import structs
+
 from park import payload
 from park.batches import LARGEST_BATCH, batches_of, check_function
 from park.core.asking import (
@@ -61,7 +63,7 @@ from park.search import Query
 from park.stream import Inbox, Messages
 from park.util.bar import Bar
 from park.wire import codec, messages
-from park.wire.codec import MAX_INT
+from park.wire.messages import MAX_INT
 from park.wire.pack import Pack
 
 if TYPE_CHECKING:
@@ -318,7 +320,7 @@ class ServerProxy(Server):
             closed=closed,
             **common_fields(request, name_of(request.body), TAGS),
         )
-        reply = self._link.request(lambda n: replace(submit, id=n), data, (submit.body, blob))
+        reply = self._link.request(lambda n: structs.replace(submit, id=n), data, (submit.body, blob))
         accepted, _ = self._answer(reply)
         assert isinstance(accepted, messages.Accepted)
         if monitor is not None:

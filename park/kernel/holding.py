@@ -7,8 +7,9 @@ was lost; what is waited for is asked for again then.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from park.kernel.actions import Action, ToBroker, ToSlot
 from park.kernel.codes import Codes

@@ -21,8 +21,9 @@ NeedBlob.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
+
+from msgspec.structs import replace
 
 from park.kernel.actions import Action, Interrupt, Kill, ToBroker, ToSlot
 from park.kernel.holding import Holding

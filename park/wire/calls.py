@@ -12,7 +12,9 @@ of its sessions either: they are opened anew, under another number, and then the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from park.errors import ParkError
 from park.wire.codec import Buffer

@@ -1,9 +1,11 @@
 """Every message of the protocol, grouped by direction. The docstrings are the protocol.
 
-A message travels as a head (a msgpack list of at most 64 KiB: the version, the name of the message, the
-values of its fields in the order in which they stand here) and an opaque payload that only the two ends open,
-in one frame or in two (`park.wire.codec`). Fields are plain: integers, texts, bytes, floats, booleans, None,
-lists and maps of them.
+A message travels as a head (a msgpack list of at most 64 KiB: the version, the message, the payload if it is
+short) and an opaque payload that only the two ends open, in one frame or in two (`park.wire.codec`). The message is
+a list of its name and the values of its fields in the order in which they stand here, all of them. The types below
+say what a field may hold, and `park.wire.codec.decode` holds every peer to it.
+
+Version 2: the message is a list in the head; in version 1 its name and values stood there themselves.
 
 *id* counts a peer's own requests (0: no answer expected); an answer carries it in *reply*.
 *epoch* is the life of the broker in which a lease was given; an answer of another life is recognised by it.
@@ -14,16 +16,31 @@ The same messages cross every border: client and broker, broker and kernel, and,
 socket pair, kernel and slot process.
 """
 
-from __future__ import annotations
+import sys
+from typing import Annotated, Any, ClassVar
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from msgspec import Meta, Struct, field
 
-VERSION = 1
+# Annotations are evaluated here, once; as texts they would be again for each class, when the codec reads them.
+
+VERSION = 2
+
+MAX_INT = 2**63 - 1
+MAX_ITEMS = 4096
+_ITEMS = Meta(max_length=MAX_ITEMS)
+#: Counts or names something. What is declared `int` may be negative, or fill 64 bits.
+Count = Annotated[int, Meta(ge=0, le=MAX_INT)]
+#: No infinity, and no NaN; a whole number will do.
+Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+Counts = Annotated[list[Count], _ITEMS]
+Texts = Annotated[list[str], _ITEMS]
+Hashes = Annotated[list[bytes], _ITEMS]
+Names = Annotated[dict[str, str], _ITEMS]
+#: Anything plain, which nests at most 8 deep.
+Record = Annotated[dict[str, Any], _ITEMS]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True, gc=False):
     """The root. `carries` says whether the payload means something."""
 
     carries: ClassVar[bool] = False
@@ -32,18 +49,16 @@ class Message:
 # -- any peer ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Hello(Message):
+class Hello(Message, frozen=True):
     """client -> broker, first of all, and again after a reconnect. Answered by Welcome."""
 
     incarnation: bytes
     user: str
     python: str
-    id: int = 0
+    id: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class KernelHello(Message):
+class KernelHello(Message, frozen=True):
     """kernel -> broker, first of all, and again after a reconnect. Answered by Welcome.
 
     *attempts*: those that it holds, or has answered without knowing that the answer counts. The payload is a packed list
@@ -59,21 +74,20 @@ class KernelHello(Message):
     incarnation: bytes
     user: str
     host: str
-    pid: int
-    slots: int
+    pid: Count
+    slots: Count
     python: str
-    attempts: list[int] = field(default_factory=list)
-    epoch: int = 0
-    memory: int = 0
-    labels: list[str] = field(default_factory=list)
-    packages: dict[str, str] = field(default_factory=dict)
+    attempts: Counts = field(default_factory=list)
+    epoch: Count = 0
+    memory: Count = 0
+    labels: Texts = field(default_factory=list)
+    packages: Names = field(default_factory=dict)
     owner: str = ""
     only: bool = False
     draining: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Welcome(Message):
+class Welcome(Message, frozen=True):
     """broker -> peer. Seconds between heartbeats and until a lease ends; *fresh*: the broker did not know the peer.
 
     *lost*: what was on its way may be lost; not where a peer says hello twice over one connection. *number*: that of a
@@ -82,63 +96,57 @@ class Welcome(Message):
     """
 
     store: str
-    epoch: int
-    heartbeat: float
-    lease: float
+    epoch: Count
+    heartbeat: Finite
+    lease: Finite
     fresh: bool = True
-    reply: int = 0
+    reply: Count = 0
     lost: bool = True
-    number: int = 0
+    number: Count = 0
     release: str = ""
-    since: float = 0.0
+    since: Finite = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat(Message):
+class Heartbeat(Message, frozen=True):
     """Both ways, when nothing else was said for a while. A kernel names the attempts it holds and renews their leases."""
 
-    epoch: int = 0
-    attempts: list[int] = field(default_factory=list)
+    epoch: Count = 0
+    attempts: Counts = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Unwelcome(Message):
+class Unwelcome(Message, frozen=True):
     """broker -> peer it does not know (it restarted, or the lease ran out): say hello again."""
 
-    epoch: int = 0
+    epoch: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Goodbye(Message):
+class Goodbye(Message, frozen=True):
     """A peer leaves on purpose."""
 
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Part(Message):
+class Part(Message, frozen=True):
     """A piece of a message that is too long for one: bytes *start* on of *size*.
 
     The first *head* bytes of all are the head of that message, the others its payload (`park.wire.parts`).
     """
 
     carries = True
-    start: int
-    size: int
-    head: int
+    start: Count
+    size: Count
+    head: Count
 
 
-@dataclass(frozen=True, slots=True)
-class Blob(Message):
+class Blob(Message, frozen=True):
     """Code (a function or a body), known by the hash of its content ever after. The payload is the code."""
 
     carries = True
     hash: bytes
-    reply: int = 0
+    reply: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class NeedBlob(Message):
+class NeedBlob(Message, frozen=True):
     """broker -> client, kernel -> broker, slot -> kernel: this code is missing here; send it, then go on."""
 
     hash: bytes
@@ -147,8 +155,7 @@ class NeedBlob(Message):
 # -- client -> broker --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Submit(Message):
+class Submit(Message, frozen=True):
     """A request. Answered by Accepted once it is on disk; a *key* seen before is answered with the same job.
 
     *body* is the hash of a Blob sent before. *total* None: more units follow in Units until *closed*.
@@ -160,33 +167,32 @@ class Submit(Message):
     """
 
     carries = True
-    id: int
+    id: Count
     key: bytes
     body: bytes = b""
     kind: str = "job"
     name: str = ""
-    tags: list[str] = field(default_factory=list)
+    tags: Texts = field(default_factory=list)
     priority: int = 0
-    after: list[int] = field(default_factory=list)
-    when: float | None = None
+    after: Counts = field(default_factory=list)
+    when: Finite | None = None
     seed: int = 0
     on_error: str = "continue"
     idempotent: bool = True
-    cpus: int = 1
-    memory: int = 0
-    labels: list[str] = field(default_factory=list)
-    requires: dict[str, str] = field(default_factory=dict)
+    cpus: Count = 1
+    memory: Count = 0
+    labels: Texts = field(default_factory=list)
+    requires: Names = field(default_factory=dict)
     python: str = ""
     once: bool = False
     session: bool = False
-    count: int = 0
+    count: Count = 0
     closed: bool = True
-    max_time: float = 0.0
-    max_unit_time: float = 0.0
+    max_time: Finite = 0.0
+    max_unit_time: Finite = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Map(Message):
+class Map(Message, frozen=True):
     """One call of a map, from a session's client or, through its kernel, from a driver (*attempt*).
 
     The payload is a pack of the first *count* units. A driver that sends it waits for all results
@@ -197,73 +203,67 @@ class Map(Message):
 
     carries = True
     map: bytes
-    job: int
+    job: Count
     function: bytes
-    count: int
+    count: Count
     closed: bool = True
     seed: int = 0
-    attempt: int = 0
-    epoch: int = 0
-    start: int = 0
-    answered: list[int] = field(default_factory=list)
+    attempt: Count = 0
+    epoch: Count = 0
+    start: Count = 0
+    answered: Counts = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Units(Message):
+class Units(Message, frozen=True):
     """More units of a job (*job*, answered by Done once on disk) or of a session's map (*map*, no answer)."""
 
     carries = True
-    start: int
-    count: int
+    start: Count
+    count: Count
     closed: bool
     map: bytes = b""
-    job: int = 0
-    id: int = 0
+    job: Count = 0
+    id: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel(Message):
+class Cancel(Message, frozen=True):
     """No more results of this map are wanted: what has not started is dropped, what runs is ended. Answered by Done."""
 
     map: bytes
-    id: int = 0
+    id: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Stop(Message):
+class Stop(Message, frozen=True):
     """End the job at its next safe point, with its best so far. broker -> kernel -> slot: the same for one *attempt*.
 
     *soft*: the attempt is told, and may end its units early, but runs each of them: its driver waits for them.
     """
 
-    id: int = 0
-    job: int = 0
-    attempt: int = 0
+    id: Count = 0
+    job: Count = 0
+    attempt: Count = 0
     soft: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Abort(Message):
+class Abort(Message, frozen=True):
     """End the job now. broker -> kernel -> slot: the same for one *attempt*; the kernel kills what does not obey."""
 
-    id: int = 0
-    job: int = 0
-    attempt: int = 0
+    id: Count = 0
+    job: Count = 0
+    attempt: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Change(Message):
+class Change(Message, frozen=True):
     """New values of what may change while a job lives (None: as it is). *paused*: no new units; drivers wait."""
 
-    id: int
-    job: int
+    id: Count
+    job: Count
     priority: int | None = None
-    tags: list[str] | None = None
+    tags: Texts | None = None
     paused: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Control(Message):
+class Control(Message, frozen=True):
     """A message for the body of a job, pickled: the payload. Answered by Done once it is on disk.
 
     It is kept until the job has ended, or a checkpoint has what it has led to. One whose *key* (16 bytes) is known is not
@@ -271,105 +271,96 @@ class Control(Message):
     """
 
     carries = True
-    job: int
-    id: int = 0
+    job: Count
+    id: Count = 0
     key: bytes = b""
-    seq: int = 0
+    seq: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Delete(Message):
+class Delete(Message, frozen=True):
     """Forget a job that has ended, with its request, inputs and results. Answered by Done once nobody can find it."""
 
-    id: int
-    job: int
+    id: Count
+    job: Count
 
 
-@dataclass(frozen=True, slots=True)
-class Credits(Message):
+class Credits(Message, frozen=True):
     """The account of an *owner*, or of all ("*"). Answered by Records: a map an account, with its jobs' costs."""
 
-    id: int
+    id: Count
     owner: str = "*"
 
 
-@dataclass(frozen=True, slots=True)
-class Grant(Message):
+class Grant(Message, frozen=True):
     """An admin gives an *owner* more credits. Answered by Done once it is on disk."""
 
-    id: int
+    id: Count
     owner: str
-    credits: float
+    credits: Finite
 
 
-@dataclass(frozen=True, slots=True)
-class Drain(Message):
+class Drain(Message, frozen=True):
     """A kernel shall leave: it takes no new work, and hands back what has not ended within *grace* seconds.
 
     client -> broker, for the *kernel* that has this number in this *epoch*; answered by Done when that kernel knows, or
     is gone. broker -> kernel: the same.
     """
 
-    id: int = 0
-    kernel: int = 0
-    grace: float = 0.0
-    epoch: int = 0
+    id: Count = 0
+    kernel: Count = 0
+    grace: Finite = 0.0
+    epoch: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Close(Message):
+class Close(Message, frozen=True):
     """A session is over; with *reason* it ends aborted, else complete."""
 
-    id: int
-    job: int
+    id: Count
+    job: Count
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch(Message):
+class Fetch(Message, frozen=True):
     """The result (and with *request* the request) of a job; with *wait* when it has ended.
 
     Answered by any number of Results (none without *results*: how it ended is all that is asked) and, with *request*, a
     Blob and Units, then by Fetched. Slot processes send it too (*attempt*), to resolve references.
     """
 
-    id: int
-    job: int
+    id: Count
+    job: Count
     wait: bool = False
     request: bool = False
-    attempt: int = 0
+    attempt: Count = 0
     results: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Forget(Message):
+class Forget(Message, frozen=True):
     """The answer to request *id* is not wanted any more."""
 
-    id: int
+    id: Count
 
 
-@dataclass(frozen=True, slots=True)
-class Status(Message):
+class Status(Message, frozen=True):
     """The record of one job (*job*), or, where that is 0, of all that `park.search.Query` finds. Answered by Records.
 
     *fields*: of all that are found only these, as lists of their values; none are all fields, as maps. *below*: of archived
     jobs with numbers below that, the newest first, some at a time; none is left when none comes.
     """
 
-    id: int
-    job: int = 0
+    id: Count
+    job: Count = 0
     owner: str = "*"
-    states: list[str] = field(default_factory=list)
-    tags: list[str] = field(default_factory=list)
+    states: Texts = field(default_factory=list)
+    tags: Texts = field(default_factory=list)
     word: str = ""
-    since: float = 0.0
-    newest: int = 0
-    fields: list[str] = field(default_factory=list)
-    below: int = 0
+    since: Finite = 0.0
+    newest: Count = 0
+    fields: Texts = field(default_factory=list)
+    below: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Watch(Message):
+class Watch(Message, frozen=True):
     """Join a job's stream. Answered by Done, then Stream messages: "join" with the job's record, packed, with *logs* the
     last lines of its log, its header, then every later message; of a job that has ended the last one.
 
@@ -377,124 +368,112 @@ class Watch(Message):
     kept, and if some are not, before them an "error" without a record, which says so.
     """
 
-    id: int
-    job: int
+    id: Count
+    job: Count
     logs: bool = False
-    since: int | None = None
+    since: Count | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Unwatch(Message):
+class Unwatch(Message, frozen=True):
     """Leave a job's stream."""
 
-    job: int
+    job: Count
 
 
-@dataclass(frozen=True, slots=True)
-class Files(Message):
+class Files(Message, frozen=True):
     """The file of a job called *name*, or ("") what files it has. Answered by Filed."""
 
-    id: int
-    job: int
+    id: Count
+    job: Count
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Logs(Message):
+class Logs(Message, frozen=True):
     """The last lines that a job has printed and logged. Answered by Records: packed lists of text, level and time."""
 
-    id: int
-    job: int
+    id: Count
+    job: Count
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot(Message):
+class Snapshot(Message, frozen=True):
     """The whole public table at one number of its sequence. Answered by Header."""
 
-    id: int
+    id: Count
 
 
 # -- broker -> client --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted(Message):
+class Accepted(Message, frozen=True):
     """The job is on disk. *existed*: its key had been submitted before. *received*: units stored so far."""
 
-    reply: int
-    job: int
+    reply: Count
+    job: Count
     existed: bool = False
-    received: int = 0
+    received: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Done(Message):
+class Done(Message, frozen=True):
     """The request was carried out (and is on disk where that applies). *ignored*: a Control, of a job that has ended."""
 
-    reply: int
+    reply: Count
     ignored: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Failure(Message):
+class Failure(Message, frozen=True):
     """The request was refused: *error* names a class of `park.errors.REFUSALS`, *text* says why and what to do."""
 
-    reply: int
+    reply: Count
     error: str
     text: str
-    attempt: int = 0
+    attempt: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Results(Message):
+class Results(Message, frozen=True):
     """Results of units *start* to start + count of a map, or of a job (*reply*: of that Fetch). The payload is their pack.
 
     To a driver (through its kernel, *attempt*); *resume*: the map has ended and the driver has a slot again.
     """
 
     carries = True
-    start: int
-    count: int
+    start: Count
+    count: Count
     map: bytes = b""
-    job: int = 0
-    attempt: int = 0
+    job: Count = 0
+    attempt: Count = 0
     resume: bool = False
-    reply: int = 0
+    reply: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched(Message):
+class Fetched(Message, frozen=True):
     """The end of the answer to a Fetch: the record of the job, and what was asked at submission."""
 
-    reply: int
-    record: dict[str, Any]
-    submit: dict[str, Any] = field(default_factory=dict)
-    attempt: int = 0
+    reply: Count
+    record: Record
+    submit: Record = field(default_factory=dict)
+    attempt: Count = 0
     once: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Filed(Message):
+class Filed(Message, frozen=True):
     """The answer to File and to Files. The payload is the file that was asked for (*there*: there is one), or, where it
     was asked what there is, the sizes of all files of the job by name, packed.
     """
 
     carries = True
-    reply: int
-    attempt: int = 0
+    reply: Count
+    attempt: Count = 0
     there: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Records(Message):
+class Records(Message, frozen=True):
     """The payload is a packed list of maps, one a job; or of lists, for a Status that names fields."""
 
     carries = True
-    reply: int
+    reply: Count
 
 
-@dataclass(frozen=True, slots=True)
-class Stream(Message):
+class Stream(Message, frozen=True):
     """One message of a job's stream. *header*: the state so far, in answer to the Watch *reply*.
 
     *at*: its place among the messages of the job, the same in every life of the broker; 0: it has none. That of "join" is
@@ -503,15 +482,14 @@ class Stream(Message):
     """
 
     carries = True
-    job: int
+    job: Count
     kind: str
     header: bool = False
-    reply: int = 0
-    at: int = 0
+    reply: Count = 0
+    at: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class MapFailed(Message):
+class MapFailed(Message, frozen=True):
     """The map cannot go on (its job ended, its code is missing); no more results come.
 
     With the error "Busy" its last units were not taken, because there is no room for them: say the map again in 2 s.
@@ -525,45 +503,41 @@ class MapFailed(Message):
 # -- broker -> mirrors -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Header(Message):
+class Header(Message, frozen=True):
     """The whole table at *seq*. The payload is a packed list of [table, key, fields]."""
 
     carries = True
     store: str
-    epoch: int
-    seq: int
-    reply: int = 0
+    epoch: Count
+    seq: Count
+    reply: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Deltas(Message):
+class Deltas(Message, frozen=True):
     """One turn's changes; the first has number *seq*. The payload is a packed list of [table, key, fields or None]."""
 
     carries = True
     store: str
-    epoch: int
-    seq: int
-    count: int
+    epoch: Count
+    seq: Count
+    count: Count
 
 
-@dataclass(frozen=True, slots=True)
-class Head(Message):
+class Head(Message, frozen=True):
     """Every second: the number of the last change, so that a lost tail shows; and, for people, what the broker's clock
     shows (*wall*), seconds since 1970.
     """
 
     store: str
-    epoch: int
-    seq: int
-    wall: float = 0.0
+    epoch: Count
+    seq: Count
+    wall: Finite = 0.0
 
 
 # -- broker -> kernel (-> slot) ----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Run(Message):
+class Run(Message, frozen=True):
     """Run units *start* to start + count of a map. The payload is their pack. ``once``: the body of a job, no units.
 
     *seed* is the seed of the map. *apart*: this code has killed a process, never run it inside a driver's.
@@ -575,81 +549,74 @@ class Run(Message):
     """
 
     carries = True
-    attempt: int
-    job: int
+    attempt: Count
+    job: Count
     owner: str
     map: bytes
     function: bytes
-    start: int
-    count: int
+    start: Count
+    count: Count
     seed: int
-    epoch: int = 0
-    lease: float = 20.0
+    epoch: Count = 0
+    lease: Finite = 20.0
     once: bool = False
     apart: bool = False
-    cpus: int = 1
-    memory: int = 0
+    cpus: Count = 1
+    memory: Count = 0
     ahead: bool = False
     stored: bool = False
     restored: bool = False
-    limit: float = 0.0
-    served: int = 0
+    limit: Finite = 0.0
+    served: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Committed(Message):
+class Committed(Message, frozen=True):
     """The answers of these *attempts* are on disk: nobody will ask for them again.
 
     *heard*: attempt, number, attempt, number ...: of what that attempt has published, all up to that number is on disk, or
     nobody wants it.
     """
 
-    attempts: list[int]
-    heard: list[int] = field(default_factory=list)
+    attempts: Counts
+    heard: Counts = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Again(Message):
+class Again(Message, frozen=True):
     """There is room for the answer of *attempt*, which the broker has not kept: give it again."""
 
-    attempt: int
+    attempt: Count
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpointed(Message):
+class Checkpointed(Message, frozen=True):
     """Checkpoint *number* of the attempt is on disk, and has what the controls up to *served* have led to."""
 
-    attempt: int
-    number: int
-    served: int = 0
+    attempt: Count
+    number: Count
+    served: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Resume(Message):
+class Resume(Message, frozen=True):
     """The driver *attempt*, whose map has ended, or that has lent its slot, has a slot again."""
 
-    attempt: int
+    attempt: Count
 
 
-@dataclass(frozen=True, slots=True)
-class Lend(Message):
+class Lend(Message, frozen=True):
     """Another job is due, or this one is paused: the *attempt* shall lend its slot at its next safe point."""
 
-    attempt: int
+    attempt: Count
 
 
-@dataclass(frozen=True, slots=True)
-class Release(Message):
+class Release(Message, frozen=True):
     """The job has ended: processes that prepared it clean up."""
 
-    job: int
+    job: Count
 
 
 # -- (slot ->) kernel -> broker ----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Finished(Message):
+class Finished(Message, frozen=True):
     """Units *start* to start + count of an attempt are answered. The payload is the pack of their results.
 
     *seconds*: time spent computing. *failed* of them raised, *unit* first, for *cause* (one line). *ended*: why it
@@ -659,35 +626,32 @@ class Finished(Message):
     """
 
     carries = True
-    attempt: int
+    attempt: Count
     map: bytes
-    start: int
-    count: int
-    seconds: float
-    failed: int = 0
-    unit: int = 0
+    start: Count
+    count: Count
+    seconds: Finite
+    failed: Count = 0
+    unit: Count = 0
     cause: str = ""
     ended: str = ""
-    epoch: int = 0
+    epoch: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Draining(Message):
+class Draining(Message, frozen=True):
     """The kernel takes no new work any more. It goes on with what it holds for a while, then says Goodbye."""
 
-    epoch: int = 0
+    epoch: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Lent(Message):
+class Lent(Message, frozen=True):
     """The *attempt* waits at its safe point and holds no slot; it goes on with Resume."""
 
-    attempt: int
-    epoch: int = 0
+    attempt: Count
+    epoch: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint(Message):
+class Checkpoint(Message, frozen=True):
     """The state of *unit*, from which another attempt may go on; the payload is the state, pickled.
 
     *number* counts those of the attempt. Answered by Checkpointed once it is on disk; until then the kernel keeps the
@@ -696,52 +660,48 @@ class Checkpoint(Message):
     """
 
     carries = True
-    attempt: int
-    job: int
-    unit: int
-    number: int
-    reply: int = 0
-    served: int = 0
+    attempt: Count
+    job: Count
+    unit: Count
+    number: Count
+    reply: Count = 0
+    served: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Restore(Message):
+class Restore(Message, frozen=True):
     """Asks for the newest checkpoint of *unit*, which an earlier attempt has made. Answered by Checkpoint."""
 
-    id: int
-    attempt: int
-    unit: int
+    id: Count
+    attempt: Count
+    unit: Count
 
 
-@dataclass(frozen=True, slots=True)
-class File(Message):
+class File(Message, frozen=True):
     """A job's file *name*, from inside a body: *how* "put" keeps the payload under that name, "get" asks for it, "drop"
     forgets it, "list" asks what there is. Answered by Filed, of a change once it is on disk.
     """
 
     carries = True
-    id: int
-    attempt: int
+    id: Count
+    attempt: Count
     name: str
     how: str
 
 
-@dataclass(frozen=True, slots=True)
-class Crashed(Message):
+class Crashed(Message, frozen=True):
     """A slot process died. *attempts* it held, outermost first: the last was running, the others waited in it.
 
     *late*: its kernel has ended it, because a unit of the last one ran longer than its limit.
     """
 
-    attempts: list[int]
+    attempts: Counts
     cause: str
     stderr: str = ""
-    epoch: int = 0
+    epoch: Count = 0
     late: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Publish(Message):
+class Publish(Message, frozen=True):
     """A message of a running body for the job's stream. The payload is the message, pickled.
 
     *kind* is an identifier of at most 100 bytes. *done* and *total* are read for the kind "progress". *header*: what a late
@@ -751,64 +711,58 @@ class Publish(Message):
     """
 
     carries = True
-    job: int
-    attempt: int
+    job: Count
+    attempt: Count
     kind: str
-    done: float | None = None
-    total: float | None = None
+    done: Finite | None = None
+    total: Finite | None = None
     header: bool = False
-    control: int = 0
-    number: int = 0
+    control: Count = 0
+    number: Count = 0
 
 
 # -- kernel <-> slot ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Setup(Message):
+class Setup(Message, frozen=True):
     """kernel -> slot, before a Run when it has changed: where user modules and files are. None: as the process has it."""
 
-    path: list[str] | None = None
+    path: Texts | None = None
     folder: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HandBack(Message):
+class HandBack(Message, frozen=True):
     """kernel -> slot: end the *attempt* when its present unit ends; others run the rest."""
 
-    attempt: int
+    attempt: Count
 
 
-@dataclass(frozen=True, slots=True)
-class Drop(Message):
+class Drop(Message, frozen=True):
     """kernel -> slot: it has too much code; forget these, which come again before they are needed again.
 
     Code of a map that it waits for it sends to the kernel once more.
     """
 
-    hashes: list[bytes]
+    hashes: Hashes
 
 
-@dataclass(frozen=True, slots=True)
-class Cleans(Message):
+class Cleans(Message, frozen=True):
     """slot -> kernel: the process holds a body of the *job* that has to clean up; *done*: it has."""
 
-    job: int
+    job: Count
     done: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Began(Message):
+class Began(Message, frozen=True):
     """slot -> kernel, where units have a limit: the first unit of the *attempt* has begun, or, once in a while, another."""
 
-    attempt: int
+    attempt: Count
 
 
-@dataclass(frozen=True, slots=True)
-class Ready(Message):
+class Ready(Message, frozen=True):
     """slot -> kernel: the process is up and wants work."""
 
-    pid: int
+    pid: Count
 
 
 MESSAGES: dict[str, type[Message]] = {

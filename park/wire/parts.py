@@ -14,15 +14,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from park.errors import InvalidRequest, ProtocolError
-from park.wire.codec import MAX_HEAD, decode, encode
+from park.wire.codec import MAX_HEAD, decode, encode, start_of
 from park.wire.messages import Part
 
 #: Bytes of payload in one part: half of what the sockets accept.
 PIECE = 256 << 10
 #: The longest payload, bytes, and so the most that is kept of one that has not come to its end.
 MAX_PAYLOAD = 512 << 20
-#: The name in the head of a part, behind the bytes of the list and the version.
-_PART = encode(Part(0, 0, 0))[0][2:7]
+_PART = start_of(Part)
 
 
 def too_long(size: int) -> str:
@@ -75,7 +74,7 @@ class Joiner:
 
     def feed(self, frames: Sequence[Any]) -> Sequence[Any] | None:
         """A message that came: itself if it is no part; the whole message with its last part; else None."""
-        if bytes(frames[0][2:7]) != _PART:
+        if bytes(frames[0][: len(_PART)]) != _PART:
             return frames
         part, piece = decode(frames)
         return self.feed_part(part, piece) if isinstance(part, Part) else frames

@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 import park
 from park import payload
 from park.errors import JobAborted, JobFailed, NoBroker, ServiceClosed, UnknownJob
@@ -99,7 +101,7 @@ class Client:
         )
         known = self.diary.find("accepted").get(task.number)
         link = self.service._link
-        reply = link.request(lambda n: replace(submit, id=n), units, (submit.body, blob))
+        reply = link.request(lambda n: structs.replace(submit, id=n), units, (submit.body, blob))
         assert reply.wait(PATIENCE), f"no answer to {submit.name} within {PATIENCE} s"
         accepted, _ = reply.value()
         assert isinstance(accepted, messages.Accepted)

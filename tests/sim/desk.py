@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from park.core.dispatcher import Dispatcher
 from park.core.outcome import Account, Event, Flow, Outcome, Tick
