@@ -268,6 +268,10 @@ class Link:
             self._send(messages.Hello(self._incarnation, self.user, PYTHON), now=now)
         elif due == "heartbeat":
             self._send(messages.Heartbeat(self.presence.epoch), now=now)
+        self._sync(now)
+
+    def _sync(self, now: float) -> None:
+        """Ask for the whole table, if it is time to."""
         if (
             self._listener is not None
             and self.presence.state is Contact.LIVE
@@ -497,6 +501,8 @@ class Link:
         def follow() -> None:
             if self._listener is None:
                 self._listener = self._listen()
+                # at once: what changes before its subscription is there shows as a gap
+                self._sync(time.monotonic())
 
         if self._listener is None:
             self._reactor.call(follow)

@@ -232,6 +232,14 @@ def test_a_table_of_qt_follows_in_its_own_thread(tmp_path: Path) -> None:
     )
 
 
+def test_whoever_wants_the_table_asks_for_it_at_once(service: LocalService) -> None:
+    link = service._link
+    assert link.counts["> Snapshot"] == 0
+    link.wait_synced(0.0)
+    assert link.counts["> Snapshot"] == 1
+    assert service.table.seq >= 0
+
+
 def test_iterating_over_the_changes_of_a_service(service: LocalService) -> None:
     changes = service.table.changes(timeout=20)
     job = service.start(abs, [-1])
