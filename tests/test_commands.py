@@ -154,10 +154,21 @@ def test_watching_in_a_pipe_gives_a_line_a_change(world: World) -> None:
         lines = map(json.loads, watching.text.splitlines()[: watching.text.count("\n")])
         return [line["record"] for line in lines if line["job"] == job]
 
-    until(lambda: records()[-1:] == [None])  # it has left the list of those that have not ended
+    until(
+        lambda: [r["state"] for r in records()[-1:] if r] == ["aborted"]
+    )  # and then it is not followed any more
     assert all(r["name"] == "watched" and r["state"] == "waiting" for r in records()[:-1] if r is not None)
-    watching.signal(signal.SIGINT)
-    assert watching.wait() == 130
+    world.service.delete(job)
+    everything = world.start("jobs", "-a", "-w")
+    other = world.service.start(square, [2], when=1000)
+    until(lambda: f'"job": {other},' in everything.text)
+    world.service.abort(other)
+    world.service.delete(other)
+    until(lambda: f'{{"job": {other}, "record": null}}' in everything.text)
+    assert records()[-1] is not None
+    for process in (watching, everything):
+        process.signal(signal.SIGINT)
+        assert process.wait() == 130
 
 
 class Terminal:

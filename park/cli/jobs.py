@@ -116,7 +116,10 @@ def _watch(service: ServerProxy, query: Query, names: Sequence[str]) -> None:
 
 
 def _tell(table: LiveTable, query: Query) -> None:
-    """The jobs as they are, a line each, then a line a change: the record after it, None where it has left the list."""
+    """The jobs as they are, a line each, then a line a change: the record after it, None where it has left the table.
+
+    A job that is not asked for any more, as one that has ended, is shown a last time.
+    """
     from park.cli.screen import changes
     from park.model import JobRecord
 
@@ -133,13 +136,10 @@ def _tell(table: LiveTable, query: Query) -> None:
         record = old if new is None else new  # type: ignore[assignment]
         if not isinstance(record, JobRecord):
             continue
-        now = new if isinstance(new, JobRecord) and query.matches(new) else None
-        if now is not None:
-            shown.add(record.job)
-            line(record.job, now)
-        elif record.job in shown:
-            shown.discard(record.job)
-            line(record.job, None)
+        chosen = isinstance(new, JobRecord) and query.matches(new)
+        if chosen or record.job in shown:
+            (shown.add if chosen else shown.discard)(record.job)
+            line(record.job, new)  # type: ignore[arg-type]
 
 
 def _picture(
