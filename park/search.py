@@ -7,8 +7,9 @@ the sets that a `Query` names and looks at those records only. It is told of eve
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import islice
+
+from msgspec import Struct
 
 from park.model import ENDED, JobRecord, JobState
 from park.table import AnyRecord
@@ -17,8 +18,7 @@ from park.table import AnyRecord
 ACTIVE = tuple(state for state in JobState if state not in ENDED)
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Struct, frozen=True, gc=False):
     """Which jobs; what is left out does not matter.
 
     *owner* "*" is everybody. *tags* must all be there. *word* is a state, a tag or a part of the name. *since*: submitted

@@ -11,8 +11,9 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from park import payload
 from park.errors import ParkError, WaitTimeout
@@ -22,15 +23,13 @@ from park.wire.pack import Buffer
 from park.wire.place import Place
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True, gc=False):
     """The job has begun to run."""
 
     record: JobRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(Struct, frozen=True, gc=False):
     """The first message for whoever joins: the job as it is now. What follows is its latest messages of the kinds that
     stay true, such as progress, then every later message in order.
 
@@ -41,15 +40,13 @@ class Join:
     record: JobRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Complete:
+class Complete(Struct, frozen=True, gc=False):
     """The job has ended well. The last message."""
 
     record: JobRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Error:
+class Error(Struct, frozen=True, gc=False):
     """Something went wrong: *text* says what. *record* is that of a job that has failed, and then it is the last message;
     None: the job goes on, but messages were left out, or can come no more, or a control found nobody to serve it.
     """
@@ -58,8 +55,7 @@ class Error:
     record: JobRecord | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(Struct, frozen=True, gc=False):
     """The job was aborted. The last message."""
 
     record: JobRecord

@@ -389,9 +389,9 @@ def test_nobody_touches_another_client_s_session() -> None:
     desk.give(bob, messages.Units(1, 1, True, map=KEY), units([1]))
     desk.give(bob, messages.Cancel(KEY))
     assert of(desk.give(bob, messages.Close(4, number)), messages.Failure)
+    assert repr({KEY: desk.dispatcher.maps[KEY]}) == before
     desk.submit(ann, inputs=[1], closed=False)
     assert of(desk.give(bob, messages.Units(1, 1, True, job=2, id=8), units([1])), messages.Failure)
-    assert repr({KEY: desk.dispatcher.maps[KEY]}) == before
     # a map of a session that has ended fails in words
     desk.give(ann, messages.Close(5, number, "enough"))
     (failed,) = of(

@@ -7,9 +7,10 @@ import functools
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
+
+from msgspec.structs import replace
 
 from park import payload
 from park.errors import InvalidRequest, ParkError, ServiceClosed

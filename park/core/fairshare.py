@@ -45,8 +45,9 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+
+from msgspec import Struct, field
 
 from park.core.line import Line
 
@@ -65,8 +66,7 @@ FULL_AGE = 24 * 3600.0
 Door = Any
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
+class _Entry(Struct, eq=False):
     """A job or an owner on one level."""
 
     #: order of arrival, which breaks ties
@@ -120,8 +120,7 @@ class _Queue(Generic[T]):
         return None
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class _Job(_Entry):
+class _Job(_Entry, eq=False, kw_only=True):
     number: int
     owner: _Owner
     weight: float
@@ -133,8 +132,7 @@ class _Job(_Entry):
     doors: set[Door] = field(default_factory=set)
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class _Owner(_Entry):
+class _Owner(_Entry, eq=False, kw_only=True):
     name: str
     #: tag of the job served last within this owner, by door
     virtual: dict[Door, float] = field(default_factory=dict)
@@ -146,8 +144,7 @@ class _Owner(_Entry):
     use: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(Struct, frozen=True, gc=False):
     """What serving one slot-second divides by: the job's own rate, and its owner's."""
 
     job: float

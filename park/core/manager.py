@@ -15,9 +15,9 @@ import struct
 import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from park.core.dispatcher import Dispatcher
@@ -58,8 +58,7 @@ _SHOWS = (messages.Results, messages.Blob, messages.Units, messages.Fetched)
 _Where = tuple[str, tuple[int | bytes | str, ...]]
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(Struct):
     """What the loop has to do for a turn: send, `JobManager.hand_in`; once it is completed publish and acknowledge."""
 
     number: int = 0

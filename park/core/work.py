@@ -10,7 +10,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from park.core.fairshare import Rates
 from park.core.limits import Tally
@@ -35,8 +36,7 @@ ESTIMATES = 100_000
 KILLS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True, gc=False):
     """Units start to stop of the segment that begins at *segment*."""
 
     start: int
@@ -47,8 +47,7 @@ class Span:
         return self.stop - self.start
 
 
-@dataclass(slots=True, eq=False)
-class Map:
+class Map(Struct, eq=False):
     """One map: a job's own inputs (the root), or one call of a session or a driver."""
 
     key: bytes
@@ -75,7 +74,7 @@ class Map:
     total: int = 0
     _remaining: int = 0
     #: what its owner has in all
-    tally: Tally = field(default_factory=Tally, repr=False)
+    tally: Tally = field(default_factory=Tally)
     pending: deque[Span] = field(default_factory=deque)
     #: units in `pending`
     waiting: int = 0
@@ -246,8 +245,7 @@ class Map:
         assert kept == self.total - self.base or self.session
 
 
-@dataclass(slots=True, eq=False)
-class Attempt:
+class Attempt(Struct, eq=False):
     """One dispatch of a chunk to a kernel."""
 
     number: int
@@ -298,8 +296,7 @@ class Attempt:
     told: str = ""
 
 
-@dataclass(slots=True)
-class Orphan:
+class Orphan(Struct):
     """An attempt of which a kernel says that it holds it, before its map is known."""
 
     number: int

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from park.wire.messages import Message
 from park.wire.pack import Buffer
 
 
-@dataclass(frozen=True, slots=True)
-class ToBroker:
+class ToBroker(Struct, frozen=True, gc=False):
     """Send a message to the broker."""
 
     message: Message
     payload: Buffer = b""
 
 
-@dataclass(frozen=True, slots=True)
-class ToSlot:
+class ToSlot(Struct, frozen=True, gc=False):
     """Send a message to a slot process."""
 
     process: int
@@ -25,30 +23,26 @@ class ToSlot:
     payload: Buffer = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True, gc=False):
     """Start process *process* with this many CPU threads."""
 
     process: int
     cpus: int
 
 
-@dataclass(frozen=True, slots=True)
-class Interrupt:
+class Interrupt(Struct, frozen=True, gc=False):
     """Raise park.Abort in what the process runs."""
 
     process: int
 
 
-@dataclass(frozen=True, slots=True)
-class Let:
+class Let(Struct, frozen=True, gc=False):
     """Let the process end: close its channel; it cleans up and exits."""
 
     process: int
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(Struct, frozen=True, gc=False):
     """End the process, and what it started, now."""
 
     process: int

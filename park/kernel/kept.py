@@ -7,7 +7,9 @@ later; those that a hello has named are all kept until contact is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from park.wire import messages
 from park.wire.pack import Buffer
@@ -21,8 +23,7 @@ KEPT_BYTES = 256 << 20
 MEMORY = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True, gc=False):
     """An answer, and what was asked."""
 
     run: messages.Run

@@ -7,7 +7,8 @@ the one before it waits for. A process whose innermost attempt waits holds no sl
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from park.wire import messages
 from park.wire.calls import Call
@@ -27,8 +28,7 @@ CODE_BYTES = 64 << 20
 MOST_DROPPED = 1000
 
 
-@dataclass(slots=True)
-class Held:
+class Held(Struct):
     """An attempt that a process holds."""
 
     run: messages.Run
@@ -48,8 +48,7 @@ class Held:
     back: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Process:
+class Process(Struct, eq=False):
     """One slot process."""
 
     number: int

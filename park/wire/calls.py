@@ -12,8 +12,8 @@ of its sessions either: they are opened anew, under another number, and then the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from park.errors import ParkError
@@ -139,8 +139,7 @@ class Call:
             yield Units(start, count, closed, map=self.map.map), data
 
 
-@dataclass(slots=True, eq=False)
-class Session:
+class Session(Struct, eq=False):
     """One session of a client. *submit* opens it, with another id and key each time."""
 
     submit: Submit
