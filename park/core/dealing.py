@@ -18,36 +18,36 @@ class Dealing(Attempts):
 
     def _deal(self) -> None:
         """Give every free slot to the job that is due."""
+        if self.clock.idle and not self.vacancies.reserved:  # nothing waits
+            self._touched.clear()
+        else:
+            self._deal_waiting()
+        if self.vacancies.free:
+            self._speculate()
+
+    def _deal_waiting(self) -> None:
         clock, dealing = self.clock, self.vacancies
         touched: list[Kernel] = []
-        if clock.idle and not dealing.reserved and not dealing.free:
-            self._touched.clear()
-            return
         while self._touched:  # a deal here may open a door there
             kernel = self._touched.pop(next(iter(self._touched)))
             touched.append(kernel)
             while kernel.free > 0 and self._deal_on(kernel):
                 pass
-        if not clock.idle:
-            for profile in list(dealing.free):
-                while profile in dealing.free:
-                    number = clock.pick(
-                        dealing.doors(profile), self._now, owner=profile.owner, only=profile.only
-                    )
-                    if not number:
-                        break
-                    job = self.list.jobs[number]
-                    kernel = dealing.place(profile, job.kernels, job.submit.cpus, job.submit.memory)
-                    touched.append(kernel)
-                    self._give(job, kernel)
+        for profile in list(dealing.free):
+            while not clock.idle and profile in dealing.free:
+                number = clock.pick(dealing.doors(profile), self._now, owner=profile.owner, only=profile.only)
+                if not number:
+                    break
+                job = self.list.jobs[number]
+                kernel = dealing.place(profile, job.kernels, job.submit.cpus, job.submit.memory)
+                touched.append(kernel)
+                self._give(job, kernel)
         for kernel in list(dealing.full.values()) if not clock.idle else ():
             while kernel.number in dealing.full and self._deal_full(kernel):
                 touched.append(kernel)
         for kernel in [*touched, *self._touched.values()]:
             self._deal_ahead(kernel)
         self._touched.clear()
-        if dealing.free:
-            self._speculate()
 
     def _deal_on(self, kernel: Kernel) -> bool:
         """Give a free slot of this kernel to whoever is due; False: nothing can be done."""

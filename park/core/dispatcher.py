@@ -72,17 +72,13 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             self._flow(event)
         else:
             self._receive(event)
-        here, again = self.room.let_in(now)
-        self.replay.extend(here)
-        for waited in again:
-            number = waited.message.attempt  # type: ignore[attr-defined]
-            held = self.attempts.get(number)
-            if held is not None and held.kernel.peer == waited.peer:
-                self._send(waited.peer, messages.Again(number))
+        if self.room.waiting:
+            self._let_in()
         while self.replay:
             self._receive(self.replay.popleft())
-        self._release_dependents()
-        self._keep_ended()
+        if out.ended:
+            self._release_dependents()
+            self._keep_ended()
         self._reweigh()
         self._deal()
         self.list.flush(now, out)
@@ -91,21 +87,35 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
 
     def next_deadline(self) -> float | None:
         """When a Tick may next lead to something; None: not before a message comes."""
-        wall = self._held[0][0] if self._held else None
         times = [
             self.roster.next_deadline(),
             self.list.next_deadline(),
             self.ledger.next_deadline(),
-            self._recovery_deadline(),
-            self._keep_deadline(),
-            self.room.next_deadline(),
             self.times.next_deadline(),
-            self.stragglers.next_deadline() if self.vacancies.free else None,
-            None if self.clock.idle and not self.vacancies.reserved else self.lending.next_deadline(),
-            None if wall is None else self._now + max(0.0, wall - self._wall_now),
-            min(self.hears.values(), default=None),
+            self._keep_deadline(),
+            *self.hears.values(),
         ]
-        return min((t for t in times if t is not None), default=None)
+        if self.orphans or self.expected:
+            times.append(self._recovery_deadline())
+        if self.room.waiting:
+            times.append(self.room.look_at)
+        if self.vacancies.free:
+            times.append(self.stragglers.next_deadline())
+        if not self.clock.idle or self.vacancies.reserved:
+            times.append(self.lending.next_deadline())
+        if self._held:
+            times.append(self._now + max(0.0, self._held[0][0] - self._wall_now))
+        return min([t for t in times if t is not None], default=None)
+
+    def _let_in(self) -> None:
+        """Answers that wait for room on the disk, if there is room now."""
+        here, again = self.room.let_in(self._now)
+        self.replay.extend(here)
+        for waited in again:
+            number = waited.message.attempt  # type: ignore[attr-defined]
+            held = self.attempts.get(number)
+            if held is not None and held.kernel.peer == waited.peer:
+                self._send(waited.peer, messages.Again(number))
 
     def _tick(self, tick: Tick) -> None:
         self._wall = tick.wall - self._now

@@ -170,6 +170,8 @@ class Journal:
     @property
     def deadline(self) -> float | None:
         """When `batches` has something; None: it has nothing."""
+        if not (self._waiting or self._over or self._urgent or self._ended or self._released):
+            return None
         times = [self._over[0][0]] if self._over else []
         if self._urgent or self._ended or self._released:
             times.append(self._soon)

@@ -248,6 +248,8 @@ class Ledger:
 
     def next_deadline(self) -> float | None:
         """When something has to be written, or an account comes to be positive."""
+        if not (self._broke or self._stale_charges or self._stale_accounts):
+            return None
         times = [self.accounts[owner].positive_at() for owner in self._broke]
         if self._stale_charges or self._stale_accounts:
             times.append(self._written + WRITE_INTERVAL)

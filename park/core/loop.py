@@ -157,13 +157,18 @@ class BrokerLoop:
                 size += sum(map(len, got[1]))
                 self._decode(side, door, *got, events)
         if now >= self._tick_at:
+            self._tick_at = float("inf")  # `deadline` says when the next one is
             events.append(Tick(time.time()))
         if events:
             self._do(events, now)
 
     def deadline(self) -> float | None:
         others = min(self._head_at, self._flush_at)
-        return others if self.manager.behind else min(self._tick_at, others)
+        if self.manager.behind:
+            return others
+        due = self.manager.next_deadline(time.monotonic())
+        self._tick_at = float("inf") if due is None else due
+        return min(self._tick_at, others)
 
     def close(self) -> None:
         for door in self._doors.values():
@@ -201,10 +206,10 @@ class BrokerLoop:
         self._complete()
         if self.manager.full != self._full:
             self._say(self.manager.full)
-        if self._flush_at == float("inf") and any(door.behind() for door in self._doors.values()):
-            self._flush_at = now
-        deadline = self.manager.next_deadline(now)
-        self._tick_at = float("inf") if deadline is None else deadline
+        if self._flush_at == float("inf"):
+            for door in self._doors.values():
+                if door.behind():
+                    self._flush_at = now
 
     def _say(self, full: str) -> None:
         text = (

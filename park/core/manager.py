@@ -99,7 +99,8 @@ class JobManager:
         keep: Keep | None = None,
     ) -> None:
         self.store: Store = store if store is not None else MemoryStore()
-        self._spool = MemoryStore()
+        #: what needs no disk: units of sessions and drivers, code that no stored job needs
+        self._spool: dict[_Where, bytes] = {}
         self._sweeper = Sweeper(self.store)
         self._packs: OrderedDict[_Where, Pack] = OrderedDict()
         self._commits: Commits = InPlace(self.store)
@@ -257,7 +258,8 @@ class JobManager:
                 self._checks += 1
         has_room = not (self.full or self._commits.stuck)
         writes, turn.said = self.public.writes(now, self._backlog < QUIET, has_room)
-        self._keep(Outcome(writes=writes), turn)
+        if writes:
+            self._keep(Outcome(writes=writes), turn)
         if self._sweeper.due:
             self._keep(Outcome(writes=self._sweeper.writes()), turn)
             turn.sweeps = True
@@ -352,13 +354,11 @@ class JobManager:
 
     def _keep(self, out: Outcome, turn: Turn, shown: bool = False) -> None:
         """What needs no disk: the spool, messages that go at once, and the streams. *shown*: a Fetch's answers, too."""
-        puts = [
-            replace(w, value=self.load(w.value)) if isinstance(w.value, Ref) else w
-            for w in out.spool
-            if w.value is not None
-        ]
-        if puts:
-            self._spool.commit(puts)
+        for w in out.spool:
+            if w.value is not None:
+                self._spool[w.room, w.key] = bytes(
+                    self.load(w.value) if isinstance(w.value, Ref) else w.value
+                )
         # all payloads now, because they may have left the spool, or the store, by the time of the commit
         for w in out.writes:
             value = self.load(w.value) if isinstance(w.value, Ref) else w.value
@@ -371,21 +371,22 @@ class JobManager:
             if w.room in _OF_JOBS:
                 self._unsaved[_number(w.key[0])] += 1
             turn.writes.append(w if value is w.value else Write(w.room, w.key, value))
-        turn.sends += [self._load(s) for s in out.sends]
+        for send in out.sends:
+            ref = send.payload
+            turn.sends.append(self._load(send, ref) if isinstance(ref, Ref) else send)
         for send in out.sends_after_commit:
             at_once = shown and isinstance(send.message, _SHOWS)
-            if not (isinstance(send.message, messages.Results) and send.message.reply):
-                send = self._load(
-                    send
-                )  # the results of a job may be large: each is loaded when its turn has come
+            # the results of a job may be large: each is loaded when its turn has come
+            later = isinstance(send.message, messages.Results) and send.message.reply
+            if isinstance(send.payload, Ref) and not later:
+                send = self._load(send, send.payload)
             (turn.sends if at_once else turn.sends_after_commit).append(send)
         # what was dropped, and has come again since, stays
-        last = {(w.room, w.key): w for w in out.spool}
-        drops = [w for w in last.values() if w.value is None]
-        if drops:
-            self._spool.commit(drops)
-            for w in drops:
-                self._packs.pop((w.room, w.key), None)
+        last = {(w.room, w.key): w.value for w in out.spool}
+        for where, found in last.items():
+            if found is None:
+                self._spool.pop(where, None)
+                self._packs.pop(where, None)
         turn.sends += self.public.say(out)
         turn.deltas += out.deltas
         turn.archived += out.archived
@@ -406,20 +407,25 @@ class JobManager:
 
     def _recall_named(self, message: Message) -> None:
         """Take the jobs that the message names out of the archive, if they lie there."""
-        jobs = self.dispatcher.list
-        for number in (getattr(message, "job", 0), *getattr(message, "after", ())):
-            if number not in jobs.jobs and jobs.given(number):
+        number = getattr(message, "job", 0)
+        if number:
+            self.recall(number)
+        if isinstance(message, Submit):
+            for number in message.after:
                 self.recall(number)
-        if isinstance(message, Submit) and message.key not in jobs.by_key and len(message.key) == 16:
-            known = self.store.get("key", (message.key,))
-            if known is not None:
-                self.recall(codec.unpack(known))
+            if message.key not in self.dispatcher.list.by_key and len(message.key) == 16:
+                known = self.store.get("key", (message.key,))
+                if known is not None:
+                    self.recall(codec.unpack(known))
 
     def recall(self, number: int) -> None:
         """Take the job out of the archive, if it lies there. Raises StoreError where it cannot be read."""
+        jobs = self.dispatcher.list
+        if number in jobs.jobs or not jobs.given(number):
+            return
         try:
             stored = self.store.get("archive", (number,))
-            if stored is None or number in self.dispatcher.list.jobs:
+            if stored is None:
                 return
             submit = codec.build(Submit, codec.unpack(self.store.get("submit", (number,)) or b""))
             units, results = (self.store.get("spans", (number, what)) or b"" for what in ("units", "results"))
@@ -427,10 +433,9 @@ class JobManager:
         except (ParkError, TypeError, ValueError, KeyError, struct.error) as error:
             raise _unreadable(number, error) from error
 
-    def _load(self, send: Send) -> Send:
-        if isinstance(send.payload, Ref):
-            return Send(send.peer, send.message, self.load(send.payload))
-        return send
+    def _load(self, send: Send, ref: Ref) -> Send:
+        """The same, with the bytes for which *ref* stands."""
+        return Send(send.peer, send.message, self.load(ref))
 
     def frames(self, send: Send) -> list[Any]:
         """The message as it travels; a payload that lies on the disk is read now.
@@ -456,7 +461,7 @@ class JobManager:
         where = (ref.room, ref.key)
         pack = self._packs.get(where)
         if pack is None:
-            value: Buffer | None = self._spool.get(ref.room, ref.key)
+            value: Buffer | None = self._spool.get(where)
             if value is None and where in self._pending:
                 _, value = self._pending[where]
             elif value is None:

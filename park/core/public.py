@@ -148,8 +148,10 @@ class Public:
     @property
     def deadline(self) -> float | None:
         """When `writes` has something; None: nothing is due."""
-        times = (self.journal.deadline, self.snapshots.deadline)
-        return min((t for t in times if t is not None), default=None)
+        journal, snapshots = self.journal.deadline, self.snapshots.deadline
+        if journal is None or snapshots is None:
+            return snapshots if journal is None else journal
+        return min(journal, snapshots)
 
     def _publish(self, job: int, at: int, kind: str, payload: Any) -> Iterator[Send]:
         for peer, message, data in self.stream.publish(job, kind, payload, at=at):

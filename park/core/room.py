@@ -93,6 +93,3 @@ class Room:
         """Assert what must always hold."""
         assert self.held == sum(len(event.payload) for event in self.waiting.values()) <= MOST
         assert self.sizes.keys() <= self.waiting.keys()
-
-    def next_deadline(self) -> float | None:
-        return self.look_at if self.waiting else None

@@ -446,8 +446,9 @@ class World:
         for room in OF_JOBS:
             assert {key[0] for key, _ in store.scan(room)} <= here, room
         assert {key[0] for key, _ in store.scan("blob")} == d.codes._kept.keys()
-        assert self.manager._spool.count("units") == 0
-        assert self.manager._spool.count("blob") <= len(d.codes)
+        spooled = Counter(room for room, _ in self.manager._spool)
+        assert spooled["units"] == 0
+        assert spooled["blob"] <= len(d.codes)
         for own in self.kernels:
             assert not own.life.attempts, own
             assert not own.life.ahead, own
