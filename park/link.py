@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -229,8 +229,6 @@ class Link:
         self._live = Reply(reactor)
         self._synced = Reply(reactor)
         self._has_table = False
-        #: messages seen, by name and direction
-        self.counts: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         return f"<Link to {self.name}: {self.presence.state.value}, {len(self._replies)} requests open>"
@@ -248,18 +246,14 @@ class Link:
             except ProtocolError as error:
                 self._fail_all(error)
                 continue
-            self.counts[f"< {type(message).__name__}"] += 1
             calling = self.presence.state is Contact.CALLING
             if self.presence.hear(message, now) and calling:
                 self._welcomed(message)
             self._receive(message, data, now)
         if self._listener is not None:
             self._follow(self._listener, now)
-        for key in [key for key, at in self._say_later.items() if now >= at]:
-            del self._say_later[key]
-            call = self._maps.get(key)
-            if call is not None:
-                self._say(call, call.call.again(call.session.number, self.presence.epoch))
+        if self._say_later:
+            self._say_now(now)
         while self._leaving:
             self._part(*self._leaving.popleft())
         due = self.presence.due(now)
@@ -278,6 +272,14 @@ class Link:
             and self.mirror.wants_snapshot(now)
         ):
             self._send(messages.Snapshot(next(self._ids)), now=now)
+
+    def _say_now(self, now: float) -> None:
+        """Say maps again for which there may be room by now."""
+        for key in [key for key, at in self._say_later.items() if now >= at]:
+            del self._say_later[key]
+            call = self._maps.get(key)
+            if call is not None:
+                self._say(call, call.call.again(call.session.number, self.presence.epoch))
 
     def _follow(self, listener: Listener, now: float) -> None:
         """Feed the mirror what was published."""
@@ -428,6 +430,7 @@ class Link:
                     call.put(message.start, message.count, data)
                     if call.call.complete:
                         self._drop(call)
+                return
             case messages.MapFailed() if message.error == Busy.__name__:
                 self._say_later[message.map] = now + BUSY
             case messages.MapFailed():
@@ -457,7 +460,6 @@ class Link:
                 entry.finish()
 
     def _send(self, message: Message, data: Buffer = b"", now: float | None = None) -> None:
-        self.counts[f"> {type(message).__name__}"] += 1
         self.presence.say(time.monotonic() if now is None else now)
         self._line.send(codec.encode(message, data))
 

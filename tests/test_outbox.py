@@ -201,8 +201,7 @@ def test_a_client_tries_again_where_it_was_told_that_there_is_no_room(
         with park.connect(tmp_path / "connection.json") as service:
             pool = service.executor()
             futures = [pool.submit(len, b"x" * 30_000) for _ in range(20)]
-            link = service._link  # type: ignore[attr-defined]
-            until(lambda: link.counts["< MapFailed"] > 3)
+            until(lambda: manager.loop is not None and manager.loop.counts["c < MapFailed"] > 3)
             assert not any(future.done() for future in futures)
             for future in futures[:18]:
                 future.cancel()

@@ -90,8 +90,8 @@ class BrokerLoop:
         #: peers for which much waits, and when it is tried again to send it
         self._slow: set[bytes] = set()
         self._flush_at = float("inf")
-        #: messages seen, by name and direction
-        self.counts: Counter[str] = Counter()
+        #: messages seen, by the letter of their door, ">" or "<", and class
+        self._seen: Counter[tuple[bytes, str, type]] = Counter()
         #: frames that were no messages
         self.malformed = 0
         now = time.monotonic()
@@ -102,10 +102,23 @@ class BrokerLoop:
     def __repr__(self) -> str:
         return f"<BrokerLoop {self.manager!r}>"
 
+    @property
+    def counts(self) -> Counter[str]:
+        """Messages seen, by the letter of their door, direction and name, as "c > Submit"."""
+        counts: Counter[str] = Counter()
+        for (side, way, kind), count in self._seen.items():
+            counts[f"{side.decode().lower()} {way} {kind.__name__}"] += count
+        return counts
+
     def waiting(self) -> bool:
-        return self.manager.has_completed or (
-            not self.manager.behind and any(door.waiting() for door in self._doors.values())
-        )
+        manager = self.manager
+        if manager.has_completed:
+            return True
+        if not manager.behind:
+            for door in self._doors.values():
+                if door.waiting():
+                    return True
+        return False
 
     def turn(self, now: float) -> None:
         try:
@@ -192,7 +205,7 @@ class BrokerLoop:
             if asked := codec.id_of(frames):
                 door.send(name, codec.encode(messages.Failure(asked, "ProtocolError", str(error))))
             return
-        self.counts[f"{side.decode().lower()} > {type(message).__name__}"] += 1
+        self._seen[side, ">", type(message)] += 1
         events.append(Event(side + name, message, payload, account))
 
     def _publish(self, frames: list[Any]) -> None:
@@ -221,16 +234,17 @@ class BrokerLoop:
     def _complete(self) -> None:
         for turn in self.manager.completed():
             if turn.publish is not None:
-                self.counts["t < Deltas"] += 1
+                self._seen[b"t", "<", messages.Deltas] += 1
                 self._publish(codec.encode(*turn.publish))
             self._send(turn.sends_after_commit)
 
     def _send(self, sends: list[Send]) -> None:
         for send in sends:
-            door = self._doors.get(send.peer[:1])
+            side = send.peer[:1]
+            door = self._doors.get(side)
             if door is None:  # it was cut off
                 continue
-            self.counts[f"{send.peer[:1].decode().lower()} < {type(send.message).__name__}"] += 1
+            self._seen[side, "<", type(send.message)] += 1
             if isinstance(send.payload, Ref):
                 door.send(send.peer[1:], lambda s=send: self.manager.frames(s))  # type: ignore[misc]
             else:

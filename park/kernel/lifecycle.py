@@ -56,16 +56,6 @@ class Lifecycle(Holding):
         if not isinstance(message, messages.Unwelcome | messages.Welcome):
             self.answers.heard(now)
         match message:
-            case messages.Blob():
-                self._keep_code(message.hash, payload)
-            case messages.NeedBlob():
-                self._told.discard(message.hash)
-                if message.hash in self.codes:
-                    self._ask_again(message.hash)
-                else:  # its process was just told to drop it, and sends it again
-                    self._missing.add(message.hash)
-            case messages.Drain():
-                self._drain("it was asked to leave", message.grace)
             case messages.Run() if self.leave is not None:
                 self._give_back(message)
             case messages.Run() if message.ahead:
@@ -77,6 +67,16 @@ class Lifecycle(Holding):
                 self._results(message, payload)
             case messages.Results():
                 self._to_attempt(message, payload)
+            case messages.Blob():
+                self._keep_code(message.hash, payload)
+            case messages.NeedBlob():
+                self._told.discard(message.hash)
+                if message.hash in self.codes:
+                    self._ask_again(message.hash)
+                else:  # its process was just told to drop it, and sends it again
+                    self._missing.add(message.hash)
+            case messages.Drain():
+                self._drain("it was asked to leave", message.grace)
             case messages.Checkpointed():
                 self._checkpointed(message)
             case messages.Fetched() | messages.Failure() | messages.Checkpoint() | messages.Filed():

@@ -11,13 +11,12 @@ import platform
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from park.errors import ProtocolError
 from park.kernel import guard
-from park.kernel.actions import Action, Interrupt, Kill, Let, Start, ToBroker, ToSlot
+from park.kernel.actions import Action, Interrupt, Let, Start, ToBroker, ToSlot
 from park.kernel.death import Death
 from park.kernel.lifecycle import Lifecycle
 from park.kernel.memory import oom_kills
@@ -89,8 +88,6 @@ class KernelLoop:
         # the local service has one owner only
         self.life = Lifecycle(slots, spare=place is None, shelve=Shelf().put)
         self.presence = Presence()
-        #: messages seen, by name and direction
-        self.counts: Counter[str] = Counter()
         self._do(self.life.begin())
 
     def __repr__(self) -> str:
@@ -108,38 +105,47 @@ class KernelLoop:
             except ProtocolError as error:
                 self._refused(str(error))
                 continue
-            self.counts[f"broker > {type(message).__name__}"] += 1
             self.presence.hear(message, now)
             self._do(self.life.broker(message, payload, now), message, frames)
-        for number in [n for n in self._unread if not self.life.unheard.full(n)]:
-            self._unread.discard(number)
-            self._await(self._processes[number])
-        if self._unread and not self._live and not self._told_waits:
-            text = "a body says more than is kept while the broker is away: it waits until that is back"
-            print(f"park-kernel: {text}", file=sys.stderr, flush=True)
-        self._told_waits = bool(self._unread) and not self._live
+        if self._unread or self._told_waits:
+            self._look_at_unread()
         while self._exited:
             self._gone(self._exited.pop())
         self._do(self.life.tick(now))
-        for number, at in list(self._leaving.items()):
-            if now >= at:
-                del self._leaving[number]
-                process = self._processes[number]
-                process.fault = process.fault or CUT
-                process.kill()
+        if self._leaving:
+            self._look_at_leaving(now)
         self._look_at_term(now)
         if now >= self._looked_at + KILLS:
             self._look_for_kills(now)
         self._speak(now)
 
     def deadline(self) -> float | None:
-        times = [
-            self.presence.deadline(),
-            self.life.deadline(),
-            min(self._leaving.values(), default=None),
-            self._term.deadline(self._worked) if self.life.leave is None else None,
-        ]
-        return min(t for t in times if t is not None)
+        times = [self.presence.deadline(), *self._leaving.values()]
+        if (due := self.life.deadline()) is not None:
+            times.append(due)
+        if self.life.leave is None and (due := self._term.deadline(self._worked)) is not None:
+            times.append(due)
+        return min(times)
+
+    def _look_at_unread(self) -> None:
+        """Read again those of whom not so much waits any more."""
+        for number in [n for n in self._unread if not self.life.unheard.full(n)]:
+            self._unread.discard(number)
+            self._await(self._processes[number])
+        waits = bool(self._unread) and not self._live
+        if waits and not self._told_waits:
+            text = "a body says more than is kept while the broker is away: it waits until that is back"
+            print(f"park-kernel: {text}", file=sys.stderr, flush=True)
+        self._told_waits = waits
+
+    def _look_at_leaving(self, now: float) -> None:
+        """End those that went on when they were to leave."""
+        for number, at in list(self._leaving.items()):
+            if now >= at:
+                del self._leaving[number]
+                process = self._processes[number]
+                process.fault = process.fault or CUT
+                process.kill()
 
     def drain(self, reason: str) -> None:
         """Leave in good order. May be called by a signal's handler; wake the reactor then."""
@@ -148,13 +154,13 @@ class KernelLoop:
     def _look_at_term(self, now: float) -> None:
         """Leave when its time is over, or it was told to."""
         life = self.life
-        if life.unanswered:
+        if life.attempts or life.ahead:
             self._worked = now
         if life.leave is None:
             reason = self._told or self._term.due(now, self._worked)
             if reason:
                 self._do(life.drain(reason, self._term.grace, now))
-        if life.left(now) and self._on_left is not None:
+        if life.leave is not None and life.left(now) and self._on_left is not None:
             self._on_left()
 
     def close(self) -> None:
@@ -203,7 +209,6 @@ class KernelLoop:
             self._send(messages.Heartbeat(self.presence.epoch, self.life.unanswered))
 
     def _send(self, message: Message, payload: Buffer = b"", frames: list[Any] | None = None) -> None:
-        self.counts[f"broker < {type(message).__name__}"] += 1
         self._line.send(codec.encode(message, payload) if frames is None else frames)
 
     def _refused(self, text: str) -> None:
@@ -223,20 +228,19 @@ class KernelLoop:
     ) -> None:
         """Carry out *actions*. What is *given* came in *frames*, and goes on as it came if it is passed on."""
         for action in actions:
-            match action:
-                case ToSlot(number, message, payload):
-                    same = frames if message is given else None
-                    self._to_slot(self._processes[number], message, payload, same)
-                case ToBroker(message, payload):
-                    self._send(message, payload, frames if message is given else None)
-                case Start(number, cpus):
-                    self._start(number, cpus)
-                case Interrupt(number):
-                    self._processes[number].interrupt()
-                case Let(number):
-                    self._let(self._processes[number])
-                case Kill(number):
-                    self._processes[number].kill()
+            if isinstance(action, ToBroker):
+                self._send(action.message, action.payload, frames if action.message is given else None)
+            elif isinstance(action, ToSlot):
+                same = frames if action.message is given else None
+                self._to_slot(self._processes[action.process], action.message, action.payload, same)
+            elif isinstance(action, Start):
+                self._start(action.process, action.cpus)
+            elif isinstance(action, Interrupt):
+                self._processes[action.process].interrupt()
+            elif isinstance(action, Let):
+                self._let(self._processes[action.process])
+            else:
+                self._processes[action.process].kill()
 
     def _to_slot(
         self, process: SlotProcess, message: Message, payload: Buffer, frames: list[Any] | None

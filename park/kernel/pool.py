@@ -69,28 +69,39 @@ class Pool:
     def _place(self, run: messages.Run) -> Process:
         """A driver that waits for the chunk, one that has the job prepared, any idle one, a new one."""
         idle: list[Process] = []
-        for process in self:
+        for process in self.processes.values():
             if process.state is ProcessState.BUSY:
                 if process.waits == run.map and not run.apart and process.kill_at is None:
                     return process
             elif process.free:
                 idle.append(process)
-        fitting = [p for p in idle if p.owner in ("", run.owner) and p.cpus == run.cpus]
-        if fitting:
-            return max(fitting, key=lambda p: (run.job in p.jobs, p.owner == run.owner))
+        best: Process | None = None
+        for process in idle:
+            if process.cpus == run.cpus and process.owner in ("", run.owner):
+                if run.job in process.jobs:
+                    return process
+                if best is None or (process.owner and not best.owner):
+                    best = process
+        if best is not None:
+            return best
         if len(idle) >= IDLE_PER_SLOT * self._slots:
             self.let(min(idle, key=lambda p: (bool(p.owner), p.used)))
         return self.start(run.cpus)
 
     def trim(self) -> None:
         """Let idle processes go that are too many; fewer would have to be started again for the next chunks."""
-        cleaning = [p for p in self if p.state is ProcessState.IDLE and p.cleaning]
+        resting = [p for p in self.processes.values() if p.state is ProcessState.IDLE]
+        if len(resting) <= self._slots:
+            return
+        cleaning = [p for p in resting if p.cleaning]
         for process in cleaning[: max(0, len(cleaning) - MOST_CLEANING * self._slots)]:
             process.state = ProcessState.ENDING
             self._do(Kill(process.number))
-        idle = [p for p in self if p.free]
+        idle = [p for p in resting if p.free]
         if self.spare:
-            idle = [p for p in idle if not p.blank] + [p for p in idle if p.blank][1:]
+            idle = [p for p in idle if p.owner] + [p for p in idle if not p.owner][1:]
+        if len(idle) <= self._slots:
+            return
         most = self._slots * (IDLE_PER_SLOT if len({p.owner for p in idle}) > 1 else 1)
         if len(idle) > most:
             for process in sorted(idle, key=lambda p: (len(p.jobs), p.used))[: len(idle) - most]:

@@ -48,12 +48,10 @@ class Term:
 
     def deadline(self, worked: float) -> float | None:
         """When `due` may next say something, as far as is known."""
-        times = []
-        if self.limit is not None:
-            times.append(self.began + self.limit - self.needs)
-        if self.idle is not None:
-            times.append(worked + self.idle)
-        return min(times, default=None)
+        if self.limit is None:
+            return None if self.idle is None else worked + self.idle
+        over = self.began + self.limit - self.needs
+        return over if self.idle is None else min(over, worked + self.idle)
 
 
 @dataclass(slots=True)

@@ -72,5 +72,6 @@ class Timers:
 
     def deadline(self) -> float | None:
         """When `tick` has something to do; at once, where a unit has begun."""
-        times = [timer.until for timer in self._timers.values() if not timer.waits]
-        return min(times, default=None)
+        if not self._timers:
+            return None
+        return min((timer.until for timer in self._timers.values() if not timer.waits), default=None)

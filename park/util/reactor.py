@@ -92,7 +92,9 @@ class Reactor:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
-        self._selector.register(self._reader, selectors.EVENT_READ, self._drain)
+        key = self._selector.register(self._reader, selectors.EVENT_READ, self._drain)
+        #: what is listened to, by descriptor
+        self._keys = {key.fd: key}
         #: the parts, and when each is due, as far as its last cycle knew
         self._parts: dict[Part, float] = {}
         self._until = NEVER
@@ -121,17 +123,18 @@ class Reactor:
         """Call *callback* with the ready events (1 readable, 2 writable) of *fd*."""
         key = self._selector.get_map().get(fd)
         if key is None:
-            self._selector.register(fd, events, callback)
+            key = self._selector.register(fd, events, callback)
         elif key.events != events:
-            self._selector.modify(fd, events, callback)
+            key = self._selector.modify(fd, events, callback)
         else:
             return
+        self._keys[key.fd] = key
         if not self.inside:  # not every system's selector notices by itself
             self.wake()
 
     def ignore(self, fd: Any) -> None:
         with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(fd)
+            self._keys.pop(self._selector.unregister(fd).fd, None)
 
     # -- running -------------------------------------------------------------------------------
 
@@ -242,9 +245,8 @@ class Reactor:
             raise
 
     def _handle(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
-        known = self._selector.get_map()
         for key, events in ready:
-            if known.get(key.fd) is key:  # else it was ignored, or closed, meanwhile
+            if self._keys.get(key.fd) is key:  # else it was ignored, or closed, meanwhile
                 key.data(events)
         self._cycle()
 
@@ -289,15 +291,21 @@ class Reactor:
             self.wake()
 
     def _turn_all(self) -> None:
-        now = time.monotonic()
-        reasons = [part for part, due in self._parts.items() if now >= due or part.waiting()]
-        while reasons:
-            for part in reasons:
+        turned, now = False, time.monotonic()
+        for part, due in self._parts.items():
+            if now >= due or part.waiting():
                 part.turn(now)
-            now = time.monotonic()
-            reasons = [part for part in self._parts if part.waiting()]
-        self._until = NEVER
+                turned, now = True, time.monotonic()
+        while turned:
+            turned = False
+            for part in self._parts:
+                if part.waiting():
+                    part.turn(now)
+                    turned, now = True, time.monotonic()
+        until = NEVER
         for part in self._parts:
             deadline = part.deadline()
             self._parts[part] = due = NEVER if deadline is None else deadline
-            self._until = min(self._until, due)
+            if due < until:
+                until = due
+        self._until = until

@@ -48,6 +48,8 @@ class Presence:
         self.fresh = True
         self.heartbeat = 2.0
         self.lease = 20.0
+        #: seconds after which a broker that has said nothing is missed
+        self._silence = MISSED * self.heartbeat
         #: since when the broker has been missed, as far as somebody looked; None: it is there
         self._missed: float | None = None
         self._heard = -1e9
@@ -69,6 +71,7 @@ class Presence:
             self.store, self.epoch, self.number = message.store, message.epoch, message.number
             self.fresh = message.fresh or known != (self.store, self.epoch, self.number)
             self.heartbeat, self.lease = message.heartbeat, message.lease
+            self._silence = MISSED * self.heartbeat
         if self.state is Contact.LIVE:
             self._missed = None
         return isinstance(message, Welcome)
@@ -105,7 +108,3 @@ class Presence:
             return self._called + RETRY
         missed = self._heard + (self._silence if self._missed is None else self.lease)
         return min(self._said + self.heartbeat, self._heard + self.lease, missed)
-
-    @property
-    def _silence(self) -> float:
-        return MISSED * self.heartbeat
