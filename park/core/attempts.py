@@ -69,7 +69,8 @@ class Attempts(Course):
         if m.ended == "abort" and attempt.told != "abort" and job.wants(map_):
             self._blame(job, attempt, "it raised park.Abort, though nobody had aborted it", "")
             return
-        self._settle_twin(attempt)
+        if attempt.twin is not None:
+            self._settle_twin(attempt)
         most = self._now - attempt.since + attempt.slack
         self._retire(job, attempt, min(max(m.seconds, 0.0), most), m.count)
         if m.count:
@@ -349,16 +350,16 @@ class Attempts(Course):
         job.drop_resumable(attempt)
         attempt.map.running.discard(attempt.number)
         self._part(attempt)
-        self._vacate(attempt)
         kernel = attempt.kernel
         kernel.parked.discard(attempt.number)
         kernel.ahead.pop(attempt.number, None)
-        self.vacancies.changed(kernel)
+        self._vacate(attempt)
         kernel.last = job.number
         for key in list(attempt.maps):
             self._drop_map(self.maps[key])
         self._count_running(attempt, 0 if attempt.parked or attempt.ahead else -1)
-        self._begin_next(kernel)
+        if kernel.ahead:
+            self._begin_next(kernel)
 
     def _take_back(self, attempt: Attempt, why_lost: str) -> None:
         """The fabric lost the attempt: its units wait again, unless nobody wants them."""

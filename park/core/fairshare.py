@@ -62,7 +62,7 @@ LEAST_USAGE = 0.25
 #: Seconds after which a job's age counts double.
 FULL_AGE = 24 * 3600.0
 
-#: What a job may be served through: any hashable value.
+#: What a job may be served through: any hashable value. Those with the same `needs` lead to one queue.
 Door = Any
 
 
@@ -253,11 +253,10 @@ class ServiceClock:
         if not j.doors:
             self.awake += 1
             self._resting.pop(job, None)
+            key, rates = _needs(door), self._rates(j, now)
             if not o.queues:
-                v = self._virtual.get(_needs(door), self._latest)
-                o.tag = self._start(o, v, self.rates(job, now).owner, now)
-            v = o.virtual.get(_needs(door), o.latest)
-            j.tag = self._start(j, v, self.rates(job, now).job, now)
+                o.tag = self._start(o, self._virtual.get(key, self._latest), rates.owner, now)
+            j.tag = self._start(j, o.virtual.get(key, o.latest), rates.job, now)
         j.doors.add(door)
         queue = o.queues.get(door)
         if queue is None:
@@ -329,9 +328,9 @@ class ServiceClock:
         if o is None:
             if only:
                 return 0
-            o = _least(self._queues[d].first() for d in doors)
+            o = _due(self._queues, doors)
             assert o is not None
-        j = _least(o.queues[d].first() for d in doors if d in o.queues)
+        j = _due(o.queues, doors)
         assert j is not None
         if prefer and prefer != j.number and j.served:
             p = self._jobs.get(prefer)
@@ -343,10 +342,10 @@ class ServiceClock:
         """Whether *p* is runnable at *doors* and at most one quantum ahead of who is due."""
         if p.doors.isdisjoint(doors):
             return False
-        o, rates = p.owner, self.rates(p.number, now)
+        o, rates = p.owner, self._rates(p, now)
         if (o.tag - due.tag) * rates.owner > self.quantum:
             return False
-        first = _least(o.queues[d].first() for d in doors if d in o.queues)
+        first = _due(o.queues, doors)
         return first is not None and first.served and (p.tag - first.tag) * rates.job <= self.quantum
 
     def before(self, job: int) -> tuple[float, float, int]:
@@ -362,14 +361,19 @@ class ServiceClock:
         key = _needs(door)
         due, own = o.tag, j.tag
         for other in self._doors.get(key, ()):
-            due = min(due, _first(self._queues.get(other), o))
-            own = min(own, _first(o.queues.get(other), j))
+            first = self._queues[other].first()
+            if first is not None and first.tag < due:
+                due = first.tag
+            if other in o.queues:
+                sibling = o.queues[other].first()
+                if sibling is not None and sibling.tag < own:
+                    own = sibling.tag
         self._latest = max(self._latest, due)
         self._virtual[key] = max(self._virtual.get(key, 0.0), due)
         o.latest = max(o.latest, own)
         o.virtual[key] = max(o.virtual.get(key, 0.0), own)
         j.served = True
-        rates = self.rates(job, now)
+        rates = self._rates(j, now)
         self.charge(job, cost, rates)
         return rates
 
@@ -410,17 +414,22 @@ class ServiceClock:
 
     def rates(self, job: int, now: float) -> Rates:
         """weight x age, and weight x age x usage."""
-        j = self._jobs[job]
+        return self._rates(self._jobs[job], now)
+
+    def _rates(self, j: _Job, now: float) -> Rates:
         rate = j.weight * (1.0 + min(1.0, max(0.0, now - j.born) / FULL_AGE))
-        return Rates(rate, rate * self.usage(j.owner.name, now))
+        return Rates(rate, rate * self._usage(j.owner, now))
 
     def usage(self, owner: str, now: float) -> float:
         """The factor of an owner's past use: 1, or less for one who has used more than the mean."""
         o = self._owners.get(owner)
-        if o is None or not o.use or not self._working:
+        return 1.0 if o is None else self._usage(o, now)
+
+    def _usage(self, o: _Owner, now: float) -> float:
+        above = o.use - self._all_use / self._working if self._working else 0.0
+        if above <= 0.0:
             return 1.0
-        above = (o.use - self._all_use / self._working) * self._decay(now)
-        return max(LEAST_USAGE, 1.0 / (1.0 + max(0.0, above) / USE_SCALE))
+        return max(LEAST_USAGE, 1.0 / (1.0 + above * self._decay(now) / USE_SCALE))
 
     def used(self, owner: str, amount: float, now: float) -> None:
         """An owner has used *amount* = weight x slot-seconds (negative: it is taken back)."""
@@ -496,21 +505,17 @@ class ServiceClock:
 
 def _needs(door: Door) -> Any:
     """What stands for the queue behind a door: its needs, of whatever kind the code is."""
-    return door[0] if isinstance(door, tuple) else door
+    return getattr(door, "needs", door)
 
 
-def _least(entries: Iterable[T | None]) -> T | None:
+def _due(queues: Mapping[Door, _Queue[T]], doors: Iterable[Door]) -> T | None:
+    """The entry with the least tag in the *queues* at one of *doors*."""
     least: T | None = None
-    for entry in entries:
+    for door in doors:
+        entry = queues[door].first() if door in queues else None
         if entry is not None and (least is None or (entry.tag, entry.order) < (least.tag, least.order)):
             least = entry
     return least
-
-
-def _first(queue: _Queue[T] | None, served: T) -> float:
-    """The least tag in the queue from which *served* was taken, before its turn perhaps."""
-    first = queue.first() if queue is not None else None
-    return served.tag if first is None else min(first.tag, served.tag)
 
 
 def longest_wait(

@@ -13,7 +13,7 @@ from typing import Any
 from park.core.controls import Controls
 from park.core.ledger import MICRO
 from park.core.limits import Tallies
-from park.core.needs import Door, Kind, Needs, needs_of
+from park.core.needs import Door, Needs, needs_of
 from park.core.outcome import Outcome, Write
 from park.core.roster import Kernel, Member
 from park.core.work import Attempt, Map
@@ -102,14 +102,17 @@ class Job:
     #: it has left the table
     archived: bool = False
     needs: Needs = field(init=False)
-    #: where its units are dealt, by `Kind`
-    doors: tuple[Door, ...] = field(init=False)
+    #: where its units are dealt, by `Kind`, from when it may want slots on
+    doors: tuple[Door, ...] = ()
+    number: int = field(init=False)
+    owner: str = field(init=False)
+    session: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        self.number, self.owner, self.session = self.facts.job, self.facts.owner, self.submit.session
         self.done, self.failed, self.total = self.facts.done, self.facts.failed, self.facts.total
         self.seconds, self.paid = self.facts.seconds, round(self.facts.credits * MICRO)
         self.needs = needs_of(self.submit)
-        self.doors = tuple(Door(self.needs, kind) for kind in Kind)
 
     @property
     def counters(self) -> dict[str, Any]:
@@ -137,14 +140,6 @@ class Job:
         return replace(self.facts, **self.counters)
 
     @property
-    def number(self) -> int:
-        return self.facts.job
-
-    @property
-    def owner(self) -> str:
-        return self.facts.owner
-
-    @property
     def state(self) -> JobState:
         return self.facts.state
 
@@ -163,10 +158,6 @@ class Job:
     def dealt(self) -> bool:
         """Whether its units are dealt, if there are any."""
         return self.facts.state in (JobState.QUEUED, JobState.RUNNING) and not (self.recovering or self.held)
-
-    @property
-    def session(self) -> bool:
-        return self.submit.session
 
     @property
     def stops_at_failure(self) -> bool:

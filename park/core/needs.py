@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 import functools
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from park.errors import InvalidRequest
 from park.wire.messages import KernelHello, Submit
@@ -51,8 +50,12 @@ class Kind(enum.IntEnum):
     DRIVER = 2
 
 
-class Door(NamedTuple):
-    """Through which units of a job are dealt. Kernels that are full of drivers look through some of them only."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Door:
+    """Through which units of a job are dealt. Kernels that are full of drivers look through some of them only.
+
+    Jobs with the same needs share their doors (`park.core.vacancies`): each is equal to itself only.
+    """
 
     needs: Needs
     kind: Kind

@@ -44,6 +44,33 @@ def pack_rows(head: bytes, rows: Any, count: int) -> bytes:
     return b"".join((_HEADER.pack(_ROWS, len(head), count), head, rows)) if count else b""
 
 
+def _sizes(payload: Buffer, count: int) -> tuple[int, ...]:
+    """The size of each of its entries."""
+    return struct.unpack_from(f"<{count}Q", payload, _HEADER.size)
+
+
+def _look(payload: Buffer) -> tuple[int, int, int]:
+    """How many units a pack has, where their bytes begin, and the size of each row, 0 for entries.
+
+    Raises ProtocolError for what cannot be a pack.
+    """
+    if len(payload) < _HEADER.size:
+        raise ProtocolError(f"{len(payload)} bytes are no pack")
+    kind, head, count = _HEADER.unpack_from(payload)
+    start = _HEADER.size + (head if kind == _ROWS else 8 * count)
+    size = len(payload) - start
+    if size < 0 or count == 0 or kind not in (_ENTRIES, _ROWS):
+        raise ProtocolError("a pack's header does not fit its data")
+    if kind == _ENTRIES:
+        if head or sum(_sizes(payload, count)) != size:
+            raise ProtocolError("the sizes of a pack's entries do not add up to its data")
+        return count, start, 0
+    row, rest = divmod(size, count)
+    if rest or not row:
+        raise ProtocolError(f"{size} bytes are not {count} rows of one size")
+    return count, start, row
+
+
 class Pack:
     """A pack that came from elsewhere; one that cannot be right raises ProtocolError here, not later."""
 
@@ -62,23 +89,11 @@ class Pack:
         self._body = view[:0]
         if not len(view):
             return
-        if len(view) < _HEADER.size:
-            raise ProtocolError(f"{len(view)} bytes are no pack")
-        kind, head, count = _HEADER.unpack_from(view)
-        start = _HEADER.size + (head if kind == _ROWS else 8 * count)
-        size = len(view) - start
-        if size < 0 or count == 0 or kind not in (_ENTRIES, _ROWS):
-            raise ProtocolError("a pack's header does not fit its data")
-        if kind == _ROWS:
-            self._row, rest = divmod(size, count)
-            if rest or not self._row:
-                raise ProtocolError(f"{size} bytes are not {count} rows of one size")
+        self.count, start, self._row = _look(view)
+        if self._row:
             self._head = bytes(view[_HEADER.size : start])
         else:
-            self._offsets = list(accumulate(struct.unpack_from(f"<{count}Q", view, _HEADER.size), initial=0))
-            if head or self._offsets[-1] != size:
-                raise ProtocolError("the sizes of a pack's entries do not add up to its data")
-        self.count = count
+            self._offsets = list(accumulate(_sizes(view, self.count), initial=0))
         self._body = view[start:]
 
     def __repr__(self) -> str:
@@ -139,7 +154,7 @@ def error_entry(cause: str, traceback: str, unit: int | None) -> bytes:
 
 def count(payload: Buffer) -> int:
     """How many entries a pack has. Raises ProtocolError where it cannot be a pack."""
-    return Pack(payload).count
+    return _look(payload)[0] if len(payload) else 0
 
 
 def said_count(payload: Buffer) -> int:
