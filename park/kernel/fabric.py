@@ -12,8 +12,9 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from park import payload
 from park.errors import REFUSALS, Abort, InvalidRequest, ParkError, UnitError
@@ -39,8 +40,7 @@ class Gone(BaseException):
     """The supervisor is gone, or wants us gone."""
 
 
-@dataclass(slots=True)
-class Frame:
+class Frame(Struct, eq=False):
     """One attempt on the stack."""
 
     run: messages.Run
