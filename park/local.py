@@ -80,7 +80,7 @@ class LocalService(ServerProxy):
         manager = ServiceManager(JobManager(store, outlived=False, keep=keep))
         reactor = manager.reactor
         manager.open()
-        kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), this_node(), _place)
+        kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), this_node(), _Place())
         link = Link(reactor, manager.clients.connect(), manager.board.connect, usertag(), "the local service")
         reactor.add(kernel)
         reactor.add(link)
@@ -128,13 +128,23 @@ class LocalService(ServerProxy):
             raise
 
 
-def _place() -> messages.Setup:
+class _Place:
     """Where the modules and the files of this process are now: its slot processes look there too."""
-    try:
-        folder: str | None = os.getcwd()
-    except OSError:  # it was removed
-        folder = None
-    return messages.Setup([entry for entry in sys.path if isinstance(entry, str)], folder)
+
+    def __init__(self) -> None:
+        self._path: list[Any] = []
+        self._setup = messages.Setup([], None)
+
+    def __call__(self) -> messages.Setup:
+        """The same object while nothing has changed."""
+        try:
+            folder: str | None = os.getcwd()
+        except OSError:  # it was removed
+            folder = None
+        if folder != self._setup.folder or sys.path != self._path:
+            self._path = sys.path.copy()
+            self._setup = messages.Setup([entry for entry in self._path if isinstance(entry, str)], folder)
+        return self._setup
 
 
 def _unfinished(manager: JobManager) -> list[int]:

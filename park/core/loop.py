@@ -35,7 +35,8 @@ class Door(Protocol):
     def account(self, name: bytes) -> Account | None:
         """Whose key the peer showed; None: it is the broker's own Unix user."""
 
-    def send(self, name: bytes, message: list[Any] | Callable[[], list[Any]]) -> None: ...
+    def send(self, name: bytes, message: list[Any] | Callable[[], list[Any]]) -> bool:
+        """Whether something waits now until the peer takes it."""
 
     def flush(self) -> None:
         """Send what waits."""
@@ -127,7 +128,8 @@ class BrokerLoop:
             raise self.manager.cause(error) from None
 
     def _turn(self, now: float) -> None:
-        self._complete()
+        if self.manager.has_completed:
+            self._complete()
         if now >= self._flush_at:
             self._flush(now)
         # while the disk is behind nobody is heard, and time stands still, so that nobody's silence counts
@@ -216,13 +218,10 @@ class BrokerLoop:
         turn = self.manager.decide(events, now)
         self._send(turn.sends)
         self.manager.hand_in(turn)
-        self._complete()
+        if self.manager.has_completed:
+            self._complete()
         if self.manager.full != self._full:
             self._say(self.manager.full)
-        if self._flush_at == float("inf"):
-            for door in self._doors.values():
-                if door.behind():
-                    self._flush_at = now
 
     def _say(self, full: str) -> None:
         text = (
@@ -246,6 +245,8 @@ class BrokerLoop:
                 continue
             self._seen[side, "<", type(send.message)] += 1
             if isinstance(send.payload, Ref):
-                door.send(send.peer[1:], lambda s=send: self.manager.frames(s))  # type: ignore[misc]
+                waits = door.send(send.peer[1:], lambda s=send: self.manager.frames(s))  # type: ignore[misc]
             else:
-                door.send(send.peer[1:], self.manager.frames(send))
+                waits = door.send(send.peer[1:], self.manager.frames(send))
+            if waits and self._flush_at == float("inf"):
+                self._flush_at = 0.0

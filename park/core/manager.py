@@ -284,8 +284,10 @@ class JobManager:
     @property
     def has_completed(self) -> bool:
         """Whether `completed` has something to give. Raises StoreError when nothing more will get to the disk."""
-        done = self._commits.done()
-        return bool(self._handed) and (not self._handed[0].writes or self._handed[0].number <= done)
+        if not self._handed:
+            return False
+        first, done = self._handed[0], self._commits.done()
+        return not first.writes or first.number <= done
 
     def cause(self, error: StoreError) -> StoreError:
         """Why *error* came: after a write that failed nothing can be read either, and only the writer knows why."""

@@ -247,7 +247,7 @@ class KernelLoop:
     ) -> None:
         if self._place is not None and isinstance(message, messages.Run):
             place = self._place()
-            if place != self._placed.get(process.number):
+            if place is not self._placed.get(process.number):
                 self._placed[process.number] = place
                 process.channel.send(codec.encode(place))
         process.channel.send(codec.encode(message, payload) if frames is None else frames)

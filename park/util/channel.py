@@ -42,8 +42,10 @@ _READS = 64
 _MESSAGES = hasattr(socket.socket, "recvmsg")
 _DESCRIPTORS = _MESSAGES and hasattr(os, "memfd_create") and hasattr(socket, "SCM_RIGHTS")
 _ANCILLARY = socket.CMSG_SPACE(32 * 4) if _DESCRIPTORS else 0
-_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
+# plain numbers: enums take longer to combine than the system to read
+_CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+_DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
+_TRUNCATED = int(getattr(socket, "MSG_CTRUNC", 0))
 
 
 class Channel:
@@ -168,7 +170,7 @@ class Channel:
         try:
             if self._shares:
                 data, ancillary, told, _ = self._sock.recvmsg(_READ, _ANCILLARY, flags | _CLOEXEC)
-                if ancillary or told & socket.MSG_CTRUNC:
+                if ancillary or told & _TRUNCATED:
                     self._take(ancillary, told)
             else:
                 data, ancillary = self._sock.recv(_READ, flags), []
@@ -188,7 +190,7 @@ class Channel:
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 self._descriptors.extend(array.array("i", data[: len(data) - len(data) % 4]))
-        if told & socket.MSG_CTRUNC:
+        if told & _TRUNCATED:
             raise OSError("no file descriptor is left for a payload: raise the limit (ulimit -n)")
 
     def _parse(self, data: bytes | bytearray) -> int:

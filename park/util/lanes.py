@@ -54,11 +54,12 @@ class Junction:
     def account(self, name: bytes) -> None:
         """Nobody needs a key in his own process."""
 
-    def send(self, name: bytes, message: Frames | Callable[[], Frames]) -> None:
-        """To a lane that has gone: dropped, as a socket would."""
+    def send(self, name: bytes, message: Frames | Callable[[], Frames]) -> bool:
+        """To a lane that has gone: dropped, as a socket would. Nothing ever waits here."""
         lane = self.lanes.get(name)
         if lane is not None:
             lane.inbox.append(message() if callable(message) else message)
+        return False
 
     def flush(self) -> None:
         """Nothing waits: what a lane holds is its own process's."""

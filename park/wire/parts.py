@@ -36,8 +36,8 @@ def too_long(size: int) -> str:
 
 def check_size(size: int) -> None:
     """Raises InvalidRequest for more bytes than can travel at once."""
-    if text := too_long(size):
-        raise InvalidRequest(text)
+    if size > MAX_PAYLOAD:
+        raise InvalidRequest(too_long(size))
 
 
 def split(frames: Sequence[Any], limit: int = PIECE) -> list[list[Any]]:
@@ -60,6 +60,11 @@ def split(frames: Sequence[Any], limit: int = PIECE) -> list[list[Any]]:
     return messages
 
 
+def is_part(frames: Sequence[Any]) -> bool:
+    """Whether the message *frames* is a part of a longer one."""
+    return bool(frames[0][: len(_PART)] == _PART)
+
+
 class Joiner:
     """Puts together what one peer splits; payloads of more than *limit* bytes raise ProtocolError."""
 
@@ -72,9 +77,9 @@ class Joiner:
         #: what its parts say: (size, head) of the message
         self._whole = (0, 0)
 
-    def feed(self, frames: Sequence[Any]) -> Sequence[Any] | None:
+    def feed(self, frames: list[Any]) -> list[Any] | None:
         """A message that came: itself if it is no part; the whole message with its last part; else None."""
-        if bytes(frames[0][: len(_PART)]) != _PART:
+        if not is_part(frames):
             return frames
         part, piece = decode(frames)
         return self.feed_part(part, piece) if isinstance(part, Part) else frames
