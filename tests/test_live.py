@@ -234,9 +234,12 @@ def test_a_table_of_qt_follows_in_its_own_thread(tmp_path: Path) -> None:
 
 def test_whoever_wants_the_table_asks_for_it_at_once(service: LocalService) -> None:
     link = service._link
-    assert link.counts["> Snapshot"] == 0
+    assert service._manager is not None
+    assert service._manager.loop is not None
+    broker = service._manager.loop
+    assert broker.counts["c > Snapshot"] == 0
     link.wait_synced(0.0)
-    assert link.counts["> Snapshot"] == 1
+    assert broker.counts["c > Snapshot"] == 1
     assert service.table.seq >= 0
 
 

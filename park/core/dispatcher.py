@@ -87,14 +87,13 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
 
     def next_deadline(self) -> float | None:
         """When a Tick may next lead to something; None: not before a message comes."""
-        times = [
-            self.roster.next_deadline(),
-            self.list.next_deadline(),
-            self.ledger.next_deadline(),
-            self.times.next_deadline(),
-            self._keep_deadline(),
-            *self.hears.values(),
-        ]
+        times = [self.roster.next_deadline(), self.list.next_deadline(), self._keep_deadline()]
+        if self.ledger.policy is not None:
+            times.append(self.ledger.next_deadline())
+        if self.hears:
+            times += self.hears.values()
+        if self.times:
+            times.append(self.times.next_deadline())
         if self.orphans or self.expected:
             times.append(self._recovery_deadline())
         if self.room.waiting:

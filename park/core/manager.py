@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from park.core.dispatcher import Dispatcher
 from park.core.journal import Batch

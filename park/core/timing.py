@@ -27,6 +27,10 @@ class RunTimes:
         #: when to look at which job; entries of jobs that do not run are left out when their time comes
         self._looks: list[tuple[float, int]] = []
 
+    def __bool__(self) -> bool:
+        """Whether there is a job to look at."""
+        return bool(self._looks)
+
     def count(self, job: Job, now: float) -> None:
         """Bring the job's time up to *now*; it has perhaps begun to run, or ceased to."""
         if job.runs_since is not None:
@@ -54,8 +58,8 @@ class RunTimes:
             found.add(heapq.heappop(self._looks)[1])
         return sorted(found)
 
-    def next_deadline(self) -> float | None:
-        return self._looks[0][0] if self._looks else None
+    def next_deadline(self) -> float:
+        return self._looks[0][0]
 
 
 def over(job: Job) -> bool:
