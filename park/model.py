@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import functools
 import math
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
+
+from msgspec import Struct, field, structs
 
 from park.errors import InvalidRequest
 
@@ -73,30 +74,24 @@ class NotRun:
 NOT_RUN = NotRun()
 
 
-@functools.cache
-def _names(cls: type) -> frozenset[str]:
-    return frozenset(f.name for f in dataclasses.fields(cls))
-
-
-class Record:
+class Record(Struct, frozen=True, gc=False):
     """What the records have in common: they become maps and come back from them."""
-
-    __slots__ = ()
 
     def as_map(self) -> dict[str, Any]:
         """All fields, in the order of their definition, as msgpack and JSON take them."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return structs.asdict(self)
 
     @classmethod
     def from_map(cls, fields: dict[str, Any]) -> Self:
         """The record of a map; unknown fields (of a newer release) are left out."""
-        known = _names(cls)  # type: ignore[arg-type]
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in known}
-        return cls(**values)
+        values = {name: tuple(v) if type(v) is list else v for name, v in fields.items()}
+        try:
+            return cls(**values)
+        except TypeError:
+            return cls(**{name: values[name] for name in cls.__struct_fields__ if name in values})
 
 
-@dataclass(frozen=True, slots=True)
-class JobRecord(Record):
+class JobRecord(Record, frozen=True):
     """One row of the public table: what everybody may know of a job."""
 
     job: int
@@ -135,11 +130,11 @@ class JobRecord(Record):
     epoch: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "state", JobState(self.state))
+        if type(self.state) is not JobState:
+            structs.force_setattr(self, "state", JobState(self.state))
 
 
-@dataclass(frozen=True, slots=True)
-class KernelRecord(Record):
+class KernelRecord(Record, frozen=True):
     """One kernel that is connected now."""
 
     kernel: int
@@ -160,8 +155,7 @@ class KernelRecord(Record):
     draining: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class OwnerRecord(Record):
+class OwnerRecord(Record, frozen=True):
     """One owner with jobs that have not ended."""
 
     owner: str
@@ -170,8 +164,7 @@ class OwnerRecord(Record):
     credits: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AccountRecord(Record):
+class AccountRecord(Record, frozen=True):
     """One owner's account, as `service.credits` tells it."""
 
     owner: str
@@ -184,14 +177,16 @@ class AccountRecord(Record):
     #: part of all slots that is due to the owner's jobs now, of those that run or could
     share: float = 0.0
     #: credits that each job has cost, by its number
-    jobs: Mapping[int, float] = field(default_factory=dict, hash=False)
+    jobs: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:  # keys of maps travel as texts
-        object.__setattr__(self, "jobs", {int(number): cost for number, cost in self.jobs.items()})
+        structs.force_setattr(self, "jobs", {int(number): cost for number, cost in self.jobs.items()})
+
+    def __hash__(self) -> int:
+        return hash((self.owner, self.balance, self.use))
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(Struct, frozen=True, gc=False):
     """One change of the public table.
 
     *table* is "job", "kernel" or "owner", *key* the number or name in it, *change* the fields that

@@ -8,12 +8,12 @@ change of the broker's table it has reached.
 
 from __future__ import annotations
 
-import dataclasses
 import types
 import typing
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
-from operator import attrgetter
 from typing import Any, TypeVar
+
+from msgspec.structs import asdict
 
 from park.errors import ProtocolError
 from park.model import Delta, JobRecord, JobState, KernelRecord, OwnerRecord
@@ -87,13 +87,8 @@ class _Kind:
         #: the field that names the row
         self.key = key
         self.key_type = key_type
-        self.names = tuple(f.name for f in dataclasses.fields(cls))
-        self.values = attrgetter(*self.names)
         #: the types in which each field arrives
-        self.takes = {name: _takes(hints[name]) for name in self.names}
-
-    def fields(self, record: AnyRecord) -> dict[str, Any]:
-        return dict(zip(self.names, self.values(record), strict=True))
+        self.takes = {name: _takes(hints[name]) for name in cls.__struct_fields__}
 
     def checked(self, key: object, change: object) -> dict[str, Any]:
         """The *change* of the row at *key*, with its lists as tuples; ProtocolError when it cannot be one."""
@@ -176,7 +171,7 @@ class Table:
             del rows[key]
             self.seq += 1
             return old, None
-        new = kind.record(key, fields if old is None else {**kind.fields(old), **fields})
+        new = kind.record(key, fields if old is None else {**asdict(old), **fields})
         if isinstance(new, JobRecord):
             before = old.state if old is not None else None
             if new.state is not before and new.state not in TRANSITIONS[before]:
@@ -197,11 +192,7 @@ class Table:
     def header(self) -> bytes:
         """The payload of Header: all rows, as a packed list of [table, key, fields]."""
         return pack(
-            [
-                [name, key, _KINDS[name].fields(record)]
-                for name, rows in self._rows.items()
-                for key, record in rows.items()
-            ]
+            [[name, key, asdict(record)] for name, rows in self._rows.items() for key, record in rows.items()]
         )
 
     @classmethod

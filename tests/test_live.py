@@ -13,13 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fabric import ENVIRONMENT, Fabric, until
+from msgspec.structs import replace
 
 from park.live import Changes, LiveTable, merged
 from park.local import LocalService

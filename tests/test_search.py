@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from park.cli.columns import COLUMNS, fields_of, lines, lines_of, parse
 from park.cli.select import select

@@ -67,8 +67,6 @@ def jobs(
         names = columns.parse(chosen)
         wanted = _states(states)
         service = open_service(broker)
-        import dataclasses
-
         from park.model import JobRecord
         from park.search import ACTIVE, Query
 
@@ -78,7 +76,7 @@ def jobs(
             _watch(service, query, names)
             return
         if as_json:
-            fields = [field.name for field in dataclasses.fields(JobRecord)]
+            fields = JobRecord.__struct_fields__
             records = [dict(zip(fields, row, strict=True)) for row in service.rows(query, fields, True)]
             click.echo(json.dumps(records, indent=2))
         elif rows := service.rows(query, columns.fields_of(names), True):

@@ -84,7 +84,7 @@ class Seen(NamedTuple):
 
 
 def _as_map(service: ServerProxy) -> dict[str, Any]:
-    from dataclasses import asdict
+    from msgspec.structs import asdict
 
     seen = Seen(service.about(), service.table, service.credits("*"))
     owners = [

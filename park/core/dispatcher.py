@@ -15,7 +15,6 @@ answered the job ends.
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
 from typing import Any
 
@@ -395,7 +394,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             root.drop_pending()
         job.list_ready(root)
         if record.state not in (JobState.WAITING, JobState.PAUSED):
-            job.facts = dataclasses.replace(record, state=JobState.QUEUED, epoch=self.epoch)
+            job.facts = replace(record, state=JobState.QUEUED, epoch=self.epoch)
         job.done, job.progress = sum(count for _, count in results), None
 
     def settle(self, now: float, wall: float) -> Outcome:

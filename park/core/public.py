@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import fields
 from itertools import islice
 from operator import attrgetter
 from typing import Any
@@ -39,7 +38,7 @@ _OF_JOBS = {name: name for name in ("done", "failed", "total", "running", "progr
 }
 #: The fields of records, and what they are where nothing is known.
 _NONE = JobRecord(0, "").as_map()
-_FIELDS = tuple(field.name for field in fields(JobRecord))
+_FIELDS = JobRecord.__struct_fields__
 _LAST = {JobState.COMPLETE: "complete", JobState.FAILED: "error", JobState.ABORTED: "abort"}
 
 

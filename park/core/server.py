@@ -16,12 +16,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from park import payload
 from park.batches import LARGEST_BATCH, batches_of, check_function
@@ -113,8 +113,7 @@ def default_service() -> Server:
     return stack[-1]
 
 
-@dataclass(frozen=True, slots=True)
-class JobCopy:
+class JobCopy(Struct, frozen=True):
     """A job as the service keeps it: its record, the request that makes it again, and its result.
 
     *result* is None before the end; of a job that failed or was aborted it is what ``wait`` raises.
@@ -125,8 +124,7 @@ class JobCopy:
     result: Any
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(Struct, frozen=True):
     """A broker as it presents itself: its *place*, the *release* of PARK that it runs, its *store* and the number and
     beginning of its life (*epoch*; *since*, seconds since 1970), seconds between signs of life (*heartbeat*) and until
     somebody who gives none is lost (*lease*), and by how many its clock is *ahead* of the one here (None: it has not
@@ -483,7 +481,7 @@ class ServerProxy(Server):
 
         Those that are in the table, and with *archived* those in the archive too.
         """
-        names = [field.name for field in fields(JobRecord)]
+        names = list(JobRecord.__struct_fields__)
         rows = self.rows(query or Query(), names, archived)
         return [JobRecord.from_map(dict(zip(names, row, strict=True))) for row in rows]
 

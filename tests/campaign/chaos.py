@@ -11,8 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from msgspec import structs
 
 from park.util.keys import CLIENT, POOL, Keyring
 from tests.campaign.audit import Audit, Harms, audit
@@ -229,8 +231,8 @@ class Campaign:
                 raise PromiseBroken(f"{len(wrong)} mirrors show {wrong[:3]}, not {right}")
             time.sleep(0.05)
         self.settled = time.monotonic() - quiet
-        records = {r.job: replace(r, reason="") for r in service.records()}
-        table = {n: replace(r, reason="") for n, r in service.table.jobs.items()}
+        records = {r.job: structs.replace(r, reason="") for r in service.records()}
+        table = {n: structs.replace(r, reason="") for n, r in service.table.jobs.items()}
         if records != table:
             raise PromiseBroken("the table is not what the broker knows")
         self.say(f"{len(seen)} mirrors show the broker's table {self.settled:.2f} s after all was quiet")
