@@ -453,3 +453,20 @@ def run_of_attempt(attempt: Any) -> messages.Run:
     return messages.Run(
         attempt.number, attempt.map.job, "x", attempt.map.key, b"", attempt.span.start, len(attempt.span), 0
     )
+
+
+# -- chunks ------------------------------------------------------------------------------------------
+
+
+def test_chunks_come_in_rounds_of_one_for_each_slot_so_that_the_slots_keep_step() -> None:
+    desk = Desk()
+    client = desk.client()
+    desk.dispatcher.estimates.learn("ann", code("square"), 1, 1e-3)
+    peer = kernel(desk, "node", 2)
+    waiting = of(desk.submit(client, inputs=range(50)), messages.Run)
+    sizes = []
+    while waiting:
+        run = waiting.pop(0)
+        sizes.append(run.count)
+        waiting += of(finish(desk, peer, run, seconds=1e-3 * run.count), messages.Run)
+    assert sizes == [17, 17, 6, 6, 2, 2]

@@ -8,7 +8,7 @@ from park.core.needs import Kind, unmet
 from park.core.outcome import Ref, Write
 from park.core.roster import DRIVERS_PER_SLOT, Kernel
 from park.core.speculation import LEAST
-from park.core.work import CHUNK_SECONDS, Attempt, Map, Span, chunk_size
+from park.core.work import CHUNK_SECONDS, Attempt, Map, Span
 from park.model import JobState
 from park.wire import codec, messages
 
@@ -170,7 +170,7 @@ class Dealing(Attempts):
     def _dispatch(self, job: Job, map_: Map, kernel: Kernel) -> None:
         """Deal the next chunk of the map to the kernel."""
         estimate = self.estimates.get(map_.owner, map_.function)
-        size = chunk_size(map_.waiting, self.roster.slots, estimate)
+        size = map_.chunk_size(self.roster.slots, estimate)
         size = min(size, self.estimates.most(map_.owner, map_.function))
         if job.submit.max_unit_time and not job.submit.idempotent:
             size = 1  # of several, those beside one that runs too long would run twice

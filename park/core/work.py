@@ -98,6 +98,9 @@ class Map(Struct, eq=False):
     lost: bool = False
     #: all its units have been dealt: late chunks are watched
     tail: bool = False
+    #: units of each chunk of this round, and how many chunks of it are left
+    round_size: int = 0
+    round_left: int = 0
 
     @property
     def remaining(self) -> int:
@@ -125,6 +128,20 @@ class Map(Struct, eq=False):
         if len(span):
             self.waiting += len(span)
             (self.pending.appendleft if first else self.pending.append)(span)
+
+    def chunk_size(self, slots: int, estimate: float | None) -> int:
+        """How many units to send at once to one of *slots* slots when a unit takes about *estimate* seconds.
+
+        Chunks come in rounds of one for each slot, all of the same size, so that the slots keep step ("factoring":
+        Hummel, Schonberg and Flynn, Communications of the ACM 35(8), 1992). Were each a part of what is left when it is
+        dealt, the last ones would find the slots a whole chunk apart.
+        """
+        if estimate is None:
+            return 1
+        if not self.round_left:
+            self.round_left, self.round_size = slots, round_size(self.waiting, slots, estimate)
+        self.round_left -= 1
+        return min(self.round_size, max(1, int(chunk_seconds(slots) / estimate)))
 
     def take(self, most: int) -> Span:
         """Take up to *most* units that wait."""
@@ -393,17 +410,16 @@ def chunk_seconds(slots: int) -> float:
     return max(CHUNK_SECONDS, 4 * slots * DECISION_SECONDS)
 
 
-def chunk_size(waiting: int, slots: int, estimate: float | None) -> int:
-    """How many units to send at once when *waiting* of them wait and *slots* slots could take them.
+def round_size(waiting: int, slots: int, estimate: float) -> int:
+    """How many units each chunk of a round has when *waiting* of them wait, of about *estimate* seconds each.
 
-    One while nothing is known. Then two thirds of an even share, so that the last chunks are small and all
-    slots end together, but never less than a worthwhile time and never more than the target. (Half of it makes a
-    quarter more chunks of a generation, and each costs every process on its way a wake-up.)
+    Two thirds of an even share, so that what is left evens out what the slots are apart, but never less than a worthwhile
+    time and never more than the target.
+
+    >>> round_size(50, 2, 1e-3), round_size(16, 2, 1e-3), round_size(6, 2, 1e-3), round_size(50_000, 2, 1e-3)
+    (17, 6, 3, 20)
     """
-    if estimate is None:
-        return 1
-    target = chunk_seconds(slots)
-    most = max(1, int(target / estimate))
+    most = max(1, int(chunk_seconds(slots) / estimate))
     least = max(1, int(TAIL_SECONDS / estimate))
     even = -(-waiting // slots)
     return max(1, min(most, even, max(least, -(-2 * even // 3))))
