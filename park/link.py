@@ -16,6 +16,7 @@ import contextlib
 import itertools
 import os
 import queue
+import random
 import sys
 import threading
 import time
@@ -28,7 +29,7 @@ from msgspec.structs import replace
 
 from park.errors import REFUSALS, Busy, NoBroker, ParkError, ProtocolError, ServiceClosed, WaitTimeout
 from park.live import LiveTable
-from park.mirror import Mirror, State
+from park.mirror import SPREAD, Mirror, State
 from park.model import PYTHON
 from park.util.reactor import Reactor
 from park.wire import codec, messages
@@ -206,7 +207,7 @@ class Link:
         #: the broker's last welcome, and by how many seconds its clock is ahead of ours (None: it has not said so)
         self.welcome: messages.Welcome | None = None
         self.ahead: float | None = None
-        self.mirror = Mirror()
+        self.mirror = Mirror(lambda: random.uniform(0.0, SPREAD))
         self.table = LiveTable(self.mirror, self.call_back)
         self._ids = itertools.count(1)
         #: what was asked and not answered: the message, its payload, the code that it needs, and who waits
@@ -295,7 +296,9 @@ class Link:
             self._synced.finish()
 
     def deadline(self) -> float | None:
-        return min([self.presence.deadline(), *self._say_later.values()])
+        follows = self._listener is not None and self.presence.state is Contact.LIVE
+        table = [self.mirror.deadline()] if follows else []
+        return min([self.presence.deadline(), *table, *self._say_later.values()])
 
     def close(self) -> None:
         if self.presence.state is Contact.LIVE:
@@ -311,6 +314,7 @@ class Link:
         assert isinstance(message, messages.Welcome)
         last, self.welcome = self.welcome, message
         self._live.finish()
+        self.mirror.lost()
         fresh = self.presence.fresh
         if (
             last is not None and last.store != message.store

@@ -9,7 +9,8 @@ syncing  It has asked for the whole table (a Snapshot, answered by a Header over
          what is published meanwhile. When the Header comes, what it already contains is dropped and the rest
          follows it; then it is live.
 live     Each change has the number after the last one. A gap, a Head beyond it (the tail was lost), another
-         store or a later epoch of the broker, or a change that does not fit: back to syncing.
+         store or a later epoch of the broker, or a change that does not fit: back to syncing. What one mirror has
+         lost others may have lost too: each waits a little while of its own (*jitter*) before it asks.
 
 Numbers order changes only within one life of one broker, so (store, epoch) comes first; what an
 earlier life still had under way is ignored. While it syncs, the table stays readable as it was, and
@@ -39,6 +40,8 @@ SILENCE = 5.0
 PATIENCE = 5.0
 #: Seconds between two Snapshots at least, even where every change is lost.
 PACE = 1.0
+#: Seconds over which mirrors that have lost the same change spread their questions.
+SPREAD = 0.5
 #: Messages kept while syncing; with more the oldest go, and if the Header lacks them, the gap shows.
 KEPT = 4096
 
@@ -57,9 +60,10 @@ class State(StrEnum):
 
 
 class Mirror:
-    """The table of a broker, followed; see the module for the rules."""
+    """The table of a broker, followed; see the module for the rules. *jitter* gives the seconds to wait after a loss."""
 
-    def __init__(self) -> None:
+    def __init__(self, jitter: Callable[[], float] = lambda: 0.0) -> None:
+        self._jitter = jitter
         self.state = State.INITIAL
         #: equal to the broker's at its `seq` in the life (`store`, `epoch`); replaced by each Header
         self.table = Table()
@@ -115,6 +119,10 @@ class Mirror:
         """It is *now*; what makes a mirror stale while nothing comes."""
         self._now = max(now, self._now)
 
+    def deadline(self) -> float:
+        """When `wants_snapshot` may next be True."""
+        return float("inf") if self.state is State.LIVE else self._due
+
     def wants_snapshot(self, now: float) -> bool:
         """Whether to send a Snapshot now; True counts as sent."""
         self.tick(now)
@@ -123,6 +131,11 @@ class Mirror:
         self.state = State.SYNCING
         self._asked, self._due = now, now + PATIENCE
         return True
+
+    def lost(self) -> None:
+        """What was asked went with a connection that is over: ask again, and do not wait for the answer."""
+        if self.state is State.SYNCING:
+            self._due = min(self._due, self._soon())
 
     def feed(self, message: Message, payload: Buffer, now: float) -> list[Change]:
         """Take in a Header, Deltas or Head that came at *now*; the changes of the table that it caused."""
@@ -191,7 +204,11 @@ class Mirror:
 
     def _resync(self) -> None:
         self.state = State.SYNCING
-        self._due = self._asked + PACE
+        self._due = self._soon()
+
+    def _soon(self) -> float:
+        """When to ask for what was lost."""
+        return max(self._asked + PACE, self._now + self._jitter())
 
     def _tell(self, change: Change) -> None:
         for callback in list(self._callbacks.values()):

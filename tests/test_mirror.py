@@ -190,6 +190,36 @@ def test_a_snapshot_is_asked_for_again_but_not_too_often() -> None:
     assert mirror.wants_snapshot(10.0 + PACE)
 
 
+def test_mirrors_that_lost_the_same_do_not_ask_at_the_same_moment() -> None:
+    broker, waits = Broker(), [0.1, 0.4]
+    mirrors = [Mirror(lambda wait=wait: wait) for wait in waits]  # type: ignore[misc]
+    for mirror in mirrors:
+        assert mirror.wants_snapshot(0.0), "at first nobody waits"
+        mirror.feed(*broker.header(), 0.0)
+    broker.submit(1)
+    for mirror, wait in zip(mirrors, waits, strict=True):
+        mirror.feed(*broker.head(), 10.0)
+        assert mirror.stale
+        assert mirror.deadline() == 10.0 + wait
+        assert not mirror.wants_snapshot(10.0)
+        assert mirror.wants_snapshot(10.0 + wait)
+
+
+def test_what_was_asked_over_a_connection_that_is_over_is_asked_again() -> None:
+    broker, mirror = Broker(), Mirror()
+    mirror.lost()
+    assert mirror.wants_snapshot(0.0)
+    mirror.feed(*broker.header(), 0.0)
+    mirror.lost()
+    assert not mirror.wants_snapshot(10.0), "it lacks nothing"
+    broker.restart()
+    mirror.feed(*broker.head(), 10.0)
+    assert mirror.wants_snapshot(10.0)
+    mirror.lost()
+    assert mirror.deadline() == 10.0 + PACE < 10.0 + PATIENCE
+    assert mirror.wants_snapshot(10.0 + PACE)
+
+
 def test_a_change_that_does_not_fit_means_resync(caplog: pytest.LogCaptureFixture) -> None:
     broker = Broker()
     broker.submit(1)
