@@ -400,6 +400,21 @@ def test_who_follows_from_the_start_gets_everything_in_order(service: LocalServi
     assert all(time.time() - 60 < log.time <= time.time() for log in job.logs())
 
 
+def test_progress_keeps_its_pace_whatever_is_said_between(service: LocalService) -> None:
+    def body() -> None:
+        env = park.environment()
+        for n in range(1000):
+            env.publish(park.Progress(n + 1, 1000))
+            env.publish({"kind": "note", "n": n})
+
+    messages = list(service.stream(service.start(body, when=0.5), timeout=20))
+    assert [m["n"] for m in messages if isinstance(m, dict)] == list(range(1000))
+    progress = [m.done for m in messages if isinstance(m, park.Progress)]
+    assert progress == sorted(set(progress))
+    assert progress[-1] == 1000, "the newest is not left out"
+    assert len(progress) < 200, "some ten a second"
+
+
 def test_who_comes_late_gets_the_state_first_and_then_all(service: LocalService, tmp_path: Path) -> None:
     job = service.job(service.start(Talks(tmp_path / "go")))
     until(lambda: job.progress.done == 1)

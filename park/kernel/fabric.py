@@ -343,7 +343,7 @@ class Fabric(ABC):
                 frame.held[kind] = (message, done, total)
                 self._flush(frame)
             else:
-                self._flush(frame, everything=True)  # in order
+                self._flush(frame, printed=True)  # in order; what is thinned out keeps its pace
                 self._publish(frame, kind, message, done, total)
         finally:
             self._open = was_open
@@ -385,12 +385,13 @@ class Fabric(ABC):
             if frame.aborted:
                 raise Abort
 
-    def _flush(self, frame: Frame, everything: bool = False) -> None:
-        """Send the messages that were held back long enough, and what was printed."""
+    def _flush(self, frame: Frame, everything: bool = False, printed: bool = False) -> None:
+        """Send the messages that were held back long enough, and what was printed: with *printed* all of that."""
         now = time.monotonic()
-        if self.printed.waiting and (everything or now - self._told >= RATE):
+        printed |= everything
+        if self.printed.waiting and (printed or now - self._told >= RATE):
             self._told = now
-            self._print(frame, everything)
+            self._print(frame, printed)
         for kind in list(frame.held):
             if everything or now - frame.sent.get(kind, -RATE) >= RATE:
                 frame.sent[kind] = now
