@@ -206,8 +206,9 @@ def connect(
 
     None: $PARK_BROKER, else ``broker`` of a park.toml, else the file of the broker in the default home. On the broker's
     machine its file leads over ipc, and *user* is who you are, by default `park.usertag()`. Over tcp you are whose key
-    you have, in ``~/.config/park/keys/HOST_PORT``; *user* says which, if there are several. Raises NoBroker when none
-    answers within 5 s, or lets you in; Refused for a key that others could have read.
+    you have, in ``~/.config/park/keys/HOST_PORT``; *user* says which, if there are several. Where that is not your
+    `park.usertag()` your jobs have it as a tag. Raises NoBroker when none answers within 5 s, or lets you in; Refused for
+    a key that others could have read.
 
     Later the broker may go away, and come back: jobs, maps, mappers and executors go on. While something waits for it
     a line on stderr says so. After *patience* seconds without it (600, ten minutes; ``float("inf")``: no limit) whatever
@@ -227,6 +228,8 @@ def connect(
     key = key_for(place, (CLIENT,), user)
     # the broker charges the key's name, whoever we say that we are
     whose = key.name if key is not None else owner_name(user) if user else usertag()
+    # several people may share a key: their jobs are told apart by a tag
+    tags = [tag for tag in (usertag(),) if key is not None and tag != whose and tag.isprintable()]
     reactor = Reactor()
     line = Dealer(place.clients, key)
     line.wait(FIRST_HELLO)
@@ -248,7 +251,9 @@ def connect(
             or f"no broker answers at {place.clients} within {FIRST_ANSWER:.1f} s, though something listens "
             "there: is it a broker, and does it work?"
         )
-    return RemoteService(link, reactor)
+    service = RemoteService(link, reactor)
+    service.set_tags(tags)
+    return service
 
 
 def key_for(

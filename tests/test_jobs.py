@@ -116,6 +116,26 @@ def test_a_request_carries_its_fields(service: ServerProxy) -> None:
     assert service.jobs(park.JobState.FAILED, owner="nobody") == []
 
 
+def test_tags_of_the_process_and_of_the_service_come_first(
+    service: ServerProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("park.core.server.TAGS", ["desk"])
+    above = park.ServerProxy(service)
+    above.set_tags("line")
+    try:
+        service.set_tags(["thesis", "sample=7"])
+        job = service.job(service.start(square, [1], tags=["first", "desk"]))
+        assert job.tags == ("desk", "thesis", "sample=7", "first")
+        assert above.job(above.start(square, [1])).tags == ("desk", "thesis", "sample=7", "line")
+        for wrong in ("", ["a", 3], "a\x1b", 3):
+            with pytest.raises(park.InvalidRequest, match="tag"):
+                service.set_tags(wrong)  # type: ignore[arg-type]
+        assert [j.id for j in service.jobs("thesis") if j.id == job.id] == [job.id]
+    finally:
+        service.set_tags(())
+    assert service.job(service.start(square, [1])).tags == ("desk",)
+
+
 def test_fetch_gives_a_request_that_runs_again(service: ServerProxy) -> None:
     first = service.start(lambda x: (x, random.random(), np.random.rand()), range(10))
     results = service.wait(first)

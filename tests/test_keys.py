@@ -533,6 +533,14 @@ def forged(fabric: Fabric, file: Path, **changed: str) -> Path:
     return file
 
 
+def test_who_shares_a_key_is_known_by_a_tag(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
+    for person, tags in (("eve", ("eve", "demo")), ("tester", ("demo",)), ("a\nb", ("demo",))):
+        monkeypatch.setenv("PARKTAG", person)
+        with connect(fabric.url, user="tester") as service:
+            job = service.job(service.start(abs, [-1], tags="demo"))
+            assert (job.owner, job.tags) == ("tester", tags)
+
+
 def test_whoever_a_client_claims_to_be_its_key_is_charged(fabric: Fabric) -> None:
     with connect(fabric.url, user="tester") as service:
         job = service.job(service.start(square, range(5)))

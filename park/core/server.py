@@ -207,6 +207,10 @@ class Server(ABC):
         """Change the priority or the tags of a job that has not ended (None: as it is)."""
 
     @abstractmethod
+    def set_tags(self, tags: str | Iterable[str]) -> None:
+        """Give all later requests to this service these tags, besides their own."""
+
+    @abstractmethod
     def credits(self, owner: str | None = None) -> list[AccountRecord]:
         """The account of *owner* (None: your own, "*": everybody's)."""
 
@@ -279,6 +283,9 @@ class ServerProxy(Server):
             print(service.fit_line([0, 1, 2], [1, 3, 5]).wait())
     """
 
+    #: tags that requests get besides their own
+    _tags: tuple[str, ...] = ()
+
     def __init__(self, over: Link | ServerProxy) -> None:
         self._over = over
 
@@ -288,6 +295,22 @@ class ServerProxy(Server):
     @property
     def _link(self) -> Link:
         return self._over._link if isinstance(self._over, ServerProxy) else self._over
+
+    def set_tags(self, tags: str | Iterable[str]) -> None:
+        """Give all later requests to this service *tags*, besides their own and in place of those that were set before.
+
+        A service that is made over this one gives them too. Raises InvalidRequest for what is no tag::
+
+            service.set_tags(["thesis", "sample=7"])
+            job = service.start(abs, [-1], tags="first")
+            service.status(job).tags               # ("thesis", "sample=7", "first")
+        """
+        self._tags = texts(tags, "tag")
+
+    def _base_tags(self) -> list[str]:
+        """Tags that a request gets besides its own: those of the process, and of services, the innermost first."""
+        over = getattr(self, "_over", None)  # the local service is over nothing
+        return [*(over._base_tags() if isinstance(over, ServerProxy) else texts(TAGS, "tag")), *self._tags]
 
     # -- jobs ----------------------------------------------------------------------------------
 
@@ -316,7 +339,7 @@ class ServerProxy(Server):
             once=request.inputs is None,
             count=Pack(data).count,
             closed=closed,
-            **common_fields(request, name_of(request.body), TAGS),
+            **common_fields(request, name_of(request.body), self._base_tags()),
         )
         reply = self._link.request(lambda n: structs.replace(submit, id=n), data, (submit.body, blob))
         accepted, _ = self._answer(reply)
@@ -720,7 +743,9 @@ class ServerProxy(Server):
             )
         request = make_request(fn, None, fields)
         name = name_of(fn) if fn is not None else "executor"
-        submit = messages.Submit(id=0, key=b"", session=True, **common_fields(request, name, TAGS))
+        submit = messages.Submit(
+            id=0, key=b"", session=True, **common_fields(request, name, self._base_tags())
+        )
         kept, reply = self._link.open_session(submit)
         try:
             self._answer(reply)
