@@ -421,6 +421,9 @@ def test_a_shell_completes_jobs_and_tags(world: World) -> None:
     until(lambda: completed("show", both) == [both])
     until(lambda: {"tag:demo", "tag:batch=7"} <= set(completed("fetch", "tag:")))
     until(lambda: completed("credits", "grant", "ad") == ["ada"])
+    until(lambda: {"ada", "grant"} <= set(completed("credits", "")))
+    assert completed("kernels", "dr") == ["drain"]
+    until(lambda: str(world.held) in (found := completed("run", "")) and "last" not in found)
     assert completed("jobs", "-o", "job,st") == ["job,state", "job,started"]
     assert completed("show", "1", broker="/nowhere") == [""]
     script = world.run("completion", "bash")
@@ -437,7 +440,7 @@ def test_a_job_that_failed_is_run_again(world: World) -> None:
 
 
 def shout(x: int) -> int:
-    print(f"unit {x}\x1b[31m")
+    print(f"begun\runit {x}\t\x1b[31m\r")
     return x
 
 
@@ -459,9 +462,9 @@ def test_the_log_of_a_job(world: World) -> None:
     assert following.wait() == 0, following.text
     text = world.run("logs", job)
     assert text == following.text
-    assert text.endswith("  unit 1?[31m\n")
+    assert text.endswith("  unit 1  ?[31m\n"), "as a terminal shows it"
     (message,) = json.loads(world.run("logs", job, "--json"))
-    assert message["text"] == "unit 1\x1b[31m"
+    assert message["text"] == "begun\runit 1\t\x1b[31m\r"
     assert world.run("logs", world.held) == ""
     assert "job 999 is unknown" in world.run("logs", 999, code=3)
 
@@ -601,7 +604,9 @@ def test_fetch_prints_or_writes_the_result(world: World, tmp_path: Path) -> None
     assert fetches[0].text == f"{want}\n"
     assert fetches[1].text == ""
     assert pickle.loads(file.read_bytes()) == want
-    assert "ZeroDivisionError" in fetches[2].text
+    assert fetches[2].text.startswith(f"park: job {world.failed} failed: unit 1: ZeroDivisionError")
+    assert "\n\nRemote traceback:\nTraceback (most recent call last):\n" in fetches[2].text
+    assert "(park fetch" not in fetches[2].text
     assert (
         fetches[3].text
         == f"park: job {world.held} has not ended: wait for it with `park wait {world.held}`\n"
@@ -899,6 +904,33 @@ def test_unknown_jobs(world: World) -> None:
     commands = [*(world.start(name, 999) for name in names), world.start("set", 999, "-p", "low")]
     assert [c.wait() for c in commands] == [3] * 9
     assert {c.text for c in commands} == {"park: job 999 is unknown\n"}
+
+
+def test_a_range_leaves_out_what_is_no_job(world: World) -> None:
+    gone = world.service.start(square, [1])
+    last = world.service.start(square, [2])
+    for job in (gone, last):
+        world.service.wait(job, 20)
+    world.service.delete(gone)
+    some, none = f"{gone}-{last}", f"{gone}-{gone}"
+    commands = [world.start(name, which) for which in (some, none, gone) for name in ("show", "why", "wait")]
+    assert [c.wait() for c in commands] == [0] * 3 + [3] * 6
+    assert f"job         {last}\n" in commands[0].text
+    assert [c.text for c in commands[1:3]] == [f"job {last} is complete\n"] * 2
+    assert all(c.text.startswith(f"park: job {gone} is unknown") for c in commands[3:])
+
+
+def test_an_output_that_takes_nothing_is_said(world: World) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full here")
+    env = {"PARK_BROKER": world.fabric.address}
+    with open("/dev/full", "w") as full:
+        process = world.fabric.start("-m", "park.cli.park", "jobs", "-a", env=env, stdout=full)
+        assert process.wait() == 1
+    assert process.text == "park: what there is to say cannot be written: No space left on device\n"
+    closed = "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    process = world.fabric.start("-c", closed, "-m", "park.cli.park", "jobs", "-a", env=env)
+    assert (process.wait(), process.text) == (0, "")
 
 
 def test_ended_jobs_cannot_be_ended(world: World) -> None:

@@ -27,6 +27,8 @@ from park.errors import (
 )
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from park.core.server import ServerProxy
 
 #: Exit codes, by what went wrong.
@@ -47,15 +49,27 @@ CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 #: The exit code where nobody reads the output any more: that of SIGPIPE in a shell.
 GONE = 141
+#: What a disk says that takes nothing more.
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ShowsByDefault(click.Group):
     """``park credits ada`` is short for ``park credits show ada``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and ctx.resilient_parsing:  # a shell completes the first word
+            return super().parse_args(ctx, args)
         if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
             args = ["show", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The first word is a command, or the first one of `show`."""
+        show = self.commands["show"]
+        words = [param for param in show.params if isinstance(param, click.Argument)]
+        found = [*super().shell_complete(ctx, incomplete), *show.shell_complete(ctx, incomplete)]
+        found += [item for word in words for item in word.shell_complete(ctx, incomplete)]
+        return list({item.value: item for item in found}.values())
 
 
 _TIME = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
@@ -82,30 +96,32 @@ broker_option: Callable[[Any], Any] = click.option(
 def in_words(command: str = "park") -> Iterator[None]:
     """An error becomes its sentence and the exit code for its kind."""
     try:
-        yield
-    except tuple(kind for kind, _ in CODES) as error:
-        tell(error, command)
-        sys.exit(code_of(error))
+        try:
+            yield
+        except tuple(kind for kind, _ in CODES) as error:
+            if not isinstance(error, KeyboardInterrupt):
+                tell(f"{command}: {error}")
+            sys.exit(code_of(error))
     except OSError as error:
-        if error.errno not in (None, errno.EPIPE, errno.EIO):
+        code = nobody_reads()
+        if error.errno in UNWRITTEN:
+            tell(f"{command}: what there is to say cannot be written: {error.strerror}")
+            code = 1
+        elif error.errno not in (None, errno.EPIPE, errno.EIO):
             raise
-        sys.exit(nobody_reads())
+        sys.exit(code)
 
 
 def nobody_reads() -> int:
-    """Whoever read the output, a pipe or a terminal, has gone: nothing more is said. The exit code."""
+    """Whoever read the output, a pipe or a terminal, has gone: nothing more is said there. The exit code."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
     return GONE
 
 
-def tell(error: BaseException, command: str = "park") -> None:
-    """Print the sentence of *error*: of a job that failed the cause, and where the traceback is to be had."""
-    if isinstance(error, JobFailed) and error.traceback and command != "park fetch":
-        cause = f"{command}: job {error.job} failed: {error.cause} (park fetch {error.job}: traceback)"
-        click.echo(plain(cause), err=True)
-    elif not isinstance(error, KeyboardInterrupt):
-        click.echo(f"{command}: {error}", err=True)
+def tell(text: str) -> None:
+    """Print *text*, which may be somebody else's, on stderr: nothing in it steers the terminal."""
+    click.echo("\n".join(map(plain, text.split("\n"))), err=True)
 
 
 def code_of(error: BaseException) -> int:

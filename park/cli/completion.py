@@ -64,6 +64,12 @@ def jobs(ctx: click.Context, param: click.Parameter, given: str) -> list[Complet
     return _fitting(given, _ask(ctx, _selectors))
 
 
+def numbers(ctx: click.Context, param: click.Parameter, given: str) -> list[CompletionItem]:
+    """Completes the number of a job."""
+    found = ((word, about) for word, about in _ask(ctx, _selectors) if word.isdecimal())
+    return _fitting(given, found, several=False)
+
+
 def tags(ctx: click.Context, param: click.Parameter, given: str) -> list[CompletionItem]:
     """Completes a tag."""
     return _fitting(given, ((tag, "") for tag, _ in _ask(ctx, _tags)), several=False)
@@ -129,7 +135,8 @@ def _selectors(service: ServerProxy) -> Iterator[tuple[str, str]]:
         yield str(job), f"{name}, {state}"
     yield from (("last", "your newest"), ("all", "all of yours"))
     for tag in dict.fromkeys(tag for *_, several in rows for tag in several):
-        yield f"tag:{tag}", ""
+        if "," not in tag:  # it would be taken for the end of a selector
+            yield f"tag:{tag}", ""
 
 
 def _tags(service: ServerProxy) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ import click
 
 from park.cli import columns, completion, tables
 from park.cli.common import broker_option, in_words, open_service
-from park.cli.select import chosen, selectors_argument
+from park.cli.select import chosen, records_of, selectors_argument
 from park.cli.tables import plain, print_table
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def show(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
     """Show what is known of jobs."""
     with in_words():
         service = open_service(broker)
-        records = [service.status(job) for job, _ in chosen(service, selectors)]
+        records = list(records_of(service, chosen(service, selectors)))
         if as_json:
             click.echo(json.dumps([r.as_map() for r in records], indent=2))
             return
@@ -216,13 +216,12 @@ def why(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
     with in_words():
         service = open_service(broker)
         found = []
-        for job, _ in chosen(service, selectors, ended=False):
-            record = service.status(job)
+        for record in records_of(service, chosen(service, selectors, ended=False)):
             reason = record.reason
             if not reason and record.running:
                 reason = f"{record.running} of its units run{'s'[: record.running == 1]} now, and none waits"
-            found.append({"job": job, "state": record.state.value, "reason": reason})
+            found.append({"job": record.job, "state": record.state.value, "reason": reason})
             if not as_json:
-                click.echo(plain(f"job {job} is {record.state}" + (f": {reason}" if reason else "")))
+                click.echo(plain(f"job {record.job} is {record.state}" + (f": {reason}" if reason else "")))
         if as_json:
             click.echo(json.dumps(found, indent=2))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import gc
 import io
+import os
 import sys
 from importlib import import_module
 
@@ -66,6 +67,8 @@ def main() -> None:
     # a command is over before its cycles are worth a look, which took a sixth of the time of a long list
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
+    if sys.stdout is None:  # it was closed (>&-): whatever is said goes nowhere
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as this process lives
     if isinstance(sys.stdout, io.TextIOWrapper):  # names may have letters that the terminal has not
         sys.stdout.reconfigure(errors="replace")
 

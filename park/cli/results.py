@@ -110,12 +110,14 @@ def _as_map(message: Log) -> dict[str, Any]:
 def _print_log(message: Log) -> None:
     mark = "" if message.level in ("out", "err") else f"{message.level}: "
     for line in message.text.split("\n"):
-        click.echo(plain(f"{clock(message.time)}  {mark}{line}"))
+        # of what was written over itself, as bars are, a terminal shows the last
+        line = line.rstrip("\r").rpartition("\r")[2]
+        click.echo(f"{clock(message.time)}  {plain(mark + line)}")
 
 
 @click.command()
 @broker_option
-@click.argument("job", type=int, shell_complete=completion.jobs)
+@click.argument("job", type=int, shell_complete=completion.numbers)
 @click.option("--unit", type=click.IntRange(0), help="Which input; default: the first one that failed.")
 @click.option(
     "--json", "as_json", is_flag=True, help="What it returned or raised, in JSON; no debugger opens."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -53,6 +53,29 @@ def chosen(service: ServerProxy, selectors: Sequence[str], ended: bool | None = 
 
     states = {None: (), True: tuple(ENDED), False: ACTIVE}[ended]
     return select(selectors, service.records(Query(service.user, states)))
+
+
+def records_of(service: ServerProxy, jobs: Iterable[Chosen]) -> Iterator[JobRecord]:
+    """The records of *jobs*, one after the other. Numbers of a range that no job has are left out.
+
+    Raises UnknownJob for a job that was named, and where none is left.
+    """
+    from park.errors import UnknownJob
+
+    left_out: UnknownJob | None = None
+    some = False
+    for job, named in jobs:
+        try:
+            record = service.status(job)
+        except UnknownJob as error:
+            if named:
+                raise
+            left_out = error
+            continue
+        some = True
+        yield record
+    if left_out is not None and not some:
+        raise left_out
 
 
 def select(selectors: Sequence[str], records: Iterable[JobRecord]) -> list[Chosen]:

@@ -38,8 +38,14 @@ Line = list[tuple[str, str]]
 
 
 def plain(text: str) -> str:
-    """*text* with nothing in it that steers a terminal."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+    """*text* with nothing in it that steers a terminal; a tab is as many spaces.
+
+    >>> plain("a\\tb\\x1b[31m")
+    'a       b?[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else "?" for c in text.expandtabs())
 
 
 def width(text: str) -> int:

@@ -13,7 +13,7 @@ import click
 
 from park.cli import columns, tables
 from park.cli.common import broker_option, in_words, open_service
-from park.cli.select import chosen, selectors_argument
+from park.cli.select import chosen, records_of, selectors_argument
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -46,7 +46,10 @@ def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None, 
 
         service = open_service(broker)
         #: those that have not ended, as far as is known
-        left = dict.fromkeys(job for job, _ in chosen(service, selectors, ended=False))
+        jobs = chosen(service, selectors, ended=False)
+        if any("-" in text for text in selectors):  # of a range some may be no jobs
+            jobs = [(record.job, True) for record in records_of(service, jobs)]
+        left = dict.fromkeys(job for job, _ in jobs)
         try:
             with _shown(service, as_json) as shown:
                 bad = _run(service, left, timeout, shown)
