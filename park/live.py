@@ -129,7 +129,7 @@ class LiveTable:
     def stale(self) -> bool:
         """Whether the service's own table may have moved on."""
         self._mirror.tick(time.monotonic())  # this process may have been stopped since its loop last looked
-        return self._mirror.stale
+        return self.closed or self._mirror.stale
 
     def subscribe(self, callback: Callback, call_soon: CallSoon | None = None) -> Callable[[], None]:
         """Call ``callback(old, new)`` with the records of each row that changes, from now on; None: there is no such row.

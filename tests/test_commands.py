@@ -217,6 +217,11 @@ def test_a_terminal_on_which_one_cannot_draw_is_told_so(world: World) -> None:
         watching = world.fabric.start("-m", "park.cli.park", "top", "-w", env=env, stdout=terminal.slave)
         assert watching.wait() == 2
         assert "this terminal (TERM=dumb): leave out -w" in watching.text
+        watching = world.fabric.start(
+            "-m", "park.cli.park", "jobs", "-w", "--json", env=env, stdout=terminal.slave
+        )
+        until(lambda: f'{{"job": {world.held}, "record": {{' in terminal.text, why=lambda: terminal.text)
+        watching.kill()
 
 
 @pytest.mark.parametrize("drawn", [False, True])

@@ -252,8 +252,11 @@ def test_iterating_over_the_changes_of_a_service(service: LocalService) -> None:
         if isinstance(change[1], JobRecord) and change[1].state.ended:
             break
     assert states(seen, job) == STORY
+    table = service.table
+    assert not table.stale
     service.close()
     list(changes)  # ends, as the connection has
+    assert table.stale
 
 
 def test_a_table_that_is_cut_off_says_so_and_is_equal_again(tmp_path: Path) -> None:

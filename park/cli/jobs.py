@@ -51,7 +51,9 @@ if TYPE_CHECKING:
     shell_complete=completion.among(columns.COLUMNS),
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON array of records.")
-@click.option("-w", "--watch", is_flag=True, help="Follow the table; in a pipe, one JSON line a change.")
+@click.option(
+    "-w", "--watch", is_flag=True, help="Follow the table; in a pipe, or with --json, one JSON line a change."
+)
 def jobs(
     broker: str | None,
     everybody: bool,
@@ -73,7 +75,7 @@ def jobs(
         owner = "*" if everybody and not mine else service.user
         query = Query(owner, wanted or (() if everybody else ACTIVE), tags)
         if watch:
-            _watch(service, query, names)
+            _watch(service, query, names, as_json)
             return
         if as_json:
             fields = JobRecord.__struct_fields__
@@ -99,13 +101,13 @@ def _states(given: tuple[str, ...]) -> tuple[str, ...]:
 # -- watching ----------------------------------------------------------------------------------------
 
 
-def _watch(service: ServerProxy, query: Query, names: Sequence[str]) -> None:
+def _watch(service: ServerProxy, query: Query, names: Sequence[str], as_json: bool) -> None:
     """Until Ctrl-C or q, or until nobody reads any more. Raises NoBroker when the connection is closed."""
     from park.cli import screen
     from park.errors import NoBroker
 
     table = service.table
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and not as_json:
         screen.draw(table, lambda width, height: _picture(table, query, names, width, height))
     else:
         _tell(table, query)

@@ -116,7 +116,7 @@ def _told(table: LiveTable, found: Iterator[Change]) -> Iterator[Change]:
         if reader_gone():
             raise BrokenPipeError
         now = time.monotonic()
-        away = (away or now) if table.stale else None
+        away = (away or now) if table.stale and not table.closed else None
         if told and away is None:
             click.echo("park: the broker is back", err=True)
             told = False
