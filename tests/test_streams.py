@@ -675,8 +675,10 @@ def test_every_message_comes_once_and_in_order_however_often_the_broker_dies(tmp
 
 
 def test_who_was_away_for_too_long_is_told_how_much_is_missing(tmp_path: Path) -> None:
-    def much(go: Path) -> None:
+    def much(begin: Path, go: Path) -> None:
         env = park.environment()
+        while not begin.exists():
+            time.sleep(0.01)
         env.publish({"kind": "count", "n": 0})
         while not go.exists():
             time.sleep(0.01)
@@ -685,6 +687,8 @@ def test_who_was_away_for_too_long_is_told_how_much_is_missing(tmp_path: Path) -
 
     with Fabric(tmp_path) as fabric:
         fabric.start_kernels(1)
+        service = fabric.connect()
+        job = service.job(service.start(functools.partial(much, tmp_path / "begin", tmp_path / "go")))
         reader = fabric.script(
             """
             import park, sys
@@ -693,8 +697,8 @@ def test_who_was_away_for_too_long_is_told_how_much_is_missing(tmp_path: Path) -
                     print(message["n"] if isinstance(message, dict) else message, flush=True)
             """,
         )
-        service = fabric.connect()
-        job = service.job(service.start(functools.partial(much, tmp_path / "go"), when=1.0))
+        until(lambda: "Join" in reader.text, why=lambda: reader.text)
+        (tmp_path / "begin").touch()
         until(lambda: "\n0\n" in reader.text, why=lambda: reader.text)
         reader.signal(signal.SIGSTOP)
         fabric.broker.kill()
