@@ -207,6 +207,7 @@ def test_watching_on_a_terminal_redraws(world: World) -> None:
             until(lambda: terminal.text.count("kernels: 1") > 1, why=lambda: terminal.text)
             assert "squares" in terminal.text
             assert "ValueError: ?[31m" in terminal.text
+            until(lambda: "waits for its time" in terminal.text, why=lambda: terminal.text)
         finally:
             watching.kill()
 

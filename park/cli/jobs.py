@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +16,7 @@ from park.cli.select import chosen, records_of, selectors_argument
 from park.cli.tables import plain, print_table
 
 if TYPE_CHECKING:
+    from park.core.asking import Reason
     from park.core.server import ServerProxy
     from park.live import LiveTable
     from park.model import JobRecord
@@ -108,7 +109,8 @@ def _watch(service: ServerProxy, query: Query, names: Sequence[str], as_json: bo
 
     table = service.table
     if sys.stdout.isatty() and not as_json:
-        screen.draw(table, lambda width, height: _picture(table, query, names, width, height))
+        explain = _Explainer(service) if "reason" in names else None
+        screen.draw(table, lambda width, height: _picture(table, query, names, width, height, explain))
     else:
         _tell(table, query)
     if table.closed:
@@ -142,8 +144,32 @@ def _tell(table: LiveTable, query: Query) -> None:
             line(record.job, new)  # type: ignore[arg-type]
 
 
+class _Explainer:
+    """Why the jobs wait that are shown: the table does not say, and the broker is asked about once a second."""
+
+    def __init__(self, service: ServerProxy) -> None:
+        self._service = service
+        self._reasons: dict[int, Reason] = {}
+
+    def __call__(self, shown: list[JobRecord]) -> list[JobRecord]:
+        """The records with their reasons, as far as they are known by now."""
+        from msgspec.structs import replace
+
+        waiting = [r for r in shown if not r.reason and not r.state.ended]
+        old = self._reasons
+        self._reasons = {r.job: old.get(r.job) or self._service.reason(r.job) for r in waiting}
+        return [
+            replace(r, reason=self._reasons[r.job].look()) if r.job in self._reasons else r for r in shown
+        ]
+
+
 def _picture(
-    table: LiveTable, query: Query, names: Sequence[str], width: int, height: int
+    table: LiveTable,
+    query: Query,
+    names: Sequence[str],
+    width: int,
+    height: int,
+    explain: Callable[[list[JobRecord]], list[JobRecord]] | None,
 ) -> list[tables.Line]:
     """The head of the table and as many lines as fit: of those that run, then of the newest."""
     records = [r for r in table.jobs.values() if query.matches(r)]
@@ -155,6 +181,8 @@ def _picture(
     said = f"jobs: {count}{left}; kernels: {len(table.kernels)}; {time.strftime('%H:%M:%S')}; q ends"
     if table.stale:
         said = f"no sign of the broker: what follows may be old; {said}"
+    if explain is not None and not table.stale:
+        records = explain(records)
     rows = columns.lines_of(records, names)
     style = "red" if table.stale else "dim"
     return [[(said, style)], *tables.layout([name.upper() for name in names], rows, width)]
