@@ -102,14 +102,17 @@ def _ask(
     ctx: click.Context, look: Callable[[ServerProxy], Iterable[tuple[str, str]]]
 ) -> list[tuple[str, str]]:
     """What the broker knows, if it says so at once: words that a shell takes as they are, with help."""
+    # loaded before the time counts in which the broker is to answer
+    import park.search
+    import park.service
+    import park.util.sockets
+    from park.errors import ParkError
+
     found: list[tuple[str, str]] = []
 
     def ask() -> None:
-        from park.cli.common import open_service
-        from park.errors import ParkError
-
         try:
-            found.extend(look(open_service(ctx.params.get("broker"))))
+            found.extend(look(park.service.connect(ctx.params.get("broker"))))
         except (ParkError, OSError):
             pass
 
