@@ -132,6 +132,7 @@ class MapCall:
     ) -> None:
         self.session = session
         self.call = call
+        self.key = call.map.map
         self.code = code
         self._reactor = reactor
         #: taken while there is nothing to get
@@ -140,10 +141,6 @@ class MapCall:
         self._results: deque[tuple[int, int, Buffer]] = deque()
         self.error: ParkError | None = None
         self._on_result = on_result
-
-    @property
-    def key(self) -> bytes:
-        return self.call.map.map
 
     def put(self, start: int, count: int, data: Buffer) -> None:
         """Results have come; what came before is dropped."""

@@ -35,9 +35,9 @@ def clock_with(*jobs: tuple[int, str, int], born: float = 0.0) -> ServiceClock:
 
 def test_nothing_is_due_when_nothing_is_runnable() -> None:
     clock = clock_with((1, "ann", 0))
-    assert not clock.idle
+    assert clock.awake
     clock.sleep(1, DOOR, 0.0)
-    assert clock.idle
+    assert not clock.awake
     assert clock.pick([DOOR], 0.0) == 0
     clock.wake(1, DOOR, 0.0)
     assert clock.pick(["another"], 0.0) == 0
@@ -177,7 +177,7 @@ def test_a_job_that_has_ended_is_forgotten() -> None:
     assert not clock.runnable(1)
     assert serve(clock, 3) == {2: 3}
     clock.remove(2, 0.0)
-    assert clock.idle
+    assert not clock.awake
     clock.check()
 
 

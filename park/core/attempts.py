@@ -81,8 +81,8 @@ class Attempts(Course):
             self._count_done(job, map_, m.count, m.failed)
         if m.failed and map_.root:
             self._note_failure(job, map_, m.unit, m.cause)
-        rest = Span(span.start + m.count, span.stop, span.segment)
-        if len(rest):
+        if m.count < len(span):
+            rest = Span(span.start + m.count, span.stop, span.segment)
             if job.wants(map_) and (job.submit.idempotent or m.ended != "broken"):
                 map_.give_back(rest)
                 job.list_ready(map_)
@@ -347,9 +347,11 @@ class Attempts(Course):
             self.estimates.begin_anew(job.owner, attempt.map.function)
         del self.attempts[attempt.number]
         job.attempts.discard(attempt.number)
-        job.drop_resumable(attempt)
+        if attempt.resumable:
+            job.drop_resumable(attempt)
         attempt.map.running.discard(attempt.number)
-        self._part(attempt)
+        if attempt.twin is not None:
+            self._part(attempt)
         kernel = attempt.kernel
         kernel.parked.discard(attempt.number)
         kernel.ahead.pop(attempt.number, None)

@@ -36,8 +36,10 @@ class Charging(State):
         job.seconds += used
         self.list.counted(job)
         paid = round(attempt.price * used)
-        self._pay(job, attempt, paid)
-        self._add_below(attempt, used, paid, attempt.weight * used)
+        if paid:
+            self._pay(job, attempt, paid)
+        if attempt.map.driver:
+            self._add_below(attempt, used, paid, attempt.weight * used)
 
     def _refund(self, job: Job, attempt: Attempt) -> None:
         """The fabric has lost what the attempt did, or did not need it; what it let others do was lost with it."""
@@ -47,7 +49,8 @@ class Charging(State):
         self.clock.used(job.owner, -use, self._now)
         job.seconds -= used
         self.list.counted(job)
-        self._pay(job, attempt, -paid)
+        if paid:
+            self._pay(job, attempt, -paid)
         self._add_below(attempt, -used, -paid, -use)
         attempt.charged = attempt.used = attempt.used_below = attempt.use_below = 0.0
         attempt.paid = attempt.paid_below = 0
@@ -64,11 +67,10 @@ class Charging(State):
             attempt = outer
 
     def _pay(self, job: Job, attempt: Attempt, amount: int) -> None:
-        if amount:
-            attempt.paid += amount
-            job.paid += amount
-            stored = attempt.map.root and not attempt.map.once
-            self.ledger.charge(job.number, job.owner, amount, self._now, stored)
+        attempt.paid += amount
+        job.paid += amount
+        stored = attempt.map.root and not attempt.map.once
+        self.ledger.charge(job.number, job.owner, amount, self._now, stored)
 
     def _accrue(self, attempt: Attempt) -> None:
         """An attempt that has run past its estimate is charged for what it has used up to now."""

@@ -27,7 +27,7 @@ class Codes:
         #: what lies in the spool
         self._spooled: set[bytes] = set()
         #: jobs and maps that need it now
-        self._users: Counter[bytes] = Counter()
+        self._users: dict[bytes, int] = {}
         #: jobs in the store that have it
         self._kept: Counter[bytes] = Counter()
         #: what lies in the spool and nobody needs, the one that was needed longest ago first
@@ -56,7 +56,7 @@ class Codes:
         if code in self._idle:
             del self._idle[code]
             self._idle_bytes -= self._sizes[code]
-        self._users[code] += 1
+        self._users[code] = self._users.get(code, 0) + 1
 
     def leave(self, code: bytes) -> list[bytes]:
         """One less needs it; the code that leaves the spool now."""
@@ -65,7 +65,7 @@ class Codes:
             del self._users[code]
             if code in self._spooled:
                 self._rest(code)
-        return self._surplus()
+        return self._surplus() if self._idle_bytes > self._limit else []
 
     def keep(self, code: bytes, size: int) -> bool:
         """One more job in the store has it; whether it is the first, so that the store must be given the code."""

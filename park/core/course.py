@@ -209,7 +209,8 @@ class Course(Controlling):
 
     def _forget_map(self, job: Job, map_: Map) -> None:
         del self.maps[map_.key], job.maps[map_.key]
-        self._drop_code(self.codes.leave(map_.function))
+        if dropped := self.codes.leave(map_.function):
+            self._drop_code(dropped)
         job.spooled -= sum(map_.sizes.values())
         map_.sizes.clear()
         if not map_.root:

@@ -18,7 +18,7 @@ class Dealing(Attempts):
 
     def _deal(self) -> None:
         """Give every free slot to the job that is due."""
-        if self.clock.idle and not self.vacancies.reserved:  # nothing waits
+        if not self.clock.awake and not self.vacancies.reserved:  # nothing waits
             self._touched.clear()
         else:
             self._deal_waiting()
@@ -34,7 +34,7 @@ class Dealing(Attempts):
             while kernel.free > 0 and self._deal_on(kernel):
                 pass
         for profile in list(dealing.free):
-            while not clock.idle and profile in dealing.free:
+            while clock.awake and profile in dealing.free:
                 number = clock.pick(dealing.doors(profile), self._now, owner=profile.owner, only=profile.only)
                 if not number:
                     break
@@ -42,11 +42,12 @@ class Dealing(Attempts):
                 kernel = dealing.place(profile, job.kernels, job.submit.cpus, job.submit.memory)
                 touched.append(kernel)
                 self._give(job, kernel)
-        for kernel in list(dealing.full.values()) if not clock.idle else ():
+        for kernel in list(dealing.full.values()) if clock.awake and dealing.full else ():
             while kernel.number in dealing.full and self._deal_full(kernel):
                 touched.append(kernel)
         for kernel in [*touched, *self._touched.values()]:
-            self._deal_ahead(kernel)
+            if kernel.free <= 0:
+                self._deal_ahead(kernel)
         self._touched.clear()
 
     def _deal_on(self, kernel: Kernel) -> bool:
@@ -267,7 +268,7 @@ class Dealing(Attempts):
 
     def _ask_to_lend(self) -> None:
         """Of the drivers that hold a slot while another job is due, ask those that are furthest ahead."""
-        if self.clock.idle and not self.vacancies.reserved:
+        if not self.clock.awake and not self.vacancies.reserved:
             return
         clock, asked = self.clock, []
         for attempt in self.lending.round(self._now):

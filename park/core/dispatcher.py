@@ -78,7 +78,8 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
         if out.ended:
             self._release_dependents()
             self._keep_ended()
-        self._reweigh()
+        if self.ledger.policy is not None:
+            self._reweigh()
         self._deal()
         self.list.flush(now, out)
         self.ledger.flush(now, out)
@@ -86,9 +87,12 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
 
     def next_deadline(self) -> float | None:
         """When a Tick may next lead to something; None: not before a message comes."""
-        times = [self.roster.next_deadline(), self.list.next_deadline(), self._keep_deadline()]
-        if self.ledger.policy is not None:
-            times.append(self.ledger.next_deadline())
+        times = [
+            self.roster.next_deadline(),
+            self.list.next_deadline(),
+            self.ledger.next_deadline(),
+            self._keep_deadline(),
+        ]
         if self.hears:
             times += self.hears.values()
         if self.times:
@@ -99,7 +103,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             times.append(self.room.look_at)
         if self.vacancies.free:
             times.append(self.stragglers.next_deadline())
-        if not self.clock.idle or self.vacancies.reserved:
+        if self.clock.awake or self.vacancies.reserved:
             times.append(self.lending.next_deadline())
         if self._held:
             times.append(self._now + max(0.0, self._held[0][0] - self._wall_now))

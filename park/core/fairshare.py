@@ -178,11 +178,6 @@ class ServiceClock:
 
     # -- who is there --------------------------------------------------------------------------
 
-    @property
-    def idle(self) -> bool:
-        """Whether no job is runnable."""
-        return not self._queues
-
     def add(self, job: int, owner: str, weight: float, born: float, charged: float = 0.0) -> None:
         """A job that may become runnable later. It was submitted at *born*, and *charged* in an earlier life."""
         o = self._owners.get(owner)

@@ -151,7 +151,6 @@ class Intake(Keeping):
         self.maps[map_.key] = job.maps[map_.key] = map_
         map_.apart = map_.function in job.killers
         self.codes.use(map_.function)
-        job.list_ready(map_)
 
     def _add_units(self, map_: Map, start: int, count: int, payload: bytes | memoryview) -> None:
         """A segment of units that follows the last one; it may be empty."""
@@ -316,7 +315,8 @@ class Intake(Keeping):
         self._add_map(job, map_)
         if attempt is None and m.epoch not in (0, self.epoch):
             self._recover(job)
-        self._adopt(map_)
+        if self.orphans:
+            self._adopt(map_)
         if attempt is not None:
             attempt.maps.add(map_.key)
             job.callers.add(attempt.map.function)

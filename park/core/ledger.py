@@ -146,19 +146,21 @@ class Ledger:
             self.account(owner, now)
         return owner in self._broke
 
-    def changed(self, now: float) -> Iterator[str]:
+    def changed(self, now: float) -> list[str]:
         """The owners who have come to be broke, or are so no more."""
+        found: list[str] = []
         if self.policy is None:
-            return
+            return found
         for owner in [o for o in self._stale_accounts if o not in self._broke]:
             if self.account(owner, now).balance <= 0:
                 self._broke.add(owner)
-                yield owner
+                found.append(owner)
         for owner in list(self._broke):
             account = self.accounts[owner]
             if (account.balance > 0 or now >= account.positive_at()) and self.account(owner, now).balance > 0:
                 self._broke.discard(owner)
-                yield owner
+                found.append(owner)
+        return found
 
     # -- charges and grants --------------------------------------------------------------------
 

@@ -123,21 +123,18 @@ class BrokerLoop:
 
     def turn(self, now: float) -> None:
         try:
-            self._turn(now)
+            if self.manager.has_completed:
+                self._complete()
+            if now >= self._flush_at:
+                self._flush(now)
+            # while the disk is behind nobody is heard, and time stands still, so that nobody's silence counts
+            if not self.manager.behind:
+                self._hear(now)
+            if now >= self._head_at:
+                self._head_at = now + HEAD
+                self._publish(codec.encode(replace(self.manager.public.head, wall=time.time())))
         except StoreError as error:
             raise self.manager.cause(error) from None
-
-    def _turn(self, now: float) -> None:
-        if self.manager.has_completed:
-            self._complete()
-        if now >= self._flush_at:
-            self._flush(now)
-        # while the disk is behind nobody is heard, and time stands still, so that nobody's silence counts
-        if not self.manager.behind:
-            self._hear(now)
-        if now >= self._head_at:
-            self._head_at = now + HEAD
-            self._publish(codec.encode(replace(self.manager.public.head, wall=time.time())))
 
     def _flush(self, now: float) -> None:
         """Send what waits; tell the dispatcher who is slow, and cut off those for whom too much waits."""

@@ -268,8 +268,10 @@ class JobManager:
         """When a Tick may next lead to something; None: not before a message comes."""
         if self._sweeper.due:
             return now
-        times = (self.dispatcher.next_deadline(), self.public.deadline)
-        return min((t for t in times if t is not None), default=None)
+        decides, says = self.dispatcher.next_deadline(), self.public.deadline
+        if decides is None or says is None:
+            return says if decides is None else decides
+        return min(decides, says)
 
     def hand_in(self, turn: Turn) -> None:
         """The turn's writes go to the disk; `completed` gives it back when they are there. In order of their numbers."""
@@ -383,12 +385,14 @@ class JobManager:
                 send = self._load(send, send.payload)
             (turn.sends if at_once else turn.sends_after_commit).append(send)
         # what was dropped, and has come again since, stays
-        last = {(w.room, w.key): w.value for w in out.spool}
-        for where, found in last.items():
-            if found is None:
-                self._spool.pop(where, None)
-                self._packs.pop(where, None)
-        turn.sends += self.public.say(out)
+        if out.spool:
+            last = {(w.room, w.key): w.value for w in out.spool}
+            for where, found in last.items():
+                if found is None:
+                    self._spool.pop(where, None)
+                    self._packs.pop(where, None)
+        if out.publications or out.ended or out.gone:
+            turn.sends += self.public.say(out)
         turn.deltas += out.deltas
         turn.archived += out.archived
         turn.deleted += out.deleted
@@ -409,7 +413,7 @@ class JobManager:
     def _recall_named(self, message: Message) -> None:
         """Take the jobs that the message names out of the archive, if they lie there."""
         number = getattr(message, "job", 0)
-        if number:
+        if number and number not in self.dispatcher.list.jobs:
             self.recall(number)
         if isinstance(message, Submit):
             for number in message.after:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import enum
 import functools
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from park.errors import InvalidRequest
 from park.wire.messages import KernelHello, Submit
@@ -17,8 +18,7 @@ MAX_NEEDS = 32
 MAX_TEXT = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(Struct, frozen=True, gc=False, cache_hash=True):
     """What each unit of a job needs."""
 
     #: Python's minor version, as "3.11"
@@ -30,16 +30,6 @@ class Needs:
     labels: tuple[str, ...] = ()
     #: (package, versions), as ("bumps", ">=1.0")
     packages: tuple[tuple[str, str], ...] = ()
-    #: each decision asks for it several times
-    _hash: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "_hash", hash((self.python, self.cpus, self.memory, self.labels, self.packages))
-        )
-
-    def __hash__(self) -> int:
-        return self._hash
 
 
 class Kind(enum.IntEnum):
@@ -50,8 +40,7 @@ class Kind(enum.IntEnum):
     DRIVER = 2
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Door:
+class Door(Struct, frozen=True, gc=False, eq=False):
     """Through which units of a job are dealt. Kernels that are full of drivers look through some of them only.
 
     Jobs with the same needs share their doors (`park.core.vacancies`): each is equal to itself only.
@@ -61,8 +50,7 @@ class Door:
     kind: Kind
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(Struct, frozen=True, gc=False, cache_hash=True):
     """What a kernel has, and for whom."""
 
     python: str = ""
@@ -75,14 +63,6 @@ class Profile:
     owner: str = ""
     #: it runs no others
     only: bool = False
-    _hash: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        what = (self.python, self.slots, self.memory, self.labels, self.packages, self.owner, self.only)
-        object.__setattr__(self, "_hash", hash(what))
-
-    def __hash__(self) -> int:
-        return self._hash
 
 
 def profile_of(m: KernelHello) -> Profile:

@@ -235,14 +235,14 @@ class Roster:
 
     def heard(self, peer: Peer, now: float) -> bool:
         """A message came from *peer*; False if it is not known."""
-        member = self.member(peer)
+        member = self.kernels.get(peer) or self.clients.get(peer)
         if member is None:
             return False
         member.heard = now
         return True
 
     def said(self, peer: Peer, now: float) -> None:
-        member = self.member(peer)
+        member = self.kernels.get(peer) or self.clients.get(peer)
         if member is not None:
             member.said = now
 

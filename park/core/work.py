@@ -72,7 +72,8 @@ class Map(Struct, eq=False):
     base: int = 0
     #: the unit behind the last one received so far
     total: int = 0
-    _remaining: int = 0
+    #: units that are neither answered nor dropped
+    remaining: int = 0
     #: what its owner has in all
     tally: Tally = field(default_factory=Tally)
     pending: deque[Span] = field(default_factory=deque)
@@ -102,15 +103,10 @@ class Map(Struct, eq=False):
     round_size: int = 0
     round_left: int = 0
 
-    @property
-    def remaining(self) -> int:
-        """Units that are neither answered nor dropped."""
-        return self._remaining
-
-    @remaining.setter
-    def remaining(self, units: int) -> None:
-        self.tally.units += units - self._remaining
-        self._remaining = units
+    def _count(self, units: int) -> None:
+        """So many more remain."""
+        self.remaining += units
+        self.tally.units += units
 
     def key_of(self, segment: int) -> Key:
         """Where the store or the spool holds a segment."""
@@ -121,12 +117,13 @@ class Map(Struct, eq=False):
         if count:
             self.segments[start] = count
             self.total += count
-            self.remaining += count
+            self._count(count)
             self._put(Span(start, start + count, start))
 
     def _put(self, span: Span, first: bool = False) -> None:
-        if len(span):
-            self.waiting += len(span)
+        size = span.stop - span.start
+        if size:
+            self.waiting += size
             (self.pending.appendleft if first else self.pending.append)(span)
 
     def chunk_size(self, slots: int, estimate: float | None) -> int:
@@ -146,11 +143,13 @@ class Map(Struct, eq=False):
     def take(self, most: int) -> Span:
         """Take up to *most* units that wait."""
         span = self.pending.popleft()
-        if len(span) > most:
+        size = span.stop - span.start
+        if size > most:
+            size = most
             rest = Span(span.start + most, span.stop, span.segment)
             self.pending.appendleft(rest)
             span = Span(span.start, rest.start, span.segment)
-        self.waiting -= len(span)
+        self.waiting -= size
         return span
 
     def give_back(self, span: Span, singly: bool = False) -> None:
@@ -166,14 +165,14 @@ class Map(Struct, eq=False):
         covered = sorted(spans)
         for segment, count in self.segments.items():
             for lo, hi in gaps(segment, segment + count, covered):
-                self.remaining += hi - lo
+                self._count(hi - lo)
                 self._put(Span(lo, hi, segment))
         return self.waiting
 
     def restore(self, start: int, count: int) -> None:
         """A segment that was dropped, and comes again: its units wait, but for those that are `known`."""
         self.segments[start] = count
-        self.remaining += count
+        self._count(count)
         self._put(Span(start, start + count, start))
         self.skip(self.known)
 
@@ -189,12 +188,12 @@ class Map(Struct, eq=False):
     def again(self, running: Iterable[Attempt]) -> int:
         """What was answered waits again, because the answers were lost on their way. How many units."""
         waiting, self.pending = self.pending, deque()
-        self.remaining -= self.waiting
+        self._count(-self.waiting)
         self.waiting = 0
         held = [(s.start, s.stop) for s in (*waiting, *(a.span for a in running))]
         answered = self.put_missing(held)
         for span in waiting:
-            self.remaining += len(span)
+            self._count(len(span))
             self._put(span)
         return answered
 
@@ -219,15 +218,15 @@ class Map(Struct, eq=False):
         for span in waiting:
             for lo, hi in gaps(span.start, span.stop, covered):
                 self._put(Span(lo, hi, span.segment))
-        self.remaining -= before - self.waiting
+        self._count(self.waiting - before)
 
     def answered(self, count: int) -> None:
-        self.remaining -= count
+        self._count(-count)
 
     def drop_pending(self) -> int:
         """Nothing that waits will run; how many units that were."""
         dropped = self.waiting
-        self.remaining -= dropped
+        self._count(-dropped)
         self.pending.clear()
         self.waiting = 0
         return dropped

@@ -191,12 +191,12 @@ class Lifecycle(Holding):
     def tick(self, now: float) -> list[Action]:
         self._now = now
         self.answers.tick()
-        for attempt in self._timers.tick(now):
+        for attempt in self._timers.tick(now) if self._timers else ():
             self._timers.end(attempt)
             process = self.attempts[attempt]
             process.late = True
             self._do(Kill(process.number))
-        for process in self.pool:
+        for process in self.pool.processes.values():
             if process.kill_at is not None and now >= process.kill_at:
                 process.kill_at = None
                 self._do(Kill(process.number))
@@ -205,11 +205,12 @@ class Lifecycle(Holding):
         return self._take()
 
     def deadline(self) -> float | None:
-        times = [p.kill_at for p in self.pool if p.kill_at is not None]
+        times = [p.kill_at for p in self.pool.processes.values() if p.kill_at is not None]
         if self.leave is not None:
             times.append(self.leave.gives_up if self.leave.forced else self.leave.until)
-        timer = self._timers.deadline()
-        return min(times if timer is None else [*times, timer], default=None)
+        if self._timers and (timer := self._timers.deadline()) is not None:
+            times.append(timer)
+        return min(times, default=None)
 
     # -- leaving -------------------------------------------------------------------------------
 
@@ -312,7 +313,7 @@ class Lifecycle(Holding):
         self._give_up(held)
         self.answers.keep(Kept(run, message, payload, self._now))
         self._do(ToBroker(message, payload))
-        if not any(h.aborted for h in process.stack):
+        if process.kill_at is not None and not any(h.aborted for h in process.stack):
             process.kill_at = None
         if not process.stack:
             replaced = process.old or process.late or self.leave is not None
@@ -322,7 +323,8 @@ class Lifecycle(Holding):
                 )  # its state may be anything, or of jobs that have ended: it is replaced
             else:
                 process.state = ProcessState.IDLE
-        self._begin_next()
+        if self.ahead:
+            self._begin_next()
         self.pool.trim()
 
     def _abort(self, message: messages.Abort, now: float) -> None:

@@ -250,8 +250,7 @@ class KernelLoop:
             if place is not self._placed.get(process.number):
                 self._placed[process.number] = place
                 process.channel.send(codec.encode(place))
-        process.channel.send(codec.encode(message, payload) if frames is None else frames)
-        if process.channel.pending:
+        if not process.channel.send(codec.encode(message, payload) if frames is None else frames):
             self._await(process)
 
     def _await(self, process: SlotProcess) -> None:

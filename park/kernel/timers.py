@@ -37,6 +37,10 @@ class Timers:
     def __init__(self) -> None:
         self._timers: dict[int, _Timer] = {}
 
+    def __bool__(self) -> bool:
+        """Whether the time of any unit is limited."""
+        return bool(self._timers)
+
     def begin(self, run: Run) -> None:
         """A unit of the attempt begins."""
         if run.limit:
@@ -72,6 +76,4 @@ class Timers:
 
     def deadline(self) -> float | None:
         """When `tick` has something to do; at once, where a unit has begun."""
-        if not self._timers:
-            return None
         return min((timer.until for timer in self._timers.values() if not timer.waits), default=None)

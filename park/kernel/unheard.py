@@ -59,7 +59,7 @@ class Unheard:
 
     def full(self, process: int) -> bool:
         """Whether the process has said enough for now."""
-        return self._bytes[process] > MOST
+        return self._bytes.get(process, 0) > MOST
 
     def all(self) -> Iterator[Said]:
         """What is to be given again."""

@@ -89,8 +89,10 @@ class Channel:
         """How many bytes wait for `flush`."""
         return sum(len(data) + (len(shared) if shared is not None else 0) for data, shared in self._out)
 
-    def send(self, frames: Sequence[Any]) -> None:
-        """Send head and payload, if there is one. On a non-blocking socket what does not fit waits for `flush`."""
+    def send(self, frames: Sequence[Any]) -> bool:
+        """Send head and payload, if there is one; whether all is out. On a non-blocking socket what does not fit waits
+        for `flush`.
+        """
         head, payload = frames if len(frames) == 2 else (frames[0], b"")
         size = len(payload)
         if size >= SHARED_FROM and self._shares:
@@ -98,7 +100,7 @@ class Channel:
         else:
             data = b"".join((_HEADER.pack(len(head), size, 0), head, payload))
             self._out.append((memoryview(data), None))
-        self.flush()
+        return self.flush()
 
     def flush(self) -> bool:
         """Send what waits; whether all of it is out now."""
