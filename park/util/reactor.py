@@ -7,8 +7,8 @@ parts need no locks of their own; only the wait for descriptors is outside.
 
 A thread that calls into the parts (`Reactor.call`) runs the cycle itself: the message is on its way when the
 call returns, without waking the loop's thread. A thread that waits for an answer (`Reactor.attend`) is the loop
-meanwhile, and the loop's own thread stands by (it looks every 2 ms whether it is needed): the answer wakes the
-one thread that wants it. Each wake-up that is saved is some 50 us, and 5 ms beside a busy Python thread, which
+meanwhile, and the loop's own thread stands by (it looks after 2 ms whether it is needed, and where it is not, more and more
+seldom): the answer wakes the one thread that wants it. Each wake-up that is saved is some 50 us, and 5 ms beside a busy Python thread, which
 holds the interpreter for so long.
 """
 
@@ -35,8 +35,9 @@ _SIGINT = int(signal.SIGINT)
 NEVER = float("inf")
 #: The longest wait, seconds; only a guard, nothing depends on it.
 LONGEST = 10.0
-#: How long the loop's own thread stands by after a caller was the loop, because it may soon be so again, seconds.
-STAND_BY = 0.002
+#: How long the loop's own thread stands by after a caller was the loop, because it may soon be so again, and for how
+#: long it rests at most before it looks again, seconds.
+STAND_BY, LONGEST_REST = 0.002, 0.008
 
 
 class _uninterrupted:
@@ -227,12 +228,13 @@ class Reactor:
 
     def _stand_by(self) -> bool:
         """In the loop's own thread: leave the loop to a caller that is in it, or was just now. Whether there was one."""
-        stood = False
+        rest, stood = STAND_BY, False
         while not (self._own or self._stopping) and (
             self._guest.locked() or time.monotonic() - self._guest_left < STAND_BY
         ):
             stood = True
-            time.sleep(STAND_BY)
+            time.sleep(rest)
+            rest = min(2 * rest, LONGEST_REST)
         return stood
 
     def _select(self, limit: float) -> list[tuple[selectors.SelectorKey, int]]:
