@@ -144,7 +144,7 @@ class MapCall:
 
     def put(self, start: int, count: int, data: Buffer) -> None:
         """Results have come; what came before is dropped."""
-        news = list(self.call.fresh(start, data, count))
+        news = self.call.fresh(start, data, count)
         if news:
             self._results.extend(news)
             self._arrived()
@@ -255,20 +255,19 @@ class Link:
         while self._leaving:
             self._part(*self._leaving.popleft())
         due = self.presence.due(now)
-        self._mind(self.presence.away(now))
+        away = self.presence.away(now)
+        if away or self._noticed:
+            self._mind(away)
         if due == "hello":
             self._send(messages.Hello(self._incarnation, self.user, PYTHON), now=now)
         elif due == "heartbeat":
             self._send(messages.Heartbeat(self.presence.epoch), now=now)
-        self._sync(now)
+        if self._listener is not None:
+            self._sync(now)
 
     def _sync(self, now: float) -> None:
         """Ask for the whole table, if it is time to."""
-        if (
-            self._listener is not None
-            and self.presence.state is Contact.LIVE
-            and self.mirror.wants_snapshot(now)
-        ):
+        if self.presence.state is Contact.LIVE and self.mirror.wants_snapshot(now):
             self._send(messages.Snapshot(next(self._ids)), now=now)
 
     def _say_now(self, now: float) -> None:

@@ -184,9 +184,10 @@ def encode_array(array: Any) -> bytes:
 def decode_units(pack: Buffer) -> list[Any]:
     """The values of a pack. Arrays that were rows are writable views of one private copy of them."""
     packed = Pack(pack)
-    if packed.rows is None:
+    found = packed.rows
+    if found is None:
         return [decode_entry(entry) for entry in packed.entries()]
-    head, rows = packed.rows
+    head, rows = found
     try:
         if head == _NONE:
             return [None] * packed.count

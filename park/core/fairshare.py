@@ -289,10 +289,11 @@ class ServiceClock:
             owners.discard(o)
             if not owners:
                 del self._queues[door]
-                kin = self._doors[_needs(door)]
+                key = _needs(door)
+                kin = self._doors[key]
                 kin.remove(door)
                 if not kin:
-                    del self._doors[_needs(door)]
+                    del self._doors[key]
 
     def rests(self, but: int, now: float) -> bool:
         """Whether a job other than *but* has slept for at most a quantum: it may go on at any moment."""

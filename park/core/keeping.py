@@ -144,8 +144,10 @@ class Keeping(Recovery):
         self._out.writes.append(Write("meta", ("clock",), value))
 
     def begin_turn(self, number: int) -> None:
-        """Those that were recalled first leave the memory again; not within a turn, which may have named many."""
-        super().begin_turn(number)
+        """What is handled from now on is of this turn of the loop. Those that were recalled first leave the memory again;
+        not within a turn, which may have named many.
+        """
+        self._turn = number
         while len(self.recalled) > RECALLED:
             job = next(iter(self.recalled))
             del self.recalled[job]

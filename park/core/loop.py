@@ -113,22 +113,24 @@ class BrokerLoop:
 
     def waiting(self) -> bool:
         manager = self.manager
-        if manager.has_completed:
-            return True
-        if not manager.behind:
-            for door in self._doors.values():
-                if door.waiting():
-                    return True
+        if manager.handed:
+            if manager.has_completed:
+                return True
+            if manager.behind:
+                return False
+        for door in self._doors.values():
+            if door.waiting():
+                return True
         return False
 
     def turn(self, now: float) -> None:
         try:
-            if self.manager.has_completed:
+            if self.manager.handed:
                 self._complete()
             if now >= self._flush_at:
                 self._flush(now)
             # while the disk is behind nobody is heard, and time stands still, so that nobody's silence counts
-            if not self.manager.behind:
+            if not (self.manager.handed and self.manager.behind):
                 self._hear(now)
             if now >= self._head_at:
                 self._head_at = now + HEAD
@@ -176,7 +178,7 @@ class BrokerLoop:
 
     def deadline(self) -> float | None:
         others = min(self._head_at, self._flush_at)
-        if self.manager.behind:
+        if self.manager.handed and self.manager.behind:
             return others
         due = self.manager.next_deadline(time.monotonic())
         self._tick_at = float("inf") if due is None else due
@@ -215,7 +217,7 @@ class BrokerLoop:
         turn = self.manager.decide(events, now)
         self._send(turn.sends)
         self.manager.hand_in(turn)
-        if self.manager.has_completed:
+        if self.manager.handed:
             self._complete()
         if self.manager.full != self._full:
             self._say(self.manager.full)

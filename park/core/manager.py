@@ -106,7 +106,7 @@ class JobManager:
         #: turns so far
         self._turns = 0
         #: those that are not completed, in order, and the bytes of them
-        self._handed: deque[Turn] = deque()
+        self.handed: deque[Turn] = deque()
         self._backlog = 0
         #: in words that the disk is full, if it is
         self.full = ""
@@ -218,7 +218,7 @@ class JobManager:
 
     def commit_by(self, commits: Commits) -> None:
         """From now on *commits* makes turns durable."""
-        assert not self._handed
+        assert not self.handed
         self._commits = commits
 
     def decide(self, events: Iterable[Event | Tick | Flow], now: float) -> Turn:
@@ -278,17 +278,15 @@ class JobManager:
         if turn.writes or turn.deltas or turn.sends_after_commit or turn.said:
             turn.size += _CHANGE * (len(turn.writes) + len(turn.deltas))
             self._backlog += turn.size
-            self._handed.append(turn)
+            self.handed.append(turn)
             if turn.writes:
                 self._commits.put(turn.number, turn.writes)
 
     @property
     def has_completed(self) -> bool:
         """Whether `completed` has something to give. Raises StoreError when nothing more will get to the disk."""
-        if not self._handed:
-            return False
-        first, done = self._handed[0], self._commits.done()
-        return not first.writes or first.number <= done
+        first, done = self.handed[0] if self.handed else None, self._commits.done()
+        return first is not None and (not first.writes or first.number <= done)
 
     def cause(self, error: StoreError) -> StoreError:
         """Why *error* came: after a write that failed nothing can be read either, and only the writer knows why."""
@@ -307,7 +305,7 @@ class JobManager:
     def completed(self) -> Iterator[Turn]:
         """The turns that are durable, folded into the table, with what is to be published and sent for each."""
         while self.has_completed:
-            turn = self._handed.popleft()
+            turn = self.handed.popleft()
             self._backlog -= turn.size
             for w in turn.writes:
                 where = (w.room, w.key)
@@ -337,11 +335,11 @@ class JobManager:
 
     def _check(self) -> None:
         """Assert what holds between turns."""
-        written = [(w.room, w.key) for turn in self._handed for w in turn.writes]
+        written = [(w.room, w.key) for turn in self.handed for w in turn.writes]
         assert set(written) == self._pending.keys()
         jobs = Counter(key[0] for room, key in written if room in _OF_JOBS)
         assert jobs == self._unsaved
-        assert self._backlog == sum(turn.size for turn in self._handed)
+        assert self._backlog == sum(turn.size for turn in self.handed)
 
     @property
     def table(self) -> Table:

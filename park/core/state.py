@@ -122,10 +122,6 @@ class State:
         """The time of the last event, monotonic seconds."""
         return self._now
 
-    def begin_turn(self, number: int) -> None:
-        """What is handled from now on is of this turn of the loop."""
-        self._turn = number
-
     def saved(self, number: int) -> None:
         """What was handled until the end of this turn is on disk."""
         self._saved = number

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from park.errors import ProtocolError
@@ -263,7 +264,7 @@ class KernelLoop:
         if not events:
             self._reactor.ignore(process.channel)
             return
-        self._reactor.listen(process.channel, lambda ready, p=process: self._ready(p, ready), events)  # type: ignore[misc]
+        self._reactor.listen(process.channel, partial(self._ready, process), events)
 
     def _start(self, number: int, cpus: int) -> None:
         process = self._processes[number] = SlotProcess(number, cpus, self._incarnation.hex())

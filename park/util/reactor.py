@@ -7,9 +7,9 @@ parts need no locks of their own; only the wait for descriptors is outside.
 
 A thread that calls into the parts (`Reactor.call`) runs the cycle itself: the message is on its way when the
 call returns, without waking the loop's thread. A thread that waits for an answer (`Reactor.attend`) is the loop
-meanwhile, and the loop's own thread stands by (it looks after 2 ms whether it is needed, and where it is not, more and more
-seldom): the answer wakes the one thread that wants it. Each wake-up that is saved is some 50 us, and 5 ms beside a busy Python thread, which
-holds the interpreter for so long.
+meanwhile, and the loop's own thread stands by (it looks whether it is needed, after 2 ms and then more and more
+seldom): the answer wakes the one thread that wants it. Each wake-up that is saved is some 50 us, and 5 ms beside
+a busy Python thread, which holds the interpreter for so long.
 """
 
 from __future__ import annotations

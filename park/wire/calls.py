@@ -85,15 +85,13 @@ class Call:
         self._let_go()
         return found
 
-    def fresh(self, start: int, data: Buffer, count: int) -> Iterator[tuple[int, int, Buffer]]:
+    def fresh(self, start: int, data: Buffer, count: int) -> list[tuple[int, int, Buffer]]:
         """Of results that came, those that were not seen before: first unit, count, pack."""
         news = self.news(start, start + count)
         if news == [(start, start + count)]:
-            yield start, count, data
-        elif news:
-            pack = Pack(data)
-            for lo, hi in news:
-                yield lo, hi - lo, pack.slice(lo - start, hi - start)
+            return [(start, count, data)]
+        pack = Pack(data) if news else None
+        return [(lo, hi - lo, pack.slice(lo - start, hi - start)) for lo, hi in news if pack is not None]
 
     def _let_go(self) -> None:
         """The units before the first that is not answered need not be kept, where a whole pack of them can go."""

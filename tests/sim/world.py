@@ -425,7 +425,7 @@ class World:
         assert not d.maps
         assert not d.list.dependents
         assert not d.codes._users
-        assert not self.manager._handed
+        assert not self.manager.handed
         assert not self.manager._pending
         assert not d.room.waiting
         for job in d.list.jobs.values():
