@@ -398,8 +398,7 @@ class Attempts(Course):
         """The attempt has its slots."""
         kernel = attempt.kernel
         kernel.running.add(attempt.number)
-        kernel.busy += attempt.cpus
-        kernel.memory += attempt.memory
+        kernel.occupy(attempt.cpus, attempt.memory)
         self.vacancies.changed(kernel)
         self.lending.begin(attempt)
 
@@ -409,8 +408,7 @@ class Attempts(Course):
         self._touched[kernel.number] = kernel
         if attempt.number in kernel.running:
             kernel.running.discard(attempt.number)
-            kernel.busy -= attempt.cpus
-            kernel.memory -= attempt.memory
+            kernel.occupy(-attempt.cpus, -attempt.memory)
             self.lending.end(attempt)
             self.list.counted_kernel(kernel)
         self.vacancies.changed(kernel)

@@ -185,7 +185,8 @@ class Dealing(Attempts):
 
     def _issue(self, job: Job, map_: Map, span: Span, kernel: Kernel, twin: Attempt | None = None) -> Attempt:
         """An attempt at the units of *span*."""
-        expected = self.estimates.guess(map_.owner, map_.function, self._now) * len(span)
+        count = len(span)
+        expected = self.estimates.guess(map_.owner, map_.function, self._now) * count
         submit, number = job.submit, self._next_attempt
         self._next_attempt += 1
         weight, cost = self._weight(job), expected * submit.cpus
@@ -228,7 +229,7 @@ class Dealing(Attempts):
             map=map_.key,
             function=map_.function,
             start=span.start,
-            count=len(span),
+            count=count,
             seed=map_.seed,
             epoch=self.epoch,
             lease=self.roster.lease,
@@ -247,7 +248,7 @@ class Dealing(Attempts):
             self._give_controls(job, kernel)
         if map_.root and not submit.idempotent:
             # should the broker die now, its next life knows that these units may have run
-            self._out.writes.append(Write("attempt", (job.number, span.start), codec.pack(len(span))))
+            self._out.writes.append(Write("attempt", (job.number, span.start), codec.pack(count)))
         payload = b"" if map_.once else map_.ref(span)
         # units of the store, or the kernel, may have come just now: they run when that is on disk, as do those of which
         # it must be known that they may have run

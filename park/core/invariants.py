@@ -116,6 +116,7 @@ def _check_kernel(d: State, kernel: Kernel) -> None:
     orphans = [o for o in d.orphans.values() if o.kernel is kernel and o.how == "runs"]
     cpus = sum(a.cpus for a in running) + sum(o.cpus for o in orphans)
     assert kernel.busy == cpus <= kernel.slots
+    assert kernel.free == kernel.slots - kernel.busy
     assert kernel.memory == sum(a.memory for a in running) + sum(o.memory for o in orphans)
     assert kernel.holds <= d.attempts.keys()
     assert not (kernel.ahead and kernel.free), "a slot is free beside work that waits for one"

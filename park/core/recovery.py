@@ -111,8 +111,7 @@ class Recovery(Attempts):
             self.orphans[number] = orphan
             self.orphans_of.setdefault(orphan.map, {})[number] = orphan
             if orphan.how == "runs":
-                kernel.busy += orphan.cpus
-                kernel.memory += orphan.memory
+                kernel.occupy(orphan.cpus, orphan.memory)
                 self.list.counted_kernel(kernel)
                 self.vacancies.changed(kernel)
             map_ = self.maps.get(orphan.map)
@@ -242,8 +241,7 @@ class Recovery(Attempts):
             del self.orphans_of[orphan.map]
         if orphan.how == "runs":
             kernel = orphan.kernel
-            kernel.busy -= orphan.cpus
-            kernel.memory -= orphan.memory
+            kernel.occupy(-orphan.cpus, -orphan.memory)
             self.list.counted_kernel(kernel)
             self.vacancies.changed(kernel)
             self._touched[kernel.number] = kernel

@@ -6,7 +6,9 @@ that says nothing for one lease is lost, and so is a client.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from park.core.needs import Profile
 from park.core.outcome import Account, Peer
@@ -36,8 +38,9 @@ class Kernel:
     said: float
     #: attempts that occupy slots now
     running: set[int] = field(default_factory=set)
-    #: slots that they occupy, and bytes that they need
+    #: slots that they occupy, and that are left, and bytes that they need
     busy: int = 0
+    free: int = field(init=False)
     memory: int = 0
     #: attempts that wait there for a slot, the next one first: they begin as soon as one is free
     ahead: dict[int, None] = field(default_factory=dict)
@@ -80,9 +83,14 @@ class Kernel:
         """The slots that may get new work, now or later."""
         return 0 if self.draining else self.slots
 
-    @property
-    def free(self) -> int:
-        return self.slots - self.busy
+    def __post_init__(self) -> None:
+        self.free = self.slots
+
+    def occupy(self, cpus: int, memory: int) -> None:
+        """So many slots are taken, and bytes."""
+        self.busy += cpus
+        self.free -= cpus
+        self.memory += memory
 
     def fits(self, cpus: int, memory: int) -> bool:
         """Whether there is room now for a unit that may run here."""
