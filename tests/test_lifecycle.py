@@ -415,6 +415,22 @@ def test_what_was_published_is_given_again_until_it_was_heard() -> None:
     assert not bench.life.unheard
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_an_answer_does_not_overtake_what_its_body_has_said(lost: bool) -> None:
+    """Given a body that ends while its kernel calls the broker, then its messages are given before its answer, once."""
+    bench = Bench()
+    bench.run(1)
+    finished = messages.Finished(1, A, 0, 0, 0.0)
+    bench.life.slot(1, said(1), b"x", live=False)
+    assert bench.life.slot(1, finished, b"", live=False) == []
+    epoch = 2 if lost else 1
+    actions = bench.broker(messages.Welcome("store", epoch, 2.0, 20.0, lost=lost))
+    given = [a for a in actions if isinstance(a, ToBroker)]
+    assert given == [ToBroker(said(1), b"x"), ToBroker(finished, b"")]
+    again = bench.broker(messages.Welcome("store", epoch, 2.0, 20.0, lost=False))
+    assert again == [ToBroker(said(1), b"x")]
+
+
 def test_a_kernel_that_leaves_stays_until_it_was_heard() -> None:
     bench = Bench()
     bench.run(1)

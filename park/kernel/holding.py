@@ -42,6 +42,8 @@ class Holding:
         self.ahead: dict[int, tuple[messages.Run, Buffer]] = {}
         #: answers that the broker has not confirmed, or not had for long
         self.answers = Answers(shelve)
+        #: those that came while the broker was called: they are given behind what their bodies have said
+        self._held_up: list[int] = []
         #: what its jobs' bodies are told
         self.controls = Controls()
         #: what bodies have published, and the broker has not said to have heard

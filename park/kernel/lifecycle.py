@@ -118,17 +118,21 @@ class Lifecycle(Holding):
                 self._welcomed(message)
             case messages.Welcome():
                 self._say_again()
+                for number in self._held_up:
+                    if (kept := self.answers.get(number)) is not None:
+                        self._do(ToBroker(kept.answer, kept.payload))
+                self._held_up.clear()
         return self._take()
 
     def slot(self, number: int, message: Message, payload: Buffer, live: bool = True) -> list[Action]:
         """A message of a slot process; *live*: the broker has welcomed the kernel.
 
-        What is published while it has not would overtake what is to be given again.
+        What is published, or answered, while it has not would overtake what is to be given again.
         """
         process = self.processes[number]
         match message:
             case messages.Finished():
-                self._finished(process, message, payload)
+                self._finished(process, message, payload, live)
             case messages.Blob():
                 self._has(process, message.hash, len(payload))
                 self._keep_code(message.hash, payload)
@@ -300,7 +304,7 @@ class Lifecycle(Holding):
         if dropped:
             self._do(ToSlot(process.number, messages.Drop(dropped)))
 
-    def _finished(self, process: Process, message: messages.Finished, payload: Buffer) -> None:
+    def _finished(self, process: Process, message: messages.Finished, payload: Buffer, live: bool) -> None:
         if not process.stack or process.stack[-1].run.attempt != message.attempt:
             return  # it was given up, and its process killed
         held = process.stack.pop()
@@ -312,7 +316,10 @@ class Lifecycle(Holding):
             self.leave.back(run, message.count)
         self._give_up(held)
         self.answers.keep(Kept(run, message, payload, self._now))
-        self._do(ToBroker(message, payload))
+        if live or run.attempt not in self.answers:
+            self._do(ToBroker(message, payload))
+        else:
+            self._held_up.append(run.attempt)
         if process.kill_at is not None and not any(h.aborted for h in process.stack):
             process.kill_at = None
         if not process.stack:
@@ -360,6 +367,7 @@ class Lifecycle(Holding):
                     self.pool.let(process)  # nobody would tell it to clean up
                 process.old = process.state is ProcessState.BUSY
         self.store, self.epoch = message.store, message.epoch
+        self._held_up.clear()  # all answers are given again
         if strange:
             self._forget_all()
             return
