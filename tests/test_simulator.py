@@ -109,7 +109,7 @@ def forgets_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(self: Dispatcher, job: Any, attempt: Any, *rest: Any, **more: Any) -> None:
         retire(self, job, attempt, *rest, **more)
         if attempt.number % 7 == 3 and not attempt.parked:
-            attempt.kernel.busy += 1
+            attempt.kernel.occupy(1, 0)
 
     monkeypatch.setattr(Dispatcher, "_retire", wrong)
 

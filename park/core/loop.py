@@ -204,7 +204,9 @@ class BrokerLoop:
         except ProtocolError as error:
             self.malformed += 1
             if asked := codec.id_of(frames):
-                door.send(name, codec.encode(messages.Failure(asked, "ProtocolError", str(error))))
+                self._note(
+                    door.send(name, codec.encode(messages.Failure(asked, "ProtocolError", str(error))))
+                )
             return
         self._seen[side, ">", type(message)] += 1
         events.append(Event(side + name, message, payload, account))
@@ -244,8 +246,11 @@ class BrokerLoop:
                 continue
             self._seen[side, "<", type(send.message)] += 1
             if isinstance(send.payload, Ref):
-                waits = door.send(send.peer[1:], lambda s=send: self.manager.frames(s))  # type: ignore[misc]
+                self._note(door.send(send.peer[1:], lambda s=send: self.manager.frames(s)))  # type: ignore[misc]
             else:
-                waits = door.send(send.peer[1:], self.manager.frames(send))
-            if waits and self._flush_at == float("inf"):
-                self._flush_at = 0.0
+                self._note(door.send(send.peer[1:], self.manager.frames(send)))
+
+    def _note(self, waits: bool) -> None:
+        """Something *waits* until a peer takes it: it is tried again, and it is seen how much that is."""
+        if waits and self._flush_at == float("inf"):
+            self._flush_at = 0.0

@@ -1,9 +1,9 @@
 """ZeroMQ sockets, opened the one way that PARK uses them, with the face of `park.util.lanes`.
 
 A socket's descriptor only says that something may have happened, and says it once: it is quiet again when the
-socket was next used, for whatever. So a socket is *stirred* when its descriptor speaks and when it was used,
-and then it is asked until it has nothing: a reactor may wait for descriptors alone, and a question, which costs
-some 5 us, is put only where the answer may be yes.
+socket was next used, for whatever. So when it speaks a message is looked for, and when the socket was used it is asked
+until it has nothing: a reactor may wait for descriptors alone, and a question, which costs some 5 us, is put only
+where the answer may be yes.
 
 What a broker keeps for one peer is bounded in bytes. ZeroMQ counts messages, so long ones travel in pieces of 1 MiB: it
 holds `HIGH_WATER` of them to a peer (32 MiB) and from it (64 MiB, should it send frames of `MAX_FRAME`). What a ROUTER
@@ -20,6 +20,7 @@ import socket as plain
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import zmq
 from zmq.utils import z85
@@ -112,40 +113,47 @@ def check_listener(address: str, seconds: float) -> None:
 
 
 class _Stirring:
-    """A socket that a reactor listens to. Whoever uses the socket stirs it."""
+    """A socket that a reactor listens to."""
 
     _socket: zmq.Socket[bytes]
-    #: it must be asked whether it has a message, and what it said last
-    _stirred, _full = True, False
+    #: it was used, and must be asked whether it has a message; else whether it may have one
+    _used, _full = True, False
 
     def fileno(self) -> int:
         return int(self._socket.fileno())
 
     def stir(self, ready: int = 0) -> None:
-        """The descriptor speaks, or the socket was used."""
-        self._stirred = True
+        """The descriptor speaks: nearly always because there is a message."""
+        self._used, self._full = False, True
 
     def waiting(self) -> bool:
-        """Whether there is something to receive."""
-        if self._stirred:
-            self._stirred = False
+        """Whether there may be something to receive."""
+        if self._used:
+            self._used = False
             self._full = bool(self._socket.get(_EVENTS) & _POLLIN)  # type: ignore[operator]
         return self._full
 
     def _put(self, frames: Frames) -> None:
         """Send one message; raises what ZeroMQ raises."""
-        self._stirred = True
+        self._used = True
         send = self._socket.send
         for frame in frames[:-1]:
             send(frame, _MORE)
         last = frames[-1]
         send(last, _DONTWAIT, copy=len(last) < _LARGE)
 
-    def _get(self) -> list[bytes]:
-        """The message that is there. (ZeroMQ's own recv_multipart takes twice as long.)"""
-        self._stirred = True
+    def _get(self, copy: bool = True) -> list[Any]:
+        """The frames of the next message, the first as ZeroMQ has it unless *copy*; [] if there is none.
+
+        (ZeroMQ's own recv_multipart takes twice as long.)
+        """
         socket = self._socket
-        frames = [socket.recv(_DONTWAIT)]
+        try:
+            frames: list[Any] = [socket.recv(_DONTWAIT, copy)]
+        except zmq.Again:  # the descriptor spoke of something else
+            self._used = self._full = False
+            return []
+        self._used = True
         while socket.get(_RCVMORE):
             frames.append(socket.recv(_DONTWAIT))
         return frames
@@ -165,8 +173,7 @@ class Doorkeeper(_Stirring):
         self._socket.bind("inproc://zeromq.zap.01")
 
     def turn(self, now: float) -> None:
-        while self.waiting():
-            frames = self._get()
+        while self.waiting() and (frames := self._get()):
             reply = zap.answer(frames, lambda raw: self._find(z85.encode(raw).decode(), now))
             self._put(reply)
 
@@ -275,8 +282,8 @@ class Router(_Socket):
 
     def receive(self) -> tuple[bytes, Frames] | None:
         # what is whole passes between the parts of a longer one
-        while self.waiting():
-            name, frames = self._take()
+        while self.waiting() and (taken := self._take()):
+            name, *frames = taken
             if not is_part(frames):
                 return name, frames
             kept = self._joiners.pop(name, None)
@@ -300,10 +307,9 @@ class Router(_Socket):
                     del self._joiners[name]
         return now
 
-    def _take(self) -> tuple[bytes, Frames]:
-        """The name of a peer, and the next message, which is its."""
-        name, *frames = self._get()
-        return name, frames
+    def _take(self) -> list[bytes]:
+        """The next message, after the name of its peer; [] if there is none."""
+        return self._get()
 
 
 class KeyedRouter(Router):
@@ -324,11 +330,12 @@ class KeyedRouter(Router):
     def _offer(self, name: bytes, frames: Frames) -> bool:
         return super()._offer(name[1 : 1 + name[0]], frames)
 
-    def _take(self) -> tuple[bytes, Frames]:
-        head = self._socket.recv(_DONTWAIT, copy=False)
-        routing = head.bytes
-        name = bytes((len(routing),)) + routing + str(head.get("User-Id")).encode()
-        return name, self._get()
+    def _take(self) -> list[bytes]:
+        frames = self._get(copy=False)
+        if frames:
+            routing, who = frames[0].bytes, str(frames[0].get("User-Id"))
+            frames[0] = bytes((len(routing),)) + routing + who.encode()
+        return frames
 
 
 class Caller(_Socket):
@@ -378,7 +385,7 @@ class Caller(_Socket):
             with contextlib.suppress(zmq.ZMQError):
                 self._socket.disconnect(self._address)
             self._socket.connect(self._address)
-            self.stir()
+            self._used = True
 
     def _connect(self) -> None:
         self._socket.setsockopt(zmq.IPV6, int("[" in self._address))
@@ -414,7 +421,7 @@ class Dealer(Caller):
 
     def wait(self, seconds: float) -> bool:
         """Whether there is a connection within so many seconds: before, all that is sent would be dropped."""
-        self.stir()
+        self._used = True
         return bool(self._socket.poll(int(1000 * seconds), zmq.POLLOUT))
 
     def send(self, frames: Frames) -> None:
@@ -429,8 +436,7 @@ class Dealer(Caller):
             self._look()
 
     def receive(self) -> Frames | None:
-        while self.waiting():
-            frames = self._get()
+        while self.waiting() and (frames := self._get()):
             if not is_part(frames):
                 return frames
             try:
@@ -458,10 +464,9 @@ class Publisher(_Socket):
 
     def publish(self, frames: Frames) -> None:
         """To all mirrors. What is longer than a piece is not sent: they see the gap, and ask for the whole."""
-        self.stir()
-        while self.waiting():  # subscriptions; nobody needs to know
-            self._socket.recv(_DONTWAIT)
-            self.stir()
+        self._used = True
+        while self.waiting() and self._get():
+            pass  # subscriptions; nobody needs to know
         if sum(map(len, frames)) <= PIECE:
             with contextlib.suppress(zmq.Again):
                 self._put(frames)
@@ -476,7 +481,7 @@ class Subscriber(Caller):
         self._connect()
 
     def receive(self) -> Frames | None:
-        if self.waiting():
-            return self._get()
+        if self.waiting() and (frames := self._get()):
+            return frames
         self._look()
         return None
