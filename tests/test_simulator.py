@@ -327,8 +327,9 @@ def test_the_world_notices_a_planted_bug(
     if not checked:  # the outcomes alone must show it
         monkeypatch.setattr(Dispatcher, "check", lambda self, everything=True: None)
         monkeypatch.setattr(World, "PATIENCE", 20_000)
+    rare = plant is forgets_what_was_on_its_way  # one life in eighty shows it
     with pytest.raises((AssertionError, KeyError, ParkError)):
-        live(range(60))
+        live(range(190, 260) if rare else range(60))
 
 
 # -- nothing but the real machines decides -----------------------------------------------------------
