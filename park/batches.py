@@ -36,10 +36,13 @@ def batches_of(inputs: Iterable[Any], size: Callable[[], int]) -> Iterator[tuple
             raise InvalidRequest("a numpy array without axes has no rows to be inputs")
         at = 0
         row = max(1, inputs[:1].nbytes)
-        while True:
+        last = False
+        while not last:
             stop = at + max(1, min(size(), BATCH_BYTES // row))
-            yield payload.encode_array(inputs[at:stop]), stop >= len(inputs)
+            last = stop >= len(inputs)
+            yield payload.encode_array(inputs[at:stop]), last
             at = stop
+        return
     try:
         iterator = iter(inputs)
     except TypeError:
@@ -47,7 +50,8 @@ def batches_of(inputs: Iterable[Any], size: Callable[[], int]) -> Iterator[tuple
             f"inputs={inputs!r:.80} cannot be iterated over: give a list, or inputs=None"
         ) from None
     following = list(itertools.islice(iterator, 1))
-    while True:
+    last = False
+    while not last:
         values, following = following, []
         began = time.perf_counter()
         room = BATCH_BYTES
@@ -60,4 +64,5 @@ def batches_of(inputs: Iterable[Any], size: Callable[[], int]) -> Iterator[tuple
             room -= (value.nbytes if hasattr(type(value), "nbytes") else 0) or (
                 len(value) if isinstance(value, bytes | str) else 8
             )
-        yield payload.encode_units(values), not following
+        last = not following
+        yield payload.encode_units(values), last

@@ -250,8 +250,12 @@ ROOMS = {
         5, beside=("park.fit.*",), libraries=("bumps", "matplotlib", "numpy", "scipy", "tqdm")
     ),
     "park.cli.*": Room(5, beside=("park.cli.*",), libraries=("click", "rich", "tqdm")),
-    # 6: the public door, and the script that comes in through it
+    "park.cli.inputs": Room(5, libraries=("numpy",)),
+    # 6: the public door, and what joins rooms of the floor below
     "park": Room(6),
+    "park.cli.targets": Room(6, beside=("park",)),
+    "park.cli.submit": Room(6, beside=("park.cli.targets",), libraries=("click",)),
+    # 7: the script that comes in through the door
     "park.fit.demo": Room(7, libraries=("matplotlib", "numpy")),
 }
 

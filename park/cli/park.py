@@ -1,4 +1,4 @@
-"""``park``: see and steer the jobs of a broker.
+"""``park``: submit, see and steer the jobs of a broker.
 
 The commands are in modules of their own. A module is loaded when one of its commands is called, or when all are listed.
 """
@@ -36,6 +36,7 @@ _COMMANDS = {
     "set": "steer:change",
     "show": "jobs",
     "stop": "steer",
+    "submit": "submit",
     "top": "top",
     "wait": "waiting",
     "why": "jobs",
@@ -59,7 +60,7 @@ class Commands(click.Group):
 @click.group(cls=Commands)
 @click.version_option(package_name="park-fit")
 def main() -> None:
-    """See and steer the jobs of a PARK broker.
+    """Submit, see and steer the jobs of a PARK broker.
 
     The broker is found through $PARK_BROKER, park.toml, the connection file in the default home, or the --broker of each
     command. SEL names jobs: 12, 1-5, 1,4, last, all, tag:x. Where something is amiss, `park doctor` says what.

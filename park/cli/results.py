@@ -33,10 +33,17 @@ if TYPE_CHECKING:
     help="Write the result to this file, pickled, or in JSON.",
 )
 @click.option(
+    "--save",
+    "folder",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write a fit's result to bumps' files, and its pictures, in this folder.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="The result in JSON: arrays as lists, a fit's as its summary."
 )
-def fetch(broker: str | None, selector: str, output: Path | None, as_json: bool) -> None:
-    """Print the result of a job, or write it to a file.
+def fetch(broker: str | None, selector: str, output: Path | None, folder: Path | None, as_json: bool) -> None:
+    """Print the result of a job, or write it to a file or files.
 
     The result is unpickled here, which runs code that the job's owner chose: fetch only from people you trust.
     """
@@ -51,6 +58,9 @@ def fetch(broker: str | None, selector: str, output: Path | None, as_json: bool)
         if not service.status(job).state.ended:
             raise NotComplete(f"job {job} has not ended: wait for it with `park wait {job}`")
         result = service.wait(job)
+        if folder is not None:
+            _save(job, result, folder)
+            return
         if as_json:
             from park.cli import values
 
@@ -68,6 +78,21 @@ def fetch(broker: str | None, selector: str, output: Path | None, as_json: bool)
             output.write_bytes(data)
         except OSError as error:
             raise InvalidRequest(f"cannot write {output}: {error.strerror}") from error
+
+
+def _save(job: int, result: Any, folder: Path) -> None:
+    from park.errors import InvalidRequest
+
+    if not callable(getattr(result, "save", None)):
+        raise InvalidRequest(
+            f"the result of job {job} is not that of a fit: write it with -o FILE, or --json"
+        )
+    try:
+        written = result.save(folder)
+    except OSError as error:
+        raise InvalidRequest(f"cannot write to {folder}: {error.strerror}") from error
+    for path in written:
+        click.echo(plain(str(path)))
 
 
 @click.command()

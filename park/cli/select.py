@@ -20,7 +20,10 @@ MOST = 100_000
 _PART = re.compile(r"\d{1,18}|\d{1,18}-\d{1,18}|all|last|tag:.+", re.DOTALL)
 
 
-def _check(_: click.Context, __: click.Parameter, given: str | tuple[str, ...]) -> str | tuple[str, ...]:
+def check_selectors(
+    _: click.Context, __: click.Parameter, given: str | tuple[str, ...]
+) -> str | tuple[str, ...]:
+    """The callback of what takes selectors: each is one, whatever it names."""
     for text in (given,) if isinstance(given, str) else given:
         for part in text.split(","):
             if not _PART.fullmatch(part.strip()):
@@ -31,10 +34,15 @@ def _check(_: click.Context, __: click.Parameter, given: str | tuple[str, ...]) 
 
 
 selectors_argument: Callable[[Callable[..., None]], Callable[..., None]] = click.argument(
-    "selectors", metavar="SEL...", nargs=-1, required=True, callback=_check, shell_complete=completion.jobs
+    "selectors",
+    metavar="SEL...",
+    nargs=-1,
+    required=True,
+    callback=check_selectors,
+    shell_complete=completion.jobs,
 )
 one_argument: Callable[[Callable[..., None]], Callable[..., None]] = click.argument(
-    "selector", metavar="SEL", callback=_check, shell_complete=completion.jobs
+    "selector", metavar="SEL", callback=check_selectors, shell_complete=completion.jobs
 )
 
 #: A job's number, and whether it was named by it.

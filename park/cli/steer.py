@@ -22,6 +22,14 @@ json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="A line of JSON for each job: what was done, or the error."
 )
 
+priority_option: Callable[[Any], Any] = click.option(
+    "-p",
+    "--priority",
+    metavar="NAME|N",
+    help="background, free, low, normal, high, urgent, or -3 to 6.",
+    shell_complete=completion.among(("background", "free", "low", "normal", "high", "urgent")),
+)
+
 
 def each(
     service: ServerProxy,
@@ -179,13 +187,7 @@ def control_of(message: str, value: str | None) -> dict[str, Any]:
 @click.command("set")
 @broker_option
 @selectors_argument
-@click.option(
-    "-p",
-    "--priority",
-    metavar="NAME|N",
-    help="background, free, low, normal, high, urgent, or -3 to 6.",
-    shell_complete=completion.among(("background", "free", "low", "normal", "high", "urgent")),
-)
+@priority_option
 @click.option(
     "-t",
     "--tag",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 LOOK, QUIET = 0.2, 1.0
 #: Jobs of which is asked why they wait; cells of a bar.
 ASKED, BAR = 5, 20
+
+#: Says how a job ended.
+Tell = Callable[["JobRecord"], None]
 
 
 @click.command()
@@ -50,14 +53,8 @@ def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None, 
         if any("-" in text for text in selectors):  # of a range some may be no jobs
             jobs = [(record.job, True) for record in records_of(service, jobs)]
         left = dict.fromkeys(job for job, _ in jobs)
-        try:
-            with _shown(service, as_json) as shown:
-                bad = _run(service, left, timeout, shown)
-        except KeyboardInterrupt:
-            few = len(left) <= 10
-            go, named = _go(left), ",".join(map(str, left)) if few else " ".join(selectors)
-            click.echo(f"park: {go} on; `park wait {named}` waits again", err=True)
-            raise
+        tell = _tell_json if as_json else tell_end
+        bad = until_ended(service, left, tell, " ".join(selectors), timeout)
         if left:
             record = service.status(next(iter(left)))
             reason = f": {record.reason}" if record.reason else ""
@@ -67,8 +64,29 @@ def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None, 
             sys.exit(1)
 
 
+def until_ended(
+    service: ServerProxy,
+    left: dict[int, None],
+    tell: Tell,
+    named: str = "",
+    timeout: float | None = None,
+) -> bool:
+    """Wait until nothing is *left*, or the time is over, and *tell* of each end. Whether a job failed or was aborted.
+
+    On a terminal there are bars. Ctrl-C leaves the jobs alone, and says how to wait again: for what the user has *named*,
+    or by their numbers.
+    """
+    try:
+        with _shown(service, tell) as shown:
+            return _run(service, left, timeout, shown)
+    except KeyboardInterrupt:
+        if not named or len(left) <= 10:
+            named = ",".join(map(str, left))
+        click.echo(f"park: {_go(left)} on; `park wait {named}` waits again", err=True)
+        raise
+
+
 def _run(service: ServerProxy, left: dict[int, None], timeout: float | None, shown: Lines) -> bool:
-    """Wait until nothing is *left*, or the time is over. Whether a job failed or was aborted."""
     bad = False
     deadline = float("inf") if timeout is None else time.monotonic() + timeout
     ends = service.ends(left)
@@ -95,24 +113,30 @@ def _go(jobs: dict[int, None]) -> str:
     return f"job {next(iter(jobs))} goes" if len(jobs) == 1 else f"{len(jobs)} jobs go"
 
 
-def _ended(record: JobRecord) -> tuple[str, bool]:
+def tell_end(record: JobRecord) -> None:
+    """Print how a job ended: on stderr where it did not end well."""
     job, reason = record.job, record.reason
+    text = f"job {job} is {record.state}"
     if record.state == "failed":
         hint = f" (park fetch {job}: traceback)" if record.failed else ""
-        return f"park: job {job} failed: {reason}{hint}", True
-    if record.state == "aborted":
-        return f"park: job {job} was aborted" + (f": {reason}" if reason else ""), True
-    return f"job {job} is {record.state}", False
+        text = f"park: job {job} failed: {reason}{hint}"
+    elif record.state == "aborted":
+        text = f"park: job {job} was aborted" + (f": {reason}" if reason else "")
+    click.echo(tables.plain(text), err=record.state != "complete")
+
+
+def _tell_json(record: JobRecord) -> None:
+    click.echo(json.dumps(record.as_map()))
 
 
 # -- where it is shown -------------------------------------------------------------------------------
 
 
 @contextmanager
-def _shown(service: ServerProxy, as_json: bool) -> Iterator[Lines]:
+def _shown(service: ServerProxy, tell: Tell) -> Iterator[Lines]:
     """On a terminal bars, on stderr; elsewhere lines alone."""
     if not tables.can_draw(sys.stderr):
-        yield Lines(as_json)
+        yield Lines(tell)
         return
     from rich.console import Console
     from rich.live import Live
@@ -122,7 +146,7 @@ def _shown(service: ServerProxy, as_json: bool) -> Iterator[Lines]:
         console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
     )
     with service.hush():
-        bars = Bars(service, live, as_json)
+        bars = Bars(service, live, tell)
         try:
             yield bars
         finally:
@@ -130,27 +154,23 @@ def _shown(service: ServerProxy, as_json: bool) -> Iterator[Lines]:
 
 
 class Lines:
-    """What has ended, a line each."""
+    """What has ended is told, one job after the other."""
 
-    def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
 
     def draw(self, left: Iterable[int]) -> None:
         """Show the jobs that have not ended: here nothing is drawn."""
 
     def say(self, record: JobRecord) -> None:
-        if self._as_json:
-            click.echo(json.dumps(record.as_map()))
-        else:
-            text, bad = _ended(record)
-            click.echo(tables.plain(text), err=bad)
+        self._tell(record)
 
 
 class Bars(Lines):
     """The same below a bar for each job that has not ended, as many as fit, with why it waits."""
 
-    def __init__(self, service: ServerProxy, live: Live, as_json: bool) -> None:
-        super().__init__(as_json)
+    def __init__(self, service: ServerProxy, live: Live, tell: Tell) -> None:
+        super().__init__(tell)
         self._service = service
         self._live = live
         self._began = time.monotonic()

@@ -40,7 +40,7 @@ class Assembly:
             raise InvalidRequest("an Assembly needs at least one part (model, data)")
         self.problem_given: Any = None
         self.parts: list[Part] = []
-        if len(parts) == 1 and _is_problem(parts[0]):
+        if len(parts) == 1 and _is_bumps(parts[0]):
             if weights is not None:
                 raise InvalidRequest("a bumps FitProblem has weights of its own: leave weights out")
             self.problem_given = parts[0]
@@ -120,12 +120,17 @@ def as_assembly(given: Any) -> Assembly:
     """An `Assembly`, also from a bumps ``FitProblem``."""
     if isinstance(given, Assembly):
         return given
-    if _is_problem(given):
+    if _is_bumps(given):
         return Assembly(given)
     raise InvalidRequest(f"{given!r:.80} is neither an Assembly nor a bumps FitProblem")
 
 
-def _is_problem(given: Any) -> bool:
+def is_problem(given: Any) -> bool:
+    """Whether it can be fitted: an `Assembly`, or a bumps ``FitProblem``."""
+    return isinstance(given, Assembly) or _is_bumps(given)
+
+
+def _is_bumps(given: Any) -> bool:
     return all(callable(getattr(given, name, None)) for name in ("nllf", "getp", "setp", "bounds", "labels"))
 
 

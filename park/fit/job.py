@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -82,28 +82,25 @@ class Fit(Fitting):
         max_unit_time: float | str | None = None,
         **options: Any,
     ) -> None:
-        assembly = as_assembly(assembly)
-        options = check_method(method, options, assembly.objective)
-        if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
-            raise InvalidRequest(f"starts={starts!r} is not a whole number from 1")
-        seed = _seed(seed)
-        every = duration(checkpoint, "checkpoint")
-        body = FitBody(assembly, method, options, _start(assembly, start), starts, seed, every)
-        request = Request(
-            body,
-            name=name or f"fit {method}",
-            tags=texts(tags, "tag"),
+        request = fit_request(
+            assembly,
+            method,
+            start,
+            starts,
+            seed,
+            checkpoint,
+            options,
+            name=name,
+            tags=tags,
             priority=priority,
-            after=() if after is None else after,
+            after=after,
             when=when,
-            seed=seed,
             cpus=cpus,
             memory=memory,
-            labels=texts(labels, "label"),
+            labels=labels,
             requires=requires,
             max_time=max_time,
             max_unit_time=max_unit_time,
-            kind="fit",
         )
         _submit(self, request, service, monitor)
 
@@ -168,6 +165,28 @@ class Uncertainty(Fitting):
             kind="uncertainty",
         )
         _submit(self, request, service, monitor)
+
+
+def fit_request(
+    assembly: Any,
+    method: str = "amoeba",
+    start: Any = None,
+    starts: int = 1,
+    seed: int | None = None,
+    checkpoint: float | str = INTERVAL,
+    options: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> Request:
+    """The request of a `Fit`, which is not submitted: *options* are the method's, *fields* those of `park.Request`."""
+    assembly = as_assembly(assembly)
+    checked = check_method(method, dict(options or {}), assembly.objective)
+    if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
+        raise InvalidRequest(f"starts={starts!r} is not a whole number from 1")
+    seed = _seed(seed)
+    every = duration(checkpoint, "checkpoint")
+    body = FitBody(assembly, method, checked, _start(assembly, start), starts, seed, every)
+    fields["name"] = fields.get("name") or f"fit {method}"
+    return Request(body, seed=seed, kind="fit", **fields)
 
 
 def _seed(seed: Any) -> int:

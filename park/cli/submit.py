@@ -1,0 +1,275 @@
+"""``park submit``: jobs from the command line: fits of scripts, functions, and maps over the inputs of a file."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from park.cli import completion
+from park.cli.common import broker_option, in_words, open_service
+from park.cli.select import check_selectors, chosen, records_of
+from park.cli.steer import priority_option
+from park.cli.tables import plain
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from park.core.server import ServerProxy
+    from park.model import JobRecord, Request
+
+
+class Ready(NamedTuple):
+    """A request that was checked, the *target* that it was made of, and the bytes of its body, pickled."""
+
+    target: str
+    request: Request
+    size: int
+
+    @property
+    def about(self) -> str:
+        """What kind of work it is, in brackets."""
+        from park.core.asking import name_of
+
+        r = self.request
+        name = r.name or name_of(r.body)
+        if r.kind == "fit":
+            return f"{name} (fit with {r.body.method})"
+        return name if r.inputs is None else f"{name} ({len(r.inputs):,} unit{'s' * (len(r.inputs) != 1)})"
+
+
+def _files(_: click.Context, __: click.Parameter, given: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(given, type="file")]
+
+
+def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[CompletionItem]:
+    from park.fit.methods import METHODS
+
+    return completion.among(METHODS)(ctx, param, given)
+
+
+@click.command()
+@broker_option
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True, shell_complete=_files)
+@click.option(
+    "--inputs",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="Run a function over these: .json, .jsonl, .npy, .txt, .csv or .dat; -: JSON lines.",
+)
+@click.option("-N", "--name", help="What the jobs are called.")
+@click.option(
+    "-t", "--tag", "tags", multiple=True, help="May be given several times.", shell_complete=completion.tags
+)
+@priority_option
+@click.option(
+    "--after",
+    metavar="SEL",
+    multiple=True,
+    callback=check_selectors,
+    help="Jobs that must be complete first.",
+    shell_complete=completion.jobs,
+)
+@click.option("--when", metavar="T", help="Nothing runs before: 2h from now, or 2030-01-31T18:00.")
+@click.option("--method", help="That of a fit; default: amoeba.", shell_complete=_methods)
+@click.option("--starts", type=int, help="So many points from which a fit starts.")
+@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="An option of the fit's method.")
+@click.option("--seed", type=int, help="Makes random numbers repeat.")
+@click.option("--cpus", type=int, help="Threads that a unit may use.")
+@click.option("--memory", help="What a unit needs, as 4GB.")
+@click.option("--label", "labels", multiple=True, help="What a kernel must have.")
+@click.option("--max-time", help="It is stopped after so long, as 3h.")
+@click.option("--wait", is_flag=True, help="Until the jobs have ended, as park wait.")
+@click.option("--parsable", is_flag=True, help="Print the numbers of the jobs only.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON array of records, with --wait those at the end."
+)
+@click.option("--dry-run", is_flag=True, help="Load and check all, say what would be sent, and send nothing.")
+def submit(
+    broker: str | None,
+    targets: tuple[str, ...],
+    inputs: str | None,
+    after: tuple[str, ...],
+    when: str | None,
+    wait: bool,
+    parsable: bool,
+    as_json: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Submit jobs, one for each TARGET.
+
+    \b
+    MODEL.py       a script that defines a problem (a bumps FitProblem or a
+                   park.fit Assembly): it is fitted
+    FILE.py:NAME   a function, or an object with a run method: it runs once,
+    MODULE:NAME    or with --inputs once for each of them
+
+    All is loaded and checked here before the first is sent. Modules that lie beside the script, or in the working folder,
+    travel with it; others must be installed where the kernels run.
+    """
+    with in_words():
+        fields = {name: value for name, value in options.items() if value not in (None, ())}
+        if when is not None:
+            fields["when"] = moment(when)
+        given = None
+        if inputs is not None:
+            from park.cli.inputs import read_inputs
+
+            given = read_inputs(inputs)
+        ready = [_prepare(target, given, dict(fields)) for target in targets]
+        if dry_run:
+            _foresee(broker, ready, after, as_json)
+            return
+        service = open_service(broker)
+        first = _numbers(service, after)
+        sent: list[JobRecord] = []
+        try:
+            for each in ready:
+                sent.append(_send(service, each, first))
+                if not as_json:
+                    brief = parsable or not sys.stdout.isatty()
+                    job = sent[-1].job
+                    click.echo(job if brief else plain(f"job {job} was submitted: {each.about}"))
+            sys.stdout.flush()
+            bad = wait and _wait(service, sent, quiet=as_json or parsable or not sys.stdout.isatty())
+        finally:
+            if as_json:
+                click.echo(json.dumps([record.as_map() for record in sent], indent=2))
+        if bad:
+            sys.exit(1)
+
+
+def moment(text: str) -> datetime | float:
+    """The *when* of a request: seconds from now, or a time. Raises InvalidRequest.
+
+    >>> moment("2h"), moment("2030-01-31T18:00")
+    (7200.0, datetime.datetime(2030, 1, 31, 18, 0))
+    """
+    from park.errors import InvalidRequest
+    from park.model import duration
+
+    with contextlib.suppress(InvalidRequest):
+        return duration(text, "when")
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequest(
+            f"--when {text!r} is neither a length of time, such as 90s, 2h or 1d, nor a time, such as 2030-01-31T18:00"
+        ) from None
+
+
+def option(text: str) -> tuple[str, Any]:
+    """A method's option: its name, and its value, a number or a word. Raises InvalidRequest.
+
+    >>> option("steps=500"), option("init=lhs")
+    (('steps', 500), ('init', 'lhs'))
+    """
+    from park.errors import InvalidRequest
+
+    name, is_one, value = text.partition("=")
+    if not is_one or not name.strip():
+        raise InvalidRequest(f"--set {text!r} is no option of a method: write it like steps=500")
+    try:
+        return name.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return name.strip(), value.strip()
+
+
+def _prepare(target: str, inputs: Sequence[Any] | None, fields: dict[str, Any]) -> Ready:
+    """The request for *target*, loaded, checked and pickled for once. Raises InvalidRequest."""
+    from park import payload
+    from park.batches import check_function
+    from park.cli.targets import PROBLEM, opened, split
+    from park.errors import InvalidRequest
+    from park.fit.assembly import is_problem
+    from park.model import make_request
+
+    of_fits = {name: fields.pop(name) for name in ("method", "starts", "settings") if name in fields}
+    place, name = split(target)
+    with opened(target) as found:
+        if name == PROBLEM or is_problem(found):
+            from park.fit.job import fit_request
+
+            if inputs is not None:
+                raise InvalidRequest("a fit has no inputs: leave out --inputs, or name a function")
+            fields.setdefault("name", Path(place).stem if name == PROBLEM else name)
+            settings = dict(map(option, of_fits.pop("settings", ())))
+            request = fit_request(found, **of_fits, options=settings, **fields)
+        else:
+            if of_fits:
+                what = "set" if "settings" in of_fits else next(iter(of_fits))
+                raise InvalidRequest(f"this is no problem to be fitted: --{what} is for fits")
+            request = make_request(check_function(found, name), inputs, fields)
+        return Ready(target, request, len(payload.dumps(request.body, name)))
+
+
+def _numbers(service: ServerProxy, after: tuple[str, ...]) -> list[int]:
+    """The jobs that come first. Raises UnknownJob."""
+    return [record.job for record in records_of(service, chosen(service, after))] if after else []
+
+
+def _send(service: ServerProxy, ready: Ready, after: list[int]) -> JobRecord:
+    from park.errors import ParkError
+
+    try:
+        return service.status(service.submit(replace(ready.request, after=after)))
+    except ParkError as error:
+        raise type(error)(f"{ready.target} was not submitted: {error}") from error
+
+
+def _wait(service: ServerProxy, sent: list[JobRecord], quiet: bool) -> bool:
+    """Wait for the jobs; their records become those at the end. Whether one failed or was aborted."""
+    from park.cli.waiting import tell_end, until_ended
+
+    places = {record.job: n for n, record in enumerate(sent)}
+
+    def tell(record: JobRecord) -> None:
+        sent[places[record.job]] = record
+        if not quiet or record.state != "complete":
+            tell_end(record)
+
+    return until_ended(service, dict.fromkeys(places), tell)
+
+
+def _foresee(broker: str | None, ready: list[Ready], after: tuple[str, ...], as_json: bool) -> None:
+    """Say what would be sent."""
+    from park.batches import LARGEST_BATCH, batches_of
+    from park.errors import NoBroker
+
+    rows = []
+    for each in ready:
+        inputs = each.request.inputs
+        packs = [] if inputs is None else batches_of(inputs, lambda: LARGEST_BATCH)
+        size = sum(len(data) for data, _ in packs)
+        rows.append(
+            {
+                "target": each.target,
+                "name": each.request.name,
+                "kind": each.request.kind,
+                "units": None if inputs is None else len(inputs),
+                "body": each.size,
+                "inputs": size,
+            }
+        )
+        if not as_json:
+            sizes = f"{each.size:,} bytes" + ("" if inputs is None else f", and {size:,} of inputs")
+            click.echo(plain(f"{each.target} would be {each.about}: {sizes}"))
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    try:
+        service = open_service(broker)
+    except NoBroker as error:
+        click.echo(f"park: {error}", err=True)
+        return
+    _numbers(service, after)

@@ -1,0 +1,185 @@
+"""What ``park submit`` is told to run, found and loaded: the problem of a script, or what a file or a module defines.
+
+The script runs as bumps runs it: in its own folder, which is on the path after what is installed, with ``sys.argv`` its
+own. What it prints goes to stderr.
+
+Kernels elsewhere can import what is installed, and nothing that lies in the script's folder or the working folder. So
+modules from there are taken out of ``sys.modules`` as soon as the target is loaded: what cannot be found by its name
+travels by value. Two scripts may therefore each have a ``helper.py`` of their own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, redirect_stdout
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import park
+from park.cli.common import tell
+from park.errors import InvalidRequest, ParkError
+
+#: What is fitted of a script, if nothing else is said.
+PROBLEM = "problem"
+
+#: Where a Python that was started anywhere else finds these modules.
+_FIND = """
+import importlib.util, json, sys
+found = {}
+for name in sys.argv[1:]:
+    spec = importlib.util.find_spec(name)
+    if spec is not None:
+        found[name] = spec.origin or list(spec.submodule_search_locations)[0]
+print(json.dumps(found))
+"""
+
+
+@contextmanager
+def opened(text: str) -> Iterator[Any]:
+    """What *text* names: ``MODEL.py`` (its `problem`), ``FILE.py:NAME`` or ``MODULE:NAME``.
+
+    In the block it is in its surroundings: checked and pickled there. Raises InvalidRequest for what cannot be found or
+    loaded, and for whatever else is wrong with it in the block; a traceback of the user's code is printed before.
+    """
+    place, name = split(text)
+    is_file = place.endswith(".py")
+    file = Path(place).absolute()
+    here = Path.cwd()
+    folder = file.parent if is_file else here
+    if is_file and not file.is_file():
+        raise InvalidRequest(f"there is no file {place}")
+    known, path, argv, no_files = set(sys.modules), list(sys.path), sys.argv, sys.dont_write_bytecode
+    sys.path = [*path, str(folder)] if is_file else [str(here), *path]
+    sys.argv = [str(file) if is_file else place]
+    sys.dont_write_bytecode = True
+    try:
+        with chdir(folder), redirect_stdout(sys.stderr):
+            try:
+                module = _run(file) if is_file else importlib.import_module(place)
+                _forget(known, folder, here)
+                yield _named(module, place, name)
+            except ParkError as error:
+                raise InvalidRequest(f"{text}: {error}") from error
+            except ModuleNotFoundError as error:
+                if error.name and f"{place}.".startswith(f"{error.name}.") and _of_user(error) is None:
+                    raise InvalidRequest(f"there is no module {place!r} in {here}, or installed") from None
+                raise _told(error, text, here) from None
+            except (Exception, SystemExit) as error:
+                raise _told(error, text, here) from None
+    finally:
+        sys.path, sys.argv, sys.dont_write_bytecode = path, argv, no_files
+        _forget(known, folder, here)  # also what was imported in the block
+
+
+def split(text: str) -> tuple[str, str]:
+    """The file or module, and the name in it. Raises InvalidRequest.
+
+    >>> split("fits/line.py"), split("fits/line.py:chisq"), split("scipy.special:erf")
+    (('fits/line.py', 'problem'), ('fits/line.py', 'chisq'), ('scipy.special', 'erf'))
+    """
+    if text.endswith(".py"):
+        return text, PROBLEM
+    place, _, name = text.rpartition(":")
+    module = place.endswith(".py") or all(part.isidentifier() for part in place.split("."))
+    if not module or not all(part.isidentifier() for part in name.split(".")):
+        raise InvalidRequest(
+            f"{text!r} names nothing to run: give a script that defines a problem, as MODEL.py, or a function, as "
+            "FILE.py:NAME or MODULE:NAME"
+        )
+    return place, name
+
+
+def _run(file: Path) -> ModuleType:
+    """The module of a script."""
+    # a name that no script imports another module by: bumps' users may well call theirs refl1d.py
+    module = ModuleType("script_" + re.sub(r"\W", "_", file.stem))
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module  # some of Python's own classes look there for their module
+    try:
+        exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
+    finally:
+        del sys.modules[module.__name__]
+    return module
+
+
+def _named(module: ModuleType, place: str, name: str) -> Any:
+    """What *module*, from *place*, calls so. Raises InvalidRequest."""
+    found: Any = module
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            hint = ""
+            if name == PROBLEM:
+                hint = f": give it one, a bumps FitProblem or a park.fit.Assembly, or name a function, as {place}:NAME"
+            raise InvalidRequest(f"it defines no {name!r}{hint}") from None
+    if isinstance(found, type):
+        raise InvalidRequest(
+            f"{name} is a class: make an instance of it there, and name that (body = {found.__name__}(...), and "
+            f"{place}:body)"
+        )
+    return found
+
+
+def _forget(known: set[str], *folders: Path) -> None:
+    """Take modules that were not *known*, lie in the *folders*, and that no kernel can import, out of ``sys.modules``."""
+    names = set(sys.modules) - known
+    lying: dict[str, Path] = {}
+    for top in {name.partition(".")[0] for name in names} - {"park"}:
+        module = sys.modules.get(top)
+        where = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+        if where is not None and {folder.resolve() for folder in folders}.intersection(
+            Path(where).resolve().parents
+        ):
+            lying[top] = Path(where).resolve()
+    if not lying:
+        return
+    command = [sys.executable, "-P", "-E", "-c", _FIND, *lying]
+    asked = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True)
+    installed = json.loads(asked.stdout) if asked.returncode == 0 else {}
+    for name in names:
+        top = name.partition(".")[0]
+        if top in lying and (top not in installed or Path(installed[top]).resolve() != lying[top]):
+            del sys.modules[name]
+
+
+# -- what is wrong with a user's code ----------------------------------------------------------------
+
+
+def _told(error: BaseException, text: str, here: Path) -> InvalidRequest:
+    """The sentence for an *error* in the user's code, after its traceback was printed."""
+    trace = _of_user(error)
+    tell("".join(traceback.format_exception(type(error), error, trace)).rstrip())
+    cause = traceback.format_exception_only(error)[-1].strip()
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        return InvalidRequest(f"{_short(error.filename, here)}, line {error.lineno}: {cause}")
+    frames = traceback.extract_tb(trace)
+    if not frames:
+        return InvalidRequest(f"{text}: {cause}")
+    # the last line of the user's own, not that of a library which it calls
+    folder = os.path.dirname(frames[0].filename)
+    own = [frame for frame in frames if frame.filename.startswith(folder + os.sep)]
+    frame = (own or frames)[-1]
+    return InvalidRequest(f"{_short(frame.filename, here)}, line {frame.lineno}: {cause}")
+
+
+def _of_user(error: BaseException) -> TracebackType | None:
+    """The traceback of *error* from the user's code on; None where it did not come so far."""
+    machinery = (str(Path(park.__file__).parent), os.path.dirname(importlib.__file__), "<frozen importlib")
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(machinery):
+        trace = trace.tb_next
+    return trace
+
+
+def _short(file: str, here: Path) -> str:
+    relative = os.path.relpath(file, here)
+    return file if relative.startswith("..") else relative
