@@ -424,7 +424,7 @@ def test_a_shell_completes_jobs_and_tags(world: World) -> None:
 
     # where the machine has too much to do, nothing comes within the second that one waits after a Tab
     both = f"{world.held},{world.done}"
-    until(lambda: completed("show", both) == [both])
+    until(lambda: both in completed("show", both))  # and 4,10 where there are so many
     until(lambda: {"tag:demo", "tag:batch=7"} <= set(completed("fetch", "tag:")))
     until(lambda: completed("credits", "grant", "ad") == ["ada"])
     until(lambda: {"ada", "grant"} <= set(completed("credits", "")))
