@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from park.errors import ProtocolError
-from park.wire.pack import Pack, join, pack_entries, pack_pieces, pack_rows
+from park.wire.pack import Pack, cut, join, pack_entries, pack_pieces, pack_rows
 
 entries = st.lists(st.binary(max_size=12), max_size=12)
 rows = st.tuples(st.binary(max_size=8), st.integers(1, 5), st.integers(1, 9)).flatmap(
@@ -30,6 +30,8 @@ def test_a_slice_of_a_pack_of_entries_is_the_pack_of_a_slice(units: list[bytes],
     j = data.draw(st.integers(0, len(units)))
     i = data.draw(st.integers(0, j))
     assert Pack(memoryview(payload)).slice(i, j) == pack_entries(units[i:j])
+    if payload:
+        assert cut(payload, i, j) == cut(memoryview(payload), i, j) == pack_entries(units[i:j])
 
 
 @given(rows, st.data())
@@ -42,6 +44,8 @@ def test_a_slice_of_rows_is_rows(block: tuple[bytes, bytes, int], data: st.DataO
     j = data.draw(st.integers(0, count))
     i = data.draw(st.integers(0, j))
     assert pack.slice(i, j) == pack_rows(head, body[i * size : j * size], j - i)
+    if pack.count:
+        assert cut(pack_rows(head, body, pack.count), i, j) == pack.slice(i, j)
 
 
 @given(st.lists(entries, max_size=5))
@@ -73,6 +77,8 @@ def test_entries_may_be_given_in_pieces() -> None:
 def test_a_slice_lies_in_the_pack(i: int, j: int) -> None:
     with pytest.raises(ProtocolError, match="not in a pack of 3"):
         Pack(pack_entries([b"a", b"b", b"c"])).slice(i, j)
+    with pytest.raises(ProtocolError):
+        cut(pack_entries([b"a", b"b", b"c"]), i, j)
 
 
 def header(kind: bytes, head: int, count: int) -> bytes:

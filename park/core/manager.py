@@ -36,7 +36,7 @@ from park.model import Delta
 from park.table import Table
 from park.wire import codec, messages
 from park.wire.messages import Message, Submit
-from park.wire.pack import ERROR, Buffer, Pack, said_count
+from park.wire.pack import ERROR, Buffer, Pack, cut, said_count
 from park.wire.parts import check_size
 
 #: Packs that are kept open because chunks are cut from them, one after the other.
@@ -101,7 +101,8 @@ class JobManager:
         #: what needs no disk: units of sessions and drivers, code that no stored job needs
         self._spool: dict[_Where, bytes] = {}
         self._sweeper = Sweeper(self.store)
-        self._packs: OrderedDict[_Where, Pack] = OrderedDict()
+        #: packs of units that are cut again and again; None: it was cut once
+        self._packs: OrderedDict[_Where, Pack | None] = OrderedDict()
         self._commits: Commits = InPlace(self.store)
         #: turns so far
         self._turns = 0
@@ -475,10 +476,12 @@ class JobManager:
                 raise StoreError(f"the store has no {ref.room} {ref.key}")
             if ref.hi is None:
                 return value
-            pack = Pack(value)
-            self._packs[where] = pack
-            if len(self._packs) > PACKS:
-                self._packs.popitem(last=False)
+            if where not in self._packs:  # where ten thousand jobs take turns, none comes again soon
+                self._packs[where] = None
+                if len(self._packs) > PACKS:
+                    self._packs.popitem(last=False)
+                return cut(value, ref.lo, ref.hi)
+            pack = self._packs[where] = Pack(value)
         return pack.slice(ref.lo, pack.count if ref.hi is None else ref.hi)
 
 

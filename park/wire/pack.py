@@ -128,6 +128,23 @@ class Pack:
         return None if self._head is None else (self._head, self._body)
 
 
+def cut(payload: Buffer, i: int, j: int) -> bytes:
+    """The same as ``Pack(payload).slice(i, j)`` of a pack that was looked at before it was kept, when it is cut once.
+
+    >>> cut(pack_entries([b"a", b"bc", b"def"]), 1, 2) == pack_entries([b"bc"])
+    True
+    """
+    kind, _, count = _HEADER.unpack_from(payload)
+    if kind == _ROWS or (i == 0 and j == count) or not 0 <= i < j <= count:
+        return Pack(payload).slice(i, j)
+    sizes = _sizes(payload, j)
+    start = _HEADER.size + 8 * count + sum(sizes[:i])
+    body = payload[start : start + sum(sizes[i:])]
+    return b"".join(
+        (_HEADER.pack(_ENTRIES, 0, j - i), payload[_HEADER.size + 8 * i : _HEADER.size + 8 * j], body)
+    )
+
+
 def join(packs: Iterable[Buffer]) -> bytes:
     """One pack of the units of all, in turn: all of entries, or all of rows with the same head."""
     parts = [pack for pack in map(Pack, packs) if pack.count]
