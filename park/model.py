@@ -178,9 +178,12 @@ class AccountRecord(Record, frozen=True):
     share: float = 0.0
     #: credits that each job has cost, by its number
     jobs: Mapping[int, float] = field(default_factory=dict)
+    #: jobs, units and bytes: how many there are, and may be; empty where there is no limit
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:  # keys of maps travel as texts
+    def __post_init__(self) -> None:  # keys of maps travel as texts, tuples as lists
         structs.force_setattr(self, "jobs", {int(number): cost for number, cost in self.jobs.items()})
+        structs.force_setattr(self, "limits", {what: (n, most) for what, (n, most) in self.limits.items()})
 
     def __hash__(self) -> int:
         return hash((self.owner, self.balance, self.use))

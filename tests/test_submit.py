@@ -194,7 +194,7 @@ def test_a_function_runs_over_the_inputs_of_a_file(world: World) -> None:
         [1.0, 5.0, 9.0],
         ["[1, 2]", "3"],
     ]
-    assert [world.service.status(job).name for job in jobs] == ["double", "Times", "total", "dumps"]
+    assert [world.service.status(job).name for job in jobs] == ["double", "times", "total", "dumps"]
 
 
 def test_scripts_have_helpers_of_their_own(world: World, tmp_path: Path) -> None:
@@ -273,15 +273,19 @@ def test_ctrl_c_leaves_the_job_alone(world: World) -> None:
 
 
 def test_nothing_is_sent_before_all_is_right(world: World) -> None:
-    before = len(world.service.jobs())
+    before = len(world.service.jobs(owner="*"))
     text = world.run("submit", "work:once", "work:nothing", code=2)
     assert "park: work:nothing: it defines no 'nothing'" in text
     assert "job 999999" in world.run("submit", "work:once", "--after", 999999, code=3)
     text = world.run("submit", "work:once", "../fits/decay.py", "--dry-run")
-    once, fit = text.splitlines()
+    once, fit, room = text.splitlines()
     assert once.startswith("work:once would be once: ")
     assert fit.startswith("../fits/decay.py would be decay (fit with amoeba): ")
-    assert len(world.service.jobs()) == before
+    assert room.startswith("tester would have ")
+    assert " of 10,000 jobs, " in room
+    text = world.run("submit", "work:once", "work:once", "--dry-run", code=6, env={"PARKTAG": "poor"})
+    assert "poor has 1 jobs that have not ended, and may have 1" in text
+    assert len(world.service.jobs(owner="*")) == before
 
 
 def test_what_the_broker_refuses_is_named(world: World) -> None:

@@ -19,6 +19,7 @@ from park.cli.common import broker_option, in_words, open_service
 from park.cli.select import check_selectors, chosen, records_of
 from park.cli.steer import priority_option
 from park.cli.tables import plain
+from park.cli.waiting import leaving_alone, tell_end, until_ended
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -37,13 +38,12 @@ class Ready(NamedTuple):
     @property
     def about(self) -> str:
         """What kind of work it is, in brackets."""
-        from park.core.asking import name_of
-
         r = self.request
-        name = r.name or name_of(r.body)
         if r.kind == "fit":
-            return f"{name} (fit with {r.body.method})"
-        return name if r.inputs is None else f"{name} ({len(r.inputs):,} unit{'s' * (len(r.inputs) != 1)})"
+            return f"{r.name} (fit with {r.body.method})"
+        return (
+            r.name if r.inputs is None else f"{r.name} ({len(r.inputs):,} unit{'s' * (len(r.inputs) != 1)})"
+        )
 
 
 def _files(_: click.Context, __: click.Parameter, given: str) -> list[CompletionItem]:
@@ -133,16 +133,22 @@ def submit(
             return
         service = open_service(broker)
         first = _numbers(service, after)
+        brief = parsable or not sys.stdout.isatty()
         sent: list[JobRecord] = []
+        left: dict[int, None] = {}
+        bad = False
         try:
-            for each in ready:
-                sent.append(_send(service, each, first))
-                if not as_json:
-                    brief = parsable or not sys.stdout.isatty()
-                    job = sent[-1].job
-                    click.echo(job if brief else plain(f"job {job} was submitted: {each.about}"))
-            sys.stdout.flush()
-            bad = wait and _wait(service, sent, quiet=as_json or parsable or not sys.stdout.isatty())
+            with leaving_alone(left):
+                for each in ready:
+                    record = _send(service, each, first)
+                    sent.append(record)
+                    left[record.job] = None
+                    if not as_json:
+                        said = f"job {record.job} was submitted: {each.about}"
+                        click.echo(record.job if brief else plain(said))
+                sys.stdout.flush()
+                if wait:
+                    bad = _wait(service, sent, left, quiet=as_json or brief)
         finally:
             if as_json:
                 click.echo(json.dumps([record.as_map() for record in sent], indent=2))
@@ -197,13 +203,13 @@ def _prepare(target: str, inputs: Sequence[Any] | None, fields: dict[str, Any]) 
 
     of_fits = {name: fields.pop(name) for name in ("method", "starts", "settings") if name in fields}
     place, name = split(target)
+    fields["name"] = fields.get("name") or (Path(place).stem if name == PROBLEM else name)
     with opened(target) as found:
         if name == PROBLEM or is_problem(found):
             from park.fit.job import fit_request
 
             if inputs is not None:
                 raise InvalidRequest("a fit has no inputs: leave out --inputs, or name a function")
-            fields.setdefault("name", Path(place).stem if name == PROBLEM else name)
             settings = dict(map(option, of_fits.pop("settings", ())))
             request = fit_request(found, **of_fits, options=settings, **fields)
         else:
@@ -228,10 +234,8 @@ def _send(service: ServerProxy, ready: Ready, after: list[int]) -> JobRecord:
         raise type(error)(f"{ready.target} was not submitted: {error}") from error
 
 
-def _wait(service: ServerProxy, sent: list[JobRecord], quiet: bool) -> bool:
-    """Wait for the jobs; their records become those at the end. Whether one failed or was aborted."""
-    from park.cli.waiting import tell_end, until_ended
-
+def _wait(service: ServerProxy, sent: list[JobRecord], left: dict[int, None], quiet: bool) -> bool:
+    """Wait for those that are *left*; the records *sent* become those at the end. Whether one failed or was aborted."""
     places = {record.job: n for n, record in enumerate(sent)}
 
     def tell(record: JobRecord) -> None:
@@ -239,15 +243,16 @@ def _wait(service: ServerProxy, sent: list[JobRecord], quiet: bool) -> bool:
         if not quiet or record.state != "complete":
             tell_end(record)
 
-    return until_ended(service, dict.fromkeys(places), tell)
+    return until_ended(service, left, tell)
 
 
 def _foresee(broker: str | None, ready: list[Ready], after: tuple[str, ...], as_json: bool) -> None:
-    """Say what would be sent."""
+    """Say what would be sent, and whether the broker's limits leave room for it. Raises LimitReached."""
     from park.batches import LARGEST_BATCH, batches_of
+    from park.core.limits import RECORD, Limits, Tally, check_room
     from park.errors import NoBroker
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for each in ready:
         inputs = each.request.inputs
         packs = [] if inputs is None else batches_of(inputs, lambda: LARGEST_BATCH)
@@ -273,3 +278,15 @@ def _foresee(broker: str | None, ready: list[Ready], after: tuple[str, ...], as_
         click.echo(f"park: {error}", err=True)
         return
     _numbers(service, after)
+    (account,) = service.credits()
+    if not account.limits:
+        return
+    most = Limits(**{what: limit for what, (_, limit) in account.limits.items()})
+    has = Tally(**{what: number for what, (number, _) in account.limits.items()})
+    for row in rows:
+        units, size = row["units"] or 1, RECORD + row["body"] + row["inputs"]
+        check_room(account.owner, most, has, 1, units, size)
+        has = Tally(has.jobs + 1, has.units + units, has.bytes + size)
+    if not as_json:
+        then = ", ".join(f"{getattr(has, what):,} of {m:,} {what}" for what, (_, m) in account.limits.items())
+        click.echo(plain(f"{account.owner} would have {then}"))

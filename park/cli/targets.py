@@ -132,18 +132,25 @@ def _named(module: ModuleType, place: str, name: str) -> Any:
 def _forget(known: set[str], *folders: Path) -> None:
     """Take modules that were not *known*, lie in the *folders*, and that no kernel can import, out of ``sys.modules``."""
     names = set(sys.modules) - known
+    places = {folder.resolve() for folder in folders}
     lying: dict[str, Path] = {}
     for top in {name.partition(".")[0] for name in names} - {"park"}:
         module = sys.modules.get(top)
         where = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-        if where is not None and {folder.resolve() for folder in folders}.intersection(
-            Path(where).resolve().parents
-        ):
+        if where is not None and places.intersection(Path(where).resolve().parents):
             lying[top] = Path(where).resolve()
     if not lying:
         return
-    command = [sys.executable, "-P", "-E", "-c", _FIND, *lying]
-    asked = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True)
+    # what is on PYTHONPATH elsewhere counts as installed
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    other = os.pathsep.join(path for path in paths if Path(path).resolve() not in places)
+    asked = subprocess.run(
+        [sys.executable, "-P", "-c", _FIND, *lying],
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": other},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
     installed = json.loads(asked.stdout) if asked.returncode == 0 else {}
     for name in names:
         top = name.partition(".")[0]

@@ -54,7 +54,8 @@ def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None, 
             jobs = [(record.job, True) for record in records_of(service, jobs)]
         left = dict.fromkeys(job for job, _ in jobs)
         tell = _tell_json if as_json else tell_end
-        bad = until_ended(service, left, tell, " ".join(selectors), timeout)
+        with leaving_alone(left, " ".join(selectors)):
+            bad = until_ended(service, left, tell, timeout)
         if left:
             record = service.status(next(iter(left)))
             reason = f": {record.reason}" if record.reason else ""
@@ -64,26 +65,28 @@ def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None, 
             sys.exit(1)
 
 
-def until_ended(
-    service: ServerProxy,
-    left: dict[int, None],
-    tell: Tell,
-    named: str = "",
-    timeout: float | None = None,
-) -> bool:
-    """Wait until nothing is *left*, or the time is over, and *tell* of each end. Whether a job failed or was aborted.
-
-    On a terminal there are bars. Ctrl-C leaves the jobs alone, and says how to wait again: for what the user has *named*,
-    or by their numbers.
-    """
+@contextmanager
+def leaving_alone(left: dict[int, None], named: str = "") -> Iterator[None]:
+    """Ctrl-C in the block leaves alone the jobs that are *left*, and says how to wait again for what was *named*."""
     try:
-        with _shown(service, tell) as shown:
-            return _run(service, left, timeout, shown)
+        yield
     except KeyboardInterrupt:
         if not named or len(left) <= 10:
             named = ",".join(map(str, left))
-        click.echo(f"park: {_go(left)} on; `park wait {named}` waits again", err=True)
+        if left:
+            click.echo(f"park: {_go(left)} on; `park wait {named}` waits again", err=True)
         raise
+
+
+def until_ended(
+    service: ServerProxy, left: dict[int, None], tell: Tell, timeout: float | None = None
+) -> bool:
+    """Wait until nothing is *left*, or the time is over, and *tell* of each end. Whether a job failed or was aborted.
+
+    On a terminal there are bars.
+    """
+    with _shown(service, tell) as shown:
+        return _run(service, left, timeout, shown)
 
 
 def _run(service: ServerProxy, left: dict[int, None], timeout: float | None, shown: Lines) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from park.core.jobs import Job
 from park.core.ledger import MICRO
+from park.core.limits import limited
 from park.core.line import Line
 from park.core.state import State
 from park.core.work import Attempt
@@ -124,6 +125,7 @@ class Charging(State):
         for number, job in self.list.jobs.items():  # the ledger does not keep sessions that have ended
             if job.paid:
                 costs.setdefault(job.owner, {})[str(number)] = job.paid / MICRO
+        tallies = dict(self.list.tallies)
         found = []
         for name in sorted(known if owner == "*" else {owner}):
             terms = None if self.ledger.policy is None else self.ledger.policy.of(name)
@@ -139,6 +141,7 @@ class Charging(State):
                     "use": self.clock.use(name, self._now),
                     "share": shares.get(name, 0.0),
                     "jobs": costs.get(name, {}),
+                    "limits": {} if self.limits is None else limited(self.limits.of(name), tallies.get(name)),
                 }
             )
         return found

@@ -76,6 +76,16 @@ class Tallies:
         return found
 
 
+def limited(limits: Limits, tally: Tally | None) -> dict[str, tuple[int, int]]:
+    """What an owner has, None: nothing, and may have.
+
+    >>> limited(Limits(jobs=5), Tally(jobs=2))["jobs"]
+    (2, 5)
+    """
+    tally = tally or Tally()
+    return {f.name: (getattr(tally, f.name), getattr(limits, f.name)) for f in fields(limits)}
+
+
 def check_room(owner: str, limits: Limits, tally: Tally, jobs: int, units: int, size: int) -> None:
     """Whether the owner may have so many more jobs, units and bytes. Raises LimitReached."""
     if jobs and tally.jobs + jobs > limits.jobs:
