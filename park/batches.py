@@ -24,7 +24,9 @@ def check_function(function: Any, what: str = "function") -> Any:
             f"the {what} is the class {function.__name__}: give an instance, {function.__name__}(...)"
         )
     if not callable(function) and not callable(getattr(function, "run", None)):
-        raise InvalidRequest(f"the {what} {function!r} is neither callable nor an object with a run method")
+        raise InvalidRequest(
+            f"the {what} {function!r:.80} is neither callable nor an object with a run method"
+        )
     return function
 
 
