@@ -29,6 +29,8 @@ from park.errors import InvalidRequest, ParkError
 
 #: What is fitted of a script, if nothing else is said.
 PROBLEM = "problem"
+#: Seconds in which another Python says what is installed.
+PATIENCE = 60.0
 
 #: Where a Python that was started anywhere else finds these modules.
 _FIND = """
@@ -144,13 +146,20 @@ def _forget(known: set[str], *folders: Path) -> None:
     # what is on PYTHONPATH elsewhere counts as installed
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     other = os.pathsep.join(path for path in paths if Path(path).resolve() not in places)
-    asked = subprocess.run(
-        [sys.executable, "-P", "-c", _FIND, *lying],
-        cwd="/",
-        env={**os.environ, "PYTHONPATH": other},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-    )
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-P", "-c", _FIND, *lying],
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": other},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        raise InvalidRequest(
+            f"{sys.executable} has not said in {PATIENCE:.0f} s which of {', '.join(sorted(lying))} are installed: is a "
+            "folder on its path on a disk that does not answer?"
+        ) from None
     installed = json.loads(asked.stdout) if asked.returncode == 0 else {}
     for name in names:
         top = name.partition(".")[0]
