@@ -619,6 +619,7 @@ def test_fetch_prints_or_writes_the_result(world: World, tmp_path: Path) -> None
     )
     assert fetches[4].text == f"park: cannot write {tmp_path}/none/result: No such file or directory\n"
     assert json.loads(fetches[5].text) == want == json.loads((tmp_path / "result.json").read_text())
+    assert "leave out -o and --json" in world.run("fetch", world.done, "--save", tmp_path, "--json", code=2)
 
 
 def test_stop_keeps_the_best_so_far(world: World) -> None:

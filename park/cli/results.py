@@ -50,6 +50,8 @@ def fetch(broker: str | None, selector: str, output: Path | None, folder: Path |
     with in_words():
         from park.errors import InvalidRequest, NotComplete
 
+        if folder is not None and (output is not None or as_json):
+            raise InvalidRequest("--save writes a fit's files and nothing else: leave out -o and --json")
         service = open_service(broker)
         found = chosen(service, [selector], ended=True)
         if len(found) != 1:
