@@ -61,6 +61,10 @@ class Channel:
         self._descriptors: deque[int] = deque()
         self._ready: deque[list[Any]] = deque()
         self._ended = False
+        self._poll: Any = None
+        if hasattr(select, "poll"):
+            self._poll = select.poll()
+            self._poll.register(sock, select.POLLIN)
 
     def __repr__(self) -> str:
         here = f"{len(self._ready)} messages here" if not self._ended else "ended"
@@ -157,15 +161,19 @@ class Channel:
         while not self._ready:
             if self._ended:
                 raise EOFError("the other end is closed")
-            if deadline is not None or not self._sock.getblocking():
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if not _readable(self._sock, left):
-                    raise TimeoutError(f"no message within {timeout} s")
-            try:
-                self._read(0)
-            except BlockingIOError:
-                continue
+            # whoever waits in the reading itself is also woken when the peer has read what was sent to it
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._readable(left):
+                raise TimeoutError(f"no message within {timeout} s")
+            with contextlib.suppress(BlockingIOError):
+                self._read(_DONTWAIT)
         return self._ready.popleft()
+
+    def _readable(self, seconds: float | None) -> bool:
+        """Wait until there is something to read, or for *seconds*."""
+        if self._poll is None:
+            return bool(select.select([self._sock], [], [], seconds)[0])
+        return bool(self._poll.poll(None if seconds is None else seconds * 1000))
 
     def _read(self, flags: int) -> bool:
         """Read once and take apart what came; whether that was all there was."""
@@ -234,12 +242,3 @@ class Channel:
             return memoryview(data)
         finally:
             os.close(descriptor)
-
-
-def _readable(sock: socket.socket, seconds: float | None) -> bool:
-    """Wait until *sock* can be read, or for *seconds*."""
-    if not hasattr(select, "poll"):
-        return bool(select.select([sock], [], [], seconds)[0])
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(None if seconds is None else seconds * 1000))

@@ -9,7 +9,8 @@ A thread that calls into the parts (`Reactor.call`) runs the cycle itself: the m
 call returns, without waking the loop's thread. A thread that waits for an answer (`Reactor.attend`) is the loop
 meanwhile, and the loop's own thread stands by (it looks whether it is needed, after 2 ms and then more and more
 seldom): the answer wakes the one thread that wants it. Each wake-up that is saved is some 50 us, and 5 ms beside
-a busy Python thread, which holds the interpreter for so long.
+a busy Python thread, which holds the interpreter for so long. And while its answers are brief, that thread does not even
+sleep: it looks for them, as long as nobody else wants its processor.
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ LONGEST = 10.0
 #: How long the loop's own thread stands by after a caller was the loop, because it may soon be so again, and for how
 #: long it rests at most before it looks again, seconds.
 STAND_BY, LONGEST_REST = 0.002, 0.008
+
+
+#: A caller whose last answer came within so many seconds looks for the next one for as long before it goes to sleep: to
+#: be woken takes longer than many a unit, and a processor that has gone to sleep is slow to begin.
+BRIEF = 0.001
+#: Where others have kept the processor for longer than that meanwhile, none is to spare: seconds in which nobody looks.
+CROWDED = 0.1
+_yield: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
 
 class _uninterrupted:
@@ -110,6 +119,10 @@ class Reactor:
         self._guest_left = -1e9
         #: what that caller waits for, while it waits for descriptors
         self._awaited: Lock | None = None
+        #: the last caller that was the loop had its answer after less than `BRIEF`
+        self._brief = False
+        #: until then callers sleep at once
+        self._crowded_until = 0.0
         #: work that only the loop's own thread may do, as starting children
         self._own: list[Callable[[], None]] = []
 
@@ -205,18 +218,22 @@ class Reactor:
             return True
         if self.inside or self._stopping or not self._guest.acquire(False):
             return lock.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX))
+        began = time.monotonic()
         try:
-            end = NEVER if limit is None else time.monotonic() + limit
+            end = NEVER if limit is None else began + limit
             while True:
                 self._awaited = lock  # first: whoever releases it from now on wakes us
                 if lock.acquire(False):
+                    self._brief = time.monotonic() < began + BRIEF
                     return True
                 left = end - time.monotonic()
                 if left <= 0:
                     return False
                 if self._stopping:
                     return lock.acquire(timeout=min(left, LONGEST))
-                ready = self._select(left)
+                watches = self._brief and began >= self._crowded_until
+                ready = self._watch(min(end, began + BRIEF)) if watches else []
+                ready = ready or self._select(left)
                 with self._lock, _uninterrupted():
                     self._awaited = None
                     if not self._stopping:
@@ -245,6 +262,19 @@ class Reactor:
             if self._stopping:  # closed meanwhile
                 return []
             raise
+
+    def _watch(self, until: float) -> list[tuple[selectors.SelectorKey, int]]:
+        """What comes until then, without going to sleep. Others may have the processor meanwhile; if they take it for long,
+        it is theirs.
+        """
+        until, now = min(until, self._until), time.monotonic()
+        while not (ready := self._select(0.0)) and not self._stopping and now < until:
+            _yield()
+            before, now = now, time.monotonic()
+            if now > before + BRIEF:
+                self._crowded_until = now + CROWDED
+                break
+        return ready
 
     def _handle(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         for key, events in ready:
