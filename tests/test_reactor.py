@@ -1,4 +1,4 @@
-"""A caller that is the loop: when it sleeps, and when it looks for its answer without sleeping."""
+"""How a loop waits: when it sleeps, and when it looks for what comes without sleeping."""
 
 from __future__ import annotations
 
@@ -100,13 +100,13 @@ def test_nobody_looks_where_others_want_the_processor(
     # then: it was looked once, and then it sleeps
     assert [timeout > 0 for timeout in asked] == [False, True]
     # and: for some time nobody looks, however brief the answers are
-    reactor._brief = True
+    reactor._guest_waits.brief = True
     assert answer(reactor, monkeypatch)[0] > 0
 
 
 def test_who_looks_hears_of_an_answer_that_another_thread_finds(reactor: Reactor) -> None:
     lock = locked()
-    reactor._brief = True
+    reactor._guest_waits.brief = True
     thread = threading.Thread(target=lambda: reactor.call(lock.release))
     thread.start()
     assert reactor.attend(lock, LIMIT)
@@ -118,7 +118,7 @@ def test_who_looks_hears_what_comes(reactor: Reactor) -> None:
     lock = locked()
     with ours, theirs:
         reactor.listen(ours, lambda ready: (ours.recv(1), lock.release()))
-        reactor._brief = True
+        reactor._guest_waits.brief = True
         theirs.send(b"x")
         assert reactor.attend(lock, LIMIT)
         reactor.ignore(ours)

@@ -9,8 +9,12 @@ A thread that calls into the parts (`Reactor.call`) runs the cycle itself: the m
 call returns, without waking the loop's thread. A thread that waits for an answer (`Reactor.attend`) is the loop
 meanwhile, and the loop's own thread stands by (it looks whether it is needed, after 2 ms and then more and more
 seldom): the answer wakes the one thread that wants it. Each wake-up that is saved is some 50 us, and 5 ms beside
-a busy Python thread, which holds the interpreter for so long. And while its answers are brief, that thread does not even
-sleep: it looks for them, as long as nobody else wants its processor.
+a busy Python thread, which holds the interpreter for so long.
+
+While one thing comes soon after the other, a thread looks for the next one before it goes to sleep, and lets others have
+the processor between two looks. To be woken takes up to 50 us where a processor has gone to sleep; and the system likes
+to move whoever is woken to such a one, where its caches are cold. Where others take the processor for long, there is none
+to spare, and nobody looks so for a while.
 """
 
 from __future__ import annotations
@@ -41,12 +45,12 @@ LONGEST = 10.0
 STAND_BY, LONGEST_REST = 0.002, 0.008
 
 
-#: A caller whose last answer came within so many seconds looks for the next one for as long before it goes to sleep: to
-#: be woken takes longer than many a unit, and a processor that has gone to sleep is slow to begin.
-BRIEF = 0.001
-#: Where others have kept the processor for longer than that meanwhile, none is to spare: seconds in which nobody looks.
-CROWDED = 0.1
-_yield: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
+_yield: Callable[[], None] | None = getattr(os, "sched_yield", None)
+#: Who waited for less than so many seconds looks for so long before it sleeps the next time; where others have kept the
+#: processor for so long meanwhile, none is to spare.
+BRIEF = 0.0 if _yield is None else 0.0005
+#: Seconds for which nobody looks then.
+CROWDED = 0.25
 
 
 class _uninterrupted:
@@ -71,6 +75,18 @@ class _uninterrupted:
 
     def _note(self, *_: object) -> None:
         self._came = True
+
+
+class _Waits:
+    """How one thread waits."""
+
+    __slots__ = ("brief", "crowded_until")
+
+    def __init__(self) -> None:
+        #: its last wait was brief
+        self.brief = False
+        #: until then no processor is to spare
+        self.crowded_until = 0.0
 
 
 class Lock(Protocol):
@@ -119,10 +135,7 @@ class Reactor:
         self._guest_left = -1e9
         #: what that caller waits for, while it waits for descriptors
         self._awaited: Lock | None = None
-        #: the last caller that was the loop had its answer after less than `BRIEF`
-        self._brief = False
-        #: until then callers sleep at once
-        self._crowded_until = 0.0
+        self._own_waits, self._guest_waits = _Waits(), _Waits()
         #: work that only the loop's own thread may do, as starting children
         self._own: list[Callable[[], None]] = []
 
@@ -169,7 +182,7 @@ class Reactor:
             with self._lock:
                 self._cycle()
             while not self._stopping:
-                ready = self._select(LONGEST)
+                ready = self._wait(LONGEST, self._own_waits)
                 if self._stand_by():
                     ready = []  # seen to by somebody else
                 with self._lock:
@@ -218,22 +231,18 @@ class Reactor:
             return True
         if self.inside or self._stopping or not self._guest.acquire(False):
             return lock.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX))
-        began = time.monotonic()
         try:
-            end = NEVER if limit is None else began + limit
+            end = NEVER if limit is None else time.monotonic() + limit
             while True:
                 self._awaited = lock  # first: whoever releases it from now on wakes us
                 if lock.acquire(False):
-                    self._brief = time.monotonic() < began + BRIEF
                     return True
                 left = end - time.monotonic()
                 if left <= 0:
                     return False
                 if self._stopping:
                     return lock.acquire(timeout=min(left, LONGEST))
-                watches = self._brief and began >= self._crowded_until
-                ready = self._watch(min(end, began + BRIEF)) if watches else []
-                ready = ready or self._select(left)
+                ready = self._wait(left, self._guest_waits)
                 with self._lock, _uninterrupted():
                     self._awaited = None
                     if not self._stopping:
@@ -254,6 +263,23 @@ class Reactor:
             rest = min(2 * rest, LONGEST_REST)
         return stood
 
+    def _wait(self, limit: float, waits: _Waits) -> list[tuple[selectors.SelectorKey, int]]:
+        """What is ready within *limit* seconds."""
+        began = now = time.monotonic()
+        ready: list[tuple[selectors.SelectorKey, int]] = []
+        if waits.brief and now >= waits.crowded_until:
+            until = min(began + min(limit, BRIEF), self._until)
+            while not (ready := self._select(0.0)) and now < until and not self._stopping:
+                assert _yield is not None
+                _yield()
+                before, now = now, time.monotonic()
+                if now > before + BRIEF:
+                    waits.crowded_until = now + CROWDED
+                    break
+        ready = ready or self._select(limit)
+        waits.brief = time.monotonic() < began + BRIEF
+        return ready
+
     def _select(self, limit: float) -> list[tuple[selectors.SelectorKey, int]]:
         timeout = min(LONGEST, limit, max(0.0, self._until - time.monotonic()))
         try:
@@ -262,19 +288,6 @@ class Reactor:
             if self._stopping:  # closed meanwhile
                 return []
             raise
-
-    def _watch(self, until: float) -> list[tuple[selectors.SelectorKey, int]]:
-        """What comes until then, without going to sleep. Others may have the processor meanwhile; if they take it for long,
-        it is theirs.
-        """
-        until, now = min(until, self._until), time.monotonic()
-        while not (ready := self._select(0.0)) and not self._stopping and now < until:
-            _yield()
-            before, now = now, time.monotonic()
-            if now > before + BRIEF:
-                self._crowded_until = now + CROWDED
-                break
-        return ready
 
     def _handle(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         for key, events in ready:
