@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from park.util import reactor as module
-from park.util.reactor import BRIEF, Reactor
+from park.util.reactor import KEPT, LONGEST_PAUSE, PAUSE, Reactor, _Waits
 
 #: Seconds after which a test that waits gives up.
 LIMIT = 20.0
@@ -90,7 +90,7 @@ def test_nobody_looks_where_others_want_the_processor(
     answer(reactor, monkeypatch)
 
     def others() -> None:  # whoever gets the processor keeps it for a while
-        end = time.monotonic() + 2 * BRIEF
+        end = time.monotonic() + 2 * KEPT
         while time.monotonic() < end:
             pass
 
@@ -122,3 +122,16 @@ def test_who_looks_hears_what_comes(reactor: Reactor) -> None:
         theirs.send(b"x")
         assert reactor.attend(lock, LIMIT)
         reactor.ignore(ours)
+
+
+def test_the_pause_grows_while_others_want_the_processor_again_and_again() -> None:
+    waits, now, pauses = _Waits(), 100.0, []
+    for _ in range(9):
+        waits.crowded(now)
+        pauses.append(waits.crowded_until - now)
+        now = waits.crowded_until + 0.001
+    assert pauses[:3] == pytest.approx([PAUSE, 2 * PAUSE, 4 * PAUSE])
+    assert pauses[-1] == pytest.approx(LONGEST_PAUSE)
+    # after a time without that it is short again
+    waits.crowded(now + 2 * LONGEST_PAUSE)
+    assert waits.pause == PAUSE

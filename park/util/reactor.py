@@ -46,11 +46,12 @@ STAND_BY, LONGEST_REST = 0.002, 0.008
 
 
 _yield: Callable[[], None] | None = getattr(os, "sched_yield", None)
-#: Who waited for less than so many seconds looks for so long before it sleeps the next time; where others have kept the
-#: processor for so long meanwhile, none is to spare.
+#: Who waited for less than so many seconds looks for so long before it sleeps the next time.
 BRIEF = 0.0 if _yield is None else 0.0005
-#: Seconds for which nobody looks then.
-CROWDED = 0.25
+#: Where others have kept the processor for so many seconds meanwhile, none is to spare: nobody looks for so long, twice as
+#: long if it is so again, and so on.
+KEPT = 0.0005
+PAUSE, LONGEST_PAUSE = 0.02, 1.0
 
 
 class _uninterrupted:
@@ -80,13 +81,19 @@ class _uninterrupted:
 class _Waits:
     """How one thread waits."""
 
-    __slots__ = ("brief", "crowded_until")
+    __slots__ = ("brief", "crowded_until", "pause")
 
     def __init__(self) -> None:
         #: its last wait was brief
         self.brief = False
-        #: until then no processor is to spare
-        self.crowded_until = 0.0
+        #: until then no processor is to spare, and for how long that was thought last
+        self.crowded_until = self.pause = 0.0
+
+    def crowded(self, now: float) -> None:
+        """Others have kept the processor."""
+        again = now < self.crowded_until + self.pause
+        self.pause = min(2 * self.pause, LONGEST_PAUSE) if again else PAUSE
+        self.crowded_until = now + self.pause
 
 
 class Lock(Protocol):
@@ -273,8 +280,8 @@ class Reactor:
                 assert _yield is not None
                 _yield()
                 before, now = now, time.monotonic()
-                if now > before + BRIEF:
-                    waits.crowded_until = now + CROWDED
+                if now > before + KEPT:
+                    waits.crowded(now)
                     break
         ready = ready or self._select(limit)
         waits.brief = time.monotonic() < began + BRIEF
