@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import signal
 import sys
 import threading
@@ -123,7 +124,7 @@ def test_a_message_is_passed_on_and_its_kernel_told_when_it_is_on_disk() -> None
     assert desk.tell(batches) == ["1", "2"]
     assert desk.heard == [(b"k", 7, 2)]
     assert (desk.since(0), desk.since(1), desk.texts()) == (["1", "2"], ["2"], ["1"])
-    assert desk.journal.deadline is None
+    assert desk.journal.deadline == math.inf
 
 
 def test_what_comes_again_is_dropped_and_its_kernel_told_again_in_this_life_and_the_next() -> None:
@@ -196,7 +197,7 @@ def test_all_that_a_job_has_said_goes_to_the_disk_with_its_end_and_is_kept_for_a
     later = Desk(desk.store)
     later.journal.begin(set(), later.now)
     later.write(AFTER)
-    assert (later.store.count("said"), later.journal.deadline) == (0, None)
+    assert (later.store.count("said"), later.journal.deadline) == (0, math.inf)
     assert later.texts() == ["1", "2"]
 
 
@@ -243,7 +244,7 @@ def test_a_writing_is_bounded_and_all_get_their_turn() -> None:
         for n in range(25):
             desk.say(n + 1, "x" * 10_000, job=job)
     lots = 0
-    while desk.journal.deadline is not None:
+    while desk.journal.deadline < math.inf:
         desk.tell(desk.write(SOON))
         assert sum(len(w.value) for w in desk.written if isinstance(w.value, bytes)) < AT_ONCE + LOG_BYTES
         lots += 1
@@ -262,7 +263,7 @@ def test_messages_wait_for_a_disk_that_is_full_in_bounded_memory() -> None:
     assert [codec.unpack(e.data)[0] for e in desk.journal.last_words(jobs[-1])] == [f"of {jobs[-1]}"]
     assert desk.tell(desk.write()) == [f"of {job}" for job in jobs[MOST_ENDED:-1]]
     assert [w.key for w in desk.written] == [(job, 1) for job in jobs[MOST_ENDED:]]
-    assert desk.journal.deadline is None
+    assert desk.journal.deadline == math.inf
     assert len(desk.heard) == len(jobs)
 
 
@@ -293,7 +294,7 @@ def test_the_latest_messages_outlive_the_broker_and_go_with_their_job() -> None:
     second.put(2, "progress", b"1")
     second.end(2)
     store.commit(second.writes(11.0))
-    assert second.deadline is None
+    assert second.deadline == math.inf
     assert Snapshots(store).restore() == [(1, "progress", b"4")]
 
 

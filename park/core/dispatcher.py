@@ -85,10 +85,10 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
         self.ledger.flush(now, out)
         return out
 
-    def next_deadline(self) -> float | None:
-        """When a Tick may next lead to something; None: not before a message comes."""
+    def next_deadline(self) -> float:
+        """When a Tick may next lead to something; infinity: not before a message comes."""
         times = [
-            self.roster.next_deadline(),
+            self.roster.next_look,
             self.list.next_deadline(),
             self.ledger.next_deadline(),
             self._keep_deadline(),
@@ -107,7 +107,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             times.append(self.lending.next_deadline())
         if self._held:
             times.append(self._now + max(0.0, self._held[0][0] - self._wall_now))
-        return min([t for t in times if t is not None], default=None)
+        return min(times)
 
     def _let_in(self) -> None:
         """Answers that wait for room on the disk, if there is room now."""

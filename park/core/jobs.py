@@ -6,6 +6,7 @@ Changes of state are told at once; counters (units done, slots used) are told so
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -284,8 +285,8 @@ class JobList:
         self._stale_jobs.clear()
         self._stale_kernels.clear()
 
-    def next_deadline(self) -> float | None:
-        return self._counted + COUNTER_INTERVAL if self._stale_jobs or self._stale_kernels else None
+    def next_deadline(self) -> float:
+        return self._counted + COUNTER_INTERVAL if self._stale_jobs or self._stale_kernels else math.inf
 
     def restore(self, job: Job) -> None:
         """A stored job of an earlier life of the broker; nothing is told."""

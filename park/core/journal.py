@@ -16,6 +16,7 @@ written.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import deque
 from collections.abc import Container
@@ -168,16 +169,16 @@ class Journal:
         return bool(self._ended)
 
     @property
-    def deadline(self) -> float | None:
-        """When `batches` has something; None: it has nothing."""
+    def deadline(self) -> float:
+        """When `batches` has something; infinity: it has nothing."""
         if not (self._waiting or self._over or self._urgent or self._ended or self._released):
-            return None
+            return math.inf
         times = [self._over[0][0]] if self._over else []
         if self._urgent or self._ended or self._released:
             times.append(self._soon)
         if self._waiting:
             times.append(self._due)
-        return min(times, default=None)
+        return min(times)
 
     def batches(self, now: float, quiet: bool) -> tuple[list[Write], list[Batch]]:
         """What is to be written now, and told when that is on disk. *quiet*: the disk has time for what can wait."""

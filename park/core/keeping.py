@@ -321,11 +321,11 @@ class Keeping(Recovery):
                 self._remove(job)
         return self._out
 
-    def _keep_deadline(self) -> float | None:
+    def _keep_deadline(self) -> float:
         """When something may have to be deleted."""
         over_size = self.keep.size is not None and self.over_bytes > self.keep.size
         if self.keep.age is None and not over_size:
-            return None
+            return math.inf
         return min(self._clock_due, self._keep_due) if self.keep.age is not None else self._keep_due
 
     def _check_keeping(self) -> None:

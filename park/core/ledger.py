@@ -248,14 +248,14 @@ class Ledger:
             if self.policy is not None and owner in self.accounts:
                 yield Delta("owner", owner, {"credits": self.accounts[owner].balance / MICRO})
 
-    def next_deadline(self) -> float | None:
+    def next_deadline(self) -> float:
         """When something has to be written, or an account comes to be positive."""
         if not (self._broke or self._stale_charges or self._stale_accounts):
-            return None
+            return math.inf
         times = [self.accounts[owner].positive_at() for owner in self._broke]
         if self._stale_charges or self._stale_accounts:
             times.append(self._written + WRITE_INTERVAL)
-        return min(times, default=None)
+        return min(times)
 
     def restore_account(self, owner: str, stored: dict[str, int], now: float) -> None:
         """An account of an earlier life; all of them come before all charges."""

@@ -6,6 +6,8 @@ would keep it for days: it is asked to lend it at its next safe point, where the
 
 from __future__ import annotations
 
+import math
+
 from park.core.fairshare import QUANTUM
 from park.core.work import Attempt
 
@@ -46,6 +48,6 @@ class Lending:
         found = [a for a in self._running.values() if a.asked is not None and now - a.asked >= seconds]
         return sorted(found, key=lambda a: a.asked or 0.0)
 
-    def next_deadline(self) -> float | None:
+    def next_deadline(self) -> float:
         """When `round` may next find somebody."""
-        return self._next if self._running else None
+        return self._next if self._running else math.inf

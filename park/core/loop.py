@@ -180,8 +180,7 @@ class BrokerLoop:
         others = min(self._head_at, self._flush_at)
         if self.manager.handed and self.manager.behind:
             return others
-        due = self.manager.next_deadline(time.monotonic())
-        self._tick_at = float("inf") if due is None else due
+        self._tick_at = self.manager.next_deadline(time.monotonic())
         return min(self._tick_at, others)
 
     def close(self) -> None:

@@ -265,14 +265,9 @@ class JobManager:
             turn.sweeps = True
         return turn
 
-    def next_deadline(self, now: float) -> float | None:
-        """When a Tick may next lead to something; None: not before a message comes."""
-        if self._sweeper.due:
-            return now
-        decides, says = self.dispatcher.next_deadline(), self.public.deadline
-        if decides is None or says is None:
-            return says if decides is None else decides
-        return min(decides, says)
+    def next_deadline(self, now: float) -> float:
+        """When a Tick may next lead to something; infinity: not before a message comes."""
+        return now if self._sweeper.due else min(self.dispatcher.next_deadline(), self.public.deadline)
 
     def hand_in(self, turn: Turn) -> None:
         """The turn's writes go to the disk; `completed` gives it back when they are there. In order of their numbers."""

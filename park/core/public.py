@@ -123,8 +123,7 @@ class Public:
 
         *quiet*: the disk has time for what is written about once a second.
         """
-        due = self.deadline
-        if due is None or (now < due and not self.journal.has_ends):
+        if now < self.deadline and not self.journal.has_ends:
             return [], []
         if not room:
             self.journal.put_off(now)
@@ -145,12 +144,9 @@ class Public:
         return sends, heard, sum(len(batch.entries) for batch in batches)
 
     @property
-    def deadline(self) -> float | None:
-        """When `writes` has something; None: nothing is due."""
-        journal, snapshots = self.journal.deadline, self.snapshots.deadline
-        if journal is None or snapshots is None:
-            return snapshots if journal is None else journal
-        return min(journal, snapshots)
+    def deadline(self) -> float:
+        """When `writes` has something; infinity: nothing is due."""
+        return min(self.journal.deadline, self.snapshots.deadline)
 
     def _publish(self, job: int, at: int, kind: str, payload: Any) -> Iterator[Send]:
         for peer, message, data in self.stream.publish(job, kind, payload, at=at):

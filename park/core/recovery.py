@@ -88,11 +88,11 @@ class Recovery(Attempts):
         for orphan in [o for o in self.orphans.values() if self._now >= o.until]:
             self._drop_orphan(orphan)
 
-    def _recovery_deadline(self) -> float | None:
+    def _recovery_deadline(self) -> float:
         times = [o.until for o in self.orphans.values()]
         if self.expected:
             times.append(self.recover_until)
-        return min(times, default=None)
+        return min(times)
 
     # -- what kernels hold ---------------------------------------------------------------------
 

@@ -166,8 +166,8 @@ class Roster:
         self.slots = 0
         self._next_kernel = 1
         self._last_client = 0
-        #: no lease ends and no heartbeat is due before this; speaking and hearing only move them later
-        self._next_look = float("inf")
+        #: when `look` may next find something: speaking and hearing only move leases and heartbeats later
+        self.next_look = float("inf")
 
     def join_kernel(
         self,
@@ -191,7 +191,7 @@ class Roster:
         self._next_kernel += 1
         self.kernels[peer] = self._kernel_of[incarnation] = kernel
         self.slots += slots
-        self._next_look = min(self._next_look, now + min(self.heartbeat, self.lease))
+        self.next_look = min(self.next_look, now + min(self.heartbeat, self.lease))
         return kernel
 
     def join_client(
@@ -206,7 +206,7 @@ class Roster:
         self._last_client += 1
         client = Client(peer, incarnation, user, python, now, now, self._last_client, account=account)
         self.clients[peer] = self._client_of[incarnation] = client
-        self._next_look = min(self._next_look, now + min(self.heartbeat, self.lease))
+        self.next_look = min(self.next_look, now + min(self.heartbeat, self.lease))
         return client
 
     def move(self, member: Member, peer: Peer, now: float) -> None:
@@ -256,7 +256,7 @@ class Roster:
 
     def look(self, now: float) -> tuple[list[Member], list[Member]]:
         """Those whose lease has run out, and those who should hear a heartbeat."""
-        if now < self._next_look:
+        if now < self.next_look:
             return [], []
         # the same sums as in the deadlines: rounded otherwise, a deadline would come and nothing be due
         members: list[Member] = [*self.kernels.values(), *self.clients.values()]
@@ -266,11 +266,7 @@ class Roster:
         for member in due:
             member.said = now
         deadlines = (min(m.heard + self.lease, m.said + self.heartbeat) for m in there)
-        self._next_look = min(deadlines, default=float("inf"))
+        self.next_look = min(deadlines, default=float("inf"))
         if len(there) > MANY:  # a look at all of them for each of their heartbeats would cost too much
-            self._next_look = max(self._next_look, now + self.heartbeat / 8)
+            self.next_look = max(self.next_look, now + self.heartbeat / 8)
         return silent, due
-
-    def next_deadline(self) -> float | None:
-        """When `look` may next find something."""
-        return None if self._next_look == float("inf") else self._next_look

@@ -7,6 +7,8 @@ the body says more. They go when the job ends.
 
 from __future__ import annotations
 
+import math
+
 from park.core.outcome import Write
 from park.core.store import Store
 from park.util.msgstream import MAX_HEADER
@@ -63,9 +65,9 @@ class Snapshots:
         self._due = max(self._due, now + PACE)
 
     @property
-    def deadline(self) -> float | None:
-        """When something is to be written; None: nothing is."""
-        return self._due if self._news else None
+    def deadline(self) -> float:
+        """When something is to be written; infinity: nothing is."""
+        return self._due if self._news else math.inf
 
     def writes(self, now: float) -> list[Write]:
         """What is to be written now."""

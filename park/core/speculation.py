@@ -7,6 +7,7 @@ issued again where a slot is free and nothing else is due; the first answer coun
 from __future__ import annotations
 
 import heapq
+import math
 
 from park.core.work import Attempt
 
@@ -34,8 +35,8 @@ class Stragglers:
             found.append(heapq.heappop(self._heap)[1])
         return found
 
-    def next_deadline(self) -> float | None:
+    def next_deadline(self) -> float:
         """When one that still runs is late."""
         while self._heap and self._heap[0][1] not in self._heap[0][2].map.running:
             heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        return self._heap[0][0] if self._heap else math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -332,14 +333,14 @@ class Life:
         world.until(
             lambda: not any(k.life.attempts or k.life.answers.stored or k.life.unheard for k in world.kernels)
         )
-        world.until(lambda: not world.dispatcher.list.next_deadline())
+        world.until(lambda: math.isinf(world.dispatcher.list.next_deadline()))
         world.loss = 0.0
         world.until(lambda: all(w.current for w in world.watchers))
         world.settle()
         world.until(
             lambda: not any(k.life.attempts or k.life.answers.stored for k in world.kernels)
         )  # what was held up
-        world.until(lambda: not world.dispatcher.list.next_deadline())
+        world.until(lambda: math.isinf(world.dispatcher.list.next_deadline()))
         world.check_nothing_is_left()
         self.check_results()
         world.restart_broker()

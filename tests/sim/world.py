@@ -293,7 +293,7 @@ class World:
         events: list[Event | Tick] = list(self._inbox[:BATCH])
         del self._inbox[:BATCH]
         deadline = self.manager.next_deadline(self.now)
-        if deadline is not None and deadline <= self.now:
+        if deadline <= self.now:
             events.append(self._tick())
         if events:
             self.broker_turn(events)
@@ -317,7 +317,7 @@ class World:
 
     def _arm_broker(self) -> None:
         deadline = self.manager.next_deadline(self.now)
-        if deadline is not None and deadline < self._tick_at:
+        if deadline < self._tick_at:
             self._tick_at = deadline
             self.at(deadline, self._look, deadline, quiet=True)
 
