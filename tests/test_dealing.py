@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -470,3 +472,80 @@ def test_chunks_come_in_rounds_of_one_for_each_slot_so_that_the_slots_keep_step(
         sizes.append(run.count)
         waiting += of(finish(desk, peer, run, seconds=1e-3 * run.count), messages.Run)
     assert sizes == [17, 17, 6, 6, 2, 2]
+
+
+# -- one unit at once --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_single_unit_that_is_dealt_at_once_is_dealt_as_in_its_turn(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens beside it: the outcomes are the same, and so are all places in the queue."""
+    desks = Desk(policy=Policy(Terms(cap=2.0, rate=3.0))), Desk(policy=Policy(Terms(cap=2.0, rate=3.0)))
+    dealt: list[bool] = []
+    deal_at_once = desks[0].dispatcher._deal_at_once
+
+    def counted(*given: Any) -> bool:
+        dealt.append(deal_at_once(*given))
+        return dealt[-1]
+
+    monkeypatch.setattr(desks[0].dispatcher, "_deal_at_once", counted)
+    monkeypatch.setattr(desks[1].dispatcher, "_deal_at_once", lambda *given: False)
+    rng, running = random.Random(seed), []
+
+    def both(act: Callable[[Desk], Any]) -> Any:
+        """What both do; the chunks that they deal are noted."""
+        one, other = [act(desk) for desk in desks]
+        assert one == other
+        for send in (*one.sends, *one.sends_after_commit) if one is not None else ():
+            if isinstance(send.message, messages.Run):
+                running.append((send.peer, send.message))
+        places = [
+            [
+                (j.number, j.tag, j.owner.tag, j.charged, j.slept, j.owner.slept, len(j.doors))
+                for j in jobs.values()
+            ]
+            for jobs in (desk.dispatcher.clock._jobs for desk in desks)
+        ]
+        assert places[0] == places[1]
+        return one
+
+    # given: three kernels, one of them for bob alone, and people with sessions of several priorities
+    for name, fields in (("k1", {}), ("k2", {}), ("k3", {"owner": "bob", "only": True})):
+        slots = rng.randint(1, 2)
+        hello = messages.KernelHello((name.encode() * 16)[:16], "kay", name, 1, slots, PYTHON, **fields)
+        both(lambda desk, name=name, hello=hello: desk.give(name.encode(), hello))
+    sessions = []
+    for name in ("ann", "bob", "cyd"):
+        peer = both(lambda desk, name=name: desk.client(name, user=name) and None) or name.encode()
+        both(lambda desk, peer=peer: desk.give(peer, messages.Blob(code("square")), blob("square")))
+        for _ in range(2):
+            submit = messages.Submit(
+                id=7, key=rng.randbytes(16), session=True, python=PYTHON, priority=rng.randint(-3, 4)
+            )
+            sessions.append((peer, accepted(both(lambda desk, s=submit, peer=peer: desk.give(peer, s)))))
+    # when: maps, of one unit mostly, requests, answers and time come as they like
+    for _ in range(200):
+        chance = rng.random()
+        if chance < 0.25:
+            peer, number = rng.choice(sessions)
+            count = rng.choice((1, 1, 1, 3))
+            m = messages.Map(rng.randbytes(16), number, code("square"), count, closed=rng.random() < 0.8)
+            both(lambda desk, peer=peer, m=m: desk.give(peer, m, units([0] * m.count)))
+        elif chance < 0.26:
+            key, inputs = rng.randbytes(16), [1] * rng.randint(1, 5)
+            both(lambda desk, key=key, inputs=inputs: desk.submit(b"ann", inputs=inputs, key=key))
+        elif chance < 0.9 and running:
+            peer, run = running.pop(rng.randrange(len(running)))
+            seconds = rng.choice((0.001, 0.3, 5.0))
+            for desk in desks:
+                desk.now += seconds / 3
+            both(lambda desk, peer=peer, run=run, s=seconds: desk.give(peer, *finished(run, None, seconds=s)))
+        else:
+            passed = rng.choice((0.01, 0.6, 3.0))
+            both(lambda desk, passed=passed: desk.tick(passed))
+            for peer in (b"k1", b"k2", b"k3", b"ann", b"bob", b"cyd"):
+                both(lambda desk, peer=peer: desk.give(peer, messages.Heartbeat(desk.dispatcher.epoch)))
+    # then: nothing told them apart, and many units were dealt so
+    assert sum(dealt) > 10

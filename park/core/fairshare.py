@@ -247,11 +247,7 @@ class ServiceClock:
         o = j.owner
         if not j.doors:
             self.awake += 1
-            self._resting.pop(job, None)
-            key, rates = _needs(door), self._rates(j, now)
-            if not o.queues:
-                o.tag = self._start(o, self._virtual.get(key, self._latest), rates.owner, now)
-            j.tag = self._start(j, o.virtual.get(key, o.latest), rates.job, now)
+            self._rise(j, door, now)
         j.doors.add(door)
         queue = o.queues.get(door)
         if queue is None:
@@ -262,6 +258,23 @@ class ServiceClock:
                 self._doors.setdefault(_needs(door), []).append(door)
             owners.put(o)
         queue.put(j)
+
+    def _rise(self, j: _Job, door: Door, now: float) -> None:
+        """Its tag, and its owner's, where they begin."""
+        o = j.owner
+        self._resting.pop(j.number, None)
+        key, rates = _needs(door), self._rates(j, now)
+        if not o.queues:
+            o.tag = self._start(o, self._virtual.get(key, self._latest), rates.owner, now)
+        j.tag = self._start(j, o.virtual.get(key, o.latest), rates.job, now)
+
+    def visit(self, job: int, door: Door, now: float) -> None:
+        """As `wake` and then `sleep`, for a job whose only work is dealt at once, where nobody else is runnable."""
+        assert not self.awake
+        j = self._jobs[job]
+        self._rise(j, door, now)
+        j.slept = j.owner.slept = now
+        self._resting[job] = now
 
     def _start(self, entry: _Entry, v: float, rate: float, now: float) -> float:
         if entry.tag >= v or now - entry.slept > self.quantum:

@@ -322,7 +322,10 @@ class Intake(Keeping):
             job.callers.add(attempt.map.function)
             self._settle_twin(attempt)  # what makes maps runs once at a time
             self._park(job, attempt)
-        self._refresh(job)
+        if attempt is None and map_.waiting == 1:
+            self._single.append((job, map_))
+        else:
+            self._refresh(job)
         self._check_map(map_)
 
     def _again(self, job: Job, map_: Map, m: messages.Map, payload: bytes | memoryview) -> None:

@@ -74,6 +74,8 @@ class State:
         self._held: list[tuple[float, int]] = []
         #: kernels whose slots or drivers this turn has changed
         self._touched: dict[int, Kernel] = {}
+        #: maps of one unit that sessions have just sent: they may be dealt at once
+        self._single: list[tuple[Job, Map]] = []
         #: jobs that this turn has changed, for `check`
         self.touched_jobs: set[int] = set()
         self._wall = 0.0
