@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,16 +16,17 @@ from park.util.reactor import KEPT, LONGEST_PAUSE, PAUSE, Reactor, _Waits
 
 #: Seconds after which a test that waits gives up.
 LIMIT = 20.0
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
 class Looked:
-    """A selector that notes for how long it was asked to wait, and has what *answer* says."""
+    """A poller that notes for how long it was asked to wait, and has what *answer* says."""
 
     def __init__(self, answer: Any) -> None:
         self.asked: list[float] = []
         self._answer = answer
 
-    def select(self, timeout: float) -> list[Any]:
+    def ask(self, timeout: float) -> list[Any]:
         self.asked.append(timeout)
         found: list[Any] = self._answer(timeout)
         return found
@@ -36,6 +37,7 @@ def reactor() -> Iterator[Reactor]:
     reactor = Reactor()
     yield reactor
     reactor._selector.close()
+    reactor._poller.close()
     reactor._reader.close()
     reactor._writer.close()
 
@@ -54,11 +56,11 @@ def answer(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, sleeps: bool = Fal
         if timeout == 0 and sleeps:
             return []
         lock.release()
-        return [(SimpleNamespace(fd=-1), 1)]  # of what nobody listens to any more
+        return [(reactor._reader.fileno(), READ)]
 
     looked = Looked(look)
     with monkeypatch.context() as patch:
-        patch.setattr(reactor, "_selector", looked)
+        patch.setattr(reactor, "_poller", looked)
         assert reactor.attend(lock, LIMIT)
     return looked.asked
 
@@ -135,3 +137,71 @@ def test_the_pause_grows_while_others_want_the_processor_again_and_again() -> No
     # after a time without that it is short again
     waits.crowded(now + 2 * LONGEST_PAUSE)
     assert waits.pause == PAUSE
+
+
+@pytest.mark.parametrize("kind", [selectors.DefaultSelector, selectors.SelectSelector])
+def test_what_is_ready_is_told_as_selectors_tell_it(kind: type[selectors.BaseSelector]) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, kind() as selector:
+        poller = module._Poller(selector)
+        key = selector.register(ours, READ | WRITE)
+        assert poller.ask(0) == [(key.fd, WRITE)]
+        theirs.send(b"x")
+        assert dict(poller.ask(0)) in ({key.fd: READ | WRITE}, {key.fd: READ})
+        ours.recv(1)
+        selector.modify(ours, READ)
+        assert poller.ask(0) == []
+        theirs.close()
+        # the end of the file is to be read, too
+        (ready,) = poller.ask(LIMIT)
+        assert ready[1] & READ
+        poller.close()
+
+
+class Clock:
+    """A part that is due at a time, and counts its turns; something comes for it whenever *busy*."""
+
+    def __init__(self) -> None:
+        self.at, self.asked, self.turns, self.busy = float("inf"), 0, 0, False
+
+    def waiting(self) -> bool:
+        busy, self.busy = self.busy, False
+        return busy
+
+    def turn(self, now: float) -> None:
+        self.turns += 1
+        if now >= self.at:
+            self.at = float("inf")
+
+    def deadline(self) -> float:
+        self.asked += 1
+        return self.at
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_parts_are_asked_when_they_are_due_before_somebody_sleeps_and_once_in_a_while(
+    reactor: Reactor,
+) -> None:
+    clock = Clock()
+    reactor.add(clock)
+    reactor._cycle()
+    reactor._drain(READ)
+    asked = clock.asked
+    # when: one thing comes after the other, for a while
+    end = time.monotonic() + 10 * module.LATE
+    cycles = 0
+    while time.monotonic() < end:
+        clock.busy = True
+        reactor._cycle()
+        cycles += 1
+    # then: it was not asked each time, but once in a while
+    assert 3 <= clock.asked - asked <= 12 < cycles
+    # and when: it is due soon, says so in such a cycle, and then nothing comes any more
+    clock.busy, clock.at = True, time.monotonic() + 0.05
+    reactor._look_at = float("inf")
+    reactor._cycle()
+    assert not reactor._wait(LIMIT, _Waits())
+    # then: whoever slept was awake in time
+    assert 0.0 <= time.monotonic() - clock.at < LIMIT / 2
