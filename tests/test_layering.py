@@ -213,6 +213,7 @@ ROOMS = {
     "park.kernel.shelf": Room(2),
     "park.kernel.node": Room(2),
     "park.util.addresses": Room(2),
+    "park.util.waits": Room(1),
     "park.util.reactor": Room(2),
     "park.util.channel": Room(2),
     "park.util.bar": Room(2, libraries=("tqdm",)),

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from park.errors import ProtocolError
+from park.util.waits import Waits
 
 Buffer = bytes | memoryview
 
@@ -34,6 +35,7 @@ SHARED_FROM = 128 * 1024
 MAX_MAPS = 64
 MAX_HEAD = 64 * 1024
 
+_EVER = float("inf")
 _HEADER = struct.Struct("<IQB")
 _READ = 64 * 1024
 _maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
@@ -61,6 +63,7 @@ class Channel:
         self._descriptors: deque[int] = deque()
         self._ready: deque[list[Any]] = deque()
         self._ended = False
+        self._waits = Waits()
         self._poll: Any = None
         if hasattr(select, "poll"):
             self._poll = select.poll()
@@ -162,18 +165,18 @@ class Channel:
             if self._ended:
                 raise EOFError("the other end is closed")
             # whoever waits in the reading itself is also woken when the peer has read what was sent to it
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._readable(left):
+            left = _EVER if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._waits.wait(self._readable, left):
                 raise TimeoutError(f"no message within {timeout} s")
             with contextlib.suppress(BlockingIOError):
                 self._read(_DONTWAIT)
         return self._ready.popleft()
 
-    def _readable(self, seconds: float | None) -> bool:
-        """Wait until there is something to read, or for *seconds*."""
+    def _readable(self, seconds: float) -> bool:
+        """Whether there is something to read within *seconds*."""
         if self._poll is None:
-            return bool(select.select([self._sock], [], [], seconds)[0])
-        return bool(self._poll.poll(None if seconds is None else seconds * 1000))
+            return bool(select.select([self._sock], [], [], None if seconds == _EVER else seconds)[0])
+        return bool(self._poll.poll(None if seconds == _EVER else seconds * 1000))
 
     def _read(self, flags: int) -> bool:
         """Read once and take apart what came; whether that was all there was."""

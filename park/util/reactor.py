@@ -9,12 +9,7 @@ A thread that calls into the parts (`Reactor.call`) runs the cycle itself: the m
 call returns, without waking the loop's thread. A thread that waits for an answer (`Reactor.attend`) is the loop
 meanwhile, and the loop's own thread stands by (it looks whether it is needed, after 2 ms and then more and more
 seldom): the answer wakes the one thread that wants it. Each wake-up that is saved is some 50 us, and 5 ms beside
-a busy Python thread, which holds the interpreter for so long.
-
-While one thing comes soon after the other, a thread looks for the next one before it goes to sleep, and lets others have
-the processor between two looks. To be woken takes up to 50 us where a processor has gone to sleep; and the system likes
-to move whoever is woken to such a one, where its caches are cold. Where others take the processor for long, there is none
-to spare, and nobody looks so for a while.
+a busy Python thread, which holds the interpreter for so long. (`park.util.waits` saves more of them.)
 """
 
 from __future__ import annotations
@@ -33,6 +28,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from park.errors import ServiceClosed
+from park.util.waits import Waits
 
 T = TypeVar("T")
 
@@ -50,15 +46,6 @@ MOST = 64
 #: How long the loop's own thread stands by after a caller was the loop, because it may soon be so again, and for how
 #: long it rests at most before it looks again, seconds.
 STAND_BY, LONGEST_REST = 0.002, 0.008
-
-
-_yield: Callable[[], None] | None = getattr(os, "sched_yield", None)
-#: Who waited for less than so many seconds looks for so long before it sleeps the next time.
-BRIEF = 0.0 if _yield is None else 0.0005
-#: Where others have kept the processor for so many seconds meanwhile, none is to spare: nobody looks for so long, twice as
-#: long if it is so again, and so on.
-KEPT = 0.0005
-PAUSE, LONGEST_PAUSE = 0.02, 1.0
 
 
 class _uninterrupted:
@@ -83,24 +70,6 @@ class _uninterrupted:
 
     def _note(self, *_: object) -> None:
         self._came = True
-
-
-class _Waits:
-    """How one thread waits."""
-
-    __slots__ = ("brief", "crowded_until", "pause")
-
-    def __init__(self) -> None:
-        #: its last wait was brief
-        self.brief = False
-        #: until then no processor is to spare, and for how long that was thought last
-        self.crowded_until = self.pause = 0.0
-
-    def crowded(self, now: float) -> None:
-        """Others have kept the processor."""
-        again = now < self.crowded_until + self.pause
-        self.pause = min(2 * self.pause, LONGEST_PAUSE) if again else PAUSE
-        self.crowded_until = now + self.pause
 
 
 #: What was registered, and what it is ready for: 1 to be read, 2 to be written.
@@ -177,7 +146,7 @@ class Reactor:
         self._guest_left = -1e9
         #: what that caller waits for, while it waits for descriptors
         self._awaited: Lock | None = None
-        self._own_waits, self._guest_waits = _Waits(), _Waits()
+        self._own_waits, self._guest_waits = Waits(), Waits()
         #: work that only the loop's own thread may do, as starting children
         self._own: list[Callable[[], None]] = []
 
@@ -224,7 +193,7 @@ class Reactor:
             with self._lock:
                 self._cycle()
             while not self._stopping:
-                ready = self._wait(LONGEST, self._own_waits)
+                ready = self._own_waits.wait(self._ask, LONGEST)
                 if self._stand_by():
                     ready = []  # seen to by somebody else
                 with self._lock:
@@ -288,7 +257,7 @@ class Reactor:
                     return False
                 if self._stopping:
                     return lock.acquire(timeout=min(left, LONGEST))
-                ready = self._wait(left, self._guest_waits)
+                ready = self._guest_waits.wait(self._ask, left)
                 with self._lock, _uninterrupted():
                     self._awaited = None
                     if not self._stopping:
@@ -309,29 +278,14 @@ class Reactor:
             rest = min(2 * rest, LONGEST_REST)
         return stood
 
-    def _wait(self, limit: float, waits: _Waits) -> list[_Ready]:
-        """What is ready within *limit* seconds."""
-        began = now = time.monotonic()
-        ready: list[_Ready] = []
-        if waits.brief and now >= waits.crowded_until:
-            until = min(began + min(limit, BRIEF), self._until)
-            while not (ready := self._select(0.0)) and now < until and not self._stopping:
-                assert _yield is not None
-                _yield()
-                before, now = now, time.monotonic()
-                if now > before + KEPT:
-                    waits.crowded(now)
-                    break
-        if not ready:
+    def _ask(self, limit: float) -> list[_Ready]:
+        """What is ready within *limit* seconds, or until a part is due."""
+        timeout = 0.0
+        if limit > 0:
             if self._stale:
                 with self._lock, _uninterrupted():
                     self._look_ahead()
-            ready = self._select(limit)
-        waits.brief = time.monotonic() < began + BRIEF
-        return ready
-
-    def _select(self, limit: float) -> list[_Ready]:
-        timeout = min(LONGEST, limit, max(0.0, self._until - time.monotonic()))
+            timeout = min(LONGEST, limit, max(0.0, self._until - time.monotonic()))
         try:
             found = self._poller.ask(timeout)
         except (OSError, ValueError):
