@@ -5,8 +5,8 @@ the payload. A large payload does not pass through the socket: it lies in an ano
 descriptor comes along with the header and which the receiver maps. Where the system has no such files, it
 goes inline.
 
-A small message costs one system call at each end. A closed peer shows in one place: reading raises EOFError.
-What is sent to it is dropped.
+A small message costs one system call at each end, and who waits for it one more. A closed peer shows in one
+place: reading raises EOFError. What is sent to it is dropped.
 """
 
 from __future__ import annotations
