@@ -78,7 +78,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
         if out.ended:
             self._release_dependents()
             self._keep_ended()
-        if self.ledger.policy is not None:
+        if self.ledger.unsettled:
             self._reweigh()
         self._deal()
         self.list.flush(now, out)

@@ -146,6 +146,11 @@ class Ledger:
             self.account(owner, now)
         return owner in self._broke
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether `changed` may have somebody."""
+        return bool(self._stale_accounts or self._broke)
+
     def changed(self, now: float) -> list[str]:
         """The owners who have come to be broke, or are so no more."""
         found: list[str] = []

@@ -142,9 +142,10 @@ class _Stirring:
         last = frames[-1]
         send(last, _DONTWAIT, copy=len(last) < _LARGE)
 
-    def _get(self, copy: bool = True) -> list[Any]:
+    def _get(self, copy: bool = True, named: bool = False) -> list[Any]:
         """The frames of the next message, the first as ZeroMQ has it unless *copy*; [] if there is none.
 
+        *named*: the first is the name of a peer, which is never alone: ZeroMQ need not be asked whether more follows.
         (ZeroMQ's own recv_multipart takes twice as long.)
         """
         socket = self._socket
@@ -154,6 +155,8 @@ class _Stirring:
             self._used = self._full = False
             return []
         self._used = True
+        if named:
+            frames.append(socket.recv(_DONTWAIT))
         while socket.get(_RCVMORE):
             frames.append(socket.recv(_DONTWAIT))
         return frames
@@ -309,7 +312,7 @@ class Router(_Socket):
 
     def _take(self) -> list[bytes]:
         """The next message, after the name of its peer; [] if there is none."""
-        return self._get()
+        return self._get(named=True)
 
 
 class KeyedRouter(Router):
@@ -331,7 +334,7 @@ class KeyedRouter(Router):
         return super()._offer(name[1 : 1 + name[0]], frames)
 
     def _take(self) -> list[bytes]:
-        frames = self._get(copy=False)
+        frames = self._get(copy=False, named=True)
         if frames:
             routing, who = frames[0].bytes, str(frames[0].get("User-Id"))
             frames[0] = bytes((len(routing),)) + routing + who.encode()
