@@ -204,6 +204,7 @@ class Dealing(Attempts):
         self._refresh(job)
 
     def _give_out(self, job: Job, map_: Map, size: int, kernel: Kernel) -> None:
+        """Up to *size* units of the map go to the kernel; of a map that is dealt out, late chunks are watched."""
         attempt = self._issue(job, map_, map_.take(size), kernel)
         known = self.estimates.get(map_.owner, map_.function) is not None
         if not map_.waiting and known and self._may_run_twice(job, map_):

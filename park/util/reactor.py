@@ -130,7 +130,7 @@ class Reactor:
         key = self._selector.register(self._reader, selectors.EVENT_READ, self._drain)
         #: what is listened to, by descriptor
         self._keys = {key.fd: key}
-        #: the parts, and when each is due, as far as its last cycle knew
+        #: the parts, and when each is due, as far as that was looked at
         self._parts: dict[Part, float] = {}
         self._until = NEVER
         #: a cycle has passed since that was looked at, and when it is looked at though another comes at once
