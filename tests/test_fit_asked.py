@@ -17,7 +17,7 @@ import pytest
 import park
 from park.errors import InvalidRequest
 from park.fit import FitResult, Uncertainty
-from park.fit.drivers import FitBody, UncertaintyBody
+from park.fit.bodies import FitBody, UncertaintyBody
 from park.model import Progress
 from tests.fabric import Fabric, slots_of, until
 from tests.test_fit_drivers import TRUE, Env, assembly

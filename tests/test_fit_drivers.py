@@ -11,7 +11,7 @@ import pytest
 
 from park.errors import Abort, InvalidRequest
 from park.fit.assembly import Assembly
-from park.fit.drivers import FitBody, UncertaintyBody, starting_points
+from park.fit.bodies import FitBody, UncertaintyBody, starting_points
 from park.fit.leastsq import covariance
 from park.fit.methods import METHODS, check_method
 from park.fit.model import Model

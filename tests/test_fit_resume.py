@@ -13,7 +13,7 @@ import pytest
 
 import park
 from park.fit import Assembly, Fit, FitResult, Model, Uncertainty
-from park.fit.drivers import FitBody, UncertaintyBody
+from park.fit.bodies import FitBody, UncertaintyBody
 from park.fit.resume import Keeper, Saved
 from park.model import Log, Progress
 from tests.fabric import Fabric, slots_of, until

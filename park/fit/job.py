@@ -11,7 +11,7 @@ from park.core.server import default_service
 from park.errors import InvalidRequest
 from park.fit.asked import check_samples
 from park.fit.assembly import Assembly, as_assembly
-from park.fit.drivers import FitBody, UncertaintyBody
+from park.fit.bodies import FitBody, UncertaintyBody
 from park.fit.methods import check_method
 from park.fit.resume import INTERVAL
 from park.job import Job, Reference

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -172,3 +172,14 @@ class Monitor:
         """The rows, cut to the shortest: a method's first row may lack its population."""
         width = min((len(row) for row in self.at.rows), default=1)
         return np.array([row[:width] for row in self.at.rows]).reshape(-1, width)
+
+
+@dataclass(slots=True)
+class Found:
+    """Where a method ended."""
+
+    x: Array
+    value: float
+    steps: int = 0
+    convergence: Array = field(default_factory=lambda: np.empty((0, 1)))
+    state: Any = None
