@@ -15,10 +15,13 @@ import numpy as np
 
 FOLDER = Path(__file__).parent / "data" / "nist"
 
+#: problems whose model describes the logarithm of what was measured
+LOGARITHMIC = frozenset({"Nelson"})
+
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: *x* and *y* of shape (n,), everything else by parameter, in the order b1, b2, ..."""
+    """One problem: *y* of shape (n,), *x* too (Nelson's two predictors: (2, n)); all else by parameter, b1, b2, ..."""
 
     name: str
     x: np.ndarray
@@ -37,7 +40,7 @@ class Problem:
         return self.y.size - len(self.certified)
 
     def __repr__(self) -> str:
-        return f"<Problem {self.name}: {len(self.certified)} parameters, {self.x.size} points>"
+        return f"<Problem {self.name}: {len(self.certified)} parameters, {self.y.size} points>"
 
 
 def load(name: str) -> Problem:
@@ -47,13 +50,16 @@ def load(name: str) -> Problem:
         tuple(map(float, row)) for row in re.findall(r"^ *b\d+ *=" + r" +(\S+)" * 4 + r"\s*$", text, re.M)
     ]
     start1, start2, certified, stderr = zip(*rows, strict=True)
-    table = text[re.search(r"^Data: +y +x\s*$", text, re.M).end() :]
-    y, x = np.array([line.split() for line in table.splitlines() if line.strip()], dtype=float).T
+    table = text[re.search(r"^Data: +y +x1?( +x2)?\s*$", text, re.M).end() :]
+    y, *predictors = np.array([line.split() for line in table.splitlines() if line.strip()], dtype=float).T
+    x = predictors[0] if len(predictors) == 1 else np.array(predictors)
+    if name in LOGARITHMIC:
+        y = np.log(y)
 
     def value(label: str) -> float:
         return float(re.search(label + r": +(\S+)", text)[1])
 
-    if x.size != value("Number of Observations"):
+    if y.size != value("Number of Observations"):
         raise ValueError(f"{name}.dat is not complete")
     rss = value("Residual Sum of Squares")
     return Problem(name, x, y, start1, start2, certified, stderr, rss, MODELS[name])
@@ -132,6 +138,11 @@ def misra1d(x, b1, b2):
     return b1 * b2 * x / (1 + b2 * x)
 
 
+def nelson(x, b1, b2, b3):
+    weeks, celsius = x
+    return b1 - b2 * weeks * np.exp(-b3 * celsius)
+
+
 def rat42(x, b1, b2, b3):
     return b1 / (1 + np.exp(b2 - b3 * x))
 
@@ -167,6 +178,7 @@ MODELS: dict[str, Callable[..., Any]] = {
     "Misra1b": misra1b,
     "Misra1c": misra1c,
     "Misra1d": misra1d,
+    "Nelson": nelson,
     "Rat42": rat42,
     "Rat43": rat43,
     "Roszman1": roszman1,
