@@ -104,7 +104,7 @@ class TestText:
 
     def test_the_table(self, fitted: FitResult) -> None:
         lines = repr(fitted).splitlines()
-        assert lines[0].startswith("<FitResult amoeba: reduced chisq ")
+        assert lines[0].startswith("<FitResult amoeba: reduced chi-squared ")
         assert "80 points, 78 degrees of freedom" in lines[0]
         assert lines[1].split() == ["parameter", "value", "68", "%", "interval", "95", "%", "interval"]
         assert [line.split()[0] for line in lines[2:]] == ["height", "time", "floor", "rate"]

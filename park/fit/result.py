@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,10 +40,15 @@ class FitResult:
     """The result of a `Fit` or an `Uncertainty`.
 
     *names* are the k fitted parameters, *x* the best point, *dx* its standard errors, *cov* their
-    covariance (k, k). *nllf* is the negative log likelihood at *x*, *chisq* 2 nllf over the degrees of
-    freedom *dof*. *draws* (n, k) is a sample of the posterior, None after an optimizer; with draws *dx*
+    covariance (k, k). *nllf* is the negative log likelihood at *x*. *chisq* is what *statistic* says: for data with
+    dy the reduced chi-squared. *dof* counts the degrees of freedom. *draws* (n, k) is a sample of the posterior, None after an optimizer; with draws *dx*
     is half of the 68 % interval. The same fit with *seed* gives the same result. *convergence* has one row
     a step: best nllf so far, and for a population its minimum, 20 %, median, 80 % and maximum.
+
+    *converged* is False where an independent test at the end failed: then *message* says why, and neither values
+    nor errors are to be trusted. *at_limit* names the parameters, computed ones too, that ended at a limit or on a
+    constraint. After `Uncertainty`, *rhat* and *ess* (k,) are the split R-hat and the effective sample size of each
+    fitted parameter.
 
     ``result["b1"].value`` and ``.stderr``: any parameter, computed and fixed ones too. After
     `Uncertainty` the value is the median.
@@ -67,6 +73,19 @@ class FitResult:
     steps: int = 0
     #: ended before the method had finished, by `stop`
     stopped: bool = False
+    #: the independent test at the end of every fit has passed
+    converged: bool = True
+    #: sentences about this result; empty where there is nothing to say
+    message: str = ""
+    #: names of parameters that ended at a limit or on a constraint
+    at_limit: tuple[str, ...] = ()
+    #: the quantity that *chisq* is
+    statistic: str = "reduced chi-squared"
+    #: of each fitted parameter, shape (k,); None after an optimizer
+    rhat: Array | None = None
+    ess: Array | None = None
+    #: degrees of freedom of Student's distribution, where the size of the errors is unknown; else infinite
+    student: float = math.inf
     #: bumps' ``MCMCDraw``, pickled: a client that does not save it need not load bumps
     pickled_state: bytes | None = None
 
@@ -93,14 +112,15 @@ class FitResult:
     def intervals(self, p: float = 0.68) -> dict[str, tuple[float, float]]:
         """The central interval of each fitted parameter that holds it with probability *p*.
 
-        From the draws where there are some, else from the standard errors of a normal distribution.
+        From the draws where there are some, else from the standard errors: of a normal distribution, or of
+        Student's where the size of the errors is estimated from the scatter.
         """
         if isinstance(p, bool) or not isinstance(p, int | float) or not 0 < p < 1:
             raise InvalidRequest(f"intervals({p!r}): a probability between 0 and 1 is needed")
         if self.draws is not None:
             low, high = np.quantile(self.draws, ((1 - p) / 2, (1 + p) / 2), axis=0)
         else:
-            half = NormalDist().inv_cdf((1 + p) / 2) * self.dx
+            half = _quantile((1 + p) / 2, self.student) * self.dx
             low, high = self.x - half, self.x + half
         return {name: (float(a), float(b)) for name, a, b in zip(self.names, low, high, strict=True)}
 
@@ -120,7 +140,7 @@ class FitResult:
         """The parameters with their errors and intervals, for people."""
         inner, outer = self.intervals(0.68), self.intervals(0.95)
         value = "value" if self.draws is None else "median"
-        rows = [("parameter", value, "68 % interval", "95 % interval")]
+        rows: list[tuple[str, ...]] = [("parameter", value, "68 % interval", "95 % interval", "")]
         for estimate in self.parameters.values():
             row = [estimate.name, uncertain(estimate.value, estimate.stderr)]
             if estimate.name in inner:
@@ -128,10 +148,11 @@ class FitResult:
                 row += [_interval(*a, estimate.stderr), _interval(*b, estimate.stderr)]
             else:
                 row += [estimate.kind, ""]
-            rows.append((row[0], row[1], row[2], row[3]))
+            row.append("at limit" if estimate.name in self.at_limit else "")
+            rows.append(tuple(row))
         widths = [max(len(row[n]) for row in rows) for n in range(4)]
         return "\n".join(
-            "  ".join([row[0].ljust(widths[0]), *(row[n].rjust(widths[n]) for n in (1, 2, 3))]).rstrip()
+            "  ".join([row[0].ljust(widths[0]), *(row[n].rjust(widths[n]) for n in (1, 2, 3)), row[4]]).rstrip()
             for row in rows
         )
 
@@ -139,7 +160,14 @@ class FitResult:
         what = f"{self.dof + len(self.names)} points, {self.dof} degrees of freedom"
         sample = "" if self.draws is None else f", {len(self.draws)} draws"
         stopped = ", stopped early: the errors are not to be trusted" if self.stopped else ""
-        return f"<FitResult {self.method}: reduced chisq {self.chisq:.4g}, {what}{sample}{stopped}>\n{self.table()}"
+        head = f"<FitResult {self.method}: {self.statistic} {self.chisq:.4g}, {what}{sample}{stopped}>"
+        return "\n".join([head, *self.remarks(), self.table()])
+
+    def remarks(self) -> list[str]:
+        """Lines about what may be wrong with this result, the gravest first; empty where nothing is."""
+        if self.converged:
+            return [self.message] if self.message else []
+        return [f"NOT CONVERGED: {self.message}" if self.message else "NOT CONVERGED"]
 
     def summary(self) -> dict[str, Any]:
         """The numbers as JSON takes them; nan and inf become None."""
@@ -151,6 +179,12 @@ class FitResult:
             "dof": self.dof,
             "steps": self.steps,
             "stopped": self.stopped,
+            "converged": self.converged,
+            "message": self.message,
+            "at_limit": list(self.at_limit),
+            "statistic": self.statistic,
+            "rhat": None if self.rhat is None else _plain(self.rhat.tolist()),
+            "ess": None if self.ess is None else _plain(self.ess.tolist()),
             "names": list(self.names),
             "x": _plain(self.x.tolist()),
             "dx": _plain(self.dx.tolist()),
@@ -184,7 +218,7 @@ class FitResult:
             written.append(path)
 
         write(".par", "".join(f"{n} {v:.15g}\n" for n, v in zip(self.names, self.x, strict=True)))
-        write(".err", f"{self.table()}\n")
+        write(".err", "".join(f"{line}\n" for line in [*self.remarks(), self.table()]))
         write(".out", self._report())
         write(".json", json.dumps(self.summary(), indent=2) + "\n")
         for n, curve in enumerate(self.curves, 1):
@@ -214,14 +248,28 @@ class FitResult:
 
     def _report(self) -> str:
         lines = [f"method {self.method}, seed {self.seed}, {self.steps} steps"]
+        lines += self.remarks()
         lines.append(f"chisq={self.chisq:.6g}, nllf={self.nllf:.10g}, dof={self.dof}")
+        if self.statistic != "reduced chi-squared":
+            lines.append(f"chisq is the {self.statistic}")
         for e in self.parameters.values():
             within = ""
             if e.kind == "fitted":
                 n = self.names.index(e.name)
                 within = f" in [{self.low[n]:g}, {self.high[n]:g}]"
+            if e.name in self.at_limit:
+                within += ", at limit"
             lines.append(f"{e.name} = {e.value:.10g} {e.kind}{within}")
         return "\n".join(lines) + "\n"
+
+
+def _quantile(p: float, dof: float) -> float:
+    """The quantile *p* of Student's distribution with *dof* degrees of freedom; infinite is the normal one."""
+    if math.isinf(dof):
+        return NormalDist().inv_cdf(p)
+    from scipy.special import stdtrit
+
+    return float(stdtrit(dof, p))
 
 
 def _plain(value: Any) -> Any:
