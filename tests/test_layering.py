@@ -207,6 +207,7 @@ ROOMS = {
     "park.util.outbox": Room(2),
     "park.util.zap": Room(2, beside=("park.util.keys",)),
     "park.util.keys": Room(2, beside=("park.util.sockets",)),
+    "park.kernel.generators": Room(1),
     "park.kernel.memory": Room(1),
     "park.kernel.death": Room(1),
     "park.kernel.guard": Room(2),

@@ -5,10 +5,6 @@ The module knows of no socket: the slot process gives it a `Host` when it begins
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import random
-import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, Protocol
 
@@ -69,7 +65,13 @@ class Environment:
 
     @property
     def seed(self) -> int:
-        """The seed of this unit: the same in any rerun, different in any other unit."""
+        """The seed of this unit, 64 bits: the same in any rerun, different in any other unit.
+
+        The global generators of `random`, numpy and numba are seeded from it before the unit runs. A generator of your
+        own is best made from it, since numpy's takes a new seed from the system when it is given none::
+
+            rng = np.random.default_rng(park.environment().seed)
+        """
         return self._host.seed
 
     @property
@@ -238,34 +240,9 @@ def mix(seed: int, index: int) -> int:
     return z ^ (z >> 31)
 
 
-def numpy_random(code: Any) -> Any:
-    """numpy's global generators, if numpy is loaded, or will be by the function whose *code* names it."""
-    if "numpy" in sys.modules or b"numpy" in bytes(code):
-        with contextlib.suppress(ImportError):
-            return importlib.import_module("numpy.random")
-    return None
+def preparing(seed: int | None, code: bytes) -> int:
+    """The seed while a body is unpickled and prepared, which each process does for itself: the same in all of them.
 
-
-class Generators:
-    """The global generators of `random` and, where it is loaded, numpy: seeded for each unit.
-
-    With *keep*, `restore` puts them back: a driver must not notice the chunks that its process ran meanwhile.
+    A job's own body has the job's *seed*; a function of maps, which outlives each of them, has the hash of its *code*.
     """
-
-    def __init__(self, numpy_random: Any, keep: bool) -> None:
-        self._numpy = numpy_random
-        self._keep = keep
-        if keep:
-            self._state = random.getstate()
-            self._numpy_state = numpy_random.get_state() if numpy_random is not None else None
-
-    def seed(self, seed: int) -> None:
-        random.seed(seed)
-        if self._numpy is not None:
-            self._numpy.seed(seed & 0xFFFFFFFF)
-
-    def restore(self) -> None:
-        if self._keep:
-            random.setstate(self._state)
-            if self._numpy is not None:
-                self._numpy.set_state(self._numpy_state)
+    return mix(seed, -1) if seed is not None else int.from_bytes(code[:8], "little")

@@ -13,6 +13,7 @@ from typing import Any
 from park import payload
 from park.errors import UnitError
 from park.kernel import env
+from park.kernel.generators import Generators, watch
 from park.model import Request
 from park.wire import codec
 
@@ -40,10 +41,11 @@ class Here:
         if function not in self._functions:
             self._functions[function] = payload.loads(blob)
         body = self._functions[function]
-        inner = Here(self.job, seed, self.fetch)
-        generators = env.Generators(env.numpy_random(blob), keep=True)
+        inner = Here(self.job, env.preparing(None, function), self.fetch)
+        generators = Generators(keep=True)
         env.enter(inner)
         try:
+            generators.seed(inner.seed)
             if hasattr(body, "prepare"):
                 body.prepare(env.environment())
             results = []
@@ -87,22 +89,27 @@ def run_here(job: int, request: Request, unit: int | None, fetch: Callable[[int]
     *unit* is the number of an input, or None for a body that runs once. *fetch* gets the result of another job.
     """
     seed = (request.seed or 0) & (2**63 - 1)
-    host = Here(job, env.mix(seed, unit or 0), fetch)
+    host = Here(job, env.preparing(seed, b""), fetch)
+    watch()
+    generators = Generators(keep=False)
     env.enter(host)
     try:
         code = payload.dumps(request.body)
+        generators.seed(host.seed)
         body = payload.loads(code)  # references become values here
         arguments = []
         if request.inputs is not None:
             arguments = [payload.loads(payload.dumps(list(request.inputs)[unit or 0]))]
         if hasattr(body, "prepare"):
             body.prepare(env.environment())
-        env.Generators(env.numpy_random(code), keep=False).seed(host.seed)
+        host.seed = env.mix(seed, unit or 0)
+        generators.seed(host.seed)
         result = body.run(*arguments) if hasattr(body, "run") else body(*arguments)
         if hasattr(body, "cleanup"):
             body.cleanup(env.environment())
         return result
     finally:
+        generators.restore()
         env.enter(None)
 
 

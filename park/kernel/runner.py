@@ -187,6 +187,8 @@ def slot_environment(environment: Mapping[str, str], cpus: int) -> dict[str, str
     env = dict(environment)
     for name in THREADS:
         env.setdefault(name, str(cpus))
+    # Sets of texts come in one order in all processes, so that what is summed over them is one number.
+    env.setdefault("PYTHONHASHSEED", "0")
     root = str(Path(__file__).resolve().parents[2])
     paths = env.get("PYTHONPATH", "")
     if root not in paths.split(os.pathsep):

@@ -25,6 +25,7 @@ from park.errors import Abort, ParkError, UnitError
 from park.kernel import env
 from park.kernel.answers import Broken, Encoded, decode, entry_of, is_fixed, too_long_errors, unit_error
 from park.kernel.fabric import Frame, Gone
+from park.kernel.generators import Generators, watch
 from park.kernel.printed import Logged, Tee
 from park.kernel.serving import Serving
 from park.util.channel import Channel
@@ -48,8 +49,6 @@ class Slot(Serving):
         self._functions: dict[bytes, Callable[[Any], Any]] = {}
         #: bodies that were prepared, by job and code
         self._bodies: dict[tuple[int, bytes], Any] = {}
-        #: numpy.random for code that uses numpy
-        self._numpy: dict[bytes, Any] = {}
         #: this is a child that a body has forked
         self._forked = False
 
@@ -148,18 +147,17 @@ class Slot(Serving):
         self._stack.append(frame)
         env.enter(self)
         began = time.perf_counter()
-        generators: env.Generators | None = None
+        generators = Generators(keep=len(self._stack) > 1)
         entries: list[Any] = []
         fixed = True
         errors: list[UnitError] = []
         ended = ""
         try:
-            body = frame.body = self._body(run)
+            body = frame.body = self._body(run, generators)
             self._catch_logging()
             if run.stored:
                 self._served.setdefault(run.job, run.served)
                 self._look_at_controls = True  # the body may not have had all that came before
-            generators = self._generators(run)  # now, because the body may have loaded numpy
             function = body if not hasattr(body, "run") else body.run
             looked = began
             if run.limit:
@@ -171,8 +169,8 @@ class Slot(Serving):
                 if self._look_at_controls and run.stored and not run.once:
                     self._serve()
                 frame.maps = 0
-                generators.seed(frame.seed)
                 try:
+                    generators.seed(frame.seed)
                     self._open = True
                     run_unit = value if isinstance(value, Broken) else function
                     result = run_unit() if run.once else run_unit(value)
@@ -212,8 +210,7 @@ class Slot(Serving):
             frame.held.clear()
         finally:
             self._open = False
-            if generators is not None:
-                generators.restore()
+            generators.restore()
             self._stack.pop()
             env.enter(self if self._stack else None)
         if ended == "abort":
@@ -239,17 +236,10 @@ class Slot(Serving):
         )
         self._send(done, results)
 
-    def _generators(self, run: messages.Run) -> env.Generators:
-        if run.function not in self._numpy:
-            self._numpy[run.function] = env.numpy_random(self._codes[run.function])
-        numpy = self._numpy[run.function] or sys.modules.get("numpy.random")
-        return env.Generators(numpy, keep=len(self._stack) > 1)
-
     def _drop(self, code: bytes) -> None:
         super()._drop(code)
         if code not in self._codes:
             self._functions.pop(code, None)
-            self._numpy.pop(code, None)
 
     def _units(self, run: messages.Run, data: Buffer) -> Iterator[tuple[int, Any]]:
         if run.once:
@@ -259,7 +249,7 @@ class Slot(Serving):
         except Exception:  # one at a time, so that only those fail that cannot be read here
             return enumerate(map(decode, Pack(data).entries()), run.start)
 
-    def _body(self, run: messages.Run) -> Any:
+    def _body(self, run: messages.Run, generators: Generators) -> Any:
         """The function, or the body prepared for this job. What fails here fails every unit of the chunk."""
         try:
             function = self._functions.get(run.function)
@@ -270,6 +260,8 @@ class Slot(Serving):
                 return self._bodies[key]
             if run.stored:
                 self._served[run.job] = run.served
+            seed = self._stack[-1].seed = env.preparing(run.seed if run.stored else None, run.function)
+            generators.seed(seed)
             self._open = True
             body = payload.loads(self._codes[run.function])
             if hasattr(body, "prepare"):
@@ -341,6 +333,7 @@ def main(arguments: list[str]) -> None:
         os.register_at_fork(after_in_child=slot.fork)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what a body prints shows now, and is not lost with it
+    watch()
     sys.stdout = Tee(sys.stdout, slot.printed, "out", slot.said)
     sys.stderr = Tee(sys.stderr, slot.printed, "err", slot.said)
     slot.serve()
