@@ -25,6 +25,8 @@ from park.kernel.node import this_node
 from park.link import Link, Reply
 from park.service import ServiceManager
 from park.wire import messages
+from park.wire.codec import MAX_HEAD
+from park.wire.messages import MAX_ITEMS
 
 #: Bytes of ended jobs that stay in memory.
 KEPT_BYTES = 1 << 30
@@ -129,10 +131,11 @@ class LocalService(ServerProxy):
 
 
 class _Place:
-    """Where the modules and the files of this process are now: its slot processes look there too."""
+    """Where the modules and the files of this process are now, and its arguments: its slot processes have them too."""
 
     def __init__(self) -> None:
         self._path: list[Any] = []
+        self._argv: list[Any] = []
         self._setup = messages.Setup([], None)
 
     def __call__(self) -> messages.Setup:
@@ -141,10 +144,17 @@ class _Place:
             folder: str | None = os.getcwd()
         except OSError:  # it was removed
             folder = None
-        if folder != self._setup.folder or sys.path != self._path:
-            self._path = sys.path.copy()
-            self._setup = messages.Setup([entry for entry in self._path if isinstance(entry, str)], folder)
+        if folder != self._setup.folder or sys.path != self._path or sys.argv != self._argv:
+            self._path, self._argv = sys.path.copy(), sys.argv.copy()
+            path = [entry for entry in self._path if isinstance(entry, str)]
+            self._setup = messages.Setup(path, folder, _few(self._argv))
         return self._setup
+
+
+def _few(argv: list[Any]) -> list[str]:
+    """The words of a command, the script alone where they are more than a message holds, as many names of files are."""
+    words = [word for word in argv if isinstance(word, str)]
+    return words if len(words) < MAX_ITEMS and sum(map(len, words)) < MAX_HEAD // 8 else words[:1]
 
 
 def _unfinished(manager: JobManager) -> list[int]:

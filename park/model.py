@@ -128,6 +128,8 @@ class JobRecord(Record, frozen=True):
     python: str = PYTHON
     #: which life of the broker accepted it
     epoch: int = 0
+    #: the command that made it: a script or what else was named, then its arguments
+    argv: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if type(self.state) is not JobState:
@@ -260,6 +262,27 @@ def texts(given: Any, what: str) -> tuple[str, ...]:
         if not isinstance(text, str) or not text or len(text) > 200 or not text.isprintable():
             raise InvalidRequest(f"{what} {text!r} is not a printable text of 1 to 200 characters")
     return found
+
+
+#: Characters of the words of a command, all together: they are in the public table.
+MAX_ARGV = 2000
+
+
+def command_words(given: Any) -> tuple[str, ...]:
+    """The words of a command, as ``sys.argv`` has them: texts of any kind. Raises InvalidRequest.
+
+    >>> command_words(["peak.py", "200", "two words"])
+    ('peak.py', '200', 'two words')
+    """
+    words = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (None,)
+    if not all(isinstance(word, str) for word in words):
+        raise InvalidRequest(f"argv={given!r:.200} is no list of texts, such as ['fit.py', '200']")
+    size = sum(map(len, words))
+    if size > MAX_ARGV:
+        raise InvalidRequest(
+            f"the arguments have {size:,} characters, more than {MAX_ARGV:,}: put them into a file, and give its name"
+        )
+    return words
 
 
 #: Bytes of the kind of a message of a job's stream.
@@ -395,6 +418,9 @@ class Request:
     is a `UnitError`; that holds for inputs of the job and of maps inside, without the time that these wait, not for a body
     that runs once. A job that has been running for *max_time* is asked to stop, and aborted if it goes on for a tenth
     of that, or 10 seconds; it does not count while it waits, is queued or paused.
+
+    *argv*: what the code of the job finds in ``sys.argv``, a script's name and its arguments; everybody who sees the job
+    sees them.
     """
 
     body: Any
@@ -414,6 +440,7 @@ class Request:
     kind: str = "job"
     max_time: float | str | None = None
     max_unit_time: float | str | None = None
+    argv: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.on_error not in ("continue", "stop"):
@@ -428,6 +455,7 @@ class Request:
                 if not getattr(self, what):
                     raise InvalidRequest(f"{what}={given!r} leaves no time; None is no limit")
         object.__setattr__(self, "labels", texts(self.labels, "label"))
+        object.__setattr__(self, "argv", command_words(self.argv))
         object.__setattr__(self, "requires", packages(self.requires))
         if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
             raise InvalidRequest(f"seed={self.seed!r} is not a whole number")

@@ -54,6 +54,7 @@ DECAY = """
     problem = Assembly((Model(decay, scale=(0, 10), rate=(0, 5)), Data(x, decay(x, 3.0, 1.2), dy=0.05)))
 """
 WORK = """
+    import sys
     import time
     from dataclasses import dataclass
     from park import environment
@@ -82,6 +83,18 @@ WORK = """
 
     def once():
         return __name__
+
+    def told():
+        return sys.argv[1:]
+
+    class Twice:
+        def run(self, x):
+            return list(environment().map(told_with, [x, x]))
+
+    def told_with(x):
+        return [x, *sys.argv]
+
+    twice = Twice()
 
     def endless():
         env = environment()
@@ -219,6 +232,81 @@ def test_a_package_of_the_working_folder_travels(world: World, tmp_path: Path) -
     assert world.service.wait(job, 20) == (2, 6)
 
 
+# -- arguments of scripts ------------------------------------------------------------------------
+
+#: It fits points of a line through zero, as many as it is told, and its only parameter is the slope.
+SLOPE = """
+    import argparse
+    import numpy as np
+    from bumps.names import Curve, FitProblem
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("slope", type=float)
+    parser.add_argument("--points", type=int, default=5)
+    given = parser.parse_args()
+    x = np.arange(1.0, given.points + 1)
+    curve = Curve(lambda x, k: k * x, x, given.slope * x, 0.1 * x, k=0)
+    curve.k.range(-9, 9)
+    problem = FitProblem(curve)
+"""
+
+
+def test_a_script_finds_its_arguments(world: World) -> None:
+    write(world.folder, slope=SLOPE)
+    jobs = world.submit("slope.py", "slope.py:problem", "--method", "lm", "--", "2.5", "--points", "7")
+    jobs += world.submit("slope.py", "--args", "-3", "--method", "lm")
+    results = [world.service.wait(job, 30) for job in jobs]
+    assert [r.x[0] for r in results] == pytest.approx([2.5, 2.5, -3.0])
+    assert [r.dof + 1 for r in results] == [7, 7, 5]
+    assert world.service.status(jobs[1]).argv == ("slope.py:problem", "2.5", "--points", "7")
+    text = world.run("show", jobs[1])
+    assert "command     park submit slope.py:problem -- 2.5 --points 7\n" in text
+
+
+def test_what_runs_elsewhere_finds_them_too(world: World) -> None:
+    (world.folder / "two.json").write_text("[1, 2]")
+    (once,) = world.submit("work.py:told", "--", "a b", "-t")
+    (job,) = world.submit("work:twice", "--inputs", "two.json", "--args=x")
+    assert world.service.wait(once, 20) == ["a b", "-t"]
+    assert world.service.wait(world.service.retry(once), 20) == ["a b", "-t"]
+    assert world.service.wait(job, 20) == [[[n, "work:twice", "x"]] * 2 for n in (1, 2)]
+    assert "returned ['a b', '-t']" in world.run("run", once)
+
+
+def test_a_dry_run_shows_arguments(here: Path) -> None:
+    write(here, slope=SLOPE)
+    said = refused("slope.py", "--dry-run", "--", "3", "--points", "9", code=0)
+    assert said.startswith("slope.py -- 3 --points 9 would be slope (fit with ")
+    assert "), given 3 --points 9: " in said
+    (row,) = json.loads(
+        refused("slope.py", "--dry-run", "--json", "--args", "3 --points=9", code=0).split("park:")[0]
+    )
+    assert (row["target"], row["args"]) == ("slope.py", ["3", "--points=9"])
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("import sys\nn = int(sys.argv[1])\n", "IndexError"),
+        ("import sys\n_, n, m = sys.argv\n", "ValueError"),
+        ("from sys import argv, exit\nif len(argv) < 2:\n    exit('how many?')\n", "how many?"),
+        (SLOPE, "SystemExit: 2"),
+    ],
+)
+def test_a_script_that_lacks_arguments_is_told_where_they_go(here: Path, script: str, error: str) -> None:
+    write(here, fit=script)
+    last = refused("fit.py").splitlines()[-1]
+    assert error in last
+    assert last.endswith("; if it lacks arguments, give them behind two dashes: park submit fit.py -- ARGS")
+    assert "two dashes" not in refused("fit.py", "--", "-x")
+
+
+def test_a_script_that_reads_no_arguments_is_told_nothing_of_them(here: Path) -> None:
+    write(here, fit="import json\n\njson.loads('{')\n", other="import sys\nprint(sys.argv[9])\n")
+    assert "two dashes" not in refused("fit.py")
+    assert "two dashes" in refused("other:f")
+
+
 # -- how it is asked, and what is said -----------------------------------------------------------
 
 
@@ -300,7 +388,7 @@ def test_a_dry_run_needs_no_broker(here: Path) -> None:
     (here / "points.dat").write_text("1 2\n3 4\n")
     options = ("work.py:f", "--inputs", "points.dat", "--dry-run", "--json")
     text = refused(*options, code=0)
-    (row,) = json.loads(text[: text.index("]") + 1])
+    (row,) = json.loads(text[: text.index("\n]") + 2])
     assert row["target"] == "work.py:f"
     assert row["units"] == 2
     assert row["inputs"] > 32
@@ -356,6 +444,12 @@ def test_a_script_that_cannot_be_loaded(here: Path, script: str, words: str) -> 
         (["decay.py", "--set", "depth=3"], "method 'amoeba' has no option 'depth'"),
         (["decay.py", "--method", "magic"], "unknown method 'magic'; there are amoeba"),
         (["decay"], "'decay' names nothing to run"),
+        (["decay.py", "5"], "a script's arguments go behind two dashes, as MODEL.py -- ARGS"),
+        (["--", "decay.py"], "nothing to run is named: what follows -- or --args are the arguments"),
+        (["decay.py", "--args", "5", "--", "6"], "follow -- or --args, not both"),
+        (["decay.py", "--args", "'5"], "is no list of words: No closing quotation"),
+        (["decay.py", "--args", "5", "--args", "6"], "--args is there twice"),
+        (["work.py:f", "--", "x" * 3000], "the arguments have 3,009 characters, more than 2,000"),
         (["none.py"], "there is no file none.py"),
         (["no.such:thing"], "there is no module 'no.such' in"),
         ([], "Missing argument"),
@@ -428,5 +522,8 @@ def test_times_and_options() -> None:
 def test_what_is_completed() -> None:
     shell = ShellComplete(main, {}, "park", "_PARK_COMPLETE")
     assert [item.type for item in shell.get_completions(["submit"], "fi")] == ["file"]
+    assert [item.type for item in shell.get_completions(["submit", "fit.py", "--", "5"], "da")] == ["file"]
+    assert [item.type for item in shell.get_completions(["submit", "--args", "'5"], "da")] == ["file"]
+    assert [item.value for item in shell.get_completions(["submit"], "--ar")] == ["--args"]
     assert [item.value for item in shell.get_completions(["submit", "--method"], "d")] == ["de", "dream"]
     assert [item.value for item in shell.get_completions(["submit", "-p"], "u")] == ["urgent"]

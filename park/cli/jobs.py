@@ -13,7 +13,7 @@ import click
 from park.cli import columns, completion, tables
 from park.cli.common import broker_option, in_words, open_service
 from park.cli.select import chosen, records_of, selectors_argument
-from park.cli.tables import plain, print_table
+from park.cli.tables import command_of, plain, print_table
 
 if TYPE_CHECKING:
     from park.core.asking import Reason
@@ -220,6 +220,7 @@ def _story(r: JobRecord) -> list[tuple[str, str]]:
         ("name", r.name),
         ("owner", r.owner),
         ("kind", r.kind if r.kind != "job" else ""),
+        ("command", f"park submit {command_of(r.argv)}" if r.argv else ""),
         ("state", r.state.value),
         ("reason", r.reason),
         ("units", units + (f", {r.failed} failed" if r.failed else "")),

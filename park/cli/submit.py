@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from park.cli import completion
+from park.cli.arguments import WithArguments
 from park.cli.common import broker_option, in_words, open_service
 from park.cli.select import check_selectors, chosen, records_of
 from park.cli.steer import priority_option
-from park.cli.tables import plain
+from park.cli.tables import command_of, plain
 from park.cli.waiting import leaving_alone, tell_end, until_ended
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Ready(NamedTuple):
-    """A request that was checked, the *target* that it was made of, and the bytes of its body, pickled."""
+    """A request that was checked, the *target* and arguments that it was made of, and the bytes of its body, pickled."""
 
     target: str
     request: Request
@@ -37,13 +39,12 @@ class Ready(NamedTuple):
 
     @property
     def about(self) -> str:
-        """What kind of work it is, in brackets."""
+        """What kind of work it is, in brackets, and its arguments, in which an option of this command may have got lost."""
         r = self.request
-        if r.kind == "fit":
-            return f"{r.name} (fit with {r.body.method})"
-        return (
-            r.name if r.inputs is None else f"{r.name} ({len(r.inputs):,} unit{'s' * (len(r.inputs) != 1)})"
-        )
+        kind = f" (fit with {r.body.method})" if r.kind == "fit" else ""
+        if r.inputs is not None:
+            kind = f" ({len(r.inputs):,} unit{'s' * (len(r.inputs) != 1)})"
+        return f"{r.name}{kind}" + (f", given {shlex.join(r.argv[1:])}" if r.argv[1:] else "")
 
 
 def _files(_: click.Context, __: click.Parameter, given: str) -> list[CompletionItem]:
@@ -58,7 +59,7 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
     return completion.among(METHODS)(ctx, param, given)
 
 
-@click.command()
+@click.command(cls=WithArguments)
 @broker_option
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True, shell_complete=_files)
 @click.option(
@@ -84,6 +85,9 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
 @click.option("--method", help="That of a fit; default: amoeba.", shell_complete=_methods)
 @click.option("--starts", type=int, help="So many points from which a fit starts.")
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="An option of the fit's method.")
+@click.option(
+    "--args", metavar="ARG...", help="Arguments of the script, as bumps has it: the same as behind --."
+)
 @click.option("--seed", type=int, help="Makes random numbers repeat.")
 @click.option("--cpus", type=int, help="Threads that a unit may use.")
 @click.option("--memory", help="What a unit needs, as 4GB.")
@@ -98,6 +102,7 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
 def submit(
     broker: str | None,
     targets: tuple[str, ...],
+    args: tuple[str, ...],
     inputs: str | None,
     after: tuple[str, ...],
     when: str | None,
@@ -114,6 +119,7 @@ def submit(
                    park.fit Assembly): it is fitted
     FILE.py:NAME   a function, or an object with a run method: it runs once,
     MODULE:NAME    or with --inputs once for each of them
+    -- ARG...      what each of them finds in sys.argv[1:]
 
     All is loaded and checked here before the first is sent. Modules that lie beside the script, or in the working folder,
     travel with it; others must be installed where the kernels run.
@@ -127,7 +133,7 @@ def submit(
             from park.cli.inputs import read_inputs
 
             given = read_inputs(inputs)
-        ready = [_prepare(target, given, dict(fields)) for target in targets]
+        ready = [_prepare(target, args, given, dict(fields)) for target in targets]
         if dry_run:
             _foresee(broker, ready, after, as_json)
             return
@@ -192,8 +198,8 @@ def option(text: str) -> tuple[str, Any]:
         return name.strip(), value.strip()
 
 
-def _prepare(target: str, inputs: Sequence[Any] | None, fields: dict[str, Any]) -> Ready:
-    """The request for *target*, loaded, checked and pickled for once. Raises InvalidRequest."""
+def _prepare(target: str, args: Sequence[str], inputs: Sequence[Any] | None, fields: dict[str, Any]) -> Ready:
+    """The request for *target*, loaded with *args*, checked and pickled for once. Raises InvalidRequest."""
     from park import payload
     from park.batches import check_function
     from park.cli.targets import PROBLEM, opened, split
@@ -204,7 +210,8 @@ def _prepare(target: str, inputs: Sequence[Any] | None, fields: dict[str, Any]) 
     of_fits = {name: fields.pop(name) for name in ("method", "starts", "settings") if name in fields}
     place, name = split(target)
     fields["name"] = fields.get("name") or (Path(place).stem if name == PROBLEM else name)
-    with opened(target) as found:
+    fields["argv"] = (target, *args)
+    with opened(target, args) as found:
         if name == PROBLEM or is_problem(found):
             from park.fit.job import fit_request
 
@@ -217,7 +224,7 @@ def _prepare(target: str, inputs: Sequence[Any] | None, fields: dict[str, Any]) 
                 what = "set" if "settings" in of_fits else next(iter(of_fits))
                 raise InvalidRequest(f"this is no problem to be fitted: --{what} is for fits")
             request = make_request(check_function(found, name), inputs, fields)
-        return Ready(target, request, len(payload.dumps(request.body, name)))
+        return Ready(command_of((target, *args)), request, len(payload.dumps(request.body, name)))
 
 
 def _numbers(service: ServerProxy, after: tuple[str, ...]) -> list[int]:
@@ -259,7 +266,8 @@ def _foresee(broker: str | None, ready: list[Ready], after: tuple[str, ...], as_
         size = sum(len(data) for data, _ in packs)
         rows.append(
             {
-                "target": each.target,
+                "target": each.request.argv[0],
+                "args": list(each.request.argv[1:]),
                 "name": each.request.name,
                 "kind": each.request.kind,
                 "units": None if inputs is None else len(inputs),

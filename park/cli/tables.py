@@ -7,6 +7,7 @@ rich (`park.cli.screen`).
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -46,6 +47,15 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else "?" for c in text.expandtabs())
+
+
+def command_of(argv: Sequence[str]) -> str:
+    """What ``park submit`` was given, as one would type it: what to run, and its arguments.
+
+    >>> command_of(["peak.py", "200", "two words"])
+    "peak.py -- 200 'two words'"
+    """
+    return shlex.join([*argv[:1], *(["--"] if argv[1:] else []), *argv[1:]])
 
 
 def width(text: str) -> int:

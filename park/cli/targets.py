@@ -1,7 +1,7 @@
 """What ``park submit`` is told to run, found and loaded: the problem of a script, or what a file or a module defines.
 
-The script runs as bumps runs it: in its own folder, which is on the path after what is installed, with ``sys.argv`` its
-own. What it prints goes to stderr.
+The script runs as bumps runs it: in its own folder, which is on the path after what is installed, with its own arguments
+in ``sys.argv``. What it prints goes to stderr.
 
 Kernels elsewhere can import what is installed, and nothing that lies in the script's folder or the working folder. So
 modules from there are taken out of ``sys.modules`` as soon as the target is loaded: what cannot be found by its name
@@ -14,11 +14,12 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -44,9 +45,13 @@ print(json.dumps(found))
 """
 
 
+#: Words of a script that reads its command line.
+_READS = re.compile(rb"\b(argv|argparse|optparse|getopt|docopt|click|typer)\b")
+
+
 @contextmanager
-def opened(text: str) -> Iterator[Any]:
-    """What *text* names: ``MODEL.py`` (its `problem`), ``FILE.py:NAME`` or ``MODULE:NAME``.
+def opened(text: str, args: Sequence[str] = ()) -> Iterator[Any]:
+    """What *text* names: ``MODEL.py`` (its `problem`), ``FILE.py:NAME`` or ``MODULE:NAME``; it finds *args* in `sys.argv`.
 
     In the block it is in its surroundings: checked and pickled there. Raises InvalidRequest for what cannot be found or
     loaded, and for whatever else is wrong with it in the block; a traceback of the user's code is printed before.
@@ -60,7 +65,7 @@ def opened(text: str) -> Iterator[Any]:
         raise InvalidRequest(f"there is no file {place}")
     known, path, argv, no_files = set(sys.modules), list(sys.path), sys.argv, sys.dont_write_bytecode
     sys.path = [*path, str(folder)] if is_file else [str(here), *path]
-    sys.argv = [str(file) if is_file else place]
+    sys.argv = [str(file) if is_file else place, *args]
     sys.dont_write_bytecode = True
     try:
         with chdir(folder), redirect_stdout(sys.stderr):
@@ -75,7 +80,7 @@ def opened(text: str) -> Iterator[Any]:
                     raise InvalidRequest(f"there is no module {place!r} in {here}, or installed") from None
                 raise _told(error, text, here) from None
             except (Exception, SystemExit) as error:
-                raise _told(error, text, here) from None
+                raise _told(error, text, here, "" if args else _hint(error, text)) from None
     finally:
         sys.path, sys.argv, sys.dont_write_bytecode = path, argv, no_files
         _forget(known, folder, here)  # also what was imported in the block
@@ -94,7 +99,7 @@ def split(text: str) -> tuple[str, str]:
     if not module or not all(part.isidentifier() for part in name.split(".")):
         raise InvalidRequest(
             f"{text!r} names nothing to run: give a script that defines a problem, as MODEL.py, or a function, as "
-            "FILE.py:NAME or MODULE:NAME"
+            "FILE.py:NAME or MODULE:NAME; a script's arguments go behind two dashes, as MODEL.py -- ARGS"
         )
     return place, name
 
@@ -170,21 +175,37 @@ def _forget(known: set[str], *folders: Path) -> None:
 # -- what is wrong with a user's code ----------------------------------------------------------------
 
 
-def _told(error: BaseException, text: str, here: Path) -> InvalidRequest:
-    """The sentence for an *error* in the user's code, after its traceback was printed."""
+def _told(error: BaseException, text: str, here: Path, hint: str = "") -> InvalidRequest:
+    """The sentence for an *error* in the user's code, after its traceback was printed; with a *hint* at its end."""
     trace = _of_user(error)
     tell("".join(traceback.format_exception(type(error), error, trace)).rstrip())
-    cause = traceback.format_exception_only(error)[-1].strip()
+    cause = traceback.format_exception_only(error)[-1].strip() + hint
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return InvalidRequest(f"{_short(error.filename, here)}, line {error.lineno}: {cause}")
     frames = traceback.extract_tb(trace)
     if not frames:
         return InvalidRequest(f"{text}: {cause}")
-    # the last line of the user's own, not that of a library which it calls
-    folder = os.path.dirname(frames[0].filename)
-    own = [frame for frame in frames if frame.filename.startswith(folder + os.sep)]
-    frame = (own or frames)[-1]
+    frame = _own(frames)[-1]  # not that of a library which it calls
     return InvalidRequest(f"{_short(frame.filename, here)}, line {frame.lineno}: {cause}")
+
+
+def _hint(error: BaseException, text: str) -> str:
+    """Where arguments go, if the script that has failed reads some and got none; else ""."""
+    if isinstance(error, ImportError | SyntaxError | NameError):
+        return ""
+    frames = traceback.extract_tb(_of_user(error))
+    for file in dict.fromkeys(frame.filename for frame in _own(frames)):
+        with suppress(OSError):
+            if _READS.search(Path(file).read_bytes()):
+                script = f"park submit {shlex.quote(text)} -- ARGS"
+                return f"; if it lacks arguments, give them behind two dashes: {script}"
+    return ""
+
+
+def _own(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """Those of the first file, and of files beside it."""
+    folder = os.path.dirname(frames[0].filename) if frames else ""
+    return [frame for frame in frames if frame.filename.startswith(folder + os.sep)] or frames
 
 
 def _of_user(error: BaseException) -> TracebackType | None:

@@ -135,6 +135,7 @@ def common_fields(request: Request, name: str, tags: list[str]) -> dict[str, Any
         "requires": dict(request.requires),
         "max_time": request.max_time or 0.0,
         "max_unit_time": request.max_unit_time or 0.0,
+        "argv": list(request.argv),
         "python": PYTHON,
     }
 

@@ -272,6 +272,7 @@ class Dealing(Attempts):
             limit=limit,
             restored=map_.root and any(span.start <= u < span.stop for u in job.checkpoints),
             served=job.controls.served if map_.root and job.controls is not None else 0,
+            argv=submit.argv,
         )
         if map_.root:
             self._give_controls(job, kernel)

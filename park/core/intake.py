@@ -125,6 +125,7 @@ class Intake(Keeping):
             submitted=self._wall_now,
             python=m.python,
             epoch=self.epoch,
+            argv=tuple(m.argv),
         )
         job = Job(record, m, client.incarnation, code=code)
         self.list.add(job, self._out)

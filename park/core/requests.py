@@ -10,6 +10,7 @@ from park.model import (
     MAX_CONTROL,
     MAX_KIND,
     MAX_LATEST,
+    command_words,
     control_too_large,
     is_kind,
     owner_name,
@@ -57,6 +58,7 @@ def check_submit(m: Submit, payload: bytes | memoryview) -> None:
     """Raises InvalidRequest or ProtocolError when no job can be made of *m*."""
     priority_number(m.priority)
     texts(m.tags, "tag")
+    command_words(m.argv)
     if m.when is not None and not math.isfinite(m.when):
         raise InvalidRequest(f"when={m.when} is not a time")
     if m.on_error not in ("continue", "stop"):

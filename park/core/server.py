@@ -568,6 +568,7 @@ class ServerProxy(Server):
             kind=submit["kind"],
             max_time=submit["max_time"] or None,
             max_unit_time=submit["max_unit_time"] or None,
+            argv=tuple(submit["argv"]),
         )
         result: Any = None
         with contextlib.suppress(NotComplete):

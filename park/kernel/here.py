@@ -93,7 +93,9 @@ def run_here(job: int, request: Request, unit: int | None, fetch: Callable[[int]
     watch()
     generators = Generators(keep=False)
     env.enter(host)
+    argv = sys.argv
     try:
+        sys.argv = list(request.argv or argv)
         code = payload.dumps(request.body)
         generators.seed(host.seed)
         body = payload.loads(code)  # references become values here
@@ -110,6 +112,7 @@ def run_here(job: int, request: Request, unit: int | None, fetch: Callable[[int]
         return result
     finally:
         generators.restore()
+        sys.argv = argv
         env.enter(None)
 
 

@@ -39,6 +39,8 @@ LOOK = 0.05
 CLEANUP = 30.0
 #: Functions that are kept unpickled.
 FUNCTIONS = 128
+#: ``sys.argv`` where nobody has said what it is: without what this module was started with, which is no data.
+ARGV = ["park-slot"]
 
 
 class Slot(Serving):
@@ -51,6 +53,8 @@ class Slot(Serving):
         self._bodies: dict[tuple[int, bytes], Any] = {}
         #: this is a child that a body has forked
         self._forked = False
+        #: what jobs find in sys.argv that have none of their own
+        self._argv = ARGV
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -137,6 +141,8 @@ class Slot(Serving):
         if setup.folder is not None:
             with contextlib.suppress(OSError):
                 os.chdir(setup.folder)
+        if setup.argv is not None:
+            self._argv = setup.argv
 
     # -- running -------------------------------------------------------------------------------
 
@@ -146,6 +152,7 @@ class Slot(Serving):
             self._flush(self._stack[-1], everything=True)
         self._stack.append(frame)
         env.enter(self)
+        argv, sys.argv = sys.argv, list(run.argv or self._argv)
         began = time.perf_counter()
         generators = Generators(keep=len(self._stack) > 1)
         entries: list[Any] = []
@@ -213,6 +220,7 @@ class Slot(Serving):
             generators.restore()
             self._stack.pop()
             env.enter(self if self._stack else None)
+            sys.argv = argv
         if ended == "abort":
             entries, errors, fixed = [], [], True
             if not self._stack:

@@ -163,7 +163,7 @@ class Submit(Message, frozen=True):
     ``session``: nothing is stored, the job's driver is the client itself, which sends Map messages.
     Each unit needs *cpus* slots at once, *memory* bytes, and a kernel with all *labels* and, for each package
     that it *requires*, one of its versions. The job may run for *max_time* seconds, each unit for *max_unit_time*
-    (0: as long as it likes).
+    (0: as long as it likes). *argv*: what its code finds in ``sys.argv``; empty: nothing of its own.
     """
 
     carries = True
@@ -190,6 +190,7 @@ class Submit(Message, frozen=True):
     closed: bool = True
     max_time: Finite = 0.0
     max_unit_time: Finite = 0.0
+    argv: Texts = field(default_factory=list)
 
 
 class Map(Message, frozen=True):
@@ -545,7 +546,7 @@ class Run(Message, frozen=True):
     *stored*: the answer goes to the disk; keep it until Committed says that it is there.
     *restored*: of some of the units there is a checkpoint, which Restore asks for.
     *limit*: seconds that each unit may run; the process of one that runs longer is ended.
-    *served*: the checkpoint has what the controls up to this one have led to.
+    *served*: the checkpoint has what the controls up to this one have led to. *argv*: as in the Submit of its job.
     """
 
     carries = True
@@ -568,6 +569,7 @@ class Run(Message, frozen=True):
     restored: bool = False
     limit: Finite = 0.0
     served: Count = 0
+    argv: Texts = field(default_factory=list)
 
 
 class Committed(Message, frozen=True):
@@ -725,10 +727,13 @@ class Publish(Message, frozen=True):
 
 
 class Setup(Message, frozen=True):
-    """kernel -> slot, before a Run when it has changed: where user modules and files are. None: as the process has it."""
+    """kernel -> slot, before a Run when it has changed: where user modules and files are, and what jobs that have no
+    ``sys.argv`` of their own find there. None: as the process has it.
+    """
 
     path: Texts | None = None
     folder: str | None = None
+    argv: Texts | None = None
 
 
 class HandBack(Message, frozen=True):
