@@ -26,7 +26,9 @@ class WithArguments(click.Command):
         except click.MissingParameter:
             if not found:
                 raise
-            text = "nothing to run is named: what follows -- or --args are the arguments of a script, all of it"
+            text = (
+                "nothing to run is named: what follows -- or --args are the arguments of a script, all of it"
+            )
             raise click.UsageError(text, ctx) from None
         ctx.params["args"] = tuple(found or ())
         return rest

@@ -41,9 +41,10 @@ class FitResult:
 
     *names* are the k fitted parameters, *x* the best point, *dx* its standard errors, *cov* their
     covariance (k, k). *nllf* is the negative log likelihood at *x*. *chisq* is what *statistic* says: for data with
-    dy the reduced chi-squared. *dof* counts the degrees of freedom. *draws* (n, k) is a sample of the posterior, None after an optimizer; with draws *dx*
-    is half of the 68 % interval. The same fit with *seed* gives the same result. *convergence* has one row
-    a step: best nllf so far, and for a population its minimum, 20 %, median, 80 % and maximum.
+    dy the reduced chi-squared. *dof* counts the degrees of freedom. *draws* (n, k) is a sample of the posterior,
+    None after an optimizer; with draws *dx* is half of the 68 % interval. The same fit with *seed* gives the same
+    result. *convergence* has one row a step: best nllf so far, and for a population its minimum, 20 %, median, 80 %
+    and maximum.
 
     *converged* is False where an independent test at the end failed: then *message* says why, and neither values
     nor errors are to be trusted. *at_limit* names the parameters, computed ones too, that ended at a limit or on a
@@ -152,7 +153,9 @@ class FitResult:
             rows.append(tuple(row))
         widths = [max(len(row[n]) for row in rows) for n in range(4)]
         return "\n".join(
-            "  ".join([row[0].ljust(widths[0]), *(row[n].rjust(widths[n]) for n in (1, 2, 3)), row[4]]).rstrip()
+            "  ".join(
+                [row[0].ljust(widths[0]), *(row[n].rjust(widths[n]) for n in (1, 2, 3)), row[4]]
+            ).rstrip()
             for row in rows
         )
 
