@@ -34,7 +34,7 @@ from park.version import __version__
 
 if TYPE_CHECKING:
     from park.core.server import JobCopy, Server, ServerProxy, default_service, usertag
-    from park.fit import Assembly, Fit, Uncertainty
+    from park.fit import Assembly, Constant, Fit, Uncertainty
     from park.job import Job, JobManager, as_completed
     from park.kernel.env import environment
     from park.local import local_service
@@ -60,6 +60,7 @@ _LAZY = {
     "Progress": "park.model",
     "Request": "park.model",
     "Assembly": "park.fit",
+    "Constant": "park.fit",
     "Fit": "park.fit",
     "Uncertainty": "park.fit",
     "JobCopy": "park.core.server",
@@ -80,6 +81,7 @@ __all__ = [
     "Abort",
     "AccountRecord",
     "Assembly",
+    "Constant",
     "Fit",
     "Improvement",
     "InvalidRequest",

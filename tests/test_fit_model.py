@@ -15,8 +15,9 @@ import park.errors
 from park.errors import InvalidRequest
 from park.fit.assembly import Assembly, as_assembly
 from park.fit.data import Data
+from park.fit.expression import compiled, names_in
 from park.fit.model import Model
-from park.fit.parameter import Parameter, as_parameter, compiled, names_in
+from park.fit.parameter import Parameter, as_parameter
 
 X = np.linspace(0, 5, 11)
 
@@ -204,8 +205,9 @@ class TestData:
             (([1, 2], [1, 2], [1, 2, 3]), "dy has shape"),
             (([], []), "x is empty"),
             ((["a", "b"], [1, 2]), "x has dtype"),
-            (([1, 2], [1j, 2]), "y has dtype complex"),
-            (([1, 2], [None, 2]), "y has dtype object"),
+            (([1j, 2], [1, 2]), "x has dtype complex"),
+            (([1, 2], [None, 2]), "y must be finite; it is None at index 0"),
+            (([1, 2], [object(), 2]), "y has dtype object"),
             (([[1], [1, 2]], [1, 2]), "x is not an array"),
             (([1], 3), "not an array of data"),
         ],

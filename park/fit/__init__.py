@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from park.fit.assembly import Assembly
     from park.fit.data import Data
     from park.fit.job import Fit, Uncertainty
-    from park.fit.model import Model
+    from park.fit.model import Constant, Model
     from park.fit.parameter import Parameter
     from park.fit.result import FitResult
 
-__all__ = ["Assembly", "Data", "Fit", "FitResult", "Model", "Parameter", "Uncertainty"]
+__all__ = ["Assembly", "Constant", "Data", "Fit", "FitResult", "Model", "Parameter", "Uncertainty"]
 
 _HOME = {
     "Assembly": "assembly",
+    "Constant": "model",
     "Data": "data",
     "Fit": "job",
     "FitResult": "result",

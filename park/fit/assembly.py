@@ -17,9 +17,10 @@ import numpy as np
 
 from park.errors import InvalidRequest
 from park.fit.data import Array, Data, as_data
+from park.fit.expression import CONSTANTS, compiled, names_in
 from park.fit.model import Model
 from park.fit.objective import BumpsObjective, Computed, Objective, Part, PartsObjective
-from park.fit.parameter import CONSTANTS, Parameter, compiled, names_in
+from park.fit.parameter import Parameter
 
 
 class Assembly:
@@ -188,7 +189,10 @@ def _objective(parts: list[Part]) -> PartsObjective:
         parts=parts,
         names=[o.name for o in owned],
         parameters=[o.parameter for o in owned],
-        arguments=[{k: index[id(p)] for k, p in part.model.parameters.items()} for part in parts],
+        arguments=[
+            {k: index[id(p)] for k, p in part.model.parameters.items() if k not in part.model.constants}
+            for part in parts
+        ],
         computed=_computed(owned, scope),
     )
 
@@ -207,7 +211,8 @@ def _computed(owned: list[_Owned], scope: dict[str, int]) -> list[Computed]:
             hint = f"say {' or '.join(alike)}" if alike else f"there are {', '.join(scope)}"
             raise InvalidRequest(
                 f"{o.part.name}, parameter {o.keyword!r}: the expression {o.parameter.expression!r} uses "
-                f"{unknown[0]!r}, which is not one parameter; {hint}"
+                f"{unknown[0]!r}, which is not one parameter; {hint}; use Constant({o.parameter.expression!r}) if "
+                f"it is a text for the function"
             )
         uses[n] = {name: place for name, place in names.items() if place is not None}
     order: list[Computed] = []

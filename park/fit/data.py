@@ -1,58 +1,256 @@
-"""Measured data."""
+"""Measured data, and the residuals of a model at them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from park.errors import InvalidRequest
+from park.fit import pairing
+from park.fit.columns import Column, read, unit_of, where
+from park.fit.coordinates import Coordinates, Flags, are_several, columns_of, coordinates_of
+from park.fit.whitening import covariance_of, whitening
 
 Array = NDArray[np.float64]
+
+
+class WrongShape(InvalidRequest):
+    """Raised when a model returns something that cannot be compared with its data."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One picture of data: the *take* of its numbers that it shows, and the *rows* of the residuals."""
+
+    suffix: str
+    take: Callable[[Any], Any]
+    rows: slice
 
 
 class Data:
     """Points *x*, measured values *y* and their standard errors *dy*.
 
-    *y* has n values (or any shape), *dy* the same shape. *x* has n values too, or several coordinates
-    for each point: shape (n, k) or (k, n), handed to the model as it is. Without *dy* all points weigh
-    the same, and the errors of parameters are scaled by the scatter about the fit.
+    *y* has n values or the shape of an image; *dy* has the same shape, or is one number for all points.
+    Without *dy* the errors are unknown, and are estimated from the scatter about the fit. *cov*, a matrix
+    (n, n), is the covariance of correlated errors, in place of *dy*. A complex *y* has a complex *dy* (the
+    errors of real and imaginary parts) or a real one for both.
+
+    *x* has the shape of *y*, or several coordinates: a tuple of arrays ``(x, t)`` that broadcast to the shape
+    of *y*, or one array (n, k) or (k, n). A model ``f(x, t, ...)`` gets one by one, a model ``f(q, ...)`` all in
+    one array, whose ``q[0]`` is the first of the tuple.
+
+    Masked points (``numpy.ma``, in any of the arrays) are left out. Nan and infinity are refused;
+    ``nan="drop"`` leaves such points out too. The model of a row of points gets those that remain. The model
+    of an image gets all pixels, and those left out are not compared.
 
     *name* and *labels* (of x and y) are for plots.
 
     >>> Data([1, 2, 3], [2.1, 3.9, 6.2], 0.1)
     <Data: 3 points>
+    >>> Data([1, 2, 3], [2.1, float("nan"), 6.2], nan="drop")
+    <Data: 2 points, 1 left out>
     """
 
+    #: as a model with one argument for it gets it
+    x: Array
+    #: complex128 for complex data; nan in pixels that are left out
+    y: NDArray[Any]
+    #: shaped as y, complex as y; None if it is unknown
+    dy: NDArray[Any] | None
+    #: the covariance of the points that remain
+    cov: Array | None
+    #: True for the pixels of an image that count; None if all points of y do
+    good: Flags | None
+    #: how many points were left out
+    left_out: int
+
     def __init__(
-        self, x: Any, y: Any, dy: Any = None, name: str = "", labels: tuple[str, str] = ("x", "y")
+        self,
+        x: Any,
+        y: Any,
+        dy: Any = None,
+        name: str = "",
+        labels: tuple[str, str] = ("x", "y"),
+        *,
+        cov: Any = None,
+        nan: str = "refuse",
     ) -> None:
-        self.x = _array(x, "x")
-        self.y = _array(y, "y")
-        if self.y.ndim == 0:
-            raise InvalidRequest(f"y={y!r} is one number, not an array of data")
-        if self.y.ndim == 1 and self.y.size not in (self.x.shape[:1] + self.x.shape[-1:]):
-            raise InvalidRequest(f"x of shape {self.x.shape} does not match y of {self.y.size} points")
-        self.dy: Array | None = None
-        if dy is not None:
-            dy = _array(dy, "dy")
-            if dy.ndim == 0:
-                dy = np.full(self.y.shape, float(dy))
-            if dy.shape != self.y.shape:
-                raise InvalidRequest(f"dy has shape {dy.shape} and y has shape {self.y.shape}")
-            bad = np.flatnonzero(dy <= 0)
-            if bad.size:
-                raise InvalidRequest(f"dy must be positive; it is {dy.flat[bad[0]]:g} at index {bad[0]}")
-            self.dy = dy
         self.name = name
         self.labels = labels
+        try:
+            self._read(x, y, dy, cov, nan)
+        except InvalidRequest as error:
+            if not name:
+                raise
+            raise InvalidRequest(f"data {name!r}: {error}") from None
+        self._protect()
+
+    def _read(self, x: Any, y: Any, dy: Any, cov: Any, nan: str) -> None:
+        if nan not in ("refuse", "drop"):
+            raise InvalidRequest(f"nan={nan!r} is neither 'refuse' nor 'drop'")
+        several = are_several(x)
+        given = [(f"x[{n}]", one) for n, one in enumerate(x)] if several else [("x", x)]
+        pairing.check([*given, ("y", y), ("dy", dy), ("cov", cov)])
+        columns = columns_of(x)
+        values = read(y, "y", complex_too=True)
+        if values.values.ndim == 0:
+            raise InvalidRequest(f"y={y!r} is one number, not an array of data")
+        shape = values.values.shape
+        self._points, masked = coordinates_of(columns, several, shape)
+        errors = _errors(dy, values, cov is not None)
+        parts = 2 if np.iscomplexobj(values.values) else 1
+        matrix = None if cov is None else covariance_of(cov, values.values.size, parts)
+        out = np.zeros(shape, dtype=bool)
+        for column in (values, errors):
+            if column is not None and column.masked is not None:
+                out |= column.masked
+        out |= self._masked_coordinates(masked)
+        out = _not_finite(out, self._points, values, errors, nan == "drop")
+        if errors is not None:
+            _positive(errors, out)
+        if out.all():
+            raise InvalidRequest(f"no point is left: all {out.size} are masked or not finite")
+        self._take(values.values, None if errors is None else errors.values, matrix, out)
+
+    def _masked_coordinates(self, masked: Flags | None) -> Flags | bool:
+        if masked is None:
+            return False
+        points = self._points.points(masked)
+        if points is None:
+            raise InvalidRequest(
+                f"x of shape {masked.shape} is masked, which does not say which points of y (shape "
+                f"{self._points.shape}) to leave out: mask y"
+            )
+        return points
+
+    def _take(self, y: NDArray[Any], dy: NDArray[Any] | None, cov: Array | None, out: Flags) -> None:
+        """Takes the points that are not *out*."""
+        self.left_out = int(out.sum())
+        self.good = None
+        if self.left_out and y.ndim == 1:
+            self._points.keep(~out)
+            y, dy = y[~out], None if dy is None else dy[~out]
+        elif self.left_out:
+            self.good = ~out
+            y[out] = np.nan
+            if dy is not None:
+                dy[out] = np.nan
+        if cov is not None:
+            kept = np.tile(~out.ravel(), len(cov) // out.size)
+            cov = np.ascontiguousarray(cov[np.ix_(kept, kept)])
+        self._whiten = None if cov is None else whitening(cov)
+        if cov is not None:
+            dy = self._spread(np.sqrt(np.diag(cov)), y)
+        self.x, self.y, self.dy, self.cov = self._points.values, y, dy, cov
+        #: the errors of the residuals, in their order
+        self._size = None if dy is None or cov is not None else self._row(dy)
+
+    def _row(self, values: NDArray[Any]) -> Array:
+        """The numbers that count, in the order of the residuals: real parts before imaginary ones."""
+        row = values.ravel() if self.good is None else values[self.good]
+        return np.concatenate([row.real, row.imag]) if row.dtype.kind == "c" else row
+
+    def _spread(self, row: Array, like: NDArray[Any]) -> NDArray[Any]:
+        """The inverse of `_row`, with nan in pixels that are left out."""
+        values = np.full_like(like, np.nan)
+        chosen = np.ones(like.shape, dtype=bool) if self.good is None else self.good
+        if like.dtype.kind == "c":
+            half = row.size // 2
+            values[chosen] = row[:half] + 1j * row[half:]
+        else:
+            values[chosen] = row
+        return values
+
+    def coordinates(self, arguments: tuple[str, ...]) -> list[Array]:
+        """The coordinates for the named *arguments* of a model, one array for each."""
+        return self._points.apart(arguments)
+
+    def comparable(self, theory: Any) -> NDArray[Any]:
+        """The values that a model has returned, as numbers with the shape of y; masked ones are nan.
+
+        Raises WrongShape for anything else.
+        """
+        if unit_of(theory):
+            raise WrongShape(f"it returned numbers with the unit {unit_of(theory)}, not plain numbers")
+        if isinstance(theory, np.ma.MaskedArray):
+            theory = np.ma.filled(theory.astype(np.result_type(theory.dtype, np.float64)), np.nan)
+        values: NDArray[Any] = np.asarray(theory)
+        self._check(values)
+        return values
+
+    def _check(self, theory: NDArray[Any]) -> None:
+        if theory.shape != self.y.shape:
+            raise WrongShape(f"it returned shape {theory.shape} for y of shape {self.y.shape}{self._hint()}")
+        if theory.dtype.kind == "c" and self.y.dtype.kind != "c":
+            raise WrongShape(f"it returned dtype {theory.dtype}, not real numbers")
+        if theory.dtype.kind not in "iufbc":
+            raise WrongShape(f"it returned dtype {theory.dtype}, not real numbers")
+        if self.y.dtype.kind == "c" and theory.dtype.kind != "c":
+            raise WrongShape(
+                f"it returned real numbers ({theory.dtype}) for a complex y: return complex ones, theory + 0j"
+            )
+
+    def _hint(self) -> str:
+        if self.left_out and self.good is None:
+            return f" ({self.left_out} points are left out: the model gets an x without them)"
+        if self._points.axis is not None and self.y.ndim == 1:
+            return f" and x of shape {self.x.shape}: a model f(x1, x2, ...) gets its coordinates one by one"
+        return ""
+
+    def residuals(self, difference: NDArray[Any]) -> Array:
+        """The residuals of the points that count, in one row, from theory - y, which it may overwrite.
+
+        They are in units of *dy*; with *cov* they are made independent.
+        """
+        if self.good is None and self._whiten is None and self.y.dtype.kind != "c":
+            if self.dy is not None:
+                difference /= self.dy
+            residuals: Array = difference.ravel()
+            return residuals
+        row = self._row(difference)
+        if self._whiten is not None:
+            return np.asarray(self._whiten @ row)
+        return row if self._size is None else row / self._size
+
+    def views(self) -> Iterator[View]:
+        """The pictures of the data: one, or one for the real and one for the imaginary parts."""
+        if self.y.dtype.kind != "c":
+            yield View("", np.asarray, slice(None))
+            return
+        half = len(self) // 2
+        yield View(" (real part)", np.real, slice(half))
+        yield View(" (imaginary part)", np.imag, slice(half, None))
+
+    def placed(self, residuals: Array) -> Array:
+        """Residuals of one view, in the flat order of y; nan for pixels that are left out."""
+        if self.good is None:
+            return residuals
+        return self._spread(residuals, self.y.real).ravel()
 
     def __len__(self) -> int:
-        return int(self.y.size)
+        """How many numbers are compared with the model: a complex point counts twice."""
+        count = int(self.y.size) if self.good is None else int(self.good.sum())
+        return 2 * count if self.y.dtype.kind == "c" else count
+
+    def _protect(self) -> None:
+        """A model that changes its x in place must fail, not shift the points with each evaluation."""
+        for array in (self.x, self.y, self.dy, self.cov):
+            if array is not None:
+                array.flags.writeable = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._protect()  # pickling drops it
 
     def __repr__(self) -> str:
-        return f"<Data{' ' + self.name if self.name else ''}: {len(self)} points>"
+        kind = "complex points" if self.y.dtype.kind == "c" else "points"
+        count = len(self) // 2 if self.y.dtype.kind == "c" else len(self)
+        out = f", {self.left_out} left out" if self.left_out else ""
+        return f"<Data{' ' + self.name if self.name else ''}: {count} {kind}{out}>"
 
 
 def as_data(given: Any) -> Data:
@@ -64,19 +262,82 @@ def as_data(given: Any) -> Data:
     raise InvalidRequest(f"{given!r:.80} is neither Data nor a tuple (x, y) or (x, y, dy)")
 
 
-def _array(given: Any, what: str) -> Array:
-    """A private float64 copy; refuses what is empty, not real numbers, or not finite."""
-    try:
-        array = np.asarray(given)
-    except ValueError as error:
-        raise InvalidRequest(f"{what} is not an array of numbers: {error}") from None
-    if array.dtype.kind not in "iuf":
-        raise InvalidRequest(f"{what} has dtype {array.dtype}: real numbers are needed")
-    if array.size == 0:
-        raise InvalidRequest(f"{what} is empty")
-    array = np.array(array, dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(array))
+def _errors(dy: Any, y: Column, with_cov: bool) -> Column | None:
+    """The standard errors with the shape of y, from *dy* or from the values themselves; None if unknown."""
+    given = [what for what, is_given in (("dy", dy is not None), ("cov", with_cov)) if is_given]
+    if y.errors is not None and given:
+        raise InvalidRequest(f"the values of y have errors of their own: leave {given[0]} out")
+    if len(given) == 2:
+        raise InvalidRequest("dy and cov are both given: cov has the errors on its diagonal, leave dy out")
+    if y.errors is not None:
+        return Column(y.errors)
+    if dy is None:
+        return None
+    shape = y.values.shape
+    column = read(dy, "dy", complex_too=True)
+    if column.values.ndim == 0:
+        column.values = np.full(shape, column.values)
+        column.masked = None
+    _check_errors(dy, column, y)
+    if np.iscomplexobj(y.values) and not np.iscomplexobj(column.values):
+        column.values = column.values * (1 + 1j)
+    return column
+
+
+def _check_errors(dy: Any, column: Column, y: Column) -> None:
+    shape = y.values.shape
+    if getattr(getattr(dy, "dtype", None), "kind", "") == "b":
+        raise InvalidRequest("dy is an array of True and False, not of errors: to leave points out mask y")
+    if column.errors is not None:
+        raise InvalidRequest("the errors in dy have errors of their own: give their nominal values")
+    if column.values.shape != shape:
+        if column.values.shape in ((2, *shape), (*shape, 2)):
+            raise InvalidRequest(
+                f"dy has shape {column.values.shape} and y has shape {shape}: a lower and an upper error for each "
+                f"point are not the errors of a normal distribution; give one error, such as their mean"
+            )
+        raise InvalidRequest(f"dy has shape {column.values.shape} and y has shape {shape}")
+    if np.iscomplexobj(column.values) and not np.iscomplexobj(y.values):
+        raise InvalidRequest("dy is complex and y is real: give real errors")
+
+
+def _not_finite(out: Flags, points: Coordinates, values: Column, errors: Column | None, drop: bool) -> Flags:
+    """*out* with the points that are not finite; without *drop* an error that names the first of them."""
+    bad = ~np.isfinite(points.values)
+    if bad.any():
+        flags = points.points(bad)
+        hidden = points.hidden(out)
+        if flags is not None and drop:
+            out = out | flags
+        elif (bad & ~hidden).any():
+            what, shown, index = points.place(int(np.flatnonzero(bad & ~hidden)[0]))
+            raise InvalidRequest(_advice(what, shown, index, flags is not None))
+    for what, column in (("y", values), ("dy", errors)):
+        if column is None:
+            continue
+        bad = ~np.isfinite(column.values)
+        if drop:
+            out = out | bad
+        elif (bad & ~out).any():
+            flat = int(np.flatnonzero(bad & ~out)[0])
+            raise InvalidRequest(_advice(what, column.shown(flat), where(flat, out.shape), True))
+    return out
+
+
+def _advice(what: str, shown: str, index: Any, droppable: bool) -> str:
+    advice = "leave the point out with a mask (numpy.ma)"
+    if droppable:
+        advice += ", or all such points with Data(..., nan='drop')"
+    return f"{what} must be finite; it is {shown} at index {index}: {advice}"
+
+
+def _positive(errors: Column, out: Flags) -> None:
+    """Refuses errors of zero and below."""
+    both = np.iscomplexobj(errors.values)
+    low = np.minimum(errors.values.real, errors.values.imag) if both else errors.values
+    bad = np.flatnonzero((low <= 0) & ~out)
     if bad.size:
-        raise InvalidRequest(f"{what} must be finite; it is {array.flat[bad[0]]} at index {bad[0]}")
-    array.flags.writeable = False
-    return array
+        raise InvalidRequest(
+            f"dy must be positive; it is {errors.values.flat[bad[0]]:g} at index {where(int(bad[0]), out.shape)}: "
+            f"give the point its error or leave it out with a mask (numpy.ma); without dy errors are estimated"
+        )

@@ -4,18 +4,48 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from park.errors import InvalidRequest
+from park.fit.data import Data
 from park.fit.parameter import Parameter, as_parameter
+from park.fit.signature import Signature, arguments_of, name_of, takes_text, takes_whole, typed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constant:
+    """A value for an argument that is no parameter: the function gets it as it is.
+
+    >>> Model(lambda x, a, kind: a * x, a=(0, 4), kind=Constant("lin"))
+    Model(<lambda>, a=Parameter(2, limits=(0, 4)), kind=Constant('lin'))
+    """
+
+    value: Any
+
+    def __repr__(self) -> str:
+        if isinstance(self.value, np.ndarray):
+            return f"Constant(<array of shape {self.value.shape}>)"
+        text = repr(self.value)
+        return f"Constant({text if len(text) <= 60 else text[:57] + '...'})"
 
 
 class Model:
-    """A function ``f(x, b1, b2, ...) -> y`` and a parameter for each of its arguments.
+    """A function ``f(x, b1, b2, ...) -> y`` and a value for each of its arguments.
 
-    *x* and *y* are numpy arrays; the parameters arrive as keyword arguments, as floats. Each is a
-    `Parameter` or a shorthand: a number is fixed, ``(low, high)`` is fitted from the middle, a text
-    is an expression of other parameters. Arguments with a default may be left out.
+    *x* and *y* are numpy arrays; the parameters arrive as floats. Each is a `Parameter` or a shorthand: a
+    number is fixed, ``(low, high)`` is fitted from the middle, a text is an expression of other parameters.
+    Arguments with a default may be left out.
+
+    Arguments that are no parameters get a `Constant`. True, False, None, arrays, dicts and other objects are
+    constants by themselves, and so is a text for an argument whose default or annotation is a text. An int
+    for an argument whose default or annotation is an int arrives as an int.
+
+    Leading arguments without a value are coordinates, ``f(x, t, b1, ...)``; their arrays come from ``Data((x, t), y)``.
+    A vector of parameters, ``f(x, *p)`` or ``f(x, p)``, is a list: ``p=[(0, 4), (1, 2)]`` makes the
+    parameters p0 and p1.
 
     The same `Model` in two parts of an `Assembly` shares all its parameters.
 
@@ -23,44 +53,102 @@ class Model:
     Model(<lambda>, a=Parameter(2, limits=(0, 4)), b=Parameter(1, fixed=True))
     """
 
-    def __init__(self, function: Callable[..., Any], /, **parameters: Any) -> None:
+    def __init__(self, function: Callable[..., Any], /, **values: Any) -> None:
         if not callable(function):
             raise InvalidRequest(f"the model {function!r} is not a function")
         self.function = function
-        self.name: str = getattr(function, "__name__", type(function).__name__)
+        self.name: str = name_of(function)
         self.parameters: dict[str, Parameter] = {}
-        for name, given in parameters.items():
-            try:
-                self.parameters[name] = as_parameter(given)
-            except InvalidRequest as error:
-                raise InvalidRequest(f"model {self.name}, parameter {name!r}: {error}") from None
-        self._check_signature()
-
-    def _check_signature(self) -> None:
+        #: values that the function gets as they are, by argument
+        self.constants: dict[str, Any] = {}
+        #: the names of the parameters that stand in a vector, by argument
+        self._vectors: dict[str, list[str]] = {}
+        self._shown: dict[str, Parameter | Constant] = {}
+        arguments = arguments_of(function)
+        known = {} if arguments is None else {a.name: a for a in arguments}
+        for name, given in values.items():
+            self._take(name, given, known.get(name))
         try:
-            signature = inspect.signature(self.function)
-        except (TypeError, ValueError):
-            return  # a compiled function that does not tell: its first call does
-        arguments = list(signature.parameters.values())
-        if not arguments or arguments[0].kind is inspect.Parameter.KEYWORD_ONLY:
-            raise InvalidRequest(f"model {self.name}: its function takes no x as first argument")
-        if arguments[0].kind is not inspect.Parameter.VAR_POSITIONAL:
-            arguments = arguments[1:]
-        keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        known = {a.name for a in arguments if a.kind in keywords}
-        missing = [
-            a.name
-            for a in arguments
-            if a.name not in self.parameters
-            and a.default is inspect.Parameter.empty
-            and a.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        ]
-        if missing:
-            raise InvalidRequest(f"model {self.name}: no value for {', '.join(missing)}")
-        unknown = [name for name in self.parameters if name not in known]
-        if unknown and not any(a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments):
-            raise InvalidRequest(f"model {self.name}: its function has no argument {', '.join(unknown)}")
+            self._signature()
+        except InvalidRequest as error:
+            raise InvalidRequest(f"model {self.name}: {error}") from None
+
+    def _take(self, name: str, given: Any, argument: inspect.Parameter | None) -> None:
+        spread = argument is not None and argument.kind is inspect.Parameter.VAR_POSITIONAL
+        try:
+            if spread or _is_vector(given):
+                self._take_vector(name, given, spread)
+            elif isinstance(given, Constant) or _is_constant(given, takes_text(argument)):
+                constant = given if isinstance(given, Constant) else Constant(given)
+                self.constants[name] = constant.value
+                self._shown[name] = constant
+            else:
+                self._add(name, as_parameter(given))
+                if isinstance(given, int | np.integer) and takes_whole(argument):
+                    self.constants[name] = int(given)
+        except InvalidRequest as error:
+            hint = ""
+            if isinstance(given, str | list | tuple | complex):
+                hint = f"; for the function to get it as it is: Constant({given!r:.60})"
+            raise InvalidRequest(f"model {self.name}, parameter {name!r}: {error}{hint}") from None
+
+    def _take_vector(self, name: str, given: Any, spread: bool) -> None:
+        pair = isinstance(given, list | tuple) and len(given) == 2 and all(_is_number(v) for v in given)
+        if not isinstance(given, list | tuple) or pair:
+            raise InvalidRequest(
+                f"{given!r:.60} is for a vector of parameters: give a list with an entry for each, [(0, 4), (1, 2)]"
+            )
+        names = [f"{name}{n}" for n in range(len(given))]
+        for one, value in zip(names, given, strict=True):
+            self._add(one, as_parameter(value))
+        if not spread:
+            self._vectors[name] = names
+
+    def _add(self, name: str, parameter: Parameter) -> None:
+        if name in self.parameters:
+            raise InvalidRequest(f"there are two values for {name}")
+        self.parameters[name] = self._shown[name] = parameter
+
+    def _signature(self, function: Any = None) -> Signature:
+        given = [*self.parameters, *(name for name in self.constants if name not in self.parameters)]
+        function = self.function if function is None else function
+        return Signature(function, arguments_of(self.function), given, self._vectors)
+
+    def on(self, data: Data) -> Callable[..., Any]:
+        """The function at the points of *data*, of the parameters by keyword.
+
+        Raises InvalidRequest where the data have another number of coordinates than the function.
+        """
+        signature = self._signature(typed(self.function, data.y.dtype))
+        return signature.call(data.coordinates(signature.coordinates), self.constants)
 
     def __repr__(self) -> str:
-        inside = ", ".join([self.name, *(f"{name}={p!r}" for name, p in self.parameters.items())])
-        return f"Model({inside})"
+        coordinates = self._signature().coordinates
+        name = f"{self.name}({', '.join(coordinates)})" if len(coordinates) > 1 else self.name
+        return f"Model({', '.join([name, *(f'{key}={value!r}' for key, value in self._shown.items())])})"
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, int | float | np.number) and not isinstance(given, bool)
+
+
+def _is_vector(given: Any) -> bool:
+    """A list of parameters and ranges: no pair of numbers."""
+    return (
+        isinstance(given, list | tuple)
+        and any(isinstance(one, Parameter | list | tuple) for one in given)
+        and all(isinstance(one, Parameter | list | tuple | str) or _is_number(one) for one in given)
+    )
+
+
+def _is_constant(given: Any, text: bool) -> bool:
+    """True for an object that cannot be meant as a parameter."""
+    if isinstance(given, str):
+        return text
+    if isinstance(given, Parameter | list | tuple | complex):
+        return False
+    if isinstance(given, np.ndarray):
+        return given.ndim > 0 and given.shape != (2,)
+    if given is None or isinstance(given, bool | np.bool_ | bytes | dict | set):
+        return True
+    return len(getattr(given, "shape", ())) > 0 or not hasattr(given, "__float__")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from park.errors import InvalidRequest
-from park.fit.data import Array, Data
+from park.fit.data import Array, Data, WrongShape
 from park.fit.model import Model
 from park.fit.parameter import Parameter
 
@@ -143,6 +143,7 @@ class PartsObjective(Objective):
         self._parameters = parameters
         self._arguments = arguments
         self._computed = computed
+        self._calls = [_at_its_data(part) for part in parts]
         self._template: list[float] = [np.float64(0.0 if p.value is None else p.value) for p in parameters]
         self._fitted = [n for n, p in enumerate(parameters) if p.fitted]
         self._bounded = [c.place for c in computed if np.isfinite(parameters[c.place].limits).any()]
@@ -173,26 +174,28 @@ class PartsObjective(Objective):
     def theory(self, n: int, values: list[float]) -> Array:
         """What the model of part *n* says, with the shape of its data."""
         part = self.parts[n]
-        theory = part.model.function(part.data.x, **{k: values[i] for k, i in self._arguments[n].items()})
-        theory = np.asarray(theory)
-        if theory.shape != part.data.y.shape:
+        try:
+            theory = self._calls[n](**{k: values[i] for k, i in self._arguments[n].items()})
+            y = part.data.y
+            if type(theory) is np.ndarray and theory.shape == y.shape and theory.dtype.kind == y.dtype.kind:
+                return theory
+            return part.data.comparable(theory)
+        except WrongShape as error:
+            raise WrongShape(f"{part.name}, model {part.model.name}: {error}") from None
+        except ValueError as error:
+            if "read-only" not in str(error):
+                raise
             raise WrongShape(
-                f"{part.name}, model {part.model.name}: it returned shape {theory.shape} for y of shape "
-                f"{part.data.y.shape}"
-            )
-        if theory.dtype.kind not in "iufb":
-            raise WrongShape(
-                f"{part.name}, model {part.model.name}: it returned dtype {theory.dtype}, not real numbers"
-            )
-        return theory
+                f"{part.name}, model {part.model.name}: it changes the data's x in place ({error}); it may work "
+                f"on a copy, x = x.copy()"
+            ) from error
 
     def _residuals_of(self, n: int, values: list[float]) -> Array:
         part = self.parts[n]
+        # In one expression numpy uses the memory of the theory again.
         difference = self.theory(n, values) - part.data.y
-        if part.data.dy is not None:
-            difference /= part.data.dy
-        residuals: Array = difference.ravel() if part.weight == 1.0 else difference.ravel() * part.weight
-        return residuals
+        residuals = part.data.residuals(difference)
+        return residuals if part.weight == 1.0 else residuals * part.weight
 
     def _allowed(self, values: list[float]) -> bool:
         for place in self._bounded:
@@ -273,23 +276,28 @@ class PartsObjective(Objective):
         with np.errstate(all="ignore"):
             values = self.values(x)
             for n, part in enumerate(self.parts):
-                low = high = None
+                data, theory = part.data, np.array(self.theory(n, values))
+                residuals = self._residuals_of(n, values)
+                drawn = None
                 if draws is not None and len(draws):
                     drawn = np.array([self.theory(n, self.values(row)) for row in draws])
-                    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-                curves.append(
-                    Curve(
-                        name=part.data.name or part.name,
-                        x=part.data.x,
-                        y=part.data.y,
-                        dy=part.data.dy,
-                        theory=np.array(self.theory(n, values), dtype=np.float64),
-                        residuals=self._residuals_of(n, values),
-                        labels=part.data.labels,
-                        low=low,
-                        high=high,
+                for view in data.views():
+                    low = high = None
+                    if drawn is not None:
+                        low, high = np.quantile(view.take(drawn), (0.025, 0.975), axis=0)
+                    curves.append(
+                        Curve(
+                            name=(data.name or part.name) + view.suffix,
+                            x=data.x,
+                            y=view.take(data.y),
+                            dy=None if data.dy is None else view.take(data.dy),
+                            theory=np.array(view.take(theory), dtype=np.float64),
+                            residuals=data.placed(residuals[view.rows]),
+                            labels=data.labels,
+                            low=low,
+                            high=high,
+                        )
                     )
-                )
         return curves
 
     def problem(self) -> Any:
@@ -347,8 +355,11 @@ class _Fitness:
         return 0.5 * float(residuals @ residuals)
 
 
-class WrongShape(InvalidRequest):
-    """Raised when a model returns something that cannot be compared with its data."""
+def _at_its_data(part: Part) -> Callable[..., Any]:
+    try:
+        return part.model.on(part.data)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{part.name}, model {part.model.name}: {error}") from None
 
 
 class BumpsObjective(Objective):

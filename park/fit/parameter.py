@@ -1,37 +1,16 @@
-"""Parameters of models, and expressions between them.
-
-An expression is a text such as ``"2*b1 + sqrt(part2.width)"``. It is parsed, checked node by node against
-a short list of what may stand in it, and only then compiled, so a text from a file can do arithmetic and
-nothing else.
-"""
+"""Parameters of models."""
 
 from __future__ import annotations
 
-import ast
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from park.errors import InvalidRequest
-
-#: What an expression may call, by name. They are numpy's, so a bad argument gives nan and not an exception.
-FUNCTIONS: dict[str, Any] = {
-    function.__name__: function
-    for function in (
-        np.abs, np.sign, np.sqrt, np.cbrt, np.square, np.exp, np.expm1, np.log, np.log1p, np.log2, np.log10,
-        np.sin, np.cos, np.tan, np.arcsin, np.arccos, np.arctan, np.arctan2, np.sinh, np.cosh, np.tanh,
-        np.arcsinh, np.arccosh, np.arctanh, np.hypot, np.degrees, np.radians, np.floor, np.ceil,
-        np.minimum, np.maximum,
-    )
-}  # fmt: skip
-FUNCTIONS["abs"] = np.abs  # numpy calls it absolute
-#: Constants that an expression may name; a parameter of the same name hides them.
-CONSTANTS = {"pi": math.pi, "e": math.e}
-
-_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.Mod, ast.FloorDiv, ast.UAdd, ast.USub)
+from park.fit.expression import names_in
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,99 +115,3 @@ def _pair(given: Any, what: str) -> tuple[float, float]:
     if math.isnan(low) or math.isnan(high):
         raise InvalidRequest(f"{what} {given!r} has a nan")
     return low, high
-
-
-def _parse(text: str) -> ast.Expression:
-    """The tree of an expression, after every node was found to be harmless."""
-    if len(text) > 10_000:
-        raise InvalidRequest(f"the expression {text[:40]!r}... is longer than 10,000 characters")
-    try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise InvalidRequest(f"the expression {text!r} cannot be read: {error}") from None
-    _check(tree.body, text)
-    return tree
-
-
-def _check(node: ast.AST, text: str) -> None:
-    match node:
-        case ast.BinOp(op=op):
-            ok = isinstance(op, _OPERATORS)
-            below: list[ast.AST] = [node.left, node.right]
-        case ast.UnaryOp(op=op):
-            ok, below = isinstance(op, _OPERATORS), [node.operand]
-        case ast.Constant(value=value):
-            ok, below = type(value) in (int, float), []
-        case ast.Name():
-            ok, below = True, []
-        case ast.Attribute(value=ast.Name()):
-            ok, below = True, []
-        case ast.Call(func=ast.Name(id=name)):
-            if name not in FUNCTIONS:
-                raise InvalidRequest(
-                    f"the expression {text!r} calls {name!r}; it may call {', '.join(FUNCTIONS)}"
-                )
-            ok, below = not node.keywords, list(node.args)
-        case _:
-            ok, below = False, []
-    if not ok:
-        raise InvalidRequest(
-            f"the expression {text!r} has {ast.unparse(node)!r}: only numbers, parameters, + - * / // % ** "
-            f"and functions may stand in it"
-        )
-    for child in below:
-        _check(child, text)
-
-
-def names_in(text: str) -> list[str]:
-    """The parameters that an expression uses: ``b1``, or ``part2.b1``; each once, sorted."""
-    names = set()
-    tree = _parse(text)
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            names.add(ast.unparse(node))
-        elif isinstance(node, ast.Name) and id(node) not in called and id(node) not in inner:
-            names.add(node.id)
-    return sorted(names)
-
-
-class _Slots(ast.NodeTransformer):
-    """Puts ``v[3]`` where a parameter stands, and floats for integers: 9**9**9 must not take hours."""
-
-    def __init__(self, slots: dict[str, int]) -> None:
-        self.slots = slots
-
-    def _value(self, name: str) -> ast.expr:
-        if name in self.slots:
-            index = ast.Constant(self.slots[name])
-            return ast.Subscript(ast.Name("v", ast.Load()), index, ast.Load())
-        return ast.Call(ast.Name("_float", ast.Load()), [ast.Constant(CONSTANTS[name])], [])
-
-    def visit_Constant(self, node: ast.Constant) -> ast.expr:
-        try:
-            number = float(node.value)  # type: ignore[arg-type]
-        except OverflowError:
-            number = math.inf
-        return ast.Call(ast.Name("_float", ast.Load()), [ast.Constant(number)], [])
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return self._value(node.id)
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
-        return self._value(ast.unparse(node))
-
-    def visit_Call(self, node: ast.Call) -> ast.expr:
-        node.args = [self.visit(argument) for argument in node.args]
-        return node
-
-
-def compiled(text: str, slots: dict[str, int]) -> Callable[[list[float]], float]:
-    """The expression as a function of a list of values; *slots* says at which index each name stands."""
-    body = _Slots(slots).visit(_parse(text).body)
-    argument = ast.arguments([], [ast.arg("v")], None, [], [], None, [])
-    tree = ast.fix_missing_locations(ast.Expression(ast.Lambda(argument, body)))
-    scope = {"__builtins__": {}, "_float": np.float64, **FUNCTIONS}
-    function: Callable[[list[float]], float] = eval(compile(tree, f"<expression {text!r}>", "eval"), scope)
-    return function

@@ -1,0 +1,170 @@
+"""Where the points of data lie: one coordinate, or several.
+
+A model function has an argument for each coordinate, ``f(x, t, ...)``, or one for all of them,
+``f(q, ...)`` with ``q[0]`` and ``q[1]``. Several coordinates come as a tuple of arrays, which are broadcast to
+the shape of y, or stand in the rows or the columns of one array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from park.errors import InvalidRequest
+from park.fit.columns import Column, read, where
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Coordinates:
+    """The coordinates of the points of a y of one *shape*."""
+
+    #: as a function with one argument for all coordinates gets them
+    values: NDArray[np.float64]
+    shape: tuple[int, ...]
+    #: the axis of *values* on which several coordinates stand: 0 or -1; None for one coordinate
+    axis: int | None
+    #: True if rows and columns fit equally, so that neither is known to be the coordinates
+    ambiguous: bool = False
+    #: names of the columns of a table
+    names: tuple[str, ...] = ()
+
+    def points(self, flags: Flags) -> Flags | None:
+        """Which points of y have a flag among their coordinates; None where that is not known."""
+        if self.ambiguous:
+            return None
+        if flags.shape == self.shape:
+            return flags
+        if self.axis is not None:
+            return np.asarray(flags.any(axis=self.axis))
+        if len(self.shape) == 1:  # a table for each point
+            others = tuple(range(1, flags.ndim) if flags.shape[0] == self.shape[0] else range(flags.ndim - 1))
+            return np.asarray(flags.any(axis=others))
+        return None
+
+    def hidden(self, out: Flags) -> Flags:
+        """Which coordinates belong to points of y that are *out*, shaped as the values."""
+        x = self.values
+        if x.shape == self.shape or (self.axis == 0 and not self.ambiguous):
+            return np.broadcast_to(out, x.shape)
+        if not self.ambiguous and out.shape == x.shape[: out.ndim]:
+            return np.broadcast_to(out.reshape(out.shape + (1,) * (x.ndim - out.ndim)), x.shape)
+        return np.zeros(x.shape, dtype=bool)
+
+    def place(self, flat: int) -> tuple[str, str, int | tuple[int, ...]]:
+        """The name, the value and the index of one of the values, for a message."""
+        x = self.values
+        shown = str(x.flat[flat])
+        if self.axis == 0:
+            size = x[0].size
+            return f"x[{flat // size}]", shown, where(flat % size, x.shape[1:])
+        return "x", shown, where(flat, x.shape)
+
+    def keep(self, chosen: Flags) -> None:
+        """Leaves out all points of a row that are not *chosen*."""
+        if self.ambiguous:
+            raise InvalidRequest(
+                f"x of shape {self.values.shape} does not say whether its points are rows or columns, and some "
+                f"of them must be left out: give its coordinates as a tuple, {_tuple(len(self.values))}"
+            )
+        first = self.axis != 0 and self.values.shape[0] == self.shape[0]
+        self.values = np.compress(chosen, self.values, axis=0 if first else -1)
+        self.shape = (int(chosen.sum()),)
+
+    def apart(self, arguments: Sequence[str]) -> list[NDArray[np.float64]]:
+        """One array for each of the *arguments* of a model.
+
+        Raises InvalidRequest where their number is another.
+        """
+        if len(arguments) == 1:
+            return [self.values]
+        if self.ambiguous:
+            raise InvalidRequest(
+                f"x of shape {self.values.shape} does not say whether its coordinates are rows or columns: give "
+                f"them as a tuple, {_tuple(len(arguments))}"
+            )
+        count = 1 if self.axis is None else self.values.shape[self.axis]
+        if count != len(arguments):
+            without = ", ".join(arguments[max(count, 1) :]) or arguments[-1]
+            raise InvalidRequest(
+                f"no value for {without}; without one, {', '.join(arguments)} are coordinates, and x has "
+                f"{count if count > 1 else 'only one'}: give a value or limits, or Data({_tuple(len(arguments))}, y)"
+            )
+        if self.names != tuple(arguments) and sorted(self.names) == sorted(arguments):
+            raise InvalidRequest(
+                f"the columns of x are {', '.join(self.names)} and the model takes {', '.join(arguments)}: give "
+                f"x[{list(arguments)}]"
+            )
+        rows = self.values if self.axis == 0 else np.moveaxis(self.values, -1, 0)
+        return [np.ascontiguousarray(row) for row in rows]
+
+
+def _tuple(count: int) -> str:
+    return f"({', '.join(f'x{n}' for n in range(1, count + 1))})"
+
+
+def are_several(given: Any) -> bool:
+    """Whether *given* is a tuple of coordinates, or a list of arrays."""
+    if isinstance(given, tuple):
+        return any(np.ndim(value) > 0 if _plain(value) else hasattr(value, "__len__") for value in given)
+    return isinstance(given, list) and any(hasattr(value, "shape") and value.shape for value in given)
+
+
+def _plain(value: Any) -> bool:
+    return type(value) in (int, float, np.ndarray)
+
+
+def columns_of(given: Any) -> list[Column]:
+    """The columns behind *given*: one for each coordinate of a tuple, or one in all."""
+    if are_several(given):
+        return [read(one, f"x[{n}]") for n, one in enumerate(given)]
+    return [read(given, "x")]
+
+
+def coordinates_of(
+    columns: list[Column], several: bool, shape: tuple[int, ...]
+) -> tuple[Coordinates, Flags | None]:
+    """The coordinates for a y of *shape*, and which of their values are masked.
+
+    Raises InvalidRequest where the shapes do not match.
+    """
+    if not several:
+        return _single(columns[0], shape), columns[0].masked
+    shapes = [column.values.shape for column in columns]
+    try:
+        together = np.broadcast_shapes(*shapes)
+    except ValueError:
+        together = None
+    if together != shape and len(set(shapes)) > 1:
+        raise InvalidRequest(
+            f"coordinates of shapes {', '.join(map(str, shapes))} do not match y of shape {shape}"
+            + (": numpy.meshgrid makes a grid of them" if len(shape) > 1 else "")
+        )
+    common = shape if together == shape else shapes[0]
+    values = np.stack([np.broadcast_to(column.values, common) for column in columns])
+    masks = [np.broadcast_to(_mask(column), common) for column in columns]
+    masked = np.stack(masks) if any(column.masked is not None for column in columns) else None
+    if common == shape:
+        return Coordinates(values, shape, axis=0), masked
+    return _single(Column(values), shape), masked
+
+
+def _mask(column: Column) -> Flags:
+    return np.zeros(column.values.shape, dtype=bool) if column.masked is None else column.masked
+
+
+def _single(column: Column, shape: tuple[int, ...]) -> Coordinates:
+    x = column.values
+    if len(shape) == 1 and shape[0] not in (x.shape[:1] + x.shape[-1:]):
+        raise InvalidRequest(f"x of shape {x.shape} does not match y of {shape[0]} points")
+    if x.shape == shape:
+        return Coordinates(x, shape, axis=None)
+    fits = [axis for axis, rest in ((0, x.shape[1:]), (-1, x.shape[:-1])) if rest == shape]
+    if len(fits) == 2 and x.shape[0] == x.shape[-1]:
+        return Coordinates(x, shape, axis=None, ambiguous=True)
+    return Coordinates(x, shape, axis=fits[0] if fits else None, names=column.names)
