@@ -38,6 +38,8 @@ class Column:
     written: dict[int, str] = field(default_factory=dict)
     #: names of the columns of a table
     names: tuple[str, ...] = ()
+    #: True and False were given, which count as 1 and 0
+    boolean: bool = False
 
     def shown(self, flat: int) -> str:
         """The value at a flat place, for a message."""
@@ -59,6 +61,7 @@ def read(given: Any, what: str, complex_too: bool = False) -> Column:
         raise InvalidRequest(f"{what} has dtype {column.values.dtype}: real numbers are needed")
     column.masked = _either(column.masked, masked)
     column.names = _names(given, array)
+    column.boolean = array.dtype.kind == "b"
     return column
 
 
@@ -113,7 +116,10 @@ def _array(given: Any, what: str) -> tuple[NDArray[Any], NDArray[np.bool_] | Non
     if hasattr(given, "unmasked") and hasattr(given, "mask"):  # astropy's
         return np.asarray(given.unmasked), np.array(given.mask, dtype=np.bool_)
     try:
-        return np.asarray(given), None
+        array = np.asarray(given)
+        if array.dtype.kind in "US" and isinstance(given, list | tuple):
+            array = np.array(given, dtype=object)  # numpy has made texts of the numbers between texts
+        return array, None
     except Exception as error:
         raise InvalidRequest(f"{what} is not an array of numbers: {error}") from None
 
@@ -169,10 +175,7 @@ def _plain(array: NDArray[Any], what: str) -> NDArray[Any]:
     kind = array.dtype.kind
     if kind in "SUT":
         index = where(0, array.shape) if array.ndim else 0
-        raise InvalidRequest(
-            f"{what} has dtype {array.dtype}, which is text ({array.flat[0]!r} at index {index}): give numbers, "
-            f"{what}.astype(float) if they are written as text"
-        )
+        raise InvalidRequest(_text(what, str(array.dtype), str(array.flat[0]), index))
     if kind in "Mm":
         raise InvalidRequest(_dates(what, str(array.dtype), kind == "M"))
     if array.dtype.names:
@@ -185,6 +188,13 @@ def _plain(array: NDArray[Any], what: str) -> NDArray[Any]:
     values = np.array(array, dtype=np.complex128 if kind == "c" else np.float64, order="C")
     _refuse_loss(array, values, what)
     return values
+
+
+def _text(what: str, dtype: str, value: str | bytes, index: Any) -> str:
+    return (
+        f"{what} has dtype {dtype}, and {value!r} at index {index} is text: give numbers, {what}.astype(float) if "
+        f"they are written as text"
+    )
 
 
 def _dates(what: str, dtype: str, date: bool) -> str:
@@ -260,10 +270,7 @@ def _objects(array: NDArray[Any], what: str) -> Column:
 
 def _number(value: Any, what: str, index: Any) -> complex:
     if isinstance(value, str | bytes):
-        raise InvalidRequest(
-            f"{what} has text in it ({value!r} at index {index}): give numbers, {what}.astype(float) if they "
-            f"are written as text"
-        )
+        raise InvalidRequest(_text(what, "object", value, index))
     if isinstance(value, datetime.date | datetime.timedelta | np.datetime64 | np.timedelta64):
         raise InvalidRequest(_dates(what, "object (dates)", isinstance(value, datetime.date | np.datetime64)))
     _refuse_unit(value, what)

@@ -121,9 +121,15 @@ def _plain(value: Any) -> bool:
 
 def columns_of(given: Any) -> list[Column]:
     """The columns behind *given*: one for each coordinate of a tuple, or one in all."""
-    if are_several(given):
-        return [read(one, f"x[{n}]") for n, one in enumerate(given)]
-    return [read(given, "x")]
+    named = [(f"x[{n}]", one) for n, one in enumerate(given)] if are_several(given) else [("x", given)]
+    columns = [read(one, what) for what, one in named]
+    for (what, _), column in zip(named, columns, strict=True):
+        if column.errors is not None:
+            raise InvalidRequest(
+                f"the values of {what} have errors of their own, and a fit takes {what} as exact: give their nominal "
+                f"values"
+            )
+    return columns
 
 
 def coordinates_of(

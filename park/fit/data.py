@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +9,9 @@ from numpy.typing import NDArray
 
 from park.errors import InvalidRequest
 from park.fit import pairing
-from park.fit.columns import Column, read, unit_of, where
-from park.fit.coordinates import Coordinates, Flags, are_several, columns_of, coordinates_of
+from park.fit.columns import read, unit_of
+from park.fit.coordinates import Flags, are_several, columns_of, coordinates_of
+from park.fit.usable import errors_of, not_finite, refuse_errors
 from park.fit.whitening import covariance_of, whitening
 
 Array = NDArray[np.float64]
@@ -20,15 +19,6 @@ Array = NDArray[np.float64]
 
 class WrongShape(InvalidRequest):
     """Raised when a model returns something that cannot be compared with its data."""
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """One picture of data: the *take* of its numbers that it shows, and the *rows* of the residuals."""
-
-    suffix: str
-    take: Callable[[Any], Any]
-    rows: slice
 
 
 class Data:
@@ -63,8 +53,8 @@ class Data:
     dy: NDArray[Any] | None
     #: the covariance of the points that remain
     cov: Array | None
-    #: True for the pixels of an image that count; None if all points of y do
-    good: Flags | None
+    #: True for the pixels of an image that are left out; None if all points of y count
+    mask: Flags | None
     #: how many points were left out
     left_out: int
 
@@ -101,7 +91,7 @@ class Data:
             raise InvalidRequest(f"y={y!r} is one number, not an array of data")
         shape = values.values.shape
         self._points, masked = coordinates_of(columns, several, shape)
-        errors = _errors(dy, values, cov is not None)
+        errors = errors_of(dy, values, cov is not None)
         parts = 2 if np.iscomplexobj(values.values) else 1
         matrix = None if cov is None else covariance_of(cov, values.values.size, parts)
         out = np.zeros(shape, dtype=bool)
@@ -109,9 +99,9 @@ class Data:
             if column is not None and column.masked is not None:
                 out |= column.masked
         out |= self._masked_coordinates(masked)
-        out = _not_finite(out, self._points, values, errors, nan == "drop")
+        out = not_finite(out, self._points, values, errors, nan == "drop")
         if errors is not None:
-            _positive(errors, out)
+            refuse_errors(errors, out)
         if out.all():
             raise InvalidRequest(f"no point is left: all {out.size} are masked or not finite")
         self._take(values.values, None if errors is None else errors.values, matrix, out)
@@ -130,12 +120,12 @@ class Data:
     def _take(self, y: NDArray[Any], dy: NDArray[Any] | None, cov: Array | None, out: Flags) -> None:
         """Takes the points that are not *out*."""
         self.left_out = int(out.sum())
-        self.good = None
+        self.mask = self._good = None
         if self.left_out and y.ndim == 1:
             self._points.keep(~out)
             y, dy = y[~out], None if dy is None else dy[~out]
         elif self.left_out:
-            self.good = ~out
+            self.mask, self._good = out, ~out
             y[out] = np.nan
             if dy is not None:
                 dy[out] = np.nan
@@ -147,17 +137,17 @@ class Data:
             dy = self._spread(np.sqrt(np.diag(cov)), y)
         self.x, self.y, self.dy, self.cov = self._points.values, y, dy, cov
         #: the errors of the residuals, in their order
-        self._size = None if dy is None or cov is not None else self._row(dy)
+        self._size = None if dy is None or cov is not None else self.row(dy)
 
-    def _row(self, values: NDArray[Any]) -> Array:
+    def row(self, values: NDArray[Any]) -> Array:
         """The numbers that count, in the order of the residuals: real parts before imaginary ones."""
-        row = values.ravel() if self.good is None else values[self.good]
+        row = values.ravel() if self._good is None else values[self._good]
         return np.concatenate([row.real, row.imag]) if row.dtype.kind == "c" else row
 
     def _spread(self, row: Array, like: NDArray[Any]) -> NDArray[Any]:
-        """The inverse of `_row`, with nan in pixels that are left out."""
+        """The inverse of `row`, with nan in pixels that are left out."""
         values = np.full_like(like, np.nan)
-        chosen = np.ones(like.shape, dtype=bool) if self.good is None else self.good
+        chosen = np.ones(like.shape, dtype=bool) if self._good is None else self._good
         if like.dtype.kind == "c":
             half = row.size // 2
             values[chosen] = row[:half] + 1j * row[half:]
@@ -195,8 +185,10 @@ class Data:
             )
 
     def _hint(self) -> str:
-        if self.left_out and self.good is None:
+        if self.left_out and self._good is None:
             return f" ({self.left_out} points are left out: the model gets an x without them)"
+        if 1 in self.y.shape and self.y.ndim == 2:
+            return ": give y as one column, y.ravel()"
         if self._points.axis is not None and self.y.ndim == 1:
             return f" and x of shape {self.x.shape}: a model f(x1, x2, ...) gets its coordinates one by one"
         return ""
@@ -206,34 +198,19 @@ class Data:
 
         They are in units of *dy*; with *cov* they are made independent.
         """
-        if self.good is None and self._whiten is None and self.y.dtype.kind != "c":
+        if self._good is None and self._whiten is None and self.y.dtype.kind != "c":
             if self.dy is not None:
                 difference /= self.dy
             residuals: Array = difference.ravel()
             return residuals
-        row = self._row(difference)
+        row = self.row(difference)
         if self._whiten is not None:
             return np.asarray(self._whiten @ row)
         return row if self._size is None else row / self._size
 
-    def views(self) -> Iterator[View]:
-        """The pictures of the data: one, or one for the real and one for the imaginary parts."""
-        if self.y.dtype.kind != "c":
-            yield View("", np.asarray, slice(None))
-            return
-        half = len(self) // 2
-        yield View(" (real part)", np.real, slice(half))
-        yield View(" (imaginary part)", np.imag, slice(half, None))
-
-    def placed(self, residuals: Array) -> Array:
-        """Residuals of one view, in the flat order of y; nan for pixels that are left out."""
-        if self.good is None:
-            return residuals
-        return self._spread(residuals, self.y.real).ravel()
-
     def __len__(self) -> int:
         """How many numbers are compared with the model: a complex point counts twice."""
-        count = int(self.y.size) if self.good is None else int(self.good.sum())
+        count = int(self.y.size) if self._good is None else int(self._good.sum())
         return 2 * count if self.y.dtype.kind == "c" else count
 
     def _protect(self) -> None:
@@ -260,84 +237,3 @@ def as_data(given: Any) -> Data:
     if isinstance(given, tuple | list) and len(given) in (2, 3):
         return Data(*given)
     raise InvalidRequest(f"{given!r:.80} is neither Data nor a tuple (x, y) or (x, y, dy)")
-
-
-def _errors(dy: Any, y: Column, with_cov: bool) -> Column | None:
-    """The standard errors with the shape of y, from *dy* or from the values themselves; None if unknown."""
-    given = [what for what, is_given in (("dy", dy is not None), ("cov", with_cov)) if is_given]
-    if y.errors is not None and given:
-        raise InvalidRequest(f"the values of y have errors of their own: leave {given[0]} out")
-    if len(given) == 2:
-        raise InvalidRequest("dy and cov are both given: cov has the errors on its diagonal, leave dy out")
-    if y.errors is not None:
-        return Column(y.errors)
-    if dy is None:
-        return None
-    shape = y.values.shape
-    column = read(dy, "dy", complex_too=True)
-    if column.values.ndim == 0:
-        column.values = np.full(shape, column.values)
-        column.masked = None
-    _check_errors(dy, column, y)
-    if np.iscomplexobj(y.values) and not np.iscomplexobj(column.values):
-        column.values = column.values * (1 + 1j)
-    return column
-
-
-def _check_errors(dy: Any, column: Column, y: Column) -> None:
-    shape = y.values.shape
-    if getattr(getattr(dy, "dtype", None), "kind", "") == "b":
-        raise InvalidRequest("dy is an array of True and False, not of errors: to leave points out mask y")
-    if column.errors is not None:
-        raise InvalidRequest("the errors in dy have errors of their own: give their nominal values")
-    if column.values.shape != shape:
-        if column.values.shape in ((2, *shape), (*shape, 2)):
-            raise InvalidRequest(
-                f"dy has shape {column.values.shape} and y has shape {shape}: a lower and an upper error for each "
-                f"point are not the errors of a normal distribution; give one error, such as their mean"
-            )
-        raise InvalidRequest(f"dy has shape {column.values.shape} and y has shape {shape}")
-    if np.iscomplexobj(column.values) and not np.iscomplexobj(y.values):
-        raise InvalidRequest("dy is complex and y is real: give real errors")
-
-
-def _not_finite(out: Flags, points: Coordinates, values: Column, errors: Column | None, drop: bool) -> Flags:
-    """*out* with the points that are not finite; without *drop* an error that names the first of them."""
-    bad = ~np.isfinite(points.values)
-    if bad.any():
-        flags = points.points(bad)
-        hidden = points.hidden(out)
-        if flags is not None and drop:
-            out = out | flags
-        elif (bad & ~hidden).any():
-            what, shown, index = points.place(int(np.flatnonzero(bad & ~hidden)[0]))
-            raise InvalidRequest(_advice(what, shown, index, flags is not None))
-    for what, column in (("y", values), ("dy", errors)):
-        if column is None:
-            continue
-        bad = ~np.isfinite(column.values)
-        if drop:
-            out = out | bad
-        elif (bad & ~out).any():
-            flat = int(np.flatnonzero(bad & ~out)[0])
-            raise InvalidRequest(_advice(what, column.shown(flat), where(flat, out.shape), True))
-    return out
-
-
-def _advice(what: str, shown: str, index: Any, droppable: bool) -> str:
-    advice = "leave the point out with a mask (numpy.ma)"
-    if droppable:
-        advice += ", or all such points with Data(..., nan='drop')"
-    return f"{what} must be finite; it is {shown} at index {index}: {advice}"
-
-
-def _positive(errors: Column, out: Flags) -> None:
-    """Refuses errors of zero and below."""
-    both = np.iscomplexobj(errors.values)
-    low = np.minimum(errors.values.real, errors.values.imag) if both else errors.values
-    bad = np.flatnonzero((low <= 0) & ~out)
-    if bad.size:
-        raise InvalidRequest(
-            f"dy must be positive; it is {errors.values.flat[bad[0]]:g} at index {where(int(bad[0]), out.shape)}: "
-            f"give the point its error or leave it out with a mask (numpy.ma); without dy errors are estimated"
-        )

@@ -83,9 +83,13 @@ class Model:
                 self.constants[name] = constant.value
                 self._shown[name] = constant
             else:
-                self._add(name, as_parameter(given))
-                if isinstance(given, int | np.integer) and takes_whole(argument):
-                    self.constants[name] = int(given)
+                parameter = as_parameter(given)
+                self._add(name, parameter)
+                if parameter.fixed and takes_whole(argument, isinstance(given, int | np.integer)):
+                    value = parameter.value
+                    assert value is not None
+                    if value.is_integer():
+                        self.constants[name] = int(value)
         except InvalidRequest as error:
             hint = ""
             if isinstance(given, str | list | tuple | complex):

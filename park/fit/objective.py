@@ -276,28 +276,23 @@ class PartsObjective(Objective):
         with np.errstate(all="ignore"):
             values = self.values(x)
             for n, part in enumerate(self.parts):
-                data, theory = part.data, np.array(self.theory(n, values))
-                residuals = self._residuals_of(n, values)
-                drawn = None
-                if draws is not None and len(draws):
+                low = high = None
+                if draws is not None and len(draws) and not np.iscomplexobj(part.data.y):
                     drawn = np.array([self.theory(n, self.values(row)) for row in draws])
-                for view in data.views():
-                    low = high = None
-                    if drawn is not None:
-                        low, high = np.quantile(view.take(drawn), (0.025, 0.975), axis=0)
-                    curves.append(
-                        Curve(
-                            name=(data.name or part.name) + view.suffix,
-                            x=data.x,
-                            y=view.take(data.y),
-                            dy=None if data.dy is None else view.take(data.dy),
-                            theory=np.array(view.take(theory), dtype=np.float64),
-                            residuals=data.placed(residuals[view.rows]),
-                            labels=data.labels,
-                            low=low,
-                            high=high,
-                        )
+                    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+                curves.append(
+                    Curve(
+                        name=part.data.name or part.name,
+                        x=part.data.x,
+                        y=part.data.y,
+                        dy=part.data.dy,
+                        theory=np.array(self.theory(n, values), dtype=part.data.y.dtype),
+                        residuals=self._residuals_of(n, values),
+                        labels=part.data.labels,
+                        low=low,
+                        high=high,
                     )
+                )
         return curves
 
     def problem(self) -> Any:

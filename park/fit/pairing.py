@@ -31,7 +31,7 @@ def _same_index(what: str, index: Any, other_what: str, other: Any) -> None:
         return
     place = next((n for n, (a, b) in enumerate(zip(index, other, strict=True)) if a != b), 0)
     raise InvalidRequest(
-        f"{what} and {other_what} have different indexes ({index[place]!r} and {other[place]!r} in row {place}): "
+        f"{what} and {other_what} have different indexes ({index[place]} and {other[place]} in row {place}): "
         f"{_advice(what, other_what)}"
     )
 

@@ -52,9 +52,11 @@ def takes_text(argument: inspect.Parameter | None) -> bool:
     return any(one is str or isinstance(one, str) for one in get_args(annotation))
 
 
-def takes_whole(argument: inspect.Parameter | None) -> bool:
-    """Whether the default or the annotation of an argument is an int."""
-    return argument is not None and (type(argument.default) is int or argument.annotation in (int, "int"))
+def takes_whole(argument: inspect.Parameter | None, whole: bool) -> bool:
+    """Whether an argument takes an int: its annotation says so, or its default is one and so is the given value."""
+    if argument is None:
+        return False
+    return argument.annotation in (int, "int") or (whole and type(argument.default) is int)
 
 
 @dataclass(slots=True)
