@@ -9,6 +9,8 @@ numpy is never imported for an encoder's sake: whoever has arrays has imported i
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import hashlib
 import importlib
@@ -17,12 +19,14 @@ import pickle
 import struct
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import cloudpickle
 
+from park import modules, rebuild
 from park.errors import JobAborted, JobFailed, NotComplete, NotPicklable, ProtocolError, UnitError
 from park.model import NOT_RUN, JobRecord, JobState
 from park.wire import codec
@@ -48,7 +52,7 @@ def code_hash(blob: Buffer) -> bytes:
 def dumps(obj: Any, what: str = "the body") -> bytes:
     """The pickle of *obj*, by value where it cannot be imported. Raises NotPicklable naming the culprit."""
     try:
-        return cloudpickle.dumps(obj, 5)  # type: ignore[no-any-return]
+        return _by_value(obj)
     except Exception as error:
         raise NotPicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
 
@@ -109,7 +113,7 @@ def _pieces(obj: Any, what: str) -> list[Any]:
     except Exception:
         large.clear()
         try:
-            data = cloudpickle.dumps(obj, 5, buffer_callback=beside)
+            data = _by_value(obj, beside)
         except Exception as error:
             raise NotPicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
     if not large:
@@ -149,6 +153,45 @@ class _PlainPickler(pickle.Pickler):
                 return obj.copy("K").__reduce_ex__(5)  # strided: numpy would lose its byte order
             return NotImplemented
         raise _NotPlain
+
+
+def _by_value(obj: Any, beside: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
+    """The pickle of *obj*, by value where it cannot be imported."""
+    with io.BytesIO() as file:
+        pickler = _ValuePickler(file, beside)
+        try:
+            pickler.dump(obj)
+        finally:
+            for module in pickler.by_value:
+                with contextlib.suppress(ValueError):  # another thread has done it
+                    cloudpickle.unregister_pickle_by_value(module)
+        return file.getvalue()
+
+
+_NAMED = (type, types.FunctionType, types.ModuleType)
+
+
+class _ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles by value what cannot be imported by its name, and as `park.rebuild` says what would not arrive whole."""
+
+    def __init__(self, file: Any, beside: Callable[[pickle.PickleBuffer], Any] | None) -> None:
+        self.dispatch_table = ChainMap(rebuild.reducers(), cloudpickle.Pickler.dispatch_table)
+        #: modules that a file was loaded as, under a name by which nobody else finds it
+        self.by_value: list[types.ModuleType] = []
+        super().__init__(file, 5, buffer_callback=beside)
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, _NAMED):
+            name = obj.__name__ if isinstance(obj, types.ModuleType) else getattr(obj, "__module__", None)
+            module = sys.modules.get(name) if isinstance(name, str) else None
+            if module is not None and module.__name__ == name and not modules.is_importable(module):
+                self._register(module)
+        return super().reducer_override(obj)
+
+    def _register(self, module: types.ModuleType) -> None:
+        if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
+            cloudpickle.register_pickle_by_value(module)
+            self.by_value.append(module)
 
 
 # -- many ----------------------------------------------------------------------------------------
@@ -256,12 +299,20 @@ def _culprit(obj: Any, error: Exception) -> str:
     kind = type(obj)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     where, text = " of ".join(reversed(path)) or "it", str(error)
-    return f"{where} is a {name} ({text if len(text) <= 200 else text[:197] + '...'})"
+    told = f"{where} is a {name} ({text if len(text) <= 200 else text[:197] + '...'})"
+    of_ctypes = isinstance(obj, ctypes.CDLL) or any(base.__module__ == "_ctypes" for base in kind.__mro__)
+    return f"{told}: {_LIBRARY}" if of_ctypes else told
+
+
+_LIBRARY = (
+    "an open C library stays in its process; keep its path instead, and open it where it is used, as in __setstate__ or "
+    "in the body's prepare"
+)
 
 
 def _pickles(obj: Any) -> bool:
     try:
-        cloudpickle.dumps(obj, 5)
+        _by_value(obj)
     except Exception:
         return False
     return True

@@ -194,6 +194,8 @@ ROOMS = {
         ),
     ),
     # 2: one library each
+    "park.modules": Room(1),
+    "park.rebuild": Room(1),
     "park.payload": Room(2, libraries=("cloudpickle",)),
     "park.core.store": Room(2, libraries=("lmdb",), never=PICKLES),
     "park.core.writer": Room(2, beside=("park.core.store", "park.core.sweep"), never=PICKLES),

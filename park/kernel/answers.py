@@ -92,9 +92,39 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, UnitError):
         return error.cause
     text = str(error).strip().partition("\n")[0]
-    if isinstance(error, ModuleNotFoundError):
-        text += f" on {platform.node()}: install it there, or define what it holds in the script itself"
+    text += hint(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def hint(error: BaseException) -> str:
+    """How to mend an error that comes of travelling: this machine lacks what the client's has; else an empty text."""
+    if isinstance(error, ModuleNotFoundError):
+        return f" on {platform.node()}: install it there, or define what it holds in the script itself"
+    missing = isinstance(error, FileNotFoundError) and error.filename is not None
+    if missing or (isinstance(error, OSError) and any(word in str(error) for word in _LIBRARY)):
+        return (
+            f" on {platform.node()}{_opener(error)}: only its path has travelled. Put the file there, or let the code "
+            "carry what it reads, or make it anew where it is missing"
+        )
+    return ""
+
+
+#: What Linux and macOS say of a library that cannot be opened.
+_LIBRARY = ("shared object file", "ELF header", "wrong ELF class", "dlopen(", "file too short")
+
+
+def _opener(error: BaseException) -> str:
+    """The method, with its class, that wanted to open a file."""
+    opener, trace = "", error.__traceback__
+    while trace is not None:
+        code, owner = trace.tb_frame.f_code, trace.tb_frame.f_locals.get("self")
+        if owner is not None and type(owner).__module__.partition(".")[0] not in _MACHINERY:
+            opener = f", where {type(owner).__qualname__}.{code.co_name} opens it"
+        trace = trace.tb_next
+    return opener
+
+
+_MACHINERY = ("ctypes", "park", "pathlib", "codecs", "zipfile", "gzip", "subprocess")
 
 
 def trace_of(error: BaseException) -> str:
