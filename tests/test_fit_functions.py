@@ -176,7 +176,9 @@ def test_what_is_not_clear_says_what_to_do(make: Callable[[], Any], says: str) -
 
 def test_a_forgotten_parameter_is_named() -> None:
     for model in (Model(switched), Model(lambda x, a, b: a * x + b, b=(0, 1))):
-        with pytest.raises(InvalidRequest, match=r"part1, model .*: no value for a; .* x has only one"):
+        with pytest.raises(
+            InvalidRequest, match=r"part1, model .*: no value for a; without one, x, a are coordinates"
+        ):
             Assembly((model, (X, X)))
 
 

@@ -370,6 +370,23 @@ class TestAssembly:
         with pytest.raises(InvalidRequest, match="neither an Assembly nor"):
             as_assembly(3)
 
+    def test_a_point_where_the_model_never_has_a_value_is_named(self) -> None:
+        def rippled(x: Any, a: float) -> Any:
+            return a * np.sin(x) / x
+
+        with pytest.raises(InvalidRequest, match=r"part2, model rippled: .* at index 4 \(x = 0\), whatever"):
+            Assembly(
+                (Model(line, a=(0, 1), b=0), (X, X)),
+                (Model(rippled, a=(0, 2)), (np.arange(-4.0, 5), np.ones(9))),
+            )
+        masked = np.ma.masked_equal(np.arange(-4.0, 5), 0)
+        assert math.isfinite(Assembly((Model(rippled, a=(0, 2)), (masked, np.ones(9)))).nllf([1]))
+
+    def test_points_without_a_value_for_some_parameters_only_are_no_mistake(self) -> None:
+        model = Model(lambda x, a: np.sqrt(a - x), a=(1, 9))
+        assert math.isinf(Assembly((model, (X, X))).nllf([4]))
+        Assembly((Model(lambda x, a: x * np.nan, a=(1, 9)), (X, X)))  # the job says so
+
     def test_a_model_that_fails_only_here_is_forgiven(self) -> None:
         def model(x: Any, a: float) -> Any:
             raise OSError("its library is on the cluster")
@@ -411,6 +428,33 @@ class TestBumps:
         assert a.nllf([2.5, 0.8]) == pytest.approx(problem.nllf(np.array([2.5, 0.8])))
         assert 0.5 * np.sum(a.residuals([2.5, 0.8]) ** 2) == pytest.approx(a.nllf([2.5, 0.8]))
         assert a.objective.points == X.size + 1
+
+    @pytest.mark.parametrize(("what", "bad"), [("x", math.inf), ("y", math.nan), ("dy", math.nan)])
+    def test_its_data_must_be_finite(self, what: str, bad: float) -> None:
+        from bumps.curve import Curve
+        from bumps.fitproblem import FitProblem
+
+        columns = {"x": X.copy(), "y": 2 * X, "dy": np.ones(X.shape)}
+        columns[what][4] = bad
+        curve = Curve(line, **columns, name="run 9", a=1, b=0)
+        curve.a.range(0, 5)
+        with pytest.raises(
+            InvalidRequest,
+            match=f"model 'run 9' of the problem: {what} must be finite; it is {bad} at index 4",
+        ):
+            Assembly(FitProblem(curve))
+
+    def test_a_model_may_leave_holes_out_itself(self) -> None:
+        from bumps.curve import Curve
+        from bumps.fitproblem import FitProblem
+
+        class Patient(Curve):  # type: ignore[misc]
+            def nllf(self) -> float:
+                return 0.5 * float(np.nansum(self.residuals() ** 2))
+
+        curve = Patient(line, X, np.where(X > 4, np.nan, X), np.ones(X.shape), a=1, b=0)
+        curve.a.range(0, 5)
+        assert math.isfinite(Assembly(FitProblem(curve)).nllf([2]))
 
     def test_its_start_must_be_inside(self) -> None:
         problem = self.problem()

@@ -21,6 +21,7 @@ from park.fit.expression import CONSTANTS, compiled, names_in
 from park.fit.model import Model
 from park.fit.objective import BumpsObjective, Computed, Objective, Part, PartsObjective
 from park.fit.parameter import Parameter
+from park.fit.usable import check_models
 
 
 class Assembly:
@@ -44,6 +45,7 @@ class Assembly:
         if len(parts) == 1 and _is_bumps(parts[0]):
             if weights is not None:
                 raise InvalidRequest("a bumps FitProblem has weights of its own: leave weights out")
+            check_models(parts[0])
             self.problem_given = parts[0]
         else:
             factors = _weights(weights, len(parts))

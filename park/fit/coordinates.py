@@ -2,7 +2,8 @@
 
 A model function has an argument for each coordinate, ``f(x, t, ...)``, or one for all of them,
 ``f(q, ...)`` with ``q[0]`` and ``q[1]``. Several coordinates come as a tuple of arrays, which are broadcast to
-the shape of y, or stand in the rows or the columns of one array.
+the shape of y, or as a table whose columns have the names of the arguments. One array of several coordinates is for
+functions of one argument only: a parameter that somebody has forgotten must not become a coordinate.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Coordinates:
     axis: int | None
     #: True if rows and columns fit equally, so that neither is known to be the coordinates
     ambiguous: bool = False
+    #: True if they came as a tuple of arrays, which are the rows of *values*
+    separate: bool = False
     #: names of the columns of a table
     names: tuple[str, ...] = ()
 
@@ -83,24 +86,24 @@ class Coordinates:
         """
         if len(arguments) == 1:
             return [self.values]
-        if self.ambiguous:
+        listed = ", ".join(arguments)
+        if not self.separate and not self.names:
             raise InvalidRequest(
-                f"x of shape {self.values.shape} does not say whether its coordinates are rows or columns: give "
-                f"them as a tuple, {_tuple(len(arguments))}"
+                f"no value for {', '.join(arguments[1:])}; without one, {listed} are coordinates: give values or "
+                f"limits, or each coordinate as an array of its own, Data({_tuple(len(arguments))}, y)"
             )
-        count = 1 if self.axis is None else self.values.shape[self.axis]
+        count = self.values.shape[0 if self.separate else -1]
         if count != len(arguments):
-            without = ", ".join(arguments[max(count, 1) :]) or arguments[-1]
             raise InvalidRequest(
-                f"no value for {without}; without one, {', '.join(arguments)} are coordinates, and x has "
-                f"{count if count > 1 else 'only one'}: give a value or limits, or Data({_tuple(len(arguments))}, y)"
+                f"no value for {', '.join(arguments[count:]) or arguments[-1]}; without one, {listed} are "
+                f"coordinates, and x has {count}: give values or limits, or Data({_tuple(len(arguments))}, y)"
             )
-        if self.names != tuple(arguments) and sorted(self.names) == sorted(arguments):
+        if self.names and self.names != tuple(arguments):
             raise InvalidRequest(
-                f"the columns of x are {', '.join(self.names)} and the model takes {', '.join(arguments)}: give "
-                f"x[{list(arguments)}]"
+                f"the columns of x are {', '.join(self.names)} and the model takes {listed}: give each coordinate as "
+                f"a column of its own, Data({_tuple(len(arguments))}, y)"
             )
-        rows = self.values if self.axis == 0 else np.moveaxis(self.values, -1, 0)
+        rows = self.values if self.separate else np.moveaxis(self.values, -1, 0)
         return [np.ascontiguousarray(row) for row in rows]
 
 
@@ -156,7 +159,7 @@ def coordinates_of(
     masks = [np.broadcast_to(_mask(column), common) for column in columns]
     masked = np.stack(masks) if any(column.masked is not None for column in columns) else None
     if common == shape:
-        return Coordinates(values, shape, axis=0), masked
+        return Coordinates(values, shape, axis=0, separate=True), masked
     return _single(Column(values), shape), masked
 
 

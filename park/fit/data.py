@@ -208,6 +208,21 @@ class Data:
             return np.asarray(self._whiten @ row)
         return row if self._size is None else row / self._size
 
+    def without_value(self, theory: NDArray[Any]) -> Flags:
+        """True where a model has no finite value at a point that counts, with the shape of y."""
+        holes: Flags = ~np.isfinite(theory)
+        return holes if self._good is None else holes & self._good
+
+    def place(self, flat: int) -> str:
+        """The coordinates of the point at a flat index of y, for a message; "" where they are not known."""
+        x, axis = self.x, self._points.axis
+        if x.shape == self.y.shape:
+            return f" (x = {x.flat[flat]:g})"
+        if axis is None:
+            return ""
+        at = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)[:, flat]
+        return f" (x = {', '.join(f'{value:g}' for value in at)})"
+
     def __len__(self) -> int:
         """How many numbers are compared with the model: a complex point counts twice."""
         count = int(self.y.size) if self._good is None else int(self._good.sum())

@@ -17,6 +17,7 @@ import numpy as np
 
 from park.errors import InvalidRequest
 from park.fit.data import Array, Data, WrongShape
+from park.fit.holes import missing_value
 from park.fit.model import Model
 from park.fit.parameter import Parameter
 
@@ -249,7 +250,7 @@ class PartsObjective(Objective):
                 warnings.simplefilter("ignore")
                 values = self.values(self.start)
                 for n in range(len(self.parts)):
-                    self.theory(n, values)
+                    self._check_values(n)
         except WrongShape:
             raise
         except Exception:
@@ -261,6 +262,16 @@ class PartsObjective(Objective):
                     f"{self._all_names[n]} = {parameter.expression} is {values[n]:g} at the start, "
                     f"outside its limits ({low:g}, {high:g})"
                 )
+
+    def _check_values(self, n: int) -> None:
+        part = self.parts[n]
+
+        def theory(x: Array) -> Array:
+            return self.theory(n, self.values(x))
+
+        missing = missing_value(part.data, theory, self.start, self.low, self.high)
+        if missing:
+            raise WrongShape(f"{part.name}, model {part.model.name}: {missing}")
 
     def others(self, x: Array) -> dict[str, float]:
         with np.errstate(all="ignore"):
