@@ -21,7 +21,8 @@ from park.fit.expression import CONSTANTS, compiled, names_in
 from park.fit.model import Model
 from park.fit.objective import BumpsObjective, Computed, Objective, Part, PartsObjective
 from park.fit.parameter import Parameter
-from park.fit.usable import check_models
+from park.fit.problem_checks import check_problem
+from park.fit.unchanged import unchanged
 
 
 class Assembly:
@@ -45,7 +46,8 @@ class Assembly:
         if len(parts) == 1 and _is_bumps(parts[0]):
             if weights is not None:
                 raise InvalidRequest("a bumps FitProblem has weights of its own: leave weights out")
-            check_models(parts[0])
+            with unchanged(parts[0]):
+                check_problem(parts[0])
             self.problem_given = parts[0]
         else:
             factors = _weights(weights, len(parts))

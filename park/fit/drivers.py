@@ -56,7 +56,7 @@ def optimise(
         found = _lm(objective, options, x0, env, monitor, evaluations)
     else:
         found = run_bumps(objective, method, options, x0, env, evaluations, keeper, asked)
-    evaluations.verify()
+    evaluations.conclude()
     return found
 
 

@@ -6,7 +6,7 @@ for some parameters only; then a fit goes elsewhere, and nothing is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -25,12 +25,7 @@ def missing_value(data: Data, theory: Callable[[Array], Array], start: Array, lo
     holes = data.without_value(theory(start))
     if not holes.any() or holes.sum() * (2 if np.iscomplexobj(data.y) else 1) == len(data):
         return ""
-    rng = np.random.default_rng(0)
-    for _ in range(_TRIALS):
-        finite = np.isfinite(low) & np.isfinite(high)
-        near = start + (np.abs(start) + (start == 0)) * rng.uniform(-0.3, 0.3, start.size)
-        within = np.where(finite, low, 0) + np.where(finite, high - low, 0) * rng.random(start.size)
-        point = np.where(finite, within, np.clip(near, low, high))
+    for point in trials(start, low, high):
         if not np.array_equal(data.without_value(theory(point)), holes):
             return ""
     first = int(np.flatnonzero(holes)[0])
@@ -38,3 +33,13 @@ def missing_value(data: Data, theory: Callable[[Array], Array], start: Array, lo
         f"it has no finite value at index {where(first, holes.shape)}{data.place(first)}, whatever its parameters "
         f"are: mend the model there, or leave the point out with a mask (numpy.ma)"
     )
+
+
+def trials(start: Array, low: Array, high: Array) -> Iterator[Array]:
+    """Several sets of parameters: anywhere between finite limits, else about the start."""
+    rng = np.random.default_rng(0)
+    for _ in range(_TRIALS):
+        finite = np.isfinite(low) & np.isfinite(high)
+        near = start + (np.abs(start) + (start == 0)) * rng.uniform(-0.3, 0.3, start.size)
+        within = np.where(finite, low, 0) + np.where(finite, high - low, 0) * rng.random(start.size)
+        yield np.where(finite, within, np.clip(near, low, high))

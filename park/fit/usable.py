@@ -90,29 +90,3 @@ def refuse_errors(errors: Column, out: Flags) -> None:
             f"dy must be positive; it is {errors.values.flat[bad[0]]:g} at index {where(int(bad[0]), out.shape)}: "
             f"give the point its error or leave it out with a mask (numpy.ma); without dy errors are estimated"
         )
-
-
-def check_models(problem: Any) -> None:
-    """Refuses a bumps ``FitProblem`` that has no value because its data are not finite."""
-    for n, model in enumerate(getattr(problem, "models", ()), 1):
-        own = getattr(model, "__dict__", {})
-        points = np.shape(own.get("y", 0))
-        for what in ("x", "y", "dy"):
-            values = own.get(what)
-            if not isinstance(values, np.ndarray) or values.dtype.kind not in "fc" or values.shape != points:
-                continue
-            bad = np.flatnonzero(~np.isfinite(values))
-            if bad.size and not np.isfinite(_value(problem)):  # else the model leaves such points out itself
-                name = getattr(model, "name", None) or f"part{n}"
-                raise InvalidRequest(
-                    f"model {name!r} of the problem: {what} must be finite; it is {values.flat[bad[0]]} at index "
-                    f"{where(int(bad[0]), points)}: leave the point out of its data"
-                )
-
-
-def _value(problem: Any) -> float:
-    try:
-        with np.errstate(all="ignore"):
-            return float(problem.nllf())
-    except Exception:
-        return float("nan")

@@ -14,16 +14,22 @@ from typing import Any
 
 import numpy as np
 
+from park.errors import ParkError
 from park.fit.asked import Asked
 from park.fit.assembly import Assembly
 from park.fit.data import Array
 from park.fit.env import Env
+from park.fit.problem_holes import without_value
 from park.fit.resume import Keeper, Saved, state_of
+from park.kernel.answers import hint
 from park.model import Improvement, Log, Progress
 
 
-class ModelFailed(RuntimeError):
+class ModelFailed(ParkError, RuntimeError):
     """Raised when a model had no value anywhere. Its note is the first traceback of the model."""
+
+    #: it needs no traceback of the fit
+    complete = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ def _story(error: Exception) -> str:
     own = os.path.dirname(__file__)
     frames = [frame for frame in told.stack if os.path.dirname(frame.filename) != own]
     told.stack = traceback.StackSummary.from_list(frames or told.stack)
-    return "".join(told.format())
+    return "".join(told.format()).rstrip() + hint(error)
 
 
 class Evaluations:
@@ -70,23 +76,35 @@ class Evaluations:
         env: Env,
         mapper: Callable[[Any], Sequence[float | Broken]] | None = None,
     ) -> None:
-        self._function = function
+        self.function = function
         self._env = env
         self._mapper = mapper or (lambda points: [function(point) for point in points])
         self.count = 0
         self.finite = 0
+        #: at how many points the model raised, and the traceback of the first
+        self.raised = 0
         self.first_error = ""
+        self._first: Array | None = None
 
     def __call__(self, x: Any) -> float:
-        return self._value(self._function(np.array(x, dtype=np.float64)))
+        x = np.array(x, dtype=np.float64)
+        self._begin(x)
+        return self._value(self.function(x))
 
     def mapped(self, points: Any) -> list[float]:
         """A population in the order of its points. They are copied: bumps uses its array again."""
-        return [self._value(value) for value in self._mapper(np.array(points, dtype=np.float64))]
+        copied = np.array(points, dtype=np.float64)
+        self._begin(copied[0] if len(copied) else None)
+        return [self._value(value) for value in self._mapper(copied)]
+
+    def _begin(self, x: Array | None) -> None:
+        if self._first is None:
+            self._first = x
 
     def _value(self, value: float | Broken) -> float:
         self.count += 1
         if isinstance(value, Broken):
+            self.raised += 1
             if not self.first_error:
                 self.first_error = value.traceback
                 self._env.publish(Log(f"the model raised at a point:\n{value.traceback}", "warning"))
@@ -100,10 +118,30 @@ class Evaluations:
             return
         points = f"all {self.count} points" if self.count > 1 else "the start"
         if not self.first_error:
-            raise ModelFailed(f"the model is not finite at {points}")
+            holes = self._holes()
+            raise ModelFailed(
+                f"the model is not finite at {points}{f': at the first, {holes}' if holes else ''}"
+            )
         failure = ModelFailed(f"the model raised at {points}: {self.first_error.strip().splitlines()[-1]}")
-        failure.add_note(f"\nThe model's traceback:\n{self.first_error.rstrip()}")
+        failure.add_note(self.first_error)
         raise failure
+
+    def _holes(self) -> str:
+        """At which points of the data the model has no value, at the first point that was evaluated."""
+        assembly = getattr(self.function, "assembly", None)
+        return (
+            without_value(assembly.objective, self._first)
+            if assembly is not None and self._first is not None
+            else ""
+        )
+
+    def conclude(self) -> None:
+        """The method has ended: raises as `verify` does, and says at how many points the model raised."""
+        self.verify()
+        if self.raised:
+            last = self.first_error.rstrip().rpartition("\n")[2]
+            told = f"the model raised at {self.raised:,} of {self.count:,} points; the first: {last}"
+            self._env.publish(Log(told, "warning"))
 
 
 class Monitor:

@@ -14,6 +14,8 @@ from park.errors import UnitError
 from park.wire.pack import Buffer, Pack
 from park.wire.parts import check_size, too_long
 
+#: Characters of the line that says why a unit failed.
+MAX_CAUSE = 500
 #: Types whose values cannot change after they were returned, so that they are encoded together.
 _FIXED: dict[type, bool] = dict.fromkeys((float, int, bool, str, bytes, type(None)), True)
 
@@ -128,7 +130,13 @@ _MACHINERY = ("ctypes", "park", "pathlib", "codecs", "zipfile", "gzip", "subproc
 
 
 def trace_of(error: BaseException) -> str:
-    """The traceback without PARK's own frames in front."""
+    """The traceback without PARK's own frames in front.
+
+    An error whose class is `complete` says all in its words and notes.
+    """
+    if getattr(error, "complete", False):
+        long = [f"{type(error).__name__}: {error}"] if len(str(error)) > MAX_CAUSE else []
+        return "\n".join([*long, *getattr(error, "__notes__", ())])
     own = os.path.dirname(os.path.abspath(__file__))
     first = error.__traceback__
     trace = first

@@ -23,7 +23,16 @@ from typing import Any
 from park import payload
 from park.errors import Abort, ParkError, UnitError
 from park.kernel import env
-from park.kernel.answers import Broken, Encoded, decode, entry_of, is_fixed, too_long_errors, unit_error
+from park.kernel.answers import (
+    MAX_CAUSE,
+    Broken,
+    Encoded,
+    decode,
+    entry_of,
+    is_fixed,
+    too_long_errors,
+    unit_error,
+)
 from park.kernel.fabric import Frame, Gone
 from park.kernel.generators import Generators, watch
 from park.kernel.printed import Logged, Tee
@@ -238,7 +247,7 @@ class Slot(Serving):
             seconds=time.perf_counter() - began,
             failed=len(errors),
             unit=(first.unit or 0) if first else 0,
-            cause=first.cause[:500] if first else "",
+            cause=first.cause[:MAX_CAUSE] if first else "",
             ended=ended,
             epoch=run.epoch,
         )
