@@ -86,7 +86,8 @@ class Job:
             parts.append(f"{r.done} of {r.total}")
         elif r.progress is not None and not r.state.ended:
             parts.append(f"{self.progress.fraction:.0%}")
-        return " ".join(parts) + (f": {r.reason}>" if r.reason else ">")
+        said = "; ".join(text for text in (r.reason, r.remark) if text)
+        return " ".join(parts) + (f": {said}>" if said else ">")
 
     @property
     def record(self) -> JobRecord:
@@ -120,6 +121,11 @@ class Job:
     def reason(self) -> str:
         """One sentence: why it waits, or what ended it; empty when there is nothing to say."""
         return self.record.reason
+
+    @property
+    def remark(self) -> str:
+        """What its body has to say of the result, such as that a fit has not converged; empty where that is nothing."""
+        return self.record.remark
 
     @property
     def progress(self) -> Progress:

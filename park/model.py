@@ -130,6 +130,8 @@ class JobRecord(Record, frozen=True):
     epoch: int = 0
     #: the command that made it: a script or what else was named, then its arguments
     argv: tuple[str, ...] = ()
+    #: what its body has to say of its result, in a sentence or two
+    remark: str = ""
 
     def __post_init__(self) -> None:
         if type(self.state) is not JobState:
@@ -262,6 +264,20 @@ def texts(given: Any, what: str) -> tuple[str, ...]:
         if not isinstance(text, str) or not text or len(text) > 200 or not text.isprintable():
             raise InvalidRequest(f"{what} {text!r} is not a printable text of 1 to 200 characters")
     return found
+
+
+#: Characters of a remark.
+MAX_REMARK = 200
+
+
+def remark_of(text: str) -> str:
+    """*text* as a remark: in one line, and cut where it is too long.
+
+    >>> remark_of("not converged:\\n  no steps left")
+    'not converged: no steps left'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_REMARK else line[: MAX_REMARK - 1] + "…"
 
 
 #: Characters of the words of a command, all together: they are in the public table.

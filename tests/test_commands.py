@@ -579,11 +579,12 @@ def test_wait_says_how_it_ended(world: World) -> None:
     assert json.loads(told.text) == world.service.status(world.failed).as_map() | {
         "tags": [],
         "after": [],
+        "argv": [],
     }
     assert reasons.wait() == 0
     assert json.loads(reasons.text) == [
-        {"job": world.done, "state": "complete", "reason": ""},
-        {"job": world.held, "state": "waiting", "reason": "waits for its time"},
+        {"job": world.done, "state": "complete", "reason": "", "remark": ""},
+        {"job": world.held, "state": "waiting", "reason": "waits for its time", "remark": ""},
     ]
     assert [w.wait() for w in [*waits, late]] == [0, 1, 1, 5]
     done, failed, aborted = (w.text for w in waits)
@@ -592,6 +593,34 @@ def test_wait_says_how_it_ended(world: World) -> None:
     assert f"park fetch {world.failed}: traceback" in failed
     assert aborted == f"park: job {world.aborted} was aborted: aborted by its owner\n"
     assert late.text == f"park: job {world.held} is waiting after 0.1 s: waits for its time\n"
+
+
+def doubtful(x: float) -> float:
+    """A unit that does not trust its result."""
+    park.environment().remark(f"{x} is \n\x1b[31mdoubtful")
+    return x
+
+
+def test_what_a_body_says_of_its_result_is_shown_wherever_the_job_is(world: World) -> None:
+    job = world.service.job(world.service.start(doubtful, [7], name="trial"))
+    assert job.wait(20) == [7]
+    shown = [
+        world.start(*c, job.id) for c in (("wait",), ("show",), ("fetch",), ("why",), ("fetch", "--json"))
+    ]
+    listed = [world.start("jobs", "-a", *c) for c in ((), ("-o", "job,remark"), ("--json",))]
+    assert [p.wait() for p in (*shown, *listed)] == [0] * 8
+    waited, told, fetched, why, plain = (p.text for p in shown)
+    said = "7 is ?[31mdoubtful"
+    assert waited == f"job {job.id} is complete\npark: job {job.id}: {said}\n"
+    assert f"remark      {said}\n" in told
+    assert set(fetched.splitlines()) == {f"park: job {job.id}: {said}", "[7]"}
+    assert why == f"job {job.id} is complete: {said}\n"
+    assert json.loads("\n".join(line for line in plain.splitlines() if "park:" not in line)) == [7]
+    assert [p.text.count(said) for p in listed[:2]] == [1, 1]
+    records = {r["job"]: r for r in json.loads(listed[2].text)}
+    assert records[job.id]["remark"] == job.remark == "7 is \x1b[31mdoubtful"
+    assert repr(job).endswith(" 1 of 1: 7 is \x1b[31mdoubtful>")
+    assert records[world.done]["remark"] == ""
 
 
 def test_fetch_prints_or_writes_the_result(world: World, tmp_path: Path) -> None:

@@ -857,6 +857,35 @@ def test_words_of_others_are_cut_short() -> None:
     assert len(desk.job(1).reason) < 1000
 
 
+def test_a_remark_is_written_with_the_end_of_its_job_and_stays() -> None:
+    desk = Desk()
+    client, kernel = desk.client(), desk.kernel()
+    run = run_of(desk.submit(client, "driver", None))
+    # when the body's answer carries a remark
+    out = finish(desk, kernel, run, [5], remark="not\nconverged " + "x" * 500)
+    # then one turn writes the result, the end and the remark, of which people see one line of a bounded length
+    said = ("not converged " + "x" * 200)[:199] + "…"
+    kept = [codec.unpack(w.value) for w in out.writes if w.room == "job"][-1]
+    assert (kept["state"], kept["remark"]) == ("complete", said)
+    assert any(w.room == "results" for w in out.writes)
+    changes = {k: v for delta in out.deltas if delta.table == "job" for k, v in delta.change.items()}
+    assert (changes["state"], changes["remark"]) == ("complete", said)
+
+
+def test_the_last_remark_counts_and_none_of_an_attempt_that_gave_no_result() -> None:
+    desk = Desk()
+    client, kernel = desk.client(), desk.kernel()
+    first = run_of(desk.submit(client, inputs=[1, 2, 3]))
+    second = run_of(finish(desk, kernel, first, [1], remark="of the first"))
+    assert desk.job(1).remark == "of the first"
+    third = run_of(finish(desk, kernel, second, [2] * second.count))
+    assert desk.job(1).remark == "of the first"
+    again = run_of(finish(desk, kernel, third, [], ended="broken", remark="of none"))
+    assert desk.job(1).remark == "of the first"
+    finish(desk, kernel, again, [3], remark="of the last")
+    assert (desk.job(1).state, desk.job(1).remark) == (JobState.COMPLETE, "of the last")
+
+
 def test_no_message_raises_or_breaks_an_invariant() -> None:
     desk = Desk()
     client, kernel = desk.client(), desk.kernel(slots=2)

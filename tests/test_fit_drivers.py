@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from park.errors import Abort, InvalidRequest
 from park.fit.assembly import Assembly
-from park.fit.bodies import FitBody, UncertaintyBody, starting_points
+from park.fit.bodies import FitBody, UncertaintyBody, starting_points, told
 from park.fit.leastsq import covariance
 from park.fit.methods import METHODS, check_method
 from park.fit.model import Model
@@ -39,6 +40,7 @@ class Env:
         self.stop_after = stop_after
         self.abort_after = abort_after
         self.messages: list[Any] = []
+        self.remarks: list[str] = []
         self.calls = 0
         self.mapped = 0
         self.kept = b""
@@ -68,6 +70,9 @@ class Env:
 
     def publish(self, message: Any, /) -> None:
         self.messages.append(message)
+
+    def remark(self, text: str, /) -> None:
+        self.remarks.append(text)
 
     def ready(self) -> None:
         self.calls += 1
@@ -120,6 +125,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pt": {"steps": 200, "burn": 200, "Tmin": 0.5},
     "dream": {"samples": 2000, "burn": 150},
 }
+
+
+def test_the_job_says_what_is_to_be_known_of_its_result(best: FitResult) -> None:
+    env = Env()
+    assert told(best, env) is best
+    assert env.remarks == []
+    told(replace(best, converged=False, message="No steps were left.", at_limit=("time",)), env)
+    assert env.remarks == [f"NOT CONVERGED: No steps were left; time at its limit {best['time'].value:.6g}"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -19,7 +19,7 @@ from park.model import JobState
 from park.table import Table
 from park.wire import codec, messages, parts
 from tests.sim.client import Client, Request
-from tests.sim.functions import ERROR, expected, units
+from tests.sim.functions import ERROR, expected, remark_on, units
 from tests.sim.wire import WALL
 from tests.sim.world import World
 
@@ -180,6 +180,27 @@ def test_a_broker_that_comes_back_knows_how_jobs_were_to_end(store: Callable[[],
     assert states == ["failed", "failed", "complete", "aborted"]
     assert world.dispatcher.list.jobs[failing.job].record.reason.startswith("unit 0: it failed")
     assert world.dispatcher.list.jobs[stopped.job].record.stopped
+    world.manager.close()
+
+
+def test_a_remark_outlives_its_broker_and_a_store_without_any_opens(
+    store: Callable[[], Store] | None,
+) -> None:
+    world, client = begun(1, store=store)
+    once = client.submit("driver")
+    jobs = world.dispatcher.list.jobs
+    world.until(lambda: once.done and jobs[once.job].ended)
+    remark = remark_on(expected("driver", None))
+    assert world.manager.table.jobs[once.job].remark == remark
+    world.restart_broker()
+    assert world.manager.table.jobs[once.job].remark == remark
+    # when it is of a release that knew of no remarks
+    record = codec.unpack(world.manager.store.get("job", (once.job,)) or b"")
+    del record["remark"], record["argv"]
+    world.manager.store.commit([Write("job", (once.job,), codec.pack(record))])
+    world.restart_broker()
+    row = world.manager.table.jobs[once.job]
+    assert (row.state, row.remark, row.argv) == (JobState.COMPLETE, "", ())
     world.manager.close()
 
 

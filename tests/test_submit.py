@@ -168,7 +168,8 @@ def refused(*arguments: str, code: int = 2) -> str:
 def test_a_script_of_bumps_is_fitted(world: World) -> None:
     text = world.run("submit", "../fits/line.py", "--set", "steps=300", "-t", "demo", "-p", "high", "--wait")
     assert "loaded as" in text
-    job = int(text.splitlines()[-1])
+    (job,) = (int(line) for line in text.splitlines() if line.isdigit())
+    assert [line.split()[0] for line in text.splitlines()[-3:]] == ["parameter", "b", "m"]  # its result
     record = world.service.status(job)
     assert (record.name, record.kind, record.priority, record.tags) == ("line", "fit", 4, ("demo",))
     result = world.service.wait(job)
@@ -177,6 +178,20 @@ def test_a_script_of_bumps_is_fitted(world: World) -> None:
     assert summary["names"] == list(result.names)
     world.run("fetch", job, "--save", "found")
     assert (world.folder / "found" / "fit.par").read_text().startswith("b 1.0")
+
+
+def test_a_result_is_shown_where_it_is_no_word_for_a_program(world: World) -> None:
+    lines = world.run("submit", "../fits/decay.py", "--method", "lm", "--wait", "--parsable").splitlines()
+    (job,) = (int(line) for line in lines)
+    table = [line.split()[0] for line in world.run("wait", job).splitlines()]
+    assert table == ["job", "<FitResult", "parameter", "scale", "rate"]
+    with Terminal() as terminal:
+        options = ("../fits/decay.py", "--method", "lm", "--wait")
+        done = world.start("submit", *options, stdout=terminal.slave)
+        assert done.wait(40) == 0, done.text
+        assert [line.split()[0] for line in terminal.text.splitlines()] == ["job", *table]
+    # nobody else's result is unpickled
+    assert len(world.run("wait", job, env={"PARKTAG": "grace"}).splitlines()) == 1
 
 
 def test_a_script_with_an_assembly_is_fitted_as_it_was_asked(world: World) -> None:

@@ -242,7 +242,7 @@ def test_a_field_of_any_value_is_right_or_refused(value: Any, name: str) -> None
         ({"lease": None}, "Run.lease"),
         ({"once": 1}, "Run.once"),
         ({"start": []}, "Run.start"),
-        ({"more": 1}, "Run has 19 fields, not 20"),
+        ({"more": 1}, "Run has 20 fields, not 21"),
         ({"type": "Walk"}, "no message 'Walk'"),
         ({"type": 3}, "no message 3"),
         ({"type": ["Run"]}, "no message"),
@@ -265,9 +265,9 @@ def test_another_version_is_told_before_its_unknown_messages() -> None:
 
 def test_no_field_may_be_missing() -> None:
     _, fields, _ = msgpack.unpackb(head_of(RUN))
-    with pytest.raises(ProtocolError, match="Run has 19 fields, not 18"):
+    with pytest.raises(ProtocolError, match="Run has 20 fields, not 19"):
         decode([msgpack.packb([VERSION, fields[:-1], b""])])
-    with pytest.raises(ProtocolError, match="Run has 19 fields, not 0"):
+    with pytest.raises(ProtocolError, match="Run has 20 fields, not 0"):
         decode([msgpack.packb([VERSION, ["Run"], b""])])
     for head in (
         [],

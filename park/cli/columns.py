@@ -87,7 +87,8 @@ COLUMNS: dict[str, Column] = {
     "started": _time("started"),
     "ended": _time("ended"),
     "python": Column(("python",)),
-    "reason": Column(("reason",)),
+    "reason": Column(("reason", "remark"), lambda _, *texts: "; ".join(filter(None, texts))),
+    "remark": Column(("remark",)),
 }
 
 

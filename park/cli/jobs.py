@@ -223,6 +223,7 @@ def _story(r: JobRecord) -> list[tuple[str, str]]:
         ("command", f"park submit {command_of(r.argv)}" if r.argv else ""),
         ("state", r.state.value),
         ("reason", r.reason),
+        ("remark", r.remark),
         ("units", units + (f", {r.failed} failed" if r.failed else "")),
         ("progress", f"{r.progress[0]:g} of {r.progress[1]:g}" if r.progress is not None else ""),
         ("running", f"{r.running} now" if r.running else ""),
@@ -241,7 +242,7 @@ def _story(r: JobRecord) -> list[tuple[str, str]]:
 @click.command()
 @broker_option
 @selectors_argument
-@click.option("--json", "as_json", is_flag=True, help="One JSON array of jobs with their state and reason.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array of jobs with state, reason and remark.")
 def why(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
     """Say why jobs wait, and for about how long, or what ended them."""
     with in_words():
@@ -251,8 +252,11 @@ def why(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
             reason = record.reason
             if not reason and record.running:
                 reason = f"{record.running} of its units run{'s'[: record.running == 1]} now, and none waits"
-            found.append({"job": record.job, "state": record.state.value, "reason": reason})
+            found.append(
+                {"job": record.job, "state": record.state.value, "reason": reason, "remark": record.remark}
+            )
             if not as_json:
-                click.echo(plain(f"job {record.job} is {record.state}" + (f": {reason}" if reason else "")))
+                said = "; ".join(filter(None, (reason, record.remark)))
+                click.echo(plain(f"job {record.job} is {record.state}" + (f": {said}" if said else "")))
         if as_json:
             click.echo(json.dumps(found, indent=2))

@@ -15,6 +15,7 @@ from park.cli.columns import clock
 from park.cli.common import broker_option, in_words, open_service
 from park.cli.select import chosen, one_argument
 from park.cli.tables import plain
+from park.cli.waiting import tell_remark
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -57,9 +58,11 @@ def fetch(broker: str | None, selector: str, output: Path | None, folder: Path |
         if len(found) != 1:
             raise InvalidRequest(f"{selector} names {len(found)} jobs: fetch one at a time")
         job = found[0][0]
-        if not service.status(job).state.ended:
+        record = service.status(job)
+        if not record.state.ended:
             raise NotComplete(f"job {job} has not ended: wait for it with `park wait {job}`")
         result = service.wait(job)
+        tell_remark(record)
         if folder is not None:
             _save(job, result, folder)
             return

@@ -21,7 +21,7 @@ from park.cli.common import broker_option, in_words, open_service
 from park.cli.select import check_selectors, chosen, records_of
 from park.cli.steer import priority_option
 from park.cli.tables import command_of, plain
-from park.cli.waiting import leaving_alone, tell_end, until_ended
+from park.cli.waiting import FEW, leaving_alone, show_result, tell_end, tell_remark, until_ended
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -93,7 +93,7 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
 @click.option("--memory", help="What a unit needs, as 4GB.")
 @click.option("--label", "labels", multiple=True, help="What a kernel must have.")
 @click.option("--max-time", help="It is stopped after so long, as 3h.")
-@click.option("--wait", is_flag=True, help="Until the jobs have ended, as park wait.")
+@click.option("--wait", is_flag=True, help="Until the jobs have ended, and show results, as park wait.")
 @click.option("--parsable", is_flag=True, help="Print the numbers of the jobs only.")
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON array of records, with --wait those at the end."
@@ -154,7 +154,7 @@ def submit(
                         click.echo(record.job if brief else plain(said))
                 sys.stdout.flush()
                 if wait:
-                    bad = _wait(service, sent, left, quiet=as_json or brief)
+                    bad = _wait(service, sent, left, brief, silent=as_json, results=not parsable)
         finally:
             if as_json:
                 click.echo(json.dumps([record.as_map() for record in sent], indent=2))
@@ -241,14 +241,31 @@ def _send(service: ServerProxy, ready: Ready, after: list[int]) -> JobRecord:
         raise type(error)(f"{ready.target} was not submitted: {error}") from error
 
 
-def _wait(service: ServerProxy, sent: list[JobRecord], left: dict[int, None], quiet: bool) -> bool:
-    """Wait for those that are *left*; the records *sent* become those at the end. Whether one failed or was aborted."""
+def _wait(
+    service: ServerProxy,
+    sent: list[JobRecord],
+    left: dict[int, None],
+    brief: bool,
+    silent: bool,
+    results: bool,
+) -> bool:
+    """Wait for those that are *left*; the records *sent* become those at the end. Whether one failed or was aborted.
+
+    What a program reads, *brief*, are the numbers alone: the rest is said on stderr. *silent*: not even there, of those
+    that are complete.
+    """
     places = {record.job: n for n, record in enumerate(sent)}
+    results = results and not silent and len(sent) <= FEW
 
     def tell(record: JobRecord) -> None:
         sent[places[record.job]] = record
-        if not quiet or record.state != "complete":
+        if record.state == "complete" and (brief or silent):
+            if not silent:
+                tell_remark(record)
+        else:
             tell_end(record)
+        if results:
+            show_result(service, record, err=brief)
 
     return until_ended(service, left, tell)
 

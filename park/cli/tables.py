@@ -29,7 +29,17 @@ STYLES = {
 #: The states of jobs as they are listed, those that take slots first.
 STATES = ("running", "queued", "waiting", "paused", "complete", "failed", "aborted")
 #: Columns that give way where the terminal is narrow, the widest first, and what they keep.
-YIELDING = {"REASON": 16, "FOUND": 30, "TAGS": 8, "LABELS": 8, "NAME": 12, "HOST": 8, "OWNER": 6, "VALUE": 10}
+YIELDING = {
+    "REASON": 16,
+    "REMARK": 16,
+    "FOUND": 30,
+    "TAGS": 8,
+    "LABELS": 8,
+    "NAME": 12,
+    "HOST": 8,
+    "OWNER": 6,
+    "VALUE": 10,
+}
 #: The heads of columns whose cells have the style of what they say.
 STYLED = ("STATE", "CHECK")
 GAP = 2

@@ -133,10 +133,11 @@ def picture(seen: Seen, width: int | None, height: int | None = None, now: float
     """
     table = seen.table
     running = seen.having_slots()
+    names = (*_JOBS, "remark") if any(r.remark for r in running) else _JOBS
     sections = [
         (_KERNELS, [_kernel(r) for r in sorted(table.kernels.values(), key=lambda r: r.kernel)]),
         (_OWNERS, [_owner(a, count) for a, count in seen.owners()]),
-        (tuple(name.upper() for name in _JOBS), columns.lines_of(running, _JOBS)),
+        (tuple(name.upper() for name in names), columns.lines_of(running, names)),
     ]
     head = _head(seen, now)
     room = None if height is None else height - len(head) - 2 * sum(1 for _, rows in sections if rows)

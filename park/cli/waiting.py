@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LOOK, QUIET = 0.2, 1.0
 #: Jobs of which is asked why they wait; cells of a bar.
 ASKED, BAR = 5, 20
+#: Jobs that have results of fits, and so many of them, where these are shown.
+FITS, FEW = ("fit", "uncertainty"), 10
 
 #: Says how a job ended.
 Tell = Callable[["JobRecord"], None]
@@ -41,8 +43,11 @@ Tell = Callable[["JobRecord"], None]
 def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
     """Wait until jobs have ended.
 
-    The exit code is 0 if all are complete, 1 if one failed or was aborted, 5 after the timeout. Ctrl-C ends only the
-    waiting.
+    Of your own fits, up to ten, the results are shown, as park fetch does. What is to be known of a result, such as that a
+    fit has not converged, is said on stderr.
+
+    The exit code is 0 if all are complete, whatever is said of their results, 1 if one failed or was aborted, 5 after the
+    timeout. Ctrl-C ends only the waiting.
     """
     with in_words():
         from park.errors import WaitTimeout
@@ -53,7 +58,16 @@ def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None, 
         if any("-" in text for text in selectors):  # of a range some may be no jobs
             jobs = [(record.job, True) for record in records_of(service, jobs)]
         left = dict.fromkeys(job for job, _ in jobs)
-        tell = _tell_json if as_json else tell_end
+        few = len(left) <= FEW
+
+        def tell(record: JobRecord) -> None:
+            if as_json:
+                click.echo(json.dumps(record.as_map()))
+                return
+            tell_end(record)
+            if few:
+                show_result(service, record)
+
         with leaving_alone(left, " ".join(selectors)):
             bad = until_ended(service, left, tell, timeout)
         if left:
@@ -126,10 +140,29 @@ def tell_end(record: JobRecord) -> None:
     elif record.state == "aborted":
         text = f"park: job {job} was aborted" + (f": {reason}" if reason else "")
     click.echo(tables.plain(text), err=record.state != "complete")
+    tell_remark(record)
 
 
-def _tell_json(record: JobRecord) -> None:
-    click.echo(json.dumps(record.as_map()))
+def tell_remark(record: JobRecord) -> None:
+    """Print on stderr what the job's body has to say of its result, such as that a fit has not converged."""
+    if record.remark:
+        text = tables.plain(f"park: job {record.job}: {record.remark}")
+        colours = tables.can_draw(sys.stderr) and tables.has_colours()
+        click.echo(click.style(text, fg="yellow", bold=True) if colours else text, err=True)
+
+
+def show_result(service: ServerProxy, record: JobRecord, err: bool = False) -> None:
+    """Print what a fit of one's own has found, on stdout or stderr; of other jobs nothing.
+
+    Nobody else's result is unpickled for it. One that cannot be read here is still there for `park fetch`.
+    """
+    if record.kind not in FITS or record.state != "complete" or record.owner != service.user:
+        return
+    try:
+        text = str(service.wait(record.job))
+    except Exception as error:
+        text, err = f"park: the result of job {record.job} cannot be shown here: {error}", True
+    click.echo("\n".join(map(tables.plain, text.split("\n"))), err=err)
 
 
 # -- where it is shown -------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from park.core.state import WORDS
 from park.core.timing import length
 from park.core.work import FIRST_GUESS, KILLS, Attempt, Map, Span
 from park.errors import ProtocolError
+from park.model import remark_of
 from park.wire import messages, pack
 
 #: A kernel is told that its answers are on disk when there are so many of them, or so many bytes.
@@ -79,6 +80,8 @@ class Attempts(Course):
         if m.count and not map_.cancelled:
             self._deliver(job, map_, m.start, m.count, event.payload)
             self._count_done(job, map_, m.count, m.failed)
+            if m.remark:  # on disk with the result, and before the job ends
+                self.list.change(job, self._out, remark=remark_of(m.remark))
         if m.failed and map_.root:
             self._note_failure(job, map_, m.unit, m.cause)
         if m.count < len(span):

@@ -44,6 +44,9 @@ class _Alone:
     def publish(self, message: Any, /) -> None:
         pass
 
+    def remark(self, text: str, /) -> None:
+        pass
+
     def ready(self) -> None:
         self._env.ready()
 
@@ -112,7 +115,7 @@ class FitBody(Steered):
         else:
             found = self._many(x0, keeper)
         self.asked.over = True
-        return conclude(self.assembly, self.method, found, self.env, self.seed)
+        return told(conclude(self.assembly, self.method, found, self.env, self.seed), self.env)
 
     def _many(self, x0: Array, keeper: Keeper) -> Found:
         objective = self.assembly.objective
@@ -190,7 +193,7 @@ class UncertaintyBody(Steered):
         found = optimise(assembly, "dream", options, x0, env, self.seed, True, keeper, asked)
         asked.over = True
         found.value = assembly.objective.nllf(found.x)
-        return conclude(assembly, "dream", found, env, self.seed)
+        return told(conclude(assembly, "dream", found, env, self.seed), env)
 
     def _narrow(self, x0: Array) -> bool:
         objective = self.assembly.objective
@@ -198,6 +201,13 @@ class UncertaintyBody(Steered):
         with np.errstate(all="ignore"):
             known = np.isfinite(deviation) & (deviation > 0) & (deviation < objective.high - objective.low)
         return bool(np.all(known))
+
+
+def told(result: FitResult, env: Env) -> FitResult:
+    """The *result*, after whoever looks at its job was told what may be wrong with it."""
+    if text := result.remark():
+        env.remark(text)
+    return result
 
 
 def starting_points(objective: Objective, x0: Array, count: int, seed: int) -> list[Array]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, Protocol
 
 from park.errors import InvalidRequest, ParkError, UnitError
-from park.model import MAX_KIND, Improvement, Log, Progress, is_kind
+from park.model import MAX_KIND, Improvement, Log, Progress, is_kind, remark_of
 from park.wire import codec
 
 _MASK = (1 << 64) - 1
@@ -44,6 +44,8 @@ class Host(Protocol):
     def restore(self) -> Any: ...
 
     def file(self, how: str, name: str, data: Any = b"") -> tuple[bool, Any]: ...
+
+    def remark(self, text: str) -> None: ...
 
 
 class Environment:
@@ -122,6 +124,19 @@ class Environment:
         never calls it keeps its slot from all others.
         """
         self._host.ready()
+
+    def remark(self, text: str) -> None:
+        """Leave a remark on the job's result for people, such as "not converged": ``job.remark``, shown by `park jobs`,
+        `show`, `wait` and `fetch`, and kept with the job.
+
+        It is told when this unit has ended, together with its result. It is one line, cut after 200 characters. Of several,
+        also of other units and of maps inside, the one that was told last stays::
+
+            park.environment().remark("7 of 80 images have no peak")
+        """
+        if not isinstance(text, str):
+            raise InvalidRequest(f"the remark {text!r:.80} is no text")
+        self._host.remark(remark_of(text))
 
     def checkpoint(self, state: Any, wait: float = 5.0) -> bool:
         """Keep *state*, anything that pickles, for a rerun of this unit; whether it is on the broker's disk.

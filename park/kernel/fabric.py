@@ -67,6 +67,8 @@ class Frame(Struct, eq=False):
     sent: dict[str, float] = field(default_factory=dict)
     #: how many others it has published
     published: int = 0
+    #: what a unit has to say of the job's result
+    remark: str = ""
     #: hash and blob of the code whose map it waits for
     code: tuple[bytes, bytes] | None = None
     #: the body once it is prepared, and whether it is being given its controls
@@ -347,6 +349,9 @@ class Fabric(ABC):
                 self._publish(frame, kind, message, done, total)
         finally:
             self._open = was_open
+
+    def remark(self, text: str) -> None:
+        self._stack[-1].remark = text
 
     def said(self) -> None:
         """A body has printed something."""

@@ -63,6 +63,9 @@ class Here:
     def publish(self, kind: str, message: Any, done: float | None, total: float | None) -> None:
         print(f"{kind}: {message}", file=sys.stderr)
 
+    def remark(self, text: str) -> None:
+        print(f"remark: {text}", file=sys.stderr)
+
     def ready(self) -> None:
         """Nobody asks for anything here."""
 

@@ -250,6 +250,7 @@ class Slot(Serving):
             cause=first.cause[:MAX_CAUSE] if first else "",
             ended=ended,
             epoch=run.epoch,
+            remark=frame.remark,
         )
         self._send(done, results)
 
@@ -324,7 +325,7 @@ class _Ended:
     def _no(self, *_: Any) -> Any:
         raise ParkError(f"job {self.job} has ended: its cleanup cannot use the fabric")
 
-    map = code = publish = fetch = checkpoint = restore = file = _no
+    map = code = publish = fetch = checkpoint = restore = file = remark = _no
 
     def ready(self) -> None:
         """Nothing waits."""

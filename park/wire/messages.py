@@ -624,7 +624,7 @@ class Finished(Message, frozen=True):
     *seconds*: time spent computing. *failed* of them raised, *unit* first, for *cause* (one line). *ended*: why it
     ended early ("abort", "stop": units that did not run have no result, *count* is smaller; "lost":
     the process could not go on for a reason that is not the units', run the rest again; "broken": the same, and the first
-    of the rest had begun).
+    of the rest had begun). *remark*: what the last of them to say something has to say of the job's result, for people.
     """
 
     carries = True
@@ -638,6 +638,7 @@ class Finished(Message, frozen=True):
     cause: str = ""
     ended: str = ""
     epoch: Count = 0
+    remark: str = ""
 
 
 class Draining(Message, frozen=True):

@@ -215,6 +215,11 @@ def expected(name: str, x: Any) -> Any:
         return ERROR
 
 
+def remark_on(value: Any) -> str:
+    """What a body that runs once says of its result."""
+    return f"it gave {value}"
+
+
 # -- how long it takes -----------------------------------------------------------------------------
 
 #: The seconds that a unit takes, or a driver between two of its yields: of the function's name, its input and chance.

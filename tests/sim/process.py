@@ -28,6 +28,7 @@ from tests.sim.functions import (
     function,
     inputs,
     name_in,
+    remark_on,
     units,
     values,
 )
@@ -399,4 +400,7 @@ class Process:
         if not ended and len(results) < len(frame.inputs):
             ended = "stop"
         cause = "it failed" if ERROR in results else ""
-        self.tell(*finished(frame.run, results, ended=ended, seconds=frame.seconds, cause=cause))
+        said = {"ended": ended, "seconds": frame.seconds, "cause": cause}
+        if frame.run.once and frame.run.stored and results:
+            said["remark"] = remark_on(results[0])
+        self.tell(*finished(frame.run, results, **said))

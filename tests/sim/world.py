@@ -25,7 +25,7 @@ from park.kernel.pool import IDLE_PER_SLOT
 from park.wire import codec, messages
 from tests.sim.client import Client
 from tests.sim.disk import Disk, Pause, Shelf
-from tests.sim.functions import Pace, hasty, values
+from tests.sim.functions import ERROR, Pace, hasty, remark_on, values
 from tests.sim.kernel import Kernel
 from tests.sim.peer import Peer
 from tests.sim.watcher import Watcher, tables
@@ -443,6 +443,10 @@ class World:
             lines: dict[int, int] = {}
             for line in self.manager.public.journal.lines(number):
                 check_next(lines, *codec.unpack(line))
+        for (number, _), data in store.scan("results"):
+            job, (value, *_) = d.list.jobs.get(number), values(data)
+            if job is not None and job.submit.once and value != ERROR:
+                assert job.record.remark == remark_on(value), job.record
         for room in OF_JOBS:
             assert {key[0] for key, _ in store.scan(room)} <= here, room
         assert {key[0] for key, _ in store.scan("blob")} == d.codes._kept.keys()
