@@ -14,7 +14,7 @@ import pytest
 from park.errors import Abort, InvalidRequest
 from park.fit.assembly import Assembly
 from park.fit.bodies import FitBody, UncertaintyBody, starting_points, told
-from park.fit.leastsq import covariance
+from park.fit.covariance import covariance
 from park.fit.methods import METHODS, check_method
 from park.fit.model import Model
 from park.fit.parameter import Parameter
@@ -119,6 +119,7 @@ def best() -> FitResult:
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "amoeba": {},
+    "auto": {},
     "lm": {},
     "newton": {},
     "de": {},
@@ -163,9 +164,9 @@ def test_the_truth_is_within_the_errors(best: FitResult) -> None:
 def test_options_are_those_of_bumps(method: str) -> None:
     from bumps import fitters
 
-    theirs = dict(next(f for f in fitters.FITTERS if f.id == method).settings)
+    theirs = {name: value for f in fitters.FITTERS if f.id == method for name, value in f.settings}
     for name, default in METHODS[method].items():
-        if method != "lm":
+        if method not in ("auto", "lm"):
             assert theirs[name] == default, name
 
 
@@ -462,7 +463,7 @@ class TestBumpsProblem:
 @pytest.mark.parametrize(
     ("method", "options", "says"),
     [
-        ("simplex", {}, "unknown method 'simplex'; there are amoeba, lm"),
+        ("simplex", {}, "unknown method 'simplex'; there are auto, amoeba, lm"),
         (3, {}, "unknown method"),
         ("amoeba", {"step": 3}, "no option 'step'; it has steps"),
         ("amoeba", {"steps": 0}, "must be positive"),

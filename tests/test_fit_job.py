@@ -190,7 +190,7 @@ def test_a_fit_may_ask_for_a_kernel_that_can_run_it(service: Any) -> None:
 
 def test_a_fit_is_paused_and_goes_on(service: Any) -> None:
     monitor = Monitor()
-    job = Fit(assembly(), monitor=monitor, steps=100_000, xtol=0, ftol=0)
+    job = Fit(assembly(), method="amoeba", monitor=monitor, steps=100_000, xtol=0, ftol=0)
     assert monitor.said.wait(WAIT)
     job.pause()
     until(lambda: job.record.running == 0)

@@ -383,7 +383,7 @@ def test_nothing_is_sent_before_all_is_right(world: World) -> None:
     text = world.run("submit", "work:once", "../fits/decay.py", "--dry-run")
     once, fit, room = text.splitlines()
     assert once.startswith("work:once would be once: ")
-    assert fit.startswith("../fits/decay.py would be decay (fit with amoeba): ")
+    assert fit.startswith("../fits/decay.py would be decay (fit with auto): ")
     assert room.startswith("tester would have ")
     assert " of 10,000 jobs, " in room
     text = world.run("submit", "work:once", "work:once", "--dry-run", code=6, env={"PARKTAG": "poor"})
@@ -456,8 +456,8 @@ def test_a_script_that_cannot_be_loaded(here: Path, script: str, words: str) -> 
         (["work.py:f", "--after", "before"], "'before' names no jobs"),
         (["decay.py", "--inputs", "points.json"], "decay.py: a fit has no inputs"),
         (["decay.py", "--set", "steps"], "--set 'steps' is no option of a method"),
-        (["decay.py", "--set", "depth=3"], "method 'amoeba' has no option 'depth'"),
-        (["decay.py", "--method", "magic"], "unknown method 'magic'; there are amoeba"),
+        (["decay.py", "--set", "depth=3"], "method 'auto' has no option 'depth'"),
+        (["decay.py", "--method", "magic"], "unknown method 'magic'; there are auto"),
         (["decay"], "'decay' names nothing to run"),
         (["decay.py", "5"], "a script's arguments go behind two dashes, as MODEL.py -- ARGS"),
         (["--", "decay.py"], "nothing to run is named: what follows -- or --args are the arguments"),

@@ -82,7 +82,7 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
     shell_complete=completion.jobs,
 )
 @click.option("--when", metavar="T", help="Nothing runs before: 2h from now, or 2030-01-31T18:00.")
-@click.option("--method", help="That of a fit; default: amoeba.", shell_complete=_methods)
+@click.option("--method", help="That of a fit; default: auto.", shell_complete=_methods)
 @click.option("--starts", type=int, help="So many points from which a fit starts.")
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="An option of the fit's method.")
 @click.option(

@@ -19,8 +19,9 @@ from park.errors import InvalidRequest
 from park.fit.data import Array, Data, as_data
 from park.fit.expression import CONSTANTS, compiled, names_in
 from park.fit.model import Model
-from park.fit.objective import BumpsObjective, Computed, Objective, Part, PartsObjective
+from park.fit.objective import Computed, Objective, Part, PartsObjective
 from park.fit.parameter import Parameter
+from park.fit.problem import BumpsObjective
 from park.fit.problem_checks import check_problem
 from park.fit.unchanged import unchanged
 
@@ -71,7 +72,11 @@ class Assembly:
         return self.objective.start.copy()
 
     def nllf(self, x: Any) -> float:
-        """The negative log likelihood of the parameters *x* (half the sum of squared residuals)."""
+        """The negative log likelihood of the parameters *x*.
+
+        It is half the sum of squared residuals of parts with dy and of priors. A part of n points without dy adds
+        n/2 log(SS/n) for a sum of squares SS.
+        """
         return self.objective.nllf(self.vector(x))
 
     def residuals(self, x: Any) -> Array:

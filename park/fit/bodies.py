@@ -9,10 +9,12 @@ import numpy as np
 
 from park.fit.asked import Steered
 from park.fit.assembly import Assembly
+from park.fit.conclusion import conclude
+from park.fit.covariance import covariance
 from park.fit.data import Array
-from park.fit.drivers import conclude, optimise
+from park.fit.derivatives import natural_scale
+from park.fit.drivers import optimise
 from park.fit.env import Env
-from park.fit.leastsq import covariance, scales
 from park.fit.objective import Objective
 from park.fit.result import FitResult
 from park.fit.resume import INTERVAL, Keeper, Saved
@@ -182,9 +184,7 @@ class UncertaintyBody(Steered):
         if saved is not None and saved.point is not None:
             x0 = saved.point
         elif self.start is None:
-            x0 = optimise(
-                assembly, "amoeba", {}, assembly.start, env, self.seed, keeper=keeper, asked=asked
-            ).x
+            x0 = optimise(assembly, "auto", {}, assembly.start, env, self.seed, keeper=keeper, asked=asked).x
         else:
             x0 = assembly.vector(self.start)
         options = dict(self.options)
@@ -213,18 +213,18 @@ def told(result: FitResult, env: Env) -> FitResult:
 def starting_points(objective: Objective, x0: Array, count: int, seed: int) -> list[Array]:
     """*count* points to start from: *x0*, then random ones.
 
-    Uniform between finite limits. With one limit the distance to it, with none the value itself is
-    spread about that of *x0*.
+    Uniform between finite limits. With one limit the distance to it is spread, with none
+    the value is spread about that of *x0* by its natural scale.
     """
     rng = np.random.default_rng(seed)
-    low, high = objective.low, objective.high
+    low, high, scale = objective.low, objective.high, natural_scale(objective, x0)
     points = [x0]
     for _ in range(count - 1):
         uniform, normal = rng.random(x0.size), rng.normal(size=x0.size)
         with np.errstate(all="ignore"):
-            free = x0 + scales(x0) * normal
-            above = low + np.where(x0 > low, x0 - low, 1.0) * np.exp(normal)
-            below = high - np.where(x0 < high, high - x0, 1.0) * np.exp(normal)
+            free = x0 + scale * normal
+            above = low + np.where(x0 > low, x0 - low, scale) * np.exp(normal)
+            below = high - np.where(x0 < high, high - x0, scale) * np.exp(normal)
             between = low + uniform * (high - low)
         bounded = np.where(np.isfinite(low), np.where(np.isfinite(high), between, above), below)
         point = np.where(np.isfinite(low) | np.isfinite(high), bounded, free)

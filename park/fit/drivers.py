@@ -1,7 +1,4 @@
-"""One run of a method, and the result of what it found: errors, intervals, curves.
-
-Optimizers and samplers are bumps' own, but for least squares.
-"""
+"""One run of a method. Optimizers and samplers are bumps' own, but for least squares and what follows from it."""
 
 from __future__ import annotations
 
@@ -12,17 +9,19 @@ import numpy as np
 
 from park.fit.asked import Asked
 from park.fit.assembly import Assembly
+from park.fit.constrained import minimise
+from park.fit.convergence import judge
+from park.fit.covariance import curvature
 from park.fit.data import Array
 from park.fit.env import Env
-from park.fit.leastsq import Stopped, covariance, jacobian, least_squares, scales
+from park.fit.leastsq import Stopped, least_squares
 from park.fit.methods import METHODS, POPULATION
 from park.fit.objective import Objective
 from park.fit.optimizers import run_bumps
-from park.fit.result import Estimate, FitResult
 from park.fit.resume import Keeper
 from park.fit.watch import Evaluate, Evaluations, Found, Monitor
 from park.kernel.env import mix
-from park.payload import dumps
+from park.model import Log
 
 
 def optimise(
@@ -49,18 +48,19 @@ def optimise(
     random.seed(seed)
     # bumps draws from the global generator, and seeds its compiled one from it.
     np.random.seed(seed % 2**32)
-    if method == "lm":
-        steps = {**METHODS["lm"], **options}["steps"]
+    if method in ("auto", "lm"):
+        steps = {**METHODS[method], **options}["steps"]
         monitor = Monitor(env, objective.names, lambda: steps, evaluations, method, keeper, asked)
         x0 = x0 if monitor.at.point is None else monitor.at.point
-        found = _lm(objective, options, x0, env, monitor, evaluations)
+        local = _local(objective, {**METHODS["lm"], **options}, x0, env, monitor, evaluations)
+        found = local if method == "lm" else _checked(objective, local, x0, env, monitor, evaluations)
     else:
         found = run_bumps(objective, method, options, x0, env, evaluations, keeper, asked)
     evaluations.conclude()
     return found
 
 
-def _lm(
+def _local(
     objective: Objective,
     options: dict[str, Any],
     x0: Array,
@@ -68,7 +68,8 @@ def _lm(
     monitor: Monitor,
     evaluations: Evaluations,
 ) -> Found:
-    options = {**METHODS["lm"], **options}
+    """Least squares from *x0*; with conditions between parameters, or another likelihood, quadratic programming."""
+    options = dict(options)
     steps = options.pop("steps")
 
     def iteration(x: Array) -> None:
@@ -76,83 +77,34 @@ def _lm(
         if env.should_stop or monitor.at.step > steps:
             raise Stopped
 
-    def residuals(x: Array) -> Array:
-        try:
-            return objective.residuals(x)
-        except Exception:
-            return np.full(objective.points, np.inf)
-
     evaluations(x0)
     evaluations.verify()
     with np.errstate(all="ignore"):
-        x = least_squares(residuals, x0, objective.low, objective.high, iteration, **options)
+        if objective.squares and not objective.inequalities:
+            x = least_squares(objective, x0, iteration, **options)
+        else:
+            x = minimise(objective, x0, iteration)
     return Found(x, evaluations(x), monitor.at.step, monitor.convergence)
 
 
-def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int) -> FitResult:
-    """The result of what was found: errors, intervals, curves."""
-    objective = assembly.objective
-    draws: Array | None = None
-    if found.state is not None and hasattr(found.state, "draw"):
-        draws = np.array(found.state.draw().points, dtype=np.float64)
-        cov = np.atleast_2d(np.cov(draws.T)) if len(draws) > 1 else np.full((found.x.size,) * 2, np.inf)
-        dx = _half68(draws)
-    else:
-        cov = covariance(objective, found.x)
-        dx = np.sqrt(np.diag(cov))
-    return FitResult(
-        names=objective.names,
-        x=found.x,
-        dx=dx,
-        cov=cov,
-        chisq=objective.chisq(found.value),
-        nllf=found.value,
-        dof=objective.dof,
-        method=method,
-        seed=seed,
-        low=objective.low,
-        high=objective.high,
-        draws=draws,
-        others=_others(objective, found.x, cov, draws),
-        curves=tuple(objective.curves(found.x, None if draws is None else _thinned(draws, 100))),
-        convergence=found.convergence,
-        steps=found.steps,
-        stopped=env.should_stop,
-        pickled_state=None if draws is None else dumps(found.state, "the state of DREAM"),
-    )
-
-
-def _half68(draws: Array) -> Array:
-    low, high = np.quantile(draws, (0.158655, 0.841345), axis=0)
-    half: Array = (high - low) / 2
-    return half
-
-
-def _thinned(draws: Array, count: int) -> Array:
-    thinned: Array = draws[np.linspace(0, len(draws) - 1, min(count, len(draws))).astype(int)]
-    return thinned
-
-
-def _others(objective: Objective, x: Array, cov: Array, draws: Array | None) -> tuple[Estimate, ...]:
-    """Computed parameters with errors, from the draws or by propagation; and the fixed ones."""
-    values = objective.others(x)
-    names = [name for name in values if not objective.is_fixed(name)]
-    errors: dict[str, float] = {}
-
-    def computed(point: Array) -> Array:
-        others = objective.others(point)
-        return np.array([others[name] for name in names])
-
-    if names and draws is not None:
-        table = np.array([computed(row) for row in _thinned(draws, 2000)])
-        errors = dict(zip(names, _half68(table).tolist(), strict=True))
-        values |= dict(zip(names, np.median(table, axis=0).tolist(), strict=True))
-    elif names:
-        with np.errstate(all="ignore"):
-            slope = jacobian(computed, x, objective.low, objective.high, scales(x))
-            variance = np.einsum("ij,jk,ik->i", slope, cov, slope)
-            errors = dict(zip(names, np.sqrt(variance).tolist(), strict=True))
-    return tuple(
-        Estimate(name, value, errors.get(name, 0.0), "computed" if name in errors else "fixed")
-        for name, value in values.items()
-    )
+def _checked(
+    objective: Objective, found: Found, x0: Array, env: Env, monitor: Monitor, evaluations: Evaluations
+) -> Found:
+    """The point *found*, if it stands the test; else the best of it and of simplex searches with least squares after."""
+    tried = [found]
+    for start in (found.x, x0):
+        verdict = judge(objective, found.x, found.value, curvature(objective, found.x))
+        if verdict.converged or env.should_stop:
+            break
+        reasons = "; ".join(verdict.reasons)
+        env.publish(Log(f"not converged ({reasons}): a simplex search goes on from {start.tolist()}"))
+        simplex = run_bumps(
+            objective, "amoeba", {}, start, env, Evaluations(evaluations.function, env), None, None
+        )
+        tried.append(simplex)
+        if env.should_stop:
+            break
+        tried.append(_local(objective, METHODS["lm"], simplex.x, env, monitor, evaluations))
+        found = min(tried, key=lambda each: each.value)
+    best = min(tried, key=lambda each: each.value)
+    return Found(best.x, best.value, monitor.at.step, monitor.convergence)

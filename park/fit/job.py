@@ -46,11 +46,11 @@ class Fitting(Job):
 class Fit(Fitting):
     """Fits an assembly: a job whose result is a `FitResult`.
 
-    *assembly* is an `Assembly`, or a bumps ``FitProblem``. *method* is "amoeba" (Nelder-Mead), "lm" (least
-    squares), "de" (differential evolution), "newton", "pt" (parallel tempering) or "dream"; *options* are
-    the method's own, such as ``steps=2000``. *start* is a vector, a dict of some values, or an earlier
-    result (a reference will do). *starts* runs the method from so many points in parallel, that one and
-    random ones, and keeps the best. Equal seeds give equal answers.
+    *assembly* is an `Assembly`, or a bumps ``FitProblem``. *method* is "auto" (least squares, tested at its end, and
+    a simplex search where the test fails), "amoeba" (Nelder-Mead), "lm" (least squares alone), "de" (differential
+    evolution), "newton", "pt" (parallel tempering) or "dream"; *options* are the method's own, such as ``steps=2000``.
+    *start* is a vector, a dict of some values, or an earlier result (a reference will do). *starts* runs the method
+    from so many points in parallel, that one and random ones, and keeps the best. Equal seeds give equal answers.
 
     Every *checkpoint* seconds (or a text such as "5m") the fit keeps its state: if its process, its kernel or the broker
     dies, it goes on from there. Of many *starts* it keeps those that have ended.
@@ -62,7 +62,7 @@ class Fit(Fitting):
     def __init__(
         self,
         assembly: Any,
-        method: str = "amoeba",
+        method: str = "auto",
         start: Any = None,
         starts: int = 1,
         seed: int | None = None,
@@ -109,7 +109,7 @@ class Uncertainty(Fitting):
     """Samples the posterior of an assembly with bumps' DREAM: a job whose result is a `FitResult` with draws.
 
     *start* is the best point: a result, a reference to one (``fit.result``), a vector or a dict; without it
-    the job fits with amoeba first. It draws *samples* points after *burn* generations, with *pop* chains
+    the job fits first, as `Fit` does. It draws *samples* points after *burn* generations, with *pop* chains
     for each parameter; it may draw a few more, and leaves out those from before the chains had settled.
     Other *options* are DREAM's own.
 
@@ -169,7 +169,7 @@ class Uncertainty(Fitting):
 
 def fit_request(
     assembly: Any,
-    method: str = "amoeba",
+    method: str = "auto",
     start: Any = None,
     starts: int = 1,
     seed: int | None = None,

@@ -1,8 +1,16 @@
-"""Levenberg-Marquardt with central differences, and standard errors to match.
+"""Least squares: scipy's Levenberg-Marquardt and trust-region methods on residuals of any number.
 
-The derivative is the central difference with a step of cbrt(eps) of each parameter, exact to some ten digits
-where a forward difference has seven; columns are scaled to one before anything is inverted. That is what
-certified standard errors need: their problems span ten decades between parameters.
+Both methods look at the residuals f and the Jacobian J only through lengths and angles, so an orthogonal change of
+the rows leaves every step as it is. The triangle R of a QR decomposition of [f J] is such a change: a first column
+(\\|f\\|, 0, ...) and k further ones, k + 1 rows instead of n. scipy sees that. Its memory and time no longer depend on
+n, and R is made block by block, as exact as from all rows at once.
+
+The triangle of each group of residuals is kept by itself. Groups whose errors are of unknown size get their weight,
+1/size, when the triangles are put together. With the sizes held, least squares is exact; the sizes follow the
+scatter, and the two are repeated until neither moves the likelihood.
+
+scipy works in u = (x - start) / scale with the natural scale of each parameter, so its tolerances and its first
+radius do not depend on where a parameter's zero is, or on its unit.
 """
 
 from __future__ import annotations
@@ -13,114 +21,199 @@ from typing import Any
 import numpy as np
 
 from park.fit.data import Array
-from park.fit.objective import Objective
+from park.fit.derivatives import Steps, natural_scale, steps_of
+from park.fit.objective import Group, Objective
 
-_STEP = float(np.finfo(np.float64).eps ** (1 / 3))
+#: Rows that are decomposed at once.
+_BLOCK = 16_384
+#: Changes of the sizes of unknown errors, and what they may move the likelihood at the end.
+_ROUNDS, _SETTLED = 30, 1e-13
+#: The likelihood that a run may leave, by its last tangent, without another run in scales that are taken anew.
+_STALLED = 1e-4
+#: The first step of Levenberg-Marquardt, in natural scales. MINPACK's own factor is 100 lengths of its start.
+_FIRST_RADIUS = 1.0
 
 
 class Stopped(Exception):
     """Raised inside the optimizer to end it with the best so far."""
 
 
-def jacobian(function: Callable[[Array], Array], x: Array, low: Array, high: Array, scale: Array) -> Array:
-    """Derivatives of *function* (n values) at *x*, shape (n, k). It is not called outside the limits."""
-    columns = []
-    for j in range(x.size):
-        step = _STEP * (abs(x[j]) or scale[j])
-        up, down = x.copy(), x.copy()
-        up[j], down[j] = min(x[j] + step, high[j]), max(x[j] - step, low[j])
-        columns.append((function(up) - function(down)) / (up[j] - down[j]))
-    return np.stack(columns, axis=1)
+class Triangles:
+    """The triangles of [f J] of each group of residuals, at one point."""
+
+    def __init__(self, groups: tuple[Group, ...], residuals: Array, jacobian: Array) -> None:
+        self._groups = groups
+        self.parts = [_triangle(residuals[g.rows], jacobian[g.rows]) for g in groups]
+
+    def joined(self, weights: Array) -> tuple[float, Array]:
+        """The length of f, and J in k + 1 rows whose f is (length, 0, ...), with a weight for each group."""
+        rows = np.concatenate([part * weight for part, weight in zip(self.parts, weights, strict=True)])
+        k = rows.shape[1] - 1
+        triangle = np.zeros((k + 1, k + 1))
+        found = np.linalg.qr(rows, mode="r")
+        triangle[: len(found)] = found
+        if triangle[0, 0] < 0:
+            triangle[0] *= -1
+        return float(triangle[0, 0]), triangle[:, 1:]
 
 
-def scales(start: Array) -> Array:
-    """The sizes of the parameters, from where a fit starts."""
-    return np.where(start == 0, 1.0, np.abs(start))
+def _triangle(residuals: Array, jacobian: Array) -> Array:
+    triangle = np.empty((0, jacobian.shape[1] + 1))
+    for start in range(0, residuals.size, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        block = np.column_stack([residuals[rows], jacobian[rows]])
+        triangle = np.asarray(np.linalg.qr(np.concatenate([triangle, block]), mode="r"))
+    return triangle
 
 
-def covariance(objective: Objective, x: Array) -> Array:
-    """The covariance of the parameters at *x*, shape (k, k).
+def weights_of(objective: Objective, residuals: Array) -> Array:
+    """The weight of each group of residuals: 1, or 1/size where the errors are of unknown size."""
+    weights = [(g.emphasis / g.variance(residuals)) ** 0.5 if not g.known else 1.0 for g in objective.groups]
+    return np.array(weights)
 
-    Where a part has no dy it is scaled by the reduced chi-squared. Parameters that the data do not
-    determine get an infinite variance.
-    """
-    k = x.size
-    if not objective.has_residuals:
-        from bumps import lsqerror
 
-        hessian = lsqerror.hessian(objective.problem(), x)
-        return np.asarray(lsqerror.hessian_cov(hessian), dtype=np.float64)
-    matrix = jacobian(objective.residuals, x, objective.low, objective.high, scales(objective.start))
-    if objective.scaled:
-        residuals = objective.residuals(x)
-        chisq = objective.chisq(0.5 * float(residuals @ residuals))
-        data = objective.points - objective.priors
-        with np.errstate(all="ignore"):
-            matrix[:data] /= np.sqrt(chisq)
-            if not np.isfinite(matrix[:data]).all():  # an exact fit, or no degree of freedom left
-                return np.zeros((k, k)) if chisq == 0 else np.full((k, k), np.inf)
-    if not np.isfinite(matrix).all():
-        return np.full((k, k), np.inf)
-    norms = np.linalg.norm(matrix, axis=0)
-    blind = norms == 0
-    norms[blind] = 1.0
-    _, singular, rows = np.linalg.svd(matrix / norms, full_matrices=True)
-    singular = np.concatenate([singular, np.zeros(k - singular.size)])
-    lost = singular <= singular.max(initial=0.0) * k * np.finfo(np.float64).eps
-    rows_kept = rows[~lost] / singular[~lost, None]
-    result: Array = (rows_kept.T @ rows_kept) / np.outer(norms, norms)
-    undetermined = blind | (np.abs(rows[lost]) > 1e-6).any(axis=0)
-    result[undetermined, undetermined] = np.inf
-    return result
+class _Compressed:
+    """The least-squares problem as scipy sees it: functions of u with k + 1 values."""
+
+    def __init__(self, objective: Objective, start: Array, iteration: Callable[[Array], None]) -> None:
+        self.objective = objective
+        self.iteration = iteration
+        self.start = start
+        self.scale = natural_scale(objective, start)
+        self.steps: Steps = steps_of(objective)
+        self.weights = np.ones(len(objective.groups))
+        self.best, self.lowest = start.copy(), np.inf
+        self.first = 1.0
+        self._promise = (np.inf, 0.0)
+        self._x, self._residuals = start, np.empty(0)
+
+    def point(self, u: Array) -> Array:
+        """The parameters at *u*; rounding does not push them over a limit."""
+        x: Array = np.clip(
+            self.start + self.scale * (u - self.first), self.objective.low, self.objective.high
+        )
+        return x
+
+    def bounds(self) -> tuple[Array, Array]:
+        """The limits in u."""
+        low, high = self.objective.low - self.start, self.objective.high - self.start
+        return low / self.scale + self.first, high / self.scale + self.first
+
+    def residuals(self, x: Array) -> Array:
+        """The residuals at *x*, infinite where the model fails."""
+        try:
+            residuals = self.objective.residuals(x)
+        except Exception:
+            return np.full(self.objective.points, np.inf)
+        nllf = float(sum(g.nllf(residuals) for g in self.objective.groups))
+        if nllf < self.lowest:
+            self.best, self.lowest = x.copy(), nllf
+        self._x, self._residuals = x.copy(), residuals
+        return residuals
+
+    def function(self, u: Array) -> Array:
+        """(length, 0, ...): both methods step back where it is not finite."""
+        residuals = self.residuals(self.point(u))
+        squares = sum(
+            float(residuals[g.rows] @ residuals[g.rows]) * weight**2
+            for g, weight in zip(self.objective.groups, self.weights, strict=True)
+        )
+        values = np.zeros(u.size + 1)
+        values[0] = np.sqrt(squares) if squares == squares else np.inf
+        return values
+
+    def derivative(self, u: Array) -> Array:
+        """The Jacobian of `function`, in u."""
+        x = self.point(u)
+        self.iteration(x)
+        residuals = self._residuals if np.array_equal(x, self._x) else self.residuals(x)
+        matrix = self.steps.jacobian(x, residuals).matrix
+        matrix[~np.isfinite(matrix)] = 0.0  # the edge of where the model has values
+        length, jacobian = Triangles(self.objective.groups, residuals, matrix).joined(self.weights)
+        self._expect(x, residuals, length, jacobian)
+        return jacobian * self.scale
+
+    def _expect(self, x: Array, residuals: Array, length: float, jacobian: Array) -> None:
+        """Keeps the likelihood at *x*, and the gain in it that the tangent there promises within the limits."""
+        gradient = jacobian[0] * length
+        held = (x <= self.objective.low) & (gradient > 0) | (x >= self.objective.high) & (gradient < 0)
+        free = jacobian[:, ~held & (np.abs(jacobian).max(axis=0) > 0)]
+        along = np.linalg.qr(free / np.linalg.norm(free, axis=0))[0] if free.size else np.zeros((1, 1))
+        gain = 0.5 * length**2 * float(along[0] @ along[0])
+        if len(self.weights) == 1 and self.objective.unknown:  # the weight is that of the first point
+            gain *= residuals.size / max(length**2, 1e-300)
+        self._promise = sum(g.nllf(residuals) for g in self.objective.groups), gain
+
+    def promised(self) -> float:
+        """The gain that the last tangent promised, and that has not come."""
+        value, gain = self._promise
+        return gain - (value - self.lowest)
 
 
 def least_squares(
-    residuals: Callable[[Array], Array],
+    objective: Objective,
     start: Array,
-    low: Array,
-    high: Array,
     iteration: Callable[[Array], None],
     **options: Any,
 ) -> Array:
-    """Minimises the sum of squares of *residuals* from *start* and returns the best point.
+    """Minimises the likelihood of an *objective* of squares from *start*, and returns the best point, shape (k,).
 
     scipy's MINPACK where there are no limits; with limits its trust-region method, then MINPACK from there as
     long as it stays inside. *iteration* is called with the point at each derivative, and may raise `Stopped`.
     """
-    from scipy import optimize
+    problem = _Compressed(objective, start, iteration)
+    if not np.isfinite(problem.residuals(start)).all():
+        return start
+    alone = len(objective.groups) == 1
+    for _ in range(_ROUNDS):
+        before = problem.lowest
+        problem.weights = weights_of(objective, objective.residuals(problem.best))
+        if not _solved(problem, options):
+            break
+        if problem.promised() > _STALLED and before - problem.lowest > _STALLED:
+            problem.scale = natural_scale(objective, problem.best)  # a long way from where it began
+        elif alone or not objective.unknown or before - problem.lowest <= _SETTLED * (1 + abs(before)):
+            break
+    return problem.best
 
-    scale = scales(start)
-    best = start.copy()
-    lowest = np.inf
 
-    def function(x: Array) -> Array:
-        nonlocal best, lowest
-        if np.any(x < low) or np.any(x > high):
-            raise Stopped
-        values = residuals(x)
-        squares = float(values @ values)
-        if squares < lowest:
-            best, lowest = x.copy(), squares
-        return values  # both methods step back from what is not finite
+def _solved(problem: _Compressed, options: dict[str, Any]) -> bool:
+    """One run from the best point, with the weights as they are; False where it was stopped."""
+    from scipy.optimize import least_squares as solve
 
-    def derivative(x: Array) -> Array:
-        iteration(x)
-        matrix = jacobian(function, x, low, high, scale)
-        matrix[~np.isfinite(matrix)] = 0.0  # the edge of where the model has values
-        return matrix
-
-    def solve(method: str, x: Array, **more: Any) -> None:
-        optimize.least_squares(
-            function, x, jac=derivative, method=method, x_scale=scale, max_nfev=1_000_000, **options, **more
+    def run(method: str, function: Callable[[Array], Array], first: float, **more: Any) -> None:
+        # both methods take their first radius from where they start: about one natural scale
+        problem.start, problem.first = problem.best.copy(), first
+        start = np.full(problem.start.size, first)
+        solve(
+            function,
+            start,
+            jac=problem.derivative,
+            method=method,
+            x_scale=1.0,
+            max_nfev=1_000_000,
+            **options,
+            **more,
         )
 
-    free = not (np.isfinite(low).any() or np.isfinite(high).any())
-    few = function(start).size < start.size
+    def inside(u: Array) -> Array:
+        low, high = problem.bounds()
+        if np.any(u < low) or np.any(u > high):
+            raise _Outside
+        return problem.function(u)
+
+    limits = problem.objective.low, problem.objective.high
     try:
-        if not free or few:
-            solve("trf", np.clip(start, low, high), bounds=(low, high))
-        if not few:
-            solve("lm", best.copy())
-    except Stopped:
+        if np.isfinite(limits).any():
+            problem.start, problem.first = problem.best.copy(), 1.0
+            run("trf", problem.function, 1.0, bounds=problem.bounds())
+        run("lm", inside, _FIRST_RADIUS / 100)
+    except _Outside:
         pass
-    return best
+    except Stopped:
+        return False
+    return True
+
+
+class _Outside(Exception):
+    """Raised when Levenberg-Marquardt, which knows no limits, steps over one."""

@@ -10,8 +10,9 @@ import numpy as np
 from park.errors import InvalidRequest
 from park.fit.objective import Objective
 
-#: method -> its options with their defaults. All but lm are bumps' own, under bumps' names.
+#: method -> its options with their defaults. All but auto and lm are bumps' own, under bumps' names.
 METHODS: dict[str, dict[str, Any]] = {
+    "auto": {"steps": 1000, "xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15},
     "amoeba": {"steps": 1000, "radius": 0.15, "xtol": 1e-6, "ftol": 1e-8},
     "lm": {"steps": 1000, "xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15},
     "de": {"steps": 1000, "pop": 10, "CR": 0.9, "F": 2.0, "ftol": 1e-8, "xtol": 1e-6},
@@ -41,8 +42,11 @@ def check_method(method: Any, options: dict[str, Any], objective: Objective) -> 
         if name not in known:
             raise InvalidRequest(f"method {method!r} has no option {name!r}; it has {', '.join(known)}")
         _check_option(method, name, value)
-    if method == "lm" and not objective.has_residuals:
-        raise InvalidRequest("method 'lm' needs residuals, and this problem has none: take 'amoeba'")
+    if method == "lm" and not objective.squares:
+        raise InvalidRequest(
+            "method 'lm' minimises squared residuals, and the likelihood of this problem is no sum of them (counts, or a "
+            "density): take 'auto', 'amoeba', 'newton', 'de' or 'dream'"
+        )
     if method == "pt":
         limited = np.isfinite(objective.low) & np.isfinite(objective.high)
         without = [name for name, both in zip(objective.names, limited, strict=True) if not both]

@@ -1,8 +1,13 @@
 """The numbers behind an assembly: a vector of parameters in, residuals and likelihood out.
 
+The negative log likelihood of a part with dy is half its sum of squared residuals. A part without dy has errors of
+one unknown size. The size is estimated together with the fit: at its most likely value, SS/n, the part adds
+n/2 log(SS/n) for n points with a sum of squares SS. The same expression is left when the size is integrated out with
+the usual prior (1/size), so a sampler and an optimizer work on one function, and neither depends on the unit of y.
+
 There are two of them: `PartsObjective` for models and data, in plain numpy, so that a process that only
-evaluates never loads bumps (a second); and `BumpsObjective` around a ``FitProblem``. Both raise what the
-model raises: only drivers decide what a failure means.
+evaluates never loads bumps (a second); and `park.fit.problem.BumpsObjective` around a ``FitProblem``. Both raise
+what the model raises: only drivers decide what a failure means.
 """
 
 from __future__ import annotations
@@ -10,7 +15,8 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +43,66 @@ class Computed(NamedTuple):
 
     place: int
     function: Callable[[list[float]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Residuals in one unit: those of a part, of a model, or of the priors.
+
+    *rows* says where they stand. *known* is False where the size of the errors is not known: the residuals are then
+    in the unit of y. *spread* and *magnitude* are the typical size of the data in the unit of the residuals, about
+    their mean and about zero.
+    """
+
+    name: str
+    rows: slice
+    known: bool
+    spread: float
+    magnitude: float
+    #: the square of the part's weight, which multiplies its likelihood; with known errors the residuals have it
+    emphasis: float = 1.0
+
+    @property
+    def points(self) -> int:
+        """The number of residuals."""
+        return int(self.rows.stop - self.rows.start)
+
+    def variance(self, residuals: Array) -> float:
+        """The most likely squared size of the errors, for all *residuals*: SS/n, or 1 where it is known.
+
+        Data without any scatter end at a size of 1e-10 of their spread, not at zero.
+        """
+        if self.known:
+            return 1.0
+        part = residuals[self.rows]
+        return max(float(part @ part) / part.size, (1e-10 * self.spread) ** 2)
+
+    def nllf(self, residuals: Array) -> float:
+        """What the group adds to the negative log likelihood, for all *residuals*."""
+        part = residuals[self.rows]
+        if self.known:
+            return 0.5 * float(part @ part)
+        return 0.5 * self.emphasis * part.size * float(np.log(self.variance(residuals)))
+
+
+def group(name: str, start: int, about_mean: Array, about_zero: Array, known: bool) -> Group:
+    """The group of one part, from its data as residuals: *about_mean* and *about_zero*, of shape (n,)."""
+    spread, magnitude = (float(np.sqrt(np.mean(np.square(row)))) for row in (about_mean, about_zero))
+    magnitude = magnitude or 1.0
+    rows = slice(start, start + about_zero.size)
+    return Group(name, rows, known, max(spread, 1e-6 * magnitude), magnitude)
+
+
+@dataclass(frozen=True, slots=True)
+class Inequality:
+    """A condition between parameters: *slack* of a vector (k,) is at least zero where it holds.
+
+    *names* are the parameters that are marked as at a limit when a fit ends on it.
+    """
+
+    text: str
+    slack: Callable[[Array], float]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +133,51 @@ class Objective(ABC):
     high: Array
     #: data points, and priors that count as such
     points: int
-    #: the size of the errors is unknown (no dy): it is estimated from the scatter about the fit
-    scaled: bool = False
-    has_residuals: bool = True
+    #: sentences about how the data were taken, for the result
+    notes: tuple[str, ...] = ()
+
+    @property
+    @abstractmethod
+    def squares(self) -> bool:
+        """The likelihood follows from sums of squared residuals: least squares applies."""
+
+    @property
+    @abstractmethod
+    def groups(self) -> tuple[Group, ...]:
+        """The residuals by their unit, in order."""
+
+    @property
+    def inequalities(self) -> tuple[Inequality, ...]:
+        """The conditions between parameters."""
+        return ()
+
+    @property
+    def unknown(self) -> tuple[Group, ...]:
+        """The groups whose errors are of unknown size."""
+        return tuple(g for g in self.groups if not g.known) if self.squares else ()
 
     @abstractmethod
     def residuals(self, x: Array) -> Array:
-        """All residuals in one row, weighted, over dy; priors are the last `priors` of them."""
+        """All residuals in one row, weighted, over dy where that is known; priors come last.
+
+        They are infinite where a condition between parameters does not hold.
+        """
+
+    def free_residuals(self, x: Array) -> Array:
+        """The residuals, also where a condition between parameters does not hold."""
+        return self.residuals(x)
 
     @abstractmethod
     def nllf(self, x: Array) -> float:
-        """Half the sum of squared residuals; inf outside the limits and where the model is not finite."""
+        """The negative log likelihood; inf outside the limits and where the model is not finite.
 
-    def loss(self, x: Array) -> float:
-        """What a sampler samples: minus the log of the posterior probability."""
-        return self.nllf(x)
+        Optimizers minimise it, and samplers sample it as minus the log of the posterior probability.
+        """
+
+    def free_nllf(self, x: Array) -> float:
+        """The negative log likelihood, also where a condition between parameters does not hold."""
+        residuals = self.free_residuals(x)
+        return float(sum(g.nllf(residuals) for g in self.groups))
 
     @abstractmethod
     def curves(self, x: Array, draws: Array | None = None) -> list[Curve]:
@@ -110,14 +206,9 @@ class Objective(ABC):
         """Points less fitted parameters."""
         return self.points - len(self.names)
 
-    @property
-    def priors(self) -> int:
-        """How many of the residuals are priors."""
-        return 0
-
-    def chisq(self, nllf: float) -> float:
-        """The reduced chi-squared of a likelihood; nan where no degree of freedom is left."""
-        return 2 * nllf / self.dof if self.dof > 0 else float("nan")
+    def deviance(self, x: Array) -> float | None:
+        """Twice the likelihood's distance from that of a perfect model; None where it is not known."""
+        return None
 
     def inside(self, x: Array) -> bool:
         """True if *x* is within the limits."""
@@ -155,13 +246,41 @@ class PartsObjective(Objective):
         self.low, self.high = (
             np.array([parameters[n].limits for n in self._fitted], dtype=np.float64).reshape(-1, 2).T
         )
-        self._data_points = sum(len(part.data) for part in parts)
-        self.points = self._data_points + len(self._prior)
-        self.scaled = any(part.data.dy is None for part in parts)
+        self.points = sum(len(part.data) for part in parts) + len(self._prior)
 
     @property
-    def priors(self) -> int:
-        return len(self._prior)
+    def squares(self) -> bool:
+        return True
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        groups, start = [], 0
+        for part in self.parts:
+            y, known = part.data.y, part.data.dy is not None
+            rows = [part.data.residuals(y - mean) * part.weight for mean in (np.nanmean(y), 0.0)]
+            made = group(part.name, start, *rows, known)
+            groups.append(made if known else replace(made, emphasis=part.weight**2))
+            start += made.points
+        if self._prior:
+            size = max(abs(mean / sigma) for _, mean, sigma in self._prior)
+            rows_of = slice(start, start + len(self._prior))
+            groups.append(Group("priors", rows_of, known=True, spread=1.0, magnitude=max(size, 1.0)))
+        return tuple(groups)
+
+    @cached_property
+    def inequalities(self) -> tuple[Inequality, ...]:
+        found = []
+        for place in self._bounded:
+            name, parameter = self._all_names[place], self._parameters[place]
+            for sign, limit, word in zip((1.0, -1.0), parameter.limits, (">=", "<="), strict=True):
+                if np.isfinite(limit):
+                    text = f"{name} {word} {limit:g}"
+                    found.append(Inequality(text, partial(self._slack, place, sign, limit), (name,)))
+        return tuple(found)
+
+    def _slack(self, place: int, sign: float, limit: float, x: Array) -> float:
+        with np.errstate(all="ignore"):
+            return float(sign * (self.values(x)[place] - limit))
 
     def values(self, x: Array) -> list[float]:
         """All values, in the order of the places."""
@@ -209,9 +328,15 @@ class PartsObjective(Objective):
         return [(values[place] - mean) / sigma for place, mean, sigma in self._prior]
 
     def residuals(self, x: Array) -> Array:
+        return self._residuals(x, fenced=True)
+
+    def free_residuals(self, x: Array) -> Array:
+        return self._residuals(x, fenced=False)
+
+    def _residuals(self, x: Array, fenced: bool) -> Array:
         with np.errstate(all="ignore"):
             values = self.values(x)
-            if not self._allowed(values):
+            if fenced and not self._allowed(values):
                 return np.full(self.points, np.inf)
             rows = [self._residuals_of(n, values) for n in range(len(self.parts))]
             if self._prior:
@@ -222,26 +347,16 @@ class PartsObjective(Objective):
         if not self.inside(x):
             return float("inf")
         residuals = self.residuals(x)
-        value = 0.5 * float(residuals @ residuals)
+        if self._plain:
+            value = 0.5 * float(residuals @ residuals)
+        else:
+            value = sum(g.nllf(residuals) for g in self.groups)
         return value if value == value else float("inf")
 
-    def loss(self, x: Array) -> float:
-        """With dy it is `nllf`.
-
-        Without, the common size of the errors is one more unknown; with the usual prior (1/size) it
-        integrates out, and n/2 log(sum of squares) is left: the intervals that come out are Student's.
-        """
-        if not self.scaled:
-            return self.nllf(x)
-        if not self.inside(x):
-            return float("inf")
-        residuals = self.residuals(x)
-        data, priors = residuals[: self._data_points], residuals[self._data_points :]
-        squares = float(data @ data)
-        if squares != squares or squares == float("inf"):
-            return float("inf")
-        tiny = self._data_points * np.finfo(float).tiny ** 0.5  # exact data would end at minus infinity
-        return 0.5 * self._data_points * float(np.log(max(squares, tiny))) + 0.5 * float(priors @ priors)
+    @cached_property
+    def _plain(self) -> bool:
+        """Every part has dy: one product is the whole likelihood."""
+        return all(g.known for g in self.groups)
 
     def check(self) -> None:
         super().check()
@@ -255,6 +370,7 @@ class PartsObjective(Objective):
             raise
         except Exception:
             return  # perhaps it works where the job runs; if not, the job fails with this traceback
+        self._check_points()
         for n, parameter in enumerate(self._parameters):
             low, high = parameter.limits
             if parameter.expression is not None and not low <= values[n] <= high:
@@ -272,6 +388,16 @@ class PartsObjective(Objective):
         missing = missing_value(part.data, theory, self.start, self.low, self.high)
         if missing:
             raise WrongShape(f"{part.name}, model {part.model.name}: {missing}")
+    def _check_points(self) -> None:
+        """A part of unknown errors that its parameters can meet exactly would decide what it shares with other parts."""
+        for n, part in enumerate(self.parts):
+            fitted = set(self._fitted) & set(self._arguments[n].values())
+            others = {place for m, a in enumerate(self._arguments) if m != n for place in a.values()}
+            if part.data.dy is None and fitted & others and len(part.data) <= len(fitted):
+                raise InvalidRequest(
+                    f"{part.name} has {len(part.data)} points without dy for {len(fitted)} parameters, of which other "
+                    f"parts have some too: the size of its errors cannot be estimated; give its data a dy"
+                )
 
     def others(self, x: Array) -> dict[str, float]:
         with np.errstate(all="ignore"):
@@ -341,7 +467,7 @@ class _Fitness:
         self._cache = None
 
     def numpoints(self) -> int:
-        return self.objective.priors if self.part is None else len(self.objective.parts[self.part].data)
+        return len(self.objective._prior if self.part is None else self.objective.parts[self.part].data)
 
     def residuals(self) -> Array:
         if self._cache is None:
@@ -366,67 +492,3 @@ def _at_its_data(part: Part) -> Callable[..., Any]:
         return part.model.on(part.data)
     except InvalidRequest as error:
         raise InvalidRequest(f"{part.name}, model {part.model.name}: {error}") from None
-
-
-class BumpsObjective(Objective):
-    """The objective of a bumps ``FitProblem`` that somebody made; priors and constraints are its own."""
-
-    def __init__(self, problem: Any) -> None:
-        self._problem = problem
-        labels = [str(label) for label in problem.labels()]
-        self.names = tuple(
-            label if label not in labels[:n] else f"{label} #{labels[:n].count(label) + 1}"
-            for n, label in enumerate(labels)
-        )
-        self.start = np.array(problem.getp(), dtype=np.float64)
-        self.low, self.high = np.array(problem.bounds(), dtype=np.float64)
-        # A problem of densities has a `residuals` too, but its models say that it is only for show.
-        models = tuple(getattr(problem, "models", ()))
-        real = getattr(problem, "has_residuals", hasattr(problem, "residuals"))
-        self.has_residuals = bool(real) and all(getattr(model, "has_residuals", True) for model in models)
-        self._dof = int(problem.dof) if np.isfinite(getattr(problem, "dof", np.nan)) else 0
-        self.points = self._dof + len(self.names)
-
-    def check(self) -> None:
-        super().check()
-        for name, value, low, high in zip(self.names, self.start, self.low, self.high, strict=True):
-            if not low <= value <= high:
-                raise InvalidRequest(f"{name}={value:g} is outside its limits ({low:g}, {high:g})")
-
-    def residuals(self, x: Array) -> Array:
-        self._problem.setp(x)
-        constraints, _ = self._problem.constraints_nllf()
-        rows = (np.ravel(self._problem.residuals()), self._problem.parameter_residuals(), [constraints**0.5])
-        return np.concatenate([np.asarray(row, dtype=np.float64) for row in rows])
-
-    def nllf(self, x: Array) -> float:
-        value = float(self._problem.nllf(x))
-        if not np.isfinite(value) and self.inside(x):
-            model = getattr(self._problem, "model_nllf", None)
-            if model is not None:
-                self._problem.setp(x)
-                model()  # bumps made an infinity of the exception; here it is again
-        return value
-
-    def curves(self, x: Array, draws: Array | None = None) -> list[Curve]:
-        self._problem.setp(x)
-        curves = []
-        for n, model in enumerate(getattr(self._problem, "models", ()), 1):
-            name = getattr(model, "name", None) or f"part{n}"
-            empty = np.empty(0)
-            residuals = np.ravel(model.residuals()) if hasattr(model, "residuals") else empty
-            try:
-                given = (model.x, model.y, model.dy, model.theory())
-                columns = [np.array(column, dtype=np.float64) for column in given]
-            except Exception:
-                columns = []
-            if len({c.shape for c in columns}) == 1:
-                horizontal, y, dy, theory = columns
-                curves.append(Curve(name, horizontal, y, dy, theory, residuals))
-            elif residuals.size:
-                curves.append(Curve(name, np.arange(1.0, residuals.size + 1), empty, None, empty, residuals))
-        return curves
-
-    def problem(self) -> Any:
-        self._problem.setp(self.start)
-        return self._problem

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from park.fit.asked import Asked
+from park.fit.covariance import covariance
 from park.fit.data import Array
 from park.fit.env import Env
-from park.fit.leastsq import covariance
 from park.fit.methods import METHODS
 from park.fit.objective import Objective
 from park.fit.resume import Keeper, crossover_of, further, going_on

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,11 +39,11 @@ class FitResult:
     """The result of a `Fit` or an `Uncertainty`.
 
     *names* are the k fitted parameters, *x* the best point, *dx* its standard errors, *cov* their
-    covariance (k, k). *nllf* is the negative log likelihood at *x*. *chisq* is what *statistic* says: for data with
-    dy the reduced chi-squared. *dof* counts the degrees of freedom. *draws* (n, k) is a sample of the posterior,
-    None after an optimizer; with draws *dx* is half of the 68 % interval. The same fit with *seed* gives the same
-    result. *convergence* has one row a step: best nllf so far, and for a population its minimum, 20 %, median, 80 %
-    and maximum.
+    covariance (k, k). *nllf* is the negative log likelihood at *x*. *chisq* is the quantity that *statistic* names:
+    for data with dy the reduced chi-squared. *dof* counts the degrees of freedom. *draws* (n, k) is a sample of the
+    posterior, None after an optimizer; with draws *dx* is half of the 68 % interval. The same fit with *seed* gives
+    the same result. *convergence* has one row a step: best nllf so far, and for a population its minimum, 20 %,
+    median, 80 % and maximum.
 
     *converged* is False where an independent test at the end failed: then *message* says why, and neither values
     nor errors are to be trusted. *at_limit* names the parameters, computed ones too, that ended at a limit or on a
@@ -85,8 +84,8 @@ class FitResult:
     #: of each fitted parameter, shape (k,); None after an optimizer
     rhat: Array | None = None
     ess: Array | None = None
-    #: degrees of freedom of Student's distribution, where the size of the errors is unknown; else infinite
-    student: float = math.inf
+    #: degrees of freedom of each error by Student's distribution (k,): finite where the size of dy is estimated
+    student: Array | None = None
     #: bumps' ``MCMCDraw``, pickled: a client that does not save it need not load bumps
     pickled_state: bytes | None = None
 
@@ -271,13 +270,15 @@ class FitResult:
         return "\n".join(lines) + "\n"
 
 
-def _quantile(p: float, dof: float) -> float:
-    """The quantile *p* of Student's distribution with *dof* degrees of freedom; infinite is the normal one."""
-    if math.isinf(dof):
-        return NormalDist().inv_cdf(p)
+def _quantile(p: float, dof: Array | None) -> Any:
+    """The quantile *p* of Student's distribution with *dof* degrees of freedom each; infinite is the normal one."""
+    normal = NormalDist().inv_cdf(p)
+    if dof is None or np.isinf(dof).all():
+        return normal
     from scipy.special import stdtrit
 
-    return float(stdtrit(dof, p))
+    finite = np.where(np.isfinite(dof), dof, 1e9)
+    return np.where(np.isfinite(dof), stdtrit(finite, p), normal)
 
 
 def _plain(value: Any) -> Any:

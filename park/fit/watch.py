@@ -49,7 +49,7 @@ class Evaluate:
     def __call__(self, x: Any) -> float | Broken:
         objective = self.assembly.objective
         try:
-            return (objective.loss if self.sampling else objective.nllf)(np.asarray(x, dtype=np.float64))
+            return objective.nllf(np.asarray(x, dtype=np.float64))
         except Exception as error:
             return Broken(_story(error))
 
