@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from park.fit.constrained import minimise
-from park.fit.covariance import Curvature, curvature
+from park.fit.covariance import MET, Curvature, curvature
 from park.fit.data import Array
 from park.fit.derivatives import natural_scale
 from park.fit.leastsq import Stopped, least_squares
@@ -40,32 +40,30 @@ class Verdict(NamedTuple):
     converged: bool
     reasons: tuple[str, ...]
     best: Array
-    value: float
 
 
 def judge(objective: Objective, x: Array, value: float, local: Curvature) -> Verdict:
     """Tests the point *x* with the likelihood *value* and the curvature there, *local*."""
     if not math.isfinite(value):
-        return Verdict(False, ("the model has no finite value at the best point",), x, value)
+        return Verdict(False, ("the model has no finite value at the best point",), x)
     with np.errstate(all="ignore"):
         flat = _flat(objective, local)
         if flat:
             reason = f"{', '.join(flat)} had an effect at the start and has none at the end: the fit is on a plateau"
-            return Verdict(False, (reason,), x, value)
+            return Verdict(False, (reason,), x)
         if predicted_gain(objective, x, local) <= TOLERANCE and local.definite:
-            return Verdict(True, (), x, value)
-        best, lowest = improved(objective, x, value, STEPS)
-        gain = value - lowest
+            return Verdict(True, (), x)
+        best, gain = improved(objective, x, STEPS)
         if gain > TOLERANCE:
             steps = f"{STEPS} further steps lower the negative log likelihood by {gain:.3g}"
-            return Verdict(False, (f"{steps} (chi-squared by {2 * gain:.3g})",), best, lowest)
+            return Verdict(False, (f"{steps} (chi-squared by {2 * gain:.3g})",), best)
         promise = 0.0 if local.ends or objective.inequalities else _promise(objective, best)
     if promise > _BROKEN_PROMISE:
         reason = f"the slope at the end promises {promise:.3g} in the negative log likelihood, and steps do not get it"
-        return Verdict(False, (reason,), best, lowest)
+        return Verdict(False, (reason,), best)
     if not local.definite:
-        return Verdict(False, ("the best point is a saddle of the likelihood, not its minimum",), x, value)
-    return Verdict(True, (), x, value)
+        return Verdict(False, ("the best point is a saddle of the likelihood, not its minimum",), x)
+    return Verdict(True, (), x)
 
 
 def _promise(objective: Objective, x: Array) -> float:
@@ -110,8 +108,8 @@ def predicted_gain(objective: Objective, x: Array, local: Curvature) -> float:
     return gain if math.isfinite(gain) else math.inf
 
 
-def improved(objective: Objective, x: Array, value: float, steps: int) -> tuple[Array, float]:
-    """The best point after so many *steps* from *x*, and its likelihood; *x* itself where they gain nothing."""
+def improved(objective: Objective, x: Array, steps: int) -> tuple[Array, float]:
+    """The best point after so many *steps* from *x*, and their gain; *x* itself where they gain nothing."""
     taken = 0
 
     def iteration(point: Array) -> None:
@@ -125,7 +123,15 @@ def improved(objective: Objective, x: Array, value: float, steps: int) -> tuple[
             best = least_squares(objective, x, iteration, xtol=1e-12, ftol=1e-12, gtol=1e-12)
         else:
             best = minimise(objective, x, iteration, rounds=1)
-        lowest = objective.nllf(best)
+        gain = _value(objective, x) - _value(objective, best)
     except Exception:
-        return x, value
-    return (best, lowest) if lowest < value else (x, value)
+        return x, 0.0
+    return (best, gain) if gain > 0 else (x, 0.0)
+
+
+def _value(objective: Objective, x: Array) -> float:
+    """The likelihood at *x*, in which data that are met nearly exactly gain nothing further."""
+    if not objective.unknown:
+        return objective.nllf(x)
+    residuals = objective.residuals(x)
+    return sum(g.nllf(residuals, MET) for g in objective.groups)

@@ -28,6 +28,8 @@ from park.fit.derivatives import EPS, steps_of
 from park.fit.leastsq import Triangles
 from park.fit.objective import Inequality, Objective
 
+#: Data of unknown errors that are met to this part of their spread are met exactly, as far as convergence goes.
+MET = 1e-4
 _LEVERAGE_ROUNDS = 20
 
 
@@ -71,7 +73,7 @@ def _of_squares(objective: Objective, x: Array) -> Curvature:
     if not (np.isfinite(derivative.matrix).all() and np.isfinite(residuals).all()):
         return Curvature(np.full(k, np.nan), np.zeros((k, k)), infinite, error=derivative.error)
     triangles = Triangles(objective.groups, residuals, derivative.matrix)
-    likely = np.array([(g.emphasis / g.variance(residuals)) ** 0.5 for g in objective.groups])
+    likely = np.array([(g.emphasis / g.variance(residuals, MET)) ** 0.5 for g in objective.groups])
     length, factor = triangles.joined(likely)
     gradient = factor[0] * length
     ends = active(objective, x, gradient, factor)

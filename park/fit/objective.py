@@ -67,22 +67,22 @@ class Group:
         """The number of residuals."""
         return int(self.rows.stop - self.rows.start)
 
-    def variance(self, residuals: Array) -> float:
+    def variance(self, residuals: Array, least: float = 1e-10) -> float:
         """The most likely squared size of the errors, for all *residuals*: SS/n, or 1 where it is known.
 
-        Data without any scatter end at a size of 1e-10 of their spread, not at zero.
+        Data without any scatter end at a size of *least* times their spread, not at zero.
         """
         if self.known:
             return 1.0
         part = residuals[self.rows]
-        return max(float(part @ part) / part.size, (1e-10 * self.spread) ** 2)
+        return max(float(part @ part) / part.size, (least * self.spread) ** 2)
 
-    def nllf(self, residuals: Array) -> float:
-        """What the group adds to the negative log likelihood, for all *residuals*."""
+    def nllf(self, residuals: Array, least: float = 1e-10) -> float:
+        """The group's part of the negative log likelihood, for all *residuals*; *least* as in `variance`."""
         part = residuals[self.rows]
         if self.known:
             return 0.5 * float(part @ part)
-        return 0.5 * self.emphasis * part.size * float(np.log(self.variance(residuals)))
+        return 0.5 * self.emphasis * part.size * float(np.log(self.variance(residuals, least)))
 
 
 def group(name: str, start: int, about_mean: Array, about_zero: Array, known: bool) -> Group:
@@ -257,8 +257,10 @@ class PartsObjective(Objective):
         groups, start = [], 0
         for part in self.parts:
             y, known = part.data.y, part.data.dy is not None
-            rows = [part.data.residuals(y - mean) * part.weight for mean in (np.nanmean(y), 0.0)]
-            made = group(part.name, start, *rows, known)
+            about_mean, about_zero = (
+                part.data.residuals(y - mean) * part.weight for mean in (np.nanmean(y), 0.0)
+            )
+            made = group(part.name, start, about_mean, about_zero, known)
             groups.append(made if known else replace(made, emphasis=part.weight**2))
             start += made.points
         if self._prior:

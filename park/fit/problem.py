@@ -107,8 +107,8 @@ class BumpsObjective(Objective):
             and dy.shape in ((), y.shape)
         ):
             unknown = _without_errors(model)
-            rows = [np.ravel((y - mean) / dy) * weight for mean in (np.mean(y), 0.0)]
-            made = group(name, start, *rows, not unknown)
+            about_mean, about_zero = (np.ravel((y - mean) / dy) * weight for mean in (np.mean(y), 0.0))
+            made = group(name, start, about_mean, about_zero, not unknown)
             return replace(made, emphasis=weight**2) if unknown else made
         size = float(np.sqrt(np.mean(np.square(residuals))))
         size = max(size, 1.0) if np.isfinite(size) else 1.0
