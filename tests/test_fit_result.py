@@ -25,12 +25,12 @@ from park.fit.result import FitResult, uncertain
 def fitted() -> FitResult:
     model = Model(decay, height=(0, 10), time=(0.1, 10), floor=0.4)
     other = Model(lambda x, rate: x * rate, rate="1/time")
-    return fit(Assembly((model, (X, decay(X, *TRUE), 0.05)), (other, (X, X / 1.5))), "amoeba")
+    return fit(Assembly((model, (X, decay(X, *TRUE), 0.05)), (other, (X, X / 1.5, 0.1))), "amoeba")
 
 
 @pytest.fixture(scope="module")
 def sampled() -> FitResult:
-    return sample(assembly(), samples=1500, burn=50)
+    return sample(assembly(), samples=6000, burn=50)
 
 
 @pytest.fixture(params=["fitted", "sampled"])

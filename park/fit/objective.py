@@ -390,6 +390,7 @@ class PartsObjective(Objective):
         missing = missing_value(part.data, theory, self.start, self.low, self.high)
         if missing:
             raise WrongShape(f"{part.name}, model {part.model.name}: {missing}")
+
     def _check_points(self) -> None:
         """A part of unknown errors that its parameters can meet exactly would decide what it shares with other parts."""
         for n, part in enumerate(self.parts):
