@@ -8,6 +8,7 @@ import math
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from test_fit_drivers import TRUE, X, assembly, decay, fit, sample
 
 from park.errors import InvalidRequest
 from park.fit.assembly import Assembly
+from park.fit.data import Data
 from park.fit.model import Model
+from park.fit.plots import Plots
 from park.fit.result import FitResult, uncertain
 
 
@@ -112,28 +115,35 @@ class TestText:
         assert lines[5].endswith("computed")
 
 
+@pytest.fixture(scope="module")
+def saved(fitted: FitResult, sampled: FitResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both."""
+    folder = tmp_path_factory.mktemp("saved") / "new" / "folder"
+    written = fitted.save(folder)
+    assert sorted(written) == sorted(folder.iterdir())
+    sampled.save(folder, "decay")
+    return folder
+
+
 class TestSave:
-    def test_files_of_a_fit(self, fitted: FitResult, tmp_path: Path) -> None:
-        written = fitted.save(tmp_path / "new" / "folder")
-        names = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
-        assert names == sorted(path.name for path in written)
+    def test_files_of_a_fit(self, saved: Path) -> None:
+        names = {path.name for path in saved.iterdir() if path.name.startswith("fit")}
         assert {"fit.par", "fit.err", "fit.out", "fit.json", "fit-1.dat", "fit-2.dat", "fit-fit.png"} <= set(
             names
         )
         assert not any(name.endswith(".mc.gz") for name in names)
 
-    def test_par_is_read_by_bumps(self, fitted: FitResult, tmp_path: Path) -> None:
+    def test_par_is_read_by_bumps(self, fitted: FitResult, saved: Path) -> None:
         from bumps.fitproblem import load_pars
 
-        fitted.save(tmp_path, "decay")
         model = Model(decay, height=(0, 10), time=(0.1, 10), floor=0.4)
         problem = Assembly((model, (X, X))).problem()
-        load_pars(problem, tmp_path / "decay.par")
+        load_pars(problem, saved / "fit.par")
         assert problem.getp() == pytest.approx(fitted.x, rel=1e-14)
 
-    def test_json(self, result: FitResult, tmp_path: Path) -> None:
-        result.save(tmp_path)
-        summary = json.loads((tmp_path / "fit.json").read_text())
+    def test_json(self, result: FitResult, saved: Path) -> None:
+        name = "fit" if result.draws is None else "decay"
+        summary = json.loads((saved / f"{name}.json").read_text())
         assert summary["x"] == result.x.tolist()
         assert summary["cov"] == result.cov.tolist()
         assert summary["names"] == list(result.names)
@@ -146,26 +156,138 @@ class TestSave:
         assert summary["chisq"] is None
         json.dumps(summary, allow_nan=False)
 
-    def test_a_sample_is_read_by_bumps(self, sampled: FitResult, tmp_path: Path) -> None:
+    def test_a_sample_is_read_by_bumps(self, sampled: FitResult, saved: Path) -> None:
         from bumps.dream.state import load_state
 
-        sampled.save(tmp_path, "decay")
         for what in ("chain", "point", "stats"):
-            with gzip.open(tmp_path / f"decay-{what}.mc.gz", "rt") as file:
+            with gzip.open(saved / f"decay-{what}.mc.gz", "rt") as file:
                 assert file.readline().startswith("#")
-        state = load_state(str(tmp_path / "decay"))
+        state = load_state(str(saved / "decay"))
         assert state.Nvar == 3
-        errors = json.loads((tmp_path / "decay-err.json").read_text())
+        errors = json.loads((saved / "decay-err.json").read_text())
         assert set(errors) == set(sampled.names)
         assert errors["time"]["median"] == pytest.approx(sampled["time"].value, rel=1e-3)
 
-    def test_data_with_fit(self, fitted: FitResult, tmp_path: Path) -> None:
-        fitted.save(tmp_path)
-        x, y, dy, theory = np.loadtxt(tmp_path / "fit-1.dat").T
+    def test_data_with_fit(self, fitted: FitResult, saved: Path) -> None:
+        x, y, dy, theory = np.loadtxt(saved / "fit-1.dat").T
         assert x == pytest.approx(X)
         assert y == pytest.approx(decay(X, *TRUE))
         assert dy == pytest.approx(0.05)
         assert theory == pytest.approx(fitted.curves[0].theory)
+
+    def test_an_image(self, tmp_path: Path) -> None:
+        image = np.ma.masked_greater(np.outer(np.arange(1.0, 21), np.arange(1.0, 21)), 300)
+        flat = Model(lambda x, a: a * np.outer(x, x), a=(0, 4))
+        result = fit(Assembly((flat, (np.arange(1.0, 21), image, 0.5))), "lm")
+        assert {"fit-1.dat", "fit-1.npz"} <= {path.name for path in result.save(tmp_path)}
+        row, column, _, y, dy, theory = np.loadtxt(tmp_path / "fit-1.dat").T
+        assert len(y) == image.count()
+        assert y.tolist() == ((row + 1) * (column + 1)).tolist()
+        assert set(dy) == {0.5}
+        assert theory == pytest.approx(y)
+        with np.load(tmp_path / "fit-1.npz") as arrays:
+            assert arrays["mask"].tolist() == image.mask.tolist()
+            assert arrays["fit"].shape == (20, 20)
+
+    def test_complex_values(self, tmp_path: Path) -> None:
+        from park.fit.saving import write_table
+
+        wave = Model(lambda x, a: a * np.exp(1j * x), a=(0.0, 4.0))
+        (curve,) = fit(Assembly((wave, (X, 2 * np.exp(1j * X), 0.1))), "lm").curves
+        write_table(tmp_path / "table", curve)
+        names = ["x", "yr", "yi", "dr", "di", "fr", "fi"]
+        columns = dict(zip(names, np.loadtxt(tmp_path / "table").T, strict=True))
+        assert columns["yi"] == pytest.approx(2 * np.sin(X))
+        assert columns["fr"] == pytest.approx(2 * np.cos(X))
+        assert set(columns["di"]) == {0.1}
+        assert curve.high.imag - curve.low.imag == pytest.approx(
+            np.abs(np.sin(X)) * np.ptp([curve.low[0].real, curve.high[0].real])
+        )
+
+    def test_an_unknown_error_is_no_number(self, tmp_path: Path) -> None:
+        from park.fit.saving import write_table
+
+        straight = Model(lambda x, a: a * x, a=(0.0, 4.0))
+        (curve,) = fit(Assembly((straight, (X, 2 * X + 0.1 * np.sin(9 * X)))), "lm").curves
+        write_table(tmp_path / "table", curve)
+        assert np.isnan(np.loadtxt(tmp_path / "table")[:, 2]).all()
+
+    def test_a_picture_that_fails_loses_nothing(
+        self, fitted: FitResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(self: Plots) -> None:
+            raise RuntimeError("no such font")
+
+        monkeypatch.setattr(Plots, "marginals", broken)
+        with pytest.warns(UserWarning, match=r"not saved: fit-marginals\.png: RuntimeError: no such font$"):
+            written = fitted.save(tmp_path)
+        names = {path.name for path in written}
+        assert {"fit.par", "fit-2.dat", "fit-fit.png", "fit-correlations.png"} <= names
+        assert names == {path.name for path in tmp_path.iterdir()}
+
+    def test_a_client_without_bumps_has_the_rest(self, sampled: FitResult, tmp_path: Path) -> None:
+        (tmp_path / "result").write_bytes(pickle.dumps(sampled))
+        code = (
+            "import pickle, sys; sys.modules['bumps'] = sys.modules['matplotlib'] = None\n"
+            "print(*[path.name for path in pickle.load(open('result', 'rb')).save('saved')])"
+        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.stdout.split() == ["fit.par", "fit.err", "fit.out", "fit.json", "fit-1.dat"]
+        assert "not saved: fit-err.json: ModuleNotFoundError" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def many() -> FitResult:
+    """Eleven parts with three parameters of their own each."""
+    noise = np.random.default_rng(4).normal(size=(11, X.size))
+    data = [Data(X, decay(X, *TRUE) + 0.1 * n, 0.1, f"run {k}", ("t (s)", "y")) for k, n in enumerate(noise)]
+    parts = [(Model(decay, height=(0, 10), time=(0.1, 10), floor=(-1, 1)), one) for one in data]
+    return fit(Assembly(*parts), "lm", start=[*TRUE] * 11)
+
+
+class TestManyPlots:
+    def test_parts_are_laid_out_in_a_square(self, many: FitResult) -> None:
+        figure = many.plot.fit()
+        assert len(figure.axes) == 22
+        width, height = figure.get_size_inches()
+        assert 0.5 < width / height < 2
+        assert figure.axes[20].get_title() == f"run 10   χ²/n {np.mean(many.curves[10].residuals ** 2):.3g}"
+
+    def test_chosen_parts(self, many: FitResult) -> None:
+        figure = many.plot.fit(parts=[3, 11])
+        assert [axes.get_title()[:6] for axes in figure.axes[::2]] == ["run 2 ", "run 10"]
+        for parts in (0, 12, [1, "2"], True):
+            with pytest.raises(InvalidRequest, match="numbers 1 to 11"):
+                many.plot.fit(parts=parts)  # type: ignore[arg-type]
+
+    def test_more_parts_than_a_picture_holds(self, many: FitResult) -> None:
+        more = replace(many, curves=many.curves * 3)
+        figure = more.plot.fit()
+        assert len(figure.axes) == 40
+        assert figure.get_suptitle().endswith("; the first 20 of 33 parts")
+
+    def test_many_parameters(self, many: FitResult) -> None:
+        figure = many.plot.correlations()
+        assert len(figure.axes) == 2  # a map, and its colours
+        assert figure.get_suptitle().startswith("correlations; the strongest:\n")
+        assert len(many.plot.correlations(["part1.time", "part1.floor"]).axes) == 4
+        with pytest.raises(InvalidRequest, match=r"fitted are part1\.height"):
+            many.plot.correlations(["depth"])
+        assert sum(axes.get_visible() for axes in many.plot.marginals().axes) == 33
+
+
+class TestTitles:
+    def test_what_keeps_one_from_trusting_it(self, fitted: FitResult) -> None:
+        assert fitted.plot.fit().get_suptitle() == f"{fitted.statistic} {fitted.chisq:.4g}"
+        doubtful = replace(fitted, converged=False, at_limit=("time",), statistic="deviance")
+        assert doubtful.plot.fit().get_suptitle() == f"deviance {fitted.chisq:.4g}; not converged"
+        assert doubtful.plot.marginals().axes[1].get_title().endswith(", at limit")
+        assert replace(fitted, stopped=True).plot.correlations().get_suptitle().endswith("; stopped early")
+
+    def test_chains_that_have_not_mixed(self, sampled: FitResult) -> None:
+        doubtful = replace(sampled, converged=False, rhat=np.array([1.01, 1.8, 1.3]), ess=np.full(3, 20.0))
+        assert doubtful.plot.marginals().get_suptitle().endswith("; not converged, R-hat up to 1.80")
 
 
 class TestPlots:
@@ -187,7 +309,7 @@ class TestPlots:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.stdout.strip() == "False", done.stderr
 
-    @pytest.mark.parametrize("view", [None, "linear", "log", "logx", "loglog"])
+    @pytest.mark.parametrize("view", [None, "linear", "log", "logx", "loglog", "q4"])
     def test_views(self, fitted: FitResult, view: str | None) -> None:
         figure = fitted.plot.fit(view)
         assert len(figure.axes) == 4

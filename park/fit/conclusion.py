@@ -18,8 +18,9 @@ from park.fit.convergence import judge
 from park.fit.covariance import Curvature, curvature
 from park.fit.data import Array
 from park.fit.env import Env
-from park.fit.objective import Curve, Objective
-from park.fit.result import Estimate, FitResult
+from park.fit.objective import Objective
+from park.fit.portrait import portray
+from park.fit.result import Estimate, FitResult, widened
 from park.fit.watch import Found
 from park.model import Log
 from park.payload import dumps
@@ -57,11 +58,10 @@ def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int)
     others: tuple[Estimate, ...] = ()
     with remarks.guard("the computed parameters"):
         others = _others(objective, x, cov, draws)
-    curves: tuple[Curve, ...] = ()
-    with remarks.guard("the curves"):
-        curves = tuple(objective.curves(x, None if draws is None else _thinned(draws, 100)))
+    student = None if local is None else local.student
+    portrait = portray(objective, x, cov if draws is not None else widened(cov, student), draws)
     chisq, statistic = goodness(objective, x, found.value, local)
-    for note in objective.notes:
+    for note in (*portrait.notes, *objective.notes):
         remarks.add(note)
     return FitResult(
         names=objective.names,
@@ -77,7 +77,8 @@ def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int)
         high=objective.high,
         draws=draws,
         others=others,
-        curves=curves,
+        curves=portrait.curves,
+        files=portrait.files,
         convergence=found.convergence,
         steps=found.steps,
         stopped=env.should_stop,
@@ -85,7 +86,7 @@ def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int)
         message=remarks.text(stopped=env.should_stop),
         at_limit=at_limit,
         statistic=statistic,
-        student=None if local is None else local.student,
+        student=student,
         pickled_state=None if draws is None else dumps(found.state, "the state of DREAM"),
     )
 

@@ -37,7 +37,7 @@ class Data:
     ``nan="drop"`` leaves such points out too. The model of a row of points gets those that remain. The model
     of an image gets all pixels, and those left out are not compared.
 
-    *name* and *labels* (of x and y) are for plots.
+    *name* and *labels* (of x, or of each coordinate, and of y) are for plots.
 
     >>> Data([1, 2, 3], [2.1, 3.9, 6.2], 0.1)
     <Data: 3 points>
@@ -64,7 +64,7 @@ class Data:
         y: Any,
         dy: Any = None,
         name: str = "",
-        labels: tuple[str, str] = ("x", "y"),
+        labels: tuple[str, ...] = ("x", "y"),
         *,
         cov: Any = None,
         nan: str = "refuse",

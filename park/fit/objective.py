@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from park.errors import InvalidRequest
+from park.fit.curve import Curve, nothing
 from park.fit.data import Array, Data, WrongShape
+from park.fit.exports import in_words
 from park.fit.holes import missing_value
 from park.fit.model import Model
 from park.fit.parameter import Parameter
@@ -105,24 +108,6 @@ class Inequality:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Data and fit of one part, for plots; *low* and *high* bound 95 % of the drawn curves.
-
-    For a part whose points are unknown (some bumps models) *y* is empty and *residuals* is all there is.
-    """
-
-    name: str
-    x: Array
-    y: Array
-    dy: Array | None
-    theory: Array
-    residuals: Array
-    labels: tuple[str, str] = ("x", "y")
-    low: Array | None = None
-    high: Array | None = None
-
-
 class Objective(ABC):
     """What drivers see: k fitted parameters with names, start and limits; residuals and likelihood."""
 
@@ -180,8 +165,16 @@ class Objective(ABC):
         return float(sum(g.nllf(residuals) for g in self.groups))
 
     @abstractmethod
-    def curves(self, x: Array, draws: Array | None = None) -> list[Curve]:
-        """Data and theory of each part at *x*, with bands from *draws* of shape (n, k)."""
+    def curves(self, x: Array) -> tuple[list[Curve], list[str]]:
+        """Data and theory of each part at *x*, in their order, and why some have none."""
+
+    @abstractmethod
+    def drawn(self, x: Array, curves: Sequence[Curve | None]) -> Iterator[list[NDArray[Any]]]:
+        """The theory at *x* of each part that has a curve among these, and its profiles."""
+
+    def models(self, x: Array) -> Iterator[tuple[int, Any]]:
+        """The models of bumps at *x*, numbered from 1; each is at *x* while the iterator is there."""
+        return iter(())
 
     @abstractmethod
     def problem(self) -> Any:
@@ -411,29 +404,37 @@ class PartsObjective(Objective):
     def is_fixed(self, name: str) -> bool:
         return self._parameters[list(self._all_names).index(name)].fixed
 
-    def curves(self, x: Array, draws: Array | None = None) -> list[Curve]:
-        curves = []
+    def curves(self, x: Array) -> tuple[list[Curve], list[str]]:
+        curves, notes = [], []
         with np.errstate(all="ignore"):
             values = self.values(x)
             for n, part in enumerate(self.parts):
-                low = high = None
-                if draws is not None and len(draws) and not np.iscomplexobj(part.data.y):
-                    drawn = np.array([self.theory(n, self.values(row)) for row in draws])
-                    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-                curves.append(
-                    Curve(
-                        name=part.data.name or part.name,
-                        x=part.data.x,
-                        y=part.data.y,
-                        dy=part.data.dy,
-                        theory=np.array(self.theory(n, values), dtype=part.data.y.dtype),
-                        residuals=self._residuals_of(n, values),
-                        labels=part.data.labels,
-                        low=low,
-                        high=high,
+                name, given = part.data.name or part.name, part.data
+                try:
+                    theory = self.theory(n, values)
+                    curves.append(
+                        Curve(
+                            name=name,
+                            x=given.x,
+                            y=given.y,
+                            dy=given.dy,
+                            theory=np.array(theory, dtype=given.y.dtype),
+                            residuals=given.residuals(theory - given.y) * part.weight,
+                            labels=given.labels,
+                            mask=given.mask,
+                        )
                     )
-                )
-        return curves
+                except Exception as error:
+                    notes.append(f"there is no curve of {name}: {in_words(error)}")
+                    curves.append(nothing(name))
+        return curves, notes
+
+    def drawn(self, x: Array, curves: Sequence[Curve | None]) -> Iterator[list[NDArray[Any]]]:
+        with np.errstate(all="ignore"):
+            values = self.values(x)
+            for n, curve in enumerate(curves):
+                if curve is not None:
+                    yield [self.theory(n, values)]
 
     def problem(self) -> Any:
         """One bumps model a part, and one for the priors; all have the fitted parameters."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import repeat
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from park.errors import InvalidRequest
+from park.fit import reading
+from park.fit.curve import Curve
 from park.fit.data import Array
-from park.fit.objective import Curve, Group, Inequality, Objective, group
+from park.fit.objective import Group, Inequality, Objective, group
 
 
 class BumpsObjective(Objective):
@@ -209,24 +212,23 @@ class BumpsObjective(Objective):
                 return None
         return total
 
-    def curves(self, x: Array, draws: Array | None = None) -> list[Curve]:
+    def curves(self, x: Array) -> tuple[list[Curve], list[str]]:
+        curves, notes = [], []
+        for n, model in self.models(x):
+            curve, missing = reading.curve(model, str(getattr(model, "name", None) or f"part{n}"))
+            curves.append(replace(curve, dy=None) if _without_errors(model) else curve)
+            notes += missing
+        return curves, notes
+
+    def drawn(self, x: Array, curves: Sequence[Curve | None]) -> Iterator[list[NDArray[Any]]]:
+        for n, model in self.models(x):
+            curve = curves[n - 1]
+            if curve is not None:
+                yield reading.drawn(model, curve)
+
+    def models(self, x: Array) -> Iterator[tuple[int, Any]]:
         self._problem.setp(x)
-        curves = []
-        for n, model in enumerate(self._models(), 1):
-            name = getattr(model, "name", None) or f"part{n}"
-            empty = np.empty(0)
-            residuals = np.ravel(model.residuals()) if hasattr(model, "residuals") else empty
-            try:
-                given = (model.x, model.y, model.dy, model.theory())
-                columns = [np.array(column, dtype=np.float64) for column in given]
-            except Exception:
-                columns = []
-            if len({c.shape for c in columns}) == 1:
-                horizontal, y, dy, theory = columns
-                curves.append(Curve(name, horizontal, y, dy, theory, residuals))
-            elif residuals.size:
-                curves.append(Curve(name, np.arange(1.0, residuals.size + 1), empty, None, empty, residuals))
-        return curves
+        return enumerate(self._models(), 1)
 
     def problem(self) -> Any:
         self._problem.setp(self.start)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from park.errors import InvalidRequest
+from park.fit.curve import Curve
 from park.fit.data import Array
-from park.fit.objective import Curve
 from park.payload import loads
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ class FitResult:
     #: computed and fixed parameters
     others: tuple[Estimate, ...] = ()
     curves: tuple[Curve, ...] = ()
+    #: files that models of bumps have written, compressed, by what follows the base name: ``-1-refl.dat``
+    files: dict[str, bytes] = field(default_factory=dict)
     convergence: Array = field(default_factory=lambda: np.empty((0, 1)))
     steps: int = 0
     #: ended before the method had finished, by `stop`
@@ -210,9 +212,11 @@ class FitResult:
         """Writes the result under bumps' file names and returns the paths.
 
         ``.par`` (name and value a line), ``.err`` (the table), ``.out`` (method, chisq, all values),
-        ``.json`` (`summary`), ``-N.dat`` (x, y, dy, fit of part N); after `Uncertainty` also
-        ``-err.json``, ``-chain.mc.gz``, ``-point.mc.gz``, ``-stats.mc.gz``; and pictures where
-        matplotlib is installed. Makes *folder* if need be.
+        ``.json`` (`summary`), ``-N.dat`` (x, y, dy, fit of part N) and for images ``-N.npz``; the files that
+        models of bumps write themselves, such as refl1d's ``-N-refl.dat`` and ``-N-profile.dat``; after
+        `Uncertainty` also ``-err.json``, ``-chain.mc.gz``, ``-point.mc.gz``, ``-stats.mc.gz``; and pictures
+        where matplotlib is installed. Makes *folder* if need be. The numbers are written first; a warning
+        names what could not be written after them.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -228,30 +232,9 @@ class FitResult:
         write(".err", "".join(f"{line}\n" for line in [*self.remarks(), self.table()]))
         write(".out", self._report())
         write(".json", json.dumps(self.summary(), indent=2) + "\n")
-        for n, curve in enumerate(self.curves, 1):
-            if curve.y.size and curve.x.shape == curve.y.shape:
-                dy = np.ones_like(curve.y) if curve.dy is None else curve.dy
-                path = Path(f"{base}-{n}.dat")
-                columns = [np.ravel(c) for c in (curve.x, curve.y, dy, curve.theory)]
-                np.savetxt(path, np.transpose(columns), header="x y dy fit")
-                written.append(path)
-        if self.pickled_state is not None:
-            from bumps.dream.stats import save_vars, var_stats
+        from park.fit.saving import save_more
 
-            state = self.state
-            save_vars(var_stats(state.draw()), f"{base}-err.json")
-            state.save(str(base))
-            suffixes = ("-err.json", "-chain.mc.gz", "-point.mc.gz", "-stats.mc.gz")
-            written += [Path(f"{base}{suffix}") for suffix in suffixes]
-        try:
-            plots = self.plot.all()
-        except ImportError:
-            return written
-        for what, figure in plots.items():
-            path = Path(f"{base}-{what}.png")
-            figure.savefig(path, dpi=120)
-            written.append(path)
-        return written
+        return written + save_more(self, base)
 
     def _report(self) -> str:
         lines = [f"method {self.method}, seed {self.seed}, {self.steps} steps"]
@@ -279,6 +262,13 @@ def _quantile(p: float, dof: Array | None) -> Any:
 
     finite = np.where(np.isfinite(dof), dof, 1e9)
     return np.where(np.isfinite(dof), stdtrit(finite, p), normal)
+
+
+def widened(cov: Array, dof: Array | None) -> Array:
+    """The covariance (k, k) of normal distributions with the 95 % intervals that Student's have."""
+    factor = np.ones(len(cov)) * _quantile(0.975, dof) / _quantile(0.975, None)
+    result: Array = cov * np.outer(factor, factor)
+    return result
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,330 @@
+"""Draws one `Curve` into a cell of a figure: lines with residuals, images, profiles, or a model's own picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
+from matplotlib.image import imread
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from park.fit.curve import Curve, Image, Line
+from park.fit.data import Array
+
+VIEWS = ("linear", "log", "logx", "loglog", "q4")
+DATA, FIT, BAND = "0.35", "tab:red", "tab:orange"
+PALETTE = (
+    "tab:blue",
+    "tab:orange",
+    "tab:green",
+    "tab:purple",
+    "tab:brown",
+    "tab:pink",
+    "tab:olive",
+    "tab:cyan",
+)
+#: As many points of a line are drawn at most, and an image has at most so many pixels along a side.
+MOST_POINTS, MOST_PIXELS = 3000, 512
+
+
+def draw(figure: Figure, cell: SubplotSpec, curve: Curve, view: str | None, title: str) -> None:
+    """Draws *curve* in *cell*; *view* None looks at the data."""
+    lines = curve.lines()
+    image = None if lines else curve.pixels()
+    if lines:
+        _lines(figure, cell, curve, lines, view, title)
+    elif image is not None:
+        _image(figure, cell, curve, image, view, title)
+    elif curve.image:
+        axes = figure.add_subplot(cell)
+        axes.imshow(imread(io.BytesIO(curve.image), format="png"))
+        axes.set_axis_off()
+        axes.set_title(title, fontsize="medium")
+    else:
+        axes = figure.add_subplot(cell)
+        axes.set_title(title, fontsize="medium")
+        if curve.residuals.size:
+            _residuals_alone(axes, curve.residuals)
+        else:
+            axes.text(0.5, 0.5, "nothing to show", ha="center", va="center", transform=axes.transAxes)
+            axes.set_axis_off()
+
+
+def wide(curve: Curve) -> bool:
+    """True for what needs the width of three pictures."""
+    return curve.is_image()
+
+
+def title(curve: Curve, alone: bool) -> str:
+    """The name of the part; of one among several also its chi-squared for each point where errors are known."""
+    name = curve.name if len(curve.name) <= 48 else f"{curve.name[:47]}…"
+    if alone or curve.dy is None or not curve.residuals.size or not np.isfinite(curve.residuals).all():
+        return name
+    return f"{name}   χ²/n {np.mean(curve.residuals**2):.3g}"
+
+
+def _lines(
+    figure: Figure, cell: SubplotSpec, curve: Curve, lines: list[Line], view: str | None, title: str
+) -> None:
+    heights = [3.0, 1.0, 1.5] if curve.profiles else [3.0, 1.0]
+    grid = cell.subgridspec(len(heights), 1, height_ratios=heights)
+    top = figure.add_subplot(grid[0])
+    bottom = figure.add_subplot(grid[1], sharex=top)
+    view = view or curve.view or _view(lines)
+    several = len(lines) > 1
+    for n, line in enumerate(lines):
+        color = PALETTE[n % len(PALETTE)] if several else DATA
+        fit, band = (_darker(color), color) if several else (FIT, BAND)
+        _line(top, _scaled(line, view), (color, fit, band))
+        _residuals(bottom, line, color, band)
+    _views(top, bottom, lines, view)
+    top.set_title(title, fontsize="medium")
+    top.set_ylabel(f"{curve.value} × x⁴" if view == "q4" else curve.value)
+    top.tick_params(labelbottom=False)
+    _legend(top, several)
+    bottom.set_ylabel("data − fit" if curve.dy is None else "(data − fit)\n/ dy", fontsize="small")
+    bottom.set_xlabel(curve.against)
+    if curve.profiles:
+        _profiles(figure.add_subplot(grid[2]), curve)
+
+
+def _legend(axes: Axes, several: bool) -> None:
+    """The data of each line, and once what the fit and its band look like."""
+    found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    data = [name for name in found if name not in ("fit", "95 %")]
+    names = [*data, *(name for name in ("fit", "95 %") if name in found)]
+    legend = axes.legend(
+        [found[name] for name in names],
+        names,
+        frameon=False,
+        fontsize="small",
+        ncols=1 if len(names) < 8 else 2,
+    )
+    if several:  # each line has its own colours: those of one of them would mislead
+        for handle, name in zip(legend.legend_handles, names, strict=True):
+            if handle is not None and name in ("fit", "95 %"):
+                handle.set(color="0.3" if name == "fit" else "0.7")
+
+
+def _line(axes: Axes, line: Line, colors: tuple[str, Any, Any]) -> None:
+    """Error bars below, then the band, then the fit."""
+    color, fit, band = colors
+    step = -(-line.x.size // MOST_POINTS)
+    dy = None if line.dy is None else line.dy[::step]
+    label = line.label or "data"
+    if step > 1:
+        label += f" (1 of {step} points)"
+    style: dict[str, Any] = {"fmt": "o", "ms": 3 if line.x.size < 300 else 2, "lw": 0, "elinewidth": 0.8}
+    style["alpha"] = 1.0 if line.x.size < 500 else 0.4
+    axes.errorbar(line.x[::step], line.y[::step], dy, color=color, label=label, zorder=1, **style)
+    if line.low is not None and line.high is not None:
+        x, low, high = _envelope(line.x, line.low, line.high)
+        axes.fill_between(x, low, high, color=band, alpha=0.45, lw=0.8, label="95 %", zorder=2)
+    x, low, high = _envelope(line.x, line.theory, line.theory)
+    if x.size < line.x.size:
+        x, low = np.repeat(x, 2), np.column_stack([low, high]).ravel()
+    axes.plot(x, low, "-", lw=1.2, color=fit, label="fit", zorder=3)
+
+
+def _envelope(x: Array, low: Array, high: Array) -> tuple[Array, Array, Array]:
+    """At most MOST_POINTS blocks of points: the middle of each, its lowest and its highest value."""
+    if x.size <= MOST_POINTS:
+        return x, low, high
+    starts = np.linspace(0, x.size, MOST_POINTS, endpoint=False).astype(int)
+    return x[starts], np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)
+
+
+def _residuals(axes: Axes, line: Line, color: str, band: Any) -> None:
+    size = np.ones_like(line.y) if line.dy is None else line.dy
+    with np.errstate(all="ignore"):
+        values = (line.y - line.theory) / size
+    step = -(-line.x.size // MOST_POINTS)
+    axes.plot(line.x[::step], values[::step], "o", ms=3 if line.x.size < 300 else 1.5, color=color, zorder=1)
+    if line.low is not None and line.high is not None:
+        with np.errstate(all="ignore"):
+            bounds = (line.low - line.theory) / size, (line.high - line.theory) / size
+        x, low, high = _envelope(line.x, *bounds)
+        axes.fill_between(x, low, high, color=band, alpha=0.45, lw=0, zorder=2)
+    _unit_lines(axes, values, line.dy is not None)
+
+
+def _residuals_alone(axes: Axes, residuals: Array) -> None:
+    """Residuals against the number of the point, where nothing else is known."""
+    step = -(-residuals.size // MOST_POINTS)
+    axes.plot(np.arange(1, residuals.size + 1)[::step], residuals[::step], "o", ms=3, color=DATA)
+    _unit_lines(axes, residuals, True)
+    axes.set_xlabel("point")
+    axes.set_ylabel("residuals")
+
+
+def _unit_lines(axes: Axes, values: Array, known: bool) -> None:
+    """Lines at zero and at plus and minus one error; the scatter stands for an error that is not known."""
+    finite = values[np.isfinite(values)]
+    unit = 1.0 if known or not finite.size else float(np.sqrt(np.mean(finite**2)))
+    axes.axhline(0, color=FIT, lw=1, zorder=3)
+    for level in (-unit, unit):
+        axes.axhline(level, color="0.5", lw=0.8, ls="--", zorder=0)
+    most = max(2.5 * unit, 1.1 * float(np.max(np.abs(finite), initial=0.0)), *map(abs, axes.get_ylim()))
+    if np.isfinite(most) and most > 0:
+        axes.set_ylim(-most, most)
+    axes.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+
+
+def _scaled(line: Line, view: str) -> Line:
+    """For the view ``q4`` everything times the fourth power of x, which flattens a Porod or Fresnel decay."""
+    if view != "q4":
+        return line
+    factor = line.x**4
+    return Line(line.label, line.x, *(None if a is None else a * factor for a in line[2:]))  # type: ignore[arg-type]
+
+
+def _views(top: Axes, bottom: Axes, lines: Sequence[Line], view: str) -> None:
+    lines = [_scaled(line, view) for line in lines]
+    if view in ("logx", "loglog") and any((line.x > 0).any() for line in lines):
+        top.set_xscale("log")
+        positive = np.concatenate([line.x[line.x > 0] for line in lines])
+        _log_ticks(bottom.xaxis, positive.min(), positive.max())
+    if view in ("log", "loglog", "q4"):
+        positive = np.concatenate([line.y[line.y > 0] for line in lines])
+        if positive.size:  # error bars that reach below zero must not stretch the picture
+            top.set_yscale("log", nonpositive="clip")
+            fits = np.concatenate([line.theory[np.isfinite(line.theory)] for line in lines])
+            highest = float(np.max(fits, initial=positive.max()))
+            bottom_edge, top_edge = float(np.quantile(positive, 0.01)) / 3, highest * 2
+            top.set_ylim(bottom_edge, top_edge)
+            _log_ticks(top.yaxis, bottom_edge, top_edge)
+
+
+def _log_ticks(axis: Any, low: float, high: float) -> None:
+    """Ticks that do not overlap: also at 2 and 5 where there are few decades."""
+    decades = np.log10(high / low)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,), numticks=9))
+    axis.set_minor_formatter(NullFormatter())
+    if decades < 4 and low > 1e-4 and high < 1e5:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _view(lines: Sequence[Line]) -> str:
+    """Logarithmic axes for what spans decades."""
+    x, y = (np.concatenate([line[n] for line in lines]) for n in (1, 2))
+    log_x = bool(np.all(x > 0)) and x.max() > 30 * x.min()
+    return ("loglog" if log_x else "log") if _decades(y) else ("logx" if log_x else "linear")
+
+
+def _decades(y: Array) -> bool:
+    """True for values that are nearly all positive and span more than two decades."""
+    y = y[np.isfinite(y)]
+    positive = y[y > 0]
+    if not y.size or positive.size < 0.9 * y.size:
+        return False
+    few, most = np.quantile(positive, (0.05, 0.95))
+    return bool(most > 100 * few)
+
+
+def _darker(color: str) -> tuple[float, ...]:
+    return tuple(0.6 * part for part in to_rgb(color))
+
+
+def _profiles(axes: Axes, curve: Curve) -> None:
+    """Scattering length densities over the depth; an angle has an axis of its own."""
+    twin = None
+    for n, profile in enumerate(curve.profiles):
+        where, color = axes, ("tab:green", "tab:blue", "tab:red", "tab:purple", "tab:brown")[n % 5]
+        if profile.labels[1] != curve.profiles[0].labels[1]:
+            twin = twin or axes.twinx()
+            twin.set_ylabel(profile.labels[1], fontsize="small")
+            where, color = twin, "0.2"
+        if profile.low is not None and profile.high is not None:
+            where.fill_between(profile.x, profile.low, profile.high, color=color, alpha=0.3, lw=0)
+        where.plot(profile.x, profile.y, color=color, lw=1.2, label=profile.name)
+    handles = [handle for part in (axes, twin) if part is not None for handle in part.get_lines()]
+    names = [str(handle.get_label()) for handle in handles]
+    style = {"frameon": False, "fontsize": "small", "borderaxespad": 0.1}
+    axes.legend(handles, names, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(names), **style)
+    densities = [p for p in curve.profiles if p.labels[1] == curve.profiles[0].labels[1]]
+    low, high = min(p.y.min() for p in densities), max(p.y.max() for p in densities)
+    room = (high - low) or 1.0
+    bounds = [edge for p in densities for edge in (p.low, p.high) if edge is not None]
+    if bounds:  # where the density says nothing, its band must not stretch the picture
+        low = max(low - room, min(np.nanmin(edge) for edge in bounds))
+        high = min(high + room, max(np.nanmax(edge) for edge in bounds))
+    axes.set_ylim(low - 0.08 * room, high + 0.08 * room)
+    axes.set_xlabel(curve.profiles[0].labels[0])
+    axes.set_ylabel(curve.profiles[0].labels[1], fontsize="small")
+
+
+def _image(
+    figure: Figure, cell: SubplotSpec, curve: Curve, image: Image, view: str | None, title: str
+) -> None:
+    """Data and fit in one scale of colours, and the residuals beside them."""
+    grid = cell.subgridspec(1, 3)
+    axes = [figure.add_subplot(grid[n]) for n in range(3)]
+    across, up = image.across, image.up
+    panels = [_coarse(values, across, up) for values in (image.data, image.theory, image.residuals)]
+    view = view or curve.view or ("log" if _decades(image.data.ravel()) else "linear")
+    norm = _norm(image, view in ("log", "loglog"))
+    equal = _equal(image)
+    for one, (values, xs, ys), name in zip(axes, panels, ("data", "fit", "residuals"), strict=True):
+        if name == "residuals":
+            most = float(np.nanquantile(np.abs(image.residuals), 0.995)) if np.isfinite(values).any() else 1.0
+            most = max(most, 3.0) if curve.dy is not None else most or 1.0
+            style: dict[str, Any] = {"cmap": "RdBu_r", "norm": Normalize(-most, most)}
+        else:
+            style = {"cmap": "viridis", "norm": norm}
+        mesh = one.pcolormesh(xs, ys, np.ma.masked_invalid(values), rasterized=True, **style)
+        one.set_facecolor("0.85")
+        one.set_title(name, fontsize="medium")
+        one.set_xlabel(image.labels[0])
+        one.xaxis.set_major_locator(MaxNLocator(5))
+        if equal:
+            one.set_aspect("equal")
+        if name == "data":
+            one.set_ylabel(image.labels[1])
+            one.set_title(f"{title}\n{name}", fontsize="medium")
+        else:
+            one.tick_params(labelleft=False)
+        if name == "fit":
+            figure.colorbar(mesh, cax=one.inset_axes((1.03, 0, 0.05, 1)), label=image.labels[2])
+        elif name == "residuals":
+            label = "data − fit" if curve.dy is None else "(data − fit) / dy"
+            figure.colorbar(mesh, cax=one.inset_axes((1.03, 0, 0.05, 1)), label=label)
+
+
+def _norm(image: Image, logarithmic: bool) -> Normalize:
+    both = np.concatenate([image.data.ravel(), image.theory.ravel()])
+    both = both[np.isfinite(both)]
+    positive = both[both > 0]
+    if logarithmic and positive.size:
+        low, high = np.quantile(positive, (0.005, 1.0))
+        return LogNorm(low, high if high > low else low * 10)
+    low, high = np.quantile(both, (0.001, 0.999)) if both.size else (0.0, 1.0)
+    return Normalize(low, high if high > low else low + 1)
+
+
+def _equal(image: Image) -> bool:
+    """True where both axes have the same unit, and the picture would not become a strip."""
+    ratio = float(np.ptp(image.across) / np.ptp(image.up))
+    units = {label.partition("(")[2] for label in image.labels[:2]}
+    return len(units) == 1 and 1 / 3 < ratio < 3
+
+
+def _coarse(values: Array, across: Array, up: Array) -> tuple[Array, Array, Array]:
+    """The means of squares of pixels, where there are more of them than a picture can show."""
+    step = -(-max(values.shape) // MOST_PIXELS)
+    if step == 1:
+        return values, across, up
+    rows, columns = (-(-size // step) * step for size in values.shape)
+    padded = np.full((rows, columns), np.nan)
+    padded[: values.shape[0], : values.shape[1]] = values
+    squares = padded.reshape(rows // step, step, columns // step, step)
+    count = np.isfinite(squares).sum(axis=(1, 3))
+    with np.errstate(all="ignore"):
+        means = np.nansum(squares, axis=(1, 3)) / count
+    edges = [np.append(edge[:-1:step], edge[-1]) for edge in (across, up)]
+    return means, edges[0], edges[1]

@@ -1,0 +1,240 @@
+"""Data, fit and profiles of bumps models as plain arrays, by the hooks that the models offer.
+
+Models differ: `bumps.curve.Curve` has x, y, dy and ``theory()``; refl1d's experiments have a probe, and a
+``reflectivity()`` of (Q, R) pairs, one for each cross section of polarised neutrons; those of sasmodels have
+Iq, dIq and a data object behind them, of one dimension, two, or SESANS. They are told apart by these names
+alone, and none of the libraries is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from park.fit.curve import Curve, Profile, nothing
+from park.fit.data import Array
+from park.fit.exports import in_words, picture
+
+#: The names under which models keep coordinates, measured values and their errors.
+X, Y, DY = ("x", "Q", "q"), ("y", "R", "Iq", "I", "data"), ("dy", "dR", "dIq", "dI", "err")
+#: Where else than in the model itself they may be.
+HOLDERS = ("data", "_data", "probe")
+
+#: A profile is kept at no more depths than this.
+DEPTHS = 1000
+
+
+class Reading(NamedTuple):
+    """Points and fit of a model: the arrays of a `Curve` before it is put together."""
+
+    x: Array
+    y: NDArray[Any]
+    dy: NDArray[Any] | None
+    theory: NDArray[Any]
+    labels: tuple[str, ...] = ("x", "y")
+    pieces: tuple[tuple[str, int], ...] = ()
+    view: str | None = None
+    mask: NDArray[np.bool_] | None = None
+
+
+def curve(model: Any, name: str) -> tuple[Curve, list[str]]:
+    """The curve of a model at its present parameters, and why something is missing in it.
+
+    For a model whose points are unknown it is the picture that the model draws itself, and its residuals.
+    """
+    found, residuals, notes = None, np.empty(0), []
+    try:
+        if callable(getattr(model, "residuals", None)):
+            residuals = np.ravel(_numbers(model.residuals()))
+        found = _read(model)
+    except Exception as error:
+        notes.append(f"there is no curve of {name}: {in_words(error)}")
+    if found is None:
+        image = b""
+        try:
+            if callable(getattr(model, "plot", None)):
+                image = picture(model)
+        except Exception as error:
+            notes.append(f"there is no picture of {name}: {in_words(error)}")
+        return replace(nothing(name), residuals=residuals, image=image, from_bumps=True), notes
+    profiles: list[Profile] = []
+    try:
+        profiles += _profiles(model)
+    except Exception as error:
+        notes.append(f"there is no profile of {name}: {in_words(error)}")
+    return (
+        Curve(
+            name=name,
+            x=found.x,
+            y=found.y,
+            dy=found.dy,
+            theory=found.theory,
+            residuals=residuals,
+            labels=found.labels,
+            mask=found.mask,
+            pieces=found.pieces,
+            profiles=tuple(profiles),
+            view=found.view,
+            from_bumps=True,
+        ),
+        notes,
+    )
+
+
+def drawn(model: Any, curve: Curve) -> list[NDArray[Any]]:
+    """The fit, and each profile at the depths of those of *curve*, at other parameters of the same model."""
+    found = _read(model)
+    assert found is not None
+    if not curve.profiles:
+        return [found.theory]
+    columns = {name: (z, values) for name, _, z, values in _densities(model)}
+    return [found.theory, *(np.interp(p.x, *columns[p.name]) for p in curve.profiles)]
+
+
+def _read(model: Any) -> Reading | None:
+    for reader in (_reflectometry, _scattering, _plain):
+        found = reader(model)
+        if found is not None:
+            return found
+    return None
+
+
+def _reflectometry(model: Any) -> Reading | None:
+    """Reflectivity of one probe, of several measured one after the other, or of cross sections."""
+    probe = getattr(model, "probe", None)
+    if probe is None or not callable(getattr(model, "reflectivity", None)):
+        return None
+    found = model.reflectivity()
+    if getattr(probe, "polarized", False):
+        probes = [(_cross_section(probe, xs, n), xs) for n, xs in enumerate(probe.xs)]
+        pairs = [(name, xs, pair) for (name, xs), pair in zip(probes, found, strict=True) if xs is not None]
+    else:
+        pairs = [("", probe, found)]
+    if any(getattr(xs, "R", None) is None for _, xs, _ in pairs):
+        return None  # a simulation, without data
+    pieces = [(name, len(pair[0])) for name, _, pair in pairs]
+    several = getattr(probe, "probes", None)
+    if several is not None:
+        pieces = [(str(getattr(p, "name", None) or f"data {n}"), len(p.Q)) for n, p in enumerate(several, 1)]
+    errors = [getattr(xs, "dR", None) for _, xs, _ in pairs]
+    return Reading(
+        x=_joined(pair[0] for _, _, pair in pairs),
+        y=_joined(xs.R for _, xs, _ in pairs),
+        dy=None if any(error is None for error in errors) else _joined(errors),
+        theory=_joined(pair[1] for _, _, pair in pairs),
+        labels=("Q (1/Å)", "reflectivity"),
+        pieces=tuple(pieces) if len(pieces) > 1 else (),
+        view="log",
+    )
+
+
+def _cross_section(probe: Any, xs: Any, number: int) -> str:
+    """``++`` and the like: the polarisation before and after the sample."""
+    for name in ("mm", "mp", "pm", "pp"):
+        if xs is not None and getattr(probe, name, None) is xs:
+            return name.replace("m", "\N{MINUS SIGN}").replace("p", "+")
+    return f"cross section {number + 1}"
+
+
+def _scattering(model: Any) -> Reading | None:
+    """Small-angle scattering over q or over (qx, qy), and SESANS over the spin echo length."""
+    kind, data = getattr(model, "data_type", None), getattr(model, "_data", None)
+    if kind is None or data is None or getattr(model, "Iq", None) is None:
+        return None
+    theory, index = _numbers(model.theory()), getattr(model, "index", slice(None))
+    y = _numbers(model.Iq)
+    dy = None if getattr(model, "dIq", None) is None else _numbers(model.dIq)
+    if getattr(data, "qx_data", None) is not None:
+        x = np.array([_numbers(q)[index] for q in (data.qx_data, data.qy_data)])
+        return Reading(x, y, dy, theory, ("qx (1/Å)", "qy (1/Å)", "I (1/cm)"), view="log")
+    x = _numbers(data.x)[index]
+    if kind == "sesans":
+        unit = str(getattr(data, "_xunit", "")) or "A"
+        labels = (f"spin echo length ({unit.replace('A', 'Å')})", "log(P)/(tλ²) (1/(Å² cm))")
+        return Reading(x, y, dy, theory, labels)
+    return Reading(x, y, dy, theory, ("q (1/Å)", "I(q) (1/cm)"), view="loglog")
+
+
+def _plain(model: Any) -> Reading | None:
+    """A model with ``theory()``: an array, or a pair (x, values)."""
+    if not callable(getattr(model, "theory", None)):
+        return None
+    theory, x = model.theory(), None
+    if isinstance(theory, tuple) and len(theory) == 2:
+        x, theory = _numbers(theory[0]), theory[1]
+    theory = _numbers(theory)
+    given = _column(model, Y, theory.size)
+    if given is None:
+        return None
+    y, mask = _numbers(given), np.ma.getmaskarray(given) if np.ma.isMaskedArray(given) else None
+    dy = _column(model, DY, y.size)
+    if x is None:
+        x = _column(model, X, None)
+    x = np.arange(1.0, y.size + 1).reshape(y.shape) if x is None else _numbers(x)
+    labels = getattr(model, "labels", None)
+    if not (isinstance(labels, Sequence) and len(labels) >= 2 and all(isinstance(t, str) for t in labels)):
+        labels = ("x", "y")
+    if y.ndim == 1:
+        labels = labels[:2]  # a name for the only line follows
+    return Reading(
+        x=x,
+        y=y,
+        dy=None if dy is None else _numbers(dy).reshape(y.shape),
+        theory=theory.reshape(y.shape),
+        labels=tuple(labels),
+        mask=mask,
+    )
+
+
+def _column(model: Any, names: Sequence[str], size: int | None) -> Any:
+    """The first of the model's attributes with one of these names that is numbers, *size* of them."""
+    for holder in (model, *(getattr(model, name, None) for name in HOLDERS)):
+        for name in names:
+            value = getattr(holder, name, None)
+            if value is None or isinstance(value, str | bytes) or callable(value):
+                continue
+            try:
+                array = np.ma.asarray(value) if np.ma.isMaskedArray(value) else np.asarray(value)
+            except ValueError:
+                continue
+            if array.dtype.kind in "iufbc" and array.ndim and size in (None, array.size):
+                return array
+    return None
+
+
+def _numbers(values: Any) -> NDArray[Any]:
+    """Floats of double precision, or complex numbers; raises TypeError for anything else."""
+    array = np.asarray(np.ma.getdata(values))
+    if array.dtype.kind not in "iufbc":
+        raise TypeError(f"numbers are needed, not {array.dtype}")
+    return np.array(array, dtype=np.complex128 if array.dtype.kind == "c" else np.float64)
+
+
+def _joined(arrays: Any) -> NDArray[Any]:
+    return np.concatenate([np.ravel(_numbers(array)) for array in arrays])
+
+
+def _profiles(model: Any) -> Iterator[Profile]:
+    """What `_densities` has, at not too many depths; without what is zero, or an angle that does not change."""
+    for name, label, z, values in _densities(model):
+        if name.partition(",")[0] == "ρ" or np.ptp(values) > 1e-3:
+            grid = z if z.size <= DEPTHS else np.linspace(z[0], z[-1], DEPTHS)
+            yield Profile(name, grid, np.interp(grid, z, values), ("depth (Å)", label))
+
+
+def _densities(model: Any) -> Iterator[tuple[str, str, Array, Array]]:
+    """Name, label, depths and values of each scattering length density of each sample of the model."""
+    parts = getattr(model, "parts", None)
+    for n, part in enumerate(parts if isinstance(parts, Sequence) else (model,), 1):
+        if not callable(getattr(part, "smooth_profile", None)):
+            continue
+        title = "" if part is model else f", sample {n}"
+        magnetic = bool(getattr(part, "ismagnetic", False))
+        columns = part.magnetic_smooth_profile() if magnetic else part.smooth_profile()
+        z, *values = (_numbers(column) for column in columns)
+        for name, value in zip(("ρ", "iρ", "ρM", "θM"), values, strict=False):
+            yield f"{name}{title}", "angle (°)" if name == "θM" else "SLD (10⁻⁶/Å²)", z, value
