@@ -286,6 +286,7 @@ class TestNumbers:
         [
             (np.ones((2, 8)), "a lower and an upper error"),
             ((np.ones(8), np.ones(8)), "a lower and an upper error"),
+            ((0.1, 0.2), "a lower and an upper error"),
             (np.ones((8, 2)), "a lower and an upper error"),
             (np.ones(7), r"dy has shape \(7,\) and y has shape \(8,\)"),
             (np.ones((8, 1)), r"dy has shape \(8, 1\)"),
@@ -595,10 +596,19 @@ class TestTravel:
         same(a, b)
 
     def test_a_model_cannot_move_the_points(self) -> None:
-        def shifting(t: Any, a: float) -> Any:
+        def shifting(t: Any, a: float, table: Any) -> Any:
             t -= a
-            return t
+            table += 1
+            return t * table
 
-        for data in (Data(TIME, LEVEL), pickle.loads(pickle.dumps(Data(TIME, LEVEL)))):
-            with pytest.raises(InvalidRequest, match=r"changes the data's x in place.*x = x\.copy\(\)"):
-                assembly(data, shifting, a=(0, 1))
+        data = Data(TIME, LEVEL, 0.1)
+        for one in (data, pickle.loads(pickle.dumps(data))):
+            changed = assembly(one, shifting, a=(0, 1), table=np.arange(8.0))
+            plain = assembly(one, lambda t, a: (t - a) * (np.arange(8.0) + 1), a=(0, 1))
+            for _ in range(3):
+                same(changed, plain)
+
+    def test_a_model_may_ask_for_arrays_that_it_can_write_to(self) -> None:
+        writeable = []
+        assembly((TIME, LEVEL), lambda t, a: writeable.append(t.flags.writeable) or a * t, a=(0, 1))
+        assert writeable == [True]

@@ -166,7 +166,7 @@ def test_the_name_is_public() -> None:
         (lambda: Model(lambda x, a: x, x=1, a=1), "x, the first argument"),
         (lambda: Model(lambda *, x, a: x, a=1), "takes no x as first argument"),
         (lambda: Model(lambda x, a, *, b: x, a=1), "no value for b"),
-        (lambda: Model(np.power, exponent=2), "no argument exponent"),
+        (lambda: Model(np.power, exponent=2), "no argument exponent; it has x1, x2"),
     ],
 )
 def test_what_is_not_clear_says_what_to_do(make: Callable[[], Any], says: str) -> None:

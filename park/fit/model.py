@@ -12,7 +12,7 @@ import numpy as np
 from park.errors import InvalidRequest
 from park.fit.data import Data
 from park.fit.parameter import Parameter, as_parameter
-from park.fit.signature import Signature, arguments_of, name_of, takes_text, takes_whole, typed
+from park.fit.signature import Bound, Signature, arguments_of, name_of, takes_text, takes_whole, typed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,13 +118,13 @@ class Model:
         function = self.function if function is None else function
         return Signature(function, arguments_of(self.function), given, self._vectors)
 
-    def on(self, data: Data) -> Callable[..., Any]:
-        """The function at the points of *data*, of the parameters by keyword.
+    def on(self, data: Data) -> Bound:
+        """The function at the points of *data*.
 
         Raises InvalidRequest where the data have another number of coordinates than the function.
         """
         signature = self._signature(typed(self.function, data.y.dtype))
-        return signature.call(data.coordinates(signature.coordinates), self.constants)
+        return Bound(signature, data.coordinates(signature.coordinates), self.constants)
 
     def __repr__(self) -> str:
         coordinates = self._signature().coordinates

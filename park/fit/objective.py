@@ -29,6 +29,7 @@ from park.fit.exports import in_words
 from park.fit.holes import missing_value
 from park.fit.model import Model
 from park.fit.parameter import Parameter
+from park.fit.signature import Bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,7 @@ class PartsObjective(Objective):
         self._parameters = parameters
         self._arguments = arguments
         self._computed = computed
-        self._calls = [_at_its_data(part) for part in parts]
+        self._calls = [self._first_call(n, _at_its_data(part)) for n, part in enumerate(parts)]
         self._template: list[float] = [np.float64(0.0 if p.value is None else p.value) for p in parameters]
         self._fitted = [n for n, p in enumerate(parameters) if p.fitted]
         self._bounded = [c.place for c in computed if np.isfinite(parameters[c.place].limits).any()]
@@ -286,6 +287,15 @@ class PartsObjective(Objective):
             values[place] = function(values)
         return values
 
+    def _first_call(self, n: int, bound: Bound) -> Callable[..., Any]:
+        """How the function of part *n* is called; its first call decides about all others."""
+
+        def first(**values: Any) -> Any:
+            value, self._calls[n] = bound.first(values)
+            return value
+
+        return first
+
     def theory(self, n: int, values: list[float]) -> Array:
         """What the model of part *n* says, with the shape of its data."""
         part = self.parts[n]
@@ -297,13 +307,6 @@ class PartsObjective(Objective):
             return part.data.comparable(theory)
         except WrongShape as error:
             raise WrongShape(f"{part.name}, model {part.model.name}: {error}") from None
-        except ValueError as error:
-            if "read-only" not in str(error):
-                raise
-            raise WrongShape(
-                f"{part.name}, model {part.model.name}: it changes the data's x in place ({error}); it may work "
-                f"on a copy, x = x.copy()"
-            ) from error
 
     def _residuals_of(self, n: int, values: list[float]) -> Array:
         part = self.parts[n]
@@ -491,7 +494,7 @@ class _Fitness:
         return 0.5 * float(residuals @ residuals)
 
 
-def _at_its_data(part: Part) -> Callable[..., Any]:
+def _at_its_data(part: Part) -> Bound:
     try:
         return part.model.on(part.data)
     except InvalidRequest as error:

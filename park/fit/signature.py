@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from park.errors import InvalidRequest
 
@@ -142,7 +143,10 @@ class Signature:
         if unknown and not any(a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments):
             vector = next((a.name for a in arguments if a.kind is _VECTOR), None)
             hint = "" if vector is None else f"; *{vector} takes {vector}0, {vector}1, ..., or {vector}=[...]"
-            raise InvalidRequest(f"its function has no argument {', '.join(unknown)}{hint}")
+            names = ", ".join(a.name for a in self.arguments or ())
+            raise InvalidRequest(
+                f"its function has no argument {', '.join(unknown)}{hint or f'; it has {names}'}"
+            )
 
     def call(self, coordinates: Sequence[Any], constants: Mapping[str, Any]) -> Callable[..., Any]:
         """The function at *coordinates*, of all other values by keyword."""
@@ -159,6 +163,37 @@ class Signature:
             return function(*coordinates, *by_place, *[values.pop(one) for one in spread], **values)
 
         return called
+
+
+@dataclass(slots=True)
+class Bound:
+    """A function at its points: of all other values by keyword.
+
+    The function has arrays of its own, which it may write to. One that changes them gets fresh ones each time:
+    its points must not move with every evaluation.
+    """
+
+    signature: Signature
+    coordinates: Sequence[NDArray[Any]]
+    constants: Mapping[str, Any]
+
+    def first(self, values: Mapping[str, Any]) -> tuple[Any, Callable[..., Any]]:
+        """Calls the function, and returns its value and how it is to be called from now on."""
+        own, call = self._call()
+        value = call(**values)
+        given = [*self.coordinates, *self.constants.values()]
+        if all(_equal(a, b) for a, b in zip(own, given, strict=True) if isinstance(b, np.ndarray)):
+            return value, call
+        return value, lambda **values: self._call()[1](**values)
+
+    def _call(self) -> tuple[list[Any], Callable[..., Any]]:
+        coordinates = [np.array(array) for array in self.coordinates]
+        constants = {k: v.copy() if type(v) is np.ndarray else v for k, v in self.constants.items()}
+        return [*coordinates, *constants.values()], self.signature.call(coordinates, constants)
+
+
+def _equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return a.shape == b.shape and bool(np.all((a == b) | ((a != a) & (b != b))))
 
 
 def typed(function: Any, dtype: Any) -> Any:

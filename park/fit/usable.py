@@ -40,7 +40,7 @@ def _check_errors(column: Column, y: Column) -> None:
     if column.errors is not None:
         raise InvalidRequest("the errors in dy have errors of their own: give their nominal values")
     if column.values.shape != shape:
-        if column.values.shape in ((2, *shape), (*shape, 2)):
+        if column.values.shape in ((2,), (2, *shape), (*shape, 2)):
             raise InvalidRequest(
                 f"dy has shape {column.values.shape} and y has shape {shape}: a lower and an upper error for each "
                 f"point are not the errors of a normal distribution; give one error, such as their mean"
