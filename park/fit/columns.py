@@ -10,8 +10,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
-from fractions import Fraction
 from numbers import Rational
 from typing import Any
 
@@ -235,11 +233,16 @@ def _loss(what: str) -> str:
 
 
 def _is_number(value: Any) -> bool:
+    from decimal import Decimal
+
     return isinstance(value, Decimal | Rational | float | complex) or hasattr(value, "nominal_value")
 
 
 def _objects(array: NDArray[Any], what: str) -> Column:
     """The column of an array of Python objects."""
+    from decimal import Decimal  # both take their time, and few need them
+    from fractions import Fraction
+
     column = Column(np.empty(array.shape, dtype=np.complex128))
     values, exact, rounded = column.values, [], []
     masked = np.zeros(array.shape, dtype=bool)

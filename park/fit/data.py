@@ -136,6 +136,10 @@ class Data:
         if cov is not None:
             dy = self._spread(np.sqrt(np.diag(cov)), y)
         self.x, self.y, self.dy, self.cov = self._points.values, y, dy, cov
+        #: of y, to be compared with those of each theory
+        self.shape, self.kind = y.shape, y.dtype.kind
+        #: every point counts, and by itself
+        self._plain = self._good is None and cov is None and self.kind != "c"
         #: the errors of the residuals, in their order
         self._size = None if dy is None or cov is not None else self.row(dy)
 
@@ -173,13 +177,13 @@ class Data:
         return values
 
     def _check(self, theory: NDArray[Any]) -> None:
-        if theory.shape != self.y.shape:
-            raise WrongShape(f"it returned shape {theory.shape} for y of shape {self.y.shape}{self._hint()}")
-        if theory.dtype.kind == "c" and self.y.dtype.kind != "c":
+        if theory.shape != self.shape:
+            raise WrongShape(f"it returned shape {theory.shape} for y of shape {self.shape}{self._hint()}")
+        if theory.dtype.kind == "c" and self.kind != "c":
             raise WrongShape(f"it returned dtype {theory.dtype}, not real numbers")
         if theory.dtype.kind not in "iufbc":
             raise WrongShape(f"it returned dtype {theory.dtype}, not real numbers")
-        if self.y.dtype.kind == "c" and theory.dtype.kind != "c":
+        if self.kind == "c" and theory.dtype.kind != "c":
             raise WrongShape(
                 f"it returned real numbers ({theory.dtype}) for a complex y: return complex ones, theory + 0j"
             )
@@ -198,7 +202,7 @@ class Data:
 
         They are in units of *dy*; with *cov* they are made independent.
         """
-        if self._good is None and self._whiten is None and self.y.dtype.kind != "c":
+        if self._plain:
             if self.dy is not None:
                 difference /= self.dy
             residuals: Array = difference.ravel()
@@ -226,7 +230,7 @@ class Data:
     def __len__(self) -> int:
         """How many numbers are compared with the model: a complex point counts twice."""
         count = int(self.y.size) if self._good is None else int(self._good.sum())
-        return 2 * count if self.y.dtype.kind == "c" else count
+        return 2 * count if self.kind == "c" else count
 
     def _protect(self) -> None:
         """A model that changes its x in place must fail, not shift the points with each evaluation."""
@@ -239,8 +243,8 @@ class Data:
         self._protect()  # pickling drops it
 
     def __repr__(self) -> str:
-        kind = "complex points" if self.y.dtype.kind == "c" else "points"
-        count = len(self) // 2 if self.y.dtype.kind == "c" else len(self)
+        kind = "complex points" if self.kind == "c" else "points"
+        count = len(self) // 2 if self.kind == "c" else len(self)
         out = f", {self.left_out} left out" if self.left_out else ""
         return f"<Data{' ' + self.name if self.name else ''}: {count} {kind}{out}>"
 

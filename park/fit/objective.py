@@ -301,18 +301,19 @@ class PartsObjective(Objective):
         part = self.parts[n]
         try:
             theory = self._calls[n](**{k: values[i] for k, i in self._arguments[n].items()})
-            y = part.data.y
-            if type(theory) is np.ndarray and theory.shape == y.shape and theory.dtype.kind == y.dtype.kind:
+            data = part.data
+            if type(theory) is np.ndarray and theory.shape == data.shape and theory.dtype.kind == data.kind:
                 return theory
-            return part.data.comparable(theory)
+            return data.comparable(theory)
         except WrongShape as error:
             raise WrongShape(f"{part.name}, model {part.model.name}: {error}") from None
 
     def _residuals_of(self, n: int, values: list[float]) -> Array:
         part = self.parts[n]
         # In one expression numpy uses the memory of the theory again.
-        difference = self.theory(n, values) - part.data.y
-        residuals = part.data.residuals(difference)
+        data = part.data
+        difference = self.theory(n, values) - data.y
+        residuals = data.residuals(difference)
         return residuals if part.weight == 1.0 else residuals * part.weight
 
     def _allowed(self, values: list[float]) -> bool:
