@@ -53,7 +53,7 @@ with service:
         problem = nist.load(name)
         for number, start in ((1, problem.start1), (2, problem.start2)):
             given = dict(zip(names(problem), start))
-            jobs[f"{name} {number}"] = Fit(assembly(problem), method="lm", start=given)
+            jobs[f"{name} {number}"] = Fit(assembly(problem), start=given)
     problem = nist.load("Chwirut2")
     limited = assembly(problem, b1=(0, 0.5), b2=(0.001, 0.02), b3=(0.001, 0.05))
     for seed in (7, 8):

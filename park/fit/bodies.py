@@ -72,7 +72,9 @@ class OneStart:
             found = optimise(self.assembly, self.method, self.options, x0, _Alone(self.env), seed)
         except ModelFailed as error:
             return error
-        found.state = None
+        found.state = found.local = found.verdict = (
+            None  # they travel badly, and are worked out again for the best
+        )
         return found
 
 

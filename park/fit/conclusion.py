@@ -39,9 +39,10 @@ def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int)
     draws: Array | None = None
     if found.state is not None and hasattr(found.state, "draw"):
         draws = np.array(found.state.draw().points, dtype=np.float64)
-    local: Curvature | None = None
-    with remarks.guard("the errors"):
-        local = curvature(objective, x)
+    local = found.local
+    if local is None:
+        with remarks.guard("the errors"):
+            local = curvature(objective, x)
     if draws is not None:
         cov = np.atleast_2d(np.cov(draws.T)) if len(draws) > 1 else np.full((k, k), np.inf)
         dx = _half68(draws)
@@ -50,7 +51,7 @@ def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int)
         dx = np.sqrt(np.diag(cov))
         if local is not None and not env.should_stop:
             with remarks.guard("the test of convergence"):
-                verdict = judge(objective, x, found.value, local)
+                verdict = found.verdict or judge(objective, x, found.value, local)
                 if not verdict.converged:
                     remarks.failed(*verdict.reasons)
         _tell_errors(objective, dx, local, remarks)

@@ -30,6 +30,8 @@ from park.fit.objective import Inequality, Objective
 
 #: Data of unknown errors that are met to this part of their spread are met exactly, as far as convergence goes.
 MET = 1e-4
+#: A direction whose effect is this part of the largest one is lost in the rounding of differences.
+_SINGULAR = 3e-10
 _LEVERAGE_ROUNDS = 20
 
 
@@ -67,8 +69,8 @@ def curvature(objective: Objective, x: Array) -> Curvature:
 
 def _of_squares(objective: Objective, x: Array) -> Curvature:
     k = x.size
-    residuals = objective.residuals(x)
-    derivative = steps_of(objective).jacobian(x, residuals, accurate=True)
+    residuals = objective.free_residuals(x)
+    derivative = steps_of(objective, fenced=False).jacobian(x, residuals, accurate=True)
     infinite = np.full((k, k), np.inf)
     if not (np.isfinite(derivative.matrix).all() and np.isfinite(residuals).all()):
         return Curvature(np.full(k, np.nan), np.zeros((k, k)), infinite, error=derivative.error)
@@ -160,7 +162,7 @@ def _inverse(factor: Array, normals: Array) -> Array:
     _, singular, rows = np.linalg.svd((factor / norms) @ free, full_matrices=True)
     rows = rows @ free.T
     singular = np.concatenate([singular, np.zeros(free.shape[1] - singular.size)])[: free.shape[1]]
-    lost = singular <= singular.max(initial=0.0) * k * EPS
+    lost = singular <= singular.max(initial=0.0) * _SINGULAR
     kept = rows[~lost] / singular[~lost, None]
     cov: Array = (kept.T @ kept) / np.outer(norms, norms)
     undetermined = blind | (np.abs(rows[lost]) > 1e-6).any(axis=0)

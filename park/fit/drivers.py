@@ -10,7 +10,7 @@ import numpy as np
 from park.fit.asked import Asked
 from park.fit.assembly import Assembly
 from park.fit.constrained import minimise
-from park.fit.convergence import judge
+from park.fit.convergence import Verdict, judge
 from park.fit.covariance import curvature
 from park.fit.data import Array
 from park.fit.env import Env
@@ -52,59 +52,101 @@ def optimise(
         steps = {**METHODS[method], **options}["steps"]
         monitor = Monitor(env, objective.names, lambda: steps, evaluations, method, keeper, asked)
         x0 = x0 if monitor.at.point is None else monitor.at.point
-        local = _local(objective, {**METHODS["lm"], **options}, x0, env, monitor, evaluations)
-        found = local if method == "lm" else _checked(objective, local, x0, env, monitor, evaluations)
+        search = _Search(objective, {**METHODS["lm"], **options}, env, monitor, evaluations)
+        found = search.run(x0, simplex=method == "auto")
     else:
         found = run_bumps(objective, method, options, x0, env, evaluations, keeper, asked)
     evaluations.conclude()
     return found
 
 
-def _local(
-    objective: Objective,
-    options: dict[str, Any],
-    x0: Array,
-    env: Env,
-    monitor: Monitor,
-    evaluations: Evaluations,
-) -> Found:
-    """Least squares from *x0*; with conditions between parameters, or another likelihood, quadratic programming."""
-    options = dict(options)
-    steps = options.pop("steps")
-
-    def iteration(x: Array) -> None:
-        monitor.update(evaluations(x), x)
-        if env.should_stop or monitor.at.step > steps:
-            raise Stopped
-
-    evaluations(x0)
-    evaluations.verify()
-    with np.errstate(all="ignore"):
-        if objective.squares and not objective.inequalities:
-            x = least_squares(objective, x0, iteration, **options)
-        else:
-            x = minimise(objective, x0, iteration)
-    return Found(x, evaluations(x), monitor.at.step, monitor.convergence)
+#: The first radii of least squares that are tried, in natural scales, until a fit stands the test.
+_RADII = (1.0, 30.0, 0.1)
 
 
-def _checked(
-    objective: Objective, found: Found, x0: Array, env: Env, monitor: Monitor, evaluations: Evaluations
-) -> Found:
-    """The point *found*, if it stands the test; else the best of it and of simplex searches with least squares after."""
-    tried = [found]
-    for start in (found.x, x0):
-        verdict = judge(objective, found.x, found.value, curvature(objective, found.x))
-        if verdict.converged or env.should_stop:
-            break
-        reasons = "; ".join(verdict.reasons)
-        env.publish(Log(f"not converged ({reasons}): a simplex search goes on from {start.tolist()}"))
-        simplex = run_bumps(
-            objective, "amoeba", {}, start, env, Evaluations(evaluations.function, env), None, None
-        )
-        tried.append(simplex)
-        if env.should_stop:
-            break
-        tried.append(_local(objective, METHODS["lm"], simplex.x, env, monitor, evaluations))
-        found = min(tried, key=lambda each: each.value)
-    best = min(tried, key=lambda each: each.value)
-    return Found(best.x, best.value, monitor.at.step, monitor.convergence)
+class _Search:
+    """Least squares from several radii, each end tested, and a simplex search where no end stands the test.
+
+    With conditions between parameters, or another likelihood, it is quadratic programming.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        options: dict[str, Any],
+        env: Env,
+        monitor: Monitor,
+        evaluations: Evaluations,
+    ) -> None:
+        self._objective = objective
+        self._options = dict(options)
+        self._steps = self._options.pop("steps")
+        self._env = env
+        self._monitor = monitor
+        self._evaluations = evaluations
+        self._ends: list[Found] = []
+
+    def run(self, x0: Array, simplex: bool) -> Found:
+        """The best end from *x0*."""
+        self._evaluations(x0)
+        self._evaluations.verify()
+        squares = self._objective.squares and not self._objective.inequalities
+        for radius in _RADII if squares else _RADII[:1]:
+            if self._ended(self._local(x0, radius)):
+                return self._best()
+        for start in (self._best().x, x0) if simplex else ():
+            self._say(
+                f"a simplex search goes on from {dict(zip(self._objective.names, start.tolist(), strict=True))}"
+            )
+            evaluations = Evaluations(self._evaluations.function, self._env)
+            found = run_bumps(self._objective, "amoeba", {}, start, self._env, evaluations, None, None)
+            if self._ended(found) or self._ended(self._local(found.x, _RADII[0])):
+                break
+        return self._best()
+
+    def _local(self, x0: Array, radius: float) -> Found:
+        def iteration(x: Array) -> None:
+            self._monitor.update(self._evaluations(x), x)
+            if self._env.should_stop or self._spent:
+                raise Stopped
+
+        with np.errstate(all="ignore"):
+            if self._objective.squares and not self._objective.inequalities:
+                x = least_squares(self._objective, x0, iteration, radius, **self._options)
+            else:
+                x = minimise(self._objective, x0, iteration)
+        return Found(x, self._evaluations(x))
+
+    @property
+    def _spent(self) -> bool:
+        return bool(self._monitor.at.step > self._steps)
+
+    def _ended(self, found: Found) -> bool:
+        """Keeps the end *found*, tested; True where the search is over."""
+        found.verdict = Verdict(False, (), found.x)
+        try:
+            found.local = curvature(self._objective, found.x)
+            if not self._env.should_stop:
+                found.verdict = judge(self._objective, found.x, found.value, found.local)
+        except Exception as error:  # what has been found is not lost with its test
+            found.verdict = Verdict(False, (f"the test of convergence failed: {error!r}",), found.x)
+        if self._spent and not found.verdict.converged:
+            reasons = (f"it ran out of its {self._steps} steps", *found.verdict.reasons)
+            found.verdict = found.verdict._replace(reasons=reasons)
+        self._ends.append(found)
+        return self._verdict.converged or self._env.should_stop or self._spent
+
+    @property
+    def _verdict(self) -> Verdict:
+        verdict = self._best().verdict
+        assert verdict is not None
+        return verdict
+
+    def _best(self) -> Found:
+        best = min(self._ends, key=lambda end: end.value)
+        best.steps, best.convergence = self._monitor.at.step, self._monitor.convergence
+        return best
+
+    def _say(self, next_step: str) -> None:
+        reasons = "; ".join(self._verdict.reasons)
+        self._env.publish(Log(f"least squares has not converged ({reasons}): {next_step}"))

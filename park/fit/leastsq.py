@@ -30,8 +30,10 @@ _BLOCK = 16_384
 _ROUNDS, _SETTLED = 30, 1e-13
 #: The likelihood that a run may leave, by its last tangent, without another run in scales that are taken anew.
 _STALLED = 1e-4
-#: The first step of Levenberg-Marquardt, in natural scales. MINPACK's own factor is 100 lengths of its start.
-_FIRST_RADIUS = 1.0
+#: Runs in new scales; a valley that needs more of them needs another start.
+_RESCALED = 2
+#: MINPACK takes its first radius as this many lengths of its start.
+_FACTOR = 100
 
 
 class Stopped(Exception):
@@ -154,30 +156,34 @@ def least_squares(
     objective: Objective,
     start: Array,
     iteration: Callable[[Array], None],
+    radius: float = 1.0,
     **options: Any,
 ) -> Array:
     """Minimises the likelihood of an *objective* of squares from *start*, and returns the best point, shape (k,).
 
     scipy's MINPACK where there are no limits; with limits its trust-region method, then MINPACK from there as
-    long as it stays inside. *iteration* is called with the point at each derivative, and may raise `Stopped`.
+    long as it stays inside. *radius* bounds the first step, in natural scales. *iteration* is called with the point at
+    each derivative, and may raise `Stopped`.
     """
     problem = _Compressed(objective, start, iteration)
     if not np.isfinite(problem.residuals(start)).all():
         return start
     alone = len(objective.groups) == 1
+    rescaled = 0
     for _ in range(_ROUNDS):
         before = problem.lowest
         problem.weights = weights_of(objective, objective.residuals(problem.best))
-        if not _solved(problem, options):
+        if not _solved(problem, radius, options):
             break
-        if problem.promised() > _STALLED and before - problem.lowest > _STALLED:
+        if problem.promised() > _STALLED and before - problem.lowest > _STALLED and rescaled < _RESCALED:
+            rescaled += 1
             problem.scale = natural_scale(objective, problem.best)  # a long way from where it began
         elif alone or not objective.unknown or before - problem.lowest <= _SETTLED * (1 + abs(before)):
             break
     return problem.best
 
 
-def _solved(problem: _Compressed, options: dict[str, Any]) -> bool:
+def _solved(problem: _Compressed, radius: float, options: dict[str, Any]) -> bool:
     """One run from the best point, with the weights as they are; False where it was stopped."""
     from scipy.optimize import least_squares as solve
 
@@ -205,9 +211,9 @@ def _solved(problem: _Compressed, options: dict[str, Any]) -> bool:
     limits = problem.objective.low, problem.objective.high
     try:
         if np.isfinite(limits).any():
-            problem.start, problem.first = problem.best.copy(), 1.0
-            run("trf", problem.function, 1.0, bounds=problem.bounds())
-        run("lm", inside, _FIRST_RADIUS / 100)
+            problem.start, problem.first = problem.best.copy(), radius
+            run("trf", problem.function, radius, bounds=problem.bounds())
+        run("lm", inside, radius / _FACTOR)
     except _Outside:
         pass
     except Stopped:

@@ -52,6 +52,11 @@ def check_method(method: Any, options: dict[str, Any], objective: Objective) -> 
         without = [name for name, both in zip(objective.names, limited, strict=True) if not both]
         if without:
             raise InvalidRequest(f"method 'pt' steps between limits, and {', '.join(without)} has not both")
+    if method == "dream" and objective.uninformed:
+        raise InvalidRequest(
+            f"{', '.join(objective.uninformed)} has no dy, and no more points than parameters: the size of its errors "
+            "cannot be estimated, and there is nothing to sample; give its data a dy"
+        )
     if method == "dream" and math.ceil(options.get("pop", known["pop"]) * len(objective.names)) < 4:
         raise InvalidRequest(f"pop={options['pop']!r} gives fewer than the 4 chains that DREAM needs")
     return dict(options)

@@ -200,6 +200,15 @@ class Objective(ABC):
         """Points less fitted parameters."""
         return self.points - len(self.names)
 
+    @property
+    def uninformed(self) -> tuple[str, ...]:
+        """The groups of unknown errors that have no more points than parameters: nothing is left to estimate a size."""
+        return (
+            tuple(g.name for g in self.unknown if g.points <= len(self.names))
+            if len(self.groups) == 1
+            else ()
+        )
+
     def deviance(self, x: Array) -> float | None:
         """Twice the likelihood's distance from that of a perfect model; None where it is not known."""
         return None
@@ -387,6 +396,15 @@ class PartsObjective(Objective):
         missing = missing_value(part.data, theory, self.start, self.low, self.high)
         if missing:
             raise WrongShape(f"{part.name}, model {part.model.name}: {missing}")
+
+    @property
+    def uninformed(self) -> tuple[str, ...]:
+        return tuple(
+            part.name
+            for n, part in enumerate(self.parts)
+            if part.data.dy is None
+            and len(part.data) <= len(set(self._fitted) & set(self._arguments[n].values()))
+        )
 
     def _check_points(self) -> None:
         """A part of unknown errors that its parameters can meet exactly would decide what it shares with other parts."""

@@ -136,7 +136,7 @@ class BumpsObjective(Objective):
     def _slack(self, constraint: Any, x: Array) -> float:
         self._problem.setp(x)
         below = float(constraint.b) - float(constraint.a)
-        return below if constraint.op.value.startswith("<") else -below
+        return below if str(getattr(constraint.op, "value", constraint.op)).startswith("<") else -below
 
     def _names_of(self, constraint: Any) -> tuple[str, ...]:
         """The fitted parameters that change the slack."""

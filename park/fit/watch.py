@@ -17,6 +17,8 @@ import numpy as np
 from park.errors import ParkError
 from park.fit.asked import Asked
 from park.fit.assembly import Assembly
+from park.fit.convergence import Verdict
+from park.fit.covariance import Curvature
 from park.fit.data import Array
 from park.fit.env import Env
 from park.fit.problem_holes import without_value
@@ -221,3 +223,6 @@ class Found:
     steps: int = 0
     convergence: Array = field(default_factory=lambda: np.empty((0, 1)))
     state: Any = None
+    #: the likelihood about the point, and whether it stands the test, where the method has asked already
+    local: Curvature | None = None
+    verdict: Verdict | None = None
