@@ -25,7 +25,7 @@ _ROUNDS, _SETTLED = 12, 1e-11
 
 
 def minimise(
-    objective: Objective, start: Array, iteration: Callable[[Array], None], rounds: int = _ROUNDS
+    objective: Objective, start: Array, iteration: Callable[[Array, float], None], rounds: int = _ROUNDS
 ) -> Array:
     """Minimises the likelihood from *start* within limits and conditions, and returns the best point, shape (k,).
 
@@ -46,11 +46,11 @@ def minimise(
 class _Problem:
     """One minimisation: the likelihood and its gradient, the best point inside so far."""
 
-    def __init__(self, objective: Objective, start: Array, iteration: Callable[[Array], None]) -> None:
+    def __init__(self, objective: Objective, start: Array, iteration: Callable[[Array, float], None]) -> None:
         self.objective = objective
         self.iteration = iteration
-        self.scale = natural_scale(objective, start)
         self.steps = steps_of(objective, fenced=False)
+        self.scale = natural_scale(objective, start, self.steps)
         self.best, self.lowest = start.copy(), np.inf
         self.keep(start)
         self.x = start.copy()
@@ -81,7 +81,7 @@ class _Problem:
         def gradient(z: Array) -> Array:
             x = point(z)
             self.keep(x)
-            self.iteration(x)
+            self.iteration(x, self.value(x))
             found = self.gradient(x)[0]
             return basis.T @ np.where(np.isfinite(found), found, 0.0)
 

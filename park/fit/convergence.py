@@ -112,7 +112,7 @@ def improved(objective: Objective, x: Array, steps: int) -> tuple[Array, float]:
     """The best point after so many *steps* from *x*, and their gain; *x* itself where they gain nothing."""
     taken = 0
 
-    def iteration(point: Array) -> None:
+    def iteration(point: Array, value: float) -> None:
         nonlocal taken
         taken += 1
         if taken > steps:

@@ -32,6 +32,8 @@ from park.fit.objective import Inequality, Objective
 MET = 1e-4
 #: A direction whose effect is this part of the largest one is lost in the rounding of differences.
 _SINGULAR = 3e-10
+#: Correlated columns: their smallest singular value below this part of their length.
+_CLOSE = 1e-4
 _LEVERAGE_ROUNDS = 20
 
 
@@ -70,7 +72,10 @@ def curvature(objective: Objective, x: Array) -> Curvature:
 def _of_squares(objective: Objective, x: Array) -> Curvature:
     k = x.size
     residuals = objective.free_residuals(x)
-    derivative = steps_of(objective, fenced=False).jacobian(x, residuals, accurate=True)
+    steps = steps_of(objective, fenced=False)
+    derivative = steps.jacobian(x, residuals, accurate=True)
+    if _correlated(derivative.matrix):
+        derivative = steps.jacobian(x, residuals, longest=True)
     infinite = np.full((k, k), np.inf)
     if not (np.isfinite(derivative.matrix).all() and np.isfinite(residuals).all()):
         return Curvature(np.full(k, np.nan), np.zeros((k, k)), infinite, error=derivative.error)
@@ -93,6 +98,16 @@ def _of_squares(objective: Objective, x: Array) -> Curvature:
             student = _students(triangles, weights, cov, left)
     names = tuple(inequality for inequality, _ in ends)
     return Curvature(gradient, factor, cov, names, student, derivative.error, chisq)
+
+
+def _correlated(matrix: Array) -> bool:
+    """Whether the columns lie so near to each other that the rounding of differences shows in the errors."""
+    if not np.isfinite(matrix).all():
+        return False
+    product = matrix.T @ matrix
+    norms = np.sqrt(np.diag(product))
+    norms[norms == 0] = 1.0
+    return bool(np.linalg.eigvalsh(product / np.outer(norms, norms))[0] < _CLOSE**2)
 
 
 def _variances(

@@ -26,6 +26,8 @@ EPS = float(np.finfo(np.float64).eps)
 _NEAR = 10.0
 #: Second over first difference, above which a central difference is looked at again.
 _CURVED = 1e-3
+#: Trials of longer steps, each 8 times the last.
+_LONGER = 20
 #: The part by which a model may differ from its tangent over its natural scale.
 _BENT = 0.5
 #: Trials of a step; a parameter without any effect uses them all.
@@ -59,32 +61,51 @@ class Steps:
         self._high = high
         self.size = np.full(low.size, np.nan)
         self.way = np.ones(low.size)
+        self._last: tuple[Array, float] | None = None
+        self._first: tuple[Array, Array] | None = None
 
     def calibrate(self, x: Array, value: Array) -> Array:
         """Finds each step at *x*, where the function has the *value*, and returns the changes for a step of 1, (k,)."""
         slopes = np.zeros(x.size)
+        columns = np.zeros((value.size, x.size), order="F")
         for j in range(x.size):
             self.size[j], slopes[j] = self._calibrated(x, value, j)
+            if self._last is not None:
+                columns[:, j] = self._last[0] / self._last[1]
+        self._first = x.copy(), columns
         return slopes
 
-    def jacobian(self, x: Array, value: Array, accurate: bool = False) -> Derivative:
-        """The derivatives at *x*, where the function has the *value*."""
+    def first(self, x: Array) -> Array | None:
+        """The derivatives at *x* by the one-sided differences of `calibrate`, if it was last called there."""
+        known, self._first = self._first, None
+        return known[1] if known is not None and np.array_equal(known[0], x) else None
+
+    def jacobian(self, x: Array, value: Array, accurate: bool = False, longest: bool = False) -> Derivative:
+        """The derivatives at *x*, where the function has the *value*.
+
+        With *accurate* columns whose second difference is large are looked at again. With *longest* each step is made
+        longer as long as its second difference falls: so rounding that the data do not show is left behind.
+        """
         if np.isnan(self.size).any():
             self.calibrate(x, value)
         matrix = np.empty((value.size, x.size), order="F")
         error = np.zeros(x.size)
         for j in range(x.size):
-            matrix[:, j], error[j] = self._column(x, value, j, accurate)
+            matrix[:, j], error[j] = self._column(x, value, j, accurate, longest)
         return Derivative(matrix, error)
 
     def _tried(self, x: Array, value: Array, j: int, step: float) -> float:
         """The change by *step*, upward or downward: where the one is lost in rounding the other may not be."""
         largest = 0.0
+        self._last = None
         for way in (1.0, -1.0):
             if self._low[j] <= x[j] + way * step <= self._high[j]:
-                change = self.change(self._at(x, j, x[j] + way * step) - value)
+                point = x[j] + way * step
+                difference = self._at(x, j, point) - value
+                change = self.change(difference)
                 if change > largest:
                     largest, self.way[j] = change, way
+                    self._last = (difference, point - x[j]) if np.isfinite(change) else None
                 if largest > 1e-6:
                     break
         return largest
@@ -96,7 +117,9 @@ class Steps:
         reach, step = min(most, room), min(float(self.size[j]), room)
         if not (0 < reach < np.inf and 0 < step < reach):
             return min(most, wide)
-        slope = (self._at(x, j, x[j] + way * step) - value) / step
+        slope = way * self._first[1][:, j] if self._first is not None else np.zeros_like(value)
+        if not self.change(slope * step) > 0:
+            return min(most, wide)
         for _ in range(_TRIALS):
             straight = reach * slope
             bend = self.change(self._at(x, j, x[j] + way * reach) - value - straight) / self.change(straight)
@@ -173,7 +196,7 @@ class Steps:
         ratio = self.change(second) / change if change > 0 else 0.0
         return first / width, change, ratio
 
-    def _column(self, x: Array, value: Array, j: int, accurate: bool) -> tuple[Array, float]:
+    def _column(self, x: Array, value: Array, j: int, accurate: bool, longest: bool) -> tuple[Array, float]:
         """The derivative by parameter *j*, and an estimate of its relative error."""
         step = float(max(self.size[j], self._floor(x, j)))
         column, change, curved = self._difference(x, value, j, step)
@@ -186,8 +209,8 @@ class Steps:
             self.size[j] = min(max(step / change, self._floor(x, j)), room)
         if not np.isfinite(change):
             column, change, curved = self._finite(x, value, j, step)
-        if accurate and not curved < _CURVED:
-            return self._refined(x, value, j, step, column, curved)
+        if longest or (accurate and not curved < _CURVED):
+            return self._refined(x, value, j, step, column, curved, longest)
         return column, curved**2
 
     def _finite(self, x: Array, value: Array, j: int, step: float) -> tuple[Array, float, float]:
@@ -201,14 +224,14 @@ class Steps:
         return np.full(value.size, np.nan), np.nan, 0.0
 
     def _refined(
-        self, x: Array, value: Array, j: int, step: float, column: Array, curved: float
+        self, x: Array, value: Array, j: int, step: float, column: Array, curved: float, longest: bool
     ) -> tuple[Array, float]:
         """The column with the smallest second difference among longer and shorter steps."""
         best, best_curved, error = column, curved, np.inf
         room = max(self._high[j] - x[j], x[j] - self._low[j])
         for factor in (8.0, 1 / 8):
             trial, previous = step, column
-            for _ in range(6):
+            for _ in range(_LONGER if longest else 6):
                 trial = trial * factor
                 if not self._floor(x, j) <= trial <= room:
                     break
@@ -219,7 +242,7 @@ class Steps:
                 error = self.change(other - previous) / norm if norm > 0 else 0.0
                 best, best_curved, previous = other, other_curved, other
                 self.size[j] = trial
-                if best_curved < _CURVED:
+                if best_curved < _CURVED and not longest:
                     return best, min(error, best_curved)
         return best, min(error, best_curved)
 
@@ -277,16 +300,16 @@ def nllf_meter(objective: Objective, x: Array) -> Callable[[Array], float]:
     )
 
 
-def natural_scale(objective: Objective, x: Array) -> Array:
+def natural_scale(objective: Objective, x: Array, steps: Steps | None = None) -> Array:
     """The natural size of each parameter at *x*, shape (k,).
 
     A step of it changes the residuals (or the likelihood, where there are none) by about their own size, or goes as far
     as the model is nearly linear, whichever is less. It is at most the width of the limits; where a parameter has no
-    effect it is that width, or 1.
+    effect it is that width, or 1. *steps* of the objective are set for *x* as well.
     """
     wide = objective.high - objective.low
     try:
-        steps = steps_of(objective)
+        steps = steps or steps_of(objective)
     except Exception:  # a bumps model that fails at its start; the driver says so
         return np.where(np.isfinite(wide), wide, 1.0)
     change = steps.change

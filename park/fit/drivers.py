@@ -105,8 +105,8 @@ class _Search:
         return self._best()
 
     def _local(self, x0: Array, radius: float) -> Found:
-        def iteration(x: Array) -> None:
-            self._monitor.update(self._evaluations(x), x)
+        def iteration(x: Array, value: float) -> None:
+            self._monitor.update(self._evaluations.count_one(x, value), x)
             if self._env.should_stop or self._spent:
                 raise Stopped
 

@@ -32,6 +32,10 @@ _ROUNDS, _SETTLED = 30, 1e-13
 _STALLED = 1e-4
 #: Runs in new scales; a valley that needs more of them needs another start.
 _RESCALED = 2
+#: A tangent that promises no more than this ends a run: the minimum is within 1e-8 standard errors.
+_DONE = 1e-16
+#: A limit is reached within this part of the natural scale.
+_HELD = 1e-9
 #: MINPACK takes its first radius as this many lengths of its start.
 _FACTOR = 100
 
@@ -77,17 +81,18 @@ def weights_of(objective: Objective, residuals: Array) -> Array:
 class _Compressed:
     """The least-squares problem as scipy sees it: functions of u with k + 1 values."""
 
-    def __init__(self, objective: Objective, start: Array, iteration: Callable[[Array], None]) -> None:
+    def __init__(self, objective: Objective, start: Array, iteration: Callable[[Array, float], None]) -> None:
         self.objective = objective
         self.iteration = iteration
         self.start = start
-        self.scale = natural_scale(objective, start)
         self.steps: Steps = steps_of(objective)
+        self.scale = natural_scale(objective, start, self.steps)
         self.weights = np.ones(len(objective.groups))
         self.best, self.lowest = start.copy(), np.inf
         self.first = 1.0
         self._promise = (np.inf, 0.0)
         self._x, self._residuals = start, np.empty(0)
+        self._tangent: tuple[Array, Triangles] | None = None
 
     def point(self, u: Array) -> Array:
         """The parameters at *u*; rounding does not push them over a limit."""
@@ -127,24 +132,33 @@ class _Compressed:
     def derivative(self, u: Array) -> Array:
         """The Jacobian of `function`, in u."""
         x = self.point(u)
-        self.iteration(x)
         residuals = self._residuals if np.array_equal(x, self._x) else self.residuals(x)
-        matrix = self.steps.jacobian(x, residuals).matrix
-        matrix[~np.isfinite(matrix)] = 0.0  # the edge of where the model has values
-        length, jacobian = Triangles(self.objective.groups, residuals, matrix).joined(self.weights)
-        self._expect(x, residuals, length, jacobian)
+        nllf = float(sum(g.nllf(residuals) for g in self.objective.groups))
+        if self._tangent is None or not np.array_equal(x, self._tangent[0]):
+            self.iteration(x, nllf)
+            first = self.steps.first(x)
+            matrix = self.steps.jacobian(x, residuals).matrix if first is None else first
+            matrix[~np.isfinite(matrix)] = 0.0  # the edge of where the model has values
+            self._tangent = x, Triangles(self.objective.groups, residuals, matrix)
+        length, jacobian = self._tangent[1].joined(self.weights)
+        self._promise = nllf, self._gain(x, residuals.size, length, jacobian)
+        if self._promise[1] <= _DONE:
+            raise _Settled
         return jacobian * self.scale
 
-    def _expect(self, x: Array, residuals: Array, length: float, jacobian: Array) -> None:
-        """Keeps the likelihood at *x*, and the gain in it that the tangent there promises within the limits."""
-        gradient = jacobian[0] * length
-        held = (x <= self.objective.low) & (gradient > 0) | (x >= self.objective.high) & (gradient < 0)
+    def _gain(self, x: Array, points: int, length: float, jacobian: Array) -> float:
+        """The gain in likelihood that the tangent at *x* promises within the limits."""
+        gradient, near = jacobian[0] * length, _HELD * self.scale
+        held = (x <= self.objective.low + near) & (gradient > 0)
+        held |= (x >= self.objective.high - near) & (gradient < 0)
         free = jacobian[:, ~held & (np.abs(jacobian).max(axis=0) > 0)]
-        along = np.linalg.qr(free / np.linalg.norm(free, axis=0))[0] if free.size else np.zeros((1, 1))
+        if not free.size or length == 0:
+            return 0.0
+        along = np.linalg.qr(free / np.linalg.norm(free, axis=0))[0]
         gain = 0.5 * length**2 * float(along[0] @ along[0])
         if len(self.weights) == 1 and self.objective.unknown:  # the weight is that of the first point
-            gain *= residuals.size / max(length**2, 1e-300)
-        self._promise = sum(g.nllf(residuals) for g in self.objective.groups), gain
+            gain *= points / length**2
+        return gain
 
     def promised(self) -> float:
         """The gain that the last tangent promised, and that has not come."""
@@ -155,15 +169,15 @@ class _Compressed:
 def least_squares(
     objective: Objective,
     start: Array,
-    iteration: Callable[[Array], None],
+    iteration: Callable[[Array, float], None],
     radius: float = 1.0,
     **options: Any,
 ) -> Array:
     """Minimises the likelihood of an *objective* of squares from *start*, and returns the best point, shape (k,).
 
     scipy's MINPACK where there are no limits; with limits its trust-region method, then MINPACK from there as
-    long as it stays inside. *radius* bounds the first step, in natural scales. *iteration* is called with the point at
-    each derivative, and may raise `Stopped`.
+    long as it stays inside. *radius* bounds the first step, in natural scales. *iteration* is called with the point and
+    its likelihood at each derivative, and may raise `Stopped`.
     """
     problem = _Compressed(objective, start, iteration)
     if not np.isfinite(problem.residuals(start)).all():
@@ -214,11 +228,15 @@ def _solved(problem: _Compressed, radius: float, options: dict[str, Any]) -> boo
             problem.start, problem.first = problem.best.copy(), radius
             run("trf", problem.function, radius, bounds=problem.bounds())
         run("lm", inside, radius / _FACTOR)
-    except _Outside:
+    except (_Outside, _Settled):
         pass
     except Stopped:
         return False
     return True
+
+
+class _Settled(Exception):
+    """Raised where the tangent promises nothing that could be seen."""
 
 
 class _Outside(Exception):

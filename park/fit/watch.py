@@ -93,6 +93,11 @@ class Evaluations:
         self._begin(x)
         return self._value(self.function(x))
 
+    def count_one(self, x: Array, value: float) -> float:
+        """Counts a *value* that the method itself has found at *x*."""
+        self._begin(x)
+        return self._value(value)
+
     def mapped(self, points: Any) -> list[float]:
         """A population in the order of its points. They are copied: bumps uses its array again."""
         copied = np.array(points, dtype=np.float64)
