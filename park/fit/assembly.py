@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from park.errors import InvalidRequest
+from park.fit.arrival import Sent
 from park.fit.data import Array, Data, as_data
 from park.fit.expression import CONSTANTS, compiled, names_in
 from park.fit.model import Model
@@ -39,6 +40,9 @@ class Assembly:
     <Assembly: 1 part, 3 points, fits a, b>
     """
 
+    #: what its objective is in the client, when it travels
+    sent: Sent | None = None
+
     def __init__(self, *parts: Any, weights: Sequence[float] | None = None) -> None:
         if not parts:
             raise InvalidRequest("an Assembly needs at least one part (model, data)")
@@ -47,14 +51,24 @@ class Assembly:
         if len(parts) == 1 and _is_bumps(parts[0]):
             if weights is not None:
                 raise InvalidRequest("a bumps FitProblem has weights of its own: leave weights out")
-            with unchanged(parts[0]):
-                check_problem(parts[0])
             self.problem_given = parts[0]
         else:
             factors = _weights(weights, len(parts))
             numbers = range(1, len(parts) + 1)
             self.parts = [_part(n, p, w) for n, p, w in zip(numbers, parts, factors, strict=True)]
-        self.objective.check()
+        with unchanged(*self.foreign):
+            if self.problem_given is not None:
+                check_problem(self.problem_given)
+            self.objective.check()
+
+    @property
+    def foreign(self) -> tuple[Any, ...]:
+        """The user's objects that are evaluated: model functions, or a problem."""
+        return (
+            (self.problem_given,)
+            if self.problem_given is not None
+            else tuple(p.model.function for p in self.parts)
+        )
 
     @cached_property
     def objective(self) -> Objective:

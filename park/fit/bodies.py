@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from park.fit.arrival import compare, place
 from park.fit.asked import Steered
 from park.fit.assembly import Assembly
 from park.fit.conclusion import conclude
@@ -60,10 +61,13 @@ class OneStart:
         self.assembly = assembly
         self.method = method
         self.options = options
+        self.place = place()
 
     def prepare(self, env: Env) -> None:
         """Keeps the environment, for its safe points."""
         self.env = env
+        if self.place != place():  # the driver has compared it there
+            compare(self.assembly, env)
 
     def run(self, given: tuple[int, Array]) -> Found | ModelFailed:
         """From (seed, point) to what was found there; a start that fails is no reason for others to."""
@@ -102,6 +106,7 @@ class FitBody(Steered):
 
     def run(self) -> FitResult:
         """Fits, and returns the best point with its errors."""
+        compare(self.assembly, self.env)
         x0 = self.assembly.start if self.start is None else self.assembly.vector(self.start)
         keeper = Keeper(self.env, self.checkpoint)
         self.asked.samples = keeper.extended
@@ -179,6 +184,7 @@ class UncertaintyBody(Steered):
 
     def run(self) -> FitResult:
         """Samples, and returns draws with the best point."""
+        compare(self.assembly, self.env)
         assembly, env = self.assembly, self.env
         keeper, asked = Keeper(env, self.checkpoint), self.asked
         asked.samples = keeper.extended

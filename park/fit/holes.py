@@ -17,12 +17,14 @@ from park.fit.data import Array, Data
 _TRIALS = 8
 
 
-def missing_value(data: Data, theory: Callable[[Array], Array], start: Array, low: Array, high: Array) -> str:
+def missing_value(
+    data: Data, at_start: Array, theory: Callable[[Array], Array], start: Array, low: Array, high: Array
+) -> str:
     """A sentence about the first of these points; "" if there is none.
 
-    *theory* gives the values of the model at a vector. It is called once if all of them are finite.
+    *theory* gives the values of the model at a vector. It is not called if those *at_start* are all finite.
     """
-    holes = data.without_value(theory(start))
+    holes = data.without_value(at_start)
     if not holes.any() or holes.sum() * (2 if np.iscomplexobj(data.y) else 1) == len(data):
         return ""
     for point in trials(start, low, high):

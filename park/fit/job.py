@@ -9,11 +9,13 @@ from typing import Any
 
 from park.core.server import default_service
 from park.errors import InvalidRequest
+from park.fit.arrival import with_values
 from park.fit.asked import check_samples
 from park.fit.assembly import Assembly, as_assembly
 from park.fit.bodies import FitBody, UncertaintyBody
 from park.fit.methods import check_method
 from park.fit.resume import INTERVAL
+from park.fit.unchanged import unchanged
 from park.job import Job, Reference
 from park.model import Request, duration, texts
 
@@ -145,11 +147,11 @@ class Uncertainty(Fitting):
     ) -> None:
         assembly = as_assembly(assembly)
         options |= {"samples": samples, "burn": burn, "pop": pop}
-        options = check_method("dream", options, assembly.objective)
+        options = _checked("dream", options, assembly)
         seed = _seed(seed)
         every = duration(checkpoint, "checkpoint")
         request = Request(
-            UncertaintyBody(assembly, options, _start(assembly, start), seed, every),
+            UncertaintyBody(with_values(assembly), options, _start(assembly, start), seed, every),
             name=name or "uncertainty",
             tags=texts(tags, "tag"),
             priority=priority,
@@ -179,14 +181,19 @@ def fit_request(
 ) -> Request:
     """The request of a `Fit`, which is not submitted: *options* are the method's, *fields* those of `park.Request`."""
     assembly = as_assembly(assembly)
-    checked = check_method(method, dict(options or {}), assembly.objective)
+    checked = _checked(method, dict(options or {}), assembly)
     if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
         raise InvalidRequest(f"starts={starts!r} is not a whole number from 1")
     seed = _seed(seed)
     every = duration(checkpoint, "checkpoint")
-    body = FitBody(assembly, method, checked, _start(assembly, start), starts, seed, every)
+    body = FitBody(with_values(assembly), method, checked, _start(assembly, start), starts, seed, every)
     fields["name"] = fields.get("name") or f"fit {method}"
     return Request(body, seed=seed, kind="fit", **fields)
+
+
+def _checked(method: str, options: dict[str, Any], assembly: Assembly) -> dict[str, Any]:
+    with unchanged(*assembly.foreign):
+        return check_method(method, options, assembly.objective)
 
 
 def _seed(seed: Any) -> int:

@@ -12,6 +12,7 @@ what the model raises: only drivers decide what a failure means.
 
 from __future__ import annotations
 
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from park.errors import InvalidRequest
+from park.fit.arrival import SINGLES, First
 from park.fit.curve import Curve, nothing
 from park.fit.data import Array, Data, WrongShape
 from park.fit.exports import in_words
@@ -121,6 +123,10 @@ class Objective(ABC):
     points: int
     #: sentences about how the data were taken, for the result
     notes: tuple[str, ...] = ()
+    #: what `check` has seen at the start; None where it was not called, or the model raised
+    first: First | None = None
+    #: what `number` gives, in words
+    number_is = "half the sum of its squared residuals"
 
     @property
     @abstractmethod
@@ -164,6 +170,14 @@ class Objective(ABC):
         """The negative log likelihood, also where a condition between parameters does not hold."""
         residuals = self.free_residuals(x)
         return float(sum(g.nllf(residuals) for g in self.groups))
+
+    @abstractmethod
+    def number(self, x: Array) -> float:
+        """One number of the models at *x* that differs if they do, with one evaluation of each."""
+
+    @abstractmethod
+    def length_of_data(self) -> float:
+        """The square root of the sum of (y/dy)**2 over all points, about; where the errors are not known, of y**2."""
 
     @abstractmethod
     def curves(self, x: Array) -> tuple[list[Curve], list[str]]:
@@ -361,6 +375,13 @@ class PartsObjective(Objective):
             value = sum(g.nllf(residuals) for g in self.groups)
         return value if value == value else float("inf")
 
+    def number(self, x: Array) -> float:
+        residuals = self.residuals(x)
+        return float(residuals @ residuals) / 2
+
+    def length_of_data(self) -> float:
+        return float(np.sqrt(sum(g.points * g.magnitude**2 for g in self.groups)))
+
     @cached_property
     def _plain(self) -> bool:
         """Every part has dy: one product is the whole likelihood."""
@@ -372,8 +393,7 @@ class PartsObjective(Objective):
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 values = self.values(self.start)
-                for n in range(len(self.parts)):
-                    self._check_values(n)
+                self._look(values)
         except WrongShape:
             raise
         except Exception:
@@ -387,13 +407,27 @@ class PartsObjective(Objective):
                     f"outside its limits ({low:g}, {high:g})"
                 )
 
-    def _check_values(self, n: int) -> None:
+    def _look(self, values: list[float]) -> None:
+        """Evaluate each part once, at the *values* of the start."""
+        total, single, seconds = 0.0, False, 0.0
+        for n, part in enumerate(self.parts):
+            began = time.perf_counter()
+            theory = self.theory(n, values)
+            seconds += time.perf_counter() - began
+            residuals = part.data.residuals(theory - part.data.y) * part.weight
+            total += float(residuals @ residuals)
+            single |= theory.dtype.name in SINGLES
+            self._check_values(n, theory)
+        total += sum(residual**2 for residual in self._prior_residuals(values))
+        self.first = First(total / 2 if self._allowed(values) else float("inf"), single, seconds)
+
+    def _check_values(self, n: int, at_start: Array) -> None:
         part = self.parts[n]
 
         def theory(x: Array) -> Array:
             return self.theory(n, self.values(x))
 
-        missing = missing_value(part.data, theory, self.start, self.low, self.high)
+        missing = missing_value(part.data, at_start, theory, self.start, self.low, self.high)
         if missing:
             raise WrongShape(f"{part.name}, model {part.model.name}: {missing}")
 

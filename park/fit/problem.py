@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 
 from park.errors import InvalidRequest
 from park.fit import reading
+from park.fit.arrival import first, has_single
 from park.fit.curve import Curve
 from park.fit.data import Array
 from park.fit.objective import Group, Inequality, Objective, group
+from park.fit.problem_checks import length_of_data
+from park.fit.problem_holes import check_holes
+from park.fit.raising import Likelihood
 
 
 class BumpsObjective(Objective):
@@ -25,8 +29,11 @@ class BumpsObjective(Objective):
     and the result says so.
     """
 
+    number_is = "its negative log likelihood"
+
     def __init__(self, problem: Any) -> None:
         self._problem = problem
+        self._likelihood = Likelihood(problem)
         labels = [str(label) for label in problem.labels()]
         self.names = tuple(
             label if label not in labels[:n] else f"{label} #{labels[:n].count(label) + 1}"
@@ -42,6 +49,9 @@ class BumpsObjective(Objective):
         for name, value, low, high in zip(self.names, self.start, self.low, self.high, strict=True):
             if not low <= value <= high:
                 raise InvalidRequest(f"{name}={value:g} is outside its limits ({low:g}, {high:g})")
+        self.first = first(self, has_single(self._problem))
+        if self.first is not None and not np.isfinite(self.first.value):
+            check_holes(self._problem)
 
     @cached_property
     def squares(self) -> bool:
@@ -58,9 +68,10 @@ class BumpsObjective(Objective):
             for x in self._two_points():
                 try:
                     residuals = self.free_residuals(x)
+                    nllf = self._likelihood(x)
                 except Exception:
                     continue  # the driver says what a model raises at its start
-                nllf, half = float(problem.nllf(x)), 0.5 * float(residuals @ residuals)
+                half = 0.5 * float(residuals @ residuals)
                 if np.isfinite(nllf) and np.isfinite(half) and not self._failing(x):
                     differences.append((nllf - half, 1e-8 * (abs(nllf) + half + 1)))
         return (
@@ -165,12 +176,7 @@ class BumpsObjective(Objective):
         return np.concatenate([np.asarray(row, dtype=np.float64) for row in rows])
 
     def nllf(self, x: Array) -> float:
-        value = float(self._problem.nllf(x))
-        if not np.isfinite(value) and self.inside(x):
-            model = getattr(self._problem, "model_nllf", None)
-            if model is not None:
-                self._problem.setp(x)
-                model()  # bumps made an infinity of the exception; here it is again
+        value = self._likelihood(x)
         if not self.unknown or not np.isfinite(value) or self._failing(x):
             return value
         residuals = self.free_residuals(x)
@@ -211,6 +217,12 @@ class BumpsObjective(Objective):
             else:
                 return None
         return total
+
+    def number(self, x: Array) -> float:
+        return self._likelihood(x)
+
+    def length_of_data(self) -> float:
+        return length_of_data(self._problem)
 
     def curves(self, x: Array) -> tuple[list[Curve], list[str]]:
         curves, notes = [], []

@@ -76,6 +76,27 @@ def check_problem(problem: Any) -> None:
                 )
 
 
+def length_of_data(problem: Any) -> float:
+    """The square root of the sum of (y/dy)**2 over all points; where they are not known, a thousand for each."""
+    total = 0.0
+    for _, model in models_of(problem):
+        columns = list(columns_of(model))
+        pairs = list(
+            zip(
+                (c.values for c in columns if c.kind == "y"),
+                (c.values for c in columns if c.kind == "dy"),
+                strict=False,
+            )
+        )
+        with quiet():
+            squares = [np.square(np.abs(y / dy)) for y, dy in pairs if y.shape == dy.shape]
+        if squares:
+            total += float(sum(np.sum(s[np.isfinite(s)]) for s in squares))
+        else:
+            total += 1e6 * int(model.numpoints()) if hasattr(model, "numpoints") else 1e6
+    return float(np.sqrt(total))
+
+
 def models_of(problem: Any) -> Iterator[tuple[int, Any]]:
     """Its models, with their numbers from 1."""
     return enumerate(getattr(problem, "models", ()), 1)

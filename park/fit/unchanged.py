@@ -1,7 +1,7 @@
 """A problem stays as it was, though it was evaluated: what its models have kept of the evaluation is taken back.
 
 Models keep what costs time: theories, kernels, open libraries, locks. A problem that could be sent to another machine
-before it was looked at in this process must be as good after.
+before it was looked at in this process must be as good after. And a script goes on with its own random numbers.
 """
 
 from __future__ import annotations
@@ -13,21 +13,27 @@ from typing import Any
 
 import numpy as np
 
+from park.kernel.generators import Generators
+
 #: Objects that are looked at; materials may lead to all isotopes of all elements.
 MANY = 20_000
 _PLAIN = (
     *(int, float, complex, str, bytes, bool, type(None), type, range, slice),
-    *(FunctionType, BuiltinFunctionType, ModuleType, np.ndarray, np.generic, np.dtype),
+    *(BuiltinFunctionType, ModuleType, np.ndarray, np.generic, np.dtype),
 )
 
 
 @contextlib.contextmanager
 def unchanged(*roots: Any) -> Iterator[None]:
-    """Put back the attributes, lists and dicts of all objects that can be reached from the *roots*."""
-    kept = list(_states(roots))
+    """Put back the attributes, lists and dicts of all objects that can be reached from the *roots*, and the generators.
+
+    What a function keeps in a list or a dict of the script around it stays: the script may be waiting for it.
+    """
+    kept, generators = list(_states(roots)), Generators(keep=True)
     try:
         yield
     finally:
+        generators.restore()
         for state, copy in kept:
             if isinstance(state, dict):
                 if not _same(state, copy):
@@ -45,6 +51,9 @@ def reachable(*roots: Any) -> Iterator[Any]:
         if isinstance(one, _PLAIN) or id(one) in seen:
             continue
         seen.add(id(one))
+        if isinstance(one, FunctionType):
+            stack += _around(one)
+            continue
         yield one
         if isinstance(one, dict):
             stack += one.values()
@@ -53,6 +62,14 @@ def reachable(*roots: Any) -> Iterator[Any]:
         elif isinstance(one, MethodType):
             stack.append(one.__self__)
         stack += _attributes(one).values()
+
+
+def _around(function: FunctionType) -> Iterator[Any]:
+    """The objects that a function has from the function around it."""
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # it has no value yet
+            if not isinstance(cell.cell_contents, dict | list | tuple | set | frozenset):
+                yield cell.cell_contents
 
 
 def _states(roots: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:

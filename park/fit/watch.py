@@ -7,6 +7,7 @@ fails everywhere ends the fit with its own words, and one that fails somewhere l
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from park.errors import ParkError
+from park.fit.arrival import compare, place
 from park.fit.asked import Asked
 from park.fit.assembly import Assembly
 from park.fit.convergence import Verdict
@@ -47,8 +49,17 @@ class Evaluate:
     def __init__(self, assembly: Assembly, sampling: bool) -> None:
         self.assembly = assembly
         self.sampling = sampling
+        self.place = place()
+        self._compared = True
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._compared = self.place == place()  # the driver has done it there
 
     def __call__(self, x: Any) -> float | Broken:
+        if not self._compared:
+            compare(self.assembly)
+            self._compared = True
         objective = self.assembly.objective
         try:
             return objective.nllf(np.asarray(x, dtype=np.float64))
@@ -57,10 +68,11 @@ class Evaluate:
 
 
 def _story(error: Exception) -> str:
-    """The traceback from the model on."""
+    """The traceback from the model on, without the frames of PARK and bumps."""
     told = traceback.TracebackException.from_exception(error)
-    own = os.path.dirname(__file__)
-    frames = [frame for frame in told.stack if os.path.dirname(frame.filename) != own]
+    bumps = getattr(sys.modules.get("bumps"), "__file__", None) or __file__
+    own = tuple(os.path.dirname(file) + os.sep for file in (__file__, bumps))
+    frames = [frame for frame in told.stack if not frame.filename.startswith(own)]
     told.stack = traceback.StackSummary.from_list(frames or told.stack)
     return "".join(told.format()).rstrip() + hint(error)
 
