@@ -187,6 +187,15 @@ def test_a_text_that_is_no_expression_says_so() -> None:
         Assembly((Model(lambda x, a, mode: a * x, a=(0, 4), mode="log_normal"), (X, X)))
 
 
+@pytest.mark.parametrize(
+    "use", [lambda n: sum(1 for _ in range(n)), lambda n: [4, 5, 6][n], lambda n: "abc"[:n]]
+)
+def test_a_function_that_needs_an_int_is_told_how_to_get_one(use: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"part1, model <lambda>: .*for an int give n=Constant\(2\)"):
+        Assembly((Model(lambda x, a, n: (use(n), a * x)[1], a=(0, 4), n=2), (X, X)))
+    Assembly((Model(lambda x, a, n: (use(n), a * x)[1], a=(0, 4), n=Constant(2)), (X, X)))
+
+
 def test_a_vector_is_fitted() -> None:
     y = 0.5 - 2 * X + 3 * X**2
     result = fit(

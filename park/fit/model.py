@@ -126,6 +126,17 @@ class Model:
         signature = self._signature(typed(self.function, data.y.dtype))
         return Bound(signature, data.coordinates(signature.coordinates), self.constants)
 
+    def advice(self, error: Exception) -> str:
+        """What may help where the function has failed with *error* for a float that should be an int; else ""."""
+        whole = [
+            f"{name}=Constant({parameter.value:g})"
+            for name, parameter in self.parameters.items()
+            if parameter.fixed and name not in self.constants and float(parameter.value or 0).is_integer()
+        ]
+        if "integer" not in str(error) or not whole:
+            return ""
+        return f"{type(error).__name__}: {error}; parameters are floats: for an int give {', '.join(whole)}"
+
     def __repr__(self) -> str:
         coordinates = self._signature().coordinates
         name = f"{self.name}({', '.join(coordinates)})" if len(coordinates) > 1 else self.name

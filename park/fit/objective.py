@@ -314,7 +314,13 @@ class PartsObjective(Objective):
         """How the function of part *n* is called; its first call decides about all others."""
 
         def first(**values: Any) -> Any:
-            value, self._calls[n] = bound.first(values)
+            try:
+                value, self._calls[n] = bound.first(values)
+            except (TypeError, IndexError) as error:
+                advice = self.parts[n].model.advice(error)
+                if not advice:
+                    raise
+                raise WrongShape(advice) from error
             return value
 
         return first
