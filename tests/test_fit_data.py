@@ -128,6 +128,7 @@ class TestMasks:
         expected = np.polyfit(TIME[keep], LEVEL[keep], 1)
         assert result.x == pytest.approx(expected, abs=1e-6)
         assert result.dof == keep.sum() - 2
+        assert "2 of 8 points of part1 are left out" in result.message
 
     def test_a_mask_that_does_not_tell_the_points(self) -> None:
         with pytest.raises(InvalidRequest, match=r"does not say which points of y.*mask y"):

@@ -55,7 +55,8 @@ class Data:
     cov: Array | None
     #: True for the pixels of an image that are left out; None if all points of y count
     mask: Flags | None
-    #: how many points were left out
+    #: how many points there are, with those that are left out
+    given: int
     left_out: int
 
     def __init__(
@@ -119,7 +120,7 @@ class Data:
 
     def _take(self, y: NDArray[Any], dy: NDArray[Any] | None, cov: Array | None, out: Flags) -> None:
         """Takes the points that are not *out*."""
-        self.left_out = int(out.sum())
+        self.given, self.left_out = out.size, int(out.sum())
         self.mask = self._good = None
         if self.left_out and y.ndim == 1:
             self._points.keep(~out)

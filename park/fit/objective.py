@@ -252,6 +252,7 @@ class PartsObjective(Objective):
         self._parameters = parameters
         self._arguments = arguments
         self._computed = computed
+        self.notes = tuple(note for part in parts for note in _left_out(part))
         self._calls = [self._first_call(n, _at_its_data(part)) for n, part in enumerate(parts)]
         self._template: list[float] = [np.float64(0.0 if p.value is None else p.value) for p in parameters]
         self._fitted = [n for n, p in enumerate(parameters) if p.fitted]
@@ -551,6 +552,14 @@ class _Fitness:
     def nllf(self) -> float:
         residuals = self.residuals()
         return 0.5 * float(residuals @ residuals)
+
+
+def _left_out(part: Part) -> Iterator[str]:
+    """A sentence if a part has points that are left out."""
+    data = part.data
+    if data.left_out:
+        name = data.name or part.name
+        yield f"{data.left_out} of {data.given} points of {name} are left out, masked or not finite"
 
 
 def _at_its_data(part: Part) -> Bound:
