@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_fit_drivers import fit
+from test_fit_drivers import Env, fit
 
 from park.fit import bands, portrait
 from park.fit.assembly import Assembly
@@ -156,7 +156,7 @@ class TestBands:
         assembly, _ = straight()
         result = fit(assembly, "lm")
         draws = np.random.default_rng(6).multivariate_normal(result.x, result.cov, 4000)
-        (drawn,) = portrait.portray(assembly.objective, result.x, result.cov, draws).curves
+        (drawn,) = portrait.portray(assembly, result.x, result.cov, draws, Env()).curves
         (exact,) = result.curves
         assert drawn.high - drawn.low == pytest.approx(exact.high - exact.low, rel=0.2)
         assert np.all((drawn.low < drawn.theory) & (drawn.theory < drawn.high))
@@ -171,8 +171,10 @@ class TestBands:
             return line(T, *(point * scale))
 
         cov = result.cov / np.outer(scale, scale)
-        low, high = bands.band(evaluate, result.x / scale, limits, cov, None)
-        plain = bands.band(lambda point: line(T, *point), result.x, limits, result.cov, None)
+        low, high = bands.propagated(evaluate, result.x / scale, line(T, *result.x), limits, cov)
+        plain = bands.propagated(
+            lambda point: line(T, *point), result.x, line(T, *result.x), limits, result.cov
+        )
         assert (low, high) == (pytest.approx(plain[0]), pytest.approx(plain[1]))
 
     def test_stay_within_the_limits(self) -> None:
@@ -184,40 +186,51 @@ class TestBands:
 
         limits = np.array([1.0, 0.0]), np.array([2.0, 5.0])
         x, cov = np.array([1.0, 5.0]), np.diag([0.04, 0.09])
-        low, high = bands.band(evaluate, x, limits, cov, None)
+        low, high = bands.propagated(evaluate, x, T + 5, limits, cov)
         assert all(((limits[0] <= point) & (point <= limits[1])).all() for point in asked)
         assert (high - low) / 2 == pytest.approx(1.959964 * np.sqrt(0.04 * T**2 + 0.09))
 
     @pytest.mark.parametrize("cov", [np.full((1, 1), np.inf), np.full((1, 1), np.nan), np.zeros((1, 1))])
     def test_errors_that_say_nothing(self, cov: Any) -> None:
         limits = np.array([-1.0]), np.array([1.0])
-        assert bands.band(lambda point: T * point, np.zeros(1), limits, cov, None) is None
+        assert bands.propagated(lambda point: T * point, np.zeros(1), 0 * T, limits, cov) is None
 
     def test_no_more_curves_than_memory_allows(self) -> None:
-        calls = 0
-        size = bands.HELD // bands.FEWEST + 1
-
-        def evaluate(point: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            return np.full(size, point[0])
-
-        draws = np.random.default_rng(4).normal(size=(5000, 1))
-        limits = np.array([-np.inf]), np.array([np.inf])
-        low, high = bands.band(evaluate, np.zeros(1), limits, np.ones((1, 1)), draws)
-        assert calls == 2
-        assert (low[0], high[-1]) == pytest.approx((-1.96, 1.96), rel=1e-3)
+        draws = np.zeros((5000, 3))
+        assert len(bands.chosen(draws, 1000)) == bands.MOST
+        assert len(bands.chosen(draws, bands.HELD // 150)) == 150
+        assert len(bands.chosen(draws, bands.HELD // bands.FEWEST + 1)) == 0
+        assert len(bands.chosen(draws[:50], 10)) == 0
 
     def test_draws_at_which_the_model_fails_do_not_count(self) -> None:
-        def evaluate(point: Any) -> Any:
-            if point[0] > 1.5:
-                raise ValueError("no such sample")
-            return T * point[0]
+        rows = [None if n % 3 == 0 else np.full(4, float(n % 100)) for n in range(300)]
+        low, high = bands.of_curves(rows)
+        assert (low[0], high[3]) == pytest.approx((2, 97), abs=1)
+        assert bands.of_curves([None, None, np.zeros(4)]) is None
 
-        draws = np.random.default_rng(4).normal(size=(1000, 1))
-        limits = np.array([-np.inf]), np.array([np.inf])
-        _, high = bands.band(evaluate, np.zeros(1), limits, np.ones((1, 1)), draws)
-        assert 1.2 < high[-1] / T[-1] < 1.5
+    @pytest.mark.parametrize("slow", [0.0, np.inf])
+    def test_slow_models_are_drawn_on_all_slots(self, slow: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(portrait, "SLOW", slow)
+        assembly, _ = straight()
+        draws = np.random.default_rng(6).normal([0.7, 2.0], 0.01, (500, 2))
+        env = Env()
+        (found,) = portrait.portray(assembly, np.array([0.7, 2.0]), np.eye(2), draws, env).curves
+        assert env.mapped == (0 if slow else bands.MOST - 1)
+        assert np.ptp([found.low[0], found.high[0]]) == pytest.approx(2 * 1.96 * 0.01, rel=0.2)
+
+    def test_a_fit_that_was_stopped_draws_no_more(self) -> None:
+        assembly, x = straight()
+        draws = np.full((500, 2), np.nan)
+        env = Env(stop_after=0)
+        (found,) = portrait.portray(assembly, np.array([0.7, 2.0]), np.eye(2), draws, env).curves
+        assert found.high - found.theory == pytest.approx(1.959964 * np.sqrt(1 + x**2))
+
+    def test_without_dy_they_are_those_of_student(self) -> None:
+        assembly, x = straight(n=5, dy=None)
+        result = fit(assembly, "lm")
+        design = np.column_stack([x, np.ones_like(x)])
+        half = 3.182446 * np.sqrt(np.einsum("ij,jk,ik->i", design, result.cov, design))
+        assert result.curves[0].high - result.curves[0].theory == pytest.approx(half, rel=1e-4)
 
     def test_images_have_none_and_cost_nothing(self) -> None:
         spot = Model(lambda x, height: height * np.outer(x, x), height=(0.0, 4.0))
@@ -238,14 +251,14 @@ class TestBands:
         found = fit(two, "lm").curves
         assert (found[0].low is None, found[1].low is None) == (True, False)
         calls = 0
-        portrait.portray(two.objective, np.ones(3), np.eye(3))
-        assert calls == 1 + 1 + 3  # the curve, the middle of the band, and one for each parameter
+        portrait.portray(two, np.ones(3), np.eye(3), None, Env())
+        assert calls == 1 + 3  # the curve, and one for each parameter
 
     def test_that_fails_leaves_the_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*_: Any) -> Any:
             raise MemoryError
 
-        monkeypatch.setattr(portrait, "band", broken)
+        monkeypatch.setattr(bands, "propagated", broken)
         result = fit(straight()[0], "lm")
         assert result.curves[0].low is None
         assert "the curves have no 95 % band: MemoryError" in result.message

@@ -1,12 +1,12 @@
 """The band that holds the fit with a probability of 95 %: from draws, or from the covariance.
 
 A band says where the true curve lies, not where the next measurement will. It is made for everything that is
-drawn at once, as one row of values, so that each parameter vector is evaluated once.
+drawn at once, as one row of m values, so that each parameter vector is evaluated once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from statistics import NormalDist
 
 import numpy as np
@@ -22,42 +22,37 @@ HELD = 4_000_000
 #: The step of a derivative, in standard deviations: far above a model's rounding, well below its curvature.
 STEP = 0.05
 
-Evaluate = Callable[[Array], Array]
 
-
-def band(
-    evaluate: Evaluate, x: Array, limits: tuple[Array, Array], cov: Array, draws: Array | None
-) -> tuple[Array, Array] | None:
-    """The lower and the upper bound of ``evaluate(x)``, each of its shape (m,).
-
-    From the quantiles of curves at *draws* (n, k), or by linear propagation of *cov* (k, k) where there are
-    none or their curves would be too large. None where the covariance says nothing.
-    """
-    middle = evaluate(x)
-    if draws is not None and len(draws) >= FEWEST and FEWEST * middle.size <= HELD:
-        return _quantiles(evaluate, draws, middle.size)
-    return _propagated(evaluate, x, middle, limits, cov)
-
-
-def _quantiles(evaluate: Evaluate, draws: Array, size: int) -> tuple[Array, Array] | None:
-    """Draws at which the model fails are left out, as the sampler did."""
+def chosen(draws: Array | None, size: int) -> Array:
+    """Draws (n, k) whose curves of *size* values make a band; none where there are too few, or too many values."""
+    if draws is None or len(draws) < FEWEST or FEWEST * size > HELD:
+        return np.empty((0, 0))
     count = min(MOST, len(draws), HELD // max(size, 1))
-    rows = []
-    for draw in draws[np.linspace(0, len(draws) - 1, count).astype(int)]:
-        try:
-            rows.append(evaluate(draw))
-        except Exception:
-            continue
-    if len(rows) < FEWEST / 2:
+    found: Array = draws[np.linspace(0, len(draws) - 1, count).astype(int)]
+    return found
+
+
+def of_curves(rows: Iterable[Array | None]) -> tuple[Array, Array] | None:
+    """The lower and the upper bound, each of shape (m,), of the curves in *rows*.
+
+    None among them stands for a draw at which the model failed; where most did there is no band.
+    """
+    given = list(rows)
+    curves = [row for row in given if row is not None]
+    if 2 * len(curves) < len(given):
         return None
-    low, high = np.quantile(np.array(rows), (LOW, HIGH), axis=0, overwrite_input=True)
+    low, high = np.quantile(np.array(curves), (LOW, HIGH), axis=0, overwrite_input=True)
     return low, high
 
 
-def _propagated(
-    evaluate: Evaluate, x: Array, middle: Array, limits: tuple[Array, Array], cov: Array
+def propagated(
+    evaluate: Callable[[Array], Array], x: Array, middle: Array, limits: tuple[Array, Array], cov: Array
 ) -> tuple[Array, Array] | None:
-    """One evaluation for each principal axis of the errors, in units of the errors."""
+    """The bounds of ``evaluate(x)``, which is *middle*, by linear propagation of *cov* (k, k).
+
+    One evaluation for each principal axis of the errors, in units of the errors. None where the covariance
+    says nothing.
+    """
     deviation = np.sqrt(np.diag(cov))
     if not np.isfinite(cov).all() or not deviation.any():
         return None

@@ -60,7 +60,7 @@ def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int)
     with remarks.guard("the computed parameters"):
         others = _others(objective, x, cov, draws)
     student = None if local is None else local.student
-    portrait = portray(objective, x, cov if draws is not None else widened(cov, student), draws)
+    portrait = portray(assembly, x, cov if draws is not None else widened(cov, student), draws, env)
     chisq, statistic = goodness(objective, x, found.value, local)
     for note in (*portrait.notes, *objective.notes):
         remarks.add(note)

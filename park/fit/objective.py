@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from park.errors import InvalidRequest
 from park.fit.arrival import SINGLES, First
-from park.fit.curve import Curve, nothing
+from park.fit.curve import Curve, Profile, nothing
 from park.fit.data import Array, Data, WrongShape
 from park.fit.exports import in_words
 from park.fit.holes import missing_value
@@ -184,8 +184,8 @@ class Objective(ABC):
         """Data and theory of each part at *x*, in their order, and why some have none."""
 
     @abstractmethod
-    def drawn(self, x: Array, curves: Sequence[Curve | None]) -> Iterator[list[NDArray[Any]]]:
-        """The theory at *x* of each part that has a curve among these, and its profiles."""
+    def drawn(self, x: Array, wanted: Sequence[Sequence[Profile] | None]) -> Iterator[list[NDArray[Any]]]:
+        """The theory at *x* of each part, and its profiles at the depths of the given ones; not of None."""
 
     def models(self, x: Array) -> Iterator[tuple[int, Any]]:
         """The models of bumps at *x*, numbered from 1; each is at *x* while the iterator is there."""
@@ -492,11 +492,11 @@ class PartsObjective(Objective):
                     curves.append(nothing(name))
         return curves, notes
 
-    def drawn(self, x: Array, curves: Sequence[Curve | None]) -> Iterator[list[NDArray[Any]]]:
+    def drawn(self, x: Array, wanted: Sequence[Sequence[Profile] | None]) -> Iterator[list[NDArray[Any]]]:
         with np.errstate(all="ignore"):
             values = self.values(x)
-            for n, curve in enumerate(curves):
-                if curve is not None:
+            for n, profiles in enumerate(wanted):
+                if profiles is not None:
                     yield [self.theory(n, values)]
 
     def problem(self) -> Any:

@@ -7,23 +7,26 @@ without it, and a sentence says why.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from park.fit import exports
-from park.fit.bands import band
-from park.fit.curve import Curve
+from park.fit import bands, exports
+from park.fit.assembly import Assembly
+from park.fit.curve import Curve, Profile
 from park.fit.data import Array
-from park.fit.objective import Objective
+from park.fit.env import Env
 
 #: All curves of a result take no more bytes than this: beyond it they hold every second point, or third, ...
 MOST_BYTES = 64 << 20
 #: No band is made for more values than this.
 MOST_VALUES = 1_000_000
+#: An evaluation that takes more seconds is worth sending to another slot.
+SLOW = 0.005
 
 
 class Portrait(NamedTuple):
@@ -34,8 +37,29 @@ class Portrait(NamedTuple):
     notes: tuple[str, ...]
 
 
-def portray(objective: Objective, x: Array, cov: Array, draws: Array | None = None) -> Portrait:
+class Drawn:
+    """A unit of work: at one point, everything that bands are made of, as one row; None where the model fails."""
+
+    def __init__(self, assembly: Assembly, wanted: Sequence[Sequence[Profile] | None]) -> None:
+        self.assembly = assembly
+        self.wanted = wanted
+
+    def at(self, x: Array) -> Array:
+        """The row; raises what the model raises."""
+        parts = self.assembly.objective.drawn(x, self.wanted)
+        return np.concatenate([_flat(values) for arrays in parts for values in arrays])
+
+    def run(self, x: Array) -> Array | None:
+        """The row."""
+        try:
+            return self.at(x)
+        except Exception:
+            return None
+
+
+def portray(assembly: Assembly, x: Array, cov: Array, draws: Array | None, env: Env) -> Portrait:
     """The curves at *x* with their bands from *draws* (n, k), or else from *cov* (k, k), and the models' files."""
+    objective = assembly.objective
     curves: list[Curve] = []
     files: dict[str, bytes] = {}
     notes: list[str] = []
@@ -44,7 +68,7 @@ def portray(objective: Objective, x: Array, cov: Array, draws: Array | None = No
     except Exception as error:
         notes.append(f"there are no curves: {exports.in_words(error)}")
     try:
-        curves = with_bands(objective, x, cov, draws, curves)
+        curves = with_bands(assembly, x, cov, draws, curves, env)
     except Exception as error:
         notes.append(f"the curves have no 95 % band: {exports.in_words(error)}")
     curves, less = small(curves)
@@ -58,38 +82,51 @@ def portray(objective: Objective, x: Array, cov: Array, draws: Array | None = No
 
 
 def with_bands(
-    objective: Objective, x: Array, cov: Array, draws: Array | None, curves: Sequence[Curve]
+    assembly: Assembly, x: Array, cov: Array, draws: Array | None, curves: Sequence[Curve], env: Env
 ) -> list[Curve]:
     """The curves with *low* and *high*, those of profiles too; images have none."""
-    wanted = [n for n, curve in enumerate(curves) if curve.y.size and not curve.is_image()]
-    size = sum(curves[n].theory.size for n in wanted)
-    if not wanted or size > MOST_VALUES:
+    wanted = [curve if curve.y.size and not curve.is_image() else None for curve in curves]
+    rows = [_flat(values) for curve in wanted if curve is not None for values in _banded(curve)]
+    size = sum(row.size for row in rows)
+    if not 0 < size <= MOST_VALUES:
         return list(curves)
-    given = [curves[n] if n in wanted else None for n in range(len(curves))]
-
-    def evaluate(point: Array) -> Array:
-        return np.concatenate([_flat(a) for arrays in objective.drawn(point, given) for a in arrays])
-
-    found = band(evaluate, x, (objective.low, objective.high), cov, draws)
+    drawn = Drawn(assembly, [None if curve is None else curve.profiles for curve in wanted])
+    # A fit that was asked to stop ends soon.
+    points = bands.chosen(None if env.should_stop else draws, size)
+    if len(points):
+        found = bands.of_curves(_evaluated(drawn, points, env))
+    else:
+        objective = assembly.objective
+        limits = objective.low, objective.high
+        found = bands.propagated(drawn.at, x, np.concatenate(rows), limits, cov)
     if found is None:
         return list(curves)
-    result = list(curves)
-    at = 0
-    for n in wanted:
-        shapes = [curves[n].theory, *(profile.y for profile in curves[n].profiles)]
+    result, at = [], 0
+    for given, curve in zip(curves, wanted, strict=True):
+        if curve is None:
+            result.append(given)
+            continue
         bounds = []
-        for values in shapes:
+        for values in _banded(curve):
             count = _flat(values).size
-            bounds.append(tuple(_shaped(edge[at : at + count], values) for edge in found))
+            bounds.append([_shaped(edge[at : at + count], values) for edge in found])
             at += count
-        profiles = zip(curves[n].profiles, bounds[1:], strict=True)
-        result[n] = replace(
-            curves[n],
-            low=bounds[0][0],
-            high=bounds[0][1],
-            profiles=tuple(replace(profile, low=low, high=high) for profile, (low, high) in profiles),
-        )
+        profiles = zip(curve.profiles, bounds[1:], strict=True)
+        with_edges = tuple(replace(profile, low=low, high=high) for profile, (low, high) in profiles)
+        result.append(replace(curve, low=bounds[0][0], high=bounds[0][1], profiles=with_edges))
     return result
+
+
+def _evaluated(drawn: Drawn, points: Array, env: Env) -> Iterator[Array | None]:
+    """The rows at *points*: from here, or, where each takes its time, from wherever there are slots."""
+    begun = time.perf_counter()
+    yield drawn.run(points[0])
+    slow = time.perf_counter() - begun > SLOW
+    yield from env.map(drawn, list(points[1:])) if slow else map(drawn.run, points[1:])
+
+
+def _banded(curve: Curve) -> list[NDArray[Any]]:
+    return [curve.theory, *(profile.y for profile in curve.profiles)]
 
 
 def _flat(values: NDArray[Any]) -> Array:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from park.errors import InvalidRequest
 from park.fit import reading
 from park.fit.arrival import first, has_single
-from park.fit.curve import Curve
+from park.fit.curve import Curve, Profile
 from park.fit.data import Array
 from park.fit.objective import Group, Inequality, Objective, group
 from park.fit.problem_checks import length_of_data
@@ -232,11 +232,11 @@ class BumpsObjective(Objective):
             notes += missing
         return curves, notes
 
-    def drawn(self, x: Array, curves: Sequence[Curve | None]) -> Iterator[list[NDArray[Any]]]:
+    def drawn(self, x: Array, wanted: Sequence[Sequence[Profile] | None]) -> Iterator[list[NDArray[Any]]]:
         for n, model in self.models(x):
-            curve = curves[n - 1]
-            if curve is not None:
-                yield reading.drawn(model, curve)
+            profiles = wanted[n - 1]
+            if profiles is not None:
+                yield reading.drawn(model, profiles)
 
     def models(self, x: Array) -> Iterator[tuple[int, Any]]:
         self._problem.setp(x)

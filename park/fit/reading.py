@@ -85,14 +85,14 @@ def curve(model: Any, name: str) -> tuple[Curve, list[str]]:
     )
 
 
-def drawn(model: Any, curve: Curve) -> list[NDArray[Any]]:
-    """The fit, and each profile at the depths of those of *curve*, at other parameters of the same model."""
+def drawn(model: Any, profiles: Sequence[Profile]) -> list[NDArray[Any]]:
+    """The fit, and each of the *profiles* at its depths, at other parameters of the same model."""
     found = _read(model)
     assert found is not None
-    if not curve.profiles:
+    if not profiles:
         return [found.theory]
     columns = {name: (z, values) for name, _, z, values in _densities(model)}
-    return [found.theory, *(np.interp(p.x, *columns[p.name]) for p in curve.profiles)]
+    return [found.theory, *(np.interp(p.x, *columns[p.name]) for p in profiles)]
 
 
 def _read(model: Any) -> Reading | None:
