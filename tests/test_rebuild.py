@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -287,6 +288,47 @@ def test_a_model_of_ones_own_file_travels_with_its_source(sas: Any, tmp_path: Pa
     copy = payload.loads(payload.dumps(payload.loads(blob)))  # a driver sends it on
     copy.update()
     np.testing.assert_array_equal(copy.theory(), made.theory())
+
+
+@pytest.mark.heavy
+@needs_cc
+def test_a_fit_in_single_precision_runs_without_the_clients_library(
+    sas: Any, service: ServerProxy, tmp_path: Path
+) -> None:
+    """Its job sees the client's value again, though it compiles the model anew."""
+    from bumps.fitproblem import FitProblem
+
+    from park.fit import Fit
+
+    made = experiment("ellipsoid", "single")
+    made.model.radius_polar.range(10, 60)
+    fit = Fit(FitProblem(made), method="lm", after=service.start(time.sleep, [0.2]))
+    shutil.rmtree(tmp_path / "compiled")
+    assert fit.wait(100).x.size == 1
+
+
+@pytest.mark.heavy
+def test_a_reflectivity_model_computes_the_same_where_it_arrives() -> None:
+    names = pytest.importorskip("refl1d.names", reason="refl1d is not installed")
+    from bumps.fitproblem import FitProblem
+
+    def wave(z: Any, period: float) -> Any:
+        return 2 + np.sin(2 * np.pi * z / period)
+
+    profile = names.FunctionalProfile(80, 0, profile=wave, period=25)
+    profile.period.range(10, 40)
+    sample = names.SLD("substrate", rho=2.07)(0, 3) | profile | names.SLD("film", rho=5)(40, 4) | names.air
+    sample[2].thickness.range(20, 60)
+    probe = names.NeutronProbe(T=np.linspace(0.2, 3, 40), dT=0.01, L=4.75, dL=0.05)
+    made = names.Experiment(probe=probe, sample=sample)
+    np.random.seed(2)
+    made.simulate_data(5)
+    problem = FitProblem(made)
+    value = problem.nllf()
+    copy = payload.loads(payload.dumps(problem))
+    for x in (problem.getp(), problem.getp() * 1.1):
+        assert copy.nllf(x) == problem.nllf(x)
+    assert problem.nllf(copy.getp()) != value  # the second was kept
 
 
 @pytest.mark.heavy

@@ -120,7 +120,8 @@ class _Problem:
         """The likelihood at *x*, on both sides of every fence."""
         try:
             return self.objective.free_nllf(x)
-        except Exception:
+        except Exception as error:
+            self.objective.failed(error)
             return np.inf
 
     def gradient(self, x: Array) -> tuple[Array, Array | None]:

@@ -283,7 +283,8 @@ def steps_of(objective: Objective, fenced: bool = True) -> Steps:
             if objective.squares:
                 return objective.residuals(x) if fenced else objective.free_residuals(x)
             return np.array([objective.nllf(x) if fenced else objective.free_nllf(x)])
-        except Exception:
+        except Exception as error:
+            objective.failed(error)
             return np.full(size, np.inf)
 
     size = sum(g.points for g in objective.groups) if objective.squares else 1

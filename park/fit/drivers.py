@@ -42,6 +42,7 @@ def optimise(
     objective = assembly.objective
     evaluate = Evaluate(assembly, sampling)
     evaluations = Evaluations(evaluate, env, env.mapper(evaluate) if method in POPULATION else None)
+    objective.on_failure = evaluations.failed
     saved = keeper.of(method) if keeper is not None else None
     if saved is not None:
         seed = mix(seed, saved.step)  # else it would draw again what it drew first
@@ -56,6 +57,7 @@ def optimise(
         found = search.run(x0, simplex=method == "auto")
     else:
         found = run_bumps(objective, method, options, x0, env, evaluations, keeper, asked)
+    objective.on_failure = None
     evaluations.conclude()
     return found
 
@@ -98,8 +100,7 @@ class _Search:
             self._say(
                 f"a simplex search goes on from {dict(zip(self._objective.names, start.tolist(), strict=True))}"
             )
-            evaluations = Evaluations(self._evaluations.function, self._env)
-            found = run_bumps(self._objective, "amoeba", {}, start, self._env, evaluations, None, None)
+            found = run_bumps(self._objective, "amoeba", {}, start, self._env, self._evaluations, None, None)
             if self._ended(found) or self._ended(self._local(found.x, _RADII[0])):
                 break
         return self._best()

@@ -110,7 +110,8 @@ class _Compressed:
         """The residuals at *x*, infinite where the model fails."""
         try:
             residuals = self.objective.residuals(x)
-        except Exception:
+        except Exception as error:
+            self.objective.failed(error)
             return np.full(self.objective.points, np.inf)
         nllf = float(sum(g.nllf(residuals) for g in self.objective.groups))
         if nllf < self.lowest:

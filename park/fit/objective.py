@@ -125,6 +125,8 @@ class Objective(ABC):
     notes: tuple[str, ...] = ()
     #: what `check` has seen at the start; None where it was not called, or the model raised
     first: First | None = None
+    #: is told what a model has raised at a point that counts as infinitely bad
+    on_failure: Callable[[Exception], None] | None = None
     #: what `number` gives, in words
     number_is = "half the sum of its squared residuals"
 
@@ -199,6 +201,11 @@ class Objective(ABC):
         """Raises InvalidRequest where no fit can begin. A model that raises here may not elsewhere."""
         if not self.names:
             raise InvalidRequest("there is nothing to fit: every parameter is fixed or computed")
+
+    def failed(self, error: Exception) -> None:
+        """A model has raised at a point, which counts as infinitely bad."""
+        if self.on_failure is not None:
+            self.on_failure(error)
 
     #: parameters that are not fitted, by name, as a function of x (expressions) or as numbers (fixed)
     def others(self, x: Array) -> dict[str, float]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from park.errors import InvalidRequest
 from park.fit import reading
-from park.fit.arrival import first, has_single
+from park.fit.arrival import SINGLE, first, has_single
 from park.fit.curve import Curve, Profile
 from park.fit.data import Array
 from park.fit.objective import Group, Inequality, Objective, group
@@ -63,7 +63,7 @@ class BumpsObjective(Objective):
             getattr(model, "has_residuals", True) for model in getattr(problem, "models", ())
         ):
             return False
-        differences = []
+        differences, rounding = [], SINGLE if has_single(problem) else 1e-8
         with np.errstate(all="ignore"):
             for x in self._two_points():
                 try:
@@ -73,7 +73,7 @@ class BumpsObjective(Objective):
                     continue  # the driver says what a model raises at its start
                 half = 0.5 * float(residuals @ residuals)
                 if np.isfinite(nllf) and np.isfinite(half) and not self._failing(x):
-                    differences.append((nllf - half, 1e-8 * (abs(nllf) + half + 1)))
+                    differences.append((nllf - half, rounding * (abs(nllf) + half + 1)))
         return (
             len(differences) < 2
             or abs(differences[1][0] - differences[0][0]) <= differences[0][1] + differences[1][1]

@@ -98,6 +98,8 @@ class Evaluations:
         #: at how many points the model raised, and the traceback of the first
         self.raised = 0
         self.first_error = ""
+        #: how many of them a method has evaluated itself
+        self._elsewhere = 0
         self._first: Array | None = None
 
     def __call__(self, x: Any) -> float:
@@ -123,13 +125,21 @@ class Evaluations:
     def _value(self, value: float | Broken) -> float:
         self.count += 1
         if isinstance(value, Broken):
-            self.raised += 1
-            if not self.first_error:
-                self.first_error = value.traceback
-                self._env.publish(Log(f"the model raised at a point:\n{value.traceback}", "warning"))
+            self._tell(value.traceback)
             return float("inf")
         self.finite += bool(np.isfinite(value))
         return float(value)
+
+    def failed(self, error: Exception) -> None:
+        """A model has raised at a point that a method has evaluated itself."""
+        self._elsewhere += 1
+        self._tell(_story(error))
+
+    def _tell(self, story: str) -> None:
+        self.raised += 1
+        if not self.first_error:
+            self.first_error = story
+            self._env.publish(Log(f"the model raised at a point:\n{story}", "warning"))
 
     def verify(self) -> None:
         """Raises ModelFailed if nothing finite was ever seen."""
@@ -159,8 +169,9 @@ class Evaluations:
         self.verify()
         if self.raised:
             last = self.first_error.rstrip().rpartition("\n")[2]
-            told = f"the model raised at {self.raised:,} of {self.count:,} points; the first: {last}"
-            self._env.publish(Log(told, "warning"))
+            of = f"{self.raised:,}" if self._elsewhere else f"{self.raised:,} of {self.count:,}"
+            points = "point" if of == "1" else "points"
+            self._env.publish(Log(f"the model raised at {of} {points}; the first: {last}", "warning"))
 
 
 class Monitor:
