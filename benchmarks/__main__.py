@@ -1,4 +1,4 @@
-"""The command: ``python -m benchmarks [latency|...]``, ``... profile WHICH``, ``... simulate``, ``... chaos``."""
+"""The command: ``python -m benchmarks [latency|...]``, ``... profile WHICH``, and studies: ``... simulate`` and so on."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ NAMES = (
 )
 #: They need the disk, and are measured when they are asked for.
 DISK = ("durability", "recovery", "commands")
+#: They have options of their own.
+STUDIES = ("simulate", "chaos", "certified", "coverage", "fits")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,20 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["profile"]:
         return _profile(given[1:])
-    if given[:1] == ["simulate"]:
-        from benchmarks import simulate
-
-        return simulate.main(given[1:])
-    if given[:1] == ["chaos"]:
-        from benchmarks import chaos
-
-        return chaos.main(given[1:])
+    if given[:1] and given[0] in STUDIES:
+        study: int = importlib.import_module(f"benchmarks.{given[0]}").main(given[1:])
+        return study
     parser = argparse.ArgumentParser("python -m benchmarks", description="PARK beside pools and pipes.")
     parser.add_argument(
         "names",
         nargs="*",
         metavar="|".join(NAMES),
-        help=f"which (default: all but {', '.join(DISK)}), or: profile WHICH, or: simulate, or: chaos",
+        help=f"which (default: all but {', '.join(DISK)}), or: profile WHICH, or one of {', '.join(STUDIES)}",
     )
     parser.add_argument("--repeat", type=int, default=5, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a few of everything, to see that it runs")

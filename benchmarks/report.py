@@ -87,3 +87,14 @@ def aligned(lines: list[list[str]]) -> str:
         "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
     ]
     return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
+
+
+def rst(lines: list[list[str]]) -> str:
+    """The same as a simple table of reStructuredText."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rule = "  ".join("=" * width for width in widths)
+    # An empty first cell would continue the row above.
+    texts = [
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    ]
+    return "\n".join([rule, texts[0], rule, *texts[1:], rule, ""])

@@ -72,6 +72,31 @@ def test_a_small_facility_is_simulated() -> None:
         assert part in done.stdout
 
 
+def test_certified_problems_are_fitted(tmp_path: Path) -> None:
+    file = tmp_path / "table.rst"
+    done = benchmarks("certified", "--size", "small", "--methods", "lm", "--write", str(file))
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[2] for line in done.stdout.splitlines() if line.startswith("lm")] == ["3", "3"]
+    assert file.read_text().count("Kirby2") == 2
+
+
+@pytest.mark.heavy
+def test_coverage_is_counted() -> None:
+    done = benchmarks("coverage", "--size", "small")
+    assert "decay (nonlinear)" in done.stdout, done.stderr
+    assert done.stdout.count("within binomial error") == 2
+    assert done.returncode == 0
+
+
+@pytest.mark.heavy
+def test_fits_take_turns_with_those_of_another_checkout() -> None:
+    done = benchmarks("fits", "--size", "small", "--rounds", "1", "--against", str(ROOT))
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("decay")]
+    assert {row[1] for row in rows} >= {"default", "lm", "amoeba"}, done.stderr
+    for row in rows:  # of the same code the same work
+        assert row[2] == row[3]
+
+
 def test_an_unknown_benchmark_is_refused() -> None:
     done = benchmarks("speed")
     assert done.returncode == 2
