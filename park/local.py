@@ -62,6 +62,12 @@ class LocalService(ServerProxy):
             self._home = Path(home).expanduser()
 
     @property
+    def _broker(self) -> Any:
+        raise InvalidRequest(
+            "the local service is in this process, and nobody else's: park.connect(...) finds a broker"
+        )
+
+    @property
     def _link(self) -> Link:
         if self._opened is None:
             with self._lock:

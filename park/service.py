@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from park.core.server import ServerProxy, usertag
+from park.core.stack import service_stack
 from park.errors import InvalidRequest, NoBroker, ParkError, Refused
 from park.link import PATIENCE, Link
 from park.model import owner_name
@@ -24,9 +25,10 @@ from park.util.addresses import (
     Place,
     check_bind,
     find_broker,
+    said_broker,
     seen_from_elsewhere,
 )
-from park.util.keys import CLIENT, Key, Keyring, find_key, read_key
+from park.util.keys import CLIENT, SUFFIX, Key, Keyring, find_key, read_key
 from park.util.lanes import Junction
 from park.util.reactor import Reactor
 
@@ -200,15 +202,20 @@ def _make_private(folder: Path) -> None:
 
 
 def connect(
-    broker: str | os.PathLike[str] | None = None, user: str | None = None, patience: float = PATIENCE
+    broker: str | os.PathLike[str] | None = None,
+    user: str | None = None,
+    patience: float = PATIENCE,
+    token: str | os.PathLike[str] | None = None,
 ) -> ServerProxy:
     """The service of a running broker: a URL (``tcp://head:7275``), or the path of its connection file.
 
     None: $PARK_BROKER, else ``broker`` of a park.toml, else the file of the broker in the default home. On the broker's
     machine its file leads over ipc, and *user* is who you are, by default `park.usertag()`. Over tcp you are whose key
-    you have, in ``~/.config/park/keys/HOST_PORT``; *user* says which, if there are several. Where that is not your
-    `park.usertag()` your jobs have it as a tag. Raises NoBroker when none answers within 5 s, or lets you in; Refused for
-    a key that others could have read.
+    you have, in ``~/.config/park/keys/HOST_PORT``; *user* says which, if there are several, and of several with one name
+    *token*: the public key, as ``park keys list`` shows it, or its first letters, or the secret key; or the path of a key
+    file, which may lie elsewhere. The first tag of your jobs is your `park.usertag()`, whosever key it is. Raises NoBroker
+    when none answers within 5 s, or lets you in; Refused for a key that others could have read, and for a *token* that is
+    of no key; InvalidRequest for a *user* who has none.
 
     Later the broker may go away, and come back: jobs, maps, mappers and executors go on. While something waits for it
     a line on stderr says so. After *patience* seconds without it (600, ten minutes; ``float("inf")``: no limit) whatever
@@ -222,10 +229,11 @@ def connect(
     began = time.monotonic()
     if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience >= 0:
         raise InvalidRequest(f"patience={patience!r} is not a number of seconds from 0")
-    place = find_broker(broker)
+    said = said_broker()[0] if broker is None else broker
+    place = find_broker(said)
     name = os.fspath(broker) if broker is not None else os.environ.get("PARK_BROKER") or place.clients
     check_listener(place.clients, FIRST_ANSWER)
-    key = key_for(place, (CLIENT,), user)
+    key = key_for(place, (CLIENT,), user, token=token)
     # the broker charges the key's name, whoever we say that we are
     whose = key.name if key is not None else owner_name(user) if user else usertag()
     # several people may share a key: their jobs are told apart by a tag
@@ -251,32 +259,45 @@ def connect(
             or f"no broker answers at {place.clients} within {FIRST_ANSWER:.1f} s, though something listens "
             "there: is it a broker, and does it work?"
         )
-    service = RemoteService(link, reactor)
+    service = RemoteService(link, reactor, said)
     service.set_tags(tags)
     return service
 
 
 def key_for(
-    place: Place, roles: tuple[str, ...], user: str | None = None, file: Path | None = None
+    place: Place,
+    roles: tuple[str, ...],
+    user: str | None = None,
+    file: Path | None = None,
+    token: str | os.PathLike[str] | None = None,
 ) -> Key | None:
     """The key to show at *place*, of *file* if it is given; None over ipc, where none is needed.
 
-    Raises NoBroker where there is none, Refused for one that others could have read, or that is for other *roles*.
+    Raises NoBroker where there is none, Refused for one that others could have read, or that is for other *roles*;
+    more about *user* and *token* at `park.util.keys.find_key`.
     """
     if place.is_local:
-        if file is not None:
-            raise InvalidRequest(f"{place.clients} takes no key: with --key give the broker's tcp address")
+        for name, given in (("--key", file), ("token=", token)):
+            if given is not None:
+                raise InvalidRequest(
+                    f"{place.clients} takes no key: with {name} give the broker's tcp address"
+                )
         return None
-    if file is None and CLIENT in roles and place.key is not None and place.key.exists():
-        file = place.key
+    own = place.key if CLIENT in roles and place.key is not None and place.key.exists() else None
+    if token is None:
+        file = own if file is None and user is None else file
+    elif isinstance(token, os.PathLike) or token.endswith(SUFFIX):
+        file, token = Path(token).expanduser(), None
     if file is None:
-        return find_key(place.clients, roles, user, usertag())
+        return find_key(place.clients, roles, user, usertag(), token, own)
     key = read_key(file)
     if key.role not in roles:
         who, how = ("client", "NAME") if CLIENT in roles else ("kernel", "NAME --kernel")
         raise Refused(
             f"{file} is a {key.role}'s key: a {who} needs a key of its own, from `park keys new {how}`"
         )
+    if user is not None and key.name != user:
+        raise InvalidRequest(f"{file} is the key of {key.name}, not of {user!r}")
     return key
 
 
@@ -298,12 +319,19 @@ def refusal(address: str, key: Key | None, trouble: str) -> str:
 class RemoteService(ServerProxy):
     """A broker in another process, through `park.connect`."""
 
-    def __init__(self, link: Link, reactor: Reactor) -> None:
+    def __init__(self, link: Link, reactor: Reactor, broker: str | os.PathLike[str]) -> None:
         super().__init__(link)
         self._reactor = reactor
+        self._said = broker
         atexit.register(self.close)
+        service_stack.opened(self)
+
+    @property
+    def _broker(self) -> str | os.PathLike[str]:
+        return self._said
 
     def close(self) -> None:
         """End the connection; jobs go on, sessions end."""
+        service_stack.closed(self)
         atexit.unregister(self.close)
         self._reactor.stop()

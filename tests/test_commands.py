@@ -22,7 +22,7 @@ import park
 from park.cli import screen
 from park.cli.tables import flat
 from park.cli.top import Seen, picture
-from park.core.server import About, ServerProxy
+from park.core.server import TAGS, About, ServerProxy
 from park.live import LiveTable
 from park.mirror import Mirror
 from park.model import AccountRecord, Delta, KernelRecord
@@ -124,7 +124,7 @@ def test_jobs_a_lists_all(world: World) -> None:
 def test_jobs_as_json(world: World) -> None:
     records = {r["job"]: r for r in json.loads(world.run("jobs", "-a", "--json"))}
     assert records[world.done]["state"] == "complete"
-    assert records[world.done]["tags"] == ["demo", "batch=7"]
+    assert records[world.done]["tags"] == [*TAGS, "demo", "batch=7"]
     assert records[world.failed]["failed"] == 2
     shown = json.loads(world.run("show", world.done, "--json"))
     assert [r["job"] for r in shown] == [world.done]
@@ -134,7 +134,7 @@ def test_jobs_as_json(world: World) -> None:
 def test_jobs_of_a_tag_or_a_state_in_chosen_columns(world: World) -> None:
     assert world.run("jobs", "-a", "-t", "demo", "-o", "job,tags,priority").split() == [
         *("JOB", "TAGS", "PRIORITY"),
-        *(str(world.done), "demo,batch=7", "high"),
+        *(str(world.done), ",".join((*TAGS, "demo", "batch=7")), "high"),
     ]
     mine = {r["job"] for r in json.loads(world.run("jobs", "-s", "failed", "-s", "aborted", "--json"))}
     assert {world.failed, world.aborted} <= mine
@@ -560,9 +560,9 @@ def test_show_tells_the_story(world: World) -> None:
     assert lines["units"] == "4 of 4 done, 2 failed"
     assert lines["priority"] == "free"
     assert "(took " in lines["ended"]
-    assert "tags" not in lines
+    assert lines["tags"] == ", ".join(TAGS)
     done = dict(line.split(None, 1) for line in world.run("show", world.done).splitlines())
-    assert (done["tags"], done["priority"]) == ("demo, batch=7", "high")
+    assert (done["tags"], done["priority"]) == (", ".join((*TAGS, "demo", "batch=7")), "high")
     later = dict(line.split(None, 1) for line in world.run("show", world.later).splitlines())
     assert later["after"] == f"job {world.held}"
 
@@ -577,7 +577,7 @@ def test_wait_says_how_it_ended(world: World) -> None:
     reasons = world.start("why", world.done, world.held, "--json")
     assert told.wait() == 1
     assert json.loads(told.text) == world.service.status(world.failed).as_map() | {
-        "tags": [],
+        "tags": TAGS,
         "after": [],
         "argv": [],
     }

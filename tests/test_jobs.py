@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import os
 import random
@@ -9,12 +10,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import park
+from park.core import server
 from park.core.server import ServerProxy
 from park.kernel import codes, process
 from park.local import LocalService
@@ -111,7 +115,7 @@ def test_a_request_carries_its_fields(service: ServerProxy) -> None:
     request = park.Request(square, [1, 2], name="fields", tags=("a", "b=c"), priority="high")
     job = service.job(service.submit(request))
     job.wait()
-    assert (job.record.name, job.tags, job.priority) == ("fields", ("a", "b=c"), 4)
+    assert (job.record.name, job.tags, job.priority) == ("fields", (park.usertag(), "a", "b=c"), 4)
     assert [j.id for j in service.jobs("b=c")] == [job.id]
     assert service.jobs(park.JobState.FAILED, owner="nobody") == []
 
@@ -877,26 +881,58 @@ def test_a_function_that_imports_numpy_itself_is_seeded(service: ServerProxy) ->
 # -- the default service -------------------------------------------------------------------------
 
 
+class Other(park.ServerProxy):
+    """Another service over the same connection."""
+
+
+def in_a_thread(call: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
 def test_the_default_service_is_of_the_thread_and_the_task(service: ServerProxy) -> None:
-    assert park.default_service() is service
+    other = Other(service)
     seen: list[object] = []
 
     def elsewhere() -> None:
+        seen.append(park.default_service())  # the process's newest that is open
+        with other:
+            seen.append(park.default_service())
+            seen.append(in_a_thread(park.default_service))
+        seen.append(park.default_service())
+
+    async def task(mine: ServerProxy) -> bool:
+        with mine:
+            await asyncio.sleep(0)
+            return park.default_service() is mine
+
+    async def tasks() -> list[bool]:
+        return await asyncio.gather(task(other), task(service), task(other))
+
+    in_a_thread(elsewhere)
+    assert seen == [service, other, other, service]
+    assert asyncio.run(tasks()) == [True] * 3
+    with pytest.raises(LookupError), other:
+        raise LookupError
+    assert park.default_service() is service
+
+
+def test_in_a_body_no_second_fabric_begins_by_itself(service: ServerProxy) -> None:
+    def body() -> str:
         try:
             park.default_service()
         except park.ParkError as error:
-            seen.append(str(error))
-        with park.local_service:
-            seen.append(park.default_service())
+            return str(error)
+        return "it began"
 
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    thread.join()
-    assert "there is no service here" in str(seen[0])
-    assert seen[1] is service
-    with pytest.raises(LookupError), park.local_service:
-        raise LookupError
-    assert park.default_service() is service
+    assert "a body runs here" in service.wait(service.start(body))
+
+
+def test_the_tags_of_a_process_begin_with_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert server.TAGS[0] == park.usertag()
+    for user, tags in (("ada", ["ada"]), ("a\tb", []), ("é" * 150, [])):
+        monkeypatch.setenv("PARKTAG", user)
+        assert server.own_tags() == tags
 
 
 def test_code_that_the_broker_dropped_is_sent_again(service: ServerProxy) -> None:

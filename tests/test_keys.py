@@ -11,6 +11,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from zmq.utils.monitor import parse_monitor_message
 
 import park
 from park.cli.park import main
+from park.core import server
 from park.core.manager import JobManager
 from park.core.outcome import Account
+from park.core.server import Server, ServerProxy
 from park.errors import InvalidRequest, NoBroker, Refused
 from park.link import Link
 from park.service import ServiceManager, connect, key_for, refusal
@@ -282,7 +285,6 @@ def test_the_only_key_is_taken_and_among_several_the_user_says_which(ring: Keyri
         find_key(ADDRESS, (CLIENT,), None, "eve")
     ring.new("ada", CLIENT, config / "ada.key")
     assert find_key(ADDRESS, (CLIENT,), None, "eve").name == "ada"
-    assert find_key(ADDRESS, (CLIENT,), "mallory", "eve").name == "ada"
     with pytest.raises(NoBroker, match=r"clients' keys.*`park keys new NAME --kernel`"):
         find_key(ADDRESS, (KERNEL, POOL), None, "eve")
     ring.new("bob", CLIENT, config / "bob.key")
@@ -291,10 +293,44 @@ def test_the_only_key_is_taken_and_among_several_the_user_says_which(ring: Keyri
     with pytest.raises(NoBroker, match="has keys of ada, bob, and 0 of eve: user= says which"):
         find_key(ADDRESS, (CLIENT,), None, "eve")
     ring.new("ada", CLIENT, config / "ada2.key")
-    with pytest.raises(NoBroker, match="and 2 of ada"):
+    with pytest.raises(NoBroker, match="and 2 of ada: token= says which"):
         find_key(ADDRESS, (CLIENT,), None, "ada")
     ring.new("ada", KERNEL, config / "kernel.key")
     assert find_key(ADDRESS, (KERNEL, POOL), None, "eve").role == KERNEL
+
+
+def test_a_user_and_a_token_select_a_key(ring: Keyring, config: Path, tmp_path: Path) -> None:
+    there = Place.of([ADDRESS] * 3)
+    first, second = (ring.new("ada", CLIENT, config / f"ada{n}.key") for n in (1, 2))
+    bob = ring.new("bob", CLIENT, config / "bob.key")
+    other = ring.new("carl", CLIENT, tmp_path / "carl.key")
+    # a public key, its first letters, or a secret key
+    for key in (first, second):
+        for token in (key.public, key.secret, key.public[:20]):
+            assert key_for(there, (CLIENT,), "ada", token=token) == key
+    assert key_for(there, (CLIENT,), token=bob.public) == bob
+    # or a file, which may lie elsewhere
+    assert key_for(there, (CLIENT,), token=other.path) == key_for(
+        there, (CLIENT,), "carl", token=str(other.path)
+    )
+    # what selects none is said, with what there is, and never with a secret
+    with pytest.raises(
+        InvalidRequest, match=r"'eve' has no key for the broker at .* has keys of ada, ada, bob"
+    ):
+        key_for(there, (CLIENT,), "eve")
+    with pytest.raises(InvalidRequest, match=r"carl.key is the key of carl, not of 'ada'"):
+        key_for(there, (CLIENT,), "ada", token=other.path)
+    for token in (bob.public, first.secret[:-1], "", "nonsense"):
+        with pytest.raises(
+            Refused, match=r"the token fits none of the keys in .*: .* of ada, .* of ada. A token is"
+        ) as error:
+            key_for(there, (CLIENT,), "ada", token=token)
+        assert f"{first.public[:8]}... of ada" in str(error.value)
+        assert first.secret[:8] not in str(error.value)
+    with pytest.raises(Refused, match=r"the key file /nowhere\.key cannot be read"):
+        key_for(there, (CLIENT,), token="/nowhere.key")
+    with pytest.raises(InvalidRequest, match=r"takes no key: with token= give the broker's tcp address"):
+        key_for(Place.of(["ipc:///h/clients"] * 3), (CLIENT,), token=bob.public)
 
 
 @pytest.mark.parametrize(
@@ -545,11 +581,40 @@ def forged(fabric: Fabric, file: Path, **changed: str) -> Path:
 
 
 def test_who_shares_a_key_is_known_by_a_tag(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
-    for person, tags in (("eve", ("eve", "demo")), ("tester", ("demo",)), ("a\nb", ("demo",))):
+    for person, tags in (("eve", ("eve", "demo")), ("tester", ("tester", "demo")), ("a\nb", ("demo",))):
         monkeypatch.setenv("PARKTAG", person)
+        monkeypatch.setattr(server, "TAGS", server.own_tags())
         with connect(fabric.url, user="tester") as service:
             job = service.job(service.start(abs, [-1], tags="demo"))
             assert (job.owner, job.tags) == ("tester", tags)
+
+
+def test_a_service_is_joined_as_somebody_else_too(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {
+        name: read_key(fabric.new_key(name, file=key_folder(fabric.url) / f"{name}.key"))
+        for name in ("ina", "jan")
+    }
+    monkeypatch.setenv("PARK_BROKER", fabric.url)
+    with ExitStack() as ends:
+        ina = ServerProxy.connect(
+            "ina", keys["ina"].public
+        )  # of the class: the broker that PARK_BROKER names
+        ends.callback(ina.close)  # type: ignore[attr-defined]
+        monkeypatch.setenv("PARK_BROKER", "/nowhere")
+        jan = ServerProxy(ina).connect(user="jan", token=keys["jan"].path)  # of a service: its own
+        ends.callback(jan.close)  # type: ignore[attr-defined]
+        owners = [s.status(s.start(abs, [-1])).owner for s in (ina, jan)]
+        assert owners == ["ina", "jan"]
+        with pytest.raises(
+            InvalidRequest, match=r"'mallory' has no key for the broker at .*: .* has keys of "
+        ):
+            jan.connect("mallory")
+        with pytest.raises(Refused, match="the token fits none of the keys"):
+            jan.connect("jan", "wrong")
+    with pytest.raises(NoBroker, match="/nowhere"):
+        Server.connect()
+    with pytest.raises(InvalidRequest, match=r"park.connect\(...\) finds a broker"):
+        park.local_service.connect("ina")
 
 
 def test_whoever_a_client_claims_to_be_its_key_is_charged(fabric: Fabric) -> None:
@@ -695,7 +760,7 @@ def test_a_kernel_is_told_why_and_comes_in_once_its_key_is_known(fabric: Fabric,
     write_private(fabric.home / "keys" / "late", asdict(Entry("eve", KERNEL, key.public, time.time())))
     # then it is in, and the other is not
     until(lambda: "connected" in early.text)
-    with fabric.connect() as service:
+    with fabric.connect("eve") as service:
         until(lambda: early.pid in {k.pid for k in service.kernels()})
         assert wrong.pid not in {k.pid for k in service.kernels()}
     assert "connected" not in wrong.text

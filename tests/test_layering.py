@@ -246,7 +246,11 @@ ROOMS = {
     "park.session": Room(4),
     "park.job": Room(4),
     "park.core.asking": Room(4, beside=("park.job",)),
-    "park.core.server": Room(4, beside=("park.core.asking", "park.job", "park.session")),
+    "park.core.stack": Room(3),
+    # what it names lies above it, and is loaded when it is asked for
+    "park.core.server": Room(
+        4, beside=("park.core.asking", "park.job", "park.session", "park.local", "park.service")
+    ),
     "park.service": Room(4, beside=("park.core.server", "park.job")),
     "park.local": Room(4, beside=("park.core.server", "park.job", "park.service")),
     # 5: outer; each ignores the others

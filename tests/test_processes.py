@@ -408,6 +408,64 @@ def test_a_remote_connection_in_a_fork_gets_it_too(scripts: Scripts) -> None:
         assert script.text.splitlines()[-2:] == ["child 7", "[]"]
 
 
+def test_a_script_needs_no_service_of_its_own(scripts: Scripts) -> None:
+    text = scripts.run(
+        """
+        import threading
+        import numpy as np
+        import park
+        from park.fit import Assembly, Fit, Model
+
+        def line(x, slope, floor):
+            return slope * x + floor
+
+        x = np.arange(6.0)
+        M1 = Assembly((Model(line, slope=(0, 9), floor=(-9, 9)), (x, 2 * x + 1, 0.1)))
+        print(Fit(M1, "lm").wait()["slope"].value)
+        thread = threading.Thread(target=lambda: print(Fit(M1, "lm").wait().dof))
+        thread.start()
+        thread.join()
+        park.default_service().start(lambda: [park.environment().ready() for _ in iter(int, 1)])
+        """
+    )
+    slope, dof, left = text.splitlines()
+    assert float(slope) == pytest.approx(2)
+    assert dof == "4"
+    assert left == "park: job 3 had not ended and was aborted"
+
+
+def test_a_connection_is_what_a_script_works_with(scripts: Scripts) -> None:
+    with Fabric(scripts.folder) as fabric:
+        env = {"PARK_BROKER": fabric.address, "PARKTAG": "ada"}
+        text = scripts.run(
+            """
+            import threading, park
+            from park.core.server import TAGS, default_service, service_stack
+
+            def name(found):
+                return {id(first): "first", id(second): "second", id(park.local_service): "local"}[id(found)]
+
+            first, second = park.connect(), park.connect()
+            threading.Thread(target=lambda: print("thread", name(default_service()))).start()
+            print(name(default_service()), name(service_stack.current), len(service_stack))
+            with park.local_service:
+                print(name(default_service()))
+            second.close()
+            print(name(default_service()), TAGS, first.status(default_service().start(abs, [-1])).tags)
+            first.close()
+            print(name(default_service()))
+            """,
+            env=env,
+        )
+    assert "thread second" in text
+    assert [line for line in text.splitlines() if "thread" not in line] == [
+        "second second 0",
+        "local",
+        "first ['ada'] ('ada',)",
+        "local",
+    ]
+
+
 def test_threads_share_the_service(scripts: Scripts) -> None:
     text = scripts.run(
         """

@@ -171,7 +171,7 @@ def test_a_script_of_bumps_is_fitted(world: World) -> None:
     (job,) = (int(line) for line in text.splitlines() if line.isdigit())
     assert [line.split()[0] for line in text.splitlines()[-3:]] == ["parameter", "b", "m"]  # its result
     record = world.service.status(job)
-    assert (record.name, record.kind, record.priority, record.tags) == ("line", "fit", 4, ("demo",))
+    assert (record.name, record.kind, record.priority, record.tags) == ("line", "fit", 4, ("tester", "demo"))
     result = world.service.wait(job)
     assert dict(zip(result.names, result.x, strict=True)) == pytest.approx({"m": 1.985, "b": 1.06}, abs=1e-3)
     summary = json.loads(world.run("fetch", job, "--json"))
@@ -334,7 +334,12 @@ def test_all_that_a_request_has(world: World) -> None:
         *("--label", "gpu", "--max-time", "3h", "--seed", "5"),
     )
     record = world.service.status(job)
-    assert (record.name, record.tags, record.priority, record.after) == ("later", ("a", "b=1"), -3, (first,))
+    assert (record.name, record.tags, record.priority, record.after) == (
+        "later",
+        ("tester", "a", "b=1"),
+        -3,
+        (first,),
+    )
     assert record.when == pytest.approx(time.time() + 7200, abs=60)
     request = world.service.fetch(job).request
     assert (request.cpus, request.memory, request.labels, request.seed) == (2, 1_500_000_000, ("gpu",), 5)

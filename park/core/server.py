@@ -1,11 +1,14 @@
 """The service as clients see it: `Server`, the abstract service, and `ServerProxy`, one over a link.
 
+`default_service` is the one that counts where none is named: that of `service_stack`, else `local_service`.
+
 Inherit from `ServerProxy` to make a type of service with methods of its own, over any service that is there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import platform
@@ -15,7 +18,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -38,8 +40,10 @@ from park.core.asking import (
     partial_results,
     query_of,
 )
+from park.core.stack import service_stack
 from park.errors import InvalidRequest, NotComplete, ParkError, UnitError, WaitTimeout
 from park.job import Job, check_timeout, number_of
+from park.kernel import env
 from park.kernel.term import DRAIN
 from park.link import Link, Reply
 from park.live import LiveTable
@@ -69,15 +73,11 @@ from park.wire.pack import Pack
 if TYPE_CHECKING:
     from park.session import Executor, MapIterator, Mapper, Session
 
-#: Tags that every request of this process gets besides its own.
-TAGS: list[str] = []
-
 #: Seconds in which a broker should have answered anything that needs no waiting.
 ANSWER = 30.0
 #: Batches of inputs on their way to the store.
 PIPELINE = 8
 
-_stack: ContextVar[tuple[Server, ...]] = ContextVar("park_services", default=())
 _last = threading.local()
 
 
@@ -102,15 +102,60 @@ def usertag(environment: Mapping[str, str] | None = None) -> str:
     return owner_name(next((name for name in names if name), "somebody"))
 
 
+def own_tags() -> list[str]:
+    """The `usertag` as the tag of a request, if it can be one."""
+    with contextlib.suppress(InvalidRequest):
+        return list(texts(usertag(), "tag"))
+    return []
+
+
+#: Tags that every request of this process gets besides its own. It may be changed.
+TAGS: list[str] = own_tags()
+
+
 def default_service() -> Server:
-    """The service of the innermost ``with`` in this thread or task. Raises ParkError outside any."""
-    stack = _stack.get()
-    if not stack:
+    """The service that counts where none is named.
+
+    That of the innermost ``with`` of this thread or task; else the newest that is open in the process, a connection or
+    another thread's ``with``; else `local_service`. Raises ParkError in a body, where the last would be a second fabric.
+    """
+    service = service_stack.current
+    if service is not None:
+        return service
+    if env.inside():
         raise ParkError(
-            "there is no service here: write `with park.local_service:` or `with park.connect(...):` around this, "
-            "or pass service=..."
+            "a body runs here, whose work goes to its own fabric with park.environment().map(...): to submit a job from "
+            "inside all the same write `with park.connect(...):` around this, or pass service=..."
         )
-    return stack[-1]
+    local: Server = __getattr__("local_service")
+    return local
+
+
+def __getattr__(name: str) -> Any:
+    if name != "local_service":  # it loads all of the broker, and clients do without
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from park.local import local_service
+
+    return local_service
+
+
+class Connector:
+    """``Server.connect(user, token)``: another connection, as another user.
+
+    Of the class it leads to the broker that $PARK_BROKER or a park.toml names, of a service to that service's own.
+    """
+
+    def __get__(self, service: Server | None, kind: type[Server] | None = None) -> Callable[..., ServerProxy]:
+        return functools.partial(self._connect, service)
+
+    @staticmethod
+    def _connect(
+        service: Server | None, user: str | None = None, token: str | os.PathLike[str] | None = None
+    ) -> ServerProxy:
+        """A connection of the *user*, by the key of that name which *token* selects; see `park.connect`."""
+        from park.service import connect
+
+        return connect(None if service is None else service._broker, user=user, token=token)
 
 
 class JobCopy(Struct, frozen=True):
@@ -143,6 +188,14 @@ class About(Struct, frozen=True):
 
 class Server(ABC):
     """A service that runs jobs."""
+
+    #: ``connect(user, token)``: the service as somebody else sees it
+    connect = Connector()
+
+    @property
+    def _broker(self) -> Any:
+        """Where `connect` finds the broker. Raises InvalidRequest where there is none."""
+        return None
 
     @abstractmethod
     def submit(self, request: Request, monitor: Any = None, when: datetime | float | None = None) -> int:
@@ -259,13 +312,14 @@ class Server(ABC):
         return job_of_record(self, self.status(job))
 
     def __enter__(self) -> Self:
-        _stack.set((*_stack.get(), self))
+        service_stack.push(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _stack.set(_stack.get()[:-1])
+        with contextlib.suppress(ParkError):  # it ends in another task than it has begun in
+            service_stack.pop(self)
 
 
 class ServerProxy(Server):
@@ -291,6 +345,10 @@ class ServerProxy(Server):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._over!r}>"
+
+    @property
+    def _broker(self) -> Any:
+        return self._over._broker if isinstance(self._over, ServerProxy) else None
 
     @property
     def _link(self) -> Link:

@@ -316,30 +316,60 @@ def key_folder(address: str) -> Path:
     return place / "park" / "keys" / f"{host.strip('[]')}_{port}"
 
 
-def find_key(address: str, roles: tuple[str, ...], user: str | None, tag: str) -> Key:
-    """The key to show to the broker at *address*, one for these *roles*.
+def find_key(
+    address: str,
+    roles: tuple[str, ...],
+    user: str | None,
+    tag: str,
+    token: str | None = None,
+    own: Path | None = None,
+) -> Key:
+    """The key to show to the broker at *address*, one for these *roles*: of the address's folder, or the file *own*.
 
-    *user* selects among several, else *tag*, who one is anyway. Raises NoBroker where there is none, and
-    Refused for one that others could have read.
+    *user* and *token*, a public key or its first letters, or a secret key, select one; without them the only one does,
+    else that of the *tag*, who one is anyway. Raises NoBroker where there is none, InvalidRequest for a user without any,
+    Refused for a token that is of none, and for a key that others could have read.
     """
     folder = key_folder(address)
-    keys = [read_key(file) for file in sorted(folder.glob(f"*{SUFFIX}"))]
+    files = [*([own] if own is not None else ()), *sorted(folder.glob(f"*{SUFFIX}"))]
+    keys = list({(key.public, key.role): key for key in map(read_key, files)}.values())
     fitting = [key for key in keys if key.role in roles]
     kernel = CLIENT not in roles
     if not fitting:
         others = f" (those there are {'clients' if kernel else 'kernels'}' keys)" if keys else ""
         raise NoBroker(
             f"there is no key for the broker at {address} in {folder}{others}: on the broker's machine run "
-            f"`park keys new {'NAME --kernel' if kernel else tag}`, and copy the file that it writes there"
+            f"`park keys new {'NAME --kernel' if kernel else user or tag}`, and copy the file that it writes there"
         )
-    if len(fitting) == 1:
-        return fitting[0]
-    chosen = [key for key in fitting if key.name == (user or tag)]
+    names = ", ".join(sorted(key.name for key in fitting))
+    chosen = [key for key in fitting if user is None or key.name == user]
+    if not chosen:
+        raise InvalidRequest(f"{user!r} has no key for the broker at {address}: {folder} has keys of {names}")
+    if token is not None:
+        return _by_token(chosen, token, folder)
+    if len(chosen) > 1:
+        chosen = [key for key in chosen if key.name == (user or tag)]
     if len(chosen) != 1:
-        names = ", ".join(sorted(key.name for key in fitting))
-        how = "--key FILE says which" if kernel else "user= says which"
+        how = "--key FILE says which" if kernel else "token= says which" if chosen else "user= says which"
         raise NoBroker(
             f"{folder} has keys of {names}, and {len(chosen)} of {user or tag}: {how}"
-            + ("" if len(chosen) < 2 else ", or remove those that are not used")
+            + (f" ({_begins(chosen)}), or remove those that are not used" if chosen else "")
         )
     return chosen[0]
+
+
+def _by_token(keys: list[Key], token: str, folder: Path) -> Key:
+    """The one of *keys* that the *token* is of. Raises Refused."""
+    chosen = [key for key in keys if token and (key.public.startswith(token) or key.secret == token)]
+    if len(chosen) != 1:
+        raise Refused(
+            f"the token fits {len(chosen) or 'none'} of the keys in {folder}: {_begins(keys)}. A token is a public key, as "
+            "`park keys list` shows it on the broker's machine, or its first letters, or the secret key, or the path of a "
+            "key file"
+        )
+    return chosen[0]
+
+
+def _begins(keys: list[Key]) -> str:
+    """Whose keys they are, and the first letters of each."""
+    return ", ".join(f"{key.public[:8]}... of {key.name}" for key in keys)
