@@ -132,8 +132,11 @@ def test_the_job_says_what_is_to_be_known_of_its_result(best: FitResult) -> None
     env = Env()
     assert told(best, env) is best
     assert env.remarks == []
-    told(replace(best, converged=False, message="No steps were left.", at_limit=("time",)), env)
-    assert env.remarks == [f"NOT CONVERGED: No steps were left; time at its limit {best['time'].value:.6g}"]
+    told(replace(best, converged=False, message="no steps were left"), env)
+    assert env.remarks == ["NOT CONVERGED: no steps were left"]
+    ended = Env()
+    fit(assembly(model=lambda x, height, time, floor: decay(x, height, time, floor - 2)), "lm", ended)
+    assert ended.remarks == ["floor ended at its limit 1"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -22,6 +22,7 @@ from park.cli.park import main
 from park.cli.submit import moment, option
 from park.core.server import ServerProxy
 from park.errors import InvalidRequest
+from park.fit.methods import DEFAULT
 
 LINE = """
     import sys
@@ -547,3 +548,9 @@ def test_what_is_completed() -> None:
     assert [item.value for item in shell.get_completions(["submit"], "--ar")] == ["--args"]
     assert [item.value for item in shell.get_completions(["submit", "--method"], "d")] == ["de", "dream"]
     assert [item.value for item in shell.get_completions(["submit", "-p"], "u")] == ["urgent"]
+
+
+def test_help_names_the_default_of_fits() -> None:
+    said = " ".join(CliRunner().invoke(main, ["submit", "--help"]).output.split())
+    assert f"That of a fit; default: {DEFAULT}." in said
+    assert "[-- ARG...]" in said

@@ -53,6 +53,16 @@ def _files(_: click.Context, __: click.Parameter, given: str) -> list[Completion
     return [CompletionItem(given, type="file")]
 
 
+class Method(click.Option):
+    """An option with a default that is known where fits are: help is seldom asked for, and loads it then."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from park.fit.methods import DEFAULT
+
+        found = super().get_help_record(ctx)
+        return None if found is None else (found[0], found[1].format(DEFAULT))
+
+
 def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[CompletionItem]:
     from park.fit.methods import METHODS
 
@@ -82,7 +92,7 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
     shell_complete=completion.jobs,
 )
 @click.option("--when", metavar="T", help="Nothing runs before: 2h from now, or 2030-01-31T18:00.")
-@click.option("--method", help="That of a fit; default: auto.", shell_complete=_methods)
+@click.option("--method", cls=Method, help="That of a fit; default: {}.", shell_complete=_methods)
 @click.option("--starts", type=int, help="So many points from which a fit starts.")
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="An option of the fit's method.")
 @click.option(

@@ -156,10 +156,12 @@ def _at_limit(
     with np.errstate(all="ignore"):
         near = np.where(np.isfinite(wide), np.fmin(_AT_LIMIT * dx, 1e-3 * wide), _AT_LIMIT * dx)
         near = np.where(np.isfinite(near), near, 0.0)
-        at = (x - objective.low <= near) | (objective.high - x <= near)
-    names = [name for name, ended in zip(objective.names, at, strict=True) if ended]
-    if names:
-        remarks.add(f"{', '.join(names)} ended at a limit")
+        below, above = x - objective.low <= near, objective.high - x <= near
+    limits = np.where(below, objective.low, objective.high)
+    ended = {n: limits[i] for i, n in enumerate(objective.names) if below[i] or above[i]}
+    names = list(ended)
+    if ended:
+        remarks.add(", ".join(f"{name} ended at its limit {limit:.6g}" for name, limit in ended.items()))
     ends = () if local is None else local.ends
     if ends:
         remarks.add(f"the fit ended on {' and '.join(end.text for end in ends)}")

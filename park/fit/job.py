@@ -13,7 +13,7 @@ from park.fit.arrival import with_values
 from park.fit.asked import check_samples
 from park.fit.assembly import Assembly, as_assembly
 from park.fit.bodies import FitBody, UncertaintyBody
-from park.fit.methods import check_method
+from park.fit.methods import DEFAULT, check_method
 from park.fit.resume import INTERVAL
 from park.fit.unchanged import unchanged
 from park.job import Job, Reference
@@ -64,7 +64,7 @@ class Fit(Fitting):
     def __init__(
         self,
         assembly: Any,
-        method: str = "auto",
+        method: str = DEFAULT,
         start: Any = None,
         starts: int = 1,
         seed: int | None = None,
@@ -171,7 +171,7 @@ class Uncertainty(Fitting):
 
 def fit_request(
     assembly: Any,
-    method: str = "auto",
+    method: str = DEFAULT,
     start: Any = None,
     starts: int = 1,
     seed: int | None = None,

@@ -24,6 +24,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "pt": {"steps": 400, "nT": 24, "CR": 0.9, "burn": 100, "Tmin": 0.1, "Tmax": 10.0},
 }  # fmt: skip
 
+#: the method of a fit where none is named
+DEFAULT = "auto"
+
 #: methods that evaluate a whole population at once, through ``env.mapper``
 POPULATION = frozenset({"de", "dream"})
 

@@ -174,9 +174,8 @@ class FitResult:
         return [f"NOT CONVERGED: {self.message}" if self.message else "NOT CONVERGED"]
 
     def remark(self) -> str:
-        """The same in short, for lists of jobs, with the parameters that ended at a limit; empty where there is nothing."""
-        limits = [f"{name} at its limit {self[name].value:.6g}" for name in self.at_limit]
-        return "; ".join([*(line.rstrip(".") for line in self.remarks()), *limits])
+        """The same in one line, for lists of jobs."""
+        return "; ".join(self.remarks())
 
     def summary(self) -> dict[str, Any]:
         """The numbers as JSON takes them; nan and inf become None."""
