@@ -9,8 +9,8 @@ numpy is never imported for an encoder's sake: whoever has arrays has imported i
 
 from __future__ import annotations
 
+import _ctypes
 import contextlib
-import ctypes
 import functools
 import hashlib
 import importlib
@@ -26,7 +26,7 @@ from typing import Any
 
 import cloudpickle
 
-from park import modules, rebuild
+from park import libraries, modules, rebuild
 from park.errors import JobAborted, JobFailed, NotComplete, NotPicklable, ProtocolError, UnitError
 from park.model import NOT_RUN, JobRecord, JobState
 from park.wire import codec
@@ -169,13 +169,16 @@ def _by_value(obj: Any, beside: Callable[[pickle.PickleBuffer], Any] | None = No
 
 
 _NAMED = (type, types.FunctionType, types.ModuleType)
+_LIBRARIES = (_ctypes.CFuncPtr,)
 
 
 class _ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles by value what cannot be imported by its name, and as `park.rebuild` says what would not arrive whole."""
 
     def __init__(self, file: Any, beside: Callable[[pickle.PickleBuffer], Any] | None) -> None:
-        self.dispatch_table = ChainMap(rebuild.reducers(), cloudpickle.Pickler.dispatch_table)
+        self.dispatch_table = ChainMap(
+            libraries.reducers(), rebuild.reducers(), cloudpickle.Pickler.dispatch_table
+        )
         #: modules that a file was loaded as, under a name by which nobody else finds it
         self.by_value: list[types.ModuleType] = []
         super().__init__(file, 5, buffer_callback=beside)
@@ -186,7 +189,10 @@ class _ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             module = sys.modules.get(name) if isinstance(name, str) else None
             if module is not None and module.__name__ == name and not modules.is_importable(module):
                 self._register(module)
-        return super().reducer_override(obj)
+        elif not isinstance(obj, _LIBRARIES):
+            return NotImplemented
+        reduced = libraries.reduced(obj)
+        return super().reducer_override(obj) if reduced is None else reduced
 
     def _register(self, module: types.ModuleType) -> None:
         if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
@@ -300,14 +306,11 @@ def _culprit(obj: Any, error: Exception) -> str:
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     where, text = " of ".join(reversed(path)) or "it", str(error)
     told = f"{where} is a {name} ({text if len(text) <= 200 else text[:197] + '...'})"
-    of_ctypes = isinstance(obj, ctypes.CDLL) or any(base.__module__ == "_ctypes" for base in kind.__mro__)
-    return f"{told}: {_LIBRARY}" if of_ctypes else told
+    of_ctypes = any(base.__module__ == "_ctypes" for base in kind.__mro__)
+    return f"{told}: {_POINTER}" if of_ctypes else told
 
 
-_LIBRARY = (
-    "an open C library stays in its process; keep its path instead, and open it where it is used, as in __setstate__ or "
-    "in the body's prepare"
-)
+_POINTER = "an address stays in its process; keep what it is made from, and make it where it is used, as in prepare()"
 
 
 def _pickles(obj: Any) -> bool:

@@ -194,6 +194,7 @@ ROOMS = {
         ),
     ),
     # 2: one library each
+    "park.libraries": Room(1),
     "park.modules": Room(1),
     "park.rebuild": Room(1),
     "park.payload": Room(2, libraries=("cloudpickle",)),

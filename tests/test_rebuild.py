@@ -78,13 +78,96 @@ def test_a_library_that_is_missing_is_named_with_the_class_that_opens_it(
 
 
 @needs_cc
-def test_an_open_library_does_not_travel(service: ServerProxy, library: Path) -> None:
+def test_an_open_library_travels_with_its_file(service: ServerProxy, library: Path) -> None:
+    blob = payload.dumps(opened(library))
+    library.unlink()
+    held = payload.loads(blob)  # from here on it needs no file
+    for one in (held, payload.loads(payload.dumps(held))):
+        assert one.decay(3.0) == float(np.exp(-1.0))  # takes and returns doubles as it was told
+        assert one._name == str(library)
+    assert service.wait(service.start(held.decay, [0.0, 3.0])) == [1.0, float(np.exp(-1.0))]
+
+
+@needs_cc
+def test_a_library_that_was_compiled_anew_is_the_new_one(service: ServerProxy, library: Path) -> None:
+    """Also in a process that has opened the old one, under the same path."""
+    old = payload.dumps(opened(library))
+    assert service.wait(service.start(opened(library).decay, [0.0])) == [1.0]
+    source = library.with_suffix(".c")
+    source.write_text("double decay(double t) { return 7; }\n")
+    library.unlink()
+    subprocess.run([str(CC), "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    new = ctypes.CDLL(str(library.rename(library.with_name("libnew.so"))))
+    new.decay.restype, new.decay.argtypes = ctypes.c_double, [ctypes.c_double]
+    new._name = str(library)
+    library.with_name("libnew.so").rename(library)
+    for _ in range(2):
+        assert service.wait(service.start(new.decay, [0.0])) == [7.0]
+        assert payload.loads(old).decay(0.0) == 1.0
+
+
+class DecayModel:
+    """A model that holds its open C library."""
+
+    def __init__(self, library: Any) -> None:
+        self.library = library
+
+    def __call__(self, t: Any, height: float) -> Any:
+        return np.array([height * self.library.decay(one) for one in t])
+
+
+@needs_cc
+def test_a_model_that_holds_a_library_is_fitted_without_its_file(service: ServerProxy, library: Path) -> None:
+    from park.fit import Assembly, Fit, Model
+
+    t = np.linspace(0, 5, 20)
+    fitted = Assembly((Model(DecayModel(opened(library)), height=(0, 9)), (t, 4 * np.exp(-t / 3), 0.1)))
+    fit = Fit(fitted, method="lm", after=service.start(time.sleep, [0.1]))
+    library.unlink()
+    assert fit.wait(60).x == pytest.approx([4.0])
+
+
+def opened(library: Path) -> Any:
     body = Decay(library)
     body.prepare(None)
-    with pytest.raises(
-        park.NotPicklable, match=r"attribute 'library'.*: an open C library stays in its process"
-    ):
-        service.start(body, [0.0])
+    return body.library
+
+
+@needs_cc
+def test_what_functions_take_travels_too(library: Path) -> None:
+    types = (
+        ctypes.POINTER(ctypes.c_double),
+        ctypes.c_double * 4,
+        np.ctypeslib.ndpointer(float, 1, flags="C_CONTIGUOUS"),
+        ctypes.c_int,
+    )
+    function = opened(library).decay
+    function.argtypes = types
+    again = payload.loads(payload.dumps(function))
+    assert again.argtypes[:2] == list(types[:2]) or again.argtypes[:2] == types[:2]
+    assert again.argtypes[2]._ndim_ == 1
+    assert (again.argtypes[3], again.restype) == (ctypes.c_int, ctypes.c_double)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library has another name there")
+def test_a_library_of_the_system_travels_by_name() -> None:
+    system = ctypes.CDLL("libm.so.6")
+    system.cos.restype, system.cos.argtypes = ctypes.c_double, [ctypes.c_double]
+    blob = payload.dumps(system)
+    assert len(blob) < 1000
+    assert payload.loads(blob).cos(0.0) == 1.0
+    with pytest.raises(park.ParkError, match=rf"libm\.so\.9 cannot be opened on {platform.node()}"):
+        payload.loads(blob.replace(b"libm.so.6", b"libm.so.9"))
+
+
+@needs_cc
+def test_an_address_does_not_travel() -> None:
+    number = ctypes.c_double(1.0)
+    with pytest.raises(park.NotPicklable, match="an address stays in its process"):
+        payload.dumps({"at": ctypes.pointer(number)})
+    callback = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 3)
+    with pytest.raises(park.NotPicklable, match="an address stays in its process"):
+        payload.dumps(callback)
 
 
 def test_a_file_that_is_missing_is_named_with_what_to_do(service: ServerProxy, tmp_path: Path) -> None:
