@@ -7,6 +7,7 @@ import concurrent.futures
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -986,6 +987,24 @@ def test_slots_follow_the_path_and_the_folder(
 
     assert service.wait(service.start(triple, [1, 2])) == [3, 6]
     assert service.wait(service.start(os.getcwd)) == str(tmp_path)
+
+
+def test_slots_have_the_arguments_of_the_script(
+    service: ServerProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*_: Any) -> list[str]:
+        return sys.argv
+
+    for argv in (["fit.py", "200", "é"], ["other.py"], ["many.py", *map(str, range(5000))]):
+        monkeypatch.setattr(sys, "argv", argv)
+        want = argv if len(argv) < 100 else argv[:1]  # of more than a message holds the script alone
+        assert service.wait(service.start(told)) == want
+        assert list(service.map(told, range(3))) == [want] * 3
+    # a job may have its own, which the next one has not
+    assert service.wait(service.start(told, range(3), argv=["mine", "x"])) == [["mine", "x"]] * 3
+    assert service.wait(service.start(told)) == ["many.py"]
+    with pytest.raises(park.InvalidRequest, match=r"argv='fit\.py' is no list of texts"):
+        service.start(told, argv="fit.py")
 
 
 def test_an_abandoned_map_ends(service: ServerProxy) -> None:

@@ -12,6 +12,8 @@ from park.errors import InvalidRequest, ParkError, UnitError
 from park.model import MAX_KIND, Improvement, Log, Progress, is_kind, remark_of
 from park.wire import codec
 
+#: ``sys.argv`` of what runs, where nobody has said what it is: none of what its process was started with.
+ARGV = ("park-slot",)
 _MASK = (1 << 64) - 1
 #: Kinds of messages that bodies cannot choose: PARK makes them.
 RESERVED = frozenset(("start", "join", "complete", "error", "abort", "log", "progress", "improvement"))

@@ -98,7 +98,7 @@ def run_here(job: int, request: Request, unit: int | None, fetch: Callable[[int]
     env.enter(host)
     argv = sys.argv
     try:
-        sys.argv = list(request.argv or argv)
+        sys.argv = list(request.argv or env.ARGV)
         code = payload.dumps(request.body)
         generators.seed(host.seed)
         body = payload.loads(code)  # references become values here

@@ -48,8 +48,6 @@ LOOK = 0.05
 CLEANUP = 30.0
 #: Functions that are kept unpickled.
 FUNCTIONS = 128
-#: ``sys.argv`` where nobody has said what it is: without what this module was started with, which is no data.
-ARGV = ["park-slot"]
 
 
 class Slot(Serving):
@@ -63,7 +61,7 @@ class Slot(Serving):
         #: this is a child that a body has forked
         self._forked = False
         #: what jobs find in sys.argv that have none of their own
-        self._argv = ARGV
+        self._argv = list(env.ARGV)
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -345,6 +343,7 @@ def main(arguments: list[str]) -> None:
     _die_with(parent)
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.argv = list(env.ARGV)
     slot = Slot(Channel(socket.socket(fileno=descriptor)))
     signal.signal(getattr(signal, "SIGUSR1", signal.SIGINT), slot.interrupt)
     if hasattr(os, "register_at_fork"):
