@@ -17,6 +17,8 @@ from park.kernel.generators import Generators
 
 #: Objects that are looked at; materials may lead to all isotopes of all elements.
 MANY = 20_000
+#: Items of a list, or a table, of data, which hold no other objects.
+LONG = 5_000
 _PLAIN = (
     *(int, float, complex, str, bytes, bool, type(None), type, range, slice),
     *(BuiltinFunctionType, ModuleType, np.ndarray, np.generic, np.dtype),
@@ -55,6 +57,8 @@ def reachable(*roots: Any) -> Iterator[Any]:
             stack += _around(one)
             continue
         yield one
+        if isinstance(one, dict | list | tuple | set | frozenset) and len(one) > LONG:
+            continue
         if isinstance(one, dict):
             stack += one.values()
         elif isinstance(one, list | tuple | set | frozenset):
@@ -75,7 +79,7 @@ def _around(function: FunctionType) -> Iterator[Any]:
 def _states(roots: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
     """Each dict and list with a copy of it, those of attributes too."""
     for one in reachable(*roots):
-        if type(one) in (dict, list):
+        if type(one) in (dict, list) and len(one) <= LONG:
             yield one, one.copy()
         attributes = _attributes(one)
         if attributes:
