@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -27,10 +29,14 @@ def test_nothing_is_beyond_a_limit_nor_missing_at_it() -> None:
     assert density.argmax() < 20
 
 
-def test_two_far_peaks_stay_two() -> None:
-    both = np.concatenate([RNG.normal(-20, 1, 4000), RNG.normal(20, 1, 4000)])
-    _, density = densities.smooth(both, -np.inf, np.inf, len(both))
-    assert density[len(density) // 2] < 0.05 * density.max()
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_two_far_peaks_keep_their_width(share: float) -> None:
+    count = int(share * 8000)
+    both = np.concatenate([RNG.normal(-20, 1, count), RNG.normal(20, 1, 8000 - count)])
+    x, density = densities.smooth(both, -np.inf, np.inf, len(both))
+    right = np.where(x > 0, density, 0)
+    assert right.sum() / density.sum() == pytest.approx(1 - share, abs=0.01)
+    assert np.sqrt(np.sum(right * (x - 20) ** 2) / right.sum()) == pytest.approx(1, abs=0.15)
 
 
 def test_a_stray_draw_does_not_stretch_the_picture() -> None:
@@ -52,14 +58,26 @@ def test_contours_hold_what_they_say(correlation: float) -> None:
     u, other = RNG.normal(size=(2, 20_000))
     v = correlation * u + np.sqrt(1 - correlation**2) * other
     x, y, density = densities.smooth2(u, v, FREE, len(u))
+    slope = (y[0, 1] - y[0, 0]) / (x[0, 1] - x[0, 0])
+    places = [
+        np.rint((draws - at[0]) / (at[1] - at[0])).astype(int).clip(0, len(at) - 1)
+        for draws, at in ((v - slope * u, y[:, 0] - slope * x[:, 0]), (u, x[0]))
+    ]
     outer, inner = densities.levels(density, (0.95, 0.68))
     assert 0 < outer < inner < density.max()
-    rows, columns = (
-        np.rint((draws - at[0]) / (at[1] - at[0])).astype(int).clip(0, len(at) - 1)
-        for draws, at in ((v, y), (u, x))
-    )
-    at = density[rows, columns]
-    assert (np.mean(at >= outer), np.mean(at >= inner)) == (
-        pytest.approx(0.95, abs=0.02),
-        pytest.approx(0.68, abs=0.04),
-    )
+    heights = density[places[0], places[1]]
+    assert np.mean(heights >= outer) == pytest.approx(0.95, abs=0.02)
+    assert np.mean(heights >= inner) == pytest.approx(0.68, abs=0.04)
+    assert np.corrcoef(u, v)[0, 1] == pytest.approx(_correlation(x, y, density), abs=0.04)
+
+
+def _correlation(x: Any, y: Any, density: Any) -> float:
+    cov = np.cov(np.array([x.ravel(), y.ravel()]), aweights=density.ravel())
+    return float(cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1]))
+
+
+def test_nothing_is_beyond_limits_of_two() -> None:
+    u, v = RNG.exponential(1.0, (2, 5000))
+    x, y, density = densities.smooth2(u, v, np.array([[0.0, np.inf]] * 2), 5000)
+    assert min(x.min(), y.min()) > 0
+    assert density[:4, :4].mean() > 0.8 * density.max()

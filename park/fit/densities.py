@@ -11,8 +11,8 @@ import numpy as np
 from park.fit.data import Array
 
 BINS = 256
-#: Bins along each of two dimensions: more of them where the parameters are strongly correlated.
-SQUARE = (96, 320)
+#: Bins along each of two dimensions, and the correlation from which on they lean.
+SQUARE, LEANING = 96, 0.5
 #: Of the draws, this share at either end does not stretch a picture.
 STRAY = 0.0005
 
@@ -38,25 +38,24 @@ def smooth(draws: Array, low: float, high: float, independent: float) -> tuple[A
 
 
 def smooth2(u: Array, v: Array, limits: Array, independent: float) -> tuple[Array, Array, Array]:
-    """The density of pairs of draws: positions of columns and rows, and values (rows, columns).
+    """The density of pairs of draws: horizontal and vertical positions, and values, each (rows, columns).
 
-    *limits* (2, 2) are low and high of *u*, then of *v*.
+    *limits* (2, 2) are low and high of *u*, then of *v*. Where the two are correlated the bins, and with them
+    the kernel, lean along the correlation: along the axes it would be wider than the ridge, or leave beads on it.
     """
-    ranges = [window(draws, *ends) for draws, ends in zip((u, v), limits, strict=True)]
-    # A kernel along the axes must not be wider than the spread of one parameter at a given value of the other.
-    narrow = float(np.sqrt(max(1 - np.corrcoef(u, v)[0, 1] ** 2, 1e-6)))
-    bins = int(np.clip(SQUARE[0] / (3 * narrow), *SQUARE))
-    count, across, up = np.histogram2d(u, v, bins=bins, range=ranges)
+    correlation = float(np.corrcoef(u, v)[0, 1])
+    slope = correlation * float(np.std(v) / np.std(u)) if abs(correlation) > LEANING else 0.0
+    upright = v - slope * u
+    ends = (limits[0], (-np.inf, np.inf) if slope else limits[1])
+    shown = [window(draws, *end) for draws, end in zip((u, upright), ends, strict=True)]
+    count, across, up = np.histogram2d(u, upright, bins=SQUARE, range=shown)
     density = count.T
-    for axis, draws, edges, ends, shown in (
-        (1, u, across, limits[0], ranges[0]),
-        (0, v, up, limits[1], ranges[1]),
-    ):
-        at_limits = bool(shown[0] <= ends[0]), bool(shown[1] >= ends[1])
-        density = _blurred(
-            density, narrow * bandwidth(draws, independent, 2) / (edges[1] - edges[0]), at_limits, axis
-        )
-    return (across[1:] + across[:-1]) / 2, (up[1:] + up[:-1]) / 2, density
+    for axis, draws, edges, end, edge in zip((1, 0), (u, upright), (across, up), ends, shown, strict=True):
+        at_limits = bool(edge[0] <= end[0]), bool(edge[1] >= end[1])
+        width = bandwidth(draws, independent, 2) / (edges[1] - edges[0])
+        density = _blurred(density, width, at_limits, axis)
+    horizontal, vertical = np.meshgrid((across[1:] + across[:-1]) / 2, (up[1:] + up[:-1]) / 2)
+    return horizontal, vertical + slope * horizontal, density
 
 
 def levels(density: Array, shares: tuple[float, ...]) -> list[float]:
@@ -68,9 +67,16 @@ def levels(density: Array, shares: tuple[float, ...]) -> list[float]:
 
 
 def bandwidth(draws: Array, independent: float, dimensions: int) -> float:
-    """Silverman's width of the kernel; it does not let two far peaks widen each other."""
-    quarter, three = np.quantile(draws, (0.25, 0.75))
-    spread = min(float(np.std(draws)), float(three - quarter) / 1.349) or float(np.std(draws))
+    """Silverman's width of the kernel, from the narrowest measure of spread.
+
+    The shortest intervals that hold a half and a quarter of the draws lie within one peak where there are two.
+    """
+    values = np.sort(draws)
+    spreads = [float(np.std(values))]
+    for share, width in ((0.5, 1.349), (0.25, 0.637)):  # of a normal distribution with a spread of 1
+        count = max(1, int(share * values.size))
+        spreads.append(float(np.min(values[count:] - values[:-count])) / width)
+    spread = min((value for value in spreads if value > 0), default=0.0)
     return float(spread * (independent * (dimensions + 2) / 4) ** (-1 / (dimensions + 4)))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
@@ -139,6 +140,7 @@ class Plots:
             else:
                 self._marginal(axes, n)
         handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.get_layout_engine().set(w_pad=0.08)
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
         self._headline(figure, _counted(result))
         return figure
@@ -261,6 +263,9 @@ class Plots:
             limits = np.array([result.low[pair], result.high[pair]]).T
             both = result.draws[:, pair]
             u, v, density = densities.smooth2(both[:, 0], both[:, 1], limits, self._independent(pair))
+            axes.set_facecolor(colormaps["Oranges"](0))
+            axes.set_xlim(densities.window(both[:, 0], *limits[0]))
+            axes.set_ylim(densities.window(both[:, 1], *limits[1]))
             axes.pcolormesh(u, v, density, cmap="Oranges", rasterized=True, shading="nearest")
             heights = densities.levels(density, (0.95, 0.68))
             if heights[0] < heights[1]:

@@ -211,7 +211,7 @@ class FitResult:
         """Writes the result under bumps' file names and returns the paths.
 
         ``.par`` (name and value a line), ``.err`` (the table), ``.out`` (method, chisq, all values),
-        ``.json`` (`summary`), ``-N.dat`` (x, y, dy, fit of part N) and for images ``-N.npz``; the files that
+        ``.json`` (`summary`), ``-N.dat`` (x, y, dy, fit of part N), for images and large data ``-N.npz``; the files that
         models of bumps write themselves, such as refl1d's ``-N-refl.dat`` and ``-N-profile.dat``; after
         `Uncertainty` also ``-err.json``, ``-chain.mc.gz``, ``-point.mc.gz``, ``-stats.mc.gz``; and pictures
         where matplotlib is installed. Makes *folder* if need be. The numbers are written first; a warning
