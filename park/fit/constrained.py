@@ -68,7 +68,6 @@ class _Problem:
 
         objective, x0 = self.objective, self.best.copy()
         basis = self._basis(x0)
-        width = objective.low.size
 
         def point(z: Array) -> Array:
             x: Array = np.clip(x0 + basis @ z, objective.low, objective.high)
@@ -85,8 +84,18 @@ class _Problem:
             found = self.gradient(x)[0]
             return basis.T @ np.where(np.isfinite(found), found, 0.0)
 
+        with np.errstate(all="ignore"):
+            found = optimize.minimize(
+                value, np.zeros(x0.size), jac=gradient, method="SLSQP",
+                constraints=self._conditions(x0, basis, point),
+                options={"ftol": 1e-14, "maxiter": 300},
+            )  # fmt: skip
+        self.keep(point(found.x))
+
+    def _conditions(self, x0: Array, basis: Array, point: Callable[[Array], Array]) -> list[dict[str, Any]]:
+        """The limits and the conditions between parameters as SLSQP takes them, in units of about one standard error."""
         conditions: list[dict[str, Any]] = []
-        for side, limits in ((1.0, objective.low), (-1.0, objective.high)):
+        for side, limits in ((1.0, self.objective.low), (-1.0, self.objective.high)):
             rows = np.flatnonzero(np.isfinite(limits))
             if rows.size:
                 unit = np.linalg.norm(basis[rows], axis=1)
@@ -99,7 +108,7 @@ class _Problem:
                         "jac": lambda z, s=side, r=rows, u=unit: s * basis[r] / u[:, None],
                     }
                 )
-        for inequality in objective.inequalities:
+        for inequality in self.objective.inequalities:
             normal = normal_of(inequality, x0, self.scale)
             unit = float(np.linalg.norm(basis.T @ normal)) or 1.0
             conditions.append(
@@ -109,12 +118,7 @@ class _Problem:
                     "jac": lambda z, i=inequality, u=unit: basis.T @ normal_of(i, point(z), self.scale) / u,
                 }
             )
-        with np.errstate(all="ignore"):
-            found = optimize.minimize(
-                value, np.zeros(width), jac=gradient, method="SLSQP", constraints=conditions,
-                options={"ftol": 1e-14, "maxiter": 300},
-            )  # fmt: skip
-        self.keep(point(found.x))
+        return conditions
 
     def value(self, x: Array) -> float:
         """The likelihood at *x*, on both sides of every fence."""
