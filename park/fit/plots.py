@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -132,7 +133,8 @@ class Plots:
         columns = min(4 if count <= 16 else 6, count)
         rows = -(-count // columns)
         width, height = (3.4, 2.8) if count <= 16 else (2.6, 2.1)
-        figure = Figure(figsize=(max(width * columns, 5.0), height * rows + 0.6), layout="constrained")
+        layout = ConstrainedLayoutEngine(w_pad=0.08)
+        figure = Figure(figsize=(max(width * columns, 5.0), height * rows + 0.6), layout=layout)
         grid = figure.subplots(rows, columns, squeeze=False)
         for n, axes in enumerate(grid.flat):
             if n >= count:
@@ -140,7 +142,6 @@ class Plots:
             else:
                 self._marginal(axes, n)
         handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.get_layout_engine().set(w_pad=0.08)
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
         self._headline(figure, _counted(result))
         return figure
