@@ -23,7 +23,7 @@ from park.fit.objective import Objective
 #: What a few steps may gain in the likelihood after a fit that has converged.
 TOLERANCE = 0.01
 #: The gain that a slope may go on promising: narrow, bent valleys promise more than any step gets.
-_BROKEN_PROMISE = 0.1
+_BROKEN_PROMISE = 0.02
 #: The relative error of a derivative from which on its slope says nothing.
 _ROUGH = 0.05
 #: The relative error of a derivative that is none.
@@ -57,6 +57,8 @@ def judge(objective: Objective, x: Array, value: float, local: Curvature) -> Ver
         if gain > TOLERANCE:
             steps = f"{STEPS} further steps lower the negative log likelihood by {gain:.3g}"
             return Verdict(False, (f"{steps} (chi-squared by {2 * gain:.3g})",), best)
+        if not (np.isfinite(local.gradient).all() and np.isfinite(local.factor).all()):
+            return Verdict(False, ("the model has no finite derivatives at the best point",), x)
         promise = 0.0 if local.ends or objective.inequalities else _promise(objective, best)
     if promise > _BROKEN_PROMISE:
         reason = f"the slope at the end promises {promise:.3g} in the negative log likelihood, and steps do not get it"

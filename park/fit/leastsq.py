@@ -143,7 +143,9 @@ class _Compressed:
             self._tangent = x, Triangles(self.objective.groups, residuals, matrix)
         length, jacobian = self._tangent[1].joined(self.weights)
         self._promise = nllf, self._gain(x, residuals.size, length, jacobian)
-        if self._promise[1] <= _DONE:
+        # errors that are far too large must not hide what is left: the scatter itself is the measure then
+        scatter = 1.0 if self.objective.unknown else min(1.0, length**2 / residuals.size)
+        if self._promise[1] <= _DONE * scatter:
             raise _Settled
         return jacobian * self.scale
 
