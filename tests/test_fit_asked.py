@@ -65,7 +65,7 @@ def extend(samples: int) -> Callable[[Any], None]:
         ("de", {"steps": 30}, 30),
         ("newton", {}, 1),
         ("pt", {"steps": 30, "burn": 5}, 24),
-        ("dream", {"samples": 600, "burn": 10}, 30),
+        ("dream", {"samples": 600, "burn": 10, "init": "eps", "max_samples": 600}, 30),
     ],
 )
 def test_every_method_tells_its_population_in_the_step_in_which_it_is_asked(
@@ -95,8 +95,10 @@ def test_many_starts_tell_their_best() -> None:
 
 def test_a_sampler_draws_more_and_says_so_at_once() -> None:
     best = run(FitBody(assembly(), "lm", {}), Env()).x
-    options = {"samples": 1500, "burn": 50}
-    alone = run(UncertaintyBody(assembly(), {**options, "samples": 6000}, best, 1), Env())
+    options = {"samples": 1500, "burn": 50, "max_samples": 1500}
+    alone = run(
+        UncertaintyBody(assembly(), {**options, "samples": 6000, "max_samples": 6000}, best, 1), Env()
+    )
     env = Asking(_20=extend(3000), _40=extend(1500))
     result = asked(UncertaintyBody(assembly(), options, best, 1), env)
     assert abs(result.steps - alone.steps) <= 10
@@ -109,13 +111,17 @@ def test_a_sampler_draws_more_and_says_so_at_once() -> None:
 def test_an_extension_is_extended() -> None:
     best = run(FitBody(assembly(), "lm", {}), Env()).x
     env = Asking(_20=extend(900), _50=extend(900))
-    result = asked(UncertaintyBody(assembly(), {"samples": 900, "burn": 10}, best, 1), env)
+    result = asked(
+        UncertaintyBody(assembly(), {"samples": 900, "burn": 10, "max_samples": 900}, best, 1), env
+    )
     assert 95 <= result.steps <= 115
 
 
 def test_one_that_fits_first_samples_more_then() -> None:
     env = Asking(_2=extend(3000))
-    result = asked(UncertaintyBody(assembly(), {"samples": 600, "burn": 10}, None, 1), env)
+    result = asked(
+        UncertaintyBody(assembly(), {"samples": 600, "burn": 10, "max_samples": 600}, None, 1), env
+    )
     assert result.draws is not None
     assert len(result.draws) >= 1700
 
@@ -126,7 +132,9 @@ def test_what_was_asked_for_is_not_forgotten_with_the_process(lives: tuple[int, 
     seen: list[Any] = []
 
     def make() -> UncertaintyBody:
-        body = UncertaintyBody(assembly(), {"samples": 1500, "burn": 20}, best, 1, checkpoint=0)
+        body = UncertaintyBody(
+            assembly(), {"samples": 1500, "burn": 20, "max_samples": 1500}, best, 1, checkpoint=0
+        )
         seen.append(body)
         return body
 
@@ -230,7 +238,9 @@ def fabric(tmp_path: Path) -> Any:
 @pytest.mark.heavy
 def test_a_sampler_that_was_extended_and_killed_draws_all(tmp_path: Path) -> None:
     with park.local_service:
-        err = Uncertainty(slow(0.0002), [2.0, 1.0], samples=2000, burn=20, checkpoint=0.1, seed=5)
+        err = Uncertainty(
+            slow(0.0002), [2.0, 1.0], samples=2000, max_samples=2000, burn=20, checkpoint=0.1, seed=5
+        )
         until(lambda: err.progress.done >= 20)
         assert err.extend(2000)
         until(lambda: err.progress.total > 210, why=lambda: repr(err.progress))

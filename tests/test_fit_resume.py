@@ -105,7 +105,9 @@ def test_what_a_sampler_draws_is_the_posterior_all_the_same() -> None:
     best = run(FitBody(assembly(), "lm", {}), Env())
 
     def make() -> UncertaintyBody:
-        return UncertaintyBody(assembly(), {"samples": 12_000, "burn": 100}, best.x, 1, checkpoint=0)
+        return UncertaintyBody(
+            assembly(), {"samples": 12_000, "burn": 100, "max_samples": 12_000}, best.x, 1, checkpoint=0
+        )
 
     alone = run(make(), Env())
     result, envs = interrupted(make, 150, 250)  # generations, of 500
@@ -116,7 +118,9 @@ def test_what_a_sampler_draws_is_the_posterior_all_the_same() -> None:
 
 def test_a_sampler_that_fits_first_goes_on_in_the_phase_that_it_was_in() -> None:
     def make() -> UncertaintyBody:
-        return UncertaintyBody(assembly(), {"samples": 1000, "burn": 50}, None, 1, checkpoint=0)
+        return UncertaintyBody(
+            assembly(), {"samples": 1000, "burn": 50, "max_samples": 1000}, None, 1, checkpoint=0
+        )
 
     env = Env()
     run(make(), env)
@@ -199,7 +203,7 @@ def slow(seconds: float) -> Assembly:
 
 ABSCISSA = np.linspace(0, 1, 20)
 Y = 2 * ABSCISSA + 1 + 0.1 * np.random.default_rng(3).normal(size=20)
-OPTIONS: dict[str, Any] = {"samples": 4000, "burn": 50, "start": [2.0, 1.0], "seed": 5}
+OPTIONS: dict[str, Any] = {"samples": 4000, "max_samples": 4000, "burn": 50, "start": [2.0, 1.0], "seed": 5}
 
 
 def is_posterior(result: FitResult) -> None:

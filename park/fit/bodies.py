@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from park.errors import InvalidRequest
 from park.fit.arrival import compare, place
-from park.fit.asked import Steered
+from park.fit.asked import Asked, Steered
 from park.fit.assembly import Assembly
 from park.fit.conclusion import conclude
-from park.fit.covariance import covariance
 from park.fit.data import Array
 from park.fit.derivatives import natural_scale
 from park.fit.drivers import optimise
@@ -20,6 +20,7 @@ from park.fit.objective import Objective
 from park.fit.result import FitResult
 from park.fit.resume import INTERVAL, Keeper, Saved
 from park.fit.watch import Found, ModelFailed
+from park.kernel.env import mix
 from park.model import Improvement, Progress
 
 
@@ -108,22 +109,15 @@ class FitBody(Steered):
         """Fits, and returns the best point with its errors."""
         compare(self.assembly, self.env)
         x0 = self.assembly.start if self.start is None else self.assembly.vector(self.start)
-        keeper = Keeper(self.env, self.checkpoint)
-        self.asked.samples = keeper.extended
-        if self.starts == 1:
-            found = optimise(
-                self.assembly,
-                self.method,
-                self.options,
-                x0,
-                self.env,
-                self.seed,
-                keeper=keeper,
-                asked=self.asked,
-            )
-        else:
+        keeper, asked = Keeper(self.env, self.checkpoint), self.asked
+        asked.samples = keeper.extended
+        if self.starts > 1:
             found = self._many(x0, keeper)
-        self.asked.over = True
+        else:
+            if self.draws and self.options.get("init", "auto") == "auto":
+                x0 = fitted(self.assembly, x0, self.env, self.seed, keeper, asked)
+            found = optimise(self.assembly, self.method, self.options, x0, self.env, self.seed, keeper, asked)
+        asked.over = True
         return told(conclude(self.assembly, self.method, found, self.env, self.seed), self.env)
 
     def _many(self, x0: Array, keeper: Keeper) -> Found:
@@ -164,7 +158,7 @@ class FitBody(Steered):
 
 
 class UncertaintyBody(Steered):
-    """The body of `Uncertainty`: bumps' DREAM, from a fit or from a fit of its own."""
+    """The body of `Uncertainty`: bumps' DREAM, from a point, a fit of its own, or the end of an *earlier* sampling."""
 
     draws = True
 
@@ -175,40 +169,33 @@ class UncertaintyBody(Steered):
         start: Any = None,
         seed: int = 0,
         checkpoint: float = INTERVAL,
+        earlier: Any = None,
     ) -> None:
         self.assembly = assembly
         self.options = options
         self.start = start
         self.seed = seed
         self.checkpoint = checkpoint
+        self.earlier = earlier
 
     def run(self) -> FitResult:
         """Samples, and returns draws with the best point."""
         compare(self.assembly, self.env)
-        assembly, env = self.assembly, self.env
+        assembly, env, seed = self.assembly, self.env, self.seed
         keeper, asked = Keeper(env, self.checkpoint), self.asked
         asked.samples = keeper.extended
-        saved = keeper.of("dream")
-        if saved is not None and saved.point is not None:
-            x0 = saved.point
-        elif self.start is None:
-            x0 = optimise(assembly, "auto", {}, assembly.start, env, self.seed, keeper=keeper, asked=asked).x
-        else:
+        state = None
+        if self.earlier is not None:
+            check_earlier(assembly, self.earlier)
+            x0, state = self.earlier.x, self.earlier.state
+            seed = mix(seed, state.total_generations)  # else it would draw again what it drew first
+        elif self.start is not None:
             x0 = assembly.vector(self.start)
-        options = dict(self.options)
-        if "init" not in options and saved is None:  # a population as wide as the errors needs less burning
-            options["init"] = "cov" if self._narrow(x0) else "eps"
-        found = optimise(assembly, "dream", options, x0, env, self.seed, True, keeper, asked)
+        else:
+            x0 = fitted(assembly, assembly.start, env, seed, keeper, asked)
+        found = optimise(assembly, "dream", self.options, x0, env, seed, keeper, asked, state)
         asked.over = True
-        found.value = assembly.objective.nllf(found.x)
         return told(conclude(assembly, "dream", found, env, self.seed), env)
-
-    def _narrow(self, x0: Array) -> bool:
-        objective = self.assembly.objective
-        deviation = np.sqrt(np.diag(covariance(objective, x0)))
-        with np.errstate(all="ignore"):
-            known = np.isfinite(deviation) & (deviation > 0) & (deviation < objective.high - objective.low)
-        return bool(np.all(known))
 
 
 def told(result: FitResult, env: Env) -> FitResult:
@@ -216,6 +203,25 @@ def told(result: FitResult, env: Env) -> FitResult:
     if text := result.remark():
         env.remark(text)
     return result
+
+
+def fitted(assembly: Assembly, x0: Array, env: Env, seed: int, keeper: Keeper, asked: Asked) -> Array:
+    """The best point from *x0*, from which a sampler starts; *x0* itself if the *keeper* says that it has started."""
+    if keeper.of("dream") is not None:
+        return x0
+    return optimise(assembly, "auto", {}, x0, env, seed, keeper, asked).x
+
+
+def check_earlier(assembly: Assembly, earlier: Any) -> None:
+    """Raises InvalidRequest where *earlier* is no sampling of these parameters."""
+    if not isinstance(earlier, FitResult) or earlier.draws is None:
+        raise InvalidRequest(
+            "resume= takes the result of an earlier Uncertainty, with its draws; start= takes any point to begin at"
+        )
+    if earlier.names != assembly.names:
+        raise InvalidRequest(
+            f"the earlier result has the parameters {', '.join(earlier.names)}, not {', '.join(assembly.names)}"
+        )
 
 
 def starting_points(objective: Objective, x0: Array, count: int, seed: int) -> list[Array]:

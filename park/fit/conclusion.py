@@ -38,7 +38,9 @@ def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int)
     remarks = _Remarks(env)
     draws: Array | None = None
     if found.state is not None and hasattr(found.state, "draw"):
-        draws = np.array(found.state.draw().points, dtype=np.float64)
+        draws = np.array(found.state.draw(vars=list(range(k))).points, dtype=np.float64)
+        if found.ended:
+            remarks.failed(found.ended)
     local = found.local
     if local is None:
         with remarks.guard("the errors"):
@@ -53,7 +55,7 @@ def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int)
             with remarks.guard("the test of convergence"):
                 verdict = found.verdict or judge(objective, x, found.value, local)
                 if not verdict.converged:
-                    remarks.failed(*verdict.reasons)
+                    remarks.failed(*([found.ended] if found.ended else []), *verdict.reasons)
         _tell_errors(objective, dx, local, remarks)
     at_limit = _at_limit(objective, x, dx, local, remarks)
     others: tuple[Estimate, ...] = ()
@@ -62,7 +64,7 @@ def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int)
     student = None if local is None else local.student
     portrait = portray(assembly, x, cov if draws is not None else widened(cov, student), draws, env)
     chisq, statistic = goodness(objective, x, found.value, local)
-    for note in (*portrait.notes, *objective.notes):
+    for note in (*found.notes, *portrait.notes, *objective.notes):
         remarks.add(note)
     return FitResult(
         names=objective.names,
@@ -88,6 +90,8 @@ def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int)
         at_limit=at_limit,
         statistic=statistic,
         student=student,
+        rhat=found.rhat,
+        ess=found.ess,
         pickled_state=None if draws is None else dumps(found.state, "the state of DREAM"),
     )
 

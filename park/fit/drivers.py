@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,9 @@ from park.fit.methods import METHODS, POPULATION
 from park.fit.objective import Objective
 from park.fit.optimizers import run_bumps
 from park.fit.resume import Keeper
+from park.fit.sampler import run_dream
 from park.fit.watch import Evaluate, Evaluations, Found, Monitor
+from park.kernel import generators
 from park.kernel.env import mix
 from park.model import Log
 
@@ -31,30 +32,32 @@ def optimise(
     x0: Array,
     env: Env,
     seed: int,
-    sampling: bool = False,
     keeper: Keeper | None = None,
     asked: Asked | None = None,
+    draws: Any = None,
 ) -> Found:
     """Runs one *method* from *x0*, or from where an earlier run has come to, which the *keeper* has.
 
-    With *sampling* it works on the posterior, not on the likelihood. It answers what is *asked* meanwhile.
+    It answers what is *asked* meanwhile. DREAM goes on from the *draws* of a sampling that has ended.
     """
     objective = assembly.objective
-    evaluate = Evaluate(assembly, sampling)
+    evaluate = Evaluate(assembly)
     evaluations = Evaluations(evaluate, env, env.mapper(evaluate) if method in POPULATION else None)
     objective.on_failure = evaluations.failed
     saved = keeper.of(method) if keeper is not None else None
     if saved is not None:
         seed = mix(seed, saved.step)  # else it would draw again what it drew first
-    random.seed(seed)
-    # bumps draws from the global generator, and seeds its compiled one from it.
-    np.random.seed(seed % 2**32)
+    if method == "dream":
+        import bumps.dream.core  # noqa: F401  it may load numba, which has a generator of its own
+    generators.seed(seed)  # bumps draws from the global ones, and seeds its compiled one from them
     if method in ("auto", "lm"):
         steps = {**METHODS[method], **options}["steps"]
         monitor = Monitor(env, objective.names, lambda: steps, evaluations, method, keeper, asked)
         x0 = x0 if monitor.at.point is None else monitor.at.point
         search = _Search(objective, {**METHODS["lm"], **options}, env, monitor, evaluations)
         found = search.run(x0, simplex=method == "auto")
+    elif method == "dream":
+        found = run_dream(objective, options, x0, env, evaluations, keeper, asked, draws)
     else:
         found = run_bumps(objective, method, options, x0, env, evaluations, keeper, asked)
     objective.on_failure = None

@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from park.core.server import default_service
-from park.errors import InvalidRequest
+from park.errors import InvalidRequest, UnknownJob
 from park.fit.arrival import with_values
 from park.fit.asked import check_samples
 from park.fit.assembly import Assembly, as_assembly
-from park.fit.bodies import FitBody, UncertaintyBody
+from park.fit.bodies import FitBody, UncertaintyBody, check_earlier
 from park.fit.methods import DEFAULT, check_method
 from park.fit.resume import INTERVAL
 from park.fit.unchanged import unchanged
@@ -40,9 +40,14 @@ class Fitting(Job):
         """Let DREAM draw so many *samples* more than it was to, before it ends; returns as `Job.control` does.
 
         Other methods refuse it, with a `park.stream.Error` on the job's stream. To end a fit now, with its best so far, is
-        `Job.stop`.
+        `Job.stop`. After the end `Uncertainty` draws more with ``resume=``; UnknownJob says so.
         """
-        return self.control({"kind": "extend", "value": check_samples(samples)})
+        try:
+            return self.control({"kind": "extend", "value": check_samples(samples)})
+        except UnknownJob as error:
+            raise UnknownJob(
+                f"{error.args[0]}; to draw more: Uncertainty(assembly, resume=job, samples={samples})"
+            ) from None
 
 
 class Fit(Fitting):
@@ -111,9 +116,20 @@ class Uncertainty(Fitting):
     """Samples the posterior of an assembly with bumps' DREAM: a job whose result is a `FitResult` with draws.
 
     *start* is the best point: a result, a reference to one (``fit.result``), a vector or a dict; without it
-    the job fits first, as `Fit` does. It draws *samples* points after *burn* generations, with *pop* chains
-    for each parameter; it may draw a few more, and leaves out those from before the chains had settled.
-    Other *options* are DREAM's own.
+    the job fits first, as `Fit` does. The chains burn *burn* generations, then draw *samples* points, each chain one a
+    generation, and draw on until they have mixed: until R-hat of each parameter is at most *rhat* and its effective
+    sample size at least *ess*, or *max_samples* are drawn (ten times *samples*, if it is 0; with ``max_samples=samples``
+    it never draws on). In that case ``result.converged`` is False, and ``result.message`` says what is missing.
+
+    *pop* is the number of chains for each parameter, or, if negative, of all chains; without it there are ten for each
+    up to forty, and at least two for each. With *thin* the draws are one of so many generations. Other *options* are
+    DREAM's own; ``init="lhs"`` or "random" spreads the chains between the limits.
+
+    *resume* is the result of an earlier `Uncertainty` of the same assembly, or its job: its chains go on, *samples*
+    points further, and the draws of both count::
+
+        err = Uncertainty(M1)
+        more = Uncertainty(M1, resume=err, samples=50_000)
 
     Without dy the size of the errors is taken as unknown too, so that intervals follow the scatter.
 
@@ -132,7 +148,8 @@ class Uncertainty(Fitting):
         tags: Sequence[str] = (),
         priority: int | str = "free",
         burn: int = 100,
-        pop: float = 10,
+        pop: float | None = None,
+        resume: Any = None,
         name: str = "",
         when: datetime | float | None = None,
         monitor: Any = None,
@@ -146,12 +163,15 @@ class Uncertainty(Fitting):
         **options: Any,
     ) -> None:
         assembly = as_assembly(assembly)
-        options |= {"samples": samples, "burn": burn, "pop": pop}
+        options |= {"samples": samples, "burn": burn} | ({} if pop is None else {"pop": pop})
         options = _checked("dream", options, assembly)
+        earlier = _earlier(assembly, resume)
+        if earlier is not None and not (start is pop is None):
+            raise InvalidRequest("resume= goes on with the chains of an earlier run: leave start and pop out")
         seed = _seed(seed)
         every = duration(checkpoint, "checkpoint")
         request = Request(
-            UncertaintyBody(with_values(assembly), options, _start(assembly, start), seed, every),
+            UncertaintyBody(with_values(assembly), options, _start(assembly, start), seed, every, earlier),
             name=name or "uncertainty",
             tags=texts(tags, "tag"),
             priority=priority,
@@ -210,6 +230,15 @@ def _start(assembly: Assembly, start: Any) -> Any:
     if isinstance(start, Job):
         start = start.result
     return start if start is None or isinstance(start, Reference) else assembly.vector(start)
+
+
+def _earlier(assembly: Assembly, resume: Any) -> Any:
+    """An earlier sampling that was looked at, unless it is a reference to what is not there yet."""
+    if isinstance(resume, Job):
+        resume = resume.result
+    if resume is not None and not isinstance(resume, Reference):
+        check_earlier(assembly, resume)
+    return resume
 
 
 def _submit(job: Job, request: Request, service: Any, monitor: Any) -> None:

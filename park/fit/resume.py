@@ -17,8 +17,7 @@ import numpy as np
 from park.errors import InvalidRequest, ParkError
 from park.fit.data import Array
 from park.fit.env import Env
-from park.fit.methods import METHODS
-from park.fit.objective import Objective
+from park.fit.scaling import Coordinates
 from park.model import Log
 
 #: Seconds between two checkpoints of a fit.
@@ -35,8 +34,10 @@ class Saved:
     point: Array | None = None
     rows: list[list[float]] = field(default_factory=list)
     state: Any = None
-    #: of a sampler: samples that were asked for beyond those of the request, and how many of these its state is made for
+    #: of a sampler: samples beyond those of the request, which it was asked for, and which it draws until its chains mix;
+    #: and how many of both its state is made for
     extended: int = 0
+    more: int = 0
     begun: int = 0
 
 
@@ -80,71 +81,26 @@ class Keeper:
             self._env.publish(Log(f"the fit goes on without checkpoints: {error}", "warning"))
 
 
-def state_of(method: str, history: Any) -> Any:
-    """What bumps' *method* needs to go on, from the history that its monitors see."""
-    if method == "dream":
-        return history.fit_state
-    if method == "de":
-        return history.snapshot()
-    if method == "amoeba":
-        return np.array(history.population_points[0])
-    return None
-
-
 def going_on(
-    saved: Saved, options: dict[str, Any], objective: Objective, x0: Array
-) -> tuple[dict[str, Any], Array, Any]:
-    """The options, the start and the state with which bumps' method goes on from *saved*."""
-    method, state = saved.method, saved.state
-    options = {**METHODS[method], **options}
-    x0 = x0 if saved.point is None else saved.point
-    if method == "dream":
-        if saved.begun:
-            options = further(options, saved.begun)
-        options["init"] = "eps"  # it is not used, and costs nothing
-        _keep_size(state)
-        return options, x0, state
+    saved: Saved, state: Any, options: dict[str, Any], coordinates: Coordinates
+) -> tuple[dict[str, Any], Any]:
+    """The options, and the *state* in *coordinates*, with which one of bumps' optimizers goes on from *saved*."""
+    method = saved.method
     if method == "pt":
         burn = options["burn"]
-        options["burn"] = max(0, burn - saved.step)
-        options["steps"] = max(1, options["steps"] - max(0, saved.step - burn))
-        return options, x0, None
-    options["steps"] = max(2, options["steps"] - saved.step)
+        more = max(1, options["steps"] - max(0, saved.step - burn))
+        return {**options, "burn": max(0, burn - saved.step), "steps": more}, None
+    options = {**options, "steps": max(2, options["steps"] - saved.step)}
     if method == "amoeba":
-        options["radius"] = _radius(state, objective, options["radius"])
-    return options, x0, state if method == "de" else None
+        options["radius"] = _radius(coordinates.u(state), options["radius"])
+    if method != "de":
+        return options, None
+    for name in ("point", "population_points"):
+        state[name] = [coordinates.u(x).tolist() for x in state[name]]
+    return options, state
 
 
-def further(options: dict[str, Any], more: int) -> dict[str, Any]:
-    """The options with which DREAM draws so many samples more than these say, from where it has come to: it has burned."""
-    return {**options, "samples": options["samples"] + more, "burn": 0, "init": "eps"}
-
-
-def _radius(simplex: Array, objective: Objective, most: float) -> float:
-    """How wide the simplex is, in bumps' measure: parts of the range, or of the value where there is none."""
-    wide = objective.high - objective.low
-    size = np.where(np.isfinite(wide), wide, np.abs(simplex[0]))
-    spread = np.ptp(simplex, axis=0) / np.where(size > 0, size, 1.0)
-    radius = float(np.max(spread))
+def _radius(simplex: Array, most: float) -> float:
+    """How wide the simplex is."""
+    radius = float(np.max(np.ptp(simplex, axis=0)))
     return min(most, radius) if radius > 0 else most
-
-
-def _keep_size(state: Any) -> None:
-    """bumps fits the buffers of a state to a new run, and counts its draws from their length. Not so here."""
-    kind = type(state)
-
-    def resize(self: Any, *sizes: int) -> None:
-        self.__class__ = kind
-
-    state.__class__ = type(kind.__name__, (kind,), {"resize": resize})
-
-
-def crossover_of(state: Any) -> Any:
-    """DREAM's crossover with the weights that it had come to."""
-    from bumps.dream.crossover import AdaptiveCrossover
-
-    crossover = AdaptiveCrossover(state.Ncr)
-    weights = np.array(state._update_CR_weight[state._update_index - 1], dtype=np.float64)
-    if np.all(weights > 0) and np.isfinite(weights).all():
-        crossover.weight = weights / weights.sum()
-    return crossover

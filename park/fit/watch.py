@@ -24,7 +24,7 @@ from park.fit.covariance import Curvature
 from park.fit.data import Array
 from park.fit.env import Env
 from park.fit.problem_holes import without_value
-from park.fit.resume import Keeper, Saved, state_of
+from park.fit.resume import Keeper, Saved
 from park.kernel.answers import hint
 from park.model import Improvement, Log, Progress
 
@@ -44,11 +44,10 @@ class Broken:
 
 
 class Evaluate:
-    """The function of population methods: a point to its loss, or to `Broken`. Travels to the slots."""
+    """The function of population methods: a point to its likelihood, or to `Broken`. Travels to the slots."""
 
-    def __init__(self, assembly: Assembly, sampling: bool) -> None:
+    def __init__(self, assembly: Assembly) -> None:
         self.assembly = assembly
-        self.sampling = sampling
         self.place = place()
         self._compared = True
 
@@ -175,7 +174,7 @@ class Evaluations:
 
 
 class Monitor:
-    """bumps' monitor: once an iteration it reports, gives the fabric its safe point, and the *keeper* what it may keep.
+    """Once an iteration it reports, gives the fabric its safe point, and the *keeper* what it may keep.
 
     It counts on from what the keeper has saved of the *method*, to *total*, and answers what was *asked*.
     """
@@ -200,16 +199,18 @@ class Monitor:
         self.at = (keeper.of(method) if keeper is not None else None) or Saved(method)
         self.at.state = None
 
-    def config_history(self, history: Any) -> None:
-        """Asks bumps for the population."""
-        history.requires(time=1, value=1, point=1, step=1, population_values=1, population_points=1)
+    def update(
+        self,
+        value: float,
+        point: Any,
+        population: Any = None,
+        points: Any = None,
+        state: Callable[[], Any] = lambda: None,
+    ) -> None:
+        """One more iteration: its best *value* at *point*, all values of its *population* and its *points*.
 
-    def __call__(self, history: Any) -> None:
-        population: Any = getattr(history, "population_values", ())
-        self.update(history.value[0], history.point[0], population[0] if len(population) else None, history)
-
-    def update(self, value: float, point: Any, population: Any = None, history: Any = None) -> None:
-        """One more iteration: its best *value* at *point*, and all values of its *population*."""
+        *state* makes what the method needs to go on from here.
+        """
         self._evaluations.verify()
         self._env.ready()
         at = self.at
@@ -227,13 +228,14 @@ class Monitor:
         total = self._total()
         self._env.publish(Progress(min(at.step, total), total, "steps"))
         if self._asked is not None:
-            points = [point] if population is None else history.population_points[0]
             best = point if at.point is None else at.point
             values = [value] if population is None else population
-            self._asked.answer(at.method, at.step, self._names, points, values, best, at.value)
+            self._asked.answer(
+                at.method, at.step, self._names, [point] if points is None else points, values, best, at.value
+            )
             at.extended = self._asked.samples
         if self._keeper is not None:
-            self._keeper.offer(lambda: replace(at, state=state_of(at.method, history)))
+            self._keeper.offer(lambda: replace(at, state=state()))
 
     @property
     def convergence(self) -> Array:
@@ -250,7 +252,15 @@ class Found:
     value: float
     steps: int = 0
     convergence: Array = field(default_factory=lambda: np.empty((0, 1)))
+    #: of a sampler: bumps' ``MCMCDraw``, in the user's units
     state: Any = None
     #: the likelihood about the point, and whether it stands the test, where the method has asked already
     local: Curvature | None = None
     verdict: Verdict | None = None
+    #: why the method ended before its own rule said so: "it took its last of 1,000 steps"; "" if the rule was met
+    ended: str = ""
+    #: what else is to be said of how it went, a sentence each
+    notes: tuple[str, ...] = ()
+    #: of a sampler: of each parameter, shape (k,)
+    rhat: Array | None = None
+    ess: Array | None = None
