@@ -58,7 +58,7 @@ def test_the_main_job() -> None:
     assert result.x == pytest.approx(first.result.x, rel=1e-2)
     assert result.dx == pytest.approx(first.result.dx, rel=0.3)
     assert np.abs(first.result.x - TRUE) / first.result.dx == pytest.approx(0, abs=3)
-    assert first.tags == ("spine",)
+    assert first.tags == (park.usertag(), "spine")
     assert monitor.progress[-1].total == 1000
     assert monitor.improvements[-1].value == pytest.approx(first.result.nllf, rel=1e-3)
 
