@@ -11,7 +11,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-#: What was found, by name: the module, the length of the path then, and the answer.
+#: Answers by name: the module, the length of the path then, and the answer.
 _known: dict[str, tuple[ModuleType, int, bool]] = {}
 
 

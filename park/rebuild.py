@@ -20,7 +20,7 @@ from typing import Any
 
 from park.errors import ParkError
 
-#: What a reducer returns, as `object.__reduce_ex__` does.
+#: A reducer returns this, as `object.__reduce_ex__` does.
 Reduced = tuple[Any, ...]
 
 

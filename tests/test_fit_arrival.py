@@ -1,4 +1,4 @@
-"""What a fit computes where it runs is what the client has sent; else the job fails and names both values."""
+"""A fit computes where it runs what it did in the client; else the job fails and names both values."""
 
 from __future__ import annotations
 

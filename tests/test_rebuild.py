@@ -1,4 +1,4 @@
-"""What arrives is what was sent: compiled libraries, models of sasmodels, modules that were loaded by their path."""
+"""Objects arrive as they were sent: compiled libraries, models of sasmodels, modules that were loaded by their path."""
 
 from __future__ import annotations
 

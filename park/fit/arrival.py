@@ -96,7 +96,7 @@ class Sent:
 
 
 def number(objective: Objective, x: Array) -> float:
-    """What is compared: half the sum of squared residuals; of a bumps problem its own negative log likelihood."""
+    """The number that is compared: half the sum of squared residuals, or a bumps problem's own negative log likelihood."""
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return objective.number(x)
@@ -118,8 +118,7 @@ def first(objective: Objective, single: bool) -> First | None:
 def has_single(problem: Any) -> bool:
     """Whether numbers of single precision belong to a bumps problem: its data, or a model's kernel."""
     for one in reachable(problem):
-        held = (*vars(one).values(), getattr(one, "dtype", None)) if hasattr(one, "__dict__") else ()
-        if any(_is_single(value) for value in held):
+        if any(map(_is_single, vars(one).values() if hasattr(one, "__dict__") else ())):
             return True
     return False
 

@@ -146,7 +146,7 @@ def columns_of(model: Any) -> Iterator[Column]:
 
 
 def _of_sasmodels(model: Any) -> Iterator[Column]:
-    """Those points of a measurement that sasmodels has not left out."""
+    """The points of a measurement that sasmodels has not left out."""
     places = None
     if isinstance(model.index, np.ndarray):
         places = np.flatnonzero(model.index) if model.index.dtype == bool else model.index

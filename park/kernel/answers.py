@@ -111,7 +111,7 @@ def hint(error: BaseException) -> str:
     return ""
 
 
-#: What Linux and macOS say of a library that cannot be opened.
+#: Linux and macOS say this of a library that cannot be opened.
 _LIBRARY = ("shared object file", "ELF header", "wrong ELF class", "dlopen(", "file too short")
 
 

@@ -136,7 +136,7 @@ def _noise(n: int) -> int:
 
 
 _python = _Python()
-#: Those that are loaded, by the module that brings them.
+#: The loaded ones, by the module that brings them.
 _loaded: dict[str, Generator] = {"random": _python}
 
 
