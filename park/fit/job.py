@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from park.core.server import default_service
-from park.errors import InvalidRequest, UnknownJob
+from park.errors import InvalidRequest
 from park.fit.arrival import with_values
 from park.fit.asked import check_samples
 from park.fit.assembly import Assembly, as_assembly
@@ -40,14 +40,9 @@ class Fitting(Job):
         """Let DREAM draw so many *samples* more than it was to, before it ends; returns as `Job.control` does.
 
         Other methods refuse it, with a `park.stream.Error` on the job's stream. To end a fit now, with its best so far, is
-        `Job.stop`. After the end `Uncertainty` draws more with ``resume=``; UnknownJob says so.
+        `Job.stop`. After its end it takes nothing: ``Uncertainty(assembly, resume=job)`` goes on from its draws.
         """
-        try:
-            return self.control({"kind": "extend", "value": check_samples(samples)})
-        except UnknownJob as error:
-            raise UnknownJob(
-                f"{error.args[0]}; to draw more: Uncertainty(assembly, resume=job, samples={samples})"
-            ) from None
+        return self.control({"kind": "extend", "value": check_samples(samples)})
 
 
 class Fit(Fitting):

@@ -26,8 +26,8 @@ from park.model import Log
 
 #: While chains have not mixed, samples are drawn up to so many times those of the request, where nothing else was said.
 LIMIT = 10
-#: R-hat of chains that stay in places of their own, and after how many generations it says so.
-APART, LONG = 2.0, 200
+#: Chains are stuck that have no more than so many effective draws each, after so many generations.
+STUCK, LONG = 4, 200
 #: How much more is drawn at once, as a factor, while chains have not mixed.
 GROWTH = (1.3, 2.0)
 
@@ -301,10 +301,14 @@ class Sampler:
         return drawn
 
     def _remedy(self) -> str:
-        apart = self._drawn >= LONG * self.chains and bool(np.max(self.verdict.rhat) > APART)
-        split = "chains stay apart, as they do where the likelihood has several maxima; " if apart else ""
+        stuck = self._drawn >= LONG * self.chains and bool(np.min(self.verdict.ess) <= STUCK * self.chains)
+        why = (
+            "chains hardly leave their places: there may be several maxima, or a narrow bent valley; "
+            if stuck
+            else ""
+        )
         more = "draw more (samples=, max_samples=), or go on from here (Uncertainty with resume=)"
-        return f"{split}the intervals are not to be trusted; {more}"
+        return f"{why}the intervals are not to be trusted; {more}"
 
     def _notes(self) -> tuple[str, ...]:
         """The samples that are left out, and why."""
