@@ -238,7 +238,7 @@ def test_a_problem_travels_though_its_models_keep_what_cannot() -> None:
 def test_a_process_elsewhere_compares_before_it_evaluates() -> None:
     sent = with_values(assembly(Guinier(0.5)))
     assert sent.sent is not None
-    evaluate = Evaluate(sent, sampling=False)
+    evaluate = Evaluate(sent)
     beside = payload.loads(payload.dumps(evaluate))
     assert isinstance(beside(sent.start), float)  # its driver has compared
     evaluate.place = "another machine"
@@ -289,7 +289,7 @@ def test_what_a_model_raises_is_kept_as_it_is() -> None:
     def broken(q: Any, size: Any, scale: Any) -> Any:
         raise ArithmeticError("the series does not converge")
 
-    found = Evaluate(Assembly(problem(broken)), sampling=False)(np.array([1.2, 5.0]))
+    found = Evaluate(Assembly(problem(broken)))(np.array([1.2, 5.0]))
     assert isinstance(found, Broken)
     assert found.traceback.endswith("ArithmeticError: the series does not converge")
     assert "in broken" in found.traceback

@@ -127,6 +127,8 @@ class Objective(ABC):
     first: First | None = None
     #: is told what a model has raised at a point that counts as infinitely bad
     on_failure: Callable[[Exception], None] | None = None
+    #: a traceback of a model has been told in this process
+    failure_told = False
     #: what `number` gives, in words
     number_is = "half the sum of its squared residuals"
 

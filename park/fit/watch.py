@@ -136,9 +136,14 @@ class Evaluations:
 
     def _tell(self, story: str) -> None:
         self.raised += 1
-        if not self.first_error:
-            self.first_error = story
+        if self.first_error:
+            return
+        self.first_error = story
+        assembly = getattr(self.function, "assembly", None)
+        if assembly is None or not assembly.objective.failure_told:  # a job may fit, and then sample
             self._env.publish(Log(f"the model raised at a point:\n{story}", "warning"))
+        if assembly is not None:
+            assembly.objective.failure_told = True
 
     def verify(self) -> None:
         """Raises ModelFailed if nothing finite was ever seen."""
