@@ -13,9 +13,11 @@ from park.fit import bands, portrait
 from park.fit.assembly import Assembly
 from park.fit.curve import Curve, nothing
 from park.fit.data import Data
-from park.fit.drawing import MOST_PIXELS, MOST_POINTS
+from park.fit.drawing import MOST_POINTS
+from park.fit.images import MOST_PIXELS, coarse
 from park.fit.model import Model
 from park.fit.result import FitResult
+from park.fit.thinning import thinned
 
 T = np.linspace(0, 4, 9)
 
@@ -278,7 +280,7 @@ class TestSize:
         ],
     )
     def test_thinned(self, given: Curve, points: int) -> None:
-        thin = given.thinned(4)
+        thin = thinned(given, 4)
         assert thin.y.size == points
         assert thin.nbytes() < 0.45 * given.nbytes()
         assert (thin.pixels() is None) == (given.pixels() is None)
@@ -311,6 +313,15 @@ class TestSize:
         figure = drawn(curve(np.zeros(1300), np.ones((600, 1300))))
         (mesh, *_) = figure.axes[0].collections
         assert max(mesh.get_array().shape) <= MOST_PIXELS
+
+    def test_coarse_residuals_scatter_as_fine_ones(self) -> None:
+        noise = np.random.default_rng(1).normal(size=(600, 1300))
+        image = curve(np.zeros(1300), noise, theory=0 * noise, dy=np.ones(noise.shape)).pixels()
+        seen = coarse(image, True)
+        assert seen.residuals.shape == (200, 434)
+        assert np.std(seen.residuals) == pytest.approx(1, abs=0.02)
+        assert np.std(coarse(image, False).residuals) == pytest.approx(1 / 3, abs=0.01)
+        assert (seen.across[-1], seen.up[-1]) == (1300.5, 600.5)
 
 
 def drawn(given: Curve) -> Any:

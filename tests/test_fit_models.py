@@ -328,6 +328,49 @@ class TestOthers:
         (curve,) = found(Pair()).curves
         assert (curve.x.tolist(), curve.y.size, curve.dy.size) == (Q.tolist(), 30, 30)
 
+    def test_a_list_of_pairs(self) -> None:
+        class Pairs(Pair):
+            def __post_init__(self) -> None:
+                super().__post_init__()
+                probes = Probe(0), Probe(1, Q[:12])
+                self.Q, self.R = [p.Q for p in probes], [p.R for p in probes]
+                self.dy = 0.05  # of all points
+
+            def theory(self) -> Any:
+                return [(self.Q[0], self.at(self.Q[0])), None, (self.Q[1], self.at(self.Q[1]))]
+
+            def compared(self) -> tuple[Any, Any, Any]:
+                return np.hstack([self.at(q) for q in self.Q]), np.hstack(self.R), self.dy
+
+        (curve,) = found(Pairs()).curves
+        assert curve.pieces == (("1", 30), ("2", 12))
+        assert curve.dy.tolist() == [0.05] * 42
+        assert curve.theory[30:].tolist() == curve.theory[:12].tolist()
+
+    def test_a_finer_line_and_a_plotter_of_ones_own(self) -> None:
+        def plot(x: Any, y: Any, dy: Any, fy: Any, view: Any, **_: Any) -> None:
+            from matplotlib import pyplot
+
+            pyplot.plot(x, fy - y)
+
+        fine = np.linspace(0, 0.2, 200)[::-1]
+        wave = BumpsCurve(
+            lambda q, a: a * np.sin(40 * q),
+            Q,
+            np.sin(40 * Q),
+            np.full(30, 0.1),
+            plotter=plot,
+            plot_x=fine,
+            a=0.8,
+        )
+        wave.a.range(0, 3)
+        result = found(wave)
+        (curve,) = result.curves
+        assert curve.image
+        (line,) = [shown for shown in axes_of(result)[0].get_lines() if shown.get_label() == "fit"]
+        assert line.get_xdata().tolist() == fine[::-1].tolist()
+        assert line.get_ydata() == pytest.approx(np.sin(40 * fine[::-1]))
+
     def test_a_curve_of_several_values(self) -> None:
         x = np.linspace(0, 3, 20)
         both = BumpsCurve(
@@ -364,6 +407,7 @@ class TestOthers:
         density.a.range(-3, 3)
         result = fit(Assembly(FitProblem(density)), "amoeba")
         assert result.message == ""
+        assert "fit" not in result.plot.each()
         assert len(axes_of(result)) == 1
 
 

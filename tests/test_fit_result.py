@@ -277,6 +277,22 @@ class TestManyPlots:
         assert sum(axes.get_visible() for axes in many.plot.marginals().axes) == 18
 
 
+@pytest.mark.parametrize("dy", [0.1, None])
+@pytest.mark.parametrize("points", [5, 40])
+def test_the_drawn_distribution_has_the_intervals(points: int, dy: float | None) -> None:
+    from park.fit.corner import distribution
+
+    x = np.linspace(0, 1, points)
+    y = 2 * x + 0.1 * np.random.default_rng(2).normal(size=points)
+    model = Model(lambda x, a, b: a * x + b, a=(-9, 9), b=(-9, 9))
+    result = fit(Assembly((model, (x, y, dy))), "lm")
+    at, density = distribution(result, 0)
+    low, high = result.intervals(0.95)["a"]
+    assert at[0] < low < high < at[-1]
+    inside = (low <= at) & (at <= high)
+    assert density[inside].sum() / density.sum() == pytest.approx(0.95, abs=0.02)  # tails are cut
+
+
 class TestTitles:
     def test_what_keeps_one_from_trusting_it(self, fitted: FitResult) -> None:
         assert fitted.plot.fit().get_suptitle() == f"{fitted.statistic} {fitted.chisq:.4g}"

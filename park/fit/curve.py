@@ -6,9 +6,8 @@ reflectivity or a scattering pattern without the library that computed it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,6 +83,8 @@ class Curve:
     profiles: tuple[Profile, ...] = ()
     #: how it is drawn unless somebody asks for another view: "linear", "log", "logx", "loglog"
     view: str | None = None
+    #: x and values of the fit between the points, to be drawn in place of *theory*
+    fine: tuple[Array, Array] | None = None
     image: bytes = b""
     #: a model of bumps, whose picture `save` names as bumps does
     from_bumps: bool = False
@@ -110,19 +111,26 @@ class Curve:
         found = [line for piece in self._pieces() for line in _real(piece)]
         return [_sorted(line) for line in found if line.x.size]
 
+    def drawn(self, line: Line) -> tuple[Array, Array]:
+        """x and values of the fit of one of the lines, as a picture shows them."""
+        if self.fine is None:
+            return line.x, line.theory
+        order = np.argsort(self.fine[0], kind="stable")
+        return self.fine[0][order], self.fine[1][order]
+
     def is_image(self) -> bool:
         """True where the points form an image."""
         if self.y.size == 0 or np.iscomplexobj(self.y) or self.pieces:
             return False
         if self.y.ndim > 1:
-            return not self._rows()
+            return not self.is_rows()
         return self._edges(self.coordinates()) is not None
 
     def pixels(self) -> Image | None:
         """The image, where the points form one."""
         if not self.is_image():
             return None
-        return self._grid(self.coordinates()) if self.y.ndim > 1 else self._scattered(self.coordinates())
+        return self.grid(self.coordinates()) if self.y.ndim > 1 else self._scattered(self.coordinates())
 
     def missing(self) -> NDArray[np.bool_]:
         """True where a point does not take part, with the shape of y."""
@@ -141,45 +149,10 @@ class Curve:
 
     def nbytes(self) -> int:
         """The size of its arrays and its picture."""
-        values = [getattr(self, f.name) for f in fields(self)]
+        values = [getattr(self, f.name) for f in fields(self)] + list(self.fine or ())
         return len(self.image) + sum(v.nbytes for v in values if isinstance(v, np.ndarray))
 
-    def thinned(self, factor: int) -> Curve:
-        """The same with about one of *factor* points; an image keeps one pixel of each square."""
-        number = np.arange(self.y.size).reshape(self.y.shape)
-        if self._rows():
-            axis = 1 if self.x.size == self.y.shape[1] else 0
-            cut = (slice(None),) * axis + (slice(None, None, factor),)
-            return self._at(cut, self.x[::factor], self.pieces, self.labels)
-        at: list[NDArray[Any]] = list(self.coordinates())
-        labels, pieces = self.labels, self.pieces
-        if pieces:
-            ends = np.cumsum([size for _, size in pieces])
-            parts = [np.arange(end - size, end, factor) for end, (_, size) in zip(ends, pieces, strict=True)]
-            pieces = tuple((name, len(part)) for (name, _), part in zip(pieces, parts, strict=True))
-            chosen = np.concatenate(parts)
-        elif self.y.ndim > 1:
-            side = math.ceil(math.sqrt(factor))
-            chosen = number[..., ::side, ::side].ravel()
-            if self._grid(at).labels[0] == "column":
-                columns = self.y.shape[-1]
-                at = [number % columns + 1.0, number // columns + 1.0]
-                labels = ("column", "row", self.value)
-        else:
-            chosen = number[::factor]
-        where = np.unravel_index(chosen, self.y.shape)
-        x = np.array([coordinate[where] for coordinate in at or [number + 1.0]])
-        return self._at(where, x if len(x) > 1 else x[0], pieces, labels)
-
-    def _at(self, cut: Any, x: Array, pieces: Any, labels: tuple[str, ...]) -> Curve:
-        """The points that *cut* takes of y; *residuals* become those of the points alone, as in `differences`."""
-        names = ("y", "dy", "theory", "low", "high", "mask")
-        arrays = {name: getattr(self, name) for name in names}
-        taken: dict[str, Any] = {name: None if a is None else np.array(a[cut]) for name, a in arrays.items()}
-        thin = replace(self, x=x, pieces=pieces, labels=labels, **taken)
-        return replace(thin, residuals=-np.ravel(thin.differences()[~thin.missing()]))
-
-    def _rows(self) -> bool:
+    def is_rows(self) -> bool:
         """True if a two-dimensional y is a few curves over a common x."""
         if self.y.ndim != 2 or np.ndim(self.x) != 1:
             return False
@@ -191,7 +164,7 @@ class Curve:
         """The lines before complex values are taken apart."""
         at = self.coordinates()
         given = (self.y, self.dy, self.theory, self.low, self.high)
-        if self._rows():
+        if self.is_rows():
             axis = 0 if self.x.size == self.y.shape[1] else 1
             names = self.labels[2:] if len(self.labels) == 2 + self.y.shape[axis] else ()
             return [
@@ -241,9 +214,9 @@ class Curve:
     @property
     def value(self) -> str:
         """The label of its values."""
-        return self.labels[1] if self._rows() or len(self.labels) < 3 else self.labels[-1]
+        return self.labels[1] if self.is_rows() or len(self.labels) < 3 else self.labels[-1]
 
-    def _grid(self, at: list[Array]) -> Image:
+    def grid(self, at: list[Array]) -> Image:
         """The image of a y with two or more dimensions; those before the last are its rows."""
         shape = (-1, self.y.shape[-1])
         arrays = (self.y, self.theory, self.differences())

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize, to_rgb
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.image import imread
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from park.fit.curve import Curve, Image, Line
+from park.fit import images
+from park.fit.curve import Curve, Line
 from park.fit.data import Array
 
 VIEWS = ("linear", "log", "logx", "loglog", "q4")
@@ -29,8 +30,8 @@ PALETTE = (
     "tab:olive",
     "tab:cyan",
 )
-#: As many points of a line are drawn at most, and an image has at most so many pixels along a side.
-MOST_POINTS, MOST_PIXELS = 3000, 512
+#: As many points of a line are drawn at most.
+MOST_POINTS = 3000
 
 
 def draw(figure: Figure, cell: SubplotSpec, curve: Curve, view: str | None, title: str) -> None:
@@ -40,7 +41,8 @@ def draw(figure: Figure, cell: SubplotSpec, curve: Curve, view: str | None, titl
     if lines:
         _lines(figure, cell, curve, lines, view, title)
     elif image is not None:
-        _image(figure, cell, curve, image, view, title)
+        view = view or curve.view or ("log" if _decades(image.data.ravel()) else "linear")
+        images.draw(figure, cell, image, "log" in view.replace("logx", ""), curve.dy is not None, title)
     elif curve.image:
         axes = figure.add_subplot(cell)
         axes.imshow(imread(io.BytesIO(curve.image), format="png"))
@@ -81,7 +83,9 @@ def _lines(
     for n, line in enumerate(lines):
         color = PALETTE[n % len(PALETTE)] if several else DATA
         fit, band = (_darker(color), color) if several else (FIT, BAND)
-        _line(top, _scaled(line, view), (color, fit, band))
+        _line(top, _scaled(line, view), color, band)
+        x, values = curve.drawn(line)
+        _fit(top, x, values * x**4 if view == "q4" else values, fit)
         _residuals(bottom, line, color, band)
     _views(top, bottom, lines, view)
     top.set_title(title, fontsize="medium")
@@ -112,9 +116,8 @@ def _legend(axes: Axes, several: bool) -> None:
                 handle.set(color="0.3" if name == "fit" else "0.7")
 
 
-def _line(axes: Axes, line: Line, colors: tuple[str, Any, Any]) -> None:
-    """Error bars below, then the band, then the fit."""
-    color, fit, band = colors
+def _line(axes: Axes, line: Line, color: str, band: Any) -> None:
+    """Error bars, and the band above them."""
     step = -(-line.x.size // MOST_POINTS)
     dy = None if line.dy is None else line.dy[::step]
     label = line.label or "data"
@@ -126,10 +129,14 @@ def _line(axes: Axes, line: Line, colors: tuple[str, Any, Any]) -> None:
     if line.low is not None and line.high is not None:
         x, low, high = _envelope(line.x, line.low, line.high)
         axes.fill_between(x, low, high, color=band, alpha=0.45, lw=0.8, label="95 %", zorder=2)
-    x, low, high = _envelope(line.x, line.theory, line.theory)
-    if x.size < line.x.size:
-        x, low = np.repeat(x, 2), np.column_stack([low, high]).ravel()
-    axes.plot(x, low, "-", lw=1.2, color=fit, label="fit", zorder=3)
+
+
+def _fit(axes: Axes, x: Array, values: Array, color: Any) -> None:
+    """The line of the fit; of many points the lowest and the highest of each block, so that no peak is lost."""
+    where, low, high = _envelope(x, values, values)
+    if where.size < x.size:
+        where, low = np.repeat(where, 2), np.column_stack([low, high]).ravel()
+    axes.plot(where, low, "-", lw=1.2, color=color, label="fit", zorder=3)
 
 
 def _envelope(x: Array, low: Array, high: Array) -> tuple[Array, Array, Array]:
@@ -257,74 +264,3 @@ def _profiles(axes: Axes, curve: Curve) -> None:
     axes.set_ylim(low - 0.08 * room, high + 0.08 * room)
     axes.set_xlabel(curve.profiles[0].labels[0])
     axes.set_ylabel(curve.profiles[0].labels[1], fontsize="small")
-
-
-def _image(
-    figure: Figure, cell: SubplotSpec, curve: Curve, image: Image, view: str | None, title: str
-) -> None:
-    """Data and fit in one scale of colours, and the residuals beside them."""
-    grid = cell.subgridspec(1, 3)
-    axes = [figure.add_subplot(grid[n]) for n in range(3)]
-    across, up = image.across, image.up
-    panels = [_coarse(values, across, up) for values in (image.data, image.theory, image.residuals)]
-    view = view or curve.view or ("log" if _decades(image.data.ravel()) else "linear")
-    norm = _norm(image, view in ("log", "loglog"))
-    equal = _equal(image)
-    for one, (values, xs, ys), name in zip(axes, panels, ("data", "fit", "residuals"), strict=True):
-        if name == "residuals":
-            most = float(np.nanquantile(np.abs(image.residuals), 0.995)) if np.isfinite(values).any() else 1.0
-            most = max(most, 3.0) if curve.dy is not None else most or 1.0
-            style: dict[str, Any] = {"cmap": "RdBu_r", "norm": Normalize(-most, most)}
-        else:
-            style = {"cmap": "viridis", "norm": norm}
-        mesh = one.pcolormesh(xs, ys, np.ma.masked_invalid(values), rasterized=True, **style)
-        one.set_facecolor("0.85")
-        one.set_title(name, fontsize="medium")
-        one.set_xlabel(image.labels[0])
-        one.xaxis.set_major_locator(MaxNLocator(5))
-        if equal:
-            one.set_aspect("equal")
-        if name == "data":
-            one.set_ylabel(image.labels[1])
-            one.set_title(f"{title}\n{name}", fontsize="medium")
-        else:
-            one.tick_params(labelleft=False)
-        if name == "fit":
-            figure.colorbar(mesh, cax=one.inset_axes((1.03, 0, 0.05, 1)), label=image.labels[2])
-        elif name == "residuals":
-            label = "data − fit" if curve.dy is None else "(data − fit) / dy"
-            figure.colorbar(mesh, cax=one.inset_axes((1.03, 0, 0.05, 1)), label=label)
-
-
-def _norm(image: Image, logarithmic: bool) -> Normalize:
-    both = np.concatenate([image.data.ravel(), image.theory.ravel()])
-    both = both[np.isfinite(both)]
-    positive = both[both > 0]
-    if logarithmic and positive.size:
-        low, high = np.quantile(positive, (0.005, 1.0))
-        return LogNorm(low, high if high > low else low * 10)
-    low, high = np.quantile(both, (0.001, 0.999)) if both.size else (0.0, 1.0)
-    return Normalize(low, high if high > low else low + 1)
-
-
-def _equal(image: Image) -> bool:
-    """True where both axes have the same unit, and the picture would not become a strip."""
-    ratio = float(np.ptp(image.across) / np.ptp(image.up))
-    units = {label.partition("(")[2] for label in image.labels[:2]}
-    return len(units) == 1 and 1 / 3 < ratio < 3
-
-
-def _coarse(values: Array, across: Array, up: Array) -> tuple[Array, Array, Array]:
-    """The means of squares of pixels, where there are more of them than a picture can show."""
-    step = -(-max(values.shape) // MOST_PIXELS)
-    if step == 1:
-        return values, across, up
-    rows, columns = (-(-size // step) * step for size in values.shape)
-    padded = np.full((rows, columns), np.nan)
-    padded[: values.shape[0], : values.shape[1]] = values
-    squares = padded.reshape(rows // step, step, columns // step, step)
-    count = np.isfinite(squares).sum(axis=(1, 3))
-    with np.errstate(all="ignore"):
-        means = np.nansum(squares, axis=(1, 3)) / count
-    edges = [np.append(edge[:-1:step], edge[-1]) for edge in (across, up)]
-    return means, edges[0], edges[1]

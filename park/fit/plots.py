@@ -7,19 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from park.errors import InvalidRequest
-from park.fit import densities, drawing
+from park.fit import corner, drawing
 from park.fit.curve import Curve
-from park.fit.data import Array
 from park.fit.drawing import VIEWS
 
 if TYPE_CHECKING:
@@ -30,8 +26,6 @@ _FIT, _BAND = drawing.FIT, drawing.BAND
 MOST_PARTS, MOST_PAIRED = 20, 8
 #: A larger R-hat is told.
 WELL_MIXED = 1.05
-#: Radii that hold 68.3 and 95 % of a normal distribution in two dimensions.
-RADII = (1.515, 2.448)
 
 
 class Plots:
@@ -47,7 +41,7 @@ class Plots:
     def each(self) -> dict[str, Callable[[], Figure]]:
         """What draws each picture that this result has something for, by name."""
         pictures: dict[str, Callable[[], Figure]] = {}
-        if self._result.curves:
+        if any(curve.residuals.size or curve.image for curve in self._result.curves):
             pictures["fit"] = self.fit
         if len(self._result.convergence):
             pictures["convergence"] = self.convergence
@@ -149,7 +143,7 @@ class Plots:
     def _marginal(self, axes: Axes, n: int) -> None:
         result = self._result
         name = result.names[n]
-        found = self._density(n)
+        found = corner.distribution(result, n)
         if found is not None:
             x, density = found
             axes.plot(x, density, color="0.25", lw=1)
@@ -177,28 +171,6 @@ class Plots:
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(3))
 
-    def _density(self, n: int) -> tuple[Array, Array] | None:
-        """The distribution of a parameter: smoothed draws, or that of its standard error; None without one."""
-        result = self._result
-        if result.draws is not None:
-            draws = result.draws[:, n]
-            if not np.ptp(draws):
-                return None
-            return densities.smooth(draws, result.low[n], result.high[n], self._independent([n]))
-        mean, sigma = result.x[n], result.dx[n]
-        if not (np.isfinite(sigma) and sigma > 0):
-            return None
-        x = np.linspace(mean - 4 * sigma, mean + 4 * sigma, 201)
-        return x, np.exp(-0.5 * ((x - mean) / sigma) ** 2)
-
-    def _independent(self, chosen: list[int]) -> float:
-        """How many independent draws those of the chosen parameters are worth."""
-        result = self._result
-        assert result.draws is not None
-        if result.ess is not None and np.isfinite(result.ess[chosen]).all():
-            return max(10.0, float(result.ess[chosen].min()))
-        return max(10.0, len(result.draws) / 10)
-
     def correlations(self, names: Sequence[str] | None = None) -> Figure:
         """Pairs of parameters with the contours that hold 68 and 95 %: of the draws, or of the covariance.
 
@@ -212,113 +184,13 @@ class Plots:
         chosen = [result.names.index(name) for name in names or result.names]
         if names is None and len(chosen) > MOST_PAIRED:
             return self._map()
-        count = len(chosen)
-        side = min(13.0, 1.7 * count + 1.4)
-        figure = Figure(figsize=(side, side), layout="constrained")
-        grid = figure.subplots(count, count, squeeze=False, sharex="col")
-        correlation = _correlation(result.cov)
-        for row, vertical in enumerate(chosen):
-            for column, horizontal in enumerate(chosen):
-                axes = grid[row][column]
-                if column > row:
-                    axes.set_visible(False)
-                    continue
-                if column == row:
-                    self._diagonal(axes, vertical)
-                else:
-                    self._pair(axes, horizontal, vertical)
-                    text = f"{correlation[vertical, horizontal]:.2f}"
-                    axes.set_title(text, fontsize="small", loc="right", pad=2, color="0.3")
-                axes.xaxis.set_major_locator(MaxNLocator(3))
-                axes.tick_params(labelsize="x-small")
-                axes.tick_params(axis="x", labelbottom=row == count - 1, rotation=30)
-                axes.tick_params(axis="y", labelleft=column == 0 and row > 0)
-                if row == count - 1:
-                    axes.set_xlabel(result.names[horizontal])
-                if column == 0 and row > 0:
-                    axes.set_ylabel(result.names[vertical])
-        handles = [
-            Patch(facecolor=_BAND, alpha=0.75, edgecolor=_FIT, label="68 %"),
-            Patch(facecolor=_BAND, alpha=0.3, edgecolor=_FIT, label="95 %"),
-            Line2D([], [], color="black", marker="+", ls="", ms=7, label="best"),
-        ]
-        figure.legend(handles=handles, loc="upper right", frameon=False)
+        figure = corner.pairs(result, chosen)
         self._headline(figure, _counted(result))
         return figure
 
-    def _diagonal(self, axes: Axes, n: int) -> None:
-        found = self._density(n)
-        if found is not None:
-            axes.fill_between(*found, color=_BAND, alpha=0.6, lw=0)
-            axes.plot(*found, color="0.25", lw=1)
-            axes.set_ylim(bottom=0)
-            axes.set_xlim(found[0][0], found[0][-1])
-        axes.axvline(self._result.x[n], color=_FIT, lw=1)
-        axes.set_yticks([])
-
-    def _pair(self, axes: Axes, horizontal: int, vertical: int) -> None:
-        result = self._result
-        axes.yaxis.set_major_locator(MaxNLocator(3))
-        pair = [horizontal, vertical]
-        if result.draws is not None and np.ptp(result.draws[:, pair], axis=0).all():
-            limits = np.array([result.low[pair], result.high[pair]]).T
-            both = result.draws[:, pair]
-            u, v, density = densities.smooth2(both[:, 0], both[:, 1], limits, self._independent(pair))
-            axes.set_facecolor(colormaps["Oranges"](0))
-            axes.set_xlim(densities.window(both[:, 0], *limits[0]))
-            axes.set_ylim(densities.window(both[:, 1], *limits[1]))
-            axes.pcolormesh(u, v, density, cmap="Oranges", rasterized=True, shading="nearest")
-            heights = densities.levels(density, (0.95, 0.68))
-            if heights[0] < heights[1]:
-                axes.contour(u, v, density, levels=heights, colors=[_FIT], linewidths=[0.8, 1.2])
-        elif result.draws is None:
-            self._ellipses(axes, horizontal, vertical)
-        axes.plot(result.x[horizontal], result.x[vertical], "+", color="black", ms=7)
-
-    def _ellipses(self, axes: Axes, horizontal: int, vertical: int) -> None:
-        result = self._result
-        pair = np.array([horizontal, vertical])
-        block, deviation = result.cov[np.ix_(pair, pair)], result.dx[pair]
-        if not np.isfinite(block).all() or not (deviation > 0).all():
-            return
-        # In units of the errors: parameters of very different sizes would lose the shorter axis to rounding.
-        size, axis = np.linalg.eigh(block / np.outer(deviation, deviation))
-        turn = np.linspace(0, 2 * np.pi, 181)
-        circle = np.sqrt(np.maximum(size, 0))[:, None] * np.array([np.cos(turn), np.sin(turn)])
-        for radius, alpha in zip(reversed(RADII), (0.3, 0.75), strict=True):
-            ellipse = result.x[pair][:, None] + deviation[:, None] * radius * (axis @ circle)
-            axes.fill(*ellipse, facecolor=_BAND, alpha=alpha, edgecolor="none")
-            axes.plot(*ellipse, color=_FIT, lw=0.8)
-        axes.set_xlim(result.x[horizontal] - 4 * deviation[0], result.x[horizontal] + 4 * deviation[0])
-        axes.set_ylim(result.x[vertical] - 4 * deviation[1], result.x[vertical] + 4 * deviation[1])
-
     def _map(self) -> Figure:
-        """All correlation coefficients as colours, and the strongest in words."""
-        result = self._result
-        count = len(result.names)
-        side = min(13.0, 0.32 * count + 3.2)
-        figure = Figure(figsize=(side + 1.2, side), layout="constrained")
-        axes = figure.subplots()
-        correlation = _correlation(result.cov)
-        mesh = axes.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
-        size = "small" if count <= 24 else "x-small"
-        axes.set_xticks(range(count), result.names, rotation=90, fontsize=size)
-        axes.set_yticks(range(count), result.names, fontsize=size)
-        if count <= 16:
-            for (row, column), value in np.ndenumerate(correlation):
-                if np.isfinite(value) and row != column:
-                    color = "white" if abs(value) > 0.6 else "0.3"
-                    axes.text(
-                        column, row, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=color
-                    )
-        figure.colorbar(mesh, ax=axes, label="correlation", shrink=0.8)
-        pairs = [(row, column) for row in range(count) for column in range(row)]
-        pairs = [pair for pair in pairs if np.isfinite(correlation[pair])]
-        strongest = sorted(pairs, key=lambda pair: -abs(correlation[pair]))[:3]
-        words = [f"{result.names[b]} and {result.names[a]} {correlation[a, b]:.3f}" for a, b in strongest]
-        self._headline(
-            figure, "\n".join(["correlations; the strongest:", *words]) if words else "correlations"
-        )
+        figure, strongest = corner.heat_map(self._result)
+        self._headline(figure, "\n".join(["correlations; the strongest:", *strongest]))
         return figure
 
 
@@ -352,10 +224,3 @@ def _value(result: FitResult, name: str) -> str:
     estimate = result[name]
     at_limit = ", at limit" if name in result.at_limit else ""
     return f"{uncertain(estimate.value, estimate.stderr)}{at_limit}"
-
-
-def _correlation(cov: Array) -> Array:
-    with np.errstate(all="ignore"):
-        deviation = np.sqrt(np.diag(cov))
-        result: Array = cov / np.outer(deviation, deviation)
-    return result

@@ -20,6 +20,7 @@ from park.fit.assembly import Assembly
 from park.fit.curve import Curve, Profile
 from park.fit.data import Array
 from park.fit.env import Env
+from park.fit.thinning import thinned
 
 #: All curves of a result take no more bytes than this: beyond it they hold every second point, or third, ...
 MOST_BYTES = 64 << 20
@@ -101,6 +102,13 @@ def with_bands(
         found = bands.propagated(drawn.at, x, np.concatenate(rows), limits, cov)
     if found is None:
         return list(curves)
+    return _with_edges(curves, wanted, found)
+
+
+def _with_edges(
+    curves: Sequence[Curve], wanted: Sequence[Curve | None], found: tuple[Array, Array]
+) -> list[Curve]:
+    """The bounds of everything in one row, given back to the curves that they belong to."""
     result, at = [], 0
     for given, curve in zip(curves, wanted, strict=True):
         if curve is None:
@@ -146,4 +154,4 @@ def small(curves: Sequence[Curve]) -> tuple[list[Curve], list[str]]:
         return list(curves), []
     factor = math.ceil(size / MOST_BYTES)
     note = f"the curves are too large to travel with the result: they hold one of every {factor} points"
-    return [curve.thinned(factor) for curve in curves], [note]
+    return [thinned(curve, factor) for curve in curves], [note]

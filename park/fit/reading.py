@@ -39,6 +39,7 @@ class Reading(NamedTuple):
     pieces: tuple[tuple[str, int], ...] = ()
     view: str | None = None
     mask: NDArray[np.bool_] | None = None
+    fine: tuple[Array, Array] | None = None
 
 
 def curve(model: Any, name: str) -> tuple[Curve, list[str]]:
@@ -48,18 +49,20 @@ def curve(model: Any, name: str) -> tuple[Curve, list[str]]:
     """
     found, residuals, notes = None, np.empty(0), []
     try:
-        if callable(getattr(model, "residuals", None)):
+        # Those of a density are for show.
+        if callable(getattr(model, "residuals", None)) and getattr(model, "has_residuals", True):
             residuals = np.ravel(_numbers(model.residuals()))
         found = _read(model)
     except Exception as error:
         notes.append(f"there is no curve of {name}: {in_words(error)}")
+    image = b""
+    try:
+        # A bumps Curve may have a plotter of its user's own.
+        if callable(getattr(model, "plot", None)) and (found is None or getattr(model, "plotter", None)):
+            image = picture(model)
+    except Exception as error:
+        notes.append(f"there is no picture of {name}: {in_words(error)}")
     if found is None:
-        image = b""
-        try:
-            if callable(getattr(model, "plot", None)):
-                image = picture(model)
-        except Exception as error:
-            notes.append(f"there is no picture of {name}: {in_words(error)}")
         return replace(nothing(name), residuals=residuals, image=image, from_bumps=True), notes
     profiles: list[Profile] = []
     try:
@@ -79,6 +82,8 @@ def curve(model: Any, name: str) -> tuple[Curve, list[str]]:
             pieces=found.pieces,
             profiles=tuple(profiles),
             view=found.view,
+            fine=found.fine,
+            image=image,
             from_bumps=True,
         ),
         notes,
@@ -160,13 +165,10 @@ def _scattering(model: Any) -> Reading | None:
 
 
 def _plain(model: Any) -> Reading | None:
-    """A model with ``theory()``: an array, or a pair (x, values)."""
+    """A model with ``theory()``: an array, a pair (x, values), or a list of either."""
     if not callable(getattr(model, "theory", None)):
         return None
-    theory, x = model.theory(), None
-    if isinstance(theory, tuple) and len(theory) == 2:
-        x, theory = _numbers(theory[0]), theory[1]
-    theory = _numbers(theory)
+    theory, x, sizes = _theory(model.theory())
     given = _column(model, Y, theory.size)
     if given is None:
         return None
@@ -183,25 +185,55 @@ def _plain(model: Any) -> Reading | None:
     return Reading(
         x=x,
         y=y,
-        dy=None if dy is None else _numbers(dy).reshape(y.shape),
+        dy=None if dy is None else np.broadcast_to(_numbers(dy), theory.shape).reshape(y.shape),
         theory=theory.reshape(y.shape),
         labels=tuple(labels),
+        pieces=tuple((f"{n}", size) for n, size in enumerate(sizes, 1)) if len(sizes) > 1 else (),
         mask=mask,
+        fine=_fine(model, y.ndim),
     )
 
 
+def _theory(given: Any) -> tuple[NDArray[Any], NDArray[Any] | None, list[int]]:
+    """The values of ``theory()``, their x if they come with one, and the sizes of the pieces of a list."""
+    if isinstance(given, tuple) and len(given) == 2 and all(np.ndim(column) == 1 for column in given):
+        return _numbers(given[1]), _numbers(given[0]), []
+    if isinstance(given, list | tuple) and any(isinstance(one, tuple) for one in given):
+        pairs = [(_numbers(x), _numbers(values)) for x, values in (one for one in given if one is not None)]
+        sizes = [values.size for _, values in pairs]
+        return _joined(values for _, values in pairs), _joined(x for x, _ in pairs), sizes
+    return _numbers(given), None, []
+
+
+def _fine(model: Any, dimensions: int) -> tuple[Array, Array] | None:
+    """The fit at the points that somebody chose to draw it at (bumps' ``plot_x``)."""
+    x = getattr(model, "plot_x", None)
+    if x is None or dimensions != 1:
+        return None
+    x = np.ravel(_numbers(x))
+    values = np.ravel(_numbers(model.theory(x)))
+    return (x, values) if x.size == values.size and not np.iscomplexobj(values) else None
+
+
 def _column(model: Any, names: Sequence[str], size: int | None) -> Any:
-    """The first of the model's attributes with one of these names that is numbers, *size* of them."""
+    """The first of the model's attributes with one of these names that is numbers, *size* of them.
+
+    An error may be one number for all points, and values may be a list of arrays, one for each piece.
+    """
     for holder in (model, *(getattr(model, name, None) for name in HOLDERS)):
         for name in names:
             value = getattr(holder, name, None)
             if value is None or isinstance(value, str | bytes) or callable(value):
                 continue
             try:
+                if isinstance(value, list) and any(np.ndim(one) for one in value):
+                    value = np.concatenate([np.ravel(one) for one in value if one is not None])
                 array = np.ma.asarray(value) if np.ma.isMaskedArray(value) else np.asarray(value)
             except ValueError:
                 continue
-            if array.dtype.kind in "iufbc" and array.ndim and size in (None, array.size):
+            if array.dtype.kind not in "iufbc":
+                continue
+            if (array.ndim and size in (None, array.size)) or (names is DY and not array.ndim):
                 return array
     return None
 

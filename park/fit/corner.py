@@ -1,0 +1,170 @@
+"""Distributions of parameters and of pairs of them: of draws, or of the standard errors and their covariance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from park.fit import densities
+from park.fit.data import Array
+from park.fit.drawing import BAND, FIT
+
+if TYPE_CHECKING:
+    from park.fit.result import FitResult
+
+#: Radii that hold 68.3 and 95 % of a normal distribution in two dimensions.
+RADII = (1.515, 2.448)
+
+
+def distribution(result: FitResult, n: int) -> tuple[Array, Array] | None:
+    """Positions and densities of a parameter; None where its draws, or its error, say nothing.
+
+    Without draws it is normal, or Student's where the size of dy was estimated.
+    """
+    if result.draws is not None:
+        draws = result.draws[:, n]
+        if not np.ptp(draws):
+            return None
+        return densities.smooth(draws, result.low[n], result.high[n], independent(result, [n]))
+    mean, sigma = result.x[n], result.dx[n]
+    if not (np.isfinite(sigma) and sigma > 0):
+        return None
+    low, high = result.intervals(0.95)[result.names[n]]
+    reach = max(4.0, 0.75 * (high - low) / sigma)
+    t = np.linspace(-reach, reach, 401)
+    freedom = np.inf if result.student is None else float(result.student[n])
+    density = np.exp(-0.5 * t**2) if np.isinf(freedom) else (1 + t**2 / freedom) ** (-0.5 * (freedom + 1))
+    return mean + sigma * t, density
+
+
+def independent(result: FitResult, chosen: Sequence[int]) -> float:
+    """How many independent draws those of the chosen parameters are worth."""
+    assert result.draws is not None
+    if result.ess is not None and np.isfinite(result.ess[list(chosen)]).all():
+        return max(10.0, float(result.ess[list(chosen)].min()))
+    return max(10.0, len(result.draws) / 10)
+
+
+def pairs(result: FitResult, chosen: Sequence[int]) -> Figure:
+    """A panel for each pair of the chosen parameters, and their distributions on the diagonal."""
+    count = len(chosen)
+    side = min(13.0, 1.7 * count + 1.4)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    grid = figure.subplots(count, count, squeeze=False, sharex="col")
+    correlation = correlations(result.cov)
+    for row, vertical in enumerate(chosen):
+        for column, horizontal in enumerate(chosen):
+            axes = grid[row][column]
+            if column > row:
+                axes.set_visible(False)
+                continue
+            if column == row:
+                _diagonal(axes, result, vertical)
+            else:
+                _pair(axes, result, horizontal, vertical)
+                text = f"{correlation[vertical, horizontal]:.2f}"
+                axes.set_title(text, fontsize="small", loc="right", pad=2, color="0.3")
+            bottom, left = row == count - 1, column == 0 and row > 0
+            axes.xaxis.set_major_locator(MaxNLocator(3))
+            axes.tick_params(labelsize="x-small")
+            axes.tick_params(axis="x", labelbottom=bottom, rotation=30)
+            axes.tick_params(axis="y", labelleft=left)
+            axes.set_xlabel(result.names[horizontal] if bottom else "")
+            axes.set_ylabel(result.names[vertical] if left else "")
+    handles = [
+        Patch(facecolor=BAND, alpha=0.75, edgecolor=FIT, label="68 %"),
+        Patch(facecolor=BAND, alpha=0.3, edgecolor=FIT, label="95 %"),
+        Line2D([], [], color="black", marker="+", ls="", ms=7, label="best"),
+    ]
+    figure.legend(handles=handles, loc="upper right", frameon=False)
+    return figure
+
+
+def _diagonal(axes: Axes, result: FitResult, n: int) -> None:
+    found = distribution(result, n)
+    if found is not None:
+        axes.fill_between(*found, color=BAND, alpha=0.6, lw=0)
+        axes.plot(*found, color="0.25", lw=1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(found[0][0], found[0][-1])
+    axes.axvline(result.x[n], color=FIT, lw=1)
+    axes.set_yticks([])
+
+
+def _pair(axes: Axes, result: FitResult, horizontal: int, vertical: int) -> None:
+    """The density of the draws, or the ellipses of the covariance, with the best point."""
+    axes.yaxis.set_major_locator(MaxNLocator(3))
+    pair = [horizontal, vertical]
+    if result.draws is None:
+        _ellipses(axes, result, pair)
+    elif np.ptp(result.draws[:, pair], axis=0).all():
+        limits = np.array([result.low[pair], result.high[pair]]).T
+        both = result.draws[:, pair]
+        u, v, density = densities.smooth2(both[:, 0], both[:, 1], limits, independent(result, pair))
+        axes.set_facecolor(colormaps["Oranges"](0))
+        axes.set_xlim(densities.window(both[:, 0], *limits[0]))
+        axes.set_ylim(densities.window(both[:, 1], *limits[1]))
+        axes.pcolormesh(u, v, density, cmap="Oranges", rasterized=True, shading="nearest")
+        heights = densities.levels(density, (0.95, 0.68))
+        if heights[0] < heights[1]:
+            axes.contour(u, v, density, levels=heights, colors=[FIT], linewidths=[0.8, 1.2])
+    axes.plot(result.x[horizontal], result.x[vertical], "+", color="black", ms=7)
+
+
+def _ellipses(axes: Axes, result: FitResult, pair: list[int]) -> None:
+    """As wide as the intervals of the parameters, which are Student's where the size of dy was estimated."""
+    from park.fit.result import widened
+
+    x, cov = result.x[pair], widened(result.cov, result.student)[np.ix_(pair, pair)]
+    deviation = np.sqrt(np.diag(cov))
+    if not np.isfinite(cov).all() or not (deviation > 0).all():
+        return
+    # In units of the errors: parameters of very different sizes would lose the shorter axis to rounding.
+    size, axis = np.linalg.eigh(cov / np.outer(deviation, deviation))
+    turn = np.linspace(0, 2 * np.pi, 181)
+    circle = np.sqrt(np.maximum(size, 0))[:, None] * np.array([np.cos(turn), np.sin(turn)])
+    for radius, alpha in zip(reversed(RADII), (0.3, 0.75), strict=True):
+        ellipse = x[:, None] + deviation[:, None] * radius * (axis @ circle)
+        axes.fill(*ellipse, facecolor=BAND, alpha=alpha, edgecolor="none")
+        axes.plot(*ellipse, color=FIT, lw=0.8)
+    axes.set_xlim(x[0] - 4 * deviation[0], x[0] + 4 * deviation[0])
+    axes.set_ylim(x[1] - 4 * deviation[1], x[1] + 4 * deviation[1])
+
+
+def heat_map(result: FitResult) -> tuple[Figure, list[str]]:
+    """All correlation coefficients as colours, and the three strongest in words."""
+    count = len(result.names)
+    side = min(13.0, 0.32 * count + 3.2)
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    axes = figure.subplots()
+    correlation = correlations(result.cov)
+    mesh = axes.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
+    size = "small" if count <= 24 else "x-small"
+    axes.set_xticks(range(count), result.names, rotation=90, fontsize=size)
+    axes.set_yticks(range(count), result.names, fontsize=size)
+    if count <= 16:
+        for (row, column), value in np.ndenumerate(correlation):
+            if np.isfinite(value) and row != column:
+                color = "white" if abs(value) > 0.6 else "0.3"
+                place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6.5}
+                axes.text(column, row, f"{value:.2f}", color=color, **place)
+    figure.colorbar(mesh, ax=axes, label="correlation", shrink=0.8)
+    known = [(a, b) for a in range(count) for b in range(a) if np.isfinite(correlation[a, b])]
+    known.sort(key=lambda pair: -abs(correlation[pair]))
+    return figure, [f"{result.names[b]} and {result.names[a]} {correlation[a, b]:.3f}" for a, b in known[:3]]
+
+
+def correlations(cov: Array) -> Array:
+    """The correlation coefficients (k, k) of a covariance; nan where it says nothing."""
+    with np.errstate(all="ignore"):
+        deviation = np.sqrt(np.diag(cov))
+        result: Array = cov / np.outer(deviation, deviation)
+    return result
