@@ -303,7 +303,8 @@ class TestTitles:
 
     def test_chains_that_have_not_mixed(self, sampled: FitResult) -> None:
         doubtful = replace(sampled, converged=False, rhat=np.array([1.01, 1.8, 1.3]), ess=np.full(3, 20.0))
-        assert doubtful.plot.marginals().get_suptitle().endswith("; not converged, R-hat up to 1.80")
+        title = f"{len(sampled.draws)} draws, R-hat up to 1.8, effective sample size from 20; not converged"
+        assert doubtful.plot.marginals().get_suptitle() == title
 
 
 class TestPlots:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 _FIT, _BAND = drawing.FIT, drawing.BAND
 #: Parts in one picture, and parameters for which every pair has a panel.
 MOST_PARTS, MOST_PAIRED = 20, 8
-#: A larger R-hat is told.
-WELL_MIXED = 1.05
 
 
 class Plots:
@@ -86,8 +84,6 @@ class Plots:
             doubts.append("stopped early")
         elif not result.converged:
             doubts.append("not converged")
-            if result.rhat is not None and np.nanmax(result.rhat, initial=1.0) > WELL_MIXED:
-                doubts.append(f"R-hat up to {np.nanmax(result.rhat):.2f}")
         if doubts:
             figure.suptitle(f"{text}; {', '.join(doubts)}", fontsize="medium", color="tab:red", weight="bold")
         else:
@@ -214,7 +210,15 @@ def _grid(curves: Sequence[Curve]) -> tuple[Figure, list[SubplotSpec]]:
 
 
 def _counted(result: FitResult) -> str:
-    return result.method if result.draws is None else f"{len(result.draws)} draws"
+    """The method, or the draws and how well they are mixed."""
+    if result.draws is None:
+        return result.method
+    words = f"{len(result.draws)} draws"
+    if result.rhat is not None and np.isfinite(result.rhat).any():
+        words += f", R-hat up to {np.nanmax(result.rhat):.3g}"
+    if result.ess is not None and np.isfinite(result.ess).any():
+        words += f", effective sample size from {np.nanmin(result.ess):.0f}"
+    return words
 
 
 def _value(result: FitResult, name: str) -> str:
