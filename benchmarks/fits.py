@@ -87,13 +87,13 @@ def fitters(against: Path | None) -> Iterator[list[Fitter]]:
 Figures = dict[tuple[str, str], dict[str, list[dict[str, float]]]]
 
 
-def measure(names: Sequence[str], rounds: int, against: Path | None) -> Figures:
+def measure(names: Sequence[str], methods: Sequence[str], rounds: int, against: Path | None) -> Figures:
     """(case, method) -> checkout -> what each round found."""
     found: Figures = {}
     with fitters(against) as made:
         for turn in range(rounds):
             for case in names:
-                for method in CASES[case].methods:
+                for method in [m for m in CASES[case].methods if m in methods]:
                     row = found.setdefault((case, method), {})
                     for fitter in made if turn % 2 else reversed(made):
                         row.setdefault(fitter.name, []).append(fitter.fit(case, method))
@@ -134,6 +134,7 @@ def main(arguments: Sequence[str]) -> int:
     """Prints the table. Exit code 1 where a fit costs over 10 % more than in the other checkout."""
     parser = argparse.ArgumentParser("python -m benchmarks fits", description=__doc__.splitlines()[0])
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout, to take turns with")
+    parser.add_argument("--methods", default="default,lm,amoeba,de,newton", help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--size", choices=("small", "full"), default="full", help="(default: %(default)s)")
     parser.add_argument(
@@ -145,7 +146,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.against is not None and not (options.against / "park" / "__init__.py").exists():
         parser.error(f"--against {options.against}: there is no park in it")
     began = time.monotonic()
-    found = measure(FEW if options.size == "small" else list(CASES), options.rounds, options.against)
+    names = FEW if options.size == "small" else list(CASES)
+    found = measure(names, options.methods.split(","), options.rounds, options.against)
     lines = table(found)
     print(aligned(lines))
     print(
