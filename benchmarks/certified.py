@@ -113,6 +113,7 @@ def summary(found: Sequence[Outcome], methods: Sequence[str]) -> list[list[str]]
             "start",
             "right",
             "errors right",
+            "near",
             "wrong, and say so",
             "wrong without a word",
             "evaluations",
