@@ -22,6 +22,7 @@ from park.fit.result import FitResult
 from park.fit.watch import ModelFailed
 from park.model import Improvement, Log, Progress
 from park.payload import dumps, loads
+from tests import nist
 
 X = np.linspace(0, 5, 40)
 TRUE = (3.0, 1.5, 0.4)
@@ -203,6 +204,32 @@ def test_stop_keeps_the_best_so_far(method: str) -> None:
     assert result.steps < 15  # dream looks only each ten generations
     assert math.isfinite(result.nllf)
     assert assembly().nllf(result.x) == pytest.approx(result.nllf)
+
+
+@pytest.mark.parametrize(("method", "steps"), [("amoeba", 12), ("newton", 2), ("de", 3)])
+def test_a_method_that_takes_its_last_step_says_so(method: str, steps: int) -> None:
+    result = fit(assembly(), method, start={"height": 9, "time": 9}, steps=steps)
+    assert result.steps >= steps - 1
+    assert not result.converged
+    assert f"it took its last of {steps} steps" in result.message
+
+
+def test_between_limits_too_wide_points_are_of_no_use() -> None:
+    wide = {name: Parameter(1.0, limits=(-1e9, 1e9)) for name in ("height", "time", "floor")}
+    y = decay(X, *TRUE) + 0.05 * NOISE
+    a = Assembly((Model(decay, **wide), (X, y, 0.05)))
+    result = fit(a, "de", steps=5)
+    assert "those of height, time, floor are" in result.message
+    assert "times as wide as a step that matters: give limits as narrow as you can believe" in result.message
+    assert fit(a, "amoeba").converged
+
+
+def test_a_simplex_that_has_collapsed_begins_again() -> None:
+    problem = nist.load("MGH09")
+    parameters = {f"b{n}": Parameter(value) for n, value in enumerate(problem.start1, 1)}
+    result = fit(Assembly((Model(problem.model, **parameters), (problem.x, problem.y))), "amoeba", steps=5000)
+    assert result.converged
+    assert result.x == pytest.approx(problem.certified, rel=1e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from park.fit.asked import Asked
-from park.fit.covariance import covariance
+from park.fit.convergence import judge
+from park.fit.covariance import covariance, curvature
 from park.fit.data import Array
+from park.fit.derivatives import natural_scale
 from park.fit.env import Env
 from park.fit.methods import METHODS
 from park.fit.objective import Objective
@@ -23,8 +25,10 @@ from park.fit.scaling import Coordinates, scaled
 from park.fit.shadow import Fenced, Shadow
 from park.fit.watch import Evaluations, Found, ModelFailed, Monitor
 
-#: newton begins again, with the scale of where it is, until that lowers the likelihood by no more.
+#: A method begins again where it is, with the scale of there, until that lowers the likelihood by no more.
 GAIN = 1e-3
+#: Limits so many times as wide as the step that matters leave a method that steps between them no chance.
+WIDE = 1e6
 
 
 def run_bumps(
@@ -38,48 +42,122 @@ def run_bumps(
     asked: Asked | None,
 ) -> Found:
     """Runs one of bumps' optimizers from *x0*, or from what the *keeper* has of it."""
-    from bumps import fitters
+    return _Optimizer(objective, method, options, x0, env, evaluations, keeper, asked).run()
 
-    fitclass = next(f for f in fitters.FITTERS if f.id == method)
-    given = {**METHODS[method], **options}
-    total: float = fitclass.max_steps(_Sized(x0.size), given)
-    saved = keeper.of(method) if keeper is not None else None
-    kept = saved.state if saved is not None else None
-    monitor = Monitor(env, objective.names, lambda: total, evaluations, method, keeper, asked)
-    at = monitor.at
-    x, value = x0 if at.point is None else at.point, at.value
-    while True:
+
+class _Optimizer:
+    """One method, which may begin again where it has ended, while it has steps left."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        method: str,
+        options: dict[str, Any],
+        x0: Array,
+        env: Env,
+        evaluations: Evaluations,
+        keeper: Keeper | None,
+        asked: Asked | None,
+    ) -> None:
+        from bumps import fitters
+
+        self.fitclass = next(f for f in fitters.FITTERS if f.id == method)
+        self.objective = objective
+        self.method = method
+        self.options = {**METHODS[method], **options}
+        self.env = env
+        self.evaluations = evaluations
+        #: where an earlier process was
+        self.saved = keeper.of(method) if keeper is not None else None
+        self.state = self.saved.state if self.saved is not None else None
+        total: float = self.fitclass.max_steps(_Sized(x0.size), self.options)
+        self.monitor = Monitor(env, objective.names, lambda: total, evaluations, method, keeper, asked)
+        self.at = self.monitor.at
+        self.x0 = x0
+        self.x = x0 if self.at.point is None else self.at.point
+        self.value = self.at.value
+
+    def run(self) -> Found:
+        """The best point."""
+        while True:
+            before = self.value
+            fitter = self._once()
+            done, steps = self.at.step, self.options["steps"]
+            found = Found(self.x, self.value, done, self.monitor.convergence)
+            found.ended = _ended(self.method, fitter, done, steps)
+            if self.env.should_stop or not before - self.value > GAIN or done >= steps:
+                break
+            if self.method != "newton" and not (self.method == "amoeba" and self._stalled(found)):
+                break
+        wide = wide_limits(self.objective, self.x0) if self.method in ("de", "pt") else ""
+        found.ended = "; ".join(each for each in (found.ended, wide) if each)
+        return found
+
+    def _stalled(self, found: Found) -> bool:
+        """Whether a simplex has collapsed where there is no minimum. What was looked at is kept with *found*."""
+        if found.ended:
+            return False
+        try:
+            found.local = curvature(self.objective, found.x)
+            found.verdict = judge(self.objective, found.x, found.value, found.local)
+        except Exception:  # the result will say so
+            return False
+        return not found.verdict.converged
+
+    def _once(self) -> Any:
+        """Runs the method from where it is, and returns bumps' fitter."""
+        from bumps import fitters
+
         # newton knows no limits, and its steps for derivatives are parts of a unit
-        coordinates = scaled(objective, x, limits=method != "newton")
-        options, state = dict(given), None
-        if saved is not None:
-            options, state = going_on(saved, kept, given, coordinates)
-        elif at.step:
-            options["steps"] = given["steps"] - at.step
-        if method == "de" and options["xtol"]:
+        coordinates = scaled(self.objective, self.x, limits=self.method != "newton")
+        kind = Fenced if self.method == "newton" else Shadow
+        shadow = kind(self.objective, coordinates, self.evaluations, self._covariance, self.x)
+        options, state = self._going_on(coordinates)
+        with quietly(self.evaluations):
+            driver = fitters.FitDriver(
+                self.fitclass,
+                problem=shadow,
+                monitors=[Watching(self.monitor, coordinates, shadow)],
+                abort_test=lambda: self.env.should_stop,
+                mapper=lambda points: self.evaluations.mapped(coordinates.x(points)),
+                **options,
+            )
+            u, value = driver.fit(fit_state=state)
+        self.x, self.value = coordinates.x(shadow.inside(u)), shadow.likelihood(float(value), u)
+        if self.at.point is not None and not self.value <= self.at.value:
+            self.x, self.value = self.at.point, self.at.value  # de ends with its last best, not with its best
+        return driver.fitter
+
+    def _covariance(self, x: Array) -> Array:
+        return covariance(self.objective, x)
+
+    def _going_on(self, coordinates: Coordinates) -> tuple[dict[str, Any], Any]:
+        """The options with which it begins, or begins again, and bumps' state."""
+        options, state = dict(self.options), None
+        if self.saved is not None:
+            options, state = going_on(self.saved, self.state, options, coordinates)
+            self.saved = None
+        elif self.at.step:
+            options["steps"] -= self.at.step
+        if self.method == "de" and options["xtol"]:
             # bumps ends where the population is narrow. Between wide limits that is not enough: it is level, too.
             narrow = f"Rx({options['xtol']!r}, scaled=False)"
             options["stop"] = f"{narrow} & Rf({options['ftol']!r}, scaled=False)"
-        kind = Fenced if method == "newton" else Shadow
-        shadow = kind(objective, coordinates, evaluations, lambda x: covariance(objective, x), x)
-        with quietly(evaluations):
-            driver = fitters.FitDriver(
-                fitclass,
-                problem=shadow,
-                monitors=[Watching(monitor, coordinates, shadow)],
-                abort_test=lambda: env.should_stop,
-                mapper=lambda points, x=coordinates.x: evaluations.mapped(x(points)),
-                **options,
-            )
-            u, reached = driver.fit(fit_state=state)
-        before, saved = value, None
-        x, value = coordinates.x(shadow.inside(u)), shadow.likelihood(float(reached), u)
-        if at.point is not None and not value <= at.value:
-            x, value = at.point, at.value  # de ends with its last best, not with its best
-        if method != "newton" or not before - value > GAIN or at.step >= given["steps"] or env.should_stop:
-            break
-    ended = _ended(method, driver.fitter, at.step, given["steps"])
-    return Found(x, value, at.step, monitor.convergence, ended=ended)
+        return options, state
+
+
+def wide_limits(objective: Objective, x0: Array) -> str:
+    """Words on limits so wide that points between them are of no use, judged at *x0*; "" where none are."""
+    wide = objective.high - objective.low
+    with np.errstate(all="ignore"):
+        ratio = np.where(np.isfinite(wide), wide, 0.0) / natural_scale(objective, x0)
+    names = [name for name, each in zip(objective.names, ratio, strict=True) if each > WIDE]
+    if not names:
+        return ""
+    return (
+        f"its first points lie evenly between the limits, and those of {', '.join(names)} are {ratio.max():.0e} times as "
+        "wide as a step that matters: give limits as narrow as you can believe, or fit with method 'auto'"
+    )
 
 
 class _Sized:

@@ -17,7 +17,7 @@ from park.fit.diagnostics import ess, rhat
 from park.fit.env import Env
 from park.fit.methods import METHODS, chains_of
 from park.fit.objective import Objective
-from park.fit.optimizers import quietly
+from park.fit.optimizers import quietly, wide_limits
 from park.fit.resume import Keeper
 from park.fit.scaling import Coordinates, Whitened, scaled, whitened
 from park.fit.shadow import Shadow
@@ -307,6 +307,8 @@ class Sampler:
             if stuck
             else ""
         )
+        if self.options["init"] in ("lhs", "random") and (wide := wide_limits(self.objective, self.x0)):
+            why += f"{wide}; "
         more = "draw more (samples=, max_samples=), or go on from here (Uncertainty with resume=)"
         return f"{why}the intervals are not to be trusted; {more}"
 
