@@ -85,24 +85,27 @@ class _Optimizer:
             done, steps = self.at.step, self.options["steps"]
             found = Found(self.x, self.value, done, self.monitor.convergence)
             found.ended = _ended(self.method, fitter, done, steps)
-            if self.env.should_stop or not before - self.value > GAIN or done >= steps:
+            if self.env.should_stop:
+                return found
+            again = before - self.value > GAIN and done < steps
+            if self.method != "newton":
+                self._test(found)
+                again = again and self.method == "amoeba" and not found.ended
+                again = again and found.verdict is not None and not found.verdict.converged
+            if not again:
                 break
-            if self.method != "newton" and not (self.method == "amoeba" and self._stalled(found)):
-                break
-        wide = wide_limits(self.objective, self.x0) if self.method in ("de", "pt") else ""
-        found.ended = "; ".join(each for each in (found.ended, wide) if each)
+        if self.method in ("de", "pt") and found.verdict is not None and not found.verdict.converged:
+            wide = wide_limits(self.objective, self.x0)
+            found.ended = "; ".join(each for each in (found.ended, wide) if each)
         return found
 
-    def _stalled(self, found: Found) -> bool:
-        """Whether a simplex has collapsed where there is no minimum. What was looked at is kept with *found*."""
-        if found.ended:
-            return False
+    def _test(self, found: Found) -> None:
+        """Tests what was *found*: a simplex may have collapsed. The result does not test it again."""
         try:
             found.local = curvature(self.objective, found.x)
             found.verdict = judge(self.objective, found.x, found.value, found.local)
         except Exception:  # the result will say so
-            return False
-        return not found.verdict.converged
+            found.local = found.verdict = None
 
     def _once(self) -> Any:
         """Runs the method from where it is, and returns bumps' fitter."""
