@@ -330,6 +330,7 @@ class TestConvergence:
         "de": {"steps": 2},
         "newton": {"steps": 1},
         "pt": {"steps": 3, "burn": 1},
+        "dream": {"samples": 60, "burn": 0},
     }
 
     def decay(self, t: Any, height: float, time: float, floor: float) -> Any:
@@ -430,6 +431,51 @@ class TestConvergence:
         assert off < NEAR or not found.converged or found.at_limit
         if method == DEFAULT:
             assert off < NEAR
+
+    @pytest.mark.heavy
+    def test_chains_that_have_mixed(self) -> None:
+        found = sample(self.assembly(), self.best()[0])
+        assert found.converged, found.message
+        assert found.rhat.shape == found.ess.shape == (3,)
+        assert np.all(found.rhat < 1.1)
+        assert np.all(found.ess > 100)
+        assert np.all(found.ess <= len(found.draws))
+        assert fit(self.assembly(), "lm").rhat is None
+
+    @pytest.mark.heavy
+    @pytest.mark.timeout(600)
+    def test_intervals_of_a_crooked_posterior(self) -> None:
+        """Two exponentials that can hardly be told apart: right by quadrature, or not to be trusted."""
+        t = np.linspace(0.5, 9, 120)
+        y = 2 * np.exp(-t / 1.6) - 4 * np.exp(-t / 9.0) + 0.1 * np.random.default_rng(2).normal(size=120)
+
+        def pair(t: Any, a: float, s: float, b: float, u: float) -> Any:
+            return a * np.exp(-t / s) + b * np.exp(-t / u)
+
+        limits = {"a": (-10, 10), "s": (0.01, 6), "b": (-10, 10), "u": (6, 20)}
+        a = Assembly((Model(pair, **limits), (t, y, 0.1)))
+        found = sample(a, fit(a, "lm"))
+        half = {"s": self._half(t, y, "s"), "u": self._half(t, y, "u")}
+        for name, right in half.items():
+            if found.converged:
+                assert found[name].stderr == pytest.approx(right, rel=0.15)
+        assert found.converged or found.message
+
+    def _half(self, t: Array, y: Array, which: str) -> float:
+        """Half of the 68 % interval of a time by quadrature; the heights integrate out (their limits are far away)."""
+        s, u = np.linspace(0.2, 6, 233), np.linspace(6, 20, 197)
+        log = np.empty((s.size, u.size))
+        for i, first in enumerate(s):
+            for j, second in enumerate(u):
+                design = np.stack([np.exp(-t / first), np.exp(-t / second)], axis=1) / 0.1
+                q, r = np.linalg.qr(design)
+                projected = q.T @ (y / 0.1)
+                log[i, j] = 0.5 * projected @ projected - np.log(abs(np.linalg.det(r)))
+        weight = np.exp(log - log.max())
+        axis, marginal = (s, weight.sum(1)) if which == "s" else (u, weight.sum(0))
+        cumulated = np.cumsum(marginal) / marginal.sum()
+        low, high = np.interp((0.158655, 0.841345), cumulated, axis)
+        return float(high - low) / 2
 
 
 class TestUnknownErrors:
