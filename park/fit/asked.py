@@ -28,6 +28,11 @@ class Asked:
         #: the method has taken its last step
         self.over = False
 
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody wants to see the population."""
+        return self._population
+
     def population(self) -> None:
         """Somebody wants to see the population."""
         self._check()

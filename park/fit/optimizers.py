@@ -199,18 +199,14 @@ class Watching:
         history.requires(time=1, value=1, point=1, step=1, population_values=1, population_points=1)
 
     def __call__(self, history: Any) -> None:
-        shadow, u = self._shadow, history.point[0]
+        shadow, x, u = self._shadow, self._coordinates.x, history.point[0]
         values: Any = getattr(history, "population_values", ())
-        points = None
-        if len(values):
-            members = history.population_points[0]
-            values = [shadow.likelihood(value, u) for value, u in zip(values[0], members, strict=True)]
-            points = self._coordinates.x(shadow.inside(members))
+        members = history.population_points[0] if len(values) else None
         self._monitor.update(
             shadow.likelihood(history.value[0], u),
-            self._coordinates.x(shadow.inside(u)),
-            values if len(values) else None,
-            points,
+            x(shadow.inside(u)),
+            shadow.likelihood(values[0], members) if len(values) else None,
+            (lambda: x(shadow.inside(members))) if len(values) else None,
             lambda: _state(self._monitor.at.method, history, self._coordinates),
         )
 

@@ -183,7 +183,11 @@ class Sampler:
             best, value = state.best()
             best = points[0] if best is None else best
             self.monitor.update(
-                -value, coordinates.x(best), -logp, coordinates.x(points), lambda: moved(state, coordinates.x)
+                -value,
+                coordinates.x(best),
+                -logp,
+                lambda: coordinates.x(points),
+                lambda: moved(state, coordinates.x),
             )
 
         dream = core.Dream(

@@ -32,13 +32,11 @@ class Coordinates:
 
     def x(self, u: Any) -> Array:
         """The parameters at *u*, shape (k,) or (n, k). Rounding moves none that is inside across its limits."""
-        u = np.asarray(u, dtype=np.float64)
         x: Array = self.centre + self.scale * u
-        out = (x < self.low) | (x > self.high)
-        if out.any():
+        nearest = np.minimum(np.maximum(x, self.low), self.high)
+        if (x != nearest).any():
             low, high = self.limits
-            inside = out & (low <= u) & (u <= high)
-            x = np.where(inside, np.clip(x, self.low, self.high), x)
+            x = np.where((low <= u) & (u <= high), nearest, x)
         return x
 
     def u(self, x: Any) -> Array:

@@ -58,8 +58,8 @@ class Shadow:
         """The point that is evaluated for *u*, shape (k,) or (n, k)."""
         return u
 
-    def likelihood(self, value: float, u: Any) -> float:
-        """The negative log likelihood of the model, where `nllf` has the *value* at *u*."""
+    def likelihood(self, value: Any, u: Any) -> Any:
+        """The negative log likelihood of the model, where `nllf` has the *value* at *u*; or of (n,) values at (n, k)."""
         return value
 
     def nllf(self, u: Any = None) -> float:
@@ -121,13 +121,13 @@ class Fenced(Shadow):
         value = super().nllf(self.inside(u)) + self._offset
         if not np.isfinite(value):
             return 2 * self._worst
-        value += self._outside(u)
+        value += float(self._outside(u))
         self._worst = max(self._worst, value)
         return value
 
-    def likelihood(self, value: float, u: Any) -> float:
+    def likelihood(self, value: Any, u: Any) -> Any:
         return value - self._offset - self._outside(u)
 
-    def _outside(self, u: Any) -> float:
+    def _outside(self, u: Any) -> Any:
         away = np.asarray(u, dtype=np.float64) - self.inside(u)
-        return self._size * float(away @ away)
+        return self._size * np.square(away).sum(axis=-1)

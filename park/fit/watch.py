@@ -209,12 +209,12 @@ class Monitor:
         value: float,
         point: Any,
         population: Any = None,
-        points: Any = None,
+        points: Callable[[], Any] | None = None,
         state: Callable[[], Any] = lambda: None,
     ) -> None:
-        """One more iteration: its best *value* at *point*, all values of its *population* and its *points*.
+        """One more iteration: its best *value* at *point*, and all values of its *population*.
 
-        *state* makes what the method needs to go on from here.
+        *points* makes the points of the population, *state* makes what the method needs to go on from here.
         """
         self._evaluations.verify()
         self._env.ready()
@@ -233,12 +233,12 @@ class Monitor:
         total = self._total()
         self._env.publish(Progress(min(at.step, total), total, "steps"))
         if self._asked is not None:
-            best = point if at.point is None else at.point
-            values = [value] if population is None else population
-            self._asked.answer(
-                at.method, at.step, self._names, [point] if points is None else points, values, best, at.value
-            )
             at.extended = self._asked.samples
+            if self._asked.wanted:
+                best = point if at.point is None else at.point
+                values = [value] if population is None else population
+                where = [point] if points is None else points()
+                self._asked.answer(at.method, at.step, self._names, where, values, best, at.value)
         if self._keeper is not None:
             self._keeper.offer(lambda: replace(at, state=state()))
 
