@@ -126,7 +126,7 @@ class Fenced(Shadow):
         return value
 
     def likelihood(self, value: Any, u: Any) -> Any:
-        return value - self._offset - self._outside(u)
+        return np.asarray(value, dtype=np.float64) - self._offset - self._outside(u)
 
     def _outside(self, u: Any) -> Any:
         away = np.asarray(u, dtype=np.float64) - self.inside(u)
