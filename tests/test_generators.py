@@ -128,10 +128,12 @@ def test_another_bit_generator_of_numpy_is_seeded_too() -> None:
 
 LATE = """
 import sys
-from park.kernel.generators import Generators, watch
+from park.kernel.generators import Generators, seed, watch
 watch()
 driver = Generators(keep=False)
-driver.seed(2**63 + 1)
+driver.seed({unit})
+if {unit} == 5:
+    seed(2**63 + 1)  # a body that sows for itself
 assert "numpy.random" not in sys.modules
 if {inside}:
     chunk = Generators(keep=True)
@@ -147,10 +149,9 @@ print(numpy.random.random())
 def test_a_generator_is_seeded_when_a_unit_imports_it() -> None:
     """Also the driver's, which a chunk of its map has imported first."""
 
-    def run(inside: bool) -> list[float]:
-        done = subprocess.run(
-            [sys.executable, "-c", LATE.format(inside=inside)], capture_output=True, text=True, check=True
-        )
+    def run(inside: bool, unit: int = 2**63 + 1) -> list[float]:
+        script = LATE.format(inside=inside, unit=unit)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         return [float(line) for line in done.stdout.split()]
 
     seed(2**63 + 1)
@@ -158,6 +159,8 @@ def test_a_generator_is_seeded_when_a_unit_imports_it() -> None:
     seed(2**63 + 7)
     assert run(True) == [np.random.random(), driver]
     assert run(False) == [driver]
+    assert run(False, unit=5) == [driver]
+    assert run(True, unit=5)[1] == driver
 
 
 def test_compiled_functions_draw_by_the_seed() -> None:

@@ -159,8 +159,13 @@ def _look() -> None:
 
 
 def seed(number: int) -> None:
-    """Seed all global generators that are loaded, from all bits of *number* (from 0)."""
+    """Seed all global generators, from all bits of *number* (from 0).
+
+    One whose module this unit loads later is seeded then: numpy itself loads its generators when they are asked for.
+    """
     _look()
+    if Generators._current is not None:
+        Generators._current._number = number
     for generator in _loaded.values():
         generator.seed(number)
 
