@@ -11,6 +11,7 @@ import pytest
 
 from park.fit.assembly import Assembly
 from park.fit.bodies import FitBody, UncertaintyBody
+from park.fit.derivatives import natural_scale
 from park.fit.model import Model
 from park.fit.parameter import Parameter
 from park.fit.result import FitResult
@@ -205,3 +206,18 @@ class TestShadow:
         seen = [shadow.nllf() for _ in range(4)]
         assert seen[0] < seen[1] < math.inf
         assert seen[2] < seen[3] < math.inf
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("rate", [0.5, 2.0, 3.0])
+def test_a_decay_that_is_over_has_a_scale_of_its_own_size(sign: float, rate: float) -> None:
+    """Faster decays change nothing. Slower ones do, and the scale follows them, whichever way they lie."""
+
+    def decay(t: Any, h: float, r: float) -> Any:
+        return h * np.exp(-sign * r * t)
+
+    t = np.arange(0.0, 330.0, 10.0)
+    model = Model(decay, h=Parameter(-100.0), r=Parameter(sign * rate))
+    objective = Assembly((model, (t, np.exp(-0.01 * t)))).objective
+    scale = natural_scale(objective, objective.start)
+    assert 0.01 < scale[1] < 30

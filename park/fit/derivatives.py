@@ -94,8 +94,11 @@ class Steps:
             matrix[:, j], error[j] = self._column(x, value, j, accurate, longest)
         return Derivative(matrix, error)
 
-    def _tried(self, x: Array, value: Array, j: int, step: float) -> float:
-        """The change by *step*, upward or downward: where the one is lost in rounding the other may not be."""
+    def _tried(self, x: Array, value: Array, j: int, step: float, both: bool) -> float:
+        """The change by *step*, upward or downward: where the one is lost in rounding the other may not be.
+
+        Upward alone is looked at where there is a change, unless *both* are to be.
+        """
         largest = 0.0
         self._last = None
         for way in (1.0, -1.0):
@@ -106,7 +109,7 @@ class Steps:
                 if change > largest:
                     largest, self.way[j] = change, way
                     self._last = (difference, point - x[j]) if np.isfinite(change) else None
-                if largest > 1e-6:
+                if largest > 1e-6 and not both:
                     break
         return largest
 
@@ -142,13 +145,19 @@ class Steps:
         room = max(self._high[j] - x[j], x[j] - self._low[j])
         step = min(max(self._guess(x, j), self._floor(x, j)), room)
         low, high, best = 0.0, np.inf, (step, 0.0)
+        largest, level, last = 0.0, False, None
         for _ in range(_TRIALS):
-            change = self._tried(x, value, j, step)
+            change = self._tried(x, value, j, step, level)
             if 1 / _NEAR <= change <= _NEAR:
                 wanted = min(max(step / change, self._floor(x, j)), room)
                 return wanted, change / step
             if change < 1:
-                low, best = step, (step, change / step)
+                low = step
+                if change >= 2 * largest:
+                    largest, best, last = change, (step, change / step), self._last
+                elif largest > 1e-6 and not level:
+                    # a decay that is over goes no further upward: longer steps tell nothing of it, the other way may
+                    level, low = True, 0.0
                 if step >= room:
                     break
                 # below the noise a change says nothing about the next step
@@ -168,6 +177,7 @@ class Steps:
             step = float(following)
             if not np.isfinite(step) or step > 1e100:
                 break
+        self._last = last
         return best
 
     def _at(self, x: Array, j: int, value: float) -> Array:
