@@ -416,6 +416,19 @@ class TestConvergence:
         assert found.chisq == pytest.approx(1, abs=0.2)
         assert abs(found["time"].value - 2.1) < 4 * found["time"].stderr
 
+    @pytest.mark.parametrize("method", ["auto", "lm", "amoeba"])
+    def test_a_test_that_fails_is_not_passed(self, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        def judge(*_: Any) -> None:
+            raise ArithmeticError("no quadratic")
+
+        for module in ("conclusion", "drivers", "optimizers"):
+            monkeypatch.setattr(f"park.fit.{module}.judge", judge)
+        line = Model(lambda x, a: a * x, a=Parameter(1, limits=(0, 10)))
+        found = fit(Assembly((line, ([1, 2, 3], [2, 4, 6], 1))), method)
+        assert found.x == pytest.approx([2.0], abs=0.1)
+        assert not found.converged
+        assert "no quadratic" in found.message
+
     def test_a_simplex_that_stalls_is_no_success(self) -> None:
         found, right = fit(self.many(6), "amoeba"), fit(self.many(6), "lm")
         off = np.max(np.abs(found.x - right.x) / right.dx)

@@ -43,7 +43,7 @@ def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int)
             remarks.failed(found.ended)
     local = found.local
     if local is None:
-        with remarks.guard("the errors"):
+        with remarks.guard("the errors", grave=draws is None):
             local = curvature(objective, x)
     if draws is not None:
         cov = np.atleast_2d(np.cov(draws.T)) if len(draws) > 1 else np.full((k, k), np.inf)
@@ -52,7 +52,7 @@ def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int)
         cov = local.cov if local is not None else np.full((k, k), np.inf)
         dx = np.sqrt(np.diag(cov))
         if local is not None and not env.should_stop:
-            with remarks.guard("the test of convergence"):
+            with remarks.guard("the test of convergence", grave=True):
                 verdict = found.verdict or judge(objective, x, found.value, local)
                 if not verdict.converged:
                     remarks.failed(*([found.ended] if found.ended else []), *verdict.reasons)
@@ -118,13 +118,13 @@ class _Remarks:
         self._others.append(sentence)
 
     @contextmanager
-    def guard(self, what: str) -> Iterator[None]:
-        """A failure in the block costs *what*, and not the fit."""
+    def guard(self, what: str, grave: bool = False) -> Iterator[None]:
+        """A failure in the block costs *what*, and not the fit. A *grave* one leaves its convergence open."""
         try:
             yield
         except Exception as error:
             cause = traceback.format_exception_only(error)[-1].strip()
-            self.add(f"{what} could not be worked out: {cause}")
+            (self.failed if grave else self.add)(f"{what} could not be worked out: {cause}")
             self._env.publish(Log(f"{what} could not be worked out:\n{traceback.format_exc()}", "warning"))
 
     def text(self, stopped: bool) -> str:

@@ -111,7 +111,10 @@ def predicted_gain(objective: Objective, x: Array, local: Curvature) -> float:
 
 
 def improved(objective: Objective, x: Array, steps: int) -> tuple[Array, float]:
-    """The best point after so many *steps* from *x*, and their gain; *x* itself where they gain nothing."""
+    """The best point after so many *steps* from *x*, and their gain; *x* itself where they gain nothing.
+
+    Raises what the methods raise: a test that could not be made has not been passed.
+    """
     taken = 0
 
     def iteration(point: Array, value: float) -> None:
@@ -120,14 +123,11 @@ def improved(objective: Objective, x: Array, steps: int) -> tuple[Array, float]:
         if taken > steps:
             raise Stopped
 
-    try:
-        if objective.squares and not objective.inequalities:
-            best = least_squares(objective, x, iteration, xtol=1e-12, ftol=1e-12, gtol=1e-12)
-        else:
-            best = minimise(objective, x, iteration, rounds=1)
-        gain = _value(objective, x) - _value(objective, best)
-    except Exception:
-        return x, 0.0
+    if objective.squares and not objective.inequalities:
+        best = least_squares(objective, x, iteration, xtol=1e-12, ftol=1e-12, gtol=1e-12)
+    else:
+        best = minimise(objective, x, iteration, rounds=1)
+    gain = _value(objective, x) - _value(objective, best)
     return (best, gain) if gain > 0 else (x, 0.0)
 
 
