@@ -134,6 +134,15 @@ class Abort(BaseException):
     """
 
 
+def in_words(error: BaseException) -> str:
+    """The class of any exception and the first line of its text, also where it has none to give."""
+    try:
+        text = str(error).strip().partition("\n")[0]
+    except BaseException:
+        text = "(its __str__ fails)"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 #: Errors that a broker may name in a refusal; a client raises the class of that name.
 REFUSALS: dict[str, type[ParkError]] = {
     cls.__name__: cls

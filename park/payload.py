@@ -19,6 +19,7 @@ import pickle
 import struct
 import sys
 import types
+import typing
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -26,9 +27,8 @@ from typing import Any
 
 import cloudpickle
 
-from park import libraries, modules, rebuild
-from park.errors import JobAborted, JobFailed, NotComplete, NotPicklable, ProtocolError, UnitError
-from park.model import NOT_RUN, JobRecord, JobState
+from park import dynamic, libraries, modules, rebuild, sources
+from park.errors import NotPicklable, ProtocolError, UnitError
 from park.wire import codec
 from park.wire.pack import ERROR, Pack, error_entry, pack_entries, pack_pieces, pack_rows
 
@@ -65,9 +65,9 @@ def loads(blob: Buffer) -> Any:
 # -- one entry -----------------------------------------------------------------------------------
 
 
-def encode_input(obj: Any, what: str = "an input") -> bytes:
-    """The entry of an input or a result. Raises NotPicklable."""
-    pieces = _pieces(obj, what)
+def encode_result(obj: Any) -> bytes:
+    """The entry of a result: who gets it has the source of the code in it. Raises NotPicklable."""
+    pieces = _pieces(obj, "the result", lines=False)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -76,21 +76,21 @@ def encode_error(error: UnitError) -> bytes:
     return error_entry(error.cause, error.traceback, error.unit)
 
 
-def decode_entry(entry: Buffer) -> Any:
+def decode_entry(entry: Buffer, loads: Callable[..., Any] = pickle.loads) -> Any:
     """The value of an entry; of one that failed the UnitError."""
     tag = entry[0] if len(entry) else 0
     if tag == pickle.PROTO[0]:
-        return pickle.loads(entry)
+        return loads(entry)
     if tag == _BYTES[0]:
         return bytes(entry[1:])
     if tag == _BUFFERS[0]:
-        return _decode_buffers(memoryview(entry))
+        return _decode_buffers(memoryview(entry), loads)
     if tag == ERROR[0]:
         return UnitError(*codec.unpack(entry[1:]))
     raise ProtocolError(f"no entry begins with {tag}")
 
 
-def _pieces(obj: Any, what: str) -> list[Any]:
+def _pieces(obj: Any, what: str, lines: bool = True) -> list[Any]:
     """The buffers that make the entry of *obj*, one after the other."""
     kind = type(obj)
     if kind in _PLAIN:
@@ -113,7 +113,7 @@ def _pieces(obj: Any, what: str) -> list[Any]:
     except Exception:
         large.clear()
         try:
-            data = _by_value(obj, beside)
+            data = _by_value(obj, beside, lines)
         except Exception as error:
             raise NotPicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
     if not large:
@@ -122,7 +122,7 @@ def _pieces(obj: Any, what: str) -> list[Any]:
     return [_BUFFERS, struct.pack(f"<Q{len(sizes)}Q", len(sizes), *sizes), data, *large]
 
 
-def _decode_buffers(entry: memoryview) -> Any:
+def _decode_buffers(entry: memoryview, loads: Callable[..., Any]) -> Any:
     try:
         (count,) = struct.unpack_from("<Q", entry, 1)
         sizes = struct.unpack_from(f"<{count}Q", entry, 9)
@@ -135,7 +135,30 @@ def _decode_buffers(entry: memoryview) -> Any:
         at += size
     if at != len(entry) or not parts:
         raise ProtocolError("an entry is not as long as it says")
-    return pickle.loads(parts[0], buffers=[bytearray(part) for part in parts[1:]])
+    return loads(parts[0], buffers=[bytearray(part) for part in parts[1:]])
+
+
+class Naming(pickle.Unpickler):
+    """Unpickles, and notes the names of the classes that were looked up: the first is that of what does not unpickle."""
+
+    def __init__(self, data: Buffer, names: list[str], buffers: Any = None) -> None:
+        super().__init__(io.BytesIO(data), buffers=buffers)
+        self._names = names
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        if found is dynamic.made:
+            return self._made
+        if isinstance(found, type) and module != "builtins":
+            self._names.append(f"{module}.{name}")
+        return found
+
+    def _made(self, *given: Any) -> type:
+        found = dynamic.made(*given)
+        bases = {f"{b.__module__}.{name}" for b in found.__mro__[1:] for name in (b.__name__, b.__qualname__)}
+        self._names[:] = [name for name in self._names if name not in bases]
+        self._names.append(f"{found.__module__}.{found.__name__}")
+        return found
 
 
 class _NotPlain(Exception):
@@ -155,10 +178,12 @@ class _PlainPickler(pickle.Pickler):
         raise _NotPlain
 
 
-def _by_value(obj: Any, beside: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
-    """The pickle of *obj*, by value where it cannot be imported."""
+def _by_value(
+    obj: Any, beside: Callable[[pickle.PickleBuffer], Any] | None = None, lines: bool = True
+) -> bytes:
+    """The pickle of *obj*, by value where it cannot be imported; with *lines*, code takes its source along."""
     with io.BytesIO() as file:
-        pickler = _ValuePickler(file, beside)
+        pickler = _ValuePickler(file, beside, lines)
         try:
             pickler.dump(obj)
         finally:
@@ -170,17 +195,29 @@ def _by_value(obj: Any, beside: Callable[[pickle.PickleBuffer], Any] | None = No
 
 _NAMED = (type, types.FunctionType, types.ModuleType)
 _LIBRARIES = (_ctypes.CFuncPtr,)
+#: what Python pickles by a name that another process may not know
+_UNNAMED = (dynamic.Cached, typing.NewType)
+_CODE = cloudpickle.Pickler.dispatch_table[types.CodeType]
 
 
 class _ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles by value what cannot be imported by its name, and as `park.rebuild` says what would not arrive whole."""
 
-    def __init__(self, file: Any, beside: Callable[[pickle.PickleBuffer], Any] | None) -> None:
+    def __init__(
+        self, file: Any, beside: Callable[[pickle.PickleBuffer], Any] | None, lines: bool = True
+    ) -> None:
         self.dispatch_table = ChainMap(
-            libraries.reducers(), rebuild.reducers(), cloudpickle.Pickler.dispatch_table
+            {types.CodeType: self._code},
+            dynamic.reducers(),
+            libraries.reducers(),
+            rebuild.reducers(),
+            cloudpickle.Pickler.dispatch_table,
         )
         #: modules that a file was loaded as, under a name by which nobody else finds it
         self.by_value: list[types.ModuleType] = []
+        self._lines = lines
+        #: codes whose source is in that of the code around them
+        self._inside: set[int] = set()
         super().__init__(file, 5, buffer_callback=beside)
 
     def reducer_override(self, obj: Any) -> Any:
@@ -189,10 +226,24 @@ class _ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             module = sys.modules.get(name) if isinstance(name, str) else None
             if module is not None and module.__name__ == name and not modules.is_importable(module):
                 self._register(module)
+        elif isinstance(obj, _UNNAMED):
+            reduced = dynamic.reduced(obj)
+            return NotImplemented if reduced is None else reduced
         elif not isinstance(obj, _LIBRARIES):
             return NotImplemented
         reduced = libraries.reduced(obj)
-        return super().reducer_override(obj) if reduced is None else reduced
+        if reduced is not None:
+            return reduced
+        found = super().reducer_override(obj)
+        by_value = isinstance(obj, type) and isinstance(found, tuple) and len(found) == 6
+        return dynamic.by_value(obj, found) if by_value else found
+
+    def _code(self, code: types.CodeType) -> Any:
+        lines = self._lines and id(code) not in self._inside
+        if lines:
+            self._inside.update(map(id, sources.inner(code)))
+        make, args = _CODE(code)
+        return sources.reduced(code, make, args, lines)
 
     def _register(self, module: types.ModuleType) -> None:
         if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
@@ -273,9 +324,24 @@ def _alike(values: Sequence[Any], kind: type) -> bytes | None:
         if len(shape) != 1 or not all(value.dtype == dtype and value.shape == shape for value in values):
             return None
         return _rows(numpy.array(values, dtype), len(values))
-    if issubclass(kind, numpy.number | numpy.bool_):
-        return _rows(numpy.array(values, kind), len(values))
+    if is_number(kind):
+        dtype = values[0].dtype
+        if kind is not numpy.timedelta64 or all(value.dtype == dtype for value in values):
+            return _rows(numpy.array(values, dtype), len(values))
     return None
+
+
+def is_number(kind: type) -> bool:
+    """Whether these are numbers of numpy's own, which cannot change."""
+    numpy: Any = sys.modules.get("numpy")
+    return (
+        hasattr(numpy, "generic") and issubclass(kind, numpy.number | numpy.bool_) and kind in _dtypes(numpy)
+    )
+
+
+@functools.cache
+def _dtypes(numpy: Any) -> frozenset[type]:
+    return frozenset(numpy.sctypeDict.values())
 
 
 def _rows(array: Any, count: int) -> bytes | None:
@@ -351,30 +417,3 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
             if isinstance(fields, dict):
                 yield from ((f"attribute {name!r}", value) for name, value in fields.items())
         yield (f"the class {type(obj).__name__}", type(obj))
-
-
-# -- what a job gave -----------------------------------------------------------------------------
-
-
-def job_result(record: dict[str, Any], once: bool, pieces: Sequence[tuple[int, Buffer]]) -> Any:
-    """The result of a job that has ended, from its record and the packs of its results by first unit.
-
-    A list in input order for a job with inputs, else what the body returned. Raises JobFailed, JobAborted,
-    or NotComplete.
-    """
-    job = JobRecord.from_map(record)
-    if not job.state.ended:
-        raise NotComplete(f"job {job.job} is not complete: call .wait()")
-    if once:
-        values = decode_units(pieces[0][1]) if pieces else [None]
-    else:
-        values = [NOT_RUN] * (job.total or 0)
-        for start, data in pieces:
-            part = decode_units(data)
-            values[start : start + len(part)] = part
-    if job.state is JobState.ABORTED:
-        raise JobAborted(job.job, job.reason, None if once else values)
-    if job.state is JobState.FAILED:
-        first = next((v for v in values if isinstance(v, UnitError)), None)
-        raise JobFailed(job.job, job.reason, first.traceback if first else "", None if once else values)
-    return values[0] if once else values

@@ -21,9 +21,10 @@ from typing import Any
 
 from park import payload
 from park.batches import LARGEST_BATCH, batches_of
-from park.errors import InvalidRequest, ParkError, UnitError
+from park.errors import Abort, InvalidRequest, ParkError, UnitError
 from park.kernel.env import mix
 from park.link import Link, MapCall
+from park.results import decode_results
 from park.wire import calls, messages
 from park.wire.pack import Pack
 
@@ -161,7 +162,7 @@ class MapIterator:
             assert self._call is not None
             got = self._call.get()
             assert got is not None
-            start, values = got[0], payload.decode_units(got[2])
+            start, values = got[0], decode_results(got[2], got[0])
             self._pace.size += len(got[2])
             if self._ordered:
                 self._early[start] = values
@@ -207,7 +208,7 @@ class Mapper:
             while missing:
                 got = call.get()
                 assert got is not None
-                values[got[0] : got[0] + got[1]] = payload.decode_units(got[2])
+                values[got[0] : got[0] + got[1]] = decode_results(got[2], got[0])
                 missing -= got[1]
             done = True
             return values
@@ -236,11 +237,13 @@ class _Call:
     def __call__(self, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
         try:
             return self.function(*call[0], **call[1])
-        except Exception as error:
+        except Abort:
+            raise
+        except BaseException as error:
             raised = _Raised(error, traceback.format_exc())
             try:
                 payload.loads(payload.dumps(raised))
-            except Exception:  # the exception itself cannot travel: its text can
+            except BaseException:  # the exception itself cannot travel: its text can
                 raise error from None
             return raised
 
@@ -248,8 +251,7 @@ class _Call:
 def _value(result: Any) -> Any:
     """The result of a `_Call`, or the exception that it raised."""
     if isinstance(result, _Raised):
-        result.error.__cause__ = UnitError("raised in a slot process", result.text)
-        raise result.error
+        raise result.error from UnitError("raised in a slot process", result.text)
     if isinstance(result, UnitError):
         raise result
     return result
@@ -285,7 +287,7 @@ class _Future(concurrent.futures.Future[Any]):
             try:
                 got = self._call.get()
                 assert got is not None
-                value = _value(payload.decode_units(got[2])[0])
+                value = _value(decode_results(got[2], 0)[0])
             except BaseException as error:
                 self.set_exception(error)
             else:
@@ -392,7 +394,7 @@ class Executor(concurrent.futures.Executor):
                     got = call.get(None if deadline is None else max(0.0, deadline - time.monotonic()))
                     if got is None:
                         raise TimeoutError
-                    early[got[0]] = payload.decode_units(got[2])
+                    early[got[0]] = decode_results(got[2], got[0])
                 values = early.pop(taken)
                 taken += len(values)
                 yield from map(_value, values)

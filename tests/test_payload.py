@@ -25,7 +25,7 @@ from park.payload import (
     dumps,
     encode_array,
     encode_error,
-    encode_input,
+    encode_result,
     encode_units,
     loads,
 )
@@ -52,7 +52,7 @@ def same(a: Any, b: Any) -> None:
 
 @given(plain)
 def test_plain_values_come_back(value: Any) -> None:
-    back = decode_entry(memoryview(encode_input(value)))
+    back = decode_entry(memoryview(encode_result(value)))
     assert back == value
     assert type(back) is type(value)
 
@@ -101,7 +101,7 @@ ARRAYS = [
 
 @pytest.mark.parametrize("value", ARRAYS, ids=repr)
 def test_arrays_come_back(value: Any) -> None:
-    same(decode_entry(encode_input(value)), value)
+    same(decode_entry(encode_result(value)), value)
     [back, again, other] = decode_units(encode_units([value, value, "other"]))
     same(back, value)
     same(again, value)
@@ -148,7 +148,7 @@ def test_a_slice_of_an_array_decodes_alone() -> None:
 
 
 def test_large_buffers_lie_beside_the_pickle() -> None:
-    entry = encode_input({"a": np.arange(100_000.0), "b": np.arange(10), "c": [1]})
+    entry = encode_result({"a": np.arange(100_000.0), "b": np.arange(10), "c": [1]})
     assert entry[:1] == b"b"
     back = decode_entry(memoryview(entry))
     same(back["a"], np.arange(100_000.0))
@@ -156,13 +156,13 @@ def test_large_buffers_lie_beside_the_pickle() -> None:
     back["a"][0] = back["b"][0] = 7  # writable, and a copy
     assert decode_entry(entry)["a"][0] == 0
     large = bytes(3 * LARGE)
-    assert len(encode_input(large)) == len(large) + 1
-    assert decode_entry(encode_input(large)) == large
+    assert len(encode_result(large)) == len(large) + 1
+    assert decode_entry(encode_result(large)) == large
 
 
 def test_functions_and_their_data_go_by_value() -> None:
     factor = np.arange(20_000.0)
-    function = decode_entry(encode_input(lambda i: i * factor))
+    function = decode_entry(encode_result(lambda i: i * factor))
     same(function(2), 2 * factor)
     blob = dumps(lambda x: x + 1)
     assert loads(memoryview(blob))(1) == 2
@@ -229,7 +229,7 @@ def test_what_cannot_be_pickled_is_named(obj: Any, words: str) -> None:
     with pytest.raises(NotPicklable, match=f"an input cannot be pickled: .*{words}"):
         encode_units([1, obj])
     with pytest.raises(NotPicklable, match=f"the result cannot be pickled: .*{words}"):
-        encode_input(obj, "the result")
+        encode_result(obj)
 
 
 def test_objects_that_refuse_are_named() -> None:

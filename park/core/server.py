@@ -63,6 +63,7 @@ from park.model import (
     wall_time,
 )
 from park.reference import collecting
+from park.results import job_result
 from park.search import Query
 from park.stream import Inbox, Messages
 from park.util.bar import Bar
@@ -528,7 +529,7 @@ class ServerProxy(Server):
         fetched, _ = reply.value()
         assert isinstance(fetched, messages.Fetched)
         pieces = [(m.start, d) for m, d in reply.messages if isinstance(m, messages.Results)]
-        return payload.job_result(fetched.record, fetched.once, pieces)
+        return job_result(fetched.record, fetched.once, pieces)
 
     def status(self, job: Any) -> JobRecord:
         number = number_of(job)

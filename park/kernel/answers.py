@@ -7,10 +7,11 @@ import platform
 import sys
 import traceback
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from park import payload
-from park.errors import UnitError
+from park.errors import UnitError, in_words
 from park.wire.pack import Buffer, Pack
 from park.wire.parts import check_size, too_long
 
@@ -48,8 +49,7 @@ def is_fixed(kind: type) -> bool:
     """Whether values of this type cannot change."""
     found = _FIXED.get(kind)
     if found is None:
-        numpy = sys.modules.get("numpy")
-        found = _FIXED[kind] = numpy is not None and issubclass(kind, numpy.number)
+        found = _FIXED[kind] = payload.is_number(kind)
     return found
 
 
@@ -67,7 +67,7 @@ def entry_of(result: Any) -> bytes:
         return result.entry
     if isinstance(result, UnitError):
         return payload.encode_error(result)
-    return payload.encode_input(result)
+    return payload.encode_result(result)
 
 
 def too_long_errors(size: int, start: int, count: int) -> list[UnitError]:
@@ -93,9 +93,7 @@ def one_line(error: BaseException) -> str:
     """What went wrong, and where it may be mended."""
     if isinstance(error, UnitError):
         return error.cause
-    text = str(error).strip().partition("\n")[0]
-    text += hint(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return in_words(error) + hint(error)
 
 
 def hint(error: BaseException) -> str:
@@ -134,21 +132,33 @@ def trace_of(error: BaseException) -> str:
 
     An error whose class is `complete` says all in its words and notes.
     """
-    if getattr(error, "complete", False):
+    if getattr(type(error), "complete", False):
         long = [f"{type(error).__name__}: {error}"] if len(str(error)) > MAX_CAUSE else []
         return "\n".join([*long, *getattr(error, "__notes__", ())])
+    return "".join(traceback.format_exception(type(error), error, _own_trace(error)))
+
+
+def _own_trace(error: BaseException) -> TracebackType | None:
+    """Where user code raised *error*."""
     own = os.path.dirname(os.path.abspath(__file__))
-    first = error.__traceback__
-    trace = first
+    trace = error.__traceback__
     while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == own:
         trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace or first))
+    return trace or error.__traceback__
 
 
 def unit_error(error: BaseException, unit: int | None) -> UnitError:
-    """What stands for a unit that raised *error*."""
+    """What stands for a unit that raised *error*, which may be anything: what it is asked may raise too."""
     if isinstance(error, _Failed):
         error = error.error
+    try:
+        return _unit_error(error, unit)
+    except Exception:
+        frames = traceback.format_tb(_own_trace(error))
+        return UnitError(in_words(error), "".join([*frames, in_words(error)]), unit)
+
+
+def _unit_error(error: BaseException, unit: int | None) -> UnitError:
     if isinstance(error, UnitError):  # of a map inside: its own traceback says more
         inner = error.traceback or error.cause
         return UnitError(one_line(error), f"{trace_of(error)}\n{inner}", unit)

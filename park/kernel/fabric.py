@@ -22,6 +22,7 @@ from park.kernel import env
 from park.kernel.answers import pack_units
 from park.kernel.printed import Printed
 from park.model import MAX_LATEST
+from park.results import decode_results, job_result
 from park.util.channel import Channel
 from park.wire import codec, messages
 from park.wire.messages import Message
@@ -53,6 +54,8 @@ class Frame(Struct, eq=False):
     #: told to stop, but its units all run
     soft: bool = False
     aborted: bool = False
+    #: its abort was raised in user code
+    interrupted: bool = False
     #: its kernel leaves: others run the units that have not begun
     back: bool = False
     #: asked for its slot
@@ -102,6 +105,10 @@ class Fabric(ABC):
     @abstractmethod
     def _handle(self, message: Message, data: Buffer) -> None:
         """What may come at any time."""
+
+    @abstractmethod
+    def _pass_on(self, error: BaseException) -> None:
+        """Raise *error* if it is the fabric's own, which no body may keep."""
 
     @abstractmethod
     def _serve(self) -> None:
@@ -221,7 +228,9 @@ class Fabric(ABC):
             message, data = self._answer(mine)
             match message:
                 case messages.Results() if message.map == key:
-                    results[message.start : message.start + message.count] = payload.decode_units(data)
+                    results[message.start : message.start + message.count] = decode_results(
+                        data, message.start
+                    )
                     missing -= message.count
                     resumed |= message.resume
                 case messages.Resume() if message.attempt == frame.run.attempt:
@@ -325,7 +334,7 @@ class Fabric(ABC):
                 case messages.Results() if message.reply == number:
                     pieces.append((message.start, data))
                 case messages.Fetched() if message.reply == number:
-                    return payload.job_result(message.record, message.once, pieces)
+                    return job_result(message.record, message.once, pieces)
                 case messages.Checkpoint() if message.reply == number:
                     return data, message.served
                 case messages.Filed() if message.reply == number:

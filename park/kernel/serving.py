@@ -72,8 +72,9 @@ class Serving(Fabric):
         except InvalidRequest as error:
             self._open = False
             self._blame(frame, seq, f"the control {message['kind']!r} was refused: {error}")
-        except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        except BaseException as error:
             self._open = False
+            self._pass_on(error)
             print(trace_of(error), file=sys.stderr, end="")
             self._blame(frame, seq, f"on_{message['kind']} raised {one_line(error)}")
 

@@ -78,7 +78,16 @@ class Slot(Serving):
         """The signal of an abort: raise it in user code, nowhere else."""
         if self._open:
             self._open = False
+            self._stack[-1].interrupted = True
             raise Abort("the job was aborted")
+
+    def _pass_on(self, error: BaseException) -> None:
+        """Raise what user code did not raise of its own accord, whatever it has made of it; all else is its result."""
+        if isinstance(error, Gone):
+            raise error
+        frame = self._stack[-1]
+        if frame.interrupted or (isinstance(error, Abort) and any(f.aborted for f in self._stack)):
+            raise Abort from None
 
     def _catch_logging(self) -> None:
         logging: Any = sys.modules.get("logging")
@@ -190,13 +199,10 @@ class Slot(Serving):
                     result = run_unit() if run.once else run_unit(value)
                     self._open = False
                     if not is_fixed(type(result)):
-                        fixed, result = False, Encoded(payload.encode_input(result, "the result"))
-                except Exception as error:
+                        fixed, result = False, Encoded(payload.encode_result(result))
+                except BaseException as error:
                     self._open = False
-                    fixed, result = False, unit_error(error, unit)
-                    errors.append(result)
-                except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-                    self._open = False
+                    self._pass_on(error)
                     fixed, result = False, unit_error(error, unit)
                     errors.append(result)
                 if self._forked:  # the body's child came back instead of ending: nothing here is its own
@@ -292,8 +298,9 @@ class Slot(Serving):
                     del self._functions[next(iter(self._functions))]
                 self._functions[run.function] = body
             return body
-        except Exception as error:
+        except BaseException as error:
             self._open = False
+            self._pass_on(error)
             return Broken(error)
 
     def _cleanup(self, keys: list[tuple[int, bytes]]) -> None:
@@ -304,7 +311,7 @@ class Slot(Serving):
                 faulthandler.dump_traceback_later(CLEANUP, exit=True)
                 try:
                     body.cleanup(env.environment())
-                except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit):
+                except BaseException:
                     print(f"cleanup of job {key[0]} failed:\n{traceback.format_exc()}", file=sys.stderr)
                 finally:
                     faulthandler.cancel_dump_traceback_later()
