@@ -121,7 +121,7 @@ def held(phase: str, size: str, seed: int, bug: str = "") -> bool:
     if phase == IMAGES:
         count = 1000 if size == "full" else 100
         return images.main(["--images", str(count), "--seed", str(seed)]) == 0
-    whole = replace(PHASES[phase], planted=bug or ("speculates_never" if phase in STILL else ""))
+    whole = replace(PHASES[phase], planted=bug)
     if size == "small":
         harms = {kind: max(1, times // 10) for kind, times in whole.harms.items()}
         whole = replace(

@@ -124,6 +124,8 @@ class JobRecord(Record, frozen=True):
     ended: float | None = None
     #: ended by `stop`: the result is the best so far
     stopped: bool = False
+    #: late chunks that were started a second time, beside the first; None: its units are not `pure`, and none is
+    doubled: int | None = None
     #: Python minor version of the client: its units run only there
     python: str = PYTHON
     #: which life of the broker accepted it
@@ -423,8 +425,11 @@ class Request:
 
     *after*: jobs (numbers or `Job` objects) that must be complete first. *when*: a datetime, or seconds
     from now, before which nothing runs. *seed* makes random numbers repeat. *on_error* "stop" ends the
-    job at the first unit that fails; "continue" runs the rest. ``idempotent=False``: no unit runs twice,
-    even if its node is lost.
+    job at the first unit that fails; "continue" runs the rest.
+
+    Each unit runs once. It runs again where its process or its node is lost; with ``idempotent=False`` not even then: the
+    job fails. ``pure=True`` says that a unit does nothing but compute its result: one that takes far longer than others
+    may then be started a second time, beside the first, on a slot that is free; the first answer counts.
 
     What each unit needs: *cpus*, the threads that it may use, so many slots are its own; *memory*, in bytes or as
     ``"4 GB"``; *labels* that a kernel must have (``park-kernel --label gpu``); *requires*, pairs of a package and the
@@ -449,6 +454,7 @@ class Request:
     seed: int | None = None
     on_error: str = "continue"
     idempotent: bool = True
+    pure: bool = False
     cpus: int = 1
     memory: float | str = 0
     labels: tuple[str, ...] = ()
@@ -478,9 +484,13 @@ class Request:
         object.__setattr__(self, "tags", texts(self.tags, "tag"))
         if not isinstance(self.name, str) or len(self.name) > 200 or not self.name.isprintable():
             raise InvalidRequest(f"name {self.name!r} is not a printable text of at most 200 characters")
-        for what, kind in (("idempotent", bool), ("kind", str)):
+        for what, kind in (("idempotent", bool), ("pure", bool), ("kind", str)):
             if not isinstance(getattr(self, what), kind):
                 raise InvalidRequest(f"{what}={getattr(self, what)!r} is no {kind.__name__}")
+        if self.pure and not self.idempotent:
+            raise InvalidRequest(
+                "pure=True lets a late unit run a second time, and idempotent=False forbids it: say one of them"
+            )
         object.__setattr__(self, "priority", priority_number(self.priority))
 
 

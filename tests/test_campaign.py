@@ -21,7 +21,6 @@ def test_a_broker_that_is_killed_loses_nothing_and_nothing_runs_again(tmp_path: 
         lease=3.0,
         heartbeat=0.5,
         harms={"kill broker": 1, "kill promiser": 1},
-        planted="speculates_never",
     )
     found = Campaign(tmp_path, size, seed=1).run()
     assert not found.broken, found

@@ -69,7 +69,7 @@ class World:
         self.failed = service.start(inverse, [1, 0, 2, 0], name="inverses")
         self.aborted = service.start(square, [1], when=1000)
         self.held = service.start(square, [1], name="held", when=1000)
-        self.later = service.start(square, [1], name="later", after=self.held)
+        self.later = service.start(square, [1], name="later", after=self.held, pure=True)
         self.hers = fabric.connect("ada").start(square, [5], name="hers")
         self.rude = service.start(rude, [1])
         service.abort(self.aborted)
@@ -565,6 +565,8 @@ def test_show_tells_the_story(world: World) -> None:
     assert (done["tags"], done["priority"]) == (", ".join((*TAGS, "demo", "batch=7")), "high")
     later = dict(line.split(None, 1) for line in world.run("show", world.later).splitlines())
     assert later["after"] == f"job {world.held}"
+    assert later["pure"] == "a late unit may be started a second time, beside the first (never yet)"
+    assert "pure" not in done
 
 
 # -- waiting, fetching, ending -------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 
 from park.core.ledger import MICRO, Policy, Terms
 from park.core.needs import Needs, Profile, unmet
+from park.core.speculation import PATIENCE
 from park.errors import InvalidRequest
 from park.model import JobState
 from park.wire import codec, messages
@@ -296,28 +297,30 @@ def test_a_new_priority_counts_from_the_next_chunk() -> None:
 # -- stragglers --------------------------------------------------------------------------------------
 
 
-def late(desk: Desk, **fields: Any) -> tuple[bytes, bytes, messages.Run, messages.Run]:
-    """Two kernels; the last unit of a job takes too long on the first, and is issued again on the other."""
+def late(desk: Desk, again: bool = True, **fields: Any) -> tuple[bytes, bytes, messages.Run, messages.Run]:
+    """Two kernels; the last unit of a job takes too long on the first, and is issued *again* on the other."""
     client, one, two = desk.client(), kernel(desk, "one"), kernel(desk, "two")
-    first, second = of(desk.submit(client, inputs=[1] * 4, **fields), messages.Run)
+    first, second = of(desk.submit(client, inputs=[1] * 4, **{"pure": True} | fields), messages.Run)
     (straggler,) = of(finish(desk, one, first, 0.2), messages.Run)
     (last,) = of(finish(desk, two, second, 0.2), messages.Run)
     finish(desk, two, last, 0.2)
     assert not of(desk.tick(0.1), messages.Run)
-    out = desk.tick(0.5)
-    again = of(out, messages.Run)
-    assert len(again) == (0 if fields else 1)
-    return one, two, straggler, again[0] if again else straggler
+    runs = of(desk.tick(0.5), messages.Run)
+    assert len(runs) == again
+    return one, two, straggler, runs[0] if runs else straggler
 
 
-def test_a_straggler_is_issued_again_and_the_first_answer_counts() -> None:
+def test_a_late_unit_is_issued_again_where_units_are_pure_and_the_first_answer_counts() -> None:
     desk = Desk()
     one, two, straggler, again = late(desk)
     assert (again.start, again.count) == (straggler.start, straggler.count)
     assert again.attempt != straggler.attempt
     assert again.apart
+    assert desk.job(1).doubled == 1
     out = finish(desk, two, again, 0.2)
-    assert of(out, messages.Abort) == [messages.Abort(attempt=straggler.attempt)]
+    # the other one ends with the unit that it is at: nothing is killed
+    assert of(out, messages.Stop) == [messages.Stop(attempt=straggler.attempt)]
+    assert not of(out, messages.Abort)
     assert desk.job(1).state is JobState.COMPLETE
     assert desk.job(1).done == 4
     assert desk.job(1).seconds == pytest.approx(0.8)  # the slower one is not charged
@@ -327,6 +330,58 @@ def test_a_straggler_is_issued_again_and_the_first_answer_counts() -> None:
     assert desk.dispatcher.duplicates == 1
     assert desk.dispatcher.roster.kernels[one].free == 1
     assert not desk.dispatcher.attempts
+    assert not desk.dispatcher.outrun
+
+
+def test_an_attempt_that_was_outrun_is_ended_when_it_never_ends_by_itself() -> None:
+    desk = Desk()
+    one, two, straggler, again = late(desk)
+    finish(desk, two, again, 0.2)
+    end = desk.now + PATIENCE
+    assert desk.dispatcher.next_deadline() <= end
+    while desk.now < end - 2.0:
+        for peer in (one, two):
+            desk.give(peer, messages.Heartbeat(1, [straggler.attempt] if peer == one else []))
+        assert not of(desk.tick(2.0), messages.Abort)
+    out = desk.tick(end - desk.now)
+    assert of(out, messages.Abort) == [messages.Abort(attempt=straggler.attempt)]
+    assert not of(desk.tick(1.0), messages.Abort)
+    desk.give(one, *finished(straggler, [], ended="abort"))
+    assert not desk.dispatcher.attempts
+    assert desk.dispatcher.roster.kernels[one].free == 1
+
+
+@pytest.mark.parametrize("asks", ["map", "slot", "file"])
+def test_an_attempt_that_was_outrun_and_asks_for_something_does_not_wait_for_ever(asks: str) -> None:
+    desk = Desk()
+    one, two, straggler, again = late(desk)
+    finish(desk, two, again, 0.2)
+    number = straggler.attempt
+    if asks == "map":
+        desk.give(one, messages.Blob(code("square")), blob("square"))
+        out = desk.give(one, messages.Map(b"m" * 16, 1, code("square"), 1, attempt=number), units([1]))
+    elif asks == "slot":
+        out = desk.give(one, messages.Lent(number, 1))
+    else:
+        out = desk.give(one, messages.File(1, number, "", "list"))
+    assert of(out, messages.Abort) == [messages.Abort(attempt=number)]
+
+
+def test_a_job_that_is_aborted_takes_along_what_was_outrun() -> None:
+    desk = Desk()
+    client, one, two = desk.client(), kernel(desk, "one"), kernel(desk, "two")
+    job = desk.session(client, pure=True)
+    desk.give(client, messages.Blob(code("square")), blob("square"))
+    out = desk.give(client, messages.Map(b"m" * 16, job, code("square"), 4), units([1] * 4))
+    first, second = of(out, messages.Run)
+    (straggler,) = of(finish(desk, one, first, 0.2), messages.Run)
+    (last,) = of(finish(desk, two, second, 0.2), messages.Run)
+    finish(desk, two, last, 0.2)
+    (again,) = of(desk.tick(0.6), messages.Run)
+    assert not of(finish(desk, two, again, 0.2), messages.Abort)
+    out = desk.give(client, messages.Close(7, job, "it has been cancelled"))
+    assert of(out, messages.Abort) == [messages.Abort(attempt=straggler.attempt)]
+    assert not desk.dispatcher.outrun
 
 
 @pytest.mark.parametrize("fate", ["crash", "lost", "stopped", "late"])
@@ -351,16 +406,22 @@ def test_either_may_fail_and_the_other_counts(fate: str) -> None:
     assert not desk.dispatcher.attempts
 
 
-def test_what_must_not_run_twice_does_not() -> None:
-    late(Desk(), idempotent=False)
+def test_nothing_runs_twice_that_was_not_said_to_be_pure() -> None:
+    desk = Desk()
+    late(desk, again=False, pure=False)
+    assert desk.job(1).doubled is None
+    assert not of(desk.tick(20.0), messages.Run)
+    late(Desk(), again=False, idempotent=False)
 
 
 def test_units_that_make_maps_are_not_issued_again() -> None:
     desk = Desk()
-    one, _, straggler, again = late(desk)
+    one, two, straggler, again = late(desk)
     desk.give(one, messages.Blob(code("square")), blob("square"))
     out = desk.give(one, messages.Map(b"m" * 16, 1, code("square"), 1, attempt=straggler.attempt), units([1]))
-    assert messages.Abort(attempt=again.attempt) in of(out, messages.Abort)
+    assert messages.Stop(attempt=again.attempt) in of(out, messages.Stop)
+    out = desk.give(two, messages.Map(b"n" * 16, 1, code("square"), 1, attempt=again.attempt), units([1]))
+    assert of(out, messages.Abort) == [messages.Abort(attempt=again.attempt)]
     assert not of(desk.tick(20.0), messages.Run)
 
 

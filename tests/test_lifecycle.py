@@ -464,6 +464,13 @@ def test_a_process_that_cleans_up_is_given_nothing_until_it_has() -> None:
     assert place(bench.run(2, job=2)) == 2
     bench.done(2, 2)
     assert Let(1) in bench.slot(1, messages.Cleans(1, done=True))  # there is a slot for one of them
+    # what it prepared when its job had ended, it cleans up at once
+    bench.run(5, job=5)
+    bench.broker(messages.Release(5))
+    bench.slot(2, messages.Cleans(5))
+    bench.done(2, 5)
+    assert not bench.life.processes[2].free
+    bench.slot(2, messages.Cleans(5, done=True))
     # one that never ends dies, and nobody else is blamed
     assert place(bench.run(3, job=3)) == 2
     bench.slot(2, messages.Cleans(3))

@@ -227,6 +227,7 @@ def _story(r: JobRecord) -> list[tuple[str, str]]:
         ("units", units + (f", {r.failed} failed" if r.failed else "")),
         ("progress", f"{r.progress[0]:g} of {r.progress[1]:g}" if r.progress is not None else ""),
         ("running", f"{r.running} now" if r.running else ""),
+        ("pure", "" if r.doubled is None else _doubled(r.doubled)),
         ("used", f"{r.seconds:,.2f} slot-seconds, {r.credits:,.2f} credits" if r.seconds else ""),
         ("tags", ", ".join(r.tags)),
         ("priority", columns.priority_name(r.priority)),
@@ -237,6 +238,12 @@ def _story(r: JobRecord) -> list[tuple[str, str]]:
         ("ended", columns.clock(r.ended) + took if r.ended is not None else ""),
         ("python", r.python),
     ]
+
+
+def _doubled(chunks: int) -> str:
+    """Of a job with pure units."""
+    times = {0: "never yet", 1: "once"}.get(chunks, f"{chunks} times")
+    return f"a late unit may be started a second time, beside the first ({times})"
 
 
 @click.command()

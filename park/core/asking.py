@@ -129,6 +129,7 @@ def common_fields(request: Request, name: str, tags: list[str]) -> dict[str, Any
         "tags": list(dict.fromkeys([*tags, *request.tags])),
         "priority": request.priority,
         "idempotent": request.idempotent,
+        "pure": request.pure,
         "cpus": request.cpus,
         "memory": request.memory,
         "labels": list(request.labels),

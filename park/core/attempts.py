@@ -12,6 +12,7 @@ from park.core.needs import Kind
 from park.core.outcome import Event, Heard, Peer, Publication, Send, Write
 from park.core.requests import check_publish
 from park.core.roster import Kernel
+from park.core.speculation import PATIENCE
 from park.core.state import WORDS
 from park.core.timing import length
 from park.core.work import FIRST_GUESS, KILLS, Attempt, Map, Span
@@ -41,6 +42,12 @@ class Attempts(Course):
             self.duplicates += 1
             return None
         return attempt
+
+    def _is_void(self, attempt: Attempt) -> bool:
+        """Whether nobody needs the attempt, which now asks for something: it would wait for ever, and is ended."""
+        if attempt.void:
+            self._end_attempt(attempt, "abort")
+        return attempt.void
 
     def _finished(self, event: Event, m: messages.Finished) -> None:
         attempt = self._held_attempt(event, m.attempt)
@@ -213,8 +220,8 @@ class Attempts(Course):
         for attempt in reversed(held):  # the culprit first, while somebody still wants its units
             if self.attempts.get(attempt.number) is not attempt:
                 continue
-            job = self._job(attempt.map.job)
-            if attempt.number == m.attempts[-1] and job.wants(attempt.map) and not attempt.void:
+            culprit = attempt.number == m.attempts[-1] and not attempt.void
+            if culprit and (job := self._job(attempt.map.job)).wants(attempt.map):
                 if m.late:
                     self._too_late(job, attempt)
                 else:
@@ -296,7 +303,7 @@ class Attempts(Course):
         if attempt is None:
             self._send(event.peer, messages.Abort(attempt=m.attempt))
             return
-        if attempt.void or (attempt.parked and attempt.lent and attempt.resumable):
+        if self._is_void(attempt) or (attempt.parked and attempt.lent and attempt.resumable):
             return
         job = self._job(attempt.map.job)
         for key in list(attempt.maps):
@@ -428,13 +435,15 @@ class Attempts(Course):
                 self._count_running(attempt, +1)
 
     def _settle_twin(self, attempt: Attempt) -> None:
-        """It is the one that counts: the other attempt at the same units is ended."""
+        """It is the one that counts. The other attempt at the same units may go on until it is at the end of one."""
         twin = self._part(attempt)
         if twin is None:
             return
         job = self._job(attempt.map.job)
         twin.void = True
-        self._end_attempt(twin, "abort")
+        self.outrun[twin.number] = self._now + PATIENCE
+        self.lending.end(twin)
+        self._end_attempt(twin, "stop")
         self._refund(job, twin)
         self._count_running(twin, 0 if twin.parked or twin.ahead else -1)
         job.attempts.discard(twin.number)
@@ -450,6 +459,7 @@ class Attempts(Course):
     def _let_go(self, attempt: Attempt) -> None:
         """An attempt that nobody needed is over: all that it had was its slot."""
         del self.attempts[attempt.number]
+        self.outrun.pop(attempt.number, None)
         self._vacate(attempt)
         attempt.kernel.ahead.pop(attempt.number, None)
         self.vacancies.changed(attempt.kernel)

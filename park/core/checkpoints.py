@@ -52,7 +52,7 @@ class Checkpoints(Attempts):
     def _keeper(self, event: Event, m: messages.Checkpoint | messages.Restore) -> Attempt | None:
         """The attempt that speaks; None if it was lost, or nobody needs it."""
         attempt = self._held_attempt(event, m.attempt)
-        if attempt is None or attempt.void:
+        if attempt is None or self._is_void(attempt):
             return None
         if not attempt.map.root or not attempt.span.start <= m.unit < attempt.span.stop:
             raise ProtocolError(f"attempt {m.attempt} keeps no checkpoint of unit {m.unit}")

@@ -6,7 +6,7 @@ A map has ended when nothing of it waits or runs; then its driver may go on, or,
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec.structs import replace
@@ -168,6 +168,8 @@ class Course(Controlling):
         for number in list(job.attempts):
             attempt = self.attempts[number]
             self._end_attempt(attempt, "stop" if stop else "abort", soft=not attempt.map.root)
+        if how != "stop":
+            self._end_outrun(n for n in self.outrun if self.attempts[n].map.job == job.number)
         self._feeds_no_more(job)
         self.list.store(job, self._out)
         for map_ in list(job.maps.values()):
@@ -186,6 +188,12 @@ class Course(Controlling):
         )
         # after the Run, which may wait for the disk
         self._answer(attempt.kernel.peer, message)
+
+    def _end_outrun(self, numbers: Iterable[int]) -> None:
+        """These attempts, whose units others have answered, may not go on."""
+        for number in list(numbers):
+            del self.outrun[number]
+            self._end_attempt(self.attempts[number], "abort")
 
     def _drop_map(self, map_: Map) -> None:
         """A map whose results nobody wants any more. It is forgotten at once: its maker may come back and make it anew."""

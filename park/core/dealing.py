@@ -339,14 +339,16 @@ class Dealing(Attempts):
                 self.stragglers.watch(attempt, self._now + LEAST)
             else:
                 self._issue(job, map_, attempt.span, kernel, twin=attempt)
+                self.list.change(job, self._out, doubled=(job.facts.doubled or 0) + 1)
 
     def _may_run_twice(self, job: Job, map_: Map) -> bool:
         return (
-            job.submit.idempotent
+            job.submit.pure
+            and job.submit.idempotent
             and not map_.once
             and not map_.apart
             and not map_.cancelled
-            and not job.checkpoints
+            and not (map_.root and job.checkpoints)
             and map_.function not in job.callers
         )
 

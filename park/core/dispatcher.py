@@ -101,6 +101,8 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             times.append(self._recovery_deadline())
         if self.room.waiting:
             times.append(self.room.look_at)
+        if self.outrun:
+            times.append(next(iter(self.outrun.values())))
         if self.vacancies.free:
             times.append(self.stragglers.next_deadline())
         if self.clock.awake or self.vacancies.reserved:
@@ -127,6 +129,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
                 self._release_waiting(held)
         if self.keep.age is not None and self._now >= self._clock_due:
             self._write_clock()
+        self._end_outrun(n for n, until in self.outrun.items() if until <= self._now)
         self._look_for_lost()
         self._look_at_times()
         self._out.sends += self.heard(())

@@ -22,7 +22,7 @@ class Files(Attempts):
 
     def _file(self, event: Event, m: messages.File) -> None:
         attempt = self._held_attempt(event, m.attempt)
-        if attempt is None or attempt.void:
+        if attempt is None or self._is_void(attempt):
             return
         job = self._job(attempt.map.job)
         if job.session:

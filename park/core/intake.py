@@ -126,6 +126,7 @@ class Intake(Keeping):
             python=m.python,
             epoch=self.epoch,
             argv=tuple(m.argv),
+            doubled=0 if m.pure else None,
         )
         job = Job(record, m, client.incarnation, code=code)
         self.list.add(job, self._out)
@@ -258,7 +259,7 @@ class Intake(Keeping):
                     event.peer, messages.Abort(attempt=m.attempt)
                 )  # its lease ran out, or its job has ended
                 return
-            if attempt.void:
+            if self._is_void(attempt):
                 return
             job = self._job(attempt.map.job)
             if job.ending in ("abort", "fail"):

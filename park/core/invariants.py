@@ -32,6 +32,7 @@ def check(d: State, everything: bool = True) -> None:
         d.codes.check()
         void = {n for n, a in d.attempts.items() if a.void}
         assert d.attempts.keys() == {n for j in jobs for n in j.attempts} | void
+        assert d.outrun.keys() <= void
         assert d.maps.keys() == {key for j in jobs for key in j.maps}
         left = {id(m): m for m in (*d.maps.values(), *(a.map for a in d.attempts.values()))}
         for owner, tally in d.list.tallies:

@@ -620,6 +620,7 @@ class ServerProxy(Server):
             seed=submit["seed"],
             on_error=submit["on_error"],
             idempotent=submit["idempotent"],
+            pure=submit["pure"],
             cpus=submit["cpus"],
             memory=submit["memory"],
             labels=tuple(submit["labels"]),

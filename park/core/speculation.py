@@ -1,7 +1,9 @@
 """Chunks at the tail of a map that take far longer than they should.
 
-When nothing of a map waits any more, its end depends on the slowest chunk. One that runs far past its estimate is
-issued again where a slot is free and nothing else is due; the first answer counts, the other attempt is ended.
+When nothing of a map waits any more, its end depends on the slowest chunk. Where the request says that its units are
+*pure*, one that runs far past its estimate is issued again where a slot is free and nothing else is due; the first answer
+counts. The other attempt is not ended: it is only late, and its process may be importing what all later units need. It
+ends with the unit that it is at; its slot is its own until then, but not for longer than `PATIENCE`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from park.core.work import Attempt
 #: A chunk is a straggler when it has taken so many times its estimate, but not before `LEAST` seconds.
 FACTOR = 3.0
 LEAST = 0.5
+#: Seconds for which an attempt may go on though the other one has answered its units.
+PATIENCE = 300.0
 
 
 class Stragglers:

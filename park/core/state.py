@@ -57,6 +57,8 @@ class State:
         self.vacancies = Vacancies()
         self.lending = Lending()
         self.stragglers = Stragglers()
+        #: late attempts whose units another one has answered, and until when they may go on; the first come first
+        self.outrun: dict[int, float] = {}
         #: kernels that are to be told which messages were heard, and when
         self.hears: dict[Peer, float] = {}
         self.estimates = Estimates()

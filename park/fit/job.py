@@ -57,8 +57,9 @@ class Fit(Fitting):
     Every *checkpoint* seconds (or a text such as "5m") the fit keeps its state: if its process, its kernel or the broker
     dies, it goes on from there. Of many *starts* it keeps those that have ended.
 
-    The rest is as in `park.Request`: at *max_time* the fit stops, and its result is the best so far. What cannot be
-    fitted raises `park.InvalidRequest` here, in the client.
+    The rest is as in `park.Request`: at *max_time* the fit stops, and its result is the best so far. Evaluations are
+    *pure*: a late one may be started a second time, beside the first. Say ``pure=False`` of a model that writes files, or
+    starts a program that does. What cannot be fitted raises `park.InvalidRequest` here, in the client.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Fit(Fitting):
         checkpoint: float | str = INTERVAL,
         max_time: float | str | None = None,
         max_unit_time: float | str | None = None,
+        pure: bool = True,
         **options: Any,
     ) -> None:
         request = fit_request(
@@ -103,6 +105,7 @@ class Fit(Fitting):
             requires=requires,
             max_time=max_time,
             max_unit_time=max_unit_time,
+            pure=pure,
         )
         _submit(self, request, service, monitor)
 
@@ -129,7 +132,7 @@ class Uncertainty(Fitting):
     Without dy the size of the errors is taken as unknown too, so that intervals follow the scatter.
 
     Every *checkpoint* seconds (or a text such as "5m") it keeps its chains and draws, and goes on from there if it has
-    to run again.
+    to run again. Evaluations are *pure*, as those of a `Fit`.
     """
 
     def __init__(
@@ -155,6 +158,7 @@ class Uncertainty(Fitting):
         checkpoint: float | str = INTERVAL,
         max_time: float | str | None = None,
         max_unit_time: float | str | None = None,
+        pure: bool = True,
         **options: Any,
     ) -> None:
         assembly = as_assembly(assembly)
@@ -179,6 +183,7 @@ class Uncertainty(Fitting):
             requires=requires,
             max_time=max_time,
             max_unit_time=max_unit_time,
+            pure=pure,
             kind="uncertainty",
         )
         _submit(self, request, service, monitor)
@@ -203,7 +208,7 @@ def fit_request(
     every = duration(checkpoint, "checkpoint")
     body = FitBody(with_values(assembly), method, checked, _start(assembly, start), starts, seed, every)
     fields["name"] = fields.get("name") or f"fit {method}"
-    return Request(body, seed=seed, kind="fit", **fields)
+    return Request(body, seed=seed, kind="fit", **{"pure": True} | fields)
 
 
 def _checked(method: str, options: dict[str, Any], assembly: Assembly) -> dict[str, Any]:

@@ -169,8 +169,8 @@ class Lifecycle(Holding):
             case messages.Cleans() if message.done:
                 process.cleaning.discard(message.job)
                 self.pool.trim()
-            case messages.Cleans():
-                process.cleanups.add(message.job)
+            case messages.Cleans():  # of a job that has ended meanwhile it does so at once
+                (process.cleanups if message.job in process.jobs else process.cleaning).add(message.job)
         return self._take()
 
     def exited(self, number: int, cause: str, stderr: str) -> list[Action]:

@@ -162,8 +162,9 @@ class Submit(Message, frozen=True):
     The payload is a pack of the first *count* units. ``once``: the body runs once, there are no units.
     ``session``: nothing is stored, the job's driver is the client itself, which sends Map messages.
     Each unit needs *cpus* slots at once, *memory* bytes, and a kernel with all *labels* and, for each package
-    that it *requires*, one of its versions. The job may run for *max_time* seconds, each unit for *max_unit_time*
-    (0: as long as it likes). *argv*: what its code finds in ``sys.argv``; empty: nothing of its own.
+    that it *requires*, one of its versions. ``pure``: a late unit may be started a second time, beside the first.
+    The job may run for *max_time* seconds, each unit for *max_unit_time* (0: as long as it likes). *argv*: what its code
+    finds in ``sys.argv``; empty: nothing of its own.
     """
 
     carries = True
@@ -179,6 +180,7 @@ class Submit(Message, frozen=True):
     seed: int = 0
     on_error: str = "continue"
     idempotent: bool = True
+    pure: bool = False
     cpus: Count = 1
     memory: Count = 0
     labels: Texts = field(default_factory=list)

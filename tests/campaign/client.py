@@ -23,7 +23,7 @@ from park.errors import JobAborted, JobFailed, NoBroker, ServiceClosed, UnknownJ
 from park.model import PYTHON, NotRun
 from park.service import RemoteService
 from park.wire import messages
-from tests.campaign.plan import CLIENT, Task, deadly, plan, value
+from tests.campaign.plan import CLIENT, LASTING, Task, deadly, plan, value
 from tests.campaign.work import Driver, Units
 
 #: Jobs that a client has open.
@@ -95,6 +95,7 @@ class Client:
             priority=task.priority,
             after=[] if task.after is None else [jobs[task.after]],
             seed=task.first,
+            pure=task.kind not in LASTING,
             once=task.once,
             count=0 if task.once else task.count,
             python=PYTHON,

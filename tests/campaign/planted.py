@@ -1,7 +1,6 @@
 """A broker with something planted in it: ``python -m tests.campaign.planted NAME OPTION ...``.
 
-A campaign must notice each of `BUGS`. A broker that `speculates_never` is a sound one in which whatever runs twice was
-dealt again without need: chunks that are late on a busy machine are not issued twice.
+A campaign must notice each of `BUGS`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Any
 from park.cli.broker import main
 from park.core.dispatcher import Dispatcher
 from park.core.roster import Roster
-from park.core.speculation import Stragglers
 from park.core.store import JobStore
 from park.wire import messages
 
@@ -74,11 +72,6 @@ BUGS: dict[str, Callable[[], None]] = {
 }
 
 
-def speculates_never() -> None:
-    """No chunk is ever late."""
-    Stragglers.watch = lambda self, attempt, after=0.0: None  # type: ignore[method-assign]
-
-
 if __name__ == "__main__":
-    (BUGS | {speculates_never.__name__: speculates_never})[sys.argv[1]]()
+    BUGS[sys.argv[1]]()
     main(sys.argv[2:])

@@ -73,10 +73,10 @@ class Desk:
         )
         return self.give(peer, replace(submit, **fields), units(list(inputs or ())))
 
-    def session(self, peer: bytes) -> int:
+    def session(self, peer: bytes, **fields: Any) -> int:
         number = next(self.ids)
         submit = messages.Submit(id=number, key=number.to_bytes(16, "big"), session=True, python=PYTHON)
-        return accepted(self.give(peer, submit))
+        return accepted(self.give(peer, replace(submit, **fields)))
 
     def job(self, number: int) -> JobRecord:
         return self.dispatcher.list.jobs[number].record

@@ -131,6 +131,8 @@ class Life:
             fields["on_error"] = "stop"
         if self.random.random() < 0.15:
             fields["idempotent"] = False
+        elif self.random.random() < 0.4:
+            fields["pure"] = True
         if self.random.random() < 0.1:
             fields["max_time"] = self.random.uniform(0.01, 20.0)
         if self.random.random() < 0.1:

@@ -93,6 +93,7 @@ class Process:
         "heard",
         "kernel",
         "number",
+        "over",
         "served",
         "shipped",
         "since",
@@ -109,6 +110,8 @@ class Process:
         self.controls: dict[int, dict[int, int]] = {}
         self.heard: dict[int, list[int]] = {}
         self.served: dict[int, int] = {}
+        #: jobs that have ended while something ran
+        self.over: list[int] = []
         self.deaf = False
         #: what will happen when the time has passed, None: nothing runs
         self._effect: Callable[[], None] | None = None
@@ -153,8 +156,8 @@ class Process:
                 assert message.seq not in given, "a control came twice"
                 given[message.seq] = codec.unpack(payload)
             case messages.Release():
-                for of_job in (self.controls, self.heard, self.served):
-                    of_job.pop(message.job, None)
+                self.over.append(message.job)
+                self._forget_jobs()
             case messages.Checkpointed():
                 frame = self._frame(message.attempt)
                 self.kernel.world.durable(frame.run.job, self._unit(frame), frame.saved[message.number - 1])
@@ -177,6 +180,13 @@ class Process:
                 frame.resumed = not frame.lent
                 frame.lent = False
         self._go()
+
+    def _forget_jobs(self) -> None:
+        if not self.stack:
+            for of_job in (self.controls, self.heard, self.served):
+                for job in self.over:
+                    of_job.pop(job, None)
+            self.over.clear()
 
     def interrupt(self) -> None:
         """The signal: it means something only while a unit's code runs."""
@@ -404,3 +414,4 @@ class Process:
         if frame.run.once and frame.run.stored and results:
             said["remark"] = remark_on(results[0])
         self.tell(*finished(frame.run, results, **said))
+        self._forget_jobs()
