@@ -20,11 +20,12 @@ def written(models: Iterable[tuple[int, Any]]) -> tuple[dict[str, bytes], list[s
     Compressed, by what follows the base name: ``-1-refl.dat`` is a file of model 1.
     """
     files: dict[str, bytes] = {}
-    notes = []
+    notes: list[str] = []
+    writing = [(number, model) for number, model in models if callable(getattr(model, "save", None))]
+    if not writing:
+        return files, notes
     with tempfile.TemporaryDirectory(prefix="park-") as folder:
-        for number, model in models:
-            if not callable(getattr(model, "save", None)):
-                continue
+        for number, model in writing:
             own = Path(folder, str(number))
             own.mkdir()
             try:

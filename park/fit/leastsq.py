@@ -53,10 +53,10 @@ class Triangles:
 
     def joined(self, weights: Array) -> tuple[float, Array]:
         """The length of f, and J in k + 1 rows whose f is (length, 0, ...), with a weight for each group."""
-        rows = np.concatenate([part * weight for part, weight in zip(self.parts, weights, strict=True)])
-        k = rows.shape[1] - 1
+        rows = [part * weight for part, weight in zip(self.parts, weights, strict=True)]
+        k = rows[0].shape[1] - 1
         triangle = np.zeros((k + 1, k + 1))
-        found = np.linalg.qr(rows, mode="r")
+        found = rows[0] if len(rows) == 1 else np.linalg.qr(np.concatenate(rows), mode="r")
         triangle[: len(found)] = found
         if triangle[0, 0] < 0:
             triangle[0] *= -1
