@@ -134,6 +134,10 @@ class Abort(BaseException):
     """
 
 
+class Stop(Abort):
+    """Raised by `Environment.ready` in a body that was asked to stop, and that never looks at ``should_stop``."""
+
+
 def in_words(error: BaseException) -> str:
     """The class of any exception and the first line of its text, also where it has none to give."""
     try:

@@ -24,7 +24,7 @@ def job_result(record: dict[str, Any], once: bool, pieces: Sequence[tuple[int, B
         raise NotComplete(f"job {job.job} is not complete: call .wait()")
     unreadable: list[UnitError] = []
     if once:
-        values = _results(pieces[0][1], 0, unreadable) if pieces else [None]
+        values = _results(pieces[0][1], 0, unreadable) if pieces else [NOT_RUN]
     else:
         values = [NOT_RUN] * (job.total or 0)
         for start, data in pieces:

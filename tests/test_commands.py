@@ -94,6 +94,27 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(fabric, fabric.connect())
 
 
+# -- all of them -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["abort", "delete"])
+def test_all_jobs_are_never_meant_by_a_slip(tmp_path: Path, command: str) -> None:
+    with Fabric(tmp_path) as fabric:
+        service = fabric.connect()
+        jobs = [service.start(square, [1], when=1000) for _ in range(3)]
+        if command == "delete":
+            for job in jobs:
+                service.abort(job)
+        before = len(service.records(Query(service.user)))
+        refused = fabric.park(command, "all")
+        assert refused.wait() == 2, refused.text
+        assert f"this would {command} all your 3 jobs: say --yes if that is meant" in refused.text
+        assert len(service.records(Query(service.user))) == before == 3
+        done = fabric.park(command, "all", "--yes")
+        assert done.wait() == 0, done.text
+        assert len(done.text.splitlines()) == 3
+
+
 # -- looking -------------------------------------------------------------------------------------
 
 

@@ -458,12 +458,105 @@ def test_a_stopped_driver_returns_its_best(service: ServerProxy) -> None:
     assert job.record.stopped
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+def test_a_stopped_body_that_never_asks_ends_at_its_safe_point(
+    service: ServerProxy, tmp_path: Path, pause: float
+) -> None:
+    class Walk:
+        def __init__(self, file: Path) -> None:
+            self.file = file
+
+        def run(self) -> int:
+            step, end = 0, time.monotonic() + 60
+            try:
+                while time.monotonic() < end:
+                    time.sleep(pause)
+                    step += 1
+                    park.environment().publish(park.Progress(step, 10**9))
+                    park.environment().ready()
+            finally:
+                self.file.write_text("let go")
+            return step
+
+        def cleanup(self, env: Any) -> None:
+            self.file.with_suffix(".clean").write_text("")
+
+    job = service.job(service.start(Walk(tmp_path / "walk")))
+    until(lambda: job.state == "running" and job.progress.done > 0)
+    job.stop()
+    assert job.wait(timeout=20) is park.NotRun
+    assert job.state == "complete"
+    assert job.record.stopped
+    assert (tmp_path / "walk").read_text() == "let go"
+    until((tmp_path / "walk.clean").exists)
+
+
+def test_a_stopped_body_that_asks_may_take_safe_points_until_its_end(service: ServerProxy) -> None:
+    def walk() -> int:
+        env, left = park.environment(), 10
+        while left:
+            left -= env.should_stop  # it winds up in ten more steps
+            time.sleep(0.01)
+            env.ready()
+        return left
+
+    job = service.job(service.start(walk))
+    until(lambda: job.state == "running")
+    job.stop()
+    assert job.wait(timeout=20) == 0
+
+
+def test_units_that_never_ask_end_at_their_safe_point(service: ServerProxy) -> None:
+    def unit(x: int) -> int:
+        for _ in range(600 if x else 1):
+            time.sleep(0.1)
+            park.environment().ready()
+        return x
+
+    job = service.job(service.start(unit, range(5)))
+    until(lambda: job.progress.done > 0)
+    job.stop()
+    results = job.wait(timeout=20)
+    assert results[0] == 0
+    assert all(result is park.NotRun for result in results[1:])
+
+
+def test_who_waits_for_a_slot_hears_the_stop(tmp_path: Path) -> None:
+    """Drivers share one slot, and the one that waits for its turn ends with its best, too."""
+
+    def search() -> int:
+        env, best = park.environment(), 0
+        while not env.should_stop:
+            best += 1
+            time.sleep(0.002)
+        return best
+
+    own = LocalService()
+    own.configure(slots=1, home=tmp_path)
+    with own as service:
+        jobs = [service.job(service.start(search)) for _ in range(4)]
+        until(lambda: all(job.state == "running" for job in jobs), 60)
+        for job in jobs[1:]:
+            job.stop()
+        assert all(isinstance(job.wait(timeout=20), int) for job in jobs[1:])
+        assert jobs[0].state == "running"
+        jobs[0].stop()
+        assert jobs[0].wait(timeout=20) > 1
+
+
 def test_what_never_started_ends_aborted(service: ServerProxy) -> None:
     for end in (service.stop, service.abort):
         job = service.job(service.start(square, [1], when=1000))
         end(job)
         with pytest.raises(park.JobAborted):
             job.wait()
+
+
+def test_a_job_after_too_many_is_refused_at_once(service: ServerProxy) -> None:
+    first = service.start(square, [2])
+    assert service.wait(service.start(square, [3], after=[first] * 100_000), timeout=20) == [9]
+    with pytest.raises(park.InvalidRequest, match=r"after 4,000 others, and this one after 100,000: submit"):
+        service.start(square, [1], after=range(1, 100_001))
 
 
 # -- pause, resume and other priorities ------------------------------------------------------------

@@ -437,6 +437,29 @@ def test_park_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "chmod 700" in run("list", code=6)
 
 
+def test_park_keys_of_the_broker_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(broker: str, *arguments: str, code: int = 0) -> str:
+        monkeypatch.setenv("PARK_BROKER", broker)
+        done = CliRunner().invoke(main, ["keys", "list", *arguments])
+        assert done.exit_code == code, done.output
+        return done.output
+
+    for name in ("one", "two"):
+        Keyring(tmp_path / name).pair()
+        Keyring(tmp_path / name).new(name, CLIENT, tmp_path / f"{name}.key")
+        place = {"clients": f"ipc://{name}", "tcp": {"clients": f"tcp://{name}:7275"}}
+        (tmp_path / name / "connection.json").write_text(json.dumps(place))
+    monkeypatch.setenv("PARK_HOME", str(tmp_path / "one"))
+    assert run("").splitlines()[1].startswith("one")
+    for broker in (tmp_path / "two", tmp_path / "two" / "connection.json"):
+        assert run(str(broker)).splitlines()[1].startswith("two")
+    assert run("tcp://one:7275").splitlines()[1].startswith("one")
+    assert f"does not live in {tmp_path / 'one'}" in run("tcp://two:7275", code=4)
+    assert run("tcp://two:7275", "--home", str(tmp_path / "two")).splitlines()[1].startswith("two")
+
+
 # -- sockets ---------------------------------------------------------------------------------------
 
 

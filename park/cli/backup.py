@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import click
 
-from park.cli.common import in_words
+from park.cli.common import home_of_broker, in_words
 from park.cli.tables import plain
 
 
@@ -28,12 +27,8 @@ def backup(file: Path, home: Path | None, as_json: bool) -> None:
     """
     with in_words():
         from park.core.backup import back_up
-        from park.util.addresses import default_home
 
-        broker = os.environ.get("PARK_BROKER", "")
-        place = Path(broker).expanduser() if broker and "://" not in broker else None
-        named = place if place is None or place.is_dir() else place.parent
-        folder = (home or named or default_home()).expanduser().absolute()
+        folder = home_of_broker(home)
         copy = back_up(folder, file.expanduser().absolute())
         if as_json:
             click.echo(

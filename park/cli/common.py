@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -90,6 +92,35 @@ def seconds(ctx: click.Context | None, param: click.Parameter | None, value: str
 broker_option: Callable[[Any], Any] = click.option(
     "--broker", metavar="URL|FILE", help="Where the broker is: its address or its connection file."
 )
+
+
+def home_of_broker(given: Path | None) -> Path:
+    """The home of the broker on this machine: the *given* one, else the folder that $PARK_BROKER leads to, else the usual.
+
+    Raises NoBroker where $PARK_BROKER is the address of another broker than that of the usual home.
+    """
+    from park.util.addresses import default_home
+
+    broker = os.environ.get("PARK_BROKER", "")
+    if given is None and broker and "://" not in broker:
+        file = Path(broker).expanduser()
+        given = file if file.is_dir() else file.parent
+    home = (given or default_home()).expanduser().absolute()
+    if given is None and broker and broker not in _addresses(home):
+        raise NoBroker(
+            f"$PARK_BROKER is {broker}, and that broker does not live in {home}: run this on its machine, and name "
+            "its home with --home"
+        )
+    return home
+
+
+def _addresses(home: Path) -> list[str]:
+    """The addresses for clients of the broker that lives there."""
+    try:
+        found = json.loads((home / "connection.json").read_text(encoding="utf-8"))
+        return [str(place["clients"]) for place in (found, found.get("tcp") or {}) if "clients" in place]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return []
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from park.cli.columns import clock
-from park.cli.common import in_words
+from park.cli.common import home_of_broker, in_words
 from park.cli.tables import print_table
 from park.errors import NoBroker
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _home = click.option(
     "--home",
     type=click.Path(path_type=Path),
-    help="The broker's home (default: $PARK_HOME, else the user's state folder).",
+    help="The broker's home (default: where $PARK_BROKER's connection file is, else $PARK_HOME or the state folder).",
 )
 
 
@@ -47,12 +47,11 @@ def new(name: str, kernel: bool, pool: bool, output: Path | None, as_json: bool,
 
     The file that it writes is all that NAME needs: it belongs into NAME's ~/.config/park/keys/HOST_PORT/.
     """
-    from park.util.addresses import default_home
     from park.util.keys import CLIENT, KERNEL, POOL, check_name, key_folder
 
     with in_words():
         check_name(name)
-        home = (home or default_home()).expanduser().absolute()
+        home = home_of_broker(home)
         role = POOL if pool else KERNEL if kernel else CLIENT
         file = output or Path(f"{name}.{role}.key" if kernel or pool else f"{name}.key")
         _ring(home).new(name, role, file)
@@ -93,10 +92,8 @@ def show(as_json: bool, home: Path | None) -> None:
     """List whose keys the broker takes."""
     from dataclasses import asdict
 
-    from park.util.addresses import default_home
-
     with in_words():
-        entries = _ring((home or default_home()).expanduser().absolute()).entries()
+        entries = _ring(home_of_broker(home)).entries()
         if as_json:
             click.echo(json.dumps([asdict(e) for e in entries], indent=2))
             return

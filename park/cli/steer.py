@@ -22,6 +22,10 @@ json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="A line of JSON for each job: what was done, or the error."
 )
 
+yes_option: Callable[[Any], Any] = click.option(
+    "-y", "--yes", is_flag=True, help="Do not ask whether really all jobs are meant."
+)
+
 priority_option: Callable[[Any], Any] = click.option(
     "-p",
     "--priority",
@@ -37,11 +41,13 @@ def each(
     act: Callable[[int], str],
     as_json: bool,
     ended: bool = False,
+    ask: str = "",
 ) -> None:
     """Do *act* for each job that *selectors* name among those that have not *ended* (or have), and print what it says.
 
     What cannot be done for one job is said, and the others' turn comes; the exit code is that of the first error.
-    A range is for those of its jobs for which it can be done: at least one.
+    A range is for those of its jobs for which it can be done: at least one. *ask* is what is asked before it is done to
+    all jobs: "abort".
     """
     from park.errors import ParkError, UnknownJob
 
@@ -56,7 +62,10 @@ def each(
         else:
             click.echo(plain(text if error is None else f"park: {text}"), err=error is not None)
 
-    for job, named in chosen(service, selectors, ended):
+    jobs = chosen(service, selectors, ended)
+    if ask and any(part.strip() == "all" for text in selectors for part in text.split(",")):
+        confirm(ask, len(jobs))
+    for job, named in jobs:
         try:
             say(job, act(job))
             done += 1
@@ -70,6 +79,15 @@ def each(
         sys.exit(code_of(errors[0]))
     if not done and skipped is not None:
         raise skipped
+
+
+def confirm(what: str, jobs: int) -> None:
+    """Ask at the terminal whether to do it to so many jobs. Raises InvalidRequest where nobody can answer."""
+    from park.errors import InvalidRequest
+
+    if not sys.stdin.isatty():
+        raise InvalidRequest(f"this would {what} all your {jobs} jobs: say --yes if that is meant")
+    click.confirm(f"{what} all your {jobs} jobs?", abort=True, err=True)
 
 
 @click.command()
@@ -94,8 +112,9 @@ def stop(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @broker_option
 @selectors_argument
+@yes_option
 @json_option
-def abort(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
+def abort(broker: str | None, selectors: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """End jobs now."""
     with in_words():
         service = open_service(broker)
@@ -104,7 +123,7 @@ def abort(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None
             service.abort(job)
             return f"job {job} is being aborted"
 
-        each(service, selectors, act, as_json)
+        each(service, selectors, act, as_json, ask="" if yes else "abort")
 
 
 @click.command()
@@ -242,8 +261,9 @@ def retry(
 @click.command()
 @broker_option
 @selectors_argument
+@yes_option
 @json_option
-def delete(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
+def delete(broker: str | None, selectors: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Delete jobs that have ended, and their results.
 
     What has not ended, or what a job comes after that has not, stays and is named; the others go.
@@ -255,4 +275,4 @@ def delete(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> Non
             service.delete(job)
             return f"job {job} is deleted"
 
-        each(service, selectors, act, as_json, ended=True)
+        each(service, selectors, act, as_json, ended=True, ask="" if yes else "delete")

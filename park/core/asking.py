@@ -22,6 +22,9 @@ from park.stream import Error, decode
 from park.wire import codec, messages
 from park.wire.place import Place
 
+#: The jobs that one may come after: their numbers travel in the head of a message.
+MAX_AFTER = 4_000
+
 
 class JobFiles(Mapping[str, bytes]):
     """The files of a job, as they were when this was made; their bytes as they are."""
@@ -171,6 +174,16 @@ def numbers_of(after: Any) -> set[int]:
     if isinstance(after, Iterable) and not isinstance(after, str):
         return {number_of(job) for job in after}
     return {number_of(after)}
+
+
+def check_after(jobs: set[int]) -> list[int]:
+    """The *jobs* that a request comes after, in order. Raises InvalidRequest for more than a request may name."""
+    if len(jobs) > MAX_AFTER:
+        raise InvalidRequest(
+            f"a job may come after {MAX_AFTER:,} others, and this one after {len(jobs):,}: submit what they do as the "
+            "units of one job (inputs=...) and come after that, or let each come after the one before"
+        )
+    return sorted(jobs)
 
 
 def partial_results(error: Any) -> list[Any] | None:

@@ -124,6 +124,9 @@ class Environment:
         Messages go out, what the job was told (`park.Job.control`) reaches the body's ``on_<kind>(message)``, an abort is
         raised here, and while another job is due, or this one is paused, the body waits here without a slot. A body that
         never calls it keeps its slot from all others.
+
+        A body that was asked to stop, and does not look at `should_stop`, ends here: its ``finally`` and ``cleanup`` run,
+        and its result is ``park.NotRun``.
         """
         self._host.ready()
 

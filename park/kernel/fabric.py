@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from park import payload
-from park.errors import REFUSALS, Abort, InvalidRequest, ParkError, UnitError
+from park.errors import REFUSALS, Abort, InvalidRequest, ParkError, Stop, UnitError
 from park.kernel import env
 from park.kernel.answers import pack_units
 from park.kernel.printed import Printed
@@ -33,6 +33,10 @@ from park.wire.parts import check_size
 RATE = 0.1
 _MAIN = threading.main_thread().ident
 COALESCED = ("progress", "improvement")
+#: Safe points after which a body that never asks whether it should stop is known for one that will not.
+UNASKED = 2
+#: Seconds that a body may take for its end without a slot, when it was told to stop while it waited for one.
+PARTING = 10.0
 #: Bytes of one checkpoint.
 MAX_CHECKPOINT = 256 << 20
 
@@ -60,6 +64,11 @@ class Frame(Struct, eq=False):
     back: bool = False
     #: asked for its slot
     lend: bool = False
+    #: since when it goes on without one
+    parting: float | None = None
+    #: its safe points so far, and whether it looks at should_stop
+    safe_points: int = 0
+    asks: bool = False
     #: checkpoints that were made, and how many of them are known to be on disk
     checkpoints: int = 0
     durable: int = 0
@@ -153,6 +162,7 @@ class Fabric(ABC):
 
     @property
     def should_stop(self) -> bool:
+        self._stack[-1].asks = True
         self.ready()
         return any(frame.stopped for frame in self._stack)
 
@@ -379,15 +389,26 @@ class Fabric(ABC):
             self._look()
             if any(frame.aborted for frame in self._stack):
                 raise Abort
-            if self._stack and self._stack[-1].lend:
-                self._lend(self._stack[-1])
+            if self._stack:
+                self._yield_to(self._stack[-1])
         finally:
             self._open = was_open
         self._serve()
 
+    def _yield_to(self, frame: Frame) -> None:
+        """The body is at a safe point: it may have to wait here, or to end."""
+        frame.safe_points += 1
+        if frame.stopped and not frame.soft and not frame.asks and frame.safe_points > UNASKED:
+            raise Stop("the job was asked to stop")
+        if frame.lend or (frame.parting is not None and time.monotonic() - frame.parting > PARTING):
+            self._lend(frame)
+
     def _lend(self, frame: Frame) -> None:
-        """Another job is due, or this one is paused: wait here without a slot."""
-        frame.lend = False
+        """Another job is due, or this one is paused: wait here without a slot.
+
+        A body that is told to stop meanwhile goes on at once: its end takes no long time.
+        """
+        first, frame.lend, frame.parting = frame.parting is None, False, None
         self._flush(frame, everything=True)
         attempt = frame.run.attempt
         self._send(messages.Lent(attempt, frame.run.epoch))
@@ -398,6 +419,9 @@ class Fabric(ABC):
             self._handle(message, data)
             if frame.aborted:
                 raise Abort
+            if first and frame.stopped and not frame.soft:
+                frame.parting = time.monotonic()
+                return
 
     def _flush(self, frame: Frame, everything: bool = False, printed: bool = False) -> None:
         """Send the messages that were held back long enough, and what was printed: with *printed* all of that."""

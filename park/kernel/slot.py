@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from park import payload
-from park.errors import Abort, ParkError, UnitError
+from park.errors import Abort, ParkError, Stop, UnitError
 from park.kernel import env
 from park.kernel.answers import (
     MAX_CAUSE,
@@ -37,6 +37,7 @@ from park.kernel.fabric import Frame, Gone
 from park.kernel.generators import Generators, watch
 from park.kernel.printed import Logged, Tee
 from park.kernel.serving import Serving
+from park.model import NOT_RUN
 from park.util.channel import Channel
 from park.wire import messages
 from park.wire.messages import Message
@@ -86,6 +87,8 @@ class Slot(Serving):
         if isinstance(error, Gone):
             raise error
         frame = self._stack[-1]
+        if isinstance(error, Stop) and frame.stopped:
+            raise error
         if frame.interrupted or (isinstance(error, Abort) and any(f.aborted for f in self._stack)):
             raise Abort from None
 
@@ -224,6 +227,10 @@ class Slot(Serving):
                         break
             if run.once and hasattr(body, "run"):
                 self._cleanup([(run.job, run.function)])
+        except Stop:
+            ended = "stop"
+            if run.once:  # it has begun, and leaves nothing
+                fixed, entries = False, [Encoded(payload.encode_result(NOT_RUN))]
         except Abort:
             self._open = False
             ended = "abort"
