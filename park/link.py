@@ -248,6 +248,8 @@ class Link:
             if self.presence.hear(message, now) and calling:
                 self._welcomed(message)
             self._receive(message, data, now)
+        if self._line.lively():
+            self.presence.feel(now)
         if self._listener is not None:
             self._follow(self._listener, now)
         if self._say_later:
@@ -259,6 +261,7 @@ class Link:
         if away or self._noticed:
             self._mind(away)
         if due == "hello":
+            self._line.clear()
             self._send(messages.Hello(self._incarnation, self.user, PYTHON), now=now)
         elif due == "heartbeat":
             self._send(messages.Heartbeat(self.presence.epoch), now=now)
@@ -461,7 +464,7 @@ class Link:
 
     def _send(self, message: Message, data: Buffer = b"", now: float | None = None) -> None:
         self.presence.say(time.monotonic() if now is None else now)
-        self._line.send(codec.encode(message, data))
+        self._line.send(codec.encode(message, data), message)
 
     def _fail_all(self, error: ParkError) -> None:
         for *_, reply in self._replies.values():

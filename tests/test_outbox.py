@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 import zmq
 from fabric import Fabric, until
+from hypothesis import given
+from hypothesis import strategies as st
 
 import park
 from park.core.manager import JobManager
 from park.core.outcome import Flow
 from park.model import PYTHON
 from park.service import ServiceManager, find_broker
-from park.util.outbox import EACH, Outbox
+from park.util.outbox import CUT, EACH, MOST, STALLED, Outbox, Patience
 from park.util.sockets import HIGH_WATER, Dealer, Router
 from park.wire import codec, messages, parts
-from park.wire.parts import PIECE, Joiner, split
+from park.wire.about import about
+from park.wire.parts import PIECE, Joiner, is_part, split
 from tests.sim.desk import Desk, of
 from tests.sim.functions import blob, code, units
 
@@ -74,6 +77,124 @@ def test_a_long_message_waits_in_pieces_that_share_its_bytes() -> None:
     assert joiner.feed(peer.took[-1]) == frames
 
 
+def said(*names: Any) -> frozenset[Any]:
+    return frozenset(names)
+
+
+def test_a_short_message_passes_a_long_one_that_it_has_nothing_to_do_with() -> None:
+    peer = Peer()
+    outbox = Outbox(peer.offer)
+    long = [b"long", bytes(3 * PIECE)]
+    outbox.put(long, said("a"))
+    outbox.put([b"of a"], said("a", "x"))
+    outbox.put([b"of x"], said("x"))
+    outbox.put([b"one"], said("b"))
+    outbox.put([b"two"], said("b", "c"))
+    outbox.put([b"whoever"])
+    outbox.put([b"late"], said("d"))
+    peer.room = 3
+    assert not outbox.flush()
+    assert peer.took[:2] == [[b"one"], [b"two"]]
+    assert is_part(peer.took[2])
+    peer.room = 100
+    assert outbox.flush()
+    assert [bytes(frames[0]) for frames in peer.took if not is_part(frames)] == [
+        *(b"one", b"two", b"of a", b"of x", b"whoever", b"late")
+    ]
+    assert outbox.size == 0
+
+
+def test_nobody_passes_where_nothing_long_waits() -> None:
+    peer = Peer()
+    outbox = Outbox(peer.offer)
+    for n in range(5):
+        outbox.put([b"%d" % n], said(n))
+    peer.room = 9
+    assert outbox.flush()
+    assert [frames[0] for frames in peer.took] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12), st.data())
+def test_what_is_of_one_thing_keeps_its_order(sent: list[tuple[str, bool]], data: st.DataObject) -> None:
+    peer = Peer()
+    outbox = Outbox(peer.offer)
+    for n, (name, long) in enumerate(sent):
+        outbox.put([b"%s%d" % (name.encode(), n), bytes(2 * PIECE if long else 9)], said(name))
+        peer.room = data.draw(st.integers(0, 2))
+        outbox.flush()
+    peer.room = 1000
+    assert outbox.flush()
+    joiner = Joiner()
+    got = [bytes(whole[0]) for frames in peer.took if (whole := joiner.feed(frames)) is not None]
+    for name in "abc":
+        mine = [b"%s%d" % (name.encode(), n) for n, (of, _) in enumerate(sent) if of == name]
+        assert [head for head in got if head.startswith(name.encode())] == mine
+    assert outbox.size == 0
+
+
+def test_messages_of_one_job_request_or_code_are_about_one_thing() -> None:
+    blob, run = messages.Blob(b"h" * 16), messages.Units(0, 1, True, map=b"m" * 16)
+    assert about(blob) == {("code", b"h" * 16)}
+    assert about(run) == {("map", b"m" * 16)}
+    assert about(messages.Abort(attempt=3)) == {("attempt", 3)}
+    assert about(messages.Committed([3, 4])) == {("attempt", 3), ("attempt", 4)}
+    assert about(messages.Fetched(5, {}, True)) == about(messages.Results(0, 1, reply=5)) == {("request", 5)}
+    assert about(messages.Goodbye()) is None
+
+
+def test_whoever_takes_something_is_never_given_up() -> None:
+    peer, patience = Peer(), Patience()
+    outbox = Outbox(peer.offer)
+    outbox.put([b"long", bytes(CUT + 1000 * PIECE)])
+    now = 0.0
+    while outbox.size > CUT:
+        now += STALLED - 0.1
+        peer.room = 1
+        outbox.flush()
+        assert not patience.over({b"peer": outbox}, now)
+        if now > 200 * STALLED:
+            break
+    assert not patience.over({b"peer": outbox}, now + STALLED - 0.1)
+    assert patience.over({b"peer": outbox}, now + STALLED) == [b"peer"]
+
+
+def test_whoever_takes_nothing_is_given_up_after_some_time_or_when_all_too_much_comes() -> None:
+    peer, patience = Peer(), Patience()
+    outbox = Outbox(peer.offer)
+    outbox.put([b"x", bytes(CUT // 2)])
+    for now in (0.0, 1.0, 10 * STALLED):
+        assert not patience.over({b"p": outbox}, now), "little may wait as long as it likes"
+    block = bytes(CUT)
+    while outbox.untaken <= MOST:
+        assert not patience.over({b"q": outbox}, 0.0)
+        outbox.put([b"y", block])
+    assert patience.over({b"q": outbox}, 0.0) == [b"q"]
+    assert not patience.over({}, 1.0)
+
+
+def test_what_fails_while_it_is_sent_is_told_instead() -> None:
+    class Torn:
+        def __len__(self) -> int:
+            return 3 * PIECE
+
+        def __getitem__(self, part: slice) -> bytes:
+            if part.start > PIECE:
+                raise park.StoreError("torn")
+            return bytes(min(part.stop, len(self)) - part.start)
+
+    def make(failed: Exception | None = None) -> list[Any]:
+        return [b"head", Torn()] if failed is None else [str(failed).encode()]
+
+    peer = Peer()
+    outbox = Outbox(peer.offer)
+    outbox.put(make)
+    peer.room = 9
+    assert outbox.flush()
+    assert [is_part(frames) for frames in peer.took] == [True, True, False]
+    assert peer.took[-1] == [b"torn"]
+    assert outbox.size == 0
+
+
 def test_what_is_too_long_to_travel_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "MAX_PAYLOAD", 3 * PIECE)
     with pytest.raises(
@@ -112,7 +233,7 @@ def test_a_router_keeps_what_its_peer_does_not_read_and_loses_nothing(
     dealer._socket.setsockopt(zmq.RCVHWM, 1)
     for frames in sent:
         router.send(name, frames)
-    behind = router.behind()
+    behind = {peer: outbox.size for peer, outbox in router.behind().items()}
     got: list[Any] = []
     while len(got) < len(sent):
         frames = until(lambda: stirred(dealer) and (dealer.receive() or router.flush()))
@@ -120,6 +241,34 @@ def test_a_router_keeps_what_its_peer_does_not_read_and_loses_nothing(
     assert got == [frames[0] for frames in sent]
     assert not router.behind()
     assert all(size > 0 for size in behind.values())
+
+
+def test_a_long_message_arrives_both_ways_and_short_ones_pass_it(ends: tuple[Router, Dealer, bytes]) -> None:
+    router, dealer, name = ends
+    long, short = messages.Blob(b"h" * 16), messages.Resume(7)
+    payload = os.urandom(40 << 20)
+    dealer.send(codec.encode(long, payload), long)
+    dealer.send(codec.encode(short), short)
+    dealer.send(codec.encode(messages.Heartbeat()), messages.Heartbeat())
+    got: list[Any] = []
+    while len(got) < 2:
+        got.append(
+            until(lambda: stirred(router) and stirred(dealer) and (dealer.waiting(), router.receive())[1])
+        )
+    assert router.lively() == {name}
+    assert [codec.decode(frames)[0] for _, frames in got] == [short, long]
+    assert got[1][1][1] == payload
+    router.send(name, codec.encode(long, payload), long)
+    router.send(name, codec.encode(short), short)
+    back: list[Any] = []
+    while len(back) < 2:
+        back.append(
+            until(lambda: stirred(dealer) and stirred(router) and (router.waiting(), dealer.receive())[1])
+        )
+    assert dealer.lively()
+    assert [codec.decode(frames)[0] for frames in back] == [short, long]
+    assert back[1][1] == payload
+    assert not router.behind()
 
 
 def test_what_waits_for_a_peer_that_has_gone_is_dropped(ends: tuple[Router, Dealer, bytes]) -> None:

@@ -262,6 +262,9 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
         member = self.roster.member(event.peer)
         if member is None:
             return
+        if event.how == "alive":
+            member.heard = self._now
+            return
         if isinstance(member, Client):
             self._hold(member, event.how == "slow")
         if event.how == "cut":  # until it has said hello again it is not known, and nothing can reach it

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -13,15 +14,15 @@ from msgspec.structs import replace
 from park.core.manager import JobManager
 from park.core.outcome import Account, Event, Flow, Ref, Send, Tick
 from park.errors import ProtocolError, StoreError
+from park.util.outbox import Outbox, Patience
 from park.wire import codec, messages
 
 #: Messages of one side that are taken in one turn.
 BATCH = 256
 #: Bytes of messages after which no more are taken in one turn.
 BATCH_BYTES = 16 << 20
-#: Bytes that wait for a client from which on its sessions are not dealt, and for any peer from which on it is cut off.
+#: Bytes that wait for a client from which on its sessions are not dealt.
 SLOW = 4 << 20
-CUT = 64 << 20
 #: Seconds between two tries to send what waits.
 RETRY = 0.02
 #: Seconds between two heads of the table.
@@ -35,14 +36,22 @@ class Door(Protocol):
     def account(self, name: bytes) -> Account | None:
         """Whose key the peer showed; None: it is the broker's own Unix user."""
 
-    def send(self, name: bytes, message: list[Any] | Callable[[], list[Any]]) -> bool:
-        """Whether something waits now until the peer takes it."""
+    def send(
+        self,
+        name: bytes,
+        message: list[Any] | Callable[..., list[Any]],
+        said: messages.Message | None = None,
+    ) -> bool:
+        """Whether something waits now until the peer takes it. *said*: the same, from which it is told what it may pass."""
 
     def flush(self) -> None:
         """Send what waits."""
 
-    def behind(self) -> dict[bytes, int]:
-        """Bytes that wait, by peer."""
+    def behind(self) -> dict[bytes, Outbox]:
+        """What waits, by peer."""
+
+    def lively(self) -> set[bytes]:
+        """Peers of whose messages pieces have come since this was asked last."""
 
     def cut(self, name: bytes) -> None:
         """What waits for this peer is dropped."""
@@ -91,6 +100,7 @@ class BrokerLoop:
         #: peers for which much waits, and when it is tried again to send it
         self._slow: set[bytes] = set()
         self._flush_at = float("inf")
+        self._patience = Patience()
         #: messages seen, by the letter of their door, ">" or "<", and class
         self._seen: Counter[tuple[bytes, str, type]] = Counter()
         #: frames that were no messages
@@ -139,21 +149,23 @@ class BrokerLoop:
             raise self.manager.cause(error) from None
 
     def _flush(self, now: float) -> None:
-        """Send what waits; tell the dispatcher who is slow, and cut off those for whom too much waits."""
+        """Send what waits; tell the dispatcher who is slow, and cut off those who take nothing of much that waits."""
         events: list[Event | Tick | Flow] = []
-        behind: dict[bytes, int] = {}
+        behind: dict[bytes, Outbox] = {}
         for side, door in self._doors.items():
             door.flush()
-            behind |= {side + name: size for name, size in door.behind().items()}
-        for peer, size in behind.items():
-            if size > CUT:
-                self._doors[peer[:1]].cut(peer[1:])
-                self._slow.discard(peer)
-                events.append(Flow(peer, "cut"))
-            elif size > SLOW and peer not in self._slow:
+            behind |= {side + name: outbox for name, outbox in door.behind().items()}
+        for peer in self._patience.over(behind, now):
+            del behind[peer]
+            self._doors[peer[:1]].cut(peer[1:])
+            self._slow.discard(peer)
+            events.append(Flow(peer, "cut"))
+        waits = {peer: outbox.size for peer, outbox in behind.items()}
+        for peer, size in waits.items():
+            if size > SLOW and peer not in self._slow:
                 self._slow.add(peer)
                 events.append(Flow(peer, "slow"))
-        for peer in [p for p in self._slow if behind.get(p, 0) <= SLOW / 2]:
+        for peer in [p for p in self._slow if waits.get(p, 0) <= SLOW / 2]:
             self._slow.discard(peer)
             events.append(Flow(peer, "clear"))
         self._flush_at = now + RETRY if behind else float("inf")
@@ -170,6 +182,7 @@ class BrokerLoop:
                     break
                 size += sum(map(len, got[1]))
                 self._decode(side, door, *got, events)
+            events += [Flow(side + name, "alive") for name in door.lively()]
         if now >= self._tick_at:
             self._tick_at = float("inf")  # `deadline` says when the next one is
             events.append(Tick(time.time()))
@@ -245,9 +258,10 @@ class BrokerLoop:
                 continue
             self._seen[side, "<", type(send.message)] += 1
             if isinstance(send.payload, Ref):
-                self._note(door.send(send.peer[1:], lambda s=send: self.manager.frames(s)))  # type: ignore[misc]
+                late = partial(self.manager.frames, send)
+                self._note(door.send(send.peer[1:], late, send.message))
             else:
-                self._note(door.send(send.peer[1:], self.manager.frames(send)))
+                self._note(door.send(send.peer[1:], self.manager.frames(send), send.message))
 
     def _note(self, waits: bool) -> None:
         """Something *waits* until a peer takes it: it is tried again, and it is seen how much that is."""

@@ -436,13 +436,15 @@ class JobManager:
         """The same, with the bytes for which *ref* stands."""
         return Send(send.peer, send.message, self.load(ref))
 
-    def frames(self, send: Send) -> list[Any]:
-        """The message as it travels; a payload that lies on the disk is read now.
+    def frames(self, send: Send, failed: ParkError | None = None) -> list[Any]:
+        """The message as it travels; a payload that lies on the disk is read now, or piece by piece when these are sent.
 
-        Instead of one that cannot travel its peer is told why: no single answer ends a broker.
+        Instead of one that cannot travel, or that *failed* on its way, its peer is told why: no answer ends a broker.
         """
         message, payload = send.message, send.payload
         try:
+            if failed is not None:
+                raise failed
             data = self.load(payload) if isinstance(payload, Ref) else payload
             check_size(len(data))
             return codec.encode(message, data)

@@ -41,7 +41,9 @@ class Tick(Struct, frozen=True, gc=False):
 
 
 class Flow(Struct, frozen=True, gc=False):
-    """How a peer takes what is sent to it: "slow" (much waits), "clear" (not any more), "cut" (what waited was dropped)."""
+    """How a peer takes what is sent to it: "slow" (much waits), "clear" (not any more), "cut" (what waited was dropped);
+    or that it is "alive": pieces of a long message of its have come.
+    """
 
     peer: Peer
     how: str

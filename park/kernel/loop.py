@@ -108,6 +108,8 @@ class KernelLoop:
                 continue
             self.presence.hear(message, now)
             self._do(self.life.broker(message, payload, now), message, frames)
+        if self._line.lively():
+            self.presence.feel(now)
         if self._unread or self._told_waits:
             self._look_at_unread()
         while self._exited:
@@ -189,6 +191,7 @@ class KernelLoop:
     def _speak(self, now: float) -> None:
         due = self.presence.due(now)
         if due == "hello":
+            self._line.clear()
             hello = messages.KernelHello(
                 incarnation=self._incarnation,
                 user=self._user,
@@ -210,7 +213,7 @@ class KernelLoop:
             self._send(messages.Heartbeat(self.presence.epoch, self.life.unanswered))
 
     def _send(self, message: Message, payload: Buffer = b"", frames: list[Any] | None = None) -> None:
-        self._line.send(codec.encode(message, payload) if frames is None else frames)
+        self._line.send(codec.encode(message, payload) if frames is None else frames, message)
 
     def _refused(self, text: str) -> None:
         if self._on_refusal is not None:

@@ -22,8 +22,15 @@ class Lane:
         self._name = name
         self.inbox: deque[Frames] = deque()
 
-    def send(self, frames: Frames) -> None:
+    def send(self, frames: Frames, said: Any = None) -> None:
         self._junction.inbox.append((self._name, frames))
+
+    def clear(self) -> None:
+        """Nothing ever waits here."""
+
+    def lively(self) -> bool:
+        """Whether a piece of a message has come: all come whole."""
+        return False
 
     def waiting(self) -> bool:
         """Whether there is something to receive."""
@@ -54,7 +61,7 @@ class Junction:
     def account(self, name: bytes) -> None:
         """Nobody needs a key in his own process."""
 
-    def send(self, name: bytes, message: Frames | Callable[[], Frames]) -> bool:
+    def send(self, name: bytes, message: Frames | Callable[..., Frames], said: Any = None) -> bool:
         """To a lane that has gone: dropped, as a socket would. Nothing ever waits here."""
         lane = self.lanes.get(name)
         if lane is not None:
@@ -64,8 +71,12 @@ class Junction:
     def flush(self) -> None:
         """Nothing waits: what a lane holds is its own process's."""
 
-    def behind(self) -> dict[bytes, int]:
+    def behind(self) -> dict[bytes, Any]:
         return {}
+
+    def lively(self) -> set[bytes]:
+        """Of whose messages pieces have come: all come whole."""
+        return set()
 
     def cut(self, name: bytes) -> None:
         """There is nothing to drop."""

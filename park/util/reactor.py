@@ -41,6 +41,8 @@ NEVER = float("inf")
 LATE = 0.005
 #: The longest wait, seconds; only a guard, nothing depends on it.
 LONGEST = 10.0
+#: Seconds after which a cycle ends though some part still has a reason: descriptors are looked at, and it goes on.
+LONGEST_CYCLE = 0.01
 #: Descriptors that are looked at in one cycle, at most.
 MOST = 64
 #: How long the loop's own thread stands by after a caller was the loop, because it may soon be so again, and for how
@@ -352,7 +354,11 @@ class Reactor:
                 continue
             part.turn(now)
             turned, now = True, time.monotonic()
+        until = now + LONGEST_CYCLE
         while turned:
+            if now >= until:  # a stream without an end: other descriptors have their turn too
+                self.wake()
+                break
             turned = False
             for part in self._parts:
                 if part.waiting():

@@ -5,11 +5,12 @@ socket was next used, for whatever. So when it speaks a message is looked for, a
 until it has nothing: a reactor may wait for descriptors alone, and a question, which costs some 5 us, is put only
 where the answer may be yes.
 
-What a broker keeps for one peer is bounded in bytes. ZeroMQ counts messages, so long ones travel in pieces of 1 MiB: it
-holds `HIGH_WATER` of them to a peer (32 MiB) and from it (64 MiB, should it send frames of `MAX_FRAME`). What a ROUTER
-cannot send waits in an `Outbox`, whose bytes the loop watches. A mirror that reads too slowly misses changes, sees so,
-and asks for the whole. Of a message in pieces at most `MAX_PAYLOAD` bytes are kept, for `STALE` seconds after the last
-piece. A peer that is stopped, or does not read, is cut off after `SILENCE` seconds; what ZeroMQ holds for it goes too.
+What is kept for one peer is bounded in bytes. ZeroMQ counts messages, so long ones travel in pieces of 256 KiB: it holds
+`HIGH_WATER` of them to a peer (8 MiB) and from it (16 MiB, should it send frames of `MAX_FRAME`). What it does not take
+waits in an `Outbox`, at both ends: there a short message passes a long one of which a part is out. A mirror that reads too
+slowly misses changes, sees so, and asks for the whole. Of a message in pieces at most `MAX_PAYLOAD` bytes are kept, for
+`STALE` seconds after the last piece. A peer that is stopped is cut off after `SILENCE` seconds; what ZeroMQ holds for it
+goes too. The pieces of a message are signs of life, although it is not whole: heartbeats need not pass them.
 """
 
 from __future__ import annotations
@@ -30,15 +31,21 @@ from park.errors import NoBroker, ProtocolError, Refused
 from park.util import zap
 from park.util.keys import POOL, Entry, Key, Pair
 from park.util.outbox import Frames, Message, Outbox
-from park.wire.parts import PIECE, Joiner, is_part, split
+from park.wire import messages
+from park.wire.about import about
+from park.wire.parts import PIECE, Joiner, is_part
 
 #: The largest frame that a socket takes, twice the largest piece it is given, bytes.
 MAX_FRAME = 2 * PIECE
-#: Messages that ZeroMQ holds for a peer of a broker, and from it; and for a mirror.
+#: Messages that ZeroMQ holds for a peer, and from a peer of a broker; and for a mirror.
 HIGH_WATER = 32
 HIGH_WATER_OF_TABLE = 256
 #: Messages that ZeroMQ holds for a client or a kernel to read.
 READ_AHEAD = 1000
+#: Bytes of pieces that are taken, or sent to one peer, before others have their turn.
+AT_ONCE = 4 << 20
+#: Peers with something that waits which are looked at when one of them may have taken some.
+LOOKED_AT = 16
 #: Seconds between a broker's questions to ZeroMQ at the other end, and after which it is cut off if it does not answer.
 ASK, SILENCE = 5, 20
 #: Seconds after which the pieces of a message are dropped if no more have come.
@@ -237,22 +244,30 @@ class Router(_Socket):
         self._look_at = 0.0
         #: what peers have not taken yet
         self._outboxes: dict[bytes, Outbox] = {}
+        #: peers of whose messages pieces have come, since that was asked
+        self._lively: set[bytes] = set()
 
     def account(self, name: bytes) -> Account | None:
         """Whose key the peer showed."""
         return None
 
-    def send(self, name: bytes, message: Message) -> bool:
-        """Send it as soon as the peer takes it; whether it waits for that. To one that has gone: dropped."""
+    def send(self, name: bytes, message: Message, said: messages.Message | None = None) -> bool:
+        """Send it as soon as the peer takes it; whether it waits for that. To one that has gone: dropped.
+
+        *said*: the same, from which it is told what it may pass.
+        """
         outbox = self._outboxes.get(name)
         if outbox is None:
             frames = message() if callable(message) else message
             if len(frames) == 1 or len(frames[1]) <= PIECE:
                 if self._offer(name, frames):
                     return False
+            elif not callable(message):
                 message = frames
             outbox = self._outboxes[name] = Outbox(lambda piece: self._offer(name, piece))
-        outbox.put(message)
+        elif isinstance(said, messages.Heartbeat):
+            return True  # it is not behind what waits, but the same
+        outbox.put(message, None if said is None else about(said))
         return not self._flush(name, outbox)
 
     def _offer(self, name: bytes, frames: Frames) -> bool:
@@ -263,21 +278,42 @@ class Router(_Socket):
             return error.errno != zmq.EAGAIN
         return True
 
+    def waiting(self) -> bool:
+        found = super().waiting()
+        # afterwards: ZMQ may just now have seen that there is room, and says it once
+        return (bool(self._outboxes) and self._flush_some()) or found
+
     def flush(self) -> None:
         """Send what peers take now of what they did not take before."""
         for name, outbox in list(self._outboxes.items()):
             self._flush(name, outbox)
 
+    def _flush_some(self) -> bool:
+        """The same for some of them, others the next time; whether one would take more."""
+        more = False
+        for name in list(self._outboxes)[:LOOKED_AT]:
+            outbox = self._outboxes.pop(name)
+            before = outbox.size
+            if not outbox.flush(AT_ONCE):
+                self._outboxes[name] = outbox
+                more |= before - outbox.size >= AT_ONCE
+        return more
+
     def _flush(self, name: bytes, outbox: Outbox) -> bool:
         """Whether nothing waits any more."""
-        done = outbox.flush()
+        done = outbox.flush(AT_ONCE)
         if done:
             del self._outboxes[name]
         return done
 
-    def behind(self) -> dict[bytes, int]:
-        """Bytes that wait, by peer; of those that have not taken everything."""
-        return {name: outbox.size for name, outbox in self._outboxes.items()}
+    def behind(self) -> dict[bytes, Outbox]:
+        """What waits, by peer; of those that have not taken everything."""
+        return self._outboxes
+
+    def lively(self) -> set[bytes]:
+        """Peers of whose messages pieces have come since this was asked last."""
+        found, self._lively = self._lively, set()
+        return found
 
     def cut(self, name: bytes) -> None:
         """What waits for the peer is dropped."""
@@ -285,10 +321,13 @@ class Router(_Socket):
 
     def receive(self) -> tuple[bytes, Frames] | None:
         # what is whole passes between the parts of a longer one
-        while self.waiting() and (taken := self._take()):
+        left = AT_ONCE
+        while left > 0 and self.waiting() and (taken := self._take()):
             name, *frames = taken
             if not is_part(frames):
                 return name, frames
+            left -= sum(map(len, frames))
+            self._lively.add(name)
             kept = self._joiners.pop(name, None)
             joiner = kept[0] if kept is not None else Joiner()
             try:
@@ -409,7 +448,10 @@ class Caller(_Socket):
 
 
 class Dealer(Caller):
-    """A client's or a kernel's end. Its context is its own, so that `close` can wait until the last words are out."""
+    """A client's or a kernel's end. Its context is its own, so that `close` can wait until the last words are out.
+
+    What waits here is what the caller has asked for: nothing of it is dropped while there is contact.
+    """
 
     def __init__(self, address: str, key: Key | None = None) -> None:
         if key is not None:
@@ -417,31 +459,65 @@ class Dealer(Caller):
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         super().__init__(zmq.DEALER, address, key, self._context)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
-        # what waits here is what the caller has asked for: nothing of it may be dropped
-        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
         self._connect()
         self._joiner = Joiner()
+        self._outbox = Outbox(self._offer)
+        self._lively = self._waits = False
 
     def wait(self, seconds: float) -> bool:
-        """Whether there is a connection within so many seconds: before, all that is sent would be dropped."""
+        """Whether there is a connection within so many seconds."""
         self._used = True
         return bool(self._socket.poll(int(1000 * seconds), zmq.POLLOUT))
 
-    def send(self, frames: Frames) -> None:
-        """Without a connection: dropped; whoever said it says it again when the broker is back.
+    def send(self, frames: Frames, said: messages.Message | None = None) -> None:
+        """Send it, now or as soon as the broker takes it; *said*: the same, from which it is told what it may pass.
 
         Raises InvalidRequest for a payload of more than `MAX_PAYLOAD` bytes.
         """
+        if not self._waits:
+            if (len(frames) == 1 or len(frames[1]) <= PIECE) and self._offer(frames):
+                return
+        elif isinstance(said, messages.Heartbeat):
+            return  # what waits is a sign of life itself
+        self._outbox.put(frames, None if said is None else about(said))
+        self._flush()
+
+    def clear(self) -> None:
+        """What waits is dropped: contact was lost, and whoever said it says it again when there is contact."""
+        self._outbox = Outbox(self._offer)
+        self._waits = False
+
+    def lively(self) -> bool:
+        """Whether a piece of a message has come since this was asked last."""
+        found, self._lively = self._lively, False
+        return found
+
+    def waiting(self) -> bool:
+        found = super().waiting()
+        return (self._waits and self._flush()) or found
+
+    def _offer(self, frames: Frames) -> bool:
         try:
-            for piece in split(frames):
-                self._put(piece)
+            self._put(frames)
         except zmq.Again:
             self._look()
+            return False
+        return True
+
+    def _flush(self) -> bool:
+        """Send what the broker takes now; whether it would take more."""
+        before = self._outbox.size
+        self._waits = not self._outbox.flush(AT_ONCE)
+        return self._waits and before - self._outbox.size >= AT_ONCE
 
     def receive(self) -> Frames | None:
-        while self.waiting() and (frames := self._get()):
+        left = AT_ONCE
+        while left > 0 and super().waiting() and (frames := self._get()):
             if not is_part(frames):
                 return frames
+            left -= sum(map(len, frames))
+            self._lively = True
             try:
                 whole = self._joiner.feed(frames)
             except ProtocolError:
@@ -451,6 +527,7 @@ class Dealer(Caller):
         return None
 
     def close(self) -> None:
+        self._outbox.flush()
         self._socket.linger = LINGER
         super().close()
         self._context.term()

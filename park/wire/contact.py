@@ -27,7 +27,14 @@ class Contact(enum.StrEnum):
 class Line(Protocol):
     """The way to the broker: a lane or a socket."""
 
-    def send(self, frames: list[Any]) -> None: ...
+    def send(self, frames: list[Any], said: Message | None = None) -> None:
+        """Send it; *said*: the same, from which it is told what it may pass."""
+
+    def clear(self) -> None:
+        """What waits to be sent is dropped."""
+
+    def lively(self) -> bool:
+        """Whether a piece of a message that is not whole has come since this was asked last."""
 
     def waiting(self) -> bool: ...
 
@@ -61,7 +68,6 @@ class Presence:
 
     def hear(self, message: Message, now: float) -> bool:
         """Any message of the broker; True if it is the Welcome that makes contact."""
-        self._heard = now
         if isinstance(message, Unwelcome):
             self.state = Contact.CALLING
             self._called = -1e9
@@ -72,9 +78,14 @@ class Presence:
             self.fresh = message.fresh or known != (self.store, self.epoch, self.number)
             self.heartbeat, self.lease = message.heartbeat, message.lease
             self._silence = MISSED * self.heartbeat
+        self.feel(now)
+        return isinstance(message, Welcome)
+
+    def feel(self, now: float) -> None:
+        """A message of the broker is on its way."""
+        self._heard = now
         if self.state is Contact.LIVE:
             self._missed = None
-        return isinstance(message, Welcome)
 
     def away(self, now: float) -> float:
         """Seconds for which the broker has been missed, 0 while it is there. Time in which nobody looked does not count."""

@@ -10,7 +10,7 @@ not listened to. What may come in may go out again under any head, for the limit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from park.errors import InvalidRequest, ProtocolError
@@ -22,6 +22,7 @@ PIECE = 256 << 10
 #: The longest payload, bytes, and so the most that is kept of one that has not come to its end.
 MAX_PAYLOAD = 512 << 20
 _PART = start_of(Part)
+_BUFFERS = (bytes, bytearray, memoryview)
 
 
 def too_long(size: int) -> str:
@@ -40,24 +41,28 @@ def check_size(size: int) -> None:
         raise InvalidRequest(too_long(size))
 
 
-def split(frames: Sequence[Any], limit: int = PIECE) -> list[list[Any]]:
+def split(frames: Sequence[Any], limit: int = PIECE) -> Iterator[list[Any]]:
     """The messages that carry the message *frames*: itself, unless its payload is over *limit* bytes.
 
-    Raises InvalidRequest for one with a payload of more than `MAX_PAYLOAD` bytes.
+    A payload that is no buffer is read slice by slice, each when its turn has come. Raises InvalidRequest for one of more
+    than `MAX_PAYLOAD` bytes.
     """
     if len(frames) == 1 or len(frames[1]) <= limit:
-        return [list(frames)]
-    head, payload = frames
-    check_size(len(payload))
-    view = memoryview(payload).cast("B")
-    first = max(0, limit - len(head))
-    pieces: list[Any] = [b"".join((head, view[:first]))]
-    pieces += [view[i : i + limit] for i in range(first, len(view), limit)]
-    size, start, messages = len(head) + len(view), 0, []
-    for piece in pieces:
-        messages.append(encode(Part(start, size, len(head)), piece))
+        return iter([[frame if isinstance(frame, _BUFFERS) else frame[:] for frame in frames]])
+    check_size(len(frames[1]))
+    return _pieces(frames[0], frames[1], limit)
+
+
+def _pieces(head: bytes, payload: Any, limit: int) -> Iterator[list[Any]]:
+    view = memoryview(payload).cast("B") if isinstance(payload, _BUFFERS) else payload
+    size, start = len(head) + len(view), 0
+    while start < size:
+        stop = max(limit, len(head)) if not start else start + limit
+        piece = view[max(0, start - len(head)) : stop - len(head)]
+        if not start:
+            piece = b"".join((head, piece))
+        yield encode(Part(start, size, len(head)), piece)
         start += len(piece)
-    return messages
 
 
 def is_part(frames: Sequence[Any]) -> bool:
