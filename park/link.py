@@ -17,7 +17,6 @@ import itertools
 import os
 import queue
 import random
-import sys
 import threading
 import time
 import traceback
@@ -31,6 +30,7 @@ from park.errors import REFUSALS, Busy, NoBroker, ParkError, ProtocolError, Serv
 from park.live import LiveTable
 from park.mirror import SPREAD, Mirror, State
 from park.model import PYTHON
+from park.util.outlet import tell
 from park.util.reactor import Reactor
 from park.wire import codec, messages
 from park.wire.calls import Call, Session, lost
@@ -408,7 +408,7 @@ class Link:
 
     def _tell(self, text: str) -> None:
         if not self._hushed:
-            print(f"park: {text}", file=sys.stderr, flush=True)
+            tell(f"park: {text}")
 
     @contextlib.contextmanager
     def hush(self) -> Iterator[None]:
@@ -697,11 +697,7 @@ class Link:
         try:
             what(follower)
         except Exception:
-            print(
-                f"park: who follows job {job} failed, and follows it no longer:\n{traceback.format_exc()}",
-                file=sys.stderr,
-                flush=True,
-            )
+            tell(f"park: who follows job {job} failed, and follows it no longer:\n{traceback.format_exc()}")
             self._part(job, follower)
 
     def _turn_away(self, message: messages.Failure) -> None:
@@ -727,7 +723,7 @@ class Link:
             try:
                 callback()
             except BaseException:  # also SystemExit: futures and monitors depend on this thread
-                print(f"park: a callback failed:\n{traceback.format_exc()}", file=sys.stderr)
+                tell(f"park: a callback failed:\n{traceback.format_exc()}")
 
 
 def _is_last(kind: str, data: Buffer) -> bool:

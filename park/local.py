@@ -24,6 +24,7 @@ from park.kernel.loop import KernelLoop
 from park.kernel.node import this_node
 from park.link import Link, Reply
 from park.service import ServiceManager
+from park.util.outlet import keep_numbers, tell
 from park.wire import messages
 from park.wire.codec import MAX_HEAD
 from park.wire.messages import MAX_ITEMS
@@ -83,6 +84,7 @@ class LocalService(ServerProxy):
 
     def _open(self) -> None:
         self._pid = os.getpid()
+        keep_numbers()
         slots = self._slots if self._slots is not None else default_slots()
         store, keep = (JobStore(self._home), None) if self._home else (MemoryStore(), Keep(size=KEPT_BYTES))
         manager = ServiceManager(JobManager(store, outlived=False, keep=keep))
@@ -110,10 +112,7 @@ class LocalService(ServerProxy):
             left = manager.reactor.call(lambda: _unfinished(manager.manager))
         if left and self._home is None:
             which = f"job {left[0]}" if len(left) == 1 else f"{len(left)} jobs"
-            print(
-                f"park: {which} had not ended and {'was' if len(left) == 1 else 'were'} aborted",
-                file=sys.stderr,
-            )
+            tell(f"park: {which} had not ended and {'was' if len(left) == 1 else 'were'} aborted")
         manager.close()
 
     def drain(self, kernel: int, grace: float = 0.0) -> None:
@@ -122,9 +121,7 @@ class LocalService(ServerProxy):
 
     def _interrupted(self, job: int, reply: Reply, limit: float | None) -> bool:
         """Ctrl-C in `wait`: stop the job and keep its best so far; a second one aborts it."""
-        print(
-            f"\npark: stopping job {job}, keeping its best so far (Ctrl-C again aborts it)", file=sys.stderr
-        )
+        tell(f"\npark: stopping job {job}, keeping its best so far (Ctrl-C again aborts it)")
         try:
             with contextlib.suppress(UnknownJob):  # it has ended in this very moment
                 self.stop(job)

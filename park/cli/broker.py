@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,6 +78,7 @@ def main(
     from park.core.store import JobStore
     from park.service import ServiceManager
     from park.util.addresses import check_bind, default_home
+    from park.util.outlet import keep_numbers, tell
 
     # most objects of a broker live long, and next to none are in cycles: few looks for those, each of them short
     gc.set_threshold(50_000, 20)
@@ -91,7 +91,8 @@ def main(
             from park.core.backup import restore
 
             found = restore(copy.expanduser(), home)
-            print(f"park-broker: {found.jobs:,} jobs were restored from {copy} to {home}", file=sys.stderr)
+            tell(f"park-broker: {found.jobs:,} jobs were restored from {copy} to {home}")
+        keep_numbers()
         came_up = _witness(home)
         try:
             store = JobStore(home)
@@ -111,11 +112,7 @@ def main(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: manager.reactor.stop())
         places = [manager.endpoints["clients"], *([manager.tcp["clients"]] if bind is not None else [])]
-        print(
-            f"park-broker: serving at {' and '.join(places)}, connection file {file}",
-            file=sys.stderr,
-            flush=True,
-        )
+        tell(f"park-broker: serving at {' and '.join(places)}, connection file {file}")
         try:
             manager.reactor.run()
         finally:

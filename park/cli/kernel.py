@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +89,7 @@ def main(
     from park.service import FIRST_HELLO, key_for, refusal
     from park.util.addresses import find_broker
     from park.util.keys import KERNEL, POOL
+    from park.util.outlet import keep_numbers
     from park.util.reactor import Reactor
     from park.util.sockets import Dealer
 
@@ -113,6 +113,7 @@ def main(
                 f"--time-limit {time_limit:g} s leaves no time for work: leaving may take {term.needs:g} s, of which "
                 f"--grace is {grace:g} s"
             )
+        keep_numbers()
         reactor = Reactor()
         line = Dealer(place.kernels, shown)
         line.wait(FIRST_HELLO)
@@ -132,7 +133,9 @@ def main(
 
 def say(text: str) -> None:
     """A line for whoever looks at the kernel's terminal or log."""
-    print(f"park-kernel: {text}", file=sys.stderr, flush=True)
+    from park.util.outlet import tell
+
+    tell(f"park-kernel: {text}")
 
 
 class Stops:

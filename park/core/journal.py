@@ -26,6 +26,7 @@ from park.core.outcome import Heard, Key, Publication, Write
 from park.core.store import Store
 from park.core.tail import Entry, Tail
 from park.errors import ParkError
+from park.util.outlet import tell
 from park.wire.pack import Buffer
 
 #: Bytes of one job that are kept: of its log, and of its other messages.
@@ -284,7 +285,7 @@ class Journal:
                     marks, last = tail.load(key, self._store.get(room, key) or b"")
                 except (ParkError, TypeError, ValueError, LookupError) as error:
                     text = f"messages of job {job} are left out: the record {key} in room {room!r} cannot be read"
-                    print(f"park: {text}: {error}", file=sys.stderr, flush=True)
+                    tell(f"park: {text}: {error}")
                     continue
                 for attempt, count in marks.items():
                     talk.marks[attempt] = max(count, talk.marks.get(attempt, 0))

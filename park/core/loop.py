@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from park.core.manager import JobManager
 from park.core.outcome import Account, Event, Flow, Ref, Send, Tick
 from park.errors import ProtocolError, StoreError
 from park.util.outbox import Outbox, Patience
+from park.util.outlet import tell
 from park.wire import codec, messages
 
 #: Messages of one side that are taken in one turn.
@@ -240,7 +240,7 @@ class BrokerLoop:
         text = (
             f"{full}: what is new is refused, and results wait on kernels" if full else "there is room again"
         )
-        print(f"park: {text}", file=sys.stderr, flush=True)
+        tell(f"park: {text}")
         self._full = full
 
     def _complete(self) -> None:

@@ -34,6 +34,7 @@ from park.core.writer import Commits, InPlace, Writer
 from park.errors import InvalidRequest, ParkError, ProtocolError, StoreError
 from park.model import Delta
 from park.table import Table
+from park.util.outlet import tell
 from park.wire import codec, messages
 from park.wire.messages import Message, Submit
 from park.wire.pack import ERROR, Buffer, Pack, cut, said_count
@@ -210,7 +211,7 @@ class JobManager:
     @staticmethod
     def _name(error: StoreError) -> None:
         """Say which archived job cannot be read."""
-        print(f"park: {error}", file=sys.stderr, flush=True)
+        tell(f"park: {error}")
 
     def write_behind(self, wake: Callable[[], None]) -> None:
         """From now on commit in a thread, which calls *wake* when there is something to see; in memory there is none."""

@@ -68,6 +68,7 @@ from park.results import job_result
 from park.search import Query
 from park.stream import Inbox, Messages
 from park.util.bar import Bar
+from park.util.outlet import tell
 from park.wire import codec, messages
 from park.wire.messages import MAX_INT
 from park.wire.pack import Pack
@@ -493,7 +494,7 @@ class ServerProxy(Server):
 
     def _attend(self, reply: Reply, job: int, limit: float | None) -> bool:
         """Wait for the reply; on a terminal, with a progress bar after a second."""
-        if not sys.stderr.isatty() or (limit is not None and limit <= 1.0):
+        if sys.stderr is None or not sys.stderr.isatty() or (limit is not None and limit <= 1.0):
             return reply.wait(limit)
         deadline = float("inf") if limit is None else time.monotonic() + limit
         if reply.wait(1.0):
@@ -523,7 +524,7 @@ class ServerProxy(Server):
             return self._over._interrupted(job, reply, limit)
         self._link.forget(reply)
         where = f"park.connect({self._link.name!r}).job({job}).wait()"
-        print(f"\npark: job {job} goes on; wait for it again with {where}", file=sys.stderr)
+        tell(f"\npark: job {job} goes on; wait for it again with {where}")
         raise KeyboardInterrupt from None
 
     def _result(self, reply: Reply) -> Any:

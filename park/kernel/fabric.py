@@ -20,7 +20,7 @@ from park import payload
 from park.errors import REFUSALS, Abort, InvalidRequest, ParkError, Stop, UnitError
 from park.kernel import env
 from park.kernel.answers import pack_units
-from park.kernel.printed import Printed
+from park.kernel.printed import Printed, Tee
 from park.model import MAX_LATEST
 from park.results import decode_results, job_result
 from park.util.channel import Channel
@@ -109,6 +109,8 @@ class Fabric(ABC):
         self._open = False
         #: lines that bodies print, and when they were sent last
         self.printed = Printed()
+        #: its standard streams
+        self.tees: list[Tee] = []
         self._told = 0.0
 
     @abstractmethod
@@ -427,6 +429,10 @@ class Fabric(ABC):
         """Send the messages that were held back long enough, and what was printed: with *printed* all of that."""
         now = time.monotonic()
         printed |= everything
+        if everything:
+            for tee in self.tees:
+                if tee.begun:
+                    tee.settle()
         if self.printed.waiting and (printed or now - self._told >= RATE):
             self._told = now
             self._print(frame, printed)

@@ -9,7 +9,6 @@ import contextlib
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,12 +19,14 @@ from park.kernel import guard
 from park.kernel.actions import Action, Interrupt, Let, Start, ToBroker, ToSlot
 from park.kernel.death import Death
 from park.kernel.lifecycle import Lifecycle
+from park.kernel.lines import Lines
 from park.kernel.memory import oom_kills
 from park.kernel.node import Node
 from park.kernel.runner import SlotProcess
 from park.kernel.shelf import Shelf
 from park.kernel.term import LEAVE, Term
 from park.model import PYTHON
+from park.util.outlet import tell
 from park.util.reactor import Reactor
 from park.wire import codec, messages
 from park.wire.contact import Contact, Line, Presence
@@ -37,6 +38,8 @@ PATIENCE = 0.5
 READ, WRITE = 1, 2
 #: Seconds between two looks at what the system has killed.
 KILLS = 2.0
+#: Seconds between two looks whether standard output and error take something again.
+HEARD = 0.05
 #: What is said of a process that went on without its channel.
 CUT = "its process closed its connection to the kernel: descriptors that a body did not open are not its own"
 
@@ -72,6 +75,10 @@ class KernelLoop:
         self._exited: list[SlotProcess] = []
         #: processes that are not read, because what they have published waits
         self._unread: set[int] = set()
+        #: streams of processes that are not read, because what they have written waits, by descriptor
+        self._muted: dict[int, Lines] = {}
+        #: streams whose last line has not ended
+        self._unfinished: set[Lines] = set()
         #: it was said that they wait for a broker that is away
         self._told_waits = False
         self._guard: subprocess.Popen[bytes] | None = None
@@ -112,6 +119,8 @@ class KernelLoop:
             self.presence.feel(now)
         if self._unread or self._told_waits:
             self._look_at_unread()
+        if self._unfinished or self._muted:
+            self._look_at_lines(now)
         while self._exited:
             self._gone(self._exited.pop())
         self._do(self.life.tick(now))
@@ -124,6 +133,9 @@ class KernelLoop:
 
     def deadline(self) -> float | None:
         times = [self.presence.deadline(), *self._leaving.values()]
+        if self._muted:
+            times.append(time.monotonic() + HEARD)
+        times += [lines.due for lines in self._unfinished if lines.due is not None]
         if (due := self.life.deadline()) is not None:
             times.append(due)
         if self.life.leave is None and (due := self._term.deadline(self._worked)) is not None:
@@ -138,7 +150,7 @@ class KernelLoop:
         waits = bool(self._unread) and not self._live
         if waits and not self._told_waits:
             text = "a body says more than is kept while the broker is away: it waits until that is back"
-            print(f"park-kernel: {text}", file=sys.stderr, flush=True)
+            tell(f"park-kernel: {text}")
         self._told_waits = waits
 
     def _look_at_leaving(self, now: float) -> None:
@@ -219,7 +231,7 @@ class KernelLoop:
         if self._on_refusal is not None:
             self._on_refusal(text)
         else:
-            print(f"park-kernel: a frame of the broker was dropped: {text}", file=sys.stderr)
+            tell(f"park-kernel: a frame of the broker was dropped: {text}")
 
     @property
     def _live(self) -> bool:
@@ -285,9 +297,8 @@ class KernelLoop:
             process.channel.close()
             self._finish(process, f"no process could be started: {error}")
             return
-        stderr = process.stderr
-        if stderr is not None:
-            self._reactor.listen(stderr, lambda ready: self._read_stderr(process))
+        for descriptor, lines in process.streams:
+            self._hear(descriptor, lines)
         if process.pidfd is not None:
             self._reactor.listen(process.pidfd, lambda ready: self._see_exit(process))
 
@@ -302,6 +313,9 @@ class KernelLoop:
         try:
             for frames in process.channel.receive():
                 message, payload = codec.decode(frames)
+                if type(message) is messages.Publish:  # what was printed shows before what follows from it
+                    for descriptor, lines in process.streams:
+                        self._read_lines(descriptor, lines)
                 self._do(self.life.slot(process.number, message, payload, self._live), message, frames)
             if self.life.unheard.full(process.number):
                 self._await(process)
@@ -316,9 +330,27 @@ class KernelLoop:
             self._reactor.ignore(process.channel)
             process.kill()
 
-    def _read_stderr(self, process: SlotProcess) -> None:
-        if not process.read_stderr() and process.stderr is not None:
-            self._reactor.ignore(process.stderr)
+    def _hear(self, descriptor: int, lines: Lines) -> None:
+        self._reactor.listen(descriptor, lambda ready: self._read_lines(descriptor, lines))
+
+    def _read_lines(self, descriptor: int, lines: Lines) -> None:
+        """Pass on what a process writes; it waits while nothing more can be."""
+        if lines.outlet.full:
+            self._reactor.ignore(descriptor)
+            self._muted[descriptor] = lines
+        elif not lines.read(descriptor, time.monotonic()):
+            self._reactor.ignore(descriptor)
+        if lines.due is not None:
+            self._unfinished.add(lines)
+
+    def _look_at_lines(self, now: float) -> None:
+        for lines in [lines for lines in self._unfinished if lines.due is None or now >= lines.due]:
+            self._unfinished.discard(lines)
+            lines.settle()
+        for descriptor, lines in list(self._muted.items()):
+            if not lines.outlet.full:
+                del self._muted[descriptor]
+                self._hear(descriptor, lines)
 
     def _let(self, process: SlotProcess) -> None:
         process.channel.finish()
@@ -337,7 +369,10 @@ class KernelLoop:
                 for frames in process.channel.receive():
                     message, payload = codec.decode(frames)
                     self._do(self.life.slot(process.number, message, payload, self._live))
-        process.read_stderr()
+        for descriptor, lines in process.streams:
+            if not lines.outlet.full:
+                lines.read(descriptor, 0.0)
+            lines.settle()
         self._finish(process, process.fault or str(self._death(process)))
 
     def _death(self, process: SlotProcess) -> Death:
@@ -362,6 +397,10 @@ class KernelLoop:
         process.close()
 
     def _ignore(self, process: SlotProcess) -> None:
-        for descriptor in (process.channel, process.stderr, process.pidfd):
-            if descriptor is not None:
-                self._reactor.ignore(descriptor)
+        for descriptor, lines in process.streams:
+            self._reactor.ignore(descriptor)
+            self._muted.pop(descriptor, None)
+            self._unfinished.discard(lines)
+        for other in (process.channel, process.pidfd):
+            if other is not None:
+                self._reactor.ignore(other)

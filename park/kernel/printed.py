@@ -6,6 +6,7 @@ it comes for them. Who prints without end is cut: of each visit's lines some are
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 import time
@@ -14,8 +15,8 @@ from typing import Any, TextIO
 
 from park.model import Log
 
-#: Characters that are kept from one visit to the next, and of one line.
-MOST, LONGEST = 64_000, 4_000
+#: Characters that are kept from one visit to the next, for a while and at once, and of one line.
+MOST, BURST, LONGEST = 64_000, 256_000, 4_000
 
 
 class Printed:
@@ -25,8 +26,11 @@ class Printed:
         self._lock = threading.Lock()
         #: what has been printed of a line that has not ended, by level
         self._begun: dict[str, str] = {}
-        self._lines: list[Log] = []
+        #: lines of one level after each other, with that and the time of the first
+        self._lines: list[tuple[str, float, list[str]]] = []
         self._size = 0
+        #: how many are kept until the next visit
+        self._room = BURST
         self._left_out = 0
 
     def add(self, level: str, text: str) -> None:
@@ -38,16 +42,15 @@ class Printed:
                 self._add(level, line)
 
     def _add(self, level: str, line: str) -> None:
-        if self._size > MOST:
+        if self._size > self._room:
             self._left_out += 1
             return
         line = line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
         self._size += len(line) + 1
-        last = self._lines[-1] if self._lines else None
-        if last is not None and last.level == level:
-            self._lines[-1] = Log(f"{last.text}\n{line}", level, last.time)
+        if self._lines and self._lines[-1][0] == level:
+            self._lines[-1][2].append(line)
         else:
-            self._lines.append(Log(line, level, time.time()))
+            self._lines.append((level, time.time(), [line]))
 
     def take(self, everything: bool) -> list[Log]:
         """What waits; with *everything* also lines that have not ended."""
@@ -57,7 +60,9 @@ class Printed:
                     if rest:
                         self._add(level, rest)
                 self._begun.clear()
-            found, self._lines, self._size = self._lines, [], 0
+            self._room = min(BURST, max(0, self._room - self._size) + MOST)
+            found = [Log("\n".join(lines), level, since) for level, since, lines in self._lines]
+            self._lines, self._size = [], 0
             if self._left_out:
                 found.append(Log(f"({self._left_out:,} more lines are left out)", "info", time.time()))
                 self._left_out = 0
@@ -72,7 +77,7 @@ class Printed:
 class Tee(io.TextIOBase):
     """Standard output or error: what is written goes to *stream* as before, and to *printed* as lines of *level*.
 
-    *said* is called after each write.
+    Threads that print at a time do so in whole lines. *said* is called after each write.
     """
 
     def __init__(self, stream: TextIO, printed: Printed, level: str, said: Callable[[], None]) -> None:
@@ -80,6 +85,8 @@ class Tee(io.TextIOBase):
         self._printed = printed
         self._level = level
         self._said = said
+        #: what threads have written of lines that have not ended
+        self.begun: dict[int, str] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -98,13 +105,35 @@ class Tee(io.TextIOBase):
         return self._stream.newlines
 
     def write(self, text: str) -> int:
-        count = self._stream.write(text)
+        thread = threading.get_ident()
+        lines, end, rest = (self.begun.pop(thread, "") + text).rpartition("\n")
+        if rest:
+            self.begun[thread] = rest
+        if end:
+            self._put(lines + end)
+        if "\r" in rest or len(rest) > LONGEST:
+            self.flush()
+        return len(text)
+
+    def _put(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+        except (OSError, ValueError):  # it is gone, or closed: the log has the text
+            pass
         self._printed.add(self._level, text)
         self._said()
-        return count
 
     def flush(self) -> None:
-        self._stream.flush()
+        if rest := self.begun.pop(threading.get_ident(), ""):
+            self._put(rest)
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def settle(self) -> None:
+        """Write all that has been begun."""
+        while self.begun:
+            self._put(self.begun.popitem()[1])
+        self.flush()
 
     def fileno(self) -> int:
         return self._stream.fileno()

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from park.kernel.guard import MARK
+from park.kernel.lines import Lines
 from park.util.channel import Channel
+from park.util.outlet import ERR, OUT
 
 try:
     import resource
@@ -24,9 +26,6 @@ except ImportError:  # Windows
 
 #: What numerical libraries read for their number of threads.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-#: Lines of standard error that are kept for the report of a crash, and bytes.
-LINES = 20
-TAIL = 10_000
 #: The signal that raises park.Abort in a body.
 INTERRUPT = getattr(signal, "SIGUSR1", signal.SIGINT)
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -51,8 +50,8 @@ class SlotProcess:
         self._popen: subprocess.Popen[bytes] | None = None
         #: readable when the process has ended, where the system has it
         self.pidfd: int | None = None
-        #: the end of what it wrote to standard error
-        self._tail = b""
+        #: what it writes to its standard streams
+        self._out, self._err = Lines(OUT), Lines(ERR)
         #: why it was killed, where that was our doing, and it was not to be
         self.fault = ""
         #: bytes that this process held when it started that one, and that one at the most; 0: not known
@@ -66,13 +65,12 @@ class SlotProcess:
         return self._popen.pid if self._popen is not None else None
 
     @property
-    def stderr(self) -> int | None:
-        """Descriptor of its standard error."""
-        return (
-            self._popen.stderr.fileno()
-            if self._popen is not None and self._popen.stderr is not None
-            else None
-        )
+    def streams(self) -> list[tuple[int, Lines]]:
+        """Descriptors of its standard output and error, while they are open, and what reads them."""
+        if self._popen is None:
+            return []
+        both = ((self._popen.stdout, self._out), (self._popen.stderr, self._err))
+        return [(file.fileno(), lines) for file, lines in both if file is not None and not file.closed]
 
     def start(self) -> None:
         """Start the process. From a thread that lives as long as this process: it dies with that thread."""
@@ -81,33 +79,17 @@ class SlotProcess:
         self._popen = subprocess.Popen(
             [sys.executable, "-P", "-m", "park.kernel.slot", str(descriptor), str(os.getpid())],
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=(descriptor,),
             env=slot_environment(os.environ, self._cpus) | {MARK: self._mark},
             process_group=0,
         )
         self._theirs.close()
-        assert self._popen.stderr is not None
-        os.set_blocking(self._popen.stderr.fileno(), False)
+        for descriptor, _ in self.streams:
+            os.set_blocking(descriptor, False)
         with contextlib.suppress(AttributeError, OSError):
             self.pidfd = os.pidfd_open(self._popen.pid)
-
-    def read_stderr(self) -> bool:
-        """Pass on what it wrote to standard error, and keep the last lines; False: there will be no more.
-
-        A pipe's content at once, so that a process that writes without end cannot hold up the supervisor.
-        """
-        descriptor = self.stderr
-        if descriptor is None:
-            return False
-        with contextlib.suppress(BlockingIOError):
-            if data := os.read(descriptor, 65536):
-                self._tail = (self._tail + data)[-TAIL:]  # a line may come in pieces
-                with contextlib.suppress(OSError):
-                    os.write(2, data)
-                return True
-            return False
-        return True
 
     def exit_code(self) -> int | None:
         """As of subprocess; None while it runs."""
@@ -125,7 +107,7 @@ class SlotProcess:
 
     def last_lines(self) -> str:
         """The last lines that it wrote to standard error."""
-        return "\n".join(line[:500].decode(errors="replace") for line in self._tail.splitlines()[-LINES:])
+        return self._err.last()
 
     def interrupt(self) -> None:
         self._signal(INTERRUPT)
@@ -175,8 +157,10 @@ class SlotProcess:
         self.channel.close()
         if self._popen is None:
             self._theirs.close()
-        elif self._popen.stderr is not None:
-            self._popen.stderr.close()
+        else:
+            for file in (self._popen.stdout, self._popen.stderr):
+                if file is not None:
+                    file.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None

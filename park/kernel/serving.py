@@ -7,7 +7,6 @@ over; never two at a time. What goes wrong with one is told on the job's stream,
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -75,7 +74,7 @@ class Serving(Fabric):
         except BaseException as error:
             self._open = False
             self._pass_on(error)
-            print(trace_of(error), file=sys.stderr, end="")
+            self.tees[1].write(trace_of(error))
             self._blame(frame, seq, f"on_{message['kind']} raised {one_line(error)}")
 
     def _blame(self, frame: Frame, seq: int, text: str) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import sys
 import tempfile
 import weakref
 
+from park.util.outlet import tell
 from park.wire.pack import Buffer
 
 #: Bytes that may lie here, and that are left free on the disk.
@@ -46,11 +46,9 @@ class Shelf:
         except OSError as error:
             if not self._refused:
                 self._refused = True
-                print(
+                tell(
                     f"park-kernel: results wait for the broker, and no more can be kept in {self._folder}: {error}; "
-                    "units whose results are not kept run again",
-                    file=sys.stderr,
-                    flush=True,
+                    "units whose results are not kept run again"
                 )
             return None
         self.used += len(data)

@@ -319,7 +319,7 @@ class Slot(Serving):
                 try:
                     body.cleanup(env.environment())
                 except BaseException:
-                    print(f"cleanup of job {key[0]} failed:\n{traceback.format_exc()}", file=sys.stderr)
+                    self.tees[1].write(f"cleanup of job {key[0]} failed:\n{traceback.format_exc()}")
                 finally:
                     faulthandler.cancel_dump_traceback_later()
                     env.enter(self if self._stack else None)
@@ -362,13 +362,17 @@ def main(arguments: list[str]) -> None:
     signal.signal(getattr(signal, "SIGUSR1", signal.SIGINT), slot.interrupt)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=slot.fork)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # what a body prints shows now, and is not lost with it
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whole lines, as soon as they are, of whatever letters
+            stream.reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")
     watch()
-    sys.stdout = Tee(sys.stdout, slot.printed, "out", slot.said)
-    sys.stderr = Tee(sys.stderr, slot.printed, "err", slot.said)
+    sys.stdout, sys.stderr = slot.tees = [
+        Tee(stream, slot.printed, level, slot.said)
+        for stream, level in ((sys.stdout, "out"), (sys.stderr, "err"))
+    ]
     slot.serve()
-    sys.stdout.flush()
+    for tee in slot.tees:
+        tee.settle()
 
 
 if __name__ == "__main__":

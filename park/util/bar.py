@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import Any
 
@@ -23,10 +24,15 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError, ValueError):  # nobody looks any more
+                self._bar.close()
 
     def update(self, done: float, total: float, text: str = "") -> None:
         """*done* of *total* (0: unknown), and a word on why it waits."""
+        with contextlib.suppress(OSError, ValueError):
+            self._update(done, total, text)
+
+    def _update(self, done: float, total: float, text: str) -> None:
         if self._bar is None:
             from tqdm import tqdm  # 30 ms, and only a terminal sees it
 

@@ -18,7 +18,6 @@ import json
 import os
 import re
 import stat
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from park.errors import InvalidRequest, NoBroker, Refused
+from park.util.outlet import tell
 
 #: What a key is for. A pool kernel serves all owners, any other only the one whose name its key has.
 CLIENT, KERNEL, POOL = "client", "kernel", "pool"
@@ -266,7 +266,7 @@ class Keyring:
         """Say to whoever looks at the broker's terminal or log what is wrong, once."""
         if text not in self._told:
             self._told.add(text)
-            print(f"park-broker: {text}", file=sys.stderr, flush=True)
+            tell(f"park-broker: {text}")
 
     def _files(self) -> list[Path]:
         return sorted(f for f in self._open().iterdir() if f.suffix != SUFFIX and f.name[0] != ".")

@@ -1,0 +1,191 @@
+"""Standard output and error of this process, for those who may not wait: loops, and who answers them.
+
+Who reads them may be slow, stop (Ctrl-S), or be gone; the disk behind them may be full; and there may never have been
+any (``2>&-``), so that the number is now that of somebody's file. Whatever it is, `Outlet.write` returns at once and raises
+nothing. What cannot be written yet is kept, up to `MOST` bytes, and written by a thread that is there for as long. Beyond
+that the outlet is `full`: its sources are to wait, as long as something is taken now and then. When nothing was for
+`PATIENCE` seconds they are not to wait any longer, and what they write is left out and counted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import select
+import socket
+import stat
+import sys
+import threading
+import time
+from collections import deque
+from typing import Any
+
+#: Bytes that are kept.
+MOST = 1 << 18
+#: Seconds without a byte taken after which nobody waits any longer.
+PATIENCE = 2.0
+#: Seconds that the end of the process may wait for who reads on.
+END = 0.5
+#: Bytes that a terminal takes in one go, about, where it cannot be asked to take what it can.
+FEW = 512
+
+
+class Outlet:
+    """See the module. *number*: the descriptor, 1 or 2."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._begin()
+        atexit.register(self.flush)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._left_out = 0
+        self._thread: threading.Thread | None = None
+        #: when something was last taken
+        self._taken = 0.0
+        #: whose line has not ended
+        self._line_of: object = None
+        #: what the number stands for, and how that is written to
+        self._identity: Any = None
+        self._own: Any = None
+
+    def write(self, data: bytes, source: object = None) -> None:
+        """Write whole lines, or a piece of one: where another *source* goes on, that line ends first."""
+        with self._lock:
+            if self._line_of not in (None, source):
+                data = b"\n" + data
+            self._line_of = None if data.endswith(b"\n") else source
+            if self._size > MOST:
+                self._left_out += max(1, data.count(b"\n"))
+                return
+            if not self._waiting:
+                self._taken = time.monotonic()
+            self._waiting.append(data)
+            self._size += len(data)
+            self._pour()
+            if self._waiting and self._thread is None:
+                self._thread = threading.Thread(target=self._write_on, name="park output", daemon=True)
+                self._thread.start()
+
+    @property
+    def full(self) -> bool:
+        """Whether sources are to wait."""
+        return self._size > MOST and time.monotonic() < self._taken + PATIENCE
+
+    def flush(self, limit: float = END) -> None:
+        """Write what waits, as long as some of it is taken within each *limit* seconds."""
+        end = time.monotonic() + limit
+        while self._waiting and time.monotonic() < max(end, self._taken + limit):
+            self._wait(0.05)
+            with self._lock:
+                self._pour()
+
+    def _write_on(self) -> None:
+        while True:
+            self._wait(0.5)
+            with self._lock:
+                self._pour()
+                if not self._waiting:
+                    self._thread = None
+                    return
+
+    def _wait(self, limit: float) -> None:
+        """Until it takes something, perhaps."""
+        with contextlib.suppress(OSError, ValueError):
+            poll = select.poll()
+            poll.register(self._number, select.POLLOUT)
+            if not poll.poll(limit * 1000):
+                return
+        time.sleep(0.001)  # also where it only says that it would take something
+
+    def _pour(self) -> None:
+        while self._waiting:
+            data = self._waiting.popleft()
+            count = self._put(data)
+            if count:
+                self._taken = time.monotonic()
+                self._size -= count
+            if count < len(data):
+                self._waiting.appendleft(data[count:])
+                return
+            if self._left_out and not self._waiting:
+                note = f"({self._left_out:,} more lines are left out here: nobody took them)\n".encode()
+                self._left_out = 0
+                self._waiting.append(note)
+                self._size += len(note)
+
+    def _put(self, data: bytes) -> int:
+        """How many bytes were taken, or are nobody's."""
+        try:
+            status = os.fstat(self._number)
+            if not os.get_inheritable(self._number):  # no standard stream: a file that has got the number
+                return len(data)
+            identity = status.st_dev, status.st_ino, status.st_rdev
+            if identity != self._identity:
+                self._own, self._identity = _reopened(self._number, status.st_mode), identity
+            if self._own is not None:
+                return int(self._own(data))
+            if stat.S_ISREG(status.st_mode):
+                return os.write(self._number, data)
+            poll = select.poll()
+            poll.register(self._number, select.POLLOUT)
+            return os.write(self._number, data[:FEW]) if poll.poll(0) else 0
+        except BlockingIOError:
+            return 0
+        except OSError:  # gone, or full
+            return len(data)
+
+
+class _Reopened:
+    """The same terminal or pipe, which does not make us wait; others who write to it do as they did."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __call__(self, data: bytes) -> int:
+        return os.write(self._descriptor, data)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+def _reopened(number: int, mode: int) -> Any:
+    """What writes without waiting; None where there is no such thing."""
+    if stat.S_ISSOCK(mode):
+        same = socket.socket(fileno=os.dup(number))
+        return lambda data: same.send(data, getattr(socket, "MSG_DONTWAIT", 0))
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        with contextlib.suppress(OSError):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            return _Reopened(os.open(f"/proc/self/fd/{number}", flags))
+    return None
+
+
+OUT, ERR = Outlet(1), Outlet(2)
+
+
+def tell(text: str) -> None:
+    """A line on standard error, from whoever may not wait."""
+    stream: Any = sys.stderr
+    if stream is None:
+        return
+    if stream is not sys.__stderr__:  # a notebook's, or somebody collects it
+        with contextlib.suppress(Exception):
+            stream.write(f"{text}\n")
+            stream.flush()
+    else:
+        ERR.write(f"{text}\n".encode(getattr(stream, "encoding", None) or "utf-8", "backslashreplace"))
+
+
+def keep_numbers() -> None:
+    """Where a standard stream was closed, nothing else gets its number."""
+    with contextlib.suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+            pass
+        os.close(descriptor)
