@@ -386,6 +386,44 @@ def test_a_fork_with_other_threads_under_way_gets_it_too(scripts: Scripts) -> No
     assert text.split() == ["True"]
 
 
+def test_slots_come_up_while_the_script_forks_and_its_forks_live_on(scripts: Scripts) -> None:
+    text = scripts.run(
+        """
+        import os, signal, threading, time, park
+        from park.kernel.child import PIPE, Child
+
+        ballast = bytearray(b"x") * (80 << 20)    # a fork takes some ms, as that of any grown-up script
+        started, read, write = threading.Event(), *os.pipe()
+        os.set_inheritable(write, True)
+
+        def start():
+            for _ in range(25):
+                child = Child(["/bin/sh", "-c", "ls /dev/fd | wc -l"], os.environ, stdout=PIPE)
+                child.wait()
+                child.close()
+            started.set()
+
+        job = park.local_service.start(abs, range(-3, 0))
+        threading.Thread(target=start, daemon=True).start()
+        forks = []
+        try:
+            while not started.is_set() and len(forks) < 400:
+                forks.append(os.fork())
+                if not forks[-1]:
+                    time.sleep(60)
+                    os._exit(0)
+            print(started.wait(10), park.local_service.wait(job, 10))
+            # what was left open for children is not open in a slot
+            print(park.local_service.wait(park.local_service.start(os.path.exists, [f"/proc/self/fd/{write}"])))
+        finally:
+            for fork in forks:
+                os.kill(fork, signal.SIGKILL)
+                os.waitpid(fork, 0)
+        """
+    )
+    assert text.splitlines() == ["True [3, 2, 1]", "[False]"]
+
+
 def test_a_remote_connection_in_a_fork_gets_it_too(scripts: Scripts) -> None:
     with Fabric(scripts.folder) as fabric:
         script = fabric.script(

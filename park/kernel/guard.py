@@ -11,9 +11,12 @@ import contextlib
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from park.kernel.child import Child
 
 #: The variable that holds the mark.
 MARK = "PARK_KERNEL_MARK"
@@ -21,16 +24,18 @@ MARK = "PARK_KERNEL_MARK"
 PATIENCE = 10.0
 
 
-def start(mark: str) -> subprocess.Popen[bytes] | None:
+def start(mark: str) -> Child | None:
     """A guard of this process; None where the system cannot tell of the end of another process, as only Linux does."""
     if not hasattr(os, "pidfd_open"):
         return None
-    return subprocess.Popen(
+    # not for the guard itself, which runs without any module of PARK
+    from park.kernel.child import NOWHERE, Child
+
+    return Child(
         [sys.executable, "-I", "-S", __file__, str(os.getpid()), mark],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={name: value for name, value in os.environ.items() if name != MARK},
+        {name: value for name, value in os.environ.items() if name != MARK},
+        stdout=NOWHERE,
+        stderr=NOWHERE,
         start_new_session=True,  # what ends a terminal's or a batch job's processes in good order is not for it
     )
 
@@ -48,6 +53,9 @@ def marked(mark: str) -> list[int]:
 
 def main(parent: int, mark: str) -> None:
     """The guard's process."""
+    for name in os.listdir("/proc/self/fd"):  # it holds nothing open
+        with contextlib.suppress(OSError):
+            os.close(int(name))
     with contextlib.suppress(ProcessLookupError):
         descriptor = os.pidfd_open(parent)
         if os.getppid() == parent:  # else it had ended before, and the number may be another's

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any
 from park.errors import ProtocolError
 from park.kernel import guard
 from park.kernel.actions import Action, Interrupt, Let, Start, ToBroker, ToSlot
+from park.kernel.child import Child
 from park.kernel.death import Death
 from park.kernel.lifecycle import Lifecycle
 from park.kernel.lines import Lines
@@ -81,7 +81,7 @@ class KernelLoop:
         self._unfinished: set[Lines] = set()
         #: it was said that they wait for a broker that is away
         self._told_waits = False
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard: Child | None = None
         #: how many processes the system has killed for want of memory, when it did, as far as that was seen, and when
         #: that was looked at
         self._oom_kills, self._killed_at, self._looked_at = oom_kills(), -1e9, 0.0

@@ -7,13 +7,13 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from park.kernel.child import PIPE, Child
 from park.kernel.guard import MARK
 from park.kernel.lines import Lines
 from park.util.channel import Channel
@@ -47,7 +47,7 @@ class SlotProcess:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 21)
             self._theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 21)
         self.channel = Channel(ours)
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._popen: Child | None = None
         #: readable when the process has ended, where the system has it
         self.pidfd: int | None = None
         #: what it writes to its standard streams
@@ -76,14 +76,12 @@ class SlotProcess:
         """Start the process. From a thread that lives as long as this process: it dies with that thread."""
         descriptor = self._theirs.fileno()
         self.floor = _peak(resource.getrusage(resource.RUSAGE_SELF)) if resource is not None else 0
-        self._popen = subprocess.Popen(
+        self._popen = Child(
             [sys.executable, "-P", "-m", "park.kernel.slot", str(descriptor), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            slot_environment(os.environ, self._cpus) | {MARK: self._mark},
+            stdout=PIPE,
+            stderr=PIPE,
             pass_fds=(descriptor,),
-            env=slot_environment(os.environ, self._cpus) | {MARK: self._mark},
-            process_group=0,
         )
         self._theirs.close()
         for descriptor, _ in self.streams:
@@ -158,9 +156,7 @@ class SlotProcess:
         if self._popen is None:
             self._theirs.close()
         else:
-            for file in (self._popen.stdout, self._popen.stderr):
-                if file is not None:
-                    file.close()
+            self._popen.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None

@@ -33,6 +33,7 @@ from park.kernel.answers import (
     too_long_errors,
     unit_error,
 )
+from park.kernel.child import close_inherited
 from park.kernel.fabric import Frame, Gone
 from park.kernel.generators import Generators, watch
 from park.kernel.printed import Logged, Tee
@@ -355,6 +356,7 @@ def main(arguments: list[str]) -> None:
     """The process."""
     descriptor, parent = map(int, arguments)
     _die_with(parent)
+    close_inherited(descriptor)
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.argv = list(env.ARGV)
