@@ -5,9 +5,9 @@ answer wait on a plain lock. Requests are kept until they are answered, and said
 back; each carries a key or means the same when it is said twice. So are sessions and what has not been answered of
 their maps (`park.wire.calls`): they go on over a cut connection, and over the death of a broker.
 
-While the broker is away and somebody waits for it, a line on stderr says so. If it stays away for longer than
-*patience* seconds, whoever waits for an answer, for results or for a job's messages gets NoBroker; sessions end, and their
-maps have to be made again.
+While the broker is away and somebody waits for it, a line on stderr says so, as it does when nothing runs of what somebody
+waits for (`park.unserved`). If the broker stays away for longer than *patience* seconds, whoever waits for an answer, for
+results or for a job's messages gets NoBroker; sessions end, and their maps have to be made again.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from park.errors import REFUSALS, Busy, NoBroker, ParkError, ProtocolError, Serv
 from park.live import LiveTable
 from park.mirror import SPREAD, Mirror, State
 from park.model import PYTHON
+from park.unserved import Unserved
 from park.util.outlet import tell
 from park.util.reactor import Reactor
 from park.wire import codec, messages
@@ -199,6 +200,9 @@ class Link:
         #: somebody else says that the broker is away
         self._hushed = 0
         self._noticed = False
+        self._unserved = Unserved()
+        #: results of maps that have come
+        self._came = 0
         self._incarnation = os.urandom(16)
         self.presence = Presence()
         #: the broker's last welcome, and by how many seconds its clock is ahead of ours (None: it has not said so)
@@ -260,6 +264,8 @@ class Link:
         away = self.presence.away(now)
         if away or self._noticed:
             self._mind(away)
+        if now >= self._unserved.due:
+            self._mind_waiting(now)
         if due == "hello":
             self._line.clear()
             self._send(messages.Hello(self._incarnation, self.user, PYTHON), now=now)
@@ -297,7 +303,7 @@ class Link:
     def deadline(self) -> float | None:
         follows = self._listener is not None and self.presence.state is Contact.LIVE
         table = [self.mirror.deadline()] if follows else []
-        return min([self.presence.deadline(), *table, *self._say_later.values()])
+        return min([self.presence.deadline(), self._unserved.due, *table, *self._say_later.values()])
 
     def close(self) -> None:
         if self.presence.state is Contact.LIVE:
@@ -406,6 +412,35 @@ class Link:
                 f"no sign of {self.name}: waiting for it to come back, for {_span(self.patience)} at most"
             )
 
+    def _mind_waiting(self, now: float) -> None:
+        """Ask why nothing runs of what is waited for, if it is time to."""
+        if not self._unserved.look(self._awaited(), self._came, now) or self._hushed:
+            return
+        if self.presence.state is Contact.LIVE:
+            number, reply = next(self._ids), Reply(self._reactor)
+            status = messages.Status(number, self._awaited())
+            reply.on_finish = lambda: self._explain(reply)
+            self._replies[number] = (status, b"", None, reply)
+            self._unserved.asked = True
+            self._send(status)
+
+    def _awaited(self) -> int:
+        """The job whose results, or whose end, have been waited for longest; 0: none."""
+        for session in self._sessions:
+            if session.number and session.calls:
+                return session.number
+        for message, *_ in self._replies.values():
+            if isinstance(message, messages.Fetch) and message.wait:
+                return message.job
+        return 0
+
+    def _explain(self, reply: Reply) -> None:
+        """Tell those who wait what the service has answered."""
+        self._unserved.asked = False
+        with contextlib.suppress(ParkError):  # the job may be gone: whoever waits for it is told so
+            if text := self._unserved.heard(codec.unpack(reply.value()[1])[0], time.monotonic()):
+                self._tell(text)
+
     def _tell(self, text: str) -> None:
         if not self._hushed:
             tell(f"park: {text}")
@@ -429,6 +464,7 @@ class Link:
         match message:
             case messages.Results() if not message.reply:
                 call = self._maps.get(message.map)
+                self._came += 1
                 if call is not None:
                     call.put(message.start, message.count, data)
                     if call.call.complete:
@@ -541,6 +577,8 @@ class Link:
             else:
                 codec.encode(message, data)  # what cannot travel is refused now, not when the broker is back
             self._replies[number] = (message, data, code, reply)
+            if isinstance(message, messages.Fetch) and message.wait:
+                self._unserved.begin(time.monotonic())
             return reply
 
         return self._reactor.call(ask)
@@ -618,6 +656,7 @@ class Link:
             if session.error is not None:
                 raise session.error
             self._maps[call.key], session.calls[call.key] = call, call.call
+            self._unserved.begin(time.monotonic())
             self._say(call, call.call.again(session.number, self.presence.epoch))
             return call
 

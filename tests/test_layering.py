@@ -93,6 +93,7 @@ ROOMS = {
     "park.table": Room(1, beside=("park.wire.*",)),
     "park.search": Room(1, beside=("park.table",)),
     "park.mirror": Room(1, beside=("park.table", "park.wire.*")),
+    "park.unserved": Room(1),
     "park.core.line": Room(1),
     "park.core.fairshare": Room(1, beside=("park.core.line",)),
     "park.core.outcome": Room(1, beside=("park.wire.*",)),
