@@ -27,7 +27,7 @@ from typing import Any
 
 import cloudpickle
 
-from park import dynamic, libraries, modules, rebuild, sources
+from park import dynamic, libraries, modules, rebuild, sources, stale
 from park.errors import NotPicklable, ProtocolError, UnitError
 from park.wire import codec
 from park.wire.pack import ERROR, Pack, error_entry, pack_entries, pack_pieces, pack_rows
@@ -57,8 +57,36 @@ def dumps(obj: Any, what: str = "the body") -> bytes:
         raise NotPicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
 
 
+def dump_code(obj: Any, what: str = "the body") -> bytes:
+    """The pickle of code: as `dumps`, with the versions of the modules of one's own that it finds by their names."""
+    own: set[str] = set()
+    try:
+        blob = _by_value(obj, own=own)
+    except Exception as error:
+        raise NotPicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
+    return pickle.dumps(_Dated(blob, stale.versions_of(own)), 5) if own else blob
+
+
+class _Dated:
+    """Pickled code, and the versions of the modules that it needs. What arrives is the code itself."""
+
+    def __init__(self, pickled: bytes, versions: dict[str, str]) -> None:
+        self._pickled = pickled
+        self._versions = versions
+
+    def __reduce__(self) -> Any:
+        return _opened, (self._pickled, self._versions)
+
+
+def _opened(pickled: bytes, versions: dict[str, str]) -> Any:
+    stale.refresh(versions)
+    code = pickle.loads(pickled)
+    stale.compare(versions)
+    return code
+
+
 def loads(blob: Buffer) -> Any:
-    """The object of `dumps`."""
+    """The object of `dumps` and `dump_code`."""
     return pickle.loads(blob)
 
 
@@ -179,9 +207,15 @@ class _PlainPickler(pickle.Pickler):
 
 
 def _by_value(
-    obj: Any, beside: Callable[[pickle.PickleBuffer], Any] | None = None, lines: bool = True
+    obj: Any,
+    beside: Callable[[pickle.PickleBuffer], Any] | None = None,
+    lines: bool = True,
+    own: set[str] | None = None,
 ) -> bytes:
-    """The pickle of *obj*, by value where it cannot be imported; with *lines*, code takes its source along."""
+    """The pickle of *obj*, by value where it cannot be imported; with *lines*, code takes its source along.
+
+    *own* gets the names of modules of one's own that are found by their names.
+    """
     with io.BytesIO() as file:
         pickler = _ValuePickler(file, beside, lines)
         try:
@@ -190,6 +224,8 @@ def _by_value(
             for module in pickler.by_value:
                 with contextlib.suppress(ValueError):  # another thread has done it
                     cloudpickle.unregister_pickle_by_value(module)
+        if own is not None:
+            own.update(pickler.own)
         return file.getvalue()
 
 
@@ -215,6 +251,8 @@ class _ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         )
         #: modules that a file was loaded as, under a name by which nobody else finds it
         self.by_value: list[types.ModuleType] = []
+        #: modules of one's own that others find by their names
+        self.own: set[str] = set()
         self._lines = lines
         #: codes whose source is in that of the code around them
         self._inside: set[int] = set()
@@ -224,8 +262,11 @@ class _ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, _NAMED):
             name = obj.__name__ if isinstance(obj, types.ModuleType) else getattr(obj, "__module__", None)
             module = sys.modules.get(name) if isinstance(name, str) else None
-            if module is not None and module.__name__ == name and not modules.is_importable(module):
-                self._register(module)
+            if module is not None and module.__name__ == name:
+                if not modules.is_importable(module):
+                    self._register(module)
+                elif stale.is_own(module):
+                    self.own.add(name)
         elif isinstance(obj, _UNNAMED):
             reduced = dynamic.reduced(obj)
             return NotImplemented if reduced is None else reduced

@@ -90,7 +90,7 @@ class MapIterator:
     def __init__(self, session: Session, function: Any, inputs: Iterable[Any], ordered: bool) -> None:
         self._session = session
         self._ordered = ordered
-        blob = payload.dumps(function, "the function")
+        blob = payload.dump_code(function, "the function")
         self._pace = _Pace()
         self._batches = batches_of(inputs, self._pace.batch_size)
         self._call: MapCall | None = None
@@ -178,7 +178,7 @@ class Mapper:
 
     def __init__(self, session: Session, function: Any) -> None:
         self._session = session
-        self._blob = payload.dumps(function, "the function")
+        self._blob = payload.dump_code(function, "the function")
         self._code = payload.code_hash(self._blob)
 
     def __call__(self, points: Iterable[Any]) -> list[Any]:
@@ -344,7 +344,7 @@ class Executor(concurrent.futures.Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
         """Run ``fn(*args, **kwargs)`` on the fabric."""
-        blob = payload.dumps(_Call(fn), "the function")
+        blob = payload.dump_code(_Call(fn), "the function")
         data = payload.encode_units([(args, kwargs)])
         future = _Future(self)
         with self._lock:

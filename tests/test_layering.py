@@ -199,6 +199,7 @@ ROOMS = {
     "park.modules": Room(1),
     "park.rebuild": Room(1),
     "park.sources": Room(1),
+    "park.stale": Room(1),
     "park.dynamic": Room(1, beside=("park.modules",)),
     "park.payload": Room(2, libraries=("cloudpickle",)),
     "park.results": Room(2, beside=("park.payload",)),

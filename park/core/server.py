@@ -382,7 +382,7 @@ class ServerProxy(Server):
             request = replace(request, when=when)
         check_function(request.body, "body")
         with collecting() as found:
-            blob = payload.dumps(request.body)
+            blob = payload.dump_code(request.body)
             batches = (
                 batches_of(request.inputs, lambda: LARGEST_BATCH) if request.inputs is not None else None
             )

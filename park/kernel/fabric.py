@@ -172,7 +172,7 @@ class Fabric(ABC):
         """The function as `map` takes it: its hash, and how it travels."""
         if not callable(function) and not hasattr(function, "run"):
             raise InvalidRequest(f"{function!r} is neither callable nor a body")
-        blob = payload.dumps(function, "the function")
+        blob = payload.dump_code(function, "the function")
         return payload.code_hash(blob), blob
 
     def _ship(self, code: bytes, blob: bytes) -> None:

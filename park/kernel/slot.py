@@ -12,6 +12,7 @@ import ctypes
 import faulthandler
 import io
 import os
+import platform
 import signal
 import socket
 import sys
@@ -20,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from park import payload
+from park import payload, stale
 from park.errors import Abort, ParkError, Stop, UnitError
 from park.kernel import env
 from park.kernel.answers import (
@@ -38,7 +39,7 @@ from park.kernel.fabric import Frame, Gone
 from park.kernel.generators import Generators, watch
 from park.kernel.printed import Logged, Tee
 from park.kernel.serving import Serving
-from park.model import NOT_RUN
+from park.model import NOT_RUN, Log
 from park.util.channel import Channel
 from park.wire import messages
 from park.wire.messages import Message
@@ -293,7 +294,9 @@ class Slot(Serving):
             seed = self._stack[-1].seed = env.preparing(run.seed if run.stored else None, run.function)
             generators.seed(seed)
             self._open = True
+            stale.held = len(self._stack) > 1
             body = payload.loads(self._codes[run.function])
+            self._tell_differences()
             if hasattr(body, "prepare"):
                 body.prepare(env.environment())
             self._open = False
@@ -310,6 +313,14 @@ class Slot(Serving):
             self._open = False
             self._pass_on(error)
             return Broken(error)
+
+    def _tell_differences(self) -> None:
+        """Say so where modules here are not those of the client."""
+        if found := stale.differences():
+            are = "is another version" if len(found) == 1 else "are other versions"
+            text = f"{', '.join(sorted(found))} {are} on {platform.node()} than in the client"
+            env.environment().publish(Log(f"{text}: it computes with what it finds here", "warning"))
+            env.environment().remark(text)
 
     def _cleanup(self, keys: list[tuple[int, bytes]]) -> None:
         for key in keys:

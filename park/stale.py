@@ -1,0 +1,150 @@
+"""Modules of one's own that are edited between two runs: processes that live on do not compute with the old ones.
+
+Code that travels names the modules that it finds by ``import``. With the code go the hashes of those that are the client's
+own, which are all but Python's and installed ones, and of what these import of the same kind. A process that has loaded
+another version forgets its own modules, so that they are loaded anew. Where the file itself is another one than the
+client's, which may be on another machine, the code says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable
+from functools import cache
+from types import FunctionType, ModuleType
+from typing import Any
+
+#: The hash of each module's file when the module was first seen, with the spec that it was loaded by.
+_seen: dict[str, tuple[Any, str]] = {}
+#: The hash of a file, by what its change would change.
+_files: dict[tuple[str, int, int], str] = {}
+#: What was found for the same modules before.
+_closures: dict[frozenset[str], tuple[list[tuple[str, Any]], dict[str, str]]] = {}
+#: Modules that are another version here than in the client, as `compare` has found since this was last taken.
+_differences: list[str] = []
+#: A body that runs in this process has loaded modules: nothing may be forgotten.
+held = False
+#: the number of modules when `note` last looked
+_loaded = 0
+
+
+def is_own(module: ModuleType) -> bool:
+    """Whether the module is of the user's: a Python file that is neither installed nor PARK's."""
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and module.__name__ != "__main__" and _is_own(file)
+
+
+@cache
+def _is_own(file: str) -> bool:
+    return (
+        file.endswith(".py")
+        and not os.path.realpath(file).startswith(_installed())
+        and f"{os.sep}site-packages{os.sep}" not in file
+        and f"{os.sep}dist-packages{os.sep}" not in file
+    )
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    folders |= {site.getusersitepackages(), os.path.dirname(os.path.abspath(__file__))}
+    return tuple(os.path.realpath(folder) + os.sep for folder in folders)
+
+
+def _hash_of(file: str) -> str:
+    """The hash of a file's content; "" where it cannot be read."""
+    try:
+        found = os.stat(file)
+        key = file, found.st_mtime_ns, found.st_size
+        if key not in _files:
+            with open(file, "rb") as content:
+                _files[key] = hashlib.blake2b(content.read(), digest_size=8).hexdigest()
+        return _files[key]
+    except OSError:
+        return ""
+
+
+def version_of(name: str) -> str:
+    """The hash of the file of a module of one's own, as it was when this version of the module was first seen here."""
+    module = sys.modules[name]
+    spec = getattr(module, "__spec__", None)
+    known = _seen.get(name)
+    if known is None or known[0] is not spec:  # it was loaded, or loaded again, since
+        known = _seen[name] = spec, _hash_of(str(module.__file__))
+    return known[1]
+
+
+def note() -> None:
+    """Take note of the versions of all modules that were loaded since."""
+    global _loaded
+    if len(sys.modules) == _loaded:
+        return
+    _loaded = len(sys.modules)
+    for name, module in list(sys.modules.items()):
+        if name not in _seen and isinstance(module, ModuleType) and is_own(module):
+            version_of(name)
+
+
+def versions_of(names: Iterable[str]) -> dict[str, str]:
+    """The versions of modules of one's own, and of those that they import, by name."""
+    key = frozenset(names)
+    known = _closures.get(key)
+    if known is not None and all(_spec(name) is spec for name, spec in known[0]):
+        return known[1]
+    found: dict[str, str] = {}
+    left = list(key)
+    while left:
+        name = left.pop()
+        module = sys.modules.get(name)
+        if name in found or not isinstance(module, ModuleType) or not is_own(module):
+            continue
+        found[name] = version_of(name)
+        above = name.rpartition(".")[0]
+        left += [above] if above else []
+        for value in list(vars(module).values()):
+            if isinstance(value, ModuleType):
+                left.append(value.__name__)
+            elif isinstance(value, type | FunctionType):
+                left.append(value.__module__)
+    _closures[key] = [(name, _spec(name)) for name in found], dict(sorted(found.items()))
+    return _closures[key][1]
+
+
+def _spec(name: str) -> Any:
+    return getattr(sys.modules.get(name), "__spec__", None)
+
+
+def refresh(versions: dict[str, str]) -> None:
+    """Before code is unpickled that needs these *versions*: forget modules that were edited since they were loaded."""
+    note()
+    if not held and any(_is_stale(name, version) for name, version in versions.items()):
+        loaded = [(name, module) for name, module in sys.modules.items() if isinstance(module, ModuleType)]
+        for name in [name for name, module in loaded if is_own(module)]:
+            del sys.modules[name]
+            _seen.pop(name, None)
+
+
+def compare(versions: dict[str, str]) -> None:
+    """After that: note what is another version here."""
+    note()
+    here = {name: _seen[name][1] for name in versions if name in _seen}
+    _differences.extend(name for name, version in here.items() if version != versions[name])
+
+
+def _is_stale(name: str, version: str) -> bool:
+    """Whether the module is here in another version, and its file is not."""
+    module = sys.modules.get(name)
+    if module is None or name not in _seen or _seen[name][1] == version:
+        return False
+    return _hash_of(str(module.__file__)) != _seen[name][1]
+
+
+def differences() -> list[str]:
+    """The modules that were found to differ since this was last asked."""
+    found, _differences[:] = _differences[:], []
+    return found
