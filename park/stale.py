@@ -121,12 +121,14 @@ def _spec(name: str) -> Any:
 
 def refresh(versions: dict[str, str]) -> None:
     """Before code is unpickled that needs these *versions*: forget modules that were edited since they were loaded."""
+    global _loaded
     note()
     if not held and any(_is_stale(name, version) for name, version in versions.items()):
         loaded = [(name, module) for name, module in sys.modules.items() if isinstance(module, ModuleType)]
         for name in [name for name, module in loaded if is_own(module)]:
             del sys.modules[name]
             _seen.pop(name, None)
+        _loaded = 0
 
 
 def compare(versions: dict[str, str]) -> None:
