@@ -92,22 +92,25 @@ class Reply:
         self._reactor = reactor
         self._lock = threading.Lock()
         self._lock.acquire()
+        self._finished = False
         self.messages: list[tuple[Message, Buffer]] = []
         self.error: BaseException | None = None
         #: called once, in the loop
         self.on_finish: Callable[[], None] | None = None
 
     def finish(self) -> None:
-        if self._lock.locked():
+        if not self._finished:
+            self._finished = True
             self._lock.release()
             if self.on_finish is not None:
                 self.on_finish()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether the answer came within *timeout* seconds (None: no limit)."""
-        if not self._reactor.attend(self._lock, timeout):
-            return False
-        self._lock.release()
+        if not self._finished:
+            if not self._reactor.attend(self._lock, timeout):
+                return False
+            self._lock.release()  # for others who wait; those who come later do not
         return True
 
     def value(self) -> tuple[Message, Buffer]:

@@ -568,6 +568,43 @@ def interrupt(script: Process) -> None:
     os.killpg(script.pid, signal.SIGINT)
 
 
+def test_exceptions_of_signal_handlers_end_one_wait_only(scripts: Scripts) -> None:
+    text = scripts.run(
+        """
+        import os, random, signal, threading, time
+        import park
+        class Late(Exception): pass
+        armed = False
+        def late(*_):
+            if armed: raise Late
+        def f(x): return x
+        SIGNALS = (signal.SIGALRM, signal.SIGUSR1, signal.SIGVTALRM, signal.SIGTERM)
+        for number in SIGNALS: signal.signal(number, late)
+        chance = random.Random(1)
+        with park.local_service as service:
+            mapper = service.mapper(f)
+            ways = [lambda: list(service.map(f, range(10**6))), lambda: [mapper(range(5)) for _ in range(10**6)],
+                    lambda: [service.wait(service.start(f, [1])) for _ in range(10**6)]]
+            came = 0
+            for turn in range(90):
+                def send(pause=chance.uniform(0.003, 0.03), number=chance.choice(SIGNALS)):
+                    time.sleep(pause)
+                    os.kill(os.getpid(), number)
+                thread = threading.Thread(target=send)
+                thread.start()
+                try:
+                    armed = True
+                    ways[turn % 3]()
+                except Late: came += 1
+                armed = False
+                thread.join()
+            print(came > 80, list(service.map(f, range(3))), service.wait(service.start(f, [4]), timeout=20))
+            print({signal.getsignal(number) for number in SIGNALS} == {late})
+        """
+    )
+    assert text.splitlines()[-2:] == ["True [0, 1, 2] [4]", "True"]
+
+
 def test_ctrl_c_stops_a_local_job_and_keeps_the_best_so_far(scripts: Scripts) -> None:
     script = scripts.start(
         BEST

@@ -33,7 +33,12 @@ from park.util.waits import Waits
 T = TypeVar("T")
 
 _MAIN = threading.main_thread().ident
-_SIGINT = int(signal.SIGINT)
+#: Signals whose handlers wait (those of real time apart, which nobody uses): as numbers, which are faster.
+_SIGNALS = tuple(
+    n
+    for n in map(int, signal.valid_signals())
+    if n < 32 and n not in (getattr(signal, "SIGKILL", 0), getattr(signal, "SIGSTOP", 0))
+)
 
 NEVER = float("inf")
 #: Seconds by which a part may have its turn late while one thing comes soon after the other: when parts are due takes them
@@ -51,27 +56,66 @@ STAND_BY, LONGEST_REST = 0.002, 0.008
 
 
 class _uninterrupted:
-    """In this block a Ctrl-C waits: it must not tear a part that the main thread is just turning."""
+    """In this block signals wait: a handler may raise (Ctrl-C, an alarm), and must not tear a part that the main thread is
+    just turning. Afterwards they come as if for the first time.
+    """
 
-    __slots__ = ("_came", "_old")
+    __slots__ = ("_swapped", "came", "open")
 
     def __enter__(self) -> None:
-        self._old: Any = None
-        self._came = False
-        if threading.get_ident() == _MAIN:
-            old = _signal.getsignal(_SIGINT)
-            if callable(old):
-                self._old = old
-                _signal.signal(_SIGINT, self._note)
+        #: handlers wait
+        self.open = True
+        self.came: list[int] = []
+        self._swapped: list[tuple[int, Any]] = []
+        if threading.get_ident() != _MAIN:
+            return
+        try:
+            for number in _SIGNALS:
+                handler = _signal.getsignal(number)
+                if callable(handler):
+                    if type(handler) is _Waiting:
+                        if handler.block.open:  # this block is inside that one
+                            continue
+                        handler = handler.handler
+                    self._swapped.append((number, handler))
+                    _signal.signal(number, _Waiting(self, handler))
+        except BaseException:  # of one that did not wait yet
+            self.__exit__()
+            raise
 
     def __exit__(self, *_: object) -> None:
-        if self._old is not None:
-            _signal.signal(_SIGINT, self._old)
-            if self._came:
-                self._old(signal.SIGINT, None)
+        self.open = False
+        error: BaseException | None = None
+        while self._swapped:
+            try:
+                while self._swapped:
+                    _signal.signal(*self._swapped[-1])
+                    self._swapped.pop()
+                while self.came:
+                    _signal.raise_signal(self.came.pop(0))
+            except BaseException as raised:  # another signal, meanwhile
+                error = error or raised
+        while self.came:
+            _signal.raise_signal(self.came.pop(0))
+        if error is not None:
+            raise error
 
-    def _note(self, *_: object) -> None:
-        self._came = True
+
+class _Waiting:
+    """In place of the *handler* of a signal during a *block*."""
+
+    __slots__ = ("block", "handler")
+
+    def __init__(self, block: _uninterrupted, handler: Any) -> None:
+        self.block = block
+        self.handler = handler
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self.block.open:
+            self.block.came.append(number)
+        else:
+            _signal.signal(number, self.handler)
+            self.handler(number, frame)
 
 
 #: What was registered, and what it is ready for: 1 to be read, 2 to be written.
@@ -246,9 +290,14 @@ class Reactor:
         """
         if lock.acquire(False):
             return True
-        if self.inside or self._stopping or not self._guest.acquire(False):
+        if self.inside or self._stopping:
             return lock.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX))
+        guest = False
         try:
+            with _uninterrupted():  # it is taken, and known to be, or it is not
+                guest = self._guest.acquire(False)
+            if not guest:
+                return lock.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX))
             end = NEVER if limit is None else time.monotonic() + limit
             while True:
                 self._awaited = lock  # first: whoever releases it from now on wakes us
@@ -265,9 +314,10 @@ class Reactor:
                     if not self._stopping:
                         self._handle(ready)
         finally:
-            self._awaited = None
-            self._guest.release()  # first: a second Ctrl-C may come after any call
-            self._guest_left = time.monotonic()
+            if guest:
+                self._awaited = None
+                self._guest.release()  # first: a second Ctrl-C may come after any call
+                self._guest_left = time.monotonic()
 
     def _stand_by(self) -> bool:
         """In the loop's own thread: leave the loop to a caller that is in it, or was just now. Whether there was one."""
