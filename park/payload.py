@@ -23,7 +23,7 @@ import typing
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 
@@ -54,7 +54,7 @@ def dumps(obj: Any, what: str = "the body") -> bytes:
     try:
         return _by_value(obj)
     except Exception as error:
-        raise NotPicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
+        _refuse(what, obj, error)
 
 
 def dump_code(obj: Any, what: str = "the body") -> bytes:
@@ -138,12 +138,12 @@ def _pieces(obj: Any, what: str, lines: bool = True) -> list[Any]:
         file = io.BytesIO()
         _PlainPickler(file, 5, buffer_callback=beside).dump(obj)
         data = file.getvalue()
-    except Exception:
+    except _PLAINLY_NOT:
         large.clear()
         try:
             data = _by_value(obj, beside, lines)
         except Exception as error:
-            raise NotPicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
+            _refuse(what, obj, error)
     if not large:
         return [data]
     sizes = [len(data), *(raw.nbytes for raw in large)]
@@ -191,6 +191,19 @@ class Naming(pickle.Unpickler):
 
 class _NotPlain(Exception):
     pass
+
+
+#: What a pickler may raise; anything else comes from a signal's handler.
+_PLAINLY_NOT = (
+    _NotPlain,
+    pickle.PickleError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    BufferError,
+    RecursionError,
+    MemoryError,
+)
 
 
 class _PlainPickler(pickle.Pickler):
@@ -395,6 +408,13 @@ def _rows(array: Any, count: int) -> bytes | None:
 
 
 # -- errors --------------------------------------------------------------------------------------
+
+
+def _refuse(what: str, obj: Any, error: Exception) -> NoReturn:
+    """Pickling *obj* has raised *error*, which may also come from the handler of a signal."""
+    if _pickles(obj):
+        raise error
+    raise NotPicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
 
 
 def _culprit(obj: Any, error: Exception) -> str:

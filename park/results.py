@@ -54,12 +54,16 @@ def _results(pack: Buffer, start: int, unreadable: list[UnitError]) -> list[Any]
     except ProtocolError:
         raise
     except Exception as error:
-        packed = Pack(pack)
-        if packed.rows is not None:
-            found: list[Any] = [_unreadable(error, "", start + i) for i in range(packed.count)]
+        first = error
+    packed = Pack(pack)
+    if packed.rows is not None:
+        if isinstance(first, ImportError):
+            found: list[Any] = [_unreadable(first, "", start + i) for i in range(packed.count)]
             unreadable += found
             return found
+        raise first
     values: list[Any] = []
+    before = len(unreadable)
     for unit, entry in enumerate(packed.entries(), start):
         names: list[str] = []
         try:
@@ -67,6 +71,8 @@ def _results(pack: Buffer, start: int, unreadable: list[UnitError]) -> list[Any]
         except Exception as error:
             values.append(_unreadable(error, names[0] if names else "", unit))
             unreadable.append(values[-1])
+    if len(unreadable) == before:  # it was not theirs, but of a signal's handler
+        raise first
     return values
 
 
