@@ -74,7 +74,7 @@ def test_a_file_is_acknowledged_when_it_is_on_disk() -> None:
         ("", 1, "names no file"),
         ("x" * (LONGEST + 1), 1, "names no file"),
         ("a\nb", 1, "names no file"),
-        ("large", LARGEST + 1, "more than the 268,435,456 that one may have"),
+        ("large", LARGEST + 1, "more than the 536,870,912 that one may have"),
     ],
 )
 def test_what_is_no_file_is_refused(name: str, size: int, words: str) -> None:

@@ -36,8 +36,10 @@ class Bench:
     def broker(self, message: messages.Message, payload: Any = b"", now: float = 0.0) -> list[Action]:
         return self._checked(self.life.broker(*carried(message, payload), now))
 
-    def slot(self, process: int, message: messages.Message, payload: Any = b"") -> list[Action]:
-        return self._checked(self.life.slot(process, *carried(message, payload)))
+    def slot(
+        self, process: int, message: messages.Message, payload: Any = b"", live: bool = True
+    ) -> list[Action]:
+        return self._checked(self.life.slot(process, *carried(message, payload), live))
 
     def exited(self, process: int, cause: str = "signal 11") -> list[Action]:
         return self._checked(self.life.exited(process, cause, "last words"))
@@ -599,7 +601,7 @@ def test_answers_beyond_what_memory_is_for_lie_on_the_disk_until_they_are_confir
     results = [bytes([n]) * 1000 for n in range(6)]
     for n, data in enumerate(results):
         process = place(bench.run(n, stored=True))
-        bench.slot(process, messages.Finished(n, A, 0, 1, 0.0), data)
+        bench.slot(process, messages.Finished(n, A, 0, 1, 0.0), data, live=False)
     # two in memory, two on the disk; the others would have to be done again
     assert shelf.used == 2000
     assert bench.life.holds == [0, 1, 2, 3]
@@ -613,6 +615,25 @@ def test_answers_beyond_what_memory_is_for_lie_on_the_disk_until_they_are_confir
     bench.broker(messages.Committed([1, 2, 3]))
     gc.collect()
     assert (shelf.used, bench.life.holds) == (0, [0])
+
+
+def test_answers_that_are_given_stay_in_memory_as_long_as_they_may_be_on_their_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "MEMORY", 2500)
+    shelf = Shelf(str(tmp_path), most=5000)
+    bench = Bench(8)
+    bench.life.answers = kept.Answers(shelf.put)
+    for n in range(5):
+        bench.slot(place(bench.run(n, stored=True)), messages.Finished(n, A, 0, 1, 0.0), bytes([n]) * 1000)
+    bench.life.tick(kept.SETTLE - 1.0)
+    assert shelf.used == 0
+    bench.life.tick(kept.SETTLE)
+    assert shelf.used == 3000
+    bench.life.check()
+    back = bench.broker(messages.Welcome("store", 2, 2.0, 20.0))
+    given = [bytes(a.payload) for a in back if isinstance(a, ToBroker) and len(a.payload)]
+    assert sorted(given) == [bytes([n]) * 1000 for n in range(5)]
 
 
 def test_a_shelf_that_is_full_or_is_not_there_says_so(

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 import park.core.store
 from park.core.outcome import Key, Ref, Write
+from park.core.pieces import PIECE
 from park.core.store import (
     MAX_KEY,
+    OWN,
     ROOMS,
     SCHEMA,
     JobStore,
@@ -148,7 +150,11 @@ def test_large_values(store: Store) -> None:
     value = bytes(range(256)) * (5 << 12)  # 5 MiB
     store.commit([Write("blob", (n,), value) for n in range(3)])
 
-    assert list(store.scan("blob")) == [((n,), value) for n in range(3)]
+    assert [(key, found[:]) for key, found in store.scan("blob")] == [((n,), value) for n in range(3)]
+    assert [store.get("blob", (n,)) == value for n in range(4)] == [True, True, True, False]
+    store.commit([Write("blob", (1,), b"short"), Write("blob", (2,), None)])
+    assert store.get("blob", (1,)) == b"short"
+    assert store.get("blob", (0,)) == value
 
 
 @pytest.mark.parametrize(
@@ -215,16 +221,128 @@ def test_a_store_is_a_sorted_map(store: Store, commits: list[list[Write]]) -> No
 # -- on disk ---------------------------------------------------------------------------------------
 
 
+def pieces(store: JobStore) -> tuple[int, int]:
+    """How many pieces of long values there are, and how many values no record names."""
+    return store.count("piece"), store.count("draft")
+
+
+def random_bytes(megabytes: int) -> bytes:
+    return os.urandom(megabytes << 20)
+
+
+def test_a_long_value_is_read_slice_by_slice(tmp_path: Path) -> None:
+    store, value = JobStore(tmp_path), random_bytes(3)
+    store.commit([Write("results", (1, 0), memoryview(value))])
+    found = store.find("results", (1, 0))
+    assert len(found) == len(value)
+    for start in (0, 1, PIECE - 1, PIECE, 2 * PIECE + 5, len(value)):
+        for size in (0, 1, 77, PIECE, 3 * PIECE):
+            assert found[start : start + size] == value[start : start + size]
+    assert found[:] == value
+    assert pieces(store) == (-(-len(value) // PIECE), 0)
+    store.close()
+
+
+def test_whoever_reads_a_long_value_reads_to_its_end_though_it_is_replaced(tmp_path: Path) -> None:
+    store, old, new = JobStore(tmp_path), random_bytes(2), random_bytes(3)
+    store.commit([Write("file", (1, "a"), old)])
+    found = store.find("file", (1, "a"))
+    assert found[:10] == old[:10]
+    store.commit([Write("file", (1, "a"), new)])
+    store.commit([Write("file", (1, "a"), None)])
+    assert found[:] == old
+    assert pieces(store) == (-(-len(old) // PIECE), 1)
+    del found
+    store.commit([Write("job", (1,), b"whatever comes next")])
+    assert pieces(store) == (0, 0)
+    store.close()
+
+
+def test_a_draft_becomes_a_record_or_goes(tmp_path: Path) -> None:
+    store, value = JobStore(tmp_path), random_bytes(2)
+    kept, left, half = (store.new_draft(len(value)) for _ in range(3))
+    store.commit([*kept.writes(value), *left.writes(value), *half.writes(value, 0, 2 * PIECE)])
+    assert kept[:] == value
+    with pytest.raises(StoreError, match="is missing"):
+        half[:]
+    store.commit([Write("units", (1, 0), kept), Write("units", (2, 0), kept)])  # type: ignore[arg-type]
+    del left, half
+    store.commit([Write("job", (1,), b"")])
+    assert pieces(store) == (2 * -(-len(value) // PIECE), 0)
+    store.commit([Write("units", (1, 0), None)])
+    assert store.get("units", (2, 0)) == value
+    gone = store.new_draft(len(value))
+    store.commit(gone.writes(value))
+    store.close()
+
+    again = JobStore(tmp_path)  # a draft goes with the process that made it
+    again.open_epoch()
+    assert pieces(again) == (-(-len(value) // PIECE), 0)
+    assert again.get("units", (2, 0)) == value
+    again.commit([Write("units", (3, 0), value)])
+    assert again.get("units", (2, 0)) == again.get("units", (3, 0)) == value
+    again.close()
+
+
+def test_a_damaged_piece_is_named(tmp_path: Path) -> None:
+    store, value = JobStore(tmp_path), b"park" * (1 << 19)
+    store.commit([Write("results", (1, 0), value)])
+    store.close()
+    file = tmp_path / "jobs.mdb"
+    raw = bytearray(file.read_bytes())
+    at = raw.rindex(b"parkparkparkpark")
+    raw[at] ^= 1
+    file.write_bytes(raw)
+
+    again = JobStore(tmp_path)
+    with pytest.raises(StoreError, match=r"in room 'piece' of the store is damaged"):
+        again.get("results", (1, 0))
+    again.close()
+
+
+def test_sizes_that_come_again_do_not_let_the_file_grow(tmp_path: Path) -> None:
+    store = JobStore(tmp_path)
+    sizes = []
+    for turn in range(7):
+        writes = [Write("results", (turn, n), bytes((n + 2) << 20)) for n in range(4)]
+        store.commit([*writes, Write("job", (turn,), bytes(100))])
+        store.commit([Write(write.room, write.key, None) for write in writes])
+        store.commit([Write("job", (turn,), bytes(50))])
+        sizes.append((tmp_path / "jobs.mdb").stat().st_size)
+    assert sizes[2] == sizes[-1], sizes
+    store.close()
+
+
+def test_pages_that_were_read_do_not_stay_the_process_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JobStore, "_MAPPED", 4 << 20)
+    store = JobStore(tmp_path)
+    values = [random_bytes(6) for _ in range(4)]
+    store.commit([Write("results", (1, n), value) for n, value in enumerate(values)])
+    before = mapped()
+    assert [store.get("results", (1, n)) for n in range(4)] == values
+    assert mapped() - before < 16 << 20
+    store.close()
+
+
+def mapped() -> int:
+    """Bytes of pages of files that count as this process's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssFile"))
+
+
 def test_a_store_comes_back(tmp_path: Path) -> None:
     store = JobStore(tmp_path)
     store.open_epoch()
-    store.commit([Write(room, ("k", 1), room.encode()) for room in ROOMS])
+    rooms = [room for room in ROOMS if room not in OWN]
+    store.commit([Write(room, ("k", 1), room.encode()) for room in rooms])
     identity = store.id
     store.close()
 
     again = JobStore(tmp_path)
     assert (again.id, again.epoch) == (identity, 1)
-    assert {room: again.get(room, ("k", 1)) for room in ROOMS} == {room: room.encode() for room in ROOMS}
+    assert {room: again.get(room, ("k", 1)) for room in rooms} == {room: room.encode() for room in rooms}
     assert repr(again) == f"<JobStore {tmp_path} [1 jobs] epoch 1>"
     again.close()
 

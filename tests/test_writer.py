@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fabric import until
@@ -15,8 +18,9 @@ from fabric import until
 from park.core.loop import BrokerLoop
 from park.core.manager import JobManager
 from park.core.outcome import Tick, Write
+from park.core.pieces import PIECE
 from park.core.store import JobStore
-from park.core.writer import Writer
+from park.core.writer import LAID_AT_ONCE, Writer
 from park.errors import StoreError
 
 
@@ -44,6 +48,45 @@ def store(tmp_path: Path) -> Iterator[Slow]:
     made = Slow(tmp_path / "home")
     yield made
     made.close()
+
+
+def laid(writer: Writer) -> list[tuple[int, Any]]:
+    return until(writer.laid)
+
+
+def test_long_values_are_laid_down_beside_the_turns(store: Slow) -> None:
+    woken: list[int] = []
+    writer = Writer(store, lambda: woken.append(1))
+    long = [os.urandom(10 << 20), os.urandom(6 << 20)]
+    writer.lay(1, memoryview(long[0]), hashed=True)
+    writer.lay(2, long[1])
+    for turn in range(1, 4):
+        writer.put(turn, [Write("job", (turn,), b"x")])
+        until(lambda turn=turn: writer.done() == turn)  # type: ignore[misc]
+    drafts: dict[int, Any] = {}
+    while len(drafts) < 2:
+        drafts |= dict(laid(writer))
+    assert [drafts[n][:] == long[n - 1] for n in (1, 2)] == [True, True]
+    assert drafts[1].digest == hashlib.blake2b(long[0], digest_size=16).digest()
+    assert max(store.sizes) <= 3 + LAID_AT_ONCE // PIECE, "no commit waits for a whole one"
+    assert woken
+    writer.put(4, [Write("results", (1, 0), drafts[1]), Write("blob", (b"h",), drafts[2])])
+    until(lambda: writer.done() == 4)
+    assert store.get("results", (1, 0)) == long[0]
+    assert store.count("draft") == 0
+    writer.close()
+
+
+def test_a_long_value_for_which_there_is_no_room_is_given_back(store: Slow) -> None:
+    writer = Writer(store, lambda: None)
+    store.failure = full
+    writer.lay(7, bytes(3 << 20))
+    assert laid(writer) == [(7, None)]
+    store.failure = None
+    writer.put(1, [Write("job", (1,), b"x")])
+    until(lambda: writer.done() == 1)
+    assert (store.count("piece"), store.count("draft")) == (0, 0)
+    writer.close()
 
 
 def full() -> StoreError:

@@ -12,9 +12,10 @@ from park.core.limits import check_room
 from park.core.outcome import Event, Ref, Write
 from park.errors import InvalidRequest, ProtocolError
 from park.wire import codec, messages
+from park.wire.parts import MAX_PAYLOAD
 
 #: Of one job, characters of a name, and bytes of one file.
-MOST, LONGEST, LARGEST = 500, 100, 256 << 20
+MOST, LONGEST, LARGEST = 500, 100, MAX_PAYLOAD
 
 
 class Files(Attempts):

@@ -123,6 +123,8 @@ class BrokerLoop:
 
     def waiting(self) -> bool:
         manager = self.manager
+        if manager.has_laid:
+            return True
         if manager.handed:
             if manager.has_completed:
                 return True
@@ -137,6 +139,8 @@ class BrokerLoop:
         try:
             if self.manager.handed:
                 self._complete()
+            if self.manager.has_laid:
+                self._do(self.manager.laid(), now)
             if now >= self._flush_at:
                 self._flush(now)
             # while the disk is behind nobody is heard, and time stands still, so that nobody's silence counts
@@ -187,7 +191,7 @@ class BrokerLoop:
             self._tick_at = float("inf")  # `deadline` says when the next one is
             events.append(Tick(time.time()))
         if events:
-            self._do(events, now)
+            self._do(self.manager.sift(events), now)
 
     def deadline(self) -> float | None:
         others = min(self._head_at, self._flush_at)

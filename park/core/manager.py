@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct, field
@@ -22,9 +22,11 @@ from msgspec import Struct, field
 from park.core.dispatcher import Dispatcher
 from park.core.journal import Batch
 from park.core.keeping import LISTED, Keep
+from park.core.laying import Laying
 from park.core.ledger import Policy
 from park.core.limits import RECORD, LimitPolicy
 from park.core.outcome import Event, Flow, Key, Outcome, Ref, Send, Tick, Write
+from park.core.pieces import LONG, Laid
 from park.core.public import READS, Public
 from park.core.requests import MAX_REQUEST
 from park.core.state import WORDS
@@ -40,8 +42,8 @@ from park.wire.messages import Message, Submit
 from park.wire.pack import ERROR, Buffer, Pack, cut, said_count
 from park.wire.parts import check_size
 
-#: Packs that are kept open because chunks are cut from them, one after the other.
-PACKS = 64
+#: Packs that are kept open because chunks are cut from them, one after the other, none of them of more bytes than so many.
+PACKS, PACK_BYTES = 64, 1 << 20
 #: When so many bytes are on their way to the disk, nothing more is decided until they are there.
 BACKLOG = 16 << 20
 #: With so many under way streams and logs, which can wait, are not written.
@@ -100,11 +102,14 @@ class JobManager:
     ) -> None:
         self.store: Store = store if store is not None else MemoryStore()
         #: what needs no disk: units of sessions and drivers, code that no stored job needs
-        self._spool: dict[_Where, bytes] = {}
+        self._spool: dict[_Where, Buffer] = {}
         self._sweeper = Sweeper(self.store)
         #: packs of units that are cut again and again; None: it was cut once
         self._packs: OrderedDict[_Where, Pack | None] = OrderedDict()
         self._commits: Commits = InPlace(self.store)
+        #: what lays long payloads down before their messages are decided, and those messages
+        self._writer: Writer | None = None
+        self._laying: Laying | None = None
         #: turns so far
         self._turns = 0
         #: those that are not completed, in order, and the bytes of them
@@ -178,7 +183,7 @@ class JobManager:
                 controls = [(_start(key), _key(key), len(v)) for key, v in said.of(number)]
                 size += sum(length for _, _, length in controls)
                 if stored["ended"] is None:  # else it was counted then
-                    stored["failed"] = sum(_failed(Pack(v)) for _, v in packs)
+                    stored["failed"] = sum(_failed(Pack(v[:])) for _, v in packs)
                 dispatcher.restore(stored, submit, units, answered, risky, size, controls)
             except (ParkError, TypeError, ValueError, KeyError) as error:
                 raise StoreError(f"job {number!r} cannot be read from the store: {error}") from error
@@ -216,7 +221,44 @@ class JobManager:
     def write_behind(self, wake: Callable[[], None]) -> None:
         """From now on commit in a thread, which calls *wake* when there is something to see; in memory there is none."""
         if not isinstance(self.store, MemoryStore):
-            self.commit_by(Writer(self.store, wake))
+            self._writer = Writer(self.store, wake)
+            self._laying = Laying(self._writer.lay)
+            self.commit_by(self._writer)
+
+    def sift(self, events: Sequence[Event | Tick | Flow]) -> Sequence[Event | Tick | Flow]:
+        """Those of *events* that can be decided now; others wait until their long payloads are laid down on the disk."""
+        return events if self._laying is None else self._laying.sift(events, self._is_for_store)
+
+    @property
+    def has_laid(self) -> bool:
+        """Whether `laid` has something to give."""
+        return self._writer is not None and self._writer.has_laid
+
+    def laid(self) -> list[Event]:
+        """Events whose payloads are laid down now, and those that came behind them."""
+        assert self._writer is not None
+        assert self._laying is not None
+        return self._laying.laid(self._writer.laid())
+
+    def _is_for_store(self, event: Event) -> bool:
+        """Whether the event's payload goes to the store, as far as that is known, and there is room for it."""
+        match event.message:
+            case Submit(session=session):
+                stored = not session
+            case messages.Units(job=job):
+                stored = bool(job)
+            case messages.Finished(attempt=number):
+                attempt = self.dispatcher.attempts.get(number)
+                stored = attempt is None or attempt.map.root
+            case messages.File(how=how):
+                stored = how == "put"
+            case messages.Blob(hash=hash):
+                stored = hash not in self.dispatcher.codes
+            case _:
+                stored = isinstance(event.message, messages.Checkpoint)
+        if not stored or self.dispatcher.roster.member(event.peer) is None:
+            return False
+        return not self.full and self.store.room() - self._backlog > len(event.payload)
 
     def commit_by(self, commits: Commits) -> None:
         """From now on *commits* makes turns durable."""
@@ -354,17 +396,17 @@ class JobManager:
         """What needs no disk: the spool, messages that go at once, and the streams. *shown*: a Fetch's answers, too."""
         for w in out.spool:
             if w.value is not None:
-                self._spool[w.room, w.key] = bytes(
-                    self.load(w.value) if isinstance(w.value, Ref) else w.value
-                )
+                value = self.load(w.value) if isinstance(w.value, Ref) else w.value
+                # a long one is not copied: nobody writes into it any more, or it lies on the disk
+                self._spool[w.room, w.key] = value if len(value) > LONG else bytes(value)
         # all payloads now, because they may have left the spool, or the store, by the time of the commit
         for w in out.writes:
-            value = self.load(w.value) if isinstance(w.value, Ref) else w.value
+            value = self.load(w.value) if isinstance(w.value, Ref) else w.value  # type: ignore[assignment]
             where = (w.room, w.key)
             self._pending[where] = (turn.number, value)
             if value is None:
                 self._packs.pop(where, None)
-            else:
+            elif not isinstance(value, Laid):  # that is on disk already
                 turn.size += len(value)
             if w.room in _OF_JOBS:
                 self._unsaved[_number(w.key[0])] += 1
@@ -459,7 +501,7 @@ class JobManager:
             return codec.encode(messages.Failure(reply, type(error).__name__, str(error)[:WORDS], attempt))
 
     def load(self, ref: Ref) -> Buffer:
-        """The bytes that *ref* stands for."""
+        """The bytes that *ref* stands for; long ones of the store as they lie there (`park.core.pieces`)."""
         where = (ref.room, ref.key)
         pack = self._packs.get(where)
         if pack is None:
@@ -467,13 +509,15 @@ class JobManager:
             if value is None and where in self._pending:
                 _, value = self._pending[where]
             elif value is None:
-                value = self.store.get(ref.room, ref.key)
+                value = self.store.find(ref.room, ref.key)
             if value is None and ref.room == "checkpoint":
                 return b""  # its unit was answered in this very turn
             if value is None:
                 raise StoreError(f"the store has no {ref.room} {ref.key}")
             if ref.hi is None:
                 return value
+            if len(value) > PACK_BYTES:
+                return cut(value, ref.lo, ref.hi)
             if where not in self._packs:  # where ten thousand jobs take turns, none comes again soon
                 self._packs[where] = None
                 if len(self._packs) > PACKS:

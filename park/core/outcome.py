@@ -59,7 +59,10 @@ class Ref(Struct, frozen=True, gc=False):
 
 
 class Write(Struct, frozen=True, gc=False):
-    """One record: a new value, a copy of what lies elsewhere (`Ref`), or None: it goes."""
+    """One record: a new value, a copy of what lies elsewhere (`Ref`), or None: it goes.
+
+    In place of long bytes, here and in an `Event`, may stand a value that lies in the store already (`park.core.pieces`).
+    """
 
     room: str
     key: Key

@@ -17,7 +17,8 @@ rules keep that promise:
   space first, and refuses what would come too near to its end. What is `room` leaves a reserve before that, for
   deletions, small changes and a restart.
 
-Every record carries its format and a checksum over key and value: a damaged one is named, never used.
+Every record carries its format and a checksum over key and value: a damaged one is named, never used. Long values lie in
+pieces (`park.core.pieces`).
 """
 
 from __future__ import annotations
@@ -30,15 +31,19 @@ import stat
 import struct
 import sys
 import threading
+import weakref
 import zlib
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
 from park.core.outcome import Key, Ref, Write
+from park.core.pieces import LONG, Laid, names
 from park.errors import StoreError
 
 if sys.platform != "win32":
@@ -47,19 +52,21 @@ if sys.platform != "win32":
 # fmt: off
 ROOMS = (
     "meta", "job", "submit", "key", "blob", "units", "results", "account", "charge", "kernel", "attempt",
-    "checkpoint", "archive", "spans", "trash", "log", "said", "stream", "file", "control",
+    "checkpoint", "archive", "spans", "trash", "log", "said", "stream", "file", "control", "piece", "draft",
 )
 # fmt: on
 
+#: Rooms of the store itself: the pieces of long values, and which of these no record names.
+OWN = ("piece", "draft")
 #: Rooms of the few small records that a restart and a deletion need, and so may take from the last of the disk.
-_FOR_ALL = ("meta", "trash")
+_FOR_ALL = ("meta", "trash", "draft")
 #: Bytes of a record that needs no pages of its own, side by side.
 _SMALL = 1500
 #: What an operating system says of a folder that somebody may not write to.
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 #: What this release writes. A store with a higher number is refused.
-SCHEMA = 1
+SCHEMA = 2
 
 # -- keys ----------------------------------------------------------------------------------------
 #
@@ -136,6 +143,10 @@ class Store(ABC):
     def get(self, room: str, key: Key) -> bytes | None:
         """The value at *key*, or None."""
 
+    def find(self, room: str, key: Key) -> Any:
+        """The same; a long one as a `Laid`, whose bytes are not read."""
+        return self.get(room, key)
+
     @abstractmethod
     def count(self, room: str, prefix: Key = ()) -> int:
         """How many records of *room* have keys that start with *prefix* (walks them, unless it is empty)."""
@@ -153,13 +164,14 @@ class Store(ABC):
         """Let go of everything; harmless when repeated."""
 
     @abstractmethod
-    def _batch(self, room: str, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
+    def _batch(self, room: str, first: bytes, last: bytes) -> list[tuple[bytes, Any]]:
         """Some of the next records from *first* on and below *last* (encoded); none: there are no more."""
 
-    def scan(self, room: str, prefix: Key = ()) -> Iterator[tuple[Key, bytes]]:
+    def scan(self, room: str, prefix: Key = ()) -> Iterator[tuple[Key, Any]]:
         """The records whose keys start with *prefix*, in the order of their keys.
 
-        Read in batches, so that a slow reader holds nothing up; a commit meanwhile may or may not show.
+        Read in batches, so that a slow reader holds nothing up; a commit meanwhile may or may not show. A long value comes
+        as a `Laid`.
         """
         first = encode_key(prefix)
         last = first + _PAST
@@ -190,11 +202,13 @@ class Store(ABC):
                 f"the store was written by a newer PARK (its schema is {int(schema)}, this one knows"
                 f" {SCHEMA}): upgrade PARK, or use another home"
             )
+        elif int(schema) < SCHEMA:
+            self.commit([Write("meta", ("schema",), b"%d" % SCHEMA)])
         self.id = (self.get("meta", ("id",)) or b"").decode()
         self.epoch = int(self.get("meta", ("epoch",)) or 0)
 
 
-def _encoded(write: Write) -> tuple[bytes, bytes | memoryview | None]:
+def _encoded(write: Write) -> tuple[bytes, Any]:
     """The key and value of *write* as bytes; what it refers to has been loaded by whoever commits it."""
     if isinstance(write.value, Ref):
         raise StoreError(f"{write.key!r} in room {write.room!r} refers to {write.value!r}: load that first")
@@ -254,7 +268,7 @@ class MemoryStore(Store):
                     keys.append(key)
                 else:
                     del self._sorted[room]
-            kept[key] = bytes(value)
+            kept[key] = bytes(value[:])
 
     def get(self, room: str, key: Key) -> bytes | None:
         return self._room(room).get(encode_key(key))
@@ -271,7 +285,7 @@ class MemoryStore(Store):
         stop = min(bisect_left(keys, first + _PAST), start + most)
         return [decode_key(key) for key in keys[start:stop]]
 
-    def _batch(self, room: str, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
+    def _batch(self, room: str, first: bytes, last: bytes) -> list[tuple[bytes, Any]]:
         keys, records = self._keys(room), self._room(room)
         start = bisect_left(keys, first)
         stop = min(bisect_left(keys, last), start + self._BATCH)
@@ -284,22 +298,29 @@ class MemoryStore(Store):
 # -- on disk ---------------------------------------------------------------------------------------
 
 _RECORD = struct.Struct(">BI")  # format, checksum
-_FORMAT = 1
+#: What follows is the value, or the name of its pieces.
+_WHOLE, _IN_PIECES = 1, 2
 
 
-def _record(key: bytes, value: bytes | memoryview) -> bytes:
-    return b"".join((_RECORD.pack(_FORMAT, zlib.crc32(value, zlib.crc32(key))), value))
+def _record(key: bytes, value: bytes | memoryview, format: int = _WHOLE) -> bytes:
+    return b"".join((_RECORD.pack(format, zlib.crc32(value, zlib.crc32(key))), value))
 
 
-def stored_value(room: str, key: bytes, record: memoryview) -> bytes:
-    """What is in a record; StoreError when it is not as it was written."""
+def _opened(room: str, key: bytes, record: memoryview) -> tuple[int, memoryview]:
+    """The format of a record, and what follows; StoreError when it is not as it was written."""
     if len(record) >= _RECORD.size:
         format, checksum = _RECORD.unpack_from(record)
-        if format == _FORMAT and zlib.crc32(record[_RECORD.size :], zlib.crc32(key)) == checksum:
-            return bytes(record[_RECORD.size :])
+        rest = record[_RECORD.size :]
+        if format in (_WHOLE, _IN_PIECES) and zlib.crc32(rest, zlib.crc32(key)) == checksum:
+            return format, rest
     raise StoreError(
         f"the record {decode_key(key)!r} in room {room!r} of the store is damaged (its checksum differs)"
     )
+
+
+def stored_value(room: str, key: bytes, record: memoryview) -> bytes:
+    """What is in a record, of a long value where it lies; StoreError when it is not as it was written."""
+    return bytes(_opened(room, key, record)[1])
 
 
 class JobStore(Store):
@@ -315,6 +336,9 @@ class JobStore(Store):
     _FIRST_SIZE = 64 << 20  # of the map; the file itself grows as it is written
     _RESERVE = 16 << 20  # of free space, that is no room for jobs
     _LEAST = 4 << 20  # of it, more than the pages that a commit rewrites beside its values
+    _MAPPED = (
+        64 << 20
+    )  # of pages that were read, after which the map is laid anew: they count as the process's own
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(os.path.realpath(folder))
@@ -329,6 +353,12 @@ class JobStore(Store):
         self._writing = threading.Lock()
         #: held for one that reads, and while the map is replaced under the readers
         self._reading = threading.Lock()
+        #: sizes of drafts; long values that somebody has, by the number of their pieces; the next such number
+        self._drafts: dict[int, int] = {}
+        self._held: weakref.WeakValueDictionary[int, Laid] = weakref.WeakValueDictionary()
+        self._ids = count(1)
+        #: bytes that were read since the map was laid
+        self._mapped = 0
         try:
             self._open()
         except BaseException as error:
@@ -373,6 +403,10 @@ class JobStore(Store):
         self._introduce()
         with env.begin(write=True) as txn:
             self._rooms.update((room, env.open_db(room.encode(), txn)) for room in ROOMS)
+        self._drafts = {int(id): names(value)[1] for (id,), value in self.scan("draft")}
+        with env.begin(db=self._rooms["piece"]) as txn, txn.cursor() as cursor:
+            last = decode_key(cursor.key())[0] if cursor.last() else 0
+            self._ids = count(int(last) + 1)
 
     def _said(self, error: Exception, what: str) -> StoreError:
         """*error* in words; its errno says whether the disk is full."""
@@ -401,12 +435,16 @@ class JobStore(Store):
         file has unused pages for them, and the rest when there is room. Any other error of the disk is final: this and
         every later commit raises, and the broker had better exit.
         """
-        records = []
+        records: list[tuple[str, bytes, bytes | None]] = []
         size, large = 0, False
-        for write in writes:
+        for write in self._in_pieces(writes):
             key, value = _encoded(write)
-            record = None if value is None else _record(key, value)
-            records.append((self._live(write.room)[1], key, record))
+            if isinstance(value, Laid):
+                record: bytes | None = _record(key, value.named(), _IN_PIECES)
+            else:
+                record = None if value is None else _record(key, value)
+            self._live(write.room)
+            records.append((write.room, key, record))
             if record is not None and write.room not in _FOR_ALL:
                 size += len(key) + len(record)
                 large = large or len(record) > _SMALL
@@ -420,31 +458,95 @@ class JobStore(Store):
             if self._lost:
                 raise StoreError(self._lost)
             try:
-                while not self._transaction(env, records):
-                    with self._reading:
-                        env.set_mapsize(2 * env.info()["map_size"])
+                self._carry_out(env, records)
+                self._tidy(env)
             except lmdb.Error as error:
                 said = self._said(error, "cannot write to the store")
                 if said.errno != errno.ENOSPC:
                     self._lost = str(said)
                 raise said from error
+            if self._mapped > self._MAPPED:
+                self._lay_map(env)
 
-    @staticmethod
-    def _transaction(
-        env: lmdb.Environment, records: list[tuple[lmdb._Database, bytes, bytes | None]]
-    ) -> bool:
-        """One transaction; False when the map was too small for it, and nothing was written."""
+    def new_draft(self, size: int) -> Laid:
+        """A long value of so many bytes, of which nothing is written yet: `Laid.writes` says how."""
+        return self._laid(next(self._ids), size)
+
+    def _laid(self, id: int, size: int) -> Laid:
+        laid = self._held.get(id)
+        if laid is None:
+            laid = self._held[id] = Laid(id, size, self._piece)
+        return laid
+
+    def _in_pieces(self, writes: Iterable[Write]) -> Iterator[Write]:
+        """The same, with long values in pieces: a draft becomes the first record's that has it."""
+        drafts = set(self._drafts)
+        for write in writes:
+            value = write.value
+            if value is None or isinstance(value, Ref) or len(value) <= LONG:
+                yield write
+                continue
+            laid: Any = value
+            if not isinstance(value, Laid) or value.id not in drafts:
+                laid = self.new_draft(len(value))
+                yield from list(laid.writes(value))[1:]
+            drafts.discard(laid.id)
+            yield Write(write.room, write.key, laid)
+            yield Write("draft", (laid.id,), None)
+
+    def _carry_out(self, env: lmdb.Environment, records: list[tuple[str, bytes, bytes | None]]) -> None:
+        """One transaction, in a map that is large enough for it."""
+        drafts = dict(self._drafts)
         try:
-            with env.begin(write=True) as txn:
-                put, delete = txn.put, txn.delete
+            with env.begin(write=True, buffers=True) as txn:
+                put, delete, rooms = txn.put, txn.delete, self._rooms
                 for room, key, value in records:
+                    db = rooms[room]
                     if value is None:
-                        delete(key, db=room)
-                    else:
-                        put(key, value, db=room)
+                        self._let_go(txn, room, key, drafts)
+                        delete(key, db=db)
+                    elif not put(key, value, db=db, overwrite=False):
+                        self._let_go(txn, room, key, drafts)
+                        put(key, value, db=db)
+                    if room == "draft":
+                        (id,) = decode_key(key)
+                        if value is None:
+                            drafts.pop(id, None)  # type: ignore[arg-type]
+                        else:
+                            drafts[id] = names(value[_RECORD.size :])[1]  # type: ignore[index]
         except lmdb.MapFullError:
-            return False
-        return True
+            with self._reading:
+                env.set_mapsize(2 * env.info()["map_size"])
+            self._carry_out(env, records)
+            return
+        self._drafts = drafts
+
+    def _let_go(self, txn: lmdb.Transaction, room: str, key: bytes, drafts: dict[int, int]) -> None:
+        """The record goes; a long value that it names is a draft again."""
+        old = txn.get(key, db=self._rooms[room])
+        if old is not None and len(old) and old[0] == _IN_PIECES:
+            id, size = names(_opened(room, key, memoryview(old))[1])
+            name = encode_key((id,))
+            txn.put(name, _record(name, bytes(old[_RECORD.size :])), db=self._rooms["draft"])
+            drafts[id] = size
+
+    def _tidy(self, env: lmdb.Environment) -> None:
+        """Drafts go that nobody has any more."""
+        if not self._drafts:
+            return
+        with self._reading:  # whoever has found one has it by now
+            gone = {id: size for id, size in self._drafts.items() if id not in self._held}
+        if gone:
+            laid = [Laid(id, size, self._piece) for id, size in gone.items()]
+            keys = [("piece", encode_key(key), None) for one in laid for key in one.pieces()]
+            self._carry_out(env, [*keys, *(("draft", encode_key((one.id,)), None) for one in laid)])
+            self._mapped += sum(gone.values())  # nearly: each piece was looked at
+
+    def _lay_map(self, env: lmdb.Environment) -> None:
+        """Pages that were read stay in the system's cache, and are not this process's any more; nobody writes."""
+        with self._reading:
+            env.set_mapsize(env.info()["map_size"])
+            self._mapped = 0
 
     def room(self) -> int:
         free = self._free()
@@ -472,15 +574,34 @@ class JobStore(Store):
         return int((info["last_pgno"] + 1 - used) * stats[0]["psize"])
 
     def get(self, room: str, key: Key) -> bytes | None:
+        found = self.find(room, key)
+        return found[:] if isinstance(found, Laid) else found
+
+    def find(self, room: str, key: Key) -> Any:
         raw = encode_key(key)
         with self._reading:
             env, db = self._live(room)
             try:
                 with env.begin(db=db, buffers=True) as txn:
                     record = txn.get(raw)
-                    return None if record is None else stored_value(room, raw, memoryview(record))
+                    return None if record is None else self._value(room, raw, memoryview(record))
             except lmdb.Error as error:
                 raise self._said(error, f"cannot read {key!r} in room {room!r} of the store") from error
+
+    def _value(self, room: str, key: bytes, record: memoryview) -> Any:
+        """What is in a record: bytes, or a `Laid`; whoever calls has the lock of the readers."""
+        format, rest = _opened(room, key, record)
+        return bytes(rest) if format == _WHOLE else self._laid(*names(rest))
+
+    def _piece(self, key: Key) -> bytes | None:
+        found: bytes | None = self.find("piece", key)
+        self._mapped += len(found or b"")
+        if self._mapped > self._MAPPED and self._writing.acquire(False):
+            try:
+                self._lay_map(self._live("piece")[0])
+            finally:
+                self._writing.release()
+        return found
 
     def count(self, room: str, prefix: Key = ()) -> int:
         first = encode_key(prefix)
@@ -519,8 +640,8 @@ class JobStore(Store):
                 raise self._said(error, f"cannot read room {room!r} of the store") from error
         return found
 
-    def _batch(self, room: str, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
-        batch: list[tuple[bytes, bytes]] = []
+    def _batch(self, room: str, first: bytes, last: bytes) -> list[tuple[bytes, Any]]:
+        batch: list[tuple[bytes, Any]] = []
         size = 0
         with self._reading:
             env, db = self._live(room)
@@ -531,7 +652,7 @@ class JobStore(Store):
                             key = bytes(view)
                             if key >= last or len(batch) >= self._BATCH or size >= self._BATCH_BYTES:
                                 break
-                            batch.append((key, stored_value(room, key, memoryview(record))))
+                            batch.append((key, self._value(room, key, memoryview(record))))
                             size += len(record)
             except lmdb.Error as error:
                 raise self._said(error, f"cannot read room {room!r} of the store") from error

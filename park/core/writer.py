@@ -5,6 +5,8 @@ for it: it hands a turn's writes to the `Writer` and goes on deciding, and the w
 has come meanwhile (*group commit*). It never waits for more to come: under little load each turn is a commit, under
 much load commits grow by themselves. Turns become durable in the order in which they were handed in.
 
+Long values are laid down beside the turns: each commit takes some megabytes of them along, so that no turn waits for more.
+
 A full disk is waited for: nothing is acknowledged meanwhile, and the writer tries again each second. Deletions do not wait
 with the rest, as they may be what makes room: the jobs that were deleted go from the store, and what they leave there, and
 only then is all that waits tried again, in one transaction. Any other error is final, and comes out of `done` in the loop's
@@ -14,13 +16,17 @@ thread.
 from __future__ import annotations
 
 import errno
+import hashlib
 import threading
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 from park.core.outcome import Key, Write
-from park.core.store import Store
+from park.core.pieces import PIECE, Laid
+from park.core.store import JobStore, Store
 from park.core.sweep import MOST, leavings
 from park.errors import StoreError
 
@@ -28,6 +34,8 @@ from park.errors import StoreError
 RETRY = 1.0
 #: Seconds that `Writer.close` waits for a disk that does not answer.
 PATIENCE = 30.0
+#: Bytes of long values that go with one commit.
+LAID_AT_ONCE = 16 * PIECE
 #: Rooms where a job's own record may lie, and the one that says that it was deleted.
 _DELETED = ("job", "archive", "trash")
 
@@ -68,6 +76,17 @@ class InPlace:
         pass
 
 
+@dataclass(slots=True)
+class _Load:
+    """A long value on its way: the bytes of it that are on disk, and its hash so far, if that is wanted."""
+
+    number: int
+    value: Any
+    draft: Laid
+    hash: Any
+    done: int = 0
+
+
 class Writer:
     """A thread that commits to *store*, and calls *wake*, from that thread, whenever there is something new to see."""
 
@@ -76,12 +95,15 @@ class Writer:
         self._store = store
         self._wake = wake
         #: what was put, and None for the end
-        self._queue: SimpleQueue[tuple[int, list[Write]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[int, list[Write]] | _Load | None] = SimpleQueue()
         self._closing = threading.Event()
         #: of the thread: what was taken in and is not on disk, its last turn, and whether that was all
         self._batch: dict[tuple[str, Key], Write] = {}
         self._turn = 0
         self._ended = False
+        #: long values that are laid down, and those that are, or cannot be for want of room
+        self._loads: deque[_Load] = deque()
+        self._laid: deque[tuple[int, Laid | None]] = deque()
         #: what the thread says; each is written in one step
         self._done = 0
         self._error: StoreError | None = None
@@ -93,6 +115,21 @@ class Writer:
 
     def put(self, turn: int, writes: list[Write]) -> None:
         self._queue.put((turn, writes))
+
+    def lay(self, number: int, value: Any, hashed: bool = False) -> None:
+        """Lay down a long value as a draft, some of it with each commit; `laid` says when it is there."""
+        assert isinstance(self._store, JobStore)
+        hash = hashlib.blake2b(digest_size=16) if hashed else None
+        self._queue.put(_Load(number, value, self._store.new_draft(len(value)), hash))
+
+    @property
+    def has_laid(self) -> bool:
+        """Whether `laid` has something to give."""
+        return bool(self._laid)
+
+    def laid(self) -> list[tuple[int, Laid | None]]:
+        """Values that are laid down now, by their numbers; None: there was no room for it."""
+        return [self._laid.popleft() for _ in range(len(self._laid))]
 
     def done(self) -> int:
         if self._error is not None:
@@ -113,8 +150,10 @@ class Writer:
     def _run(self) -> None:
         try:
             while not self._ended:
-                self._take()
+                self._take(wait=not self._loads)
                 while self._batch:
+                    self._commit()
+                if self._loads and not self._ended:
                     self._commit()
         except Exception as error:  # nobody else would ever hear of it
             if not isinstance(error, StoreError):
@@ -127,6 +166,9 @@ class Writer:
         try:
             while (entry := self._queue.get(wait)) is not None:
                 wait = False
+                if isinstance(entry, _Load):
+                    self._loads.append(entry)
+                    continue
                 self._turn, writes = entry
                 # of what was written more than once, only the last counts
                 self._batch |= {(write.room, write.key): write for write in writes}
@@ -135,11 +177,17 @@ class Writer:
             pass
 
     def _commit(self) -> None:
+        load = self._loads[0] if self._loads else None
         try:
-            self._store.commit(self._batch.values())
+            self._store.commit([*self._batch.values(), *(self._next(load) if load is not None else ())])
         except StoreError as error:
             if error.errno != errno.ENOSPC or self._closing.is_set():
                 raise
+            if load is not None:  # what was laid down of it goes: it may be all that is in the way
+                self._loads.popleft()
+                self._laid.append((load.number, None))
+                self._wake()
+                return
             self.stuck = str(error)
             self._wake()
             if not self._make_room():
@@ -147,9 +195,31 @@ class Writer:
             self._take(wait=False)
             return
         self.stuck = ""
-        self._batch.clear()
-        self._done = self._turn
-        self._wake()
+        turned = bool(self._batch)
+        if turned:
+            self._batch.clear()
+            self._done = self._turn
+        if load is not None:
+            self._advance(load)
+        if turned or self._laid:
+            self._wake()
+
+    def _next(self, load: _Load) -> list[Write]:
+        """The next pieces of a long value."""
+        return list(load.draft.writes(load.value, load.done, LAID_AT_ONCE))
+
+    def _advance(self, load: _Load) -> None:
+        """They are on disk; another value has its turn."""
+        stop = load.done + LAID_AT_ONCE
+        if load.hash is not None:
+            load.hash.update(load.value[load.done : stop])
+        load.done = stop
+        self._loads.popleft()
+        if stop < len(load.value):
+            self._loads.append(load)
+            return
+        load.draft.digest = load.hash.digest() if load.hash is not None else b""
+        self._laid.append((load.number, load.draft))
 
     def _make_room(self) -> bool:
         """Deletions go before what waits for room: whether more of what they leave was taken away."""

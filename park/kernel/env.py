@@ -163,7 +163,7 @@ class Environment:
         """The files that are kept with the job: a mapping from names to bytes, on the broker's disk.
 
         What is put there is durable when the statement is done, any unit of the job may read it, also when it runs again,
-        and `job.files` does later. A name has 1 to 100 characters, a file at most 256 MiB, a job 500 of them; they count to
+        and `job.files` does later. A name has 1 to 100 characters, a file at most 512 MiB, a job 500 of them; they count to
         its owner's stored bytes. Raises InvalidRequest, LimitReached, Refused where the disk is full::
 
             park.environment().store["chains.npz"] = data

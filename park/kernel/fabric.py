@@ -37,8 +37,6 @@ COALESCED = ("progress", "improvement")
 UNASKED = 2
 #: Seconds that a body may take for its end without a slot, when it was told to stop while it waited for one.
 PARTING = 10.0
-#: Bytes of one checkpoint.
-MAX_CHECKPOINT = 256 << 20
 
 
 class Gone(BaseException):
@@ -278,10 +276,7 @@ class Fabric(ABC):
         was_open, self._open = self._open, False
         try:
             data = payload.dumps(state, "the state")
-            if len(data) > MAX_CHECKPOINT:
-                raise InvalidRequest(
-                    f"the state takes {len(data):,} bytes, more than the {MAX_CHECKPOINT:,} of a checkpoint"
-                )
+            check_size(len(data))
             frame.checkpoints += 1
             number, attempt = frame.checkpoints, frame.run.attempt
             served = self._served.get(frame.run.job, 0)

@@ -19,8 +19,9 @@ from park.wire.pack import Buffer
 KEEP = 10.0
 MOST_KEPT = 1024
 KEPT_BYTES = 256 << 20
-#: Bytes of all answers that are kept in memory.
+#: Bytes of all answers that are kept in memory; more of them for so many seconds, as long as they are on their way.
 MEMORY = 64 << 20
+SETTLE = 5.0
 
 
 class Kept(Struct, frozen=True, gc=False):
@@ -65,10 +66,13 @@ class Answers:
     def all(self) -> list[Kept]:
         return [*self.stored.values(), *self._passing.values()]
 
-    def keep(self, kept: Kept) -> None:
-        """What there is no room for is not kept: if it does not arrive, no hello names it, and its units run again."""
+    def keep(self, kept: Kept, live: bool = False) -> None:
+        """What there is no room for is not kept: if it does not arrive, no hello names it, and its units run again.
+
+        *live*: it is given to the broker now, and so in memory anyway.
+        """
         number, size = kept.run.attempt, len(kept.payload)
-        if self._memory + size > MEMORY:
+        if self._memory + size > MEMORY and not live:
             payload = self._shelve(kept.payload)
             if payload is None:
                 return
@@ -106,8 +110,10 @@ class Answers:
         """They are nobody's any more."""
         self.drop(list(self))
 
-    def tick(self) -> None:
+    def tick(self, now: float) -> None:
         """Forget those that were kept long enough. A broker that is away may have had none of them."""
+        if self._memory > MEMORY:
+            self._put_away(now)
         while self._passing:
             number, kept = next(iter(self._passing.items()))
             few = len(self._passing) <= MOST_KEPT and self._bytes <= KEPT_BYTES
@@ -115,7 +121,24 @@ class Answers:
                 break
             self.drop([number])
 
+    def _put_away(self, now: float) -> None:
+        """They do not arrive: the oldest need not be in memory."""
+        for kept in sorted(self.all(), key=lambda kept: kept.at):
+            number = kept.run.attempt
+            if self._memory <= MEMORY or now < kept.at + SETTLE:
+                break
+            if not self._sizes[number]:
+                continue
+            payload = self._shelve(kept.payload)
+            if payload is None:
+                self.drop([number])
+                continue
+            room = self.stored if number in self.stored else self._passing
+            room[number] = replace(kept, payload=payload)
+            self._memory -= self._sizes[number]
+            self._sizes[number] = 0
+
     def check(self) -> None:
         assert self._sizes.keys() == set(self)
-        assert self._memory == sum(self._sizes.values()) <= MEMORY
+        assert self._memory == sum(self._sizes.values())
         assert self._bytes == sum(len(kept.payload) for kept in self._passing.values())

@@ -194,7 +194,7 @@ class Lifecycle(Holding):
 
     def tick(self, now: float) -> list[Action]:
         self._now = now
-        self.answers.tick()
+        self.answers.tick(now)
         for attempt in self._timers.tick(now) if self._timers else ():
             self._timers.end(attempt)
             process = self.attempts[attempt]
@@ -315,7 +315,7 @@ class Lifecycle(Holding):
         if self.leave is not None and message.ended in ("lost", "broken"):
             self.leave.back(run, message.count)
         self._give_up(held)
-        self.answers.keep(Kept(run, message, payload, self._now))
+        self.answers.keep(Kept(run, message, payload, self._now), live)
         if live or run.attempt not in self.answers:
             self._do(ToBroker(message, payload))
         else:

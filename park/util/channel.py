@@ -35,6 +35,9 @@ SHARED_FROM = 128 * 1024
 MAX_MAPS = 64
 MAX_HEAD = 64 * 1024
 
+#: Bytes of a payload that are put into its file at a time, where the caller has others to serve.
+FILL = 4 << 20
+
 _EVER = float("inf")
 _HEADER = struct.Struct("<IQB")
 _READ = 64 * 1024
@@ -50,6 +53,36 @@ _DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
 _TRUNCATED = int(getattr(socket, "MSG_CTRUNC", 0))
 
 
+class _Share:
+    """A payload on its way into a file of its own."""
+
+    def __init__(self, payload: Buffer) -> None:
+        self._rest = memoryview(payload).cast("B")
+        self._descriptor = -1
+
+    def __len__(self) -> int:
+        return len(self._rest)
+
+    def fill(self, most: int) -> bool:
+        """Put some *most* bytes of it there; whether it is all there."""
+        if self._descriptor < 0:
+            self._descriptor = os.memfd_create("park-payload")
+        while len(self._rest) and most > 0:
+            done = os.write(self._descriptor, self._rest[:most])
+            self._rest = self._rest[done:]
+            most -= done
+        return not len(self._rest)
+
+    def send(self, sock: socket.socket, data: memoryview) -> int:
+        """Send *data* with the file's descriptor."""
+        rights = array.array("i", [self._descriptor])
+        return sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
 class Channel:
     """One end. Not for several threads at once: whoever shares it holds a lock."""
 
@@ -57,7 +90,7 @@ class Channel:
         self._sock = sock
         self._shares = _DESCRIPTORS and sock.family == socket.AF_UNIX
         #: what is not out yet: bytes, and the payload that goes as a descriptor with the first of them
-        self._out: deque[tuple[memoryview, Buffer | None]] = deque()
+        self._out: deque[tuple[memoryview, _Share | None]] = deque()
         #: a message of which only a part is here
         self._partial = bytearray()
         self._descriptors: deque[int] = deque()
@@ -80,7 +113,7 @@ class Channel:
     def close(self) -> None:
         """Close this end; what was not sent is dropped."""
         self._sock.close()
-        self._out.clear()
+        self._drop()
         while self._descriptors:
             os.close(self._descriptors.popleft())
 
@@ -103,19 +136,26 @@ class Channel:
         head, payload = frames if len(frames) == 2 else (frames[0], b"")
         size = len(payload)
         if size >= SHARED_FROM and self._shares:
-            self._out.append((memoryview(_HEADER.pack(len(head), size, 1) + head), payload))
+            self._out.append((memoryview(_HEADER.pack(len(head), size, 1) + head), _Share(payload)))
         else:
             data = b"".join((_HEADER.pack(len(head), size, 0), head, payload))
             self._out.append((memoryview(data), None))
         return self.flush()
 
     def flush(self) -> bool:
-        """Send what waits; whether all of it is out now."""
+        """Send what waits; whether all of it is out now. On a non-blocking socket it takes little time: call it again."""
         out = self._out
         try:
             while out:
-                data, shared = out[0]
-                sent = self._sock.send(data) if shared is None else self._share(data, shared)
+                data, share = out[0]
+                if share is None:
+                    sent = self._sock.send(data)
+                else:
+                    while not share.fill(FILL):
+                        if not self._sock.getblocking():
+                            return False
+                    sent = share.send(self._sock, data)
+                    share.close()
                 if sent == len(data):
                     out.popleft()
                 else:
@@ -123,21 +163,15 @@ class Channel:
         except (BlockingIOError, InterruptedError):
             return False
         except (BrokenPipeError, ConnectionError):
-            out.clear()
+            self._drop()
         return True
 
-    def _share(self, data: memoryview, payload: Buffer) -> int:
-        """Send *data* with the descriptor of a new file that holds *payload*."""
-        descriptor = os.memfd_create("park-payload")
-        try:
-            rest = memoryview(payload).cast("B")
-            while len(rest):
-                rest = rest[os.write(descriptor, rest) :]
-            return self._sock.sendmsg(
-                [data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
-            )
-        finally:
-            os.close(descriptor)
+    def _drop(self) -> None:
+        """Nothing more gets out."""
+        for _, share in self._out:
+            if share is not None:
+                share.close()
+        self._out.clear()
 
     # -- in --------------------------------------------------------------------------------------
 

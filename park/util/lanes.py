@@ -65,7 +65,9 @@ class Junction:
         """To a lane that has gone: dropped, as a socket would. Nothing ever waits here."""
         lane = self.lanes.get(name)
         if lane is not None:
-            lane.inbox.append(message() if callable(message) else message)
+            frames = message() if callable(message) else message
+            # what lies on the disk is read here, where no pieces are made
+            lane.inbox.append([f if isinstance(f, bytes | memoryview) else f[:] for f in frames])
         return False
 
     def flush(self) -> None:

@@ -46,7 +46,7 @@ def pack_rows(head: bytes, rows: Any, count: int) -> bytes:
 
 def _sizes(payload: Buffer, count: int) -> tuple[int, ...]:
     """The size of each of its entries."""
-    return struct.unpack_from(f"<{count}Q", payload, _HEADER.size)
+    return struct.unpack(f"<{count}Q", payload[_HEADER.size : _HEADER.size + 8 * count])
 
 
 def _look(payload: Buffer) -> tuple[int, int, int]:
@@ -56,7 +56,7 @@ def _look(payload: Buffer) -> tuple[int, int, int]:
     """
     if len(payload) < _HEADER.size:
         raise ProtocolError(f"{len(payload)} bytes are no pack")
-    kind, head, count = _HEADER.unpack_from(payload)
+    kind, head, count = _HEADER.unpack(payload[: _HEADER.size])
     start = _HEADER.size + (head if kind == _ROWS else 8 * count)
     size = len(payload) - start
     if size < 0 or count == 0 or kind not in (_ENTRIES, _ROWS):
@@ -128,17 +128,26 @@ class Pack:
         return None if self._head is None else (self._head, self._body)
 
 
-def cut(payload: Buffer, i: int, j: int) -> bytes:
+def cut(payload: Buffer, i: int, j: int) -> Buffer:
     """The same as ``Pack(payload).slice(i, j)`` of a pack that was looked at before it was kept, when it is cut once.
+
+    The pack may be anything that has a length and gives its bytes slice by slice, as a long one does that lies on the disk.
 
     >>> cut(pack_entries([b"a", b"bc", b"def"]), 1, 2) == pack_entries([b"bc"])
     True
     """
-    kind, _, count = _HEADER.unpack_from(payload)
-    if kind == _ROWS or (i == 0 and j == count) or not 0 <= i < j <= count:
+    kind, head, count = _HEADER.unpack(payload[: _HEADER.size])
+    if i == 0 and j == count:
+        return payload
+    if not 0 <= i < j <= count:
         return Pack(payload).slice(i, j)
+    start = _HEADER.size + (head if kind == _ROWS else 8 * count)
+    if kind == _ROWS:
+        row = (len(payload) - start) // count
+        body = payload[start + i * row : start + j * row]
+        return b"".join((_HEADER.pack(_ROWS, head, j - i), payload[_HEADER.size : start], body))
     sizes = _sizes(payload, j)
-    start = _HEADER.size + 8 * count + sum(sizes[:i])
+    start += sum(sizes[:i])
     body = payload[start : start + sum(sizes[i:])]
     return b"".join(
         (_HEADER.pack(_ENTRIES, 0, j - i), payload[_HEADER.size + 8 * i : _HEADER.size + 8 * j], body)
@@ -180,4 +189,4 @@ def said_count(payload: Buffer) -> int:
         return 0
     if len(payload) < _HEADER.size:
         raise ProtocolError(f"{len(payload)} bytes are no pack")
-    return int(_HEADER.unpack_from(payload)[2])
+    return int(_HEADER.unpack(payload[: _HEADER.size])[2])

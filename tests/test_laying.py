@@ -1,0 +1,125 @@
+"""Long payloads are laid down before their messages are decided; what has nothing to do with them goes on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fabric import Fabric
+
+from park.core.laying import Laying
+from park.core.outcome import Event, Flow, Tick
+from park.core.pieces import LONG, Laid
+from park.wire import messages
+
+LONG_ONE = bytes(LONG + 1)
+
+
+class Bench:
+    """A `Laying` of which all is wanted that is no control, and what it has laid."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int, bool]] = []
+        self.laying = Laying(lambda number, value, hashed: self.asked.append((number, len(value), hashed)))
+
+    def sift(self, *events: Any) -> list[Any]:
+        return self.laying.sift(events, lambda event: not isinstance(event.message, messages.Control))
+
+
+def said(number: int, size: int = 0, peer: bytes = b"k1") -> Event:
+    return Event(peer, messages.Finished(number, b"m%d" % number, 0, 1, 0.0), bytes(size))
+
+
+def draft(size: int = len(LONG_ONE)) -> Laid:
+    return Laid(1, size, lambda key: None)
+
+
+def test_a_long_payload_is_decided_as_a_draft_when_it_is_laid_down() -> None:
+    bench = Bench()
+    assert bench.sift(said(1), Tick(0.0)) == [said(1), Tick(0.0)]
+    assert bench.sift(said(2, LONG + 1)) == [Flow(b"k1", "alive")]
+    assert bench.asked == [(1, LONG + 1, False)]
+    assert bench.laying
+    there = draft()
+    (event,) = bench.laying.laid([(1, there)])
+    assert event.payload is there
+    assert event.message == said(2).message
+    assert not bench.laying
+
+
+def test_where_there_is_no_room_the_payload_stays_what_it_was() -> None:
+    bench = Bench()
+    long = said(2, LONG + 1)
+    bench.sift(long)
+    assert bench.laying.laid([(1, None)]) == [long]
+
+
+def test_what_is_of_the_same_thing_waits_behind_and_all_else_passes() -> None:
+    bench = Bench()
+    control = Event(b"k1", messages.Control(1), LONG_ONE)
+    assert bench.sift(control) == [control]
+    first, second = said(1, LONG + 1), said(3, LONG + 2)
+    crash = Event(b"k1", messages.Crashed([1], "", ""))
+    goodbye = Event(b"k1", messages.Goodbye())
+    other, passing, late = said(9, peer=b"k2"), said(2), said(4)
+    alive = Flow(b"k1", "alive")
+    assert bench.sift(first, other, crash, passing, second) == [alive, other, alive, passing, alive]
+    assert bench.sift(goodbye, late) == [alive, alive]
+    # in the order in which they came, whatever is laid down first
+    assert bench.laying.laid([(2, draft())]) == []
+    assert [event.message for event in bench.laying.laid([(1, draft())])] == [
+        event.message for event in (first, crash, second, goodbye, late)
+    ]
+    assert not bench.laying
+
+
+def test_the_hash_of_code_is_made_on_the_way() -> None:
+    bench = Bench()
+    bench.sift(Event(b"c1", messages.Blob(b"h" * 16), LONG_ONE))
+    assert bench.asked == [(1, LONG + 1, True)]
+
+
+# -- real processes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keys", [False, True], ids=["ipc", "tcp"])
+def test_whatever_is_long_arrives(tmp_path: Path, keys: bool) -> None:
+    def echo(data: bytes) -> bytes:
+        return data
+
+    class Heavy:
+        """Code that is long."""
+
+        def __init__(self, data: bytes) -> None:
+            self.data = data
+
+        def __call__(self, unit: int) -> int:
+            return len(self.data) + unit
+
+    def drive() -> list[int]:
+        import park
+
+        env = park.environment()
+        size = 3 << 20
+        env.store["file"] = bytes(size)
+        assert env.checkpoint(bytes(size), wait=20.0)
+        return [len(env.store["file"]), *(len(r) for r in env.map(lambda n: bytes(n), [size, size]))]
+
+    with Fabric(tmp_path, keys=keys) as fabric:
+        service = fabric.connect()
+        fabric.start_kernels(2)
+        inputs = [os.urandom(size) for size in (3 << 20, 5, 2 << 20)]
+        job = service.start(echo, inputs)
+        heavy = service.start(Heavy(inputs[0]), [1, 2])
+        driver = service.start(drive)
+        assert service.wait(job, timeout=30) == inputs
+        assert list(service.map(echo, inputs)) == inputs
+        assert service.wait(heavy, timeout=30) == [len(inputs[0]) + 1, len(inputs[0]) + 2]
+        assert service.wait(driver, timeout=30) == [3 << 20] * 3
+        assert len(service.files(driver)["file"]) == 3 << 20
+        if not keys:
+            fabric.broker.kill()
+            fabric.start_broker()
+            assert service.wait(job, timeout=30) == inputs
