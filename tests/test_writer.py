@@ -18,9 +18,8 @@ from fabric import until
 from park.core.loop import BrokerLoop
 from park.core.manager import JobManager
 from park.core.outcome import Tick, Write
-from park.core.pieces import PIECE
 from park.core.store import JobStore
-from park.core.writer import LAID_AT_ONCE, Writer
+from park.core.writer import MOST_PIECES, Writer
 from park.errors import StoreError
 
 
@@ -68,7 +67,7 @@ def test_long_values_are_laid_down_beside_the_turns(store: Slow) -> None:
         drafts |= dict(laid(writer))
     assert [drafts[n][:] == long[n - 1] for n in (1, 2)] == [True, True]
     assert drafts[1].digest == hashlib.blake2b(long[0], digest_size=16).digest()
-    assert max(store.sizes) <= 3 + LAID_AT_ONCE // PIECE, "no commit waits for a whole one"
+    assert max(store.sizes) <= 3 + MOST_PIECES, "no commit waits for a whole one"
     assert woken
     writer.put(4, [Write("results", (1, 0), drafts[1]), Write("blob", (b"h",), drafts[2])])
     until(lambda: writer.done() == 4)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,8 +35,8 @@ from park.errors import StoreError
 RETRY = 1.0
 #: Seconds that `Writer.close` waits for a disk that does not answer.
 PATIENCE = 30.0
-#: Bytes of long values that go with one commit.
-LAID_AT_ONCE = 16 * PIECE
+#: Pieces of long values that go with one commit, at most; so many that it takes some so many seconds: turns wait for it.
+MOST_PIECES, COMMIT_SECONDS = 32, 0.015
 #: Rooms where a job's own record may lie, and the one that says that it was deleted.
 _DELETED = ("job", "archive", "trash")
 
@@ -104,6 +105,8 @@ class Writer:
         #: long values that are laid down, and those that are, or cannot be for want of room
         self._loads: deque[_Load] = deque()
         self._laid: deque[tuple[int, Laid | None]] = deque()
+        #: pieces of them that go with the next commit
+        self._pieces = 4
         #: what the thread says; each is written in one step
         self._done = 0
         self._error: StoreError | None = None
@@ -178,6 +181,7 @@ class Writer:
 
     def _commit(self) -> None:
         load = self._loads[0] if self._loads else None
+        began = time.monotonic()
         try:
             self._store.commit([*self._batch.values(), *(self._next(load) if load is not None else ())])
         except StoreError as error:
@@ -201,16 +205,18 @@ class Writer:
             self._done = self._turn
         if load is not None:
             self._advance(load)
+            slow = time.monotonic() - began > COMMIT_SECONDS
+            self._pieces = max(1, self._pieces // 2) if slow else min(MOST_PIECES, self._pieces + 1)
         if turned or self._laid:
             self._wake()
 
     def _next(self, load: _Load) -> list[Write]:
         """The next pieces of a long value."""
-        return list(load.draft.writes(load.value, load.done, LAID_AT_ONCE))
+        return list(load.draft.writes(load.value, load.done, self._pieces * PIECE))
 
     def _advance(self, load: _Load) -> None:
         """They are on disk; another value has its turn."""
-        stop = load.done + LAID_AT_ONCE
+        stop = load.done + self._pieces * PIECE
         if load.hash is not None:
             load.hash.update(load.value[load.done : stop])
         load.done = stop

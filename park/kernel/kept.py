@@ -21,7 +21,7 @@ MOST_KEPT = 1024
 KEPT_BYTES = 256 << 20
 #: Bytes of all answers that are kept in memory; more of them for so many seconds, as long as they are on their way.
 MEMORY = 64 << 20
-SETTLE = 5.0
+SETTLE = 30.0
 
 
 class Kept(Struct, frozen=True, gc=False):

@@ -51,8 +51,9 @@ class Outbox:
         self._passing: deque[tuple[Frames, int]] = deque()
         #: bytes that wait, and those of them that came since the peer took something last
         self.size = self.untaken = 0
-        #: how often the peer took something
+        #: how often the peer took something, and whether it would take more than it was offered last
         self.taken = 0
+        self.more = False
 
     def __repr__(self) -> str:
         return f"<Outbox: {len(self._waiting) + len(self._passing)} messages, {self.size} bytes>"
@@ -76,19 +77,19 @@ class Outbox:
 
     def flush(self, most: int = 1 << 62) -> bool:
         """Send what the peer takes now, some *most* bytes of it; whether that was all that there is."""
-        left = most
+        left, self.more = most, False
         while left > 0:
             if self._passing:
-                frames, size = self._passing[0]
-                if not self._offer(frames):
+                piece, size = self._passing[0]
+                if not self._offer(piece):
                     return False
                 self._passing.popleft()
             elif self._waiting:
-                piece = self._next or self._following()
-                if piece is None:
+                following = self._next or self._following()
+                if following is None:
                     self._done()
                     continue
-                self._next = piece
+                self._next = piece = following
                 if not self._offer(piece):
                     return False
                 self._next = None
@@ -98,8 +99,9 @@ class Outbox:
                 return True
             self.size -= size
             self.untaken, self.taken = 0, self.taken + 1
-            left -= size + EACH
-        return not (self._passing or self._waiting)
+            left -= EACH + sum(map(len, piece))
+        self.more = bool(self._passing or self._waiting)
+        return not self.more
 
     def _following(self) -> Frames | None:
         """The next piece of the first that waits; None: there is none any more."""

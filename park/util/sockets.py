@@ -293,10 +293,9 @@ class Router(_Socket):
         more = False
         for name in list(self._outboxes)[:LOOKED_AT]:
             outbox = self._outboxes.pop(name)
-            before = outbox.size
             if not outbox.flush(AT_ONCE):
                 self._outboxes[name] = outbox
-                more |= before - outbox.size >= AT_ONCE
+                more |= outbox.more
         return more
 
     def _flush(self, name: bytes, outbox: Outbox) -> bool:
@@ -507,9 +506,8 @@ class Dealer(Caller):
 
     def _flush(self) -> bool:
         """Send what the broker takes now; whether it would take more."""
-        before = self._outbox.size
         self._waits = not self._outbox.flush(AT_ONCE)
-        return self._waits and before - self._outbox.size >= AT_ONCE
+        return self._outbox.more
 
     def receive(self) -> Frames | None:
         left = AT_ONCE

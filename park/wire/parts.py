@@ -10,6 +10,8 @@ not listened to. What may come in may go out again under any head, for the limit
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,6 +25,8 @@ PIECE = 256 << 10
 MAX_PAYLOAD = 512 << 20
 _PART = start_of(Part)
 _BUFFERS = (bytes, bytearray, memoryview)
+#: Bytes of a payload that gets pages of its own.
+_LARGE = 1 << 20
 
 
 def too_long(size: int) -> str:
@@ -65,6 +69,18 @@ def _pieces(head: bytes, payload: Any, limit: int) -> Iterator[list[Any]]:
         start += len(piece)
 
 
+def _room(size: int) -> memoryview:
+    """So many bytes to be written. Much of it costs nothing until it is, and little when it is not needed any more."""
+    private, huge = getattr(mmap, "MAP_PRIVATE", 0), getattr(mmap, "MADV_HUGEPAGE", None)
+    if size < _LARGE or not private:
+        return memoryview(bytearray(size))
+    found = mmap.mmap(-1, size, flags=private | mmap.MAP_ANONYMOUS)
+    if huge is not None:
+        with contextlib.suppress(OSError):  # a system without them
+            found.madvise(huge)
+    return memoryview(found)
+
+
 def is_part(frames: Sequence[Any]) -> bool:
     """Whether the message *frames* is a part of a longer one."""
     return bool(frames[0][: len(_PART)] == _PART)
@@ -100,7 +116,7 @@ class Joiner:
                 raise ProtocolError("the first part of a message does not hold its head")
             view = memoryview(piece)
             self._whole, self._head = whole, bytes(view[: part.head])
-            self._payload = memoryview(bytearray(part.size - part.head))
+            self._payload = _room(part.size - part.head)
             self._have, piece = part.head, view[part.head :]
         elif self._head is None or part.start != self._have or whole != self._whole:
             self.clear()  # something between was lost
