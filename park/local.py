@@ -20,6 +20,7 @@ from park.core.manager import JobManager
 from park.core.server import ServerProxy, usertag
 from park.core.store import JobStore, MemoryStore
 from park.errors import InvalidRequest, ParkError, ServiceClosed, UnknownJob
+from park.kernel.descriptors import fit
 from park.kernel.loop import KernelLoop
 from park.kernel.node import this_node
 from park.link import Link, Reply
@@ -85,7 +86,9 @@ class LocalService(ServerProxy):
     def _open(self) -> None:
         self._pid = os.getpid()
         keep_numbers()
-        slots = self._slots if self._slots is not None else default_slots()
+        slots, cut = fit(self._slots if self._slots is not None else default_slots())
+        if cut:
+            tell(f"park: {cut}")
         store, keep = (JobStore(self._home), None) if self._home else (MemoryStore(), Keep(size=KEPT_BYTES))
         manager = ServiceManager(JobManager(store, outlived=False, keep=keep))
         reactor = manager.reactor

@@ -221,6 +221,8 @@ ROOMS = {
     "park.kernel.memory": Room(1),
     "park.kernel.death": Room(1),
     "park.kernel.child": Room(2),
+    "park.kernel.descriptors": Room(1),
+    "park.kernel.offspring": Room(2),
     "park.kernel.guard": Room(2, beside=("park.kernel.child",)),
     "park.kernel.lines": Room(2),
     "park.kernel.shelf": Room(2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 from fabric import ENVIRONMENT, Fabric, Process, alive, slots_of, until
 
 import park
+from park.kernel import descriptors
 from park.local import LocalService
 
 
@@ -718,6 +720,151 @@ def test_ctrl_c_at_any_moment_leaves_the_service_whole(scripts: Scripts) -> None
         """
     )
     assert text.splitlines()[-1] == "True True [5]"
+
+
+def test_children_of_bodies_that_come_back_end_as_those_of_a_script_do(scripts: Scripts) -> None:
+    text = scripts.run(
+        """
+        import os, sys, park
+        def ends(how):
+            if how == "raises": raise ValueError("in the child")
+            if how == "leaves": sys.exit(7)
+            if how == "says": sys.exit("some words")
+            if how == "at once": os._exit(9)
+            print("returns", how)
+        def body(how):
+            pid = os.fork()
+            if not pid: return ends(how)
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        class Prepares:
+            def prepare(self, env):
+                self.code = body("leaves")
+            def run(self, x):
+                return self.code
+        with park.local_service as service:
+            print(service.wait(service.start(body, ["returns", "raises", "leaves", "says", "at once"])))
+            print(service.wait(service.start(Prepares(), [1])))
+        """
+    )
+    assert "[0, 1, 7, 1, 9]" in text.splitlines()
+    assert "[7]" in text.splitlines()
+    for words in ("returns returns", "ValueError: in the child", "some words"):
+        assert words in text.splitlines()
+
+
+BEHIND = """
+import os, subprocess, sys, time
+import park
+def leaves(x):
+    own = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    daemon = subprocess.check_output(["sh", "-c", "setsid sleep 60 >&- 2>&- & echo $!"], text=True)
+    return [own.pid, int(daemon)]
+def ended(pids):
+    end = time.monotonic() + 10
+    while time.monotonic() < end and any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        time.sleep(0.01)
+    return not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+"""
+
+
+def test_what_a_body_has_started_ends_with_its_job_or_its_service(scripts: Scripts) -> None:
+    text = scripts.run(
+        BEHIND
+        + textwrap.dedent(
+            """
+            class Serves:
+                def prepare(self, env):
+                    self.server = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                def run(self, x):
+                    self.server.stdin.write(b"%d\\n" % x)
+                    self.server.stdin.flush()
+                    return int(self.server.stdout.readline())
+            park.local_service.configure(slots=1)
+            with park.local_service as service:
+                served = service.start(Serves(), range(300))
+                (pids,) = service.wait(service.start(leaves, [0], priority="urgent"))
+                print(ended(pids), service.wait(served) == list(range(300)))
+                waits = service.start(lambda: (print(leaves(0), flush=True), time.sleep(60)))
+                while service.status(waits).state != "running":
+                    time.sleep(0.01)
+                time.sleep(0.5)
+            """
+        ),
+    )
+    first, second = sorted(text.splitlines()[:2])
+    assert first == "True True"
+    assert not any(alive(pid) for pid in json.loads(second)), "it has left in good order"
+
+
+@pytest.mark.parametrize("death", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_body_has_started_ends_with_its_kernel(tmp_path: Path, death: int) -> None:
+    with Fabric(tmp_path) as fabric:
+        kernel = fabric.start_kernel()
+        script = fabric.script(
+            BEHIND + "with park.connect() as service:\n"
+            "    service.start(lambda: (print(leaves(0), flush=True), time.sleep(60)))\n"
+        )
+        assert script.wait(30) == 0, script.text
+        until(lambda: kernel.text.strip().endswith("]"))
+        pids = json.loads(kernel.text.splitlines()[-1])
+        assert all(map(alive, pids))
+        kernel.signal(death)
+        kernel.wait()
+        until(lambda: not any(map(alive, pids)))
+
+
+@pytest.mark.parametrize(
+    ("options", "want"),
+    [(["-W", "error"], "an error 0 0"), (["-X", "dev"], "a word 1 0"), (["-E", "-s"], "a word 0 1")],
+)
+def test_slots_have_the_options_of_their_script(scripts: Scripts, options: list[str], want: str) -> None:
+    (scripts.folder / "script.py").write_text(
+        textwrap.dedent(
+            f"""
+            import sys
+            sys.path.insert(0, {str(Path(park.__file__).parents[1])!r})
+            import warnings, park
+            def body(x):
+                try:
+                    warnings.warn("w")
+                    told = "a word"
+                except UserWarning:
+                    told = "an error"
+                return f"{{told}} {{int(sys.flags.dev_mode)}} {{sys.flags.no_user_site}}"
+            if __name__ == "__main__":
+                with park.local_service as service:
+                    print(service.wait(service.start(body, [0]))[0])
+            """
+        )
+    )
+    script = scripts.python(*options, "script.py")
+    assert script.wait(30) == 0, script.text
+    assert want in script.text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "slots", "words"),
+    [(64, 4096, 5, "done"), (64, 82, 5, "3 slots, not 5"), (40, 40, 2, "which leaves no room for a slot")],
+)
+def test_few_descriptors_are_said_in_words(
+    scripts: Scripts, soft: int, hard: int, slots: int, words: str
+) -> None:
+    script = scripts.start(
+        f"""
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
+        import park
+        park.local_service.configure(slots={slots})
+        with park.local_service as service:
+            print("done" if list(service.map(abs, range(50))) == list(range(50)) else "no")
+        """
+    )
+    script.wait(40)
+    assert words in script.text
+
+
+def test_room_for_slots() -> None:
+    assert doctest.testmod(descriptors).failed == 0
 
 
 # -- settings ------------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ def main(
     The kernel runs whatever code the broker's clients send, as you: connect it only to a broker you trust.
     """
     from park.core.server import usertag
+    from park.kernel.descriptors import fit
     from park.kernel.loop import KernelLoop
     from park.kernel.node import this_node
     from park.local import check_slots, default_slots
@@ -99,6 +100,9 @@ def main(
             if slots == "auto"
             else check_slots(int(slots) if slots.isdigit() else slots, "--slots")
         )
+        count, cut = fit(count)
+        if cut:
+            say(cut)
         labels = texts(labels, "label")
         if owner is not None:
             texts(owner, "owner")

@@ -2,7 +2,8 @@
 
 Slot processes die with their supervisor, but the programs that bodies start do not, nor do those that left their process
 group. All of them carry the kernel's mark in their environment, from which nothing falls out by accident. The guard waits
-for its parent's end, then kills whatever carries the mark, until there is nothing left. It has no mark itself.
+for its parent's end, then kills whatever carries the mark, until there is nothing left. It has no mark itself. A kernel
+that leaves in good order does the same (`end`).
 """
 
 from __future__ import annotations
@@ -51,6 +52,16 @@ def marked(mark: str) -> list[int]:
     return found
 
 
+def end(mark: str, patience: float) -> None:
+    """End what carries the mark, until there is nothing left, for *patience* seconds at most."""
+    until = time.monotonic() + patience
+    while (left := marked(mark)) and time.monotonic() < until:
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
 def main(parent: int, mark: str) -> None:
     """The guard's process."""
     for name in os.listdir("/proc/self/fd"):  # it holds nothing open
@@ -60,12 +71,7 @@ def main(parent: int, mark: str) -> None:
         descriptor = os.pidfd_open(parent)
         if os.getppid() == parent:  # else it had ended before, and the number may be another's
             select.select([descriptor], [], [])
-    end = time.monotonic() + PATIENCE
-    while (left := marked(mark)) and time.monotonic() < end:
-        for pid in left:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
+    end(mark, PATIENCE)
 
 
 if __name__ == "__main__":

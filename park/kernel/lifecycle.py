@@ -166,8 +166,11 @@ class Lifecycle(Holding):
                     self._do(ToBroker(message, payload))
                 if message.number or message.attempt in self.attempts:
                     self.unheard.add(number, message, payload)
-            case messages.Cleans() if message.done:
+            case messages.Cleans() if message.done or message.spent:
                 process.cleaning.discard(message.job)
+                process.spent |= message.spent
+                if process.spent and process.state is ProcessState.IDLE:
+                    self.pool.let(process)
                 self.pool.trim()
             case messages.Cleans():  # of a job that has ended meanwhile it does so at once
                 (process.cleanups if message.job in process.jobs else process.cleaning).add(message.job)
@@ -323,7 +326,7 @@ class Lifecycle(Holding):
         if process.kill_at is not None and not any(h.aborted for h in process.stack):
             process.kill_at = None
         if not process.stack:
-            replaced = process.old or process.late or self.leave is not None
+            replaced = process.old or process.late or process.spent or self.leave is not None
             if message.ended in ("abort", "broken") or replaced:
                 self.pool.let(
                     process

@@ -73,6 +73,8 @@ class KernelLoop:
         self._processes: dict[int, SlotProcess] = {}
         self._leaving: dict[int, float] = {}
         self._exited: list[SlotProcess] = []
+        #: those that could not be made, and why
+        self._stillborn: list[tuple[int, str]] = []
         #: processes that are not read, because what they have published waits
         self._unread: set[int] = set()
         #: streams of processes that are not read, because what they have written waits, by descriptor
@@ -104,7 +106,11 @@ class KernelLoop:
     # -- the reactor's part --------------------------------------------------------------------
 
     def waiting(self) -> bool:
-        return bool(self._exited) or self._line.waiting() or (bool(self._told) and self.life.leave is None)
+        return (
+            bool(self._exited or self._stillborn)
+            or self._line.waiting()
+            or (bool(self._told) and self.life.leave is None)
+        )
 
     def turn(self, now: float) -> None:
         while (frames := self._line.receive()) is not None:
@@ -123,6 +129,8 @@ class KernelLoop:
             self._look_at_lines(now)
         while self._exited:
             self._gone(self._exited.pop())
+        while self._stillborn:
+            self._do(self.life.exited(*self._stillborn.pop(), ""))
         self._do(self.life.tick(now))
         if self._leaving:
             self._look_at_leaving(now)
@@ -196,6 +204,7 @@ class KernelLoop:
         if self._guard is not None:
             self._guard.kill()
             self._guard.wait()
+            guard.end(self._incarnation.hex(), PATIENCE)
         self._line.close()
 
     # -- towards the broker --------------------------------------------------------------------
@@ -246,11 +255,13 @@ class KernelLoop:
         for action in actions:
             if isinstance(action, ToBroker):
                 self._send(action.message, action.payload, frames if action.message is given else None)
+            elif isinstance(action, Start):
+                self._start(action.process, action.cpus)
+            elif action.process not in self._processes:  # it could not be started
+                continue
             elif isinstance(action, ToSlot):
                 same = frames if action.message is given else None
                 self._to_slot(self._processes[action.process], action.message, action.payload, same)
-            elif isinstance(action, Start):
-                self._start(action.process, action.cpus)
             elif isinstance(action, Interrupt):
                 self._processes[action.process].interrupt()
             elif isinstance(action, Let):
@@ -282,7 +293,12 @@ class KernelLoop:
         self._reactor.listen(process.channel, partial(self._ready, process), events)
 
     def _start(self, number: int, cpus: int) -> None:
-        process = self._processes[number] = SlotProcess(number, cpus, self._incarnation.hex())
+        try:
+            process = SlotProcess(number, cpus, self._incarnation.hex(), alike=self._place is not None)
+        except OSError as error:
+            self._stillborn.append((number, f"no process could be started: {error}"))
+            return
+        self._processes[number] = process
         self._await(process)
         self._reactor.in_thread(lambda: self._spawn(process))
 

@@ -72,6 +72,8 @@ class Process(Struct, eq=False):
     kill_at: float | None = None
     #: it was killed because a unit ran longer than its limit
     late: bool = False
+    #: a job has left something in it that others should not find
+    spent: bool = False
     #: it was there before the broker's present life: jobs of it may have ended since, and nobody would say so
     old: bool = False
 

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -34,11 +35,12 @@ KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 class SlotProcess:
     """One child that runs user code. The channel exists at once, the process when `start` was called.
 
-    It and what it starts carry the kernel's *mark*.
+    It and what it starts carry the kernel's *mark*. With *alike* its Python has the `options` of this one.
     """
 
-    def __init__(self, number: int, cpus: int, mark: str) -> None:
+    def __init__(self, number: int, cpus: int, mark: str, alike: bool = False) -> None:
         self.number = number
+        self._alike = alike
         self._cpus = cpus
         self._mark = mark
         ours, self._theirs = socket.socketpair()
@@ -77,7 +79,15 @@ class SlotProcess:
         descriptor = self._theirs.fileno()
         self.floor = _peak(resource.getrusage(resource.RUSAGE_SELF)) if resource is not None else 0
         self._popen = Child(
-            [sys.executable, "-P", "-m", "park.kernel.slot", str(descriptor), str(os.getpid())],
+            [
+                sys.executable,
+                *(options() if self._alike else ()),
+                "-P",
+                "-m",
+                "park.kernel.slot",
+                str(descriptor),
+                str(os.getpid()),
+            ],
             slot_environment(os.environ, self._cpus) | {MARK: self._mark},
             stdout=PIPE,
             stderr=PIPE,
@@ -160,6 +170,12 @@ class SlotProcess:
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None
+
+
+def options() -> list[str]:
+    """The options with which this Python was started, those apart without which a slot process does not find PARK."""
+    given: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [option for option in given if option not in ("-E", "-I", "-S")]
 
 
 def slot_environment(environment: Mapping[str, str], cpus: int) -> dict[str, str]:

@@ -19,11 +19,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from park import payload, stale
 from park.errors import Abort, ParkError, Stop, UnitError
-from park.kernel import env
+from park.kernel import env, offspring
 from park.kernel.answers import (
     MAX_CAUSE,
     Broken,
@@ -49,6 +50,8 @@ from park.wire.pack import Buffer, Pack, pack_entries
 LOOK = 0.05
 #: Seconds that a cleanup may take; then its process ends.
 CLEANUP = 30.0
+#: Thousandths of all memory by which the system takes a slot process for larger when it has to kill.
+FIRST = 300
 #: Functions that are kept unpickled.
 FUNCTIONS = 128
 
@@ -61,6 +64,8 @@ class Slot(Serving):
         self._functions: dict[bytes, Callable[[Any], Any]] = {}
         #: bodies that were prepared, by job and code
         self._bodies: dict[tuple[int, bytes], Any] = {}
+        #: the children of this process when a job came to it, by job
+        self._children: dict[int, set[int]] = {}
         #: this is a child that a body has forked
         self._forked = False
         #: what jobs find in sys.argv that have none of their own
@@ -86,6 +91,7 @@ class Slot(Serving):
 
     def _pass_on(self, error: BaseException) -> None:
         """Raise what user code did not raise of its own accord, whatever it has made of it; all else is its result."""
+        self._end_fork(error)
         if isinstance(error, Gone):
             raise error
         frame = self._stack[-1]
@@ -104,6 +110,22 @@ class Slot(Serving):
         self._forked = True
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         self._channel.close()
+
+    def _end_fork(self, error: BaseException | None = None) -> None:
+        """A body's child that came back to us ends here, as a child of a script does: nothing here is its own."""
+        if not self._forked:
+            return
+        code: Any = int(error is not None)
+        if isinstance(error, SystemExit):
+            code = 0 if error.code is None else error.code
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+        elif error is not None and not isinstance(error, SystemExit):
+            traceback.print_exception(error)
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stdout.flush()
+        os._exit(code & 0xFF)
 
     def _handle(self, message: Message, data: Buffer) -> None:
         match message:
@@ -126,8 +148,10 @@ class Slot(Serving):
                     keys = [key for key in self._bodies if key[0] == message.job]
                     cleans = any(hasattr(self._bodies[key], "cleanup") for key in keys)
                     self._cleanup(keys)
-                    if cleans:
-                        self._send(messages.Cleans(message.job, done=True))
+                    before = self._children.pop(message.job, None)
+                    spent = before is not None and bool(offspring.left(before))
+                    if cleans or spent:
+                        self._send(messages.Cleans(message.job, done=cleans, spent=spent))
             case messages.Stop() | messages.Abort():
                 for frame in self._stack:
                     if frame.run.attempt == message.attempt:
@@ -168,6 +192,8 @@ class Slot(Serving):
     # -- running -------------------------------------------------------------------------------
 
     def _run(self, run: messages.Run, data: Buffer) -> None:
+        if run.job not in self._children:
+            self._children[run.job] = offspring.children()
         frame = Frame(run, run.start)
         if self._stack:  # what was printed before is of what waits
             self._flush(self._stack[-1], everything=True)
@@ -210,8 +236,7 @@ class Slot(Serving):
                     self._pass_on(error)
                     fixed, result = False, unit_error(error, unit)
                     errors.append(result)
-                if self._forked:  # the body's child came back instead of ending: nothing here is its own
-                    os._exit(0)
+                self._end_fork()
                 entries.append(result)
                 now = time.perf_counter()
                 if now - looked > LOOK and not run.once:
@@ -300,6 +325,7 @@ class Slot(Serving):
             if hasattr(body, "prepare"):
                 body.prepare(env.environment())
             self._open = False
+            self._end_fork()
             if hasattr(body, "run"):
                 self._bodies[key] = body
                 if hasattr(body, "cleanup"):
@@ -361,6 +387,11 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
+    with contextlib.suppress(
+        OSError
+    ):  # where memory is short, the system is to kill a unit and not its kernel
+        at = Path("/proc/self/oom_score_adj")
+        at.write_text(str(min(1000, int(at.read_text()) + FIRST)))
 
 
 def main(arguments: list[str]) -> None:
@@ -368,6 +399,7 @@ def main(arguments: list[str]) -> None:
     descriptor, parent = map(int, arguments)
     _die_with(parent)
     close_inherited(descriptor)
+    offspring.adopt()
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.argv = list(env.ARGV)
@@ -386,6 +418,7 @@ def main(arguments: list[str]) -> None:
     slot.serve()
     for tee in slot.tees:
         tee.settle()
+    offspring.end()
 
 
 if __name__ == "__main__":

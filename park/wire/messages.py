@@ -755,10 +755,13 @@ class Drop(Message, frozen=True):
 
 
 class Cleans(Message, frozen=True):
-    """slot -> kernel: the process holds a body of the *job* that has to clean up; *done*: it has."""
+    """slot -> kernel: the process holds a body of the *job* that has to clean up; *done*: it has. *spent*: the job has left
+    something in its process, which is to be replaced.
+    """
 
     job: Count
     done: bool = False
+    spent: bool = False
 
 
 class Began(Message, frozen=True):
