@@ -10,9 +10,15 @@ from typing import Any
 
 from park import payload
 from park.errors import InvalidRequest
+from park.wire.parts import MAX_PAYLOAD
 
 #: Units, and bytes of inputs, in the largest batch.
 LARGEST_BATCH, BATCH_BYTES = 8192, 4 << 20
+#: Bytes of inputs in one map, about, where the next one is made when that has ended.
+WINDOW = 128 << 20
+#: So deep, and in so many of its parts, an input is looked into for its length.
+DEPTH, PARTS = 3, 1000
+_SHORT = frozenset((int, float, bool, complex, type(None)))
 #: A batch is sent when reading its inputs took this many seconds.
 PATIENCE = 0.01
 
@@ -32,17 +38,14 @@ def check_function(function: Any, what: str = "function") -> Any:
 
 def batches_of(inputs: Iterable[Any], size: Callable[[], int]) -> Iterator[tuple[bytes, bool]]:
     """Packs of inputs, and whether the pack is the last."""
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(inputs, numpy.ndarray):
-        if not inputs.ndim:
-            raise InvalidRequest("a numpy array without axes has no rows to be inputs")
+    if (rows := _rows_of(inputs)) is not None:
         at = 0
-        row = max(1, inputs[:1].nbytes)
+        row = max(1, rows[:1].nbytes)
         last = False
         while not last:
             stop = at + max(1, min(size(), BATCH_BYTES // row))
-            last = stop >= len(inputs)
-            yield payload.encode_array(inputs[at:stop]), last
+            last = stop >= len(rows)
+            yield payload.encode_array(rows[at:stop]), last
             at = stop
         return
     try:
@@ -56,15 +59,82 @@ def batches_of(inputs: Iterable[Any], size: Callable[[], int]) -> Iterator[tuple
     while not last:
         values, following = following, []
         began = time.perf_counter()
-        room = BATCH_BYTES
+        room = BATCH_BYTES - sum(map(bytes_of, values))
         most = size()
         for value in iterator:
             if len(values) >= most or room <= 0 or time.perf_counter() - began > PATIENCE:
                 following = [value]
                 break
             values.append(value)
-            room -= (value.nbytes if hasattr(type(value), "nbytes") else 0) or (
-                len(value) if isinstance(value, bytes | str) else 8
-            )
+            room -= bytes_of(value)
         last = not following
-        yield payload.encode_units(values), last
+        *packs, final = _packs_of(values)
+        yield from ((pack, False) for pack in packs)
+        yield final, last
+
+
+def windows_of(inputs: Iterable[Any]) -> Iterator[bytes]:
+    """Packs of all inputs, each of them of some `WINDOW` bytes at the most where that can be; none of no inputs."""
+    if (rows := _rows_of(inputs)) is not None:
+        step = max(1, WINDOW // max(1, rows[:1].nbytes))
+        yield from (payload.encode_array(rows[at : at + step]) for at in range(0, len(rows), step))
+        return
+    values: list[Any] = []
+    room = WINDOW
+    for value in inputs:
+        if values and room <= 0:
+            yield from _packs_of(values)
+            values, room = [], WINDOW
+        values.append(value)
+        room -= bytes_of(value)
+    if values:
+        yield from _packs_of(values)
+
+
+def _rows_of(inputs: Any) -> Any:
+    """A numpy array, whose rows are the inputs; None: it is something else."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(inputs, numpy.ndarray):
+        return None
+    if not inputs.ndim:
+        raise InvalidRequest("a numpy array without axes has no rows to be inputs")
+    return inputs
+
+
+def _packs_of(values: list[Any]) -> Iterator[bytes]:
+    """One pack of the inputs; several where it would be too long to travel."""
+    pack = payload.encode_units(values)
+    if len(pack) <= MAX_PAYLOAD or len(values) < 2:
+        yield pack
+        return
+    del pack
+    half = len(values) // 2
+    yield from _packs_of(values[:half])
+    yield from _packs_of(values[half:])
+
+
+def bytes_of(value: Any, depth: int = DEPTH) -> int:
+    """About how long an input is, as far as that is easily seen.
+
+    >>> bytes_of(b"12345678901234567890"), bytes_of([1.0, {"data": b"x" * 100}])
+    (20, 124)
+    """
+    if type(value) in _SHORT:
+        return 8
+    if isinstance(value, bytes | str):
+        return len(value)
+    if (size := getattr(value, "nbytes", None)) and isinstance(size, int):
+        return size
+    if depth and isinstance(value, dict):
+        parts: Iterable[Any] = value.values()
+    elif depth and isinstance(value, tuple | list):
+        parts = value
+    elif (
+        depth
+        and type(value).__module__ != "builtins"
+        and isinstance(inner := getattr(value, "__dict__", None), dict)
+    ):
+        parts = inner.values()
+    else:
+        return 8
+    return 8 + sum(bytes_of(part, depth - 1) for part in itertools.islice(parts, PARTS))

@@ -11,7 +11,6 @@ import concurrent.futures
 import contextlib
 import itertools
 import os
-import sys
 import threading
 import time
 import traceback
@@ -20,8 +19,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from park import payload
-from park.batches import LARGEST_BATCH, batches_of
-from park.errors import Abort, InvalidRequest, ParkError, UnitError
+from park.batches import LARGEST_BATCH, batches_of, windows_of
+from park.errors import Abort, ParkError, UnitError
 from park.kernel.env import mix
 from park.link import Link, MapCall
 from park.results import decode_results
@@ -190,16 +189,13 @@ class Mapper:
         return values
 
     def _run(self, points: Iterable[Any]) -> list[Any]:
-        numpy = sys.modules.get("numpy")
-        if numpy is not None and isinstance(points, numpy.ndarray):
-            if not points.ndim:
-                raise InvalidRequest("a numpy array without axes has no rows to be points")
-            data, count = payload.encode_array(points), len(points)
-        else:
-            points = list(points)
-            data, count = payload.encode_units(points), len(points)
-        if not count:
-            return []
+        values: list[Any] = []
+        for data in windows_of(points):
+            values += self._map(data, Pack(data).count)
+        return values
+
+    def _map(self, data: bytes, count: int) -> list[Any]:
+        """The results of one message of points."""
         call = self._session.open(self._code, self._blob, data, count)
         done = False
         try:

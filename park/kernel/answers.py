@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import traceback
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,8 +11,8 @@ from typing import Any
 
 from park import payload
 from park.errors import UnitError, in_words
-from park.wire.pack import Buffer, Pack
-from park.wire.parts import check_size, too_long
+from park.wire.pack import Buffer
+from park.wire.parts import too_long
 
 #: Characters of the line that says why a unit failed.
 MAX_CAUSE = 500
@@ -76,17 +75,6 @@ def too_long_errors(size: int, start: int, count: int) -> list[UnitError]:
     return (
         [UnitError(f"its result cannot travel: {text}", "", start + i) for i in range(count)] if text else []
     )
-
-
-def pack_units(units: Any) -> tuple[bytes, int]:
-    """The inputs of a map as one pack, and how many they are."""
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(units, numpy.ndarray) and units.ndim:
-        data = payload.encode_array(units)
-    else:
-        data = payload.encode_units(list(units))
-    check_size(len(data))
-    return data, Pack(data).count
 
 
 def one_line(error: BaseException) -> str:

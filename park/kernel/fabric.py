@@ -17,16 +17,16 @@ from typing import Any
 from msgspec import Struct, field
 
 from park import payload
+from park.batches import windows_of
 from park.errors import REFUSALS, Abort, InvalidRequest, ParkError, Stop, UnitError
 from park.kernel import env
-from park.kernel.answers import pack_units
 from park.kernel.printed import Printed, Tee
 from park.model import MAX_LATEST
 from park.results import decode_results, job_result
 from park.util.channel import Channel
 from park.wire import codec, messages
 from park.wire.messages import Message
-from park.wire.pack import Buffer
+from park.wire.pack import Buffer, Pack
 from park.wire.parts import check_size
 
 #: Seconds between two messages of one kind that may be coalesced.
@@ -197,33 +197,33 @@ class Fabric(ABC):
         try:
             if frame.aborted:
                 raise Abort
-            data, count = pack_units(units)
-            if count == 0:
-                return []
-            seed = env.mix(frame.seed, frame.maps)
-            frame.maps += 1
-            key = os.urandom(16)
-            self._flush(frame)
-            self._print(frame)  # before what the units print
-            frame.code = code
-            self._ship(*code)
-            self._send(
-                messages.Map(
-                    key,
-                    frame.run.job,
-                    code[0],
-                    count,
-                    seed=seed,
-                    attempt=frame.run.attempt,
-                    epoch=frame.run.epoch,
-                ),
-                data,
-            )
-            results = self._collect(frame, key, count)
+            results: list[Any] = []
+            for data in windows_of(units):
+                results += self._map(frame, code, data, len(results))
         finally:
             frame.code = None
             self._open = was_open
-        self._serve()
+        if results:
+            self._serve()
+        return results
+
+    def _map(self, frame: Frame, code: tuple[bytes, bytes], data: bytes, before: int) -> list[Any]:
+        """The results of one message of inputs; *before*: units of its map that were in others."""
+        seed = env.mix(frame.seed, frame.maps)
+        frame.maps += 1
+        key, count = os.urandom(16), Pack(data).count
+        self._flush(frame)
+        self._print(frame)  # before what the units print
+        frame.code = code
+        self._ship(*code)
+        run = frame.run
+        self._send(
+            messages.Map(key, run.job, code[0], count, seed=seed, attempt=run.attempt, epoch=run.epoch), data
+        )
+        results = self._collect(frame, key, count)
+        for i, result in enumerate(results):
+            if isinstance(result, UnitError):
+                result.unit = before + (i if result.unit is None else result.unit)
         return results
 
     def _collect(self, frame: Frame, key: bytes, count: int) -> list[Any]:
@@ -250,9 +250,6 @@ class Fabric(ABC):
                     env.enter(self)
             if frame.aborted:
                 raise Abort
-        for i, result in enumerate(results):
-            if isinstance(result, UnitError) and result.unit is None:
-                result.unit = i
         return results
 
     def fetch(self, job: int) -> Any:
