@@ -223,6 +223,7 @@ ROOMS = {
     "park.kernel.death": Room(1),
     "park.kernel.child": Room(2),
     "park.kernel.descriptors": Room(1),
+    "park.kernel.settings": Room(1),
     "park.kernel.offspring": Room(2),
     "park.kernel.guard": Room(2, beside=("park.kernel.child",)),
     "park.kernel.lines": Room(2),

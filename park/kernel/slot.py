@@ -40,6 +40,7 @@ from park.kernel.fabric import Frame, Gone
 from park.kernel.generators import Generators, watch
 from park.kernel.printed import Logged, Tee
 from park.kernel.serving import Serving
+from park.kernel.settings import Settings
 from park.model import NOT_RUN, Log
 from park.util.channel import Channel
 from park.wire import messages
@@ -59,6 +60,8 @@ FUNCTIONS = 128
 class Slot(Serving):
     """The process: it runs what comes, and is the fabric of the bodies that it runs."""
 
+    _settings: Settings
+
     def __init__(self, channel: Channel) -> None:
         super().__init__(channel)
         self._functions: dict[bytes, Callable[[Any], Any]] = {}
@@ -68,6 +71,8 @@ class Slot(Serving):
         self._children: dict[int, set[int]] = {}
         #: this is a child that a body has forked
         self._forked = False
+        #: the job in whose context variables this process is
+        self._within = 0
         #: what jobs find in sys.argv that have none of their own
         self._argv = list(env.ARGV)
 
@@ -81,6 +86,10 @@ class Slot(Serving):
                 self._handle(*self._next())
         except (Gone, EOFError):
             self._cleanup(list(self._bodies))
+
+    def settle(self) -> None:
+        """The process is as each job is to find it."""
+        self._settings = Settings()
 
     def interrupt(self, *_: Any) -> None:
         """The signal of an abort: raise it in user code, nowhere else."""
@@ -134,8 +143,10 @@ class Slot(Serving):
             case messages.Drop():
                 for code in message.hashes:
                     self._drop(code)
-            case messages.Run():
+            case messages.Run() if self._stack:  # a chunk of the same job
                 self._run(message, data)
+            case messages.Run():
+                self._begin(message, data)
             case messages.Setup():
                 self._set_up(message)
             case messages.Control():
@@ -148,6 +159,7 @@ class Slot(Serving):
                     keys = [key for key in self._bodies if key[0] == message.job]
                     cleans = any(hasattr(self._bodies[key], "cleanup") for key in keys)
                     self._cleanup(keys)
+                    self._settings.forget(message.job)
                     before = self._children.pop(message.job, None)
                     spent = before is not None and bool(offspring.left(before))
                     if cleans or spent:
@@ -183,11 +195,29 @@ class Slot(Serving):
     def _set_up(self, setup: messages.Setup) -> None:
         if setup.path is not None:
             sys.path[:] = setup.path
+            self._settings.note("path")
         if setup.folder is not None:
             with contextlib.suppress(OSError):
                 os.chdir(setup.folder)
+            self._settings.note("folder")
         if setup.argv is not None:
             self._argv = setup.argv
+
+    def _begin(self, run: messages.Run, data: Buffer) -> None:
+        """Run a chunk, of another job perhaps."""
+        if self._settings.enter(
+            run.job
+        ):  # not all can be as this job left it, or as on a fresh process: it needs one
+            self._send(messages.Cleans(run.job, spent=True))
+            nothing = pack_entries([])
+            lost = messages.Finished(run.attempt, run.map, run.start, 0, 0.0, ended="lost", epoch=run.epoch)
+            self._send(lost, nothing)
+            return
+        self._within = run.job
+        try:
+            self._settings.context(run.job).run(self._run, run, data)
+        finally:
+            self._within = 0
 
     # -- running -------------------------------------------------------------------------------
 
@@ -355,7 +385,11 @@ class Slot(Serving):
                 env.enter(self if self._stack else _Ended(key[0]))
                 faulthandler.dump_traceback_later(CLEANUP, exit=True)
                 try:
-                    body.cleanup(env.environment())
+                    if key[0] == self._within:
+                        body.cleanup(env.environment())
+                    else:
+                        self._settings.enter(key[0])
+                        self._settings.context(key[0]).run(body.cleanup, env.environment())
                 except BaseException:
                     self.tees[1].write(f"cleanup of job {key[0]} failed:\n{traceback.format_exc()}")
                 finally:
@@ -415,6 +449,7 @@ def main(arguments: list[str]) -> None:
         Tee(stream, slot.printed, level, slot.said)
         for stream, level in ((sys.stdout, "out"), (sys.stderr, "err"))
     ]
+    slot.settle()
     slot.serve()
     for tee in slot.tees:
         tee.settle()
