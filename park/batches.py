@@ -16,8 +16,9 @@ from park.wire.parts import MAX_PAYLOAD
 LARGEST_BATCH, BATCH_BYTES = 8192, 4 << 20
 #: Bytes of inputs in one map, about, where the next one is made when that has ended.
 WINDOW = 128 << 20
-#: So deep, and in so many of its parts, an input is looked into for its length.
-DEPTH, PARTS = 3, 1000
+#: So deep, and into so many parts of each part, an input is looked for its length.
+DEPTH, PARTS = 3, 10
+_BOXES = (tuple, list, dict)
 _SHORT = frozenset((int, float, bool, complex, type(None)))
 #: A batch is sent when reading its inputs took this many seconds.
 PATIENCE = 0.01
@@ -123,18 +124,28 @@ def bytes_of(value: Any, depth: int = DEPTH) -> int:
         return 8
     if isinstance(value, bytes | str):
         return len(value)
-    if (size := getattr(value, "nbytes", None)) and isinstance(size, int):
-        return size
-    if depth and isinstance(value, dict):
-        parts: Iterable[Any] = value.values()
-    elif depth and isinstance(value, tuple | list):
-        parts = value
-    elif (
-        depth
-        and type(value).__module__ != "builtins"
-        and isinstance(inner := getattr(value, "__dict__", None), dict)
-    ):
-        parts = inner.values()
-    else:
+    parts: Any = value
+    if not isinstance(value, _BOXES):
+        # of an object of the user's only what its class says: another may answer to any name, or do something
+        if hasattr(type(value), "nbytes") and isinstance(size := value.nbytes, int) and size:
+            return size
+        parts = _attributes(value)
+        if not isinstance(parts, dict):
+            return 8
+    if not depth or not parts:
         return 8
-    return 8 + sum(bytes_of(part, depth - 1) for part in itertools.islice(parts, PARTS))
+    some = parts.values() if isinstance(parts, dict) else parts
+    if (count := len(parts)) > PARTS:
+        some = list(itertools.islice(some, PARTS))
+    total = 0
+    for part in some:
+        total += 8 if type(part) in _SHORT else bytes_of(part, depth - 1)
+    return 8 + total * count // len(some)
+
+
+def _attributes(value: Any) -> Any:
+    """The attributes of an object, as they lie in it; None: it has no dict of them."""
+    try:
+        return object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
