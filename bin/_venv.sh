@@ -1,11 +1,13 @@
-# Sourced by the commands beside it, which set $bin. Sets $root (the checkout) and $venv (its environment),
-# made or brought up to date first when need be.
+# Sourced by the commands beside it, which set $bin; bin/test sets $group=test, too. Sets $root (the checkout) and $venv
+# (its environment), made or brought up to date first when need be: with what PARK needs to run, and for bin/test
+# with what its tests need.
 #
 # .venv/stamp is written last and holds what the environment was made from. While it is right, nothing is done.
 # Without it (never made, or a set-up that was cut short) the environment is made anew; with another one
-# (pyproject.toml has changed) the project is installed again over the old.
+# (pyproject.toml has changed) the project is installed again over the old. .venv/stamp-test is that of the tests.
 # The lock keeps two commands that start together from doing so at once; it ends with the process that holds it.
 set -eu
+group=${group:-}
 root=$(dirname -- "$bin")
 venv=$root/.venv
 
@@ -15,7 +17,11 @@ _wanted() {
 }
 
 _current() {
-    [ -x "$venv/bin/python" ] && [ -f "$venv/stamp" ] && [ "$(cat "$venv/stamp")" = "$(_wanted)" ]
+    [ -x "$venv/bin/python" ] && _stamped stamp && { [ -z "$group" ] || _stamped "stamp-$group"; }
+}
+
+_stamped() {
+    [ -f "$venv/$1" ] && [ "$(cat "$venv/$1")" = "$(_wanted)" ]
 }
 
 _say() {
@@ -53,19 +59,25 @@ _make() {
     # A flock belongs to the open file, so this shell keeps what the short-lived Python took.
     "$python" -I -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
     if ! _current; then
-        _say "park: setting up $venv (a minute or two, once)"
+        # pip shows what it loads, and how far it is, to who watches
+        quiet=--quiet
+        [ ! -t 2 ] || quiet=--no-input
+        what="numpy, scipy, bumps, matplotlib"
+        [ -z "$group" ] || what="$what, and what the tests need"
+        _say "park: setting up $venv with $what (a minute or two, once)"
         if [ ! -f "$venv/stamp" ] || ! "$venv/bin/python" -I -m pip --version >/dev/null 2>&1; then
             "$python" -I -m venv --clear "$venv"
         fi
-        rm -f "$venv/stamp"
+        rm -f "$venv/stamp" "$venv/stamp-test"
         { # --group needs pip 25.1
-            "$venv/bin/python" -I -m pip install --quiet --upgrade 'pip>=25.1' &&
-                (cd "$root" && "$venv/bin/python" -I -m pip install --quiet --editable '.[all]' --group test)
+            "$venv/bin/python" -I -m pip install $quiet --upgrade 'pip>=25.1' &&
+                (cd "$root" && "$venv/bin/python" -I -m pip install $quiet --editable '.[all]' ${group:+--group $group})
         } >&2 || {
             _say "park: the set-up failed; the lines above say why. The next start tries again."
             exit 1
         }
         _wanted >"$venv/stamp"
+        [ -z "$group" ] || _wanted >"$venv/stamp-$group"
     fi
     exec 9>&-
 }

@@ -139,6 +139,9 @@ class JobRecord(Record, frozen=True):
         if type(self.state) is not JobState:
             structs.force_setattr(self, "state", JobState(self.state))
 
+    #: the hosts on which it runs now, where somebody asks for the record; the live table has none
+    hosts: tuple[str, ...] = ()
+
 
 class KernelRecord(Record, frozen=True):
     """One kernel that is connected now."""

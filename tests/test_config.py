@@ -81,7 +81,10 @@ def test_where_the_files_are(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[credits]\nrate = true", "credits.rate = True is no number"),
         ("[credits]\nrate = '5'", "credits.rate = '5' is no number"),
         ("[credits]\nlimit = 5", "credits.limit is not known; [credits] has cap, rate, owners"),
-        ("[credit]\ncap = 5", "credit is not known; there are broker, credits, limits"),
+        (
+            "[credit]\ncap = 5",
+            "credit is not known; there are broker, credits, limits, park-broker, park-kernel",
+        ),
         ("credits = 5", "credits = 5 is no table: write [credits]"),
         ("[credits.owners]\nada = 5", "credits.owners.ada = 5 is no table: write [credits.owners.ada]"),
         ("[credits.owners.ada]\ncap = -5", "credits.owners.ada.cap = -5 is no number"),
@@ -203,7 +206,7 @@ def test_all_that_is_wrong_is_said_and_does_not_count(place: Place) -> None:
     }
     known, faults = settings(environment, sources(environment))
     assert faults == [
-        f"{file}: limit is not known; there are broker, credits, limits (did you mean limits?)",
+        f"{file}: limit is not known; there are broker, credits, limits, park-broker, park-kernel (did you mean limits?)",
         f"{file}: credits.caps is not known; [credits] has cap, rate, owners (did you mean cap?)",
         f"{file}: credits.rate = -1 is no number of credits from 0 to 1e+12",
         "PARK_CREDITS_CAP = 'x' is no number of credits from 0 to 1e+12",

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from park.cli.common import in_words
+from park.cli.common import HELP, Service, in_words, log_option
 
 
-@click.command()
+@click.command("park-broker", cls=Service, context_settings=HELP)
 @click.option(
     "--home",
     type=click.Path(path_type=Path, readable=False),
@@ -58,6 +58,7 @@ from park.cli.common import in_words
     type=click.Path(path_type=Path),
     help="Begin a new home with the jobs that `park backup` has written to FILE.",
 )
+@log_option
 @click.version_option(package_name="park-fit")
 def main(
     home: Path | None,
@@ -67,22 +68,25 @@ def main(
     lease: float,
     kept: tuple[str, ...],
     copy: Path | None,
+    log_file: Path | None,
 ) -> None:
     """Serve jobs until it is stopped (Ctrl-C or SIGTERM); stored jobs stay in the home.
 
     The terms of credit and the limits of owners come from park.toml, in /etc/xdg/park and then in ~/.config/park, and
-    from PARK_CREDITS_CAP, PARK_CREDITS_RATE, PARK_LIMITS_JOBS, PARK_LIMITS_UNITS and PARK_LIMITS_BYTES.
+    from PARK_CREDITS_CAP, PARK_CREDITS_RATE, PARK_LIMITS_JOBS, PARK_LIMITS_UNITS and PARK_LIMITS_BYTES. The options above
+    may stand in the same files, under [park-broker].
     """
     from park.cli.config import credit_policy, keep_policy, limit_policy
     from park.core.manager import JobManager
     from park.core.store import JobStore
     from park.service import ServiceManager
     from park.util.addresses import check_bind, default_home
-    from park.util.outlet import keep_numbers, tell
+    from park.util.outlet import keep_numbers, log_to, tell
 
     # most objects of a broker live long, and next to none are in cycles: few looks for those, each of them short
     gc.set_threshold(50_000, 20)
     with in_words("park-broker"):
+        log_to(log_file)
         if bind is not None:
             check_bind(bind)  # before a home is made for it
         policy, limits, keep = credit_policy(), limit_policy(), keep_policy(kept)
@@ -119,6 +123,7 @@ def main(
             manager.close()
             if _is_mine(file):
                 file.unlink(missing_ok=True)
+            tell("park-broker: has ended")
 
 
 def _witness(home: Path) -> Callable[[], None]:

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from park.model import JobRecord
 
-DEFAULT = ("job", "owner", "name", "state", "done", "submitted", "reason")
+DEFAULT = ("job", "owner", "name", "state", "done", "elapsed", "left", "host", "reason")
+#: Columns that are left out where no job has them and nobody has asked for them.
+BRIEF = ("elapsed", "left", "host")
+#: The unit of a column of plain numbers, for its heading.
+UNITS = {"used": "s"}
 
 
 def clock(seconds: float | None, short: bool = False) -> str:
@@ -62,6 +66,59 @@ def _listed(name: str) -> Column:
     return Column((name,), lambda _, values: ",".join(map(str, values)))
 
 
+def heading(name: str) -> str:
+    """What stands above a column."""
+    unit = UNITS.get(name)
+    return name.upper() if unit is None else f"{name.upper()} ({unit})"
+
+
+def span(seconds: float) -> str:
+    """A length of time, as short as one reads it.
+
+    >>> [span(s) for s in (0.4, 59, 61, 3700, 90000)]
+    ['0s', '59s', '1m01s', '1h01m', '1d01h']
+    """
+    whole = int(seconds)
+    for unit, name, below, lower in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= unit:
+            return f"{whole // unit}{name}{whole % unit // below:02d}{lower}"
+    return f"{whole}s"
+
+
+def elapsed(started: float | None, ended: float | None, now: float) -> str:
+    """How long a job has run; "" before it does."""
+    return "" if started is None else span(max(0.0, (now if ended is None else ended) - started))
+
+
+def left(
+    state: str,
+    done: int,
+    total: int | None,
+    progress: Sequence[float] | None,
+    started: float | None,
+    now: float,
+) -> str:
+    """How long a job is expected to run on, if it goes on as it went; "" where that is not known.
+
+    >>> left("running", 25, 100, None, 1000.0, 1060.0)
+    '3m00s'
+    """
+    part = done / total if total else progress[0] / progress[1] if progress and progress[1] else 0.0
+    if state != "running" or started is None or not 0 < part < 1:
+        return ""
+    return span(max(0.0, now - started) * (1 - part) / part)
+
+
+def _elapsed(_: bool, started: float | None, ended: float | None) -> str:
+    return elapsed(started, ended, time.time())
+
+
+def _left(
+    _: bool, state: str, done: int, total: int | None, progress: Sequence[float] | None, started: float | None
+) -> str:
+    return left(state, done, total, progress, started, time.time())
+
+
 def _how_far(_: bool, *values: Any) -> str:
     from park.live import how_far_of
 
@@ -75,6 +132,9 @@ COLUMNS: dict[str, Column] = {
     "kind": Column(("kind",)),
     "state": Column(("state",)),
     "done": Column(("done", "total", "progress", "state"), _how_far),
+    "elapsed": Column(("started", "ended"), _elapsed),
+    "left": Column(("state", "done", "total", "progress", "started"), _left),
+    "host": _listed("hosts"),
     "failed": _number("failed"),
     "running": _number("running"),
     "priority": Column(("priority",), lambda _, number: priority_name(number)),
@@ -108,6 +168,16 @@ def parse(text: str | None) -> Sequence[str]:
 def fields_of(names: Iterable[str]) -> list[str]:
     """The fields that these columns show, each once."""
     return list(dict.fromkeys(field for name in names for field in COLUMNS[name].fields))
+
+
+def shown(
+    names: Sequence[str], cells: Sequence[tuple[str, ...]], brief: bool
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The headings of the columns *names* and their *cells*; *brief*: without those of `BRIEF` that are empty."""
+    kept = [
+        i for i, name in enumerate(names) if not (brief and name in BRIEF) or any(line[i] for line in cells)
+    ]
+    return [heading(names[i]) for i in kept], [tuple(line[i] for i in kept) for line in cells]
 
 
 def lines(rows: Sequence[Sequence[Any]], names: Sequence[str], short: bool) -> list[tuple[str, ...]]:

@@ -74,6 +74,39 @@ class ShowsByDefault(click.Group):
         return list({item.value: item for item in found}.values())
 
 
+class Service(click.Command):
+    """A command that serves. Its options may stand in park.toml, in a table of its name; the command line counts more."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        assert self.name is not None
+        with in_words(self.name):
+            if not {"--help", "-h", "--version"} & set(args):
+                extra.setdefault("default_map", self._configured())
+            try:
+                return super().make_context(info_name, args, parent, **extra)
+            except click.BadParameter as error:
+                ctx, name = error.ctx, error.param.name if error.param is not None else None
+                if ctx is None or name is None:
+                    raise
+                if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT_MAP:
+                    raise
+                text = f"{error.message} (it stands in park.toml, in [{self.name}])"
+                raise click.BadParameter(text, ctx, error.param, error.param_hint) from None
+
+    def _configured(self) -> dict[str, Any]:
+        from park.cli.config import options_of
+
+        found = options_of(self.name or "", os.environ)
+        return {
+            param.name: found[option]
+            for param in self.params
+            for option in (each.lstrip("-") for each in param.opts)
+            if param.name is not None and option in found
+        }
+
+
 _TIME = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
@@ -88,6 +121,15 @@ def seconds(ctx: click.Context | None, param: click.Parameter | None, value: str
         )
     return sum(float(n or 0) * unit for n, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
 
+
+log_option: Callable[[Any], Any] = click.option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write what it says to this file too, each line with its time and level; the file may be moved away meanwhile.",
+)
+
+#: -h as other programs have it.
+HELP = {"help_option_names": ["-h", "--help"]}
 
 broker_option: Callable[[Any], Any] = click.option(
     "--broker", metavar="URL|FILE", help="Where the broker is: its address or its connection file."

@@ -21,6 +21,14 @@ what an owner may have::
     [limits.owners.ada]
     bytes = "200 GB"
 
+    [park-broker]          # options of the service of that name, which count less than those of its command line
+    bind = "tcp://head:7275"
+    keep = ["30d", "50GB"]
+
+    [park-kernel]
+    slots = 8
+    idle-timeout = "15m"
+
 PARK_CREDITS_CAP, PARK_CREDITS_RATE, PARK_LIMITS_JOBS, PARK_LIMITS_UNITS and PARK_LIMITS_BYTES stand for those of all.
 """
 
@@ -81,6 +89,12 @@ def keep_policy(given: Iterable[str]) -> Keep:
             )
         found[kind] = memory_bytes(text) if kind == "size" else duration(text, "--keep")
     return Keep(**found)
+
+
+def options_of(service: str, environment: Mapping[str, str]) -> Tables:
+    """The options of a *service* that are configured. Raises InvalidRequest, which names the file and the key."""
+    found: Tables = read(environment).get(service, {})
+    return found
 
 
 def read(environment: Mapping[str, str]) -> Tables:
@@ -165,10 +179,67 @@ def _check_size(value: Any, where: str) -> None:
 #: Keys with the check of their values, or the table behind them; "*" stands for any name.
 _TERMS: dict[str, Any] = {"cap": _check_credits, "rate": _check_credits}
 _LIMITS: dict[str, Any] = {"jobs": _check_count, "units": _check_count, "bytes": _check_size}
+
+
+def _check_text(value: Any, where: str) -> None:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{where} = {value!r} is no text: write it in quotes")
+
+
+def _check_texts(value: Any, where: str) -> None:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise InvalidRequest(f'{where} = {value!r} is no list of texts: write ["...", "..."]')
+
+
+def _check_number(value: Any, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"{where} = {value!r} is no number")
+
+
+def _check_time(value: Any, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise InvalidRequest(f'{where} = {value!r} is no length of time: write it like "3h55m", "5m" or 90')
+
+
+def _check_slots(value: Any, where: str) -> None:
+    if value != "auto":
+        _check_count(value, where)
+
+
+def _check_flag(value: Any, where: str) -> None:
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{where} = {value!r} is neither true nor false")
+
+
+#: The options of services, as on their command lines.
+SERVICES: dict[str, dict[str, Check]] = {
+    "park-broker": {
+        "home": _check_text,
+        "bind": _check_text,
+        "connection-file": _check_text,
+        "heartbeat": _check_number,
+        "lease": _check_number,
+        "keep": _check_texts,
+        "log-file": _check_text,
+    },
+    "park-kernel": {
+        "broker": check_said,
+        "slots": _check_slots,
+        "key": _check_text,
+        "owner": _check_text,
+        "only-own": _check_flag,
+        "label": _check_texts,
+        "time-limit": _check_time,
+        "idle-timeout": _check_time,
+        "grace": _check_time,
+        "log-file": _check_text,
+    },
+}
 KNOWN: dict[str, Any] = {
     "broker": check_said,
     "credits": {**_TERMS, "owners": {"*": _TERMS}},
     "limits": {**_LIMITS, "owners": {"*": _LIMITS}},
+    **SERVICES,
 }
 VARIABLES = {
     f"PARK_{table.upper()}_{key.upper()}": (table, key)

@@ -83,7 +83,9 @@ def jobs(
             records = [dict(zip(fields, row, strict=True)) for row in service.rows(query, fields, True)]
             click.echo(json.dumps(records, indent=2))
         elif rows := service.rows(query, columns.fields_of(names), True):
-            print_table([name.upper() for name in names], columns.lines(rows, names, sys.stdout.isatty()))
+            print_table(
+                *columns.shown(names, columns.lines(rows, names, sys.stdout.isatty()), chosen is None)
+            )
         else:
             hint = "" if everybody or states else " that have not ended (park jobs -a shows all)"
             click.echo(f"no jobs{hint}", err=True)
@@ -183,9 +185,9 @@ def _picture(
         said = f"no sign of the broker: what follows may be old; {said}"
     if explain is not None and not table.stale:
         records = explain(records)
-    rows = columns.lines_of(records, names)
+    heads, rows = columns.shown(names, columns.lines_of(records, names), names is columns.DEFAULT)
     style = "red" if table.stale else "dim"
-    return [[(said, style)], *tables.layout([name.upper() for name in names], rows, width)]
+    return [[(said, style)], *tables.layout(heads, rows, width)]
 
 
 # -- one job -----------------------------------------------------------------------------------------
@@ -214,6 +216,7 @@ def show(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
 def _story(r: JobRecord) -> list[tuple[str, str]]:
     """The lines of `show`; those without a text are left out."""
     units = f"{r.done} of {'?' if r.total is None else r.total} done" if r.total is not None or r.done else ""
+    on = f", on {', '.join(r.hosts)}" if r.hosts else ""
     took = f"  (took {r.ended - r.started:.1f} s)" if r.started is not None and r.ended is not None else ""
     return [
         ("job", str(r.job)),
@@ -226,7 +229,7 @@ def _story(r: JobRecord) -> list[tuple[str, str]]:
         ("remark", r.remark),
         ("units", units + (f", {r.failed} failed" if r.failed else "")),
         ("progress", f"{r.progress[0]:g} of {r.progress[1]:g}" if r.progress is not None else ""),
-        ("running", f"{r.running} now" if r.running else ""),
+        ("running", f"{r.running} now{on}" if r.running else ""),
         ("pure", "" if r.doubled is None else _doubled(r.doubled)),
         ("used", f"{r.seconds:,.2f} slot-seconds, {r.credits:,.2f} credits" if r.seconds else ""),
         ("tags", ", ".join(r.tags)),
@@ -235,9 +238,17 @@ def _story(r: JobRecord) -> list[tuple[str, str]]:
         ("not before", columns.clock(r.when)),
         ("submitted", columns.clock(r.submitted)),
         ("started", columns.clock(r.started)),
+        ("elapsed", "" if r.ended is not None else columns.elapsed(r.started, None, time.time())),
+        ("left", _left(r)),
         ("ended", columns.clock(r.ended) + took if r.ended is not None else ""),
         ("python", r.python),
     ]
+
+
+def _left(r: JobRecord) -> str:
+    """When it will end, if it goes on as it went."""
+    left = columns.left(r.state.value, r.done, r.total, r.progress, r.started, time.time())
+    return f"about {left}, if it goes on as it went" if left else ""
 
 
 def _doubled(chunks: int) -> str:

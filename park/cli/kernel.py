@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from park.cli.common import broker_option, in_words, seconds
+from park.cli.common import HELP, Service, broker_option, in_words, log_option, seconds
 from park.errors import InvalidRequest
 from park.kernel.term import DRAIN, Term
 from park.wire.contact import Contact
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PATIENCE = 5.0
 
 
-@click.command()
+@click.command("park-kernel", cls=Service, context_settings=HELP)
 @broker_option
 @click.option(
     "--slots",
@@ -62,6 +62,7 @@ PATIENCE = 5.0
     metavar="TIME",
     help="When it leaves, what it runs may go on for so long; the rest is handed back.",
 )
+@log_option
 @click.version_option(package_name="park-fit")
 def main(
     broker: str | None,
@@ -73,11 +74,14 @@ def main(
     time_limit: float | None,
     idle_timeout: float | None,
     grace: float,
+    log_file: Path | None,
 ) -> None:
     """Run units for a broker until it is stopped (Ctrl-C, SIGTERM or `park kernels drain`), or its time is over.
 
     It announces the node's memory and installed packages. When it leaves it takes no new work, lets what it runs end
     if that is soon, and hands the rest back, to be run elsewhere; a second signal ends it at once.
+
+    Its options may stand in park.toml, in /etc/xdg/park and then in ~/.config/park, under [park-kernel].
 
     The kernel runs whatever code the broker's clients send, as you: connect it only to a broker you trust.
     """
@@ -90,11 +94,12 @@ def main(
     from park.service import FIRST_HELLO, key_for, refusal
     from park.util.addresses import find_broker
     from park.util.keys import KERNEL, POOL
-    from park.util.outlet import keep_numbers
+    from park.util.outlet import keep_numbers, log_to
     from park.util.reactor import Reactor
     from park.util.sockets import Dealer
 
     with in_words("park-kernel"):
+        log_to(log_file)
         count = (
             default_slots()
             if slots == "auto"
@@ -135,11 +140,11 @@ def main(
         say(f"has left: {kernel.life.leave}")
 
 
-def say(text: str) -> None:
+def say(text: str, level: str = "info") -> None:
     """A line for whoever looks at the kernel's terminal or log."""
     from park.util.outlet import tell
 
-    tell(f"park-kernel: {text}")
+    tell(f"park-kernel: {text}", level)
 
 
 class Stops:
@@ -190,7 +195,7 @@ class Teller:
             self._missed_at = now + PATIENCE
         elif self._missed_at is not None and now >= self._missed_at:
             why = self._refusal() or f"no broker answers at {self._address}"
-            say(f"{why}; it is called until one does")
+            say(f"{why}; it is called until one does", "warning")
             self._missed_at = None
         self._connected = connected
 

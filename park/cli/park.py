@@ -14,6 +14,8 @@ from importlib import import_module
 
 import click
 
+from park.cli.common import HELP
+
 #: Where each command is: a module, and the function if it is called otherwise.
 _COMMANDS = {
     "abort": "steer",
@@ -57,7 +59,7 @@ class Commands(click.Group):
         return command
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, context_settings=HELP)
 @click.version_option(package_name="park-fit")
 def main() -> None:
     """Submit, see and steer the jobs of a PARK broker.

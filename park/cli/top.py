@@ -27,8 +27,8 @@ ACCOUNTS = 2.0
 #: Lines of the kernels, and of the owners, that a screen shows at least if there are so many.
 LEAST = 3
 _KERNELS = ("KERNEL", "HOST", "SLOTS", "DRIVERS", "MEMORY", "STATE")
-_OWNERS = ("OWNER", "SHARE", "BALANCE", "USE", "RUNNING", "QUEUED", "JOBS")
-_JOBS = ("job", "owner", "name", "priority", "running", "done", "used", "started")
+_OWNERS = ("OWNER", "SHARE", "CREDITS", "USE (s)", "RUNNING", "QUEUED", "JOBS")
+_JOBS = ("job", "owner", "name", "priority", "running", "done", "elapsed", "left", "used")
 
 
 @click.command()
@@ -137,7 +137,7 @@ def picture(seen: Seen, width: int | None, height: int | None = None, now: float
     sections = [
         (_KERNELS, [_kernel(r) for r in sorted(table.kernels.values(), key=lambda r: r.kernel)]),
         (_OWNERS, [_owner(a, count) for a, count in seen.owners()]),
-        (tuple(name.upper() for name in names), columns.lines_of(running, names)),
+        columns.shown(names, columns.lines_of(running, names), True),
     ]
     head = _head(seen, now)
     room = None if height is None else height - len(head) - 2 * sum(1 for _, rows in sections if rows)

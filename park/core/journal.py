@@ -285,7 +285,7 @@ class Journal:
                     marks, last = tail.load(key, self._store.get(room, key) or b"")
                 except (ParkError, TypeError, ValueError, LookupError) as error:
                     text = f"messages of job {job} are left out: the record {key} in room {room!r} cannot be read"
-                    tell(f"park: {text}: {error}")
+                    tell(f"park: {text}: {error}", "error")
                     continue
                 for attempt, count in marks.items():
                     talk.marks[attempt] = max(count, talk.marks.get(attempt, 0))

@@ -13,8 +13,9 @@ from msgspec.structs import replace
 from park.core.manager import JobManager
 from park.core.outcome import Account, Event, Flow, Ref, Send, Tick
 from park.errors import ProtocolError, StoreError
+from park.model import Delta
 from park.util.outbox import Outbox, Patience
-from park.util.outlet import tell
+from park.util.outlet import record, tell
 from park.wire import codec, messages
 
 #: Messages of one side that are taken in one turn.
@@ -244,7 +245,7 @@ class BrokerLoop:
         text = (
             f"{full}: what is new is refused, and results wait on kernels" if full else "there is room again"
         )
-        tell(f"park: {text}")
+        tell(f"park: {text}", "warning")
         self._full = full
 
     def _complete(self) -> None:
@@ -252,7 +253,22 @@ class BrokerLoop:
             if turn.publish is not None:
                 self._seen[b"t", "<", messages.Deltas] += 1
                 self._publish(codec.encode(*turn.publish))
+                for delta in turn.deltas:
+                    if delta.table == "kernel":
+                        self._log_kernel(delta)
             self._send(turn.sends_after_commit)
+
+    def _log_kernel(self, delta: Delta) -> None:
+        """Write down that a kernel has come or gone."""
+        change = delta.change
+        if change is None:
+            record(f"park-broker: kernel {delta.key} has left, or was lost")
+        elif "host" in change:
+            slots = change["slots"]
+            record(
+                f"park-broker: kernel {delta.key} has come: {slots} slot{'s'[: slots != 1]} on {change['host']}, "
+                f"process {change['pid']}"
+            )
 
     def _send(self, sends: list[Send]) -> None:
         for send in sends:

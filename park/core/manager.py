@@ -216,7 +216,7 @@ class JobManager:
     @staticmethod
     def _name(error: StoreError) -> None:
         """Say which archived job cannot be read."""
-        tell(f"park: {error}")
+        tell(f"park: {error}", "warning")
 
     def write_behind(self, wake: Callable[[], None]) -> None:
         """From now on commit in a thread, which calls *wake* when there is something to see; in memory there is none."""

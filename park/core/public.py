@@ -15,6 +15,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from park.core.dispatcher import Dispatcher
+from park.core.jobs import Job
 from park.core.journal import Batch, Journal
 from park.core.outcome import Event, Heard, Outcome, Peer, Send, Write
 from park.core.snapshots import Snapshots
@@ -247,6 +248,7 @@ class Public:
         of_record = attrgetter(*names, "job")
         of_job = attrgetter(*(_OF_JOBS.get(name, f"facts.{name}") for name in names), "facts.job")
         why = [i for i, name in enumerate(names) if name == "reason"]
+        where = [i for i, name in enumerate(names) if name == "hosts"]
         for number in numbers:
             job, shown = jobs.get(number), self.table.jobs.get(number)
             if shown is not None and (job is None or number in self._unsaved):
@@ -257,7 +259,14 @@ class Public:
             if job is not None:
                 for i in why:
                     row[i] = explain(number)
+                for i in where:
+                    row[i] = self._hosts(job)
             yield row
+
+    def _hosts(self, job: Job) -> list[str]:
+        """Where units of the job run now."""
+        attempts = (self._dispatcher.attempts[number] for number in job.attempts)
+        return sorted({a.kernel.host for a in attempts if not a.parked and not a.ahead})
 
     def _archived(self, numbers: Iterable[int], names: Sequence[str]) -> Iterator[list[Any]]:
         """The same of archived jobs. One that cannot be read is left out; whoever names it is told why."""

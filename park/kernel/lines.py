@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from park.util.outlet import Outlet
 
@@ -13,10 +14,11 @@ LAST, TAIL = 20, 10_000
 
 
 class Lines:
-    """What comes from one stream of one process."""
+    """What comes from one stream of one process. *whose* makes what each line begins with."""
 
-    def __init__(self, outlet: Outlet) -> None:
+    def __init__(self, outlet: Outlet, whose: Callable[[], str] = str) -> None:
         self.outlet = outlet
+        self._whose = whose
         #: the end of all that came, and what came of a line that has not ended
         self._tail = self._rest = b""
         #: when that is passed on
@@ -36,7 +38,7 @@ class Lines:
         self._tail = (self._tail + data)[-TAIL:]
         lines, end, self._rest = (self._rest + data).rpartition(b"\n")
         if end:
-            self.outlet.write(lines + end, self)
+            self._write(lines + end)
         self.due = now + UNFINISHED if self._rest else None
         if len(self._rest) > LONGEST:
             self.settle()
@@ -45,8 +47,15 @@ class Lines:
     def settle(self) -> None:
         """Pass on the line that has not ended."""
         if self._rest:
-            self.outlet.write(self._rest, self)
+            self._write(self._rest)
         self._rest, self.due = b"", None
+
+    def _write(self, data: bytes) -> None:
+        if whose := self._whose().encode(errors="replace"):
+            goes_on = self.outlet.goes_on(self)
+            lines = data.splitlines(keepends=True)
+            data = b"".join(line if goes_on and not n else whose + line for n, line in enumerate(lines))
+        self.outlet.write(data, self)
 
     def last(self) -> str:
         """The last lines."""

@@ -75,6 +75,8 @@ class KernelLoop:
         self._exited: list[SlotProcess] = []
         #: those that could not be made, and why
         self._stillborn: list[tuple[int, str]] = []
+        #: what each process was given last
+        self._runs: dict[int, messages.Run] = {}
         #: processes that are not read, because what they have published waits
         self._unread: set[int] = set()
         #: streams of processes that are not read, because what they have written waits, by descriptor
@@ -158,7 +160,7 @@ class KernelLoop:
         waits = bool(self._unread) and not self._live
         if waits and not self._told_waits:
             text = "a body says more than is kept while the broker is away: it waits until that is back"
-            tell(f"park-kernel: {text}")
+            tell(f"park-kernel: {text}", "warning")
         self._told_waits = waits
 
     def _look_at_leaving(self, now: float) -> None:
@@ -240,7 +242,7 @@ class KernelLoop:
         if self._on_refusal is not None:
             self._on_refusal(text)
         else:
-            tell(f"park-kernel: a frame of the broker was dropped: {text}")
+            tell(f"park-kernel: a frame of the broker was dropped: {text}", "warning")
 
     @property
     def _live(self) -> bool:
@@ -272,7 +274,9 @@ class KernelLoop:
     def _to_slot(
         self, process: SlotProcess, message: Message, payload: Buffer, frames: list[Any] | None
     ) -> None:
-        if self._place is not None and isinstance(message, messages.Run):
+        if self._place is None and isinstance(message, messages.Run):
+            self._runs[process.number] = message
+        elif self._place is not None and isinstance(message, messages.Run):
             place = self._place()
             if place is not self._placed.get(process.number):
                 self._placed[process.number] = place
@@ -293,14 +297,22 @@ class KernelLoop:
         self._reactor.listen(process.channel, partial(self._ready, process), events)
 
     def _start(self, number: int, cpus: int) -> None:
+        alike = self._place is not None  # it is of a script, whose lines are its own
+        whose = str if alike else partial(self._whose, number)
         try:
-            process = SlotProcess(number, cpus, self._incarnation.hex(), alike=self._place is not None)
+            process = SlotProcess(number, cpus, self._incarnation.hex(), alike, whose)
         except OSError as error:
             self._stillborn.append((number, f"no process could be started: {error}"))
             return
         self._processes[number] = process
         self._await(process)
         self._reactor.in_thread(lambda: self._spawn(process))
+
+    def _whose(self, number: int) -> str:
+        """What lines of a process begin with: the job that it runs, or has run last."""
+        process = self.life.processes.get(number)
+        run = process.stack[-1].run if process is not None and process.stack else self._runs.get(number)
+        return "" if run is None else f"job {run.job} ({run.owner}): "
 
     def _spawn(self, process: SlotProcess) -> None:
         if process.number not in self._processes:
@@ -408,6 +420,7 @@ class KernelLoop:
         self._leaving.pop(process.number, None)
         self._unread.discard(process.number)
         self._placed.pop(process.number, None)
+        self._runs.pop(process.number, None)
         self._ignore(process)
         self._do(self.life.exited(process.number, cause, process.last_lines()))
         process.close()

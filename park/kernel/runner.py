@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,13 @@ KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 class SlotProcess:
     """One child that runs user code. The channel exists at once, the process when `start` was called.
 
-    It and what it starts carry the kernel's *mark*. With *alike* its Python has the `options` of this one.
+    It and what it starts carry the kernel's *mark*. With *alike* its Python has the `options` of this one. *whose* makes
+    what each line begins with that they write.
     """
 
-    def __init__(self, number: int, cpus: int, mark: str, alike: bool = False) -> None:
+    def __init__(
+        self, number: int, cpus: int, mark: str, alike: bool = False, whose: Callable[[], str] = str
+    ) -> None:
         self.number = number
         self._alike = alike
         self._cpus = cpus
@@ -53,7 +56,7 @@ class SlotProcess:
         #: readable when the process has ended, where the system has it
         self.pidfd: int | None = None
         #: what it writes to its standard streams
-        self._out, self._err = Lines(OUT), Lines(ERR)
+        self._out, self._err = Lines(OUT, whose), Lines(ERR, whose)
         #: why it was killed, where that was our doing, and it was not to be
         self.fault = ""
         #: bytes that this process held when it started that one, and that one at the most; 0: not known

@@ -266,7 +266,7 @@ class Keyring:
         """Say to whoever looks at the broker's terminal or log what is wrong, once."""
         if text not in self._told:
             self._told.add(text)
-            tell(f"park-broker: {text}")
+            tell(f"park-broker: {text}", "warning")
 
     def _files(self) -> list[Path]:
         return sorted(f for f in self._open().iterdir() if f.suffix != SUFFIX and f.name[0] != ".")

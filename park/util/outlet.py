@@ -19,7 +19,10 @@ import sys
 import threading
 import time
 from collections import deque
+from pathlib import Path
 from typing import Any
+
+from park.errors import InvalidRequest
 
 #: Bytes that are kept.
 MOST = 1 << 18
@@ -72,6 +75,10 @@ class Outlet:
             if self._waiting and self._thread is None:
                 self._thread = threading.Thread(target=self._write_on, name="park output", daemon=True)
                 self._thread.start()
+
+    def goes_on(self, source: object) -> bool:
+        """Whether the line that *source* has begun is the last one, and has not ended."""
+        return self._line_of is source
 
     @property
     def full(self) -> bool:
@@ -170,8 +177,79 @@ def _reopened(number: int, mode: int) -> Any:
 OUT, ERR = Outlet(1), Outlet(2)
 
 
-def tell(text: str) -> None:
-    """A line on standard error, from whoever may not wait."""
+class LogFile:
+    """A file of lines with their time and level. It is opened again where it was moved away or deleted."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._number = -1
+        self._identity: Any = None
+        self._open()
+
+    def _open(self) -> None:
+        """Raises OSError."""
+        number = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if self._number >= 0:
+            os.close(self._number)
+        status = os.fstat(number)
+        self._number, self._identity = number, (status.st_dev, status.st_ino)
+
+    def write(self, text: str, level: str) -> None:
+        """Write the line, or several; a disk that is full costs lines, and no more."""
+        began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        head = f"{began} {level.upper():7} "
+        data = "".join(f"{head}{line}\n" for line in text.splitlines()).encode(errors="backslashreplace")
+        with contextlib.suppress(OSError):
+            try:
+                status = os.stat(self._path)
+                same = (status.st_dev, status.st_ino) == self._identity
+            except FileNotFoundError:
+                same = False
+            if not same:
+                self._open()
+            os.write(self._number, data)
+
+
+_log: LogFile | None = None
+#: Priorities of syslog, which journald reads in front of a line.
+_PRIORITY = {"error": 3, "warning": 4, "info": 6}
+
+
+def log_to(path: Path | None) -> None:
+    """From now on write what is told to this file, too. Raises InvalidRequest where that cannot be."""
+    global _log
+    try:
+        _log = None if path is None else LogFile(path.expanduser().absolute())
+    except OSError as error:
+        raise InvalidRequest(f"the log file {path} cannot be written: {error.strerror}") from None
+
+
+def _is_journal() -> bool:
+    """Whether standard error is journald's, which says so by the numbers of the file."""
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        status = os.fstat(2)
+        return (int(device), int(inode)) == (status.st_dev, status.st_ino)
+    except (OSError, ValueError):
+        return False
+
+
+def record(text: str, level: str = "info") -> None:
+    """A line for the log of a service, and for nobody's terminal."""
+    if _log is not None:
+        _log.write(text, level)
+    if "JOURNAL_STREAM" in os.environ and _is_journal():
+        ERR.write(_for_journal(text, level).encode("utf-8", "backslashreplace"))
+
+
+def _for_journal(text: str, level: str) -> str:
+    return "".join(f"<{_PRIORITY[level]}>{line}\n" for line in text.splitlines())
+
+
+def tell(text: str, level: str = "info") -> None:
+    """A line on standard error, from whoever may not wait; the log file of a service gets it too."""
+    if _log is not None:
+        _log.write(text, level)
     stream: Any = sys.stderr
     if stream is None:
         return
@@ -180,7 +258,9 @@ def tell(text: str) -> None:
             stream.write(f"{text}\n")
             stream.flush()
     else:
-        ERR.write(f"{text}\n".encode(getattr(stream, "encoding", None) or "utf-8", "backslashreplace"))
+        journal = "JOURNAL_STREAM" in os.environ and _is_journal()
+        line = _for_journal(text, level) if journal else f"{text}\n"
+        ERR.write(line.encode(getattr(stream, "encoding", None) or "utf-8", "backslashreplace"))
 
 
 def keep_numbers() -> None:
