@@ -69,7 +69,7 @@ def batches_of(inputs: Iterable[Any], size: Callable[[], int]) -> Iterator[tuple
             values.append(value)
             room -= bytes_of(value)
         last = not following
-        *packs, final = _packs_of(values)
+        *packs, final = packs_of(values)
         yield from ((pack, False) for pack in packs)
         yield final, last
 
@@ -84,12 +84,12 @@ def windows_of(inputs: Iterable[Any]) -> Iterator[bytes]:
     room = WINDOW
     for value in inputs:
         if values and room <= 0:
-            yield from _packs_of(values)
+            yield from packs_of(values)
             values, room = [], WINDOW
         values.append(value)
         room -= bytes_of(value)
     if values:
-        yield from _packs_of(values)
+        yield from packs_of(values)
 
 
 def _rows_of(inputs: Any) -> Any:
@@ -102,7 +102,7 @@ def _rows_of(inputs: Any) -> Any:
     return inputs
 
 
-def _packs_of(values: list[Any]) -> Iterator[bytes]:
+def packs_of(values: list[Any]) -> Iterator[bytes]:
     """One pack of the inputs; several where it would be too long to travel."""
     pack = payload.encode_units(values)
     if len(pack) <= MAX_PAYLOAD or len(values) < 2:
@@ -110,8 +110,8 @@ def _packs_of(values: list[Any]) -> Iterator[bytes]:
         return
     del pack
     half = len(values) // 2
-    yield from _packs_of(values[:half])
-    yield from _packs_of(values[half:])
+    yield from packs_of(values[:half])
+    yield from packs_of(values[half:])
 
 
 def bytes_of(value: Any, depth: int = DEPTH) -> int:

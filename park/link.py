@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -52,6 +52,7 @@ BUSY = 2.0
 _LAST = (
     messages.Accepted,
     messages.Done,
+    messages.Dropped,
     messages.Failure,
     messages.Fetched,
     messages.Records,
@@ -145,13 +146,44 @@ class MapCall:
         self._results: deque[tuple[int, int, Buffer]] = deque()
         self.error: ParkError | None = None
         self._on_result = on_result
+        #: units whose results have come
+        self.came = 0
+        #: whoever waits is to look again
+        self._stirred = False
+        #: units were dropped that had not begun
+        self.dropped = False
 
     def put(self, start: int, count: int, data: Buffer) -> None:
         """Results have come; what came before is dropped."""
         news = self.call.fresh(start, data, count)
         if news:
             self._results.extend(news)
+            for _, part, _ in news:
+                self.came += part
+            if self.dropped and self.call.complete:
+                self.error = self.error or ServiceClosed("the map was cancelled")
             self._arrived()
+
+    def drop(self, units: Sequence[int]) -> None:
+        """These units, [first, behind the last, ...], had not begun, and never will. No more come."""
+        self.call.closed = True
+        self.dropped = self.dropped or bool(units)
+        for start, stop in zip(units[::2], units[1::2], strict=True):
+            self.call.news(start, stop)
+        if self.call.complete:
+            self.error = self.error or ServiceClosed("the map was cancelled")
+            self._arrived()
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to get."""
+        return bool(self._results) or self.error is not None
+
+    def stir(self) -> None:
+        """End the wait of whoever waits."""
+        self._stirred = True
+        if self._empty.locked():
+            self._empty.release()
 
     def fail(self, error: ParkError) -> None:
         self.error = error
@@ -160,24 +192,29 @@ class MapCall:
     def _arrived(self) -> None:
         if self._empty.locked():
             self._empty.release()
-        if self._on_result is not None:
-            self._on_result(self)
+        hook = self._on_result
+        if self.call.complete or self.error is not None:
+            self._on_result = None  # a cycle less
+        if hook is not None:
+            hook(self)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether there is something to get within *timeout* seconds (None: no limit)."""
-        while not self._results and self.error is None:
+        """Whether there is something to get within *timeout* seconds (None: no limit), or to look at (`stir`)."""
+        while not self._results and self.error is None and not self._stirred:
             if not self._reactor.attend(self._empty, timeout):
                 return False
         return True
 
     def get(self, timeout: float | None = None) -> tuple[int, int, Buffer] | None:
-        """The next results that have come: first unit, count, pack; None after *timeout* seconds."""
+        """The next results that have come: first unit, count, pack; None after *timeout* seconds, or when it is stirred."""
         if not self.wait(timeout):
             return None
         if self._results:
             return self._results.popleft()
-        assert self.error is not None
-        raise self.error
+        if self.error is not None:
+            raise self.error
+        self._stirred = False
+        return None
 
 
 class Link:
@@ -482,6 +519,12 @@ class Link:
                     call.fail(REFUSALS.get(message.error, ServiceClosed)(message.text))
             case messages.Stream():
                 self._pass_on(message, data)
+            case messages.Dropped():
+                call = self._maps.get(message.map)
+                if call is not None:
+                    if call.key in self._say_later:  # the broker had no room for it
+                        message = replace(message, units=[0, call.call.total])
+                    self._forgo(call, message.units)
             case messages.Failure():
                 self._turn_away(message)
             case messages.Header():
@@ -670,9 +713,11 @@ class Link:
         check_size(len(data))
 
         def feed() -> None:
-            if call.error is None:
+            if call.error is None and not call.call.closed:
                 call.call.add(units, data)
                 self._say(call, [(units, data)])
+                if call.call.complete:
+                    self._drop(call)
 
         self._reactor.call(feed)
 
@@ -694,6 +739,35 @@ class Link:
 
         if call.key in self._maps:
             self._reactor.call(end)
+
+    def spare_map(self, call: MapCall) -> Reply | None:
+        """Nothing more of the map is to begin, what runs goes on. The answer; None where nobody can give it now."""
+
+        def ask() -> Reply | None:
+            if call.key not in self._maps:
+                return None
+            if not call.call.epoch or call.key in self._say_later:  # the broker does not know it
+                reply, units = Reply(self._reactor), [0, call.call.total]
+                reply.messages.append((messages.Dropped(0, call.key, units), b""))
+                self._forgo(call, units)
+                reply.finish()
+                return reply
+            if self.presence.state is not Contact.LIVE or not call.session.number:
+                return None
+            call.call.closed = True  # whatever is fed to it from now on is too late
+            return self.request(lambda number: messages.Cancel(call.key, number, spare=True))
+
+        return self._reactor.call(ask)
+
+    def _forgo(self, call: MapCall, units: Sequence[int]) -> None:
+        """These units of it will never begin, and no more come."""
+        call.drop(units)
+        if call.call.complete:
+            self._drop(call)
+
+    def stir(self, call: MapCall) -> None:
+        """End the wait of whoever waits for results of the map."""
+        self._reactor.call(call.stir)
 
     def watch(self, job: int, follower: Follower) -> Reply:
         """Give *follower* each message of the job's stream, in the loop; the answer says whether it may."""
@@ -766,6 +840,7 @@ class Link:
                 callback()
             except BaseException:  # also SystemExit: futures and monitors depend on this thread
                 tell(f"park: a callback failed:\n{traceback.format_exc()}")
+            del callback  # with what it holds, while nothing is to be done
 
 
 def _is_last(kind: str, data: Buffer) -> bool:

@@ -49,6 +49,10 @@ def code_hash(blob: Buffer) -> bytes:
     return hashlib.blake2b(blob, digest_size=16).digest()
 
 
+class Unpicklable(NotPicklable, pickle.PicklingError):
+    """The same, for those who expect the error of the standard library."""
+
+
 def dumps(obj: Any, what: str = "the body") -> bytes:
     """The pickle of *obj*, by value where it cannot be imported. Raises NotPicklable naming the culprit."""
     try:
@@ -63,7 +67,7 @@ def dump_code(obj: Any, what: str = "the body") -> bytes:
     try:
         blob = _by_value(obj, own=own)
     except Exception as error:
-        raise NotPicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
+        raise Unpicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
     return pickle.dumps(_Dated(blob, stale.versions_of(own)), 5) if own else blob
 
 
@@ -414,7 +418,7 @@ def _refuse(what: str, obj: Any, error: Exception) -> NoReturn:
     """Pickling *obj* has raised *error*, which may also come from the handler of a signal."""
     if _pickles(obj):
         raise error
-    raise NotPicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
+    raise Unpicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
 
 
 def _culprit(obj: Any, error: Exception) -> str:

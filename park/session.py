@@ -1,26 +1,24 @@
-"""Sessions: jobs whose driver is the client itself. `service.map`, mappers and executors.
+"""Sessions: jobs whose driver is the client itself. `service.map`, mappers, and what executors are made of.
 
 Nothing of a session is stored, and it ends with its client. It does not end with its broker: the client keeps what has not
 been answered, opens the session anew where the broker has lost it, and gets each result once (`park.wire.calls`).
-Inputs are read as results come, so that a lazy iterable of any length needs little memory on either side.
+Inputs are read as results come (`park.feeding`), so that a lazy iterable of any length needs little memory on either side.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import itertools
 import os
-import threading
 import time
-import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from park import payload
-from park.batches import LARGEST_BATCH, batches_of, windows_of
-from park.errors import Abort, ParkError, UnitError
+from park.batches import LARGEST_BATCH, windows_of
+from park.errors import ParkError, UnitError
+from park.feeding import Feed
 from park.kernel.env import mix
 from park.link import Link, MapCall
 from park.results import decode_results
@@ -31,6 +29,8 @@ from park.wire.pack import Pack
 FIRST_BATCH = 64
 #: Batches under way, and bytes of the results of all of them, as far as they can be foreseen.
 BATCHES, AHEAD_BYTES = 4, 64 << 20
+#: Seconds between two looks for the first input.
+READING = 0.005
 
 
 class Session:
@@ -67,20 +67,164 @@ def _close(link: Link, kept: calls.Session) -> None:
         link.close_session(kept)
 
 
-class _Pace:
-    """How fast results are taken, and how large a batch may therefore be. (No part of the iterator: that would be a
-    cycle, and an iterator that is dropped must end its map at once.)
+class Run:
+    """One map of a session under way: its inputs are read and sent, its results are taken, in order or as they come.
+
+    ``eager``: what is read is sent as long as the broker keeps up, whether or not results are taken; *inputs* None: they
+    are put by whoever has made it. *on_end* is called once, in the loop, when all results have come, or none will.
     """
 
-    __slots__ = ("size", "taken")
+    def __init__(
+        self,
+        session: Session,
+        function: Any,
+        inputs: Iterable[Any] | None,
+        eager: bool = False,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        self._session = session
+        blob = payload.dump_code(function, "the function")
+        self._code = (payload.code_hash(blob), blob)
+        self._eager = eager
+        self._on_end = on_end
+        self.call: MapCall | None = None
+        #: units that were sent, with their bytes; that came back; and that were taken, with the bytes of their results
+        self._sent = self._sent_bytes = 0
+        self._taken = self._size = 0
+        self.closed = False
+        #: results that came before those that are due, by first unit
+        self._early: dict[int, list[Any]] = {}
+        self._feed: Feed | None = None
+        if inputs is not None:
+            self._feed = Feed(inputs, self, eager)
 
-    def __init__(self) -> None:
-        #: units, and bytes of their results
-        self.taken = self.size = 0
+    # -- what the feed asks for ------------------------------------------------------------------
+
+    def put(self, data: bytes, count: int, closed: bool) -> None:
+        """Send more inputs."""
+        if self.call is None:
+            hook = None if self._on_end is None and not self._eager else self._arrived
+            self.call = self._session.open(*self._code, data, count, closed, hook)
+        else:
+            units = messages.Units(self._sent, count, closed, map=self.call.key)
+            self._session.link.feed_map(self.call, units, data)
+        self._sent += count
+        self._sent_bytes += len(data)
+        self.closed = closed
+        if closed and self.call.call.complete:
+            self._session.link.end_map(self.call, cancel=False)
+            self._arrived(self.call)
+
+    def has_room(self) -> bool:
+        """Whether more may be on its way: by what has been taken or, where nobody need take it, by what came back."""
+        if not self._eager:
+            return self._sent - self._taken <= (BATCHES - 1) * self.batch_size()
+        if self.call is None or self.call.error is not None:
+            return True
+        return (self._sent - self.call.came) * self._sent_bytes <= AHEAD_BYTES * self._sent
 
     def batch_size(self) -> int:
-        most = AHEAD_BYTES * self.taken // (BATCHES * self.size) if self.size else LARGEST_BATCH
-        return max(1, min(LARGEST_BATCH, max(FIRST_BATCH, self.taken // 4), most))
+        """Units of the next batch: the more, the faster results are taken."""
+        if self._eager:
+            return LARGEST_BATCH
+        most = AHEAD_BYTES * self._taken // (BATCHES * self._size) if self._size else LARGEST_BATCH
+        return max(1, min(LARGEST_BATCH, max(FIRST_BATCH, self._taken // 4), most))
+
+    @property
+    def dropped(self) -> bool:
+        """Whether units were cancelled that had not begun."""
+        return self.call is not None and self.call.dropped
+
+    def stir(self) -> None:
+        if self.call is not None:
+            self._session.link.stir(self.call)
+
+    def _arrived(self, call: MapCall) -> None:
+        """In the loop: results have come."""
+        feed = self._feed
+        if feed is not None:
+            feed.tell_room()
+        if call.call.complete or call.error is not None:
+            if feed is not None and feed.error is None:
+                self._feed = None  # a cycle less
+            self._end()
+
+    def _end(self) -> None:
+        end, self._on_end = self._on_end, None
+        if end is not None:
+            end()
+
+    # -- whose results they are ------------------------------------------------------------------
+
+    def take(self, ordered: bool = True, deadline: float | None = None) -> tuple[int, list[Any]] | None:
+        """The next results, with their first unit; None: there are no more. Raises TimeoutError."""
+        while not (ordered and self._taken in self._early):
+            if self._look():
+                return None
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            got = self._get(left)
+            if got is None:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError
+                continue
+            self._size += len(got[2])
+            self._early[got[0]] = decode_results(got[2], got[0])
+            if not ordered:
+                return self._took(got[0])
+        return self._took(self._taken)
+
+    def _look(self) -> bool:
+        """Send what there is to send; whether all is over. Raises what has ended it."""
+        feed = self._feed
+        if feed is not None:
+            if feed.failed and feed.error is not None:
+                raise feed.error
+            feed.rest()
+            feed.flush()
+        if not self.closed or self._taken < self._sent:
+            return False
+        if feed is not None and feed.error is not None:
+            error, feed.error = feed.error, None
+            raise error
+        return True
+
+    def _get(self, left: float | None) -> tuple[int, int, Any] | None:
+        if self.call is None:
+            time.sleep(READING)  # its first input is not there yet
+            return None
+        return self.call.get(left)
+
+    def _took(self, start: int) -> tuple[int, list[Any]]:
+        values = self._early.pop(start)
+        self._taken += len(values)
+        feed = self._feed
+        if feed is not None:
+            feed.tell_room()
+        return start, values
+
+    def join(self) -> None:
+        """Wait until all inputs are sent; whoever has made it waits for what comes of them."""
+        feed = self._feed
+        while feed is not None and not feed.over:
+            feed.flush()
+            time.sleep(READING)
+        if feed is not None and feed.failed:
+            self.cancel(spare=True)
+
+    def cancel(self, spare: bool = False) -> None:
+        """No more results are wanted, and no more inputs; *spare*: what runs goes on."""
+        feed = self._feed
+        if feed is not None:
+            feed.stop()
+            if not feed.failed:
+                self._feed = None
+        call, link = self.call, self._session.link
+        if call is None:
+            self._end()
+        elif not (self.closed and self._taken == self._sent):
+            with contextlib.suppress(ParkError):
+                if not spare or link.spare_map(call) is None:
+                    link.end_map(call, cancel=True)
 
 
 class MapIterator:
@@ -89,37 +233,34 @@ class MapIterator:
     def __init__(self, session: Session, function: Any, inputs: Iterable[Any], ordered: bool) -> None:
         self._session = session
         self._ordered = ordered
-        blob = payload.dump_code(function, "the function")
-        self._pace = _Pace()
-        self._batches = batches_of(inputs, self._pace.batch_size)
-        self._call: MapCall | None = None
-        self._code = (payload.code_hash(blob), blob)
-        self._sent = 0
-        self._closed = False
-        self._over = False
-        #: results that came before those that are due, by first unit
-        self._early: dict[int, list[Any]] = {}
-        #: the results at hand, and the unit of the next one
-        self._values: Iterator[Any] = iter(())
+        #: the results at hand, the next one last, and the unit of that
+        self._values: list[Any] = []
         self._unit = 0
-        self._fill()
+        self._over = False
+        self._run = Run(session, function, inputs)
 
     def __iter__(self) -> MapIterator:
         return self
 
     def __next__(self) -> Any:
         while not self._over:
-            for value in self._values:
+            if self._values:
                 unit, self._unit = self._unit, self._unit + 1
-                if type(value) is UnitError:
+                if type(self._values[-1]) is UnitError:
+                    value = self._values[-1]
                     self.close()
                     raise UnitError(value.cause, value.traceback, unit)
-                return value
+                return self._values.pop()
             try:
-                self._advance()
+                taken = self._run.take(self._ordered)
             except BaseException:
                 self.close()
                 raise
+            if taken is None:
+                self.close()
+            else:
+                self._unit, self._values = taken
+                self._values.reverse()
         raise StopIteration
 
     def __del__(self) -> None:
@@ -131,45 +272,9 @@ class MapIterator:
         if self._over:
             return
         self._over = True
-        self._values = iter(())
-        if self._call is not None:
-            with contextlib.suppress(ParkError):
-                self._session.link.end_map(
-                    self._call, cancel=not self._closed or self._pace.taken < self._sent
-                )
+        self._values = []
+        self._run.cancel()
         self._session.close()
-
-    def _fill(self) -> None:
-        """Send inputs until enough are ahead of what the caller has taken."""
-        while not self._closed and self._sent - self._pace.taken <= (BATCHES - 1) * self._pace.batch_size():
-            data, self._closed = next(self._batches)
-            count = Pack(data).count
-            if self._call is None:
-                self._call = self._session.open(*self._code, data, count, self._closed)
-            else:
-                units = messages.Units(self._sent, count, self._closed, map=self._call.key)
-                self._session.link.feed_map(self._call, units, data)
-            self._sent += count
-
-    def _advance(self) -> None:
-        """Get the next results; at the end, close."""
-        self._fill()
-        if self._closed and self._pace.taken == self._sent:
-            self.close()
-            return
-        if not self._ordered or self._pace.taken not in self._early:
-            assert self._call is not None
-            got = self._call.get()
-            assert got is not None
-            start, values = got[0], decode_results(got[2], got[0])
-            self._pace.size += len(got[2])
-            if self._ordered:
-                self._early[start] = values
-                return
-        else:
-            start, values = self._pace.taken, self._early.pop(self._pace.taken)
-        self._pace.taken += len(values)
-        self._values, self._unit = iter(values), start
 
 
 class Mapper:
@@ -214,207 +319,3 @@ class Mapper:
     def close(self) -> None:
         """End the session."""
         self._session.close()
-
-
-class _Raised:
-    """An exception of the user's, on its way back as itself."""
-
-    def __init__(self, error: BaseException, text: str) -> None:
-        self.error = error
-        self.text = text
-
-
-class _Call:
-    """Runs a function with positional and keyword arguments, and hands its exception over as a value."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __call__(self, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
-        try:
-            return self.function(*call[0], **call[1])
-        except Abort:
-            raise
-        except BaseException as error:
-            raised = _Raised(error, traceback.format_exc())
-            try:
-                payload.loads(payload.dumps(raised))
-            except BaseException:  # the exception itself cannot travel: its text can
-                raise error from None
-            return raised
-
-
-def _value(result: Any) -> Any:
-    """The result of a `_Call`, or the exception that it raised."""
-    if isinstance(result, _Raised):
-        raise result.error from UnitError("raised in a slot process", result.text)
-    if isinstance(result, UnitError):
-        raise result
-    return result
-
-
-class _Future(concurrent.futures.Future[Any]):
-    """The future of a call. The thread that waits in `result` settles it, which saves waking another.
-
-    Where none waits, or where there are callbacks of the user's, the callbacks' thread does: no code of the user's
-    may hold up the loop.
-    """
-
-    def __init__(self, executor: Executor) -> None:
-        super().__init__()
-        self._executor = executor
-        self._call: MapCall | None = None
-        #: held by the thread that waits, and taken for good by the one that settles
-        self._attended, self._settling = threading.Lock(), threading.Lock()
-        self._observed = False
-
-    def arrived(self, call: MapCall) -> None:
-        """In the loop: the result is here."""
-        self._call = call
-        if self._observed or not self._attended.locked():
-            self._executor._session.link.call_back(self.settle)
-
-    def settle(self) -> None:
-        """Take the result, once."""
-        assert self._call is not None
-        if not self._settling.acquire(False):
-            return
-        if self.set_running_or_notify_cancel():
-            try:
-                got = self._call.get()
-                assert got is not None
-                value = _value(decode_results(got[2], 0)[0])
-            except BaseException as error:
-                self.set_exception(error)
-            else:
-                self.set_result(value)
-            self._executor._forget(self)
-
-    def cancel(self) -> bool:
-        cancelled = super().cancel()
-        if cancelled:
-            self._executor._forget(self)
-        return cancelled
-
-    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
-        self._observed = True
-        super().add_done_callback(fn)
-
-    def result(self, timeout: float | None = None) -> Any:
-        return super().result(self._attend(timeout))
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        return super().exception(self._attend(timeout))
-
-    def _attend(self, timeout: float | None) -> float | None:
-        """Wait and settle, if nobody else does; the time that is left."""
-        call = self._call
-        if call is None or self.done() or self._observed or not self._attended.acquire(False):
-            return timeout
-        began = time.monotonic()
-        try:
-            call.wait(timeout)
-        finally:
-            self._attended.release()
-            if call.wait(0):  # also if it came just now, and the loop has left it to us
-                if self._observed:
-                    self._executor._session.link.call_back(self.settle)
-                else:
-                    self.settle()
-        return None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
-
-
-class Executor(concurrent.futures.Executor):
-    """A `concurrent.futures.Executor` whose workers are the fabric's slots. Close it with `shutdown` or ``with``.
-
-    A future is not told when its call begins: ``running()`` is False until it is done, and ``cancel()`` ends a call that
-    runs. Callbacks of futures run one after the other, in one thread.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._open: set[_Future] = set()
-        self._lock = threading.Lock()
-        self._idle = threading.Condition(self._lock)
-        self._shut = False
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
-        """Run ``fn(*args, **kwargs)`` on the fabric."""
-        blob = payload.dump_code(_Call(fn), "the function")
-        data = payload.encode_units([(args, kwargs)])
-        future = _Future(self)
-        with self._lock:
-            if self._shut:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            self._open.add(future)
-        try:
-            code = payload.code_hash(blob)
-            future._call = self._session.open(code, blob, data, 1, on_result=future.arrived)
-        except BaseException:  # nobody will settle it: `shutdown` must not wait for it
-            with self._idle:
-                self._open.discard(future)
-                self._idle.notify_all()
-            raise
-        return future
-
-    def map(
-        self,
-        fn: Callable[..., Any],
-        *iterables: Any,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        **_: Any,
-    ) -> Iterator[Any]:
-        """As `concurrent.futures.Executor.map`, in one request; PARK finds its own *chunksize*."""
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
-        with self._lock:
-            if self._shut:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-        deadline = None if timeout is None else time.monotonic() + timeout
-        given: list[Any] = [(args, {}) for args in zip(*iterables, strict=False)]
-        return self._results(Mapper(self._session, _Call(fn)), given, deadline)
-
-    def _results(self, mapper: Mapper, given: list[Any], deadline: float | None) -> Iterator[Any]:
-        if not given:
-            return iter(())
-        call = self._session.open(mapper._code, mapper._blob, payload.encode_units(given), len(given))
-        return self._in_order(call, len(given), deadline)
-
-    def _in_order(self, call: MapCall, count: int, deadline: float | None) -> Iterator[Any]:
-        early: dict[int, list[Any]] = {}
-        taken = 0
-        try:
-            while taken < count:
-                while taken not in early:
-                    got = call.get(None if deadline is None else max(0.0, deadline - time.monotonic()))
-                    if got is None:
-                        raise TimeoutError
-                    early[got[0]] = decode_results(got[2], got[0])
-                values = early.pop(taken)
-                taken += len(values)
-                yield from map(_value, values)
-        finally:
-            self._session.link.end_map(call, cancel=taken < count)
-
-    def _forget(self, future: _Future) -> None:
-        """It is settled, or cancelled."""
-        if future._call is not None:
-            with contextlib.suppress(ParkError):
-                self._session.link.end_map(future._call, cancel=future.cancelled())
-        with self._idle:
-            self._open.discard(future)
-            self._idle.notify_all()
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """No more calls; with *wait* until all have ended."""
-        with self._lock:
-            self._shut = True
-            waiting = list(self._open)
-        if cancel_futures:
-            for future in waiting:
-                future.cancel()
-        if wait:
-            with self._idle:
-                self._idle.wait_for(lambda: not self._open)
-            self._session.close()

@@ -909,9 +909,13 @@ def test_the_executor_is_an_executor(service: ServerProxy) -> None:
 
 def test_a_cancelled_future_does_not_run(service: ServerProxy) -> None:
     pool = service.executor()
-    futures = [pool.submit(time.sleep, 30) for _ in range(4)]
-    pool.shutdown(wait=False, cancel_futures=True)
-    assert all(f.cancelled() for f in futures)
+    futures = [pool.submit(time.sleep, 0.3) for _ in range(6)]
+    until(lambda: sum(job.running for job in service.table.jobs.values()) == 2)
+    assert not futures[0].cancel()  # it goes on
+    assert futures[0].running()
+    pool.shutdown(cancel_futures=True)
+    assert [f.cancelled() for f in futures] == [False] * 2 + [True] * 4
+    assert [f.result() for f in futures[:2]] == [None, None]
     assert service.wait(service.start(square, [2])) == [4]
 
 
@@ -922,14 +926,16 @@ def test_whoever_waits_for_a_future_gets_its_end(service: ServerProxy) -> None:
             slow.result(0.05)
         assert [f.result(10) for f in [threads.submit(slow.result) for _ in range(4)]] == [None] * 4
         assert isinstance(pool.submit(int, "x").exception(10), ValueError)
-        endless = pool.submit(time.sleep, 60)
-        waiting = [threads.submit(endless.result) for _ in range(2)]
+        running = [pool.submit(time.sleep, 1.0) for _ in range(2)]
+        behind = pool.submit(time.sleep, 60)
+        waiting = [threads.submit(behind.result) for _ in range(2)]
         assert not concurrent.futures.wait(waiting, 0.3).done
-        assert endless.cancel()
+        assert behind.cancel()
         for future in waiting:
             with pytest.raises(concurrent.futures.CancelledError):
                 future.result(5)
-        assert concurrent.futures.wait([endless], 5).done == {endless}
+        assert concurrent.futures.wait([behind], 5).done == {behind}
+        assert not any(future.done() for future in running)
 
 
 def test_callbacks_of_futures_run_in_their_own_thread(service: ServerProxy) -> None:

@@ -257,13 +257,23 @@ ROOMS = {
     "park.core.public": Room(3, never=PICKLES),
     "park.reference": Room(3, beside=("park.kernel.env",)),
     # 4: surface
+    "park.feeding": Room(3),
     "park.session": Room(4),
+    "park.executor": Room(4, beside=("park.session",)),
     "park.job": Room(4),
     "park.core.asking": Room(4, beside=("park.job",)),
     "park.core.stack": Room(3),
     # what it names lies above it, and is loaded when it is asked for
     "park.core.server": Room(
-        4, beside=("park.core.asking", "park.job", "park.session", "park.local", "park.service")
+        4,
+        beside=(
+            "park.core.asking",
+            "park.executor",
+            "park.job",
+            "park.session",
+            "park.local",
+            "park.service",
+        ),
     ),
     "park.service": Room(4, beside=("park.core.server", "park.job")),
     "park.local": Room(4, beside=("park.core.server", "park.job", "park.service")),

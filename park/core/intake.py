@@ -355,11 +355,26 @@ class Intake(Keeping):
     def _cancel(self, event: Event, m: messages.Cancel) -> None:
         map_ = self.maps.get(m.map)
         client = self._client(event)
-        if map_ is not None and map_.session and self._job(map_.job).client == client.incarnation:
+        if map_ is None or not map_.session or self._job(map_.job).client != client.incarnation:
+            map_ = None
+        if m.spare:
+            units = self._spare(map_) if map_ is not None else []
+            self._answer(event.peer, messages.Dropped(m.id, m.map, units))
+            return
+        if map_ is not None:
             self._drop_map(map_)
             self._refresh(self._job(map_.job))
         if m.id:
             self._answer(event.peer, messages.Done(m.id))
+
+    def _spare(self, map_: Map) -> list[int]:
+        """Nothing more of the map begins; the units that wait, [first, behind the last, ...], are dropped."""
+        units = [edge for span in map_.pending for edge in (span.start, span.stop)]
+        map_.closed = True
+        map_.drop_pending()
+        self._refresh(self._job(map_.job))
+        self._check_map(map_)
+        return units
 
     def _stop(self, event: Event, m: messages.Stop) -> None:
         job = self._active(m.job)

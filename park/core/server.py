@@ -74,7 +74,8 @@ from park.wire.messages import MAX_INT
 from park.wire.pack import Pack
 
 if TYPE_CHECKING:
-    from park.session import Executor, MapIterator, Mapper, Session
+    from park.executor import Executor
+    from park.session import MapIterator, Mapper, Session
 
 #: Seconds in which a broker should have answered anything that needs no waiting.
 ANSWER = 30.0
@@ -793,7 +794,7 @@ class ServerProxy(Server):
         return Mapper(self._session(fn, fields), fn)
 
     def executor(self, **fields: Any) -> Executor:
-        from park.session import Executor
+        from park.executor import Executor
 
         return Executor(self._session(None, fields))
 

@@ -266,10 +266,7 @@ class Reactor:
 
     def call(self, function: Callable[[], T]) -> T:
         """Run *function* among the parts, then a cycle, in the calling thread."""
-        if os.getpid() != self._pid:
-            raise ServiceClosed(
-                "this process is a fork of the one that opened the service: open it anew here"
-            )
+        self._check_own()
         with self._lock, _uninterrupted():
             if self._stopping:
                 raise ServiceClosed("the service has been closed") from self._error
@@ -283,6 +280,12 @@ class Reactor:
                     self.wake()
             return result
 
+    def _check_own(self) -> None:
+        if os.getpid() != self._pid:
+            raise ServiceClosed(
+                "this process is a fork of the one that opened the service: open it anew here"
+            )
+
     def attend(self, lock: Lock, limit: float | None) -> bool:
         """Wait until *lock* can be taken, at most *limit* seconds (None: no limit); whether it was.
 
@@ -290,6 +293,7 @@ class Reactor:
         """
         if lock.acquire(False):
             return True
+        self._check_own()
         if self.inside or self._stopping:
             return lock.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX))
         guest = False

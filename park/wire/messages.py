@@ -230,10 +230,14 @@ class Units(Message, frozen=True):
 
 
 class Cancel(Message, frozen=True):
-    """No more results of this map are wanted: what has not started is dropped, what runs is ended. Answered by Done."""
+    """No more results of this map are wanted: what has not begun is dropped, what runs is ended. Answered by Done.
+
+    ``spare``: what runs goes on, and its results come. Answered by Dropped.
+    """
 
     map: bytes
     id: Count = 0
+    spare: bool = False
 
 
 class Stop(Message, frozen=True):
@@ -421,6 +425,14 @@ class Done(Message, frozen=True):
 
     reply: Count
     ignored: bool = False
+
+
+class Dropped(Message, frozen=True):
+    """No more units of this map begin: *units*, [first, behind the last, ...], had not, and never will."""
+
+    reply: Count
+    map: bytes
+    units: Counts
 
 
 class Failure(Message, frozen=True):
