@@ -204,6 +204,37 @@ def test_a_script_with_an_assembly_is_fitted_as_it_was_asked(world: World) -> No
     assert world.service.status(jobs[1]).name == "first"
 
 
+def test_bumps_flags_are_taken_where_they_mean_the_same(world: World, tmp_path: Path) -> None:
+    (tmp_path / "start.par").write_text("# of an earlier fit\nscale 2.5\nrate 1\n")
+    flags = ("--fit=de", "--steps=3", "--pop", "4", "--CR=0.8", "--time=0.5", "--seed=7")
+    told = world.run(
+        "submit", "../fits/decay.py", *flags, "--pars", tmp_path / "start.par", "--export", tmp_path / "out"
+    )
+    job = int(told.split()[0])
+    found = world.service.wait(job)
+    same = world.submit(
+        "../fits/decay.py",
+        "--method",
+        "de",
+        "--seed",
+        "7",
+        "--set",
+        "steps=3",
+        "--set",
+        "pop=4",
+        "--set",
+        "CR=0.8",
+    )
+    assert (found.method, found.seed, found.steps) == ("de", 7, 3)
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"decay.par", "decay.err", "decay.json"}
+    assert world.service.wait(same[0], 30).steps == 3
+    said = world.run("submit", "../fits/decay.py", "--fit=lm", "--burn=3", code=2)
+    assert "method 'lm' has no option 'burn'" in said
+    (tmp_path / "bad.par").write_text("scale 2.5\nrate fast\n")
+    said = world.run("submit", "../fits/decay.py", "--pars", tmp_path / "bad.par", code=2)
+    assert "bad.par, line 2: 'rate fast' is not a name and a number" in said
+
+
 # -- functions -----------------------------------------------------------------------------------
 
 

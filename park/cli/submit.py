@@ -21,7 +21,7 @@ from park.cli.common import broker_option, in_words, open_service
 from park.cli.select import check_selectors, chosen, records_of
 from park.cli.steer import priority_option
 from park.cli.tables import command_of, plain
-from park.cli.waiting import FEW, leaving_alone, show_result, tell_end, tell_remark, until_ended
+from park.cli.waiting import FEW, FITS, leaving_alone, show_result, tell_end, tell_remark, until_ended
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -63,6 +63,20 @@ class Method(click.Option):
         return None if found is None else (found[0], found[1].format(DEFAULT))
 
 
+#: Options of methods that bumps has as flags of its own.
+BUMPS = (
+    *("steps", "samples", "burn", "pop", "init", "thin", "alpha", "outliers", "trim", "radius"),
+    *("xtol", "ftol", "CR", "F", "nT", "Tmin", "Tmax"),
+)
+
+
+def bumps_options(command: Any) -> Any:
+    """Gives a *command* bumps' flags; help names `--set`, which stands for all of them."""
+    for name in reversed(BUMPS):
+        command = click.option(f"--{name}", name, hidden=True)(command)
+    return command
+
+
 def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[CompletionItem]:
     from park.fit.methods import METHODS
 
@@ -92,9 +106,28 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
     shell_complete=completion.jobs,
 )
 @click.option("--when", metavar="T", help="Nothing runs before: 2h from now, or 2030-01-31T18:00.")
-@click.option("--method", cls=Method, help="That of a fit; default: {}.", shell_complete=_methods)
+@click.option("--method", "--fit", cls=Method, help="That of a fit; default: {}.", shell_complete=_methods)
 @click.option("--starts", type=int, help="So many points from which a fit starts.")
-@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="An option of the fit's method.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="An option of the fit's method. bumps' flags do, too: --steps=500, --samples=10000, --burn=200, --pop=20.",
+)
+@bumps_options
+@click.option(
+    "--pars",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Start a fit from the values of this file, such as the .par of an earlier one.",
+)
+@click.option(
+    "--export",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Wait, and write bumps' files of each fit into this folder.",
+)
 @click.option(
     "--args", metavar="ARG...", help="Arguments of the script, as bumps has it: the same as behind --."
 )
@@ -103,6 +136,9 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
 @click.option("--memory", help="What a unit needs, as 4GB.")
 @click.option("--label", "labels", multiple=True, help="What a kernel must have.")
 @click.option("--max-time", help="It is stopped after so long, as 3h.")
+@click.option(
+    "--time", "hours", type=click.FloatRange(0, min_open=True), hidden=True, help="The same in hours."
+)
 @click.option("--wait", is_flag=True, help="Until the jobs have ended, and show results, as park wait.")
 @click.option("--parsable", is_flag=True, help="Print the numbers of the jobs only.")
 @click.option(
@@ -120,6 +156,8 @@ def submit(
     parsable: bool,
     as_json: bool,
     dry_run: bool,
+    export: Path | None,
+    hours: float | None,
     **options: Any,
 ) -> None:
     """Submit jobs, one for each TARGET.
@@ -135,7 +173,12 @@ def submit(
     travel with it; others must be installed where the kernels run.
     """
     with in_words():
+        words = {name: options.pop(name) for name in BUMPS}
+        options["settings"] = (*options["settings"], *(f"{n}={v}" for n, v in words.items() if v is not None))
         fields = {name: value for name, value in options.items() if value not in (None, ())}
+        if hours is not None:
+            fields.setdefault("max_time", 3600 * hours)
+        wait = wait or export is not None
         if when is not None:
             fields["when"] = moment(when)
         given = None
@@ -165,6 +208,8 @@ def submit(
                 sys.stdout.flush()
                 if wait:
                     bad = _wait(service, sent, left, brief, silent=as_json, results=not parsable)
+                if export is not None:
+                    _export(service, sent, export)
         finally:
             if as_json:
                 click.echo(json.dumps([record.as_map() for record in sent], indent=2))
@@ -217,7 +262,9 @@ def _prepare(target: str, args: Sequence[str], inputs: Sequence[Any] | None, fie
     from park.fit.assembly import is_problem
     from park.model import make_request
 
-    of_fits = {name: fields.pop(name) for name in ("method", "starts", "settings") if name in fields}
+    of_fits: dict[str, Any] = {
+        name: fields.pop(name) for name in ("method", "starts", "pars", "settings") if name in fields
+    }
     place, name = split(target)
     fields["name"] = fields.get("name") or (Path(place).stem if name == PROBLEM else name)
     fields["argv"] = (target, *args)
@@ -228,6 +275,8 @@ def _prepare(target: str, args: Sequence[str], inputs: Sequence[Any] | None, fie
             if inputs is not None:
                 raise InvalidRequest("a fit has no inputs: leave out --inputs, or name a function")
             settings = dict(map(option, of_fits.pop("settings", ())))
+            if "pars" in of_fits:
+                of_fits["start"] = values_of(of_fits.pop("pars"))
             request = fit_request(found, **of_fits, options=settings, **fields)
         else:
             if of_fits:
@@ -235,6 +284,33 @@ def _prepare(target: str, args: Sequence[str], inputs: Sequence[Any] | None, fie
                 raise InvalidRequest(f"this is no problem to be fitted: --{what} is for fits")
             request = make_request(check_function(found, name), inputs, fields)
         return Ready(command_of((target, *args)), request, len(payload.dumps(request.body, name)))
+
+
+def values_of(file: Path) -> dict[str, float]:
+    """The values in a file of bumps' (.par): a name and a number a line. Raises InvalidRequest."""
+    from park.errors import InvalidRequest
+
+    found: dict[str, float] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        name, _, value = line.strip().rpartition(" ")
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise InvalidRequest(
+                f"{file}, line {number}: {line!r:.60} is not a name and a number, as bumps writes them"
+            ) from None
+    return found
+
+
+def _export(service: ServerProxy, sent: list[JobRecord], folder: Path) -> None:
+    """Write the files of the fits that are complete; those of several into folders of their own."""
+    for record in sent:
+        if record.state == "complete" and record.kind in FITS:
+            own = folder if len(sent) == 1 else folder / f"{record.job}-{record.name}"
+            service.wait(record.job).save(own, record.name)
+            click.echo(plain(f"the files of job {record.job} are in {own}"), err=True)
 
 
 def _numbers(service: ServerProxy, after: tuple[str, ...]) -> list[int]:
