@@ -26,12 +26,13 @@ NAMES = (
     "sharing",
     "mirror",
     "memory",
+    "payloads",
     "durability",
     "recovery",
     "commands",
 )
 #: They need the disk, and are measured when they are asked for.
-DISK = ("durability", "recovery", "commands")
+DISK = ("payloads", "durability", "recovery", "commands")
 #: They have options of their own.
 STUDIES = ("simulate", "chaos", "certified", "coverage", "fits")
 

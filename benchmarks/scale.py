@@ -37,6 +37,8 @@ class Scale:
     mirrors: int = 50
     #: units while clients do not read, of which three in ten thousand have a megabyte as their result
     memory: int = 1_000_000
+    #: bytes of one long payload
+    payload: int = 50 << 20
     #: cold starts in a round
     starts: int = 3
     #: chunks that the dispatcher deals
@@ -58,6 +60,7 @@ QUICK = Scale(
     mirror=1,
     mirrors=5,
     memory=2000,
+    payload=3 << 20,
     urgent=2,
 )
 

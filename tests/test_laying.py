@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fabric import Fabric
+from fabric import Fabric, until
 
+import park
 from park.core.laying import Laying
 from park.core.outcome import Event, Flow, Tick
 from park.core.pieces import LONG, Laid
+from park.util.keys import key_folder
 from park.wire import messages
+from tests.campaign.proxy import Proxy, three_ports
 
 LONG_ONE = bytes(LONG + 1)
 
@@ -123,3 +129,90 @@ def test_whatever_is_long_arrives(tmp_path: Path, keys: bool) -> None:
             fabric.broker.kill()
             fabric.start_broker()
             assert service.wait(job, timeout=30) == inputs
+
+
+def test_a_slow_link_is_no_reason_to_cut_anybody_off(tmp_path: Path) -> None:
+    def echo(data: bytes) -> bytes:
+        return data
+
+    with Fabric(tmp_path, keys=True) as fabric:
+        # each message is longer on its way than a lease
+        proxy = Proxy(three_ports(random.Random(2)), int(fabric.url.rpartition(":")[2]), rate=1.2e6)
+        fabric.callback(proxy.close)
+        shutil.copytree(key_folder(fabric.url), key_folder(proxy.url))
+        near = fabric.connect()
+        kernel = fabric.start("-m", "park.cli.kernel", "--broker", proxy.url, "--slots", "1", cwd=tmp_path)
+        until(lambda: near.kernels(), why=lambda: kernel.text)
+        (number,) = [k.kernel for k in near.kernels()]
+        data = os.urandom(1_600_000)
+        with park.connect(proxy.url) as far:
+            assert far.wait(far.start(echo, [data]), timeout=40) == [data]
+        assert [k.kernel for k in near.kernels()] == [number], "the same all the time"
+        assert kernel.running
+
+
+def test_what_jobs_that_are_deleted_took_is_used_again(tmp_path: Path) -> None:
+    def long(n: int) -> bytes:
+        return bytes(n)
+
+    with Fabric(tmp_path) as fabric:
+        service = fabric.connect()
+        fabric.start_kernels(1)
+        sizes = []
+        for _ in range(5):
+            job = service.start(long, [4 << 20, 3 << 20])
+            assert len(service.wait(job, timeout=30)) == 2
+            service.delete(job)
+            until(lambda: not sum(1 for _ in service.jobs(owner="*")))
+            service.wait(service.start(abs, [-1]), timeout=30)  # what was deleted is swept out meanwhile
+            service.delete(service.jobs(owner="*")[-1].id)
+            sizes.append((fabric.home / "jobs.mdb").stat().st_size)
+        assert sizes[-1] <= sizes[2], sizes
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("keys", [False, True], ids=["ipc", "tcp"])
+def test_four_hundred_megabytes_arrive_and_are_held_once(tmp_path: Path, keys: bool) -> None:
+    size = 400 << 20
+
+    def long(n: int) -> bytes:
+        return bytes(n)
+
+    def drive(n: int) -> list[int]:
+        import park
+
+        env = park.environment()
+        env.store["file"] = bytes(n)
+        assert env.checkpoint(bytes(n), wait=60.0)
+        return [len(env.store["file"]), *map(len, env.map(long, [n]))]
+
+    with Fabric(tmp_path, keys=keys, lease=20.0, heartbeat=2.0) as fabric:
+        service = fabric.connect()
+        fabric.start_kernels(2)
+        service.wait(service.start(long, [1]), timeout=30)
+        first, most = resident(fabric.broker.pid), 0
+        over = threading.Event()
+
+        def watch() -> None:
+            nonlocal most
+            while not over.wait(0.02):
+                most = max(most, resident(fabric.broker.pid))
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            assert [len(r) for r in service.wait(service.start(long, [size]), timeout=60)] == [size]
+            assert service.wait(service.start(len, [bytes(size)]), timeout=60) == [size]
+            assert service.wait(service.start(drive, [size]), timeout=60) == [[size, size]]
+            assert [len(r) for r in service.map(long, [size])] == [size]
+            assert list(service.map(len, [bytes(size)])) == [size]
+        finally:
+            over.set()
+            thread.join()
+        assert most - first < 1.5 * size
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that the process has."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
