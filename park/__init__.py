@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from park.backends import offer
 from park.errors import (
     Abort,
     InvalidRequest,
@@ -121,6 +122,9 @@ __all__ = [
     "local_service",
     "usertag",
 ]
+
+
+offer()
 
 
 def __getattr__(name: str) -> Any:

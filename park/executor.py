@@ -62,7 +62,7 @@ class _Call:
             return raised
 
 
-def _value(result: Any) -> Any:
+def value_of(result: Any) -> Any:
     """The result of a `_Call`, or the exception that it raised."""
     if isinstance(result, _Raised):
         raise result.error from UnitError("raised in a slot process", result.text)
@@ -108,7 +108,7 @@ class _Future(concurrent.futures.Future[Any]):
                 try:
                     got = call.get()
                     assert got is not None
-                    value = _value(decode_results(got[2], 0)[0])
+                    value = value_of(decode_results(got[2], 0)[0])
                 except BaseException as error:
                     self.set_exception(error)
                 else:
@@ -157,13 +157,24 @@ class _Future(concurrent.futures.Future[Any]):
         return None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
 
 
-class _Map:
+class Running:
     """A map of an executor. *run* is there once its first inputs were sent."""
 
     def __init__(self, buffered: bool) -> None:
         self.run: Run | None = None
         self._buffered = buffered
         self._lock = threading.Lock()
+
+    def take(self, ordered: bool = True, deadline: float | None = None) -> tuple[int, list[Any]] | None:
+        """The next results (`value_of`), with the first one's place; None: there are no more. Raises TimeoutError."""
+        run = self.run
+        assert run is not None
+        try:
+            return run.take(ordered, deadline)
+        except ServiceClosed:
+            if run.dropped:  # by `Executor.shutdown`
+                raise concurrent.futures.CancelledError from None
+            raise
 
     def put(self, call: Any, closed: bool) -> None:
         """One more input; or, with *closed*, none."""
@@ -194,7 +205,7 @@ class Executor(concurrent.futures.Executor):
     def __init__(self, session: Session) -> None:
         self._session = session
         #: calls and maps that have not ended
-        self._open: set[_Future | _Map] = set()
+        self._open: set[_Future | Running] = set()
         self._changed = threading.Condition()
         self._shut = False
 
@@ -243,16 +254,17 @@ class Executor(concurrent.futures.Executor):
         calls: Iterable[Any] = ((args, {}) for args in zip(*iterables, strict=False))
         if buffersize is not None:
             rest = iter(calls)
-            map_ = self._map(fn, None)
+            map_ = self.running(fn, None)
             for call in itertools.islice(rest, buffersize):
                 map_.put(call, closed=False)
             return self._results(map_, deadline, rest)
         if all(type(given) in HOLDERS for given in iterables):
             calls = list(calls)
-        return self._results(self._map(fn, calls), deadline)
+        return self._results(self.running(fn, calls), deadline)
 
-    def _map(self, fn: Callable[..., Any], calls: Iterable[Any] | None) -> _Map:
-        map_ = _Map(buffered=calls is None)
+    def running(self, fn: Callable[..., Any], calls: Iterable[Any] | None) -> Running:
+        """A map over *calls*, pairs of arguments and keywords; None: they are put one by one."""
+        map_ = Running(buffered=calls is None)
         self._begin(map_)
         try:
             map_.run = Run(self._session, _Call(fn), calls, eager=True, on_end=partial(self._end, map_))
@@ -262,7 +274,7 @@ class Executor(concurrent.futures.Executor):
         return map_
 
     def _results(
-        self, map_: _Map, deadline: float | None, rest: Iterator[Any] | None = None
+        self, map_: Running, deadline: float | None, rest: Iterator[Any] | None = None
     ) -> Iterator[Any]:
         run = map_.run
         assert run is not None
@@ -270,25 +282,20 @@ class Executor(concurrent.futures.Executor):
             while True:
                 if rest is not None:
                     self._put_next(map_, rest)
-                try:
-                    taken = run.take(deadline=deadline)
-                except ServiceClosed:
-                    if run.dropped:  # by `shutdown`
-                        raise concurrent.futures.CancelledError from None
-                    raise
+                taken = map_.take(deadline=deadline)
                 if taken is None:
                     return
                 values = taken[1][::-1]
                 del taken
-                yield _value(values.pop())
+                yield value_of(values.pop())
                 while values:
                     if rest is not None:
                         self._put_next(map_, rest)
-                    yield _value(values.pop())
+                    yield value_of(values.pop())
         finally:
             run.cancel(spare=True)
 
-    def _put_next(self, map_: _Map, rest: Iterator[Any]) -> None:
+    def _put_next(self, map_: Running, rest: Iterator[Any]) -> None:
         """A result is due to be taken: send one more input."""
         for call in itertools.islice(rest, 1):
             if self._shut:
@@ -305,7 +312,7 @@ class Executor(concurrent.futures.Executor):
         if cancel_futures:
             self._cancel([item for item in waiting if isinstance(item, _Future)])
             for item in waiting:
-                if isinstance(item, _Map) and item.run is not None:
+                if isinstance(item, Running) and item.run is not None:
                     item.run.cancel(spare=True)
         if wait:
             self._join()
@@ -313,6 +320,12 @@ class Executor(concurrent.futures.Executor):
             over = not self._open
         if over:
             self._session.close()
+
+    def terminate_workers(self) -> None:
+        """End all calls now, also those that run; as of Python 3.14."""
+        with self._changed:
+            self._shut = True
+        self._session.close()
 
     def _join(self) -> None:
         """Wait until all calls have ended."""
@@ -326,7 +339,7 @@ class Executor(concurrent.futures.Executor):
                 while item in self._open:
                     self._changed.wait()
 
-    def _begin(self, item: _Future | _Map) -> None:
+    def _begin(self, item: _Future | Running) -> None:
         with self._changed:
             if _exiting:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
@@ -335,7 +348,7 @@ class Executor(concurrent.futures.Executor):
             self._open.add(item)
             _busy.add(self)
 
-    def _end(self, item: _Future | _Map) -> None:
+    def _end(self, item: _Future | Running) -> None:
         """It has ended. Also in the loop."""
         with self._changed:
             self._open.discard(item)

@@ -82,6 +82,7 @@ ROOMS = {
     # 0: words
     "park.version": Room(0),
     "park.errors": Room(0),
+    "park.backends": Room(0),
     "park.model": Room(0, beside=("park.errors", "park.version")),
     # 0: packages that only hold others, and import nothing
     "park.core": Room(0),
@@ -260,6 +261,7 @@ ROOMS = {
     "park.feeding": Room(3),
     "park.session": Room(4),
     "park.executor": Room(4, beside=("park.session",)),
+    "park.pool": Room(4, beside=("park.executor",)),
     "park.job": Room(4),
     "park.core.asking": Room(4, beside=("park.job",)),
     "park.core.stack": Room(3),
@@ -269,6 +271,7 @@ ROOMS = {
         beside=(
             "park.core.asking",
             "park.executor",
+            "park.pool",
             "park.job",
             "park.session",
             "park.local",
@@ -283,6 +286,7 @@ ROOMS = {
     ),
     "park.cli.*": Room(5, beside=("park.cli.*",), libraries=("click", "rich", "tqdm")),
     "park.cli.inputs": Room(5, libraries=("numpy",)),
+    "park.joblib": Room(5, libraries=("joblib",)),
     # 6: the public door, and what joins rooms of the floor below
     "park": Room(6),
     "park.cli.targets": Room(6, beside=("park",)),
@@ -294,7 +298,7 @@ ROOMS = {
 #: What importing a module never loads, by any way: a slot process starts fast, a broker cannot unpickle, and
 #: nobody waits for a library that he does not use.
 NEVER_LOADS = {
-    "park": ("bumps", "matplotlib", "numpy", "scipy"),
+    "park": ("bumps", "joblib", "matplotlib", "numpy", "scipy"),
     "park.payload": ("numpy",),
     "park.kernel.slot": ("lmdb", "numpy", "zmq"),
     "park.core.loop": ("cloudpickle", "numpy"),

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Self
 from msgspec import Struct, structs
 
 from park import payload
+from park.backends import offer
 from park.batches import LARGEST_BATCH, batches_of, check_function
 from park.core.asking import (
     Ends,
@@ -75,6 +76,7 @@ from park.wire.pack import Pack
 
 if TYPE_CHECKING:
     from park.executor import Executor
+    from park.pool import Pool
     from park.session import MapIterator, Mapper, Session
 
 #: Seconds in which a broker should have answered anything that needs no waiting.
@@ -301,6 +303,23 @@ class Server(ABC):
     def executor(self, **fields: Any) -> Executor:
         """A `concurrent.futures.Executor` on the service."""
 
+    @property
+    def slots(self) -> int:
+        """The slots of all kernels that take work now."""
+        return sum(kernel.slots for kernel in self.kernels() if not kernel.draining)
+
+    def pool(self, **fields: Any) -> Pool:
+        """A pool as of `multiprocessing`, for tools that take one; *fields* are those of `park.Request`.
+
+        For scipy's ``workers=pool.map``, the ``pool=`` of emcee and dynesty, lmfit's ``workers=pool``::
+
+            with park.local_service as service, service.pool() as pool:
+                scipy.optimize.differential_evolution(f, bounds, workers=pool.map, updating="deferred")
+        """
+        from park.pool import Pool
+
+        return Pool(self.executor(**fields), lambda: self.slots)
+
     def start(
         self,
         body: Any,
@@ -316,6 +335,7 @@ class Server(ABC):
         return job_of_record(self, self.status(job))
 
     def __enter__(self) -> Self:
+        offer()
         service_stack.push(self)
         return self
 
