@@ -753,7 +753,7 @@ def test_pause_and_resume(world: World) -> None:
     row = next(row for row in world.run("jobs").splitlines() if row.startswith(str(job.id)))
     assert row.split()[2:5] == ["long", "paused", f"{done}/150"]
     why = world.run("why", job.id)
-    assert why == f"job {job.id} is paused: `park resume {job.id}` lets it go on\n"
+    assert why == f"job {job.id} is paused: `park resume {job.id}`, in Python job.resume(), lets it go on\n"
     assert done == job.progress.done < 150
     assert world.run("resume", job.id) == f"job {job.id} goes on\n"
     assert job.wait(20) == list(range(150))

@@ -583,7 +583,9 @@ def test_a_paused_map_job_deals_nothing_until_it_is_resumed(single: ServerProxy)
     until(lambda: job.record.running == 0)
     done = job.progress.done
     assert job.state == "paused"
-    assert repr(job).endswith(f"paused {job.progress.done} of 120: `park resume {job.id}` lets it go on>")
+    assert repr(job).endswith(
+        f"paused {job.progress.done} of 120: `park resume {job.id}`, in Python job.resume(), lets it go on>"
+    )
     # whoever waits for it goes on waiting
     with pytest.raises(park.WaitTimeout, match=f"job {job.id} is paused after 0.05 s: `park resume"):
         job.wait(timeout=0.05)

@@ -151,7 +151,7 @@ def test_what_has_not_ended_stays_and_so_does_what_it_comes_after() -> None:
         f"job {waits.job}, which comes after job {job}, is waiting: wait until it has ended, or abort it first"
     )
     assert running.text == (
-        f"job {waits.job} is waiting: abort it first (`park abort {waits.job}`), then delete it"
+        f"job {waits.job} is waiting: abort it first (`park abort {waits.job}`, in Python job.abort()), then delete it"
     )
     done(world, client.ask(messages.Abort(0, waits.job)), client.ask(messages.Abort(0, later.job)))
     (answer,) = done(world, client.ask(messages.Delete(0, job)))
@@ -470,7 +470,7 @@ def test_jobs_are_deleted_from_scripts_and_the_command_line(tmp_path: Path) -> N
         assert command.wait() == 6
         assert command.text.splitlines() == [
             *(f"job {number} is deleted" for number in jobs[2:5]),
-            f"park: job {held} is waiting: abort it first (`park abort {held}`), then delete it",
+            f"park: job {held} is waiting: abort it first (`park abort {held}`, in Python job.abort()), then delete it",
             f"park: job {jobs[0]} is unknown: it was deleted, or it was a session that is over",
         ]
         assert [job.id for job in service.jobs()] == [jobs[5], held]

@@ -32,7 +32,7 @@ class Reasons:
         if record.state.ended or record.reason:
             return record.reason
         if record.state is JobState.PAUSED:
-            return f"`park resume {job.number}` lets it go on"
+            return f"`park resume {job.number}`, in Python job.resume(), lets it go on"
         d = self._d
         if record.state is JobState.WAITING:
             for other in record.after:
