@@ -245,7 +245,8 @@ class Keeping(Recovery):
         number = job.number
         if not job.ended:
             raise Refused(
-                f"job {number} is {job.state}: abort it first (`park abort {number}`, in Python job.abort()), then delete it"
+                f"job {number} is {job.state}: abort it first (`park abort {number}`, in Python job.abort()), "
+                "then delete it"
             )
         if self.list.needed[number]:
             others = (j for j in self.list.jobs.values() if not j.ended and number in j.facts.after)
