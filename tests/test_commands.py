@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import numpy as np
 import pytest
 from fabric import Fabric, Process, until
 
@@ -647,6 +648,15 @@ def test_what_a_body_says_of_its_result_is_shown_wherever_the_job_is(world: Worl
     assert records[job.id]["remark"] == job.remark == "7 is \x1b[31mdoubtful"
     assert repr(job).endswith(" 1 of 1: 7 is \x1b[31mdoubtful>")
     assert records[world.done]["remark"] == ""
+
+
+def test_fetch_prints_plain_numbers(world: World) -> None:
+    def found() -> dict[str, object]:
+        return {"chisq": np.float64(1.5), "at": [(np.int64(3), {"b": np.float32(0.5)})]}
+
+    job = world.service.start(found)
+    world.service.wait(job, timeout=20)
+    assert world.run("fetch", str(job)) == "{'chisq': 1.5, 'at': [(3, {'b': 0.5})]}\n"
 
 
 def test_fetch_prints_or_writes_the_result(world: World, tmp_path: Path) -> None:

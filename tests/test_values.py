@@ -6,6 +6,7 @@ import doctest
 import enum
 import json
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,40 @@ def endless() -> list[Any]:
 )
 def test_every_value_is_json(value: Any, want: Any) -> None:
     assert json.loads(values.as_json(value)) == want
+
+
+class Reading:
+    """Its text is its author's own."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        return f"{self.value!r} K"
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("scalar", [np.float64, np.float32, np.int64, np.uint8, np.longdouble, np.complex128])
+@pytest.mark.parametrize("write", [str, repr])
+def test_numbers_are_plain_in_texts_wherever_they_lie(scalar: Any, write: Any) -> None:
+    number = scalar(2)
+    plain = f"{number!s}"
+    shapes: list[tuple[Any, str]] = [
+        ([number], f"[{plain}]"),
+        ({"a": {number: (number,)}}, f"{{'a': {{{plain}: ({plain},)}}}}"),
+        (Peak(number, (number, number)), f"Peak(at={plain}, widths=({plain}, {plain}))"),
+        (deque([{number}]), f"deque([{{{plain}}}])"),
+        (Reading(number), f"{plain} K"),
+        (np.array([number, None], dtype=object), "2" if write is str else "array(["),
+    ]
+    for value, want in shapes:
+        text = values.as_text(value, write)
+        assert want in text, text
+        assert "np." not in text, text
+        assert "np." not in values.as_json({(number,): Reading([number])})
+    assert values.as_text((np.True_, np.str_("no"))) == "(True, 'no')"
+    assert write(np.array([0.1])) == values.as_text(np.array([0.1]), write), "arrays are as they were"
 
 
 def test_what_holds_itself_ends() -> None:

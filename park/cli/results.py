@@ -66,16 +66,16 @@ def fetch(broker: str | None, selector: str, output: Path | None, folder: Path |
         if folder is not None:
             _save(job, result, folder)
             return
-        if as_json:
-            from park.cli import values
+        from park.cli import values
 
+        if as_json:
             data = values.as_json(result).encode() + b"\n"
         elif output is not None:
             from park import payload
 
             data = payload.dumps(result, "the result")
         else:
-            data = f"{result}\n".encode(errors="replace")
+            data = f"{values.as_text(result)}\n".encode(errors="replace")
         if output is None:
             click.echo(data.decode(), nl=False)
             return
@@ -188,7 +188,10 @@ def run(broker: str | None, job: int, unit: int | None, as_json: bool) -> None:
             else:
                 _look_into(error, what)
             sys.exit(1)
-        click.echo(values.as_json(said | {"result": result}) if as_json else f"{what} returned {result!r}")
+        if as_json:
+            click.echo(values.as_json(said | {"result": result}))
+        else:
+            click.echo(f"{what} returned {values.as_text(result, repr)}")
 
 
 def _which(job: int, copy: JobCopy, unit: int | None) -> int:

@@ -1,17 +1,45 @@
-"""Values of any kind as JSON: what programs read of the results of jobs."""
+"""Values of any kind as text, for people, and as JSON, for programs: the results of jobs."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from park.errors import UnitError
 
 #: How deep a value is followed; what lies deeper is text.
 DEEPEST = 50
+
+
+def as_text(value: Any, write: Callable[[Any], str] = str) -> str:
+    """*value* as ``print`` shows it, or another function that writes it, with plain numbers however deep they lie.
+
+    >>> import numpy
+    >>> print(as_text({"chisq": numpy.float64(1.5), "at": [(numpy.int64(3), numpy.bool_(True))]}))
+    {'chisq': 1.5, 'at': [(3, True)]}
+    """
+    with _plain_numbers():
+        return write(value)
+
+
+@contextmanager
+def _plain_numbers() -> Iterator[None]:
+    """Inside, numbers of numpy are shown without their type, ``np.float64(1.5)`` as 1.5.
+
+    numpy does so itself, as it did before its release 2. So it holds wherever a number lies: also in the text of a class
+    of the user's.
+    """
+    numpy = sys.modules.get("numpy")
+    if numpy is None or int(numpy.__version__.partition(".")[0]) < 2:
+        yield
+        return
+    with numpy.printoptions(legacy="1.25"):
+        yield
 
 
 def as_json(value: Any) -> str:
@@ -28,7 +56,8 @@ def as_json(value: Any) -> str:
       "at": [1.5, null]
     }
     """
-    return _indented(_plain(value))
+    with _plain_numbers():  # keys, and what is no number, are texts
+        return _indented(_plain(value))
 
 
 def _plain(value: Any, depth: int = 0) -> Any:

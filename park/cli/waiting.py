@@ -158,8 +158,10 @@ def show_result(service: ServerProxy, record: JobRecord, err: bool = False) -> N
     """
     if record.kind not in FITS or record.state != "complete" or record.owner != service.user:
         return
+    from park.cli import values
+
     try:
-        text = str(service.wait(record.job))
+        text = values.as_text(service.wait(record.job))
     except Exception as error:
         text, err = f"park: the result of job {record.job} cannot be shown here: {error}", True
     click.echo("\n".join(map(tables.plain, text.split("\n"))), err=err)
