@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msgspec.structs import replace
+
 from park.errors import InvalidRequest, JobAborted, JobFailed, ParkError, UnknownJob, WaitTimeout
+from park.live import MOST_SHOWN, jobs_in_html
 from park.model import JobRecord, JobState, Log, Progress
 from park.reference import Reference, job_of
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
     from park.core.manager import JobManager
 
-__all__ = ["Job", "JobManager", "Reference", "as_completed", "check_timeout", "number_of"]
+__all__ = ["Job", "JobManager", "Jobs", "Reference", "as_completed", "check_timeout", "number_of"]
 
 
 def __getattr__(name: str) -> Any:
@@ -89,6 +92,10 @@ class Job:
         said = "; ".join(text for text in (r.reason, r.remark) if text)
         return " ".join(parts) + (f": {said}>" if said else ">")
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return Jobs([self])._repr_html_()
+
     @property
     def record(self) -> JobRecord:
         """Everything that the service tells of the job, as it is now."""
@@ -130,10 +137,7 @@ class Job:
     @property
     def progress(self) -> Progress:
         """What the body reported, else how many units are done."""
-        r = self.record
-        if r.progress is not None:
-            return Progress(r.progress[0], r.progress[1])
-        return Progress(r.done, r.total or 0, "units")
+        return self.record.how_far
 
     @property
     def result(self) -> Any:
@@ -242,6 +246,20 @@ class Job:
         self._service.when_ended(self._number, wake)
         yield from ended
         return self.wait()
+
+
+class Jobs(list[Job]):
+    """Jobs in a list, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        shown = []
+        for job in self[:MOST_SHOWN]:
+            try:
+                shown.append(job.record)
+            except ParkError as error:  # it was deleted, or its service is closed
+                known = job._last or JobRecord(job.id, "")
+                shown.append(replace(known, reason=str(error)))
+        return jobs_in_html(shown, len(self))
 
 
 def number_of(job: Any) -> int:

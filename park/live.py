@@ -18,6 +18,8 @@ from typing import Any, Protocol
 from park.mirror import Callback, Change, Mirror
 from park.model import JobRecord, JobState, KernelRecord, OwnerRecord
 from park.table import Rows
+from park.util import html
+from park.util.pace import counted
 
 #: Changes that wait for one follower before those of one row become one.
 MOST_WAITING = 10_000
@@ -191,26 +193,12 @@ class LiveTable:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the jobs that have not ended, the newest first."""
-        import html
-
         active = sorted((r for r in self.jobs.values() if not r.state.ended), key=lambda r: -r.job)
         slots = sum(k.slots for k in self.kernels.values())
         said = f"{len(active)} jobs that have not ended, {len(self.kernels)} kernels with {slots} slots"
         if self.stale:
             said += "; stale: the broker may have moved on"
-        heads = ("job", "owner", "name", "state", "done", "running", "reason")
-        rows: list[tuple[object, ...]] = [heads]
-        rows += [
-            (r.job, r.owner, r.name, r.state.value, how_far(r), r.running or "", r.reason)
-            for r in active[:MOST_SHOWN]
-        ]
-        if len(active) > MOST_SHOWN:
-            rows.append((f"and {len(active) - MOST_SHOWN} more", *[""] * 6))
-        lines = [
-            "".join(f"<{cell}>{html.escape(str(text))}</{cell}>" for text in row)
-            for row, cell in zip(rows, ["th", *["td"] * len(rows)], strict=False)
-        ]
-        return f"<p>{said}</p><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+        return html.paragraph(said) + jobs_in_html(active[:MOST_SHOWN], len(active))
 
 
 class TableChanges(Iterator[Change]):
@@ -261,6 +249,20 @@ class TableChanges(Iterator[Change]):
         """Follow the table no longer."""
         self._finalizer()
         self.wake()
+
+
+def jobs_in_html(records: Sequence[JobRecord], count: int) -> str:
+    """The *records* of *count* jobs, or of the first of them, as a notebook shows them."""
+    rows: list[tuple[object, ...]] = []
+    for r in records:
+        far = r.how_far
+        number = counted(far) if r.total is not None or not r.state.ended else ""
+        done = ", ".join(filter(None, (number, far.note)))
+        said = "; ".join(filter(None, (r.reason, r.remark)))
+        rows.append((r.job, r.owner, r.name, r.state.value, done, r.running or "", said))
+    if count > len(rows):
+        rows.append((f"and {count - len(rows)} more", *[""] * 6))
+    return html.table(("job", "owner", "name", "state", "done", "running", "reason"), rows)
 
 
 def how_far(record: JobRecord) -> str:

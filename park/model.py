@@ -109,8 +109,10 @@ class JobRecord(Record, frozen=True):
     total: int | None = None
     #: units that failed, among those done
     failed: int = 0
-    #: what the body itself reported: done of total
+    #: what the body itself reported: done of total, what is counted, and how good it is by now, in a few words
     progress: tuple[float, float] | None = None
+    units: str = ""
+    note: str = ""
     #: units (or the driver) running now
     running: int = 0
     #: slot-seconds used, and credits paid for them
@@ -141,6 +143,13 @@ class JobRecord(Record, frozen=True):
 
     #: the hosts on which it runs now, where somebody asks for the record; the live table has none
     hosts: tuple[str, ...] = ()
+
+    @property
+    def how_far(self) -> Progress:
+        """What its body reported, else how many units are done."""
+        if self.progress is not None:
+            return Progress(*self.progress, self.units, self.note)
+        return Progress(self.done, self.total or 0, "units")
 
 
 class KernelRecord(Record, frozen=True):
@@ -212,11 +221,14 @@ class Delta(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a body is: *done* of *total*, counted in *units* (a word for people)."""
+    """How far a body is: *done* of *total*, counted in *units* (a word for people). *note*: how good it is by now, in a
+    few words, such as "chisq 1.02". Both are cut after 40 characters.
+    """
 
     done: float
     total: float
     units: str = ""
+    note: str = ""
 
     @property
     def fraction(self) -> float:
@@ -271,18 +283,18 @@ def texts(given: Any, what: str) -> tuple[str, ...]:
     return found
 
 
-#: Characters of a remark.
-MAX_REMARK = 200
+#: Characters of a remark, and of each of the words beside a progress.
+MAX_REMARK, MAX_NOTE = 200, 40
 
 
-def remark_of(text: str) -> str:
+def remark_of(text: str, most: int = MAX_REMARK) -> str:
     """*text* as a remark: in one line, and cut where it is too long.
 
     >>> remark_of("not converged:\\n  no steps left")
     'not converged: no steps left'
     """
     line = " ".join(text.split())
-    return line if len(line) <= MAX_REMARK else line[: MAX_REMARK - 1] + "…"
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 #: Characters of the words of a command, all together: they are in the public table.

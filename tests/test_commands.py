@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import signal
 import sys
 import termios
@@ -217,6 +218,40 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         os.close(self._master)
         os.close(self.slave)
+
+
+def samples() -> None:
+    for n in range(1, 301):
+        time.sleep(0.1)
+        park.environment().publish(park.Progress(10 * n, 3000, "samples", "chisq 1.02"))
+        park.environment().ready()
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["-m", "park.cli.park", "wait"], r"━─+ +[\d,]+/3,000 samples +\d\d:\d\d left, chisq 1.02"),
+        (
+            ["-c", "import park, sys; park.connect().wait(int(sys.argv[1]))"],
+            r" [\d,]+/3,000 samples \[\d\d:\d\d<\d\d:\d\d, chisq 1.02",
+        ),
+    ],
+)
+def test_a_bar_shows_what_is_counted_how_good_it_is_and_the_time_left(
+    world: World, command: list[str], shown: str
+) -> None:
+    job = world.service.start(samples)
+    with Terminal() as terminal:
+        env = {"PARK_BROKER": world.fabric.address, "TERM": "xterm", "COLUMNS": "120", "LINES": "20"}
+        waiting = world.fabric.start(*command, str(job), env=env, stderr=terminal.slave)
+        try:
+            until(lambda: re.search(shown, terminal.text), why=lambda: terminal.text)
+            record = world.service.status(job)
+            assert (record.units, record.note) == ("samples", "chisq 1.02")
+            world.service.abort(job)
+            until(lambda: terminal.text and not waiting.running)
+        finally:
+            waiting.kill()
 
 
 def test_watching_on_a_terminal_redraws(world: World) -> None:

@@ -79,9 +79,15 @@ def test_every_method_goes_on_and_counts_on(method: str) -> None:
 
     alone = run(make(), Env())
     result, envs = interrupted(make, CUT[method], CUT[method])
-    done = [m.done for env in envs for m in env.of(Progress)]
-    total = envs[0].of(Progress)[0].total
-    assert done == [min(n + 1, total) for n in range(len(done))], "steps are counted on"
+    told = [m for env in envs for m in env.of(Progress)]
+    done, total = [m.done for m in told], told[0].total
+    if method == "dream":  # samples of its chains, after those of the burn-in
+        chains, burn = next(filter(None, done)), LONG[method]["burn"]
+        assert chains >= 20
+        assert done == [min(max(0, n + 1 - burn) * chains, total) for n in range(len(done))]
+    else:
+        assert done == [min(n + 1, total) for n in range(len(done))], "steps are counted on"
+    assert {m.units for m in told} == {"samples" if method == "dream" else "steps"}
     assert result.steps == len(done) == len(result.convergence)
     assert 2 * CUT[method] < result.steps or method in ("lm", "newton")
     if method not in ("lm", "newton"):  # which end where they will
@@ -111,7 +117,7 @@ def test_what_a_sampler_draws_is_the_posterior_all_the_same() -> None:
 
     alone = run(make(), Env())
     result, envs = interrupted(make, 150, 250)  # generations, of 500
-    assert [env.of(Progress)[0].done for env in envs] == [1, 151, 401]
+    assert [env.of(Progress)[0].done for env in envs] == [0, 51 * 30, 301 * 30]
     assert abs(result.steps - alone.steps) <= 20
     agree(result, alone)
 
@@ -124,13 +130,15 @@ def test_a_sampler_that_fits_first_goes_on_in_the_phase_that_it_was_in() -> None
 
     env = Env()
     run(make(), env)
-    alone = [m.done for m in env.of(Progress)]
-    fitted = alone.index(1, 1)  # steps of its fit
+    fitted = [m.units for m in env.of(Progress)].count("steps")
     result, envs = interrupted(make, 3, fitted + 20)
-    firsts = [env.of(Progress)[0].done for env in envs]
-    assert firsts[:2] == [1, 4]
-    assert firsts[2] > 10, "it samples, and does not fit again"
-    assert envs[2].of(Progress)[0].total == envs[2].of(Progress)[-1].total
+    firsts = [env.of(Progress)[0] for env in envs]
+    assert [m.done for m in firsts[:2]] == [1, 4]
+    assert {m.units for m in envs[2].of(Progress)} == {"samples"}, "it does not fit again"
+    assert firsts[2].note.startswith("burn-in 4"), (
+        "nor does it begin to sample again: it has had 20 of 50 generations"
+    )
+    assert firsts[2].total == envs[2].of(Progress)[-1].total == 1000
     assert result.draws is not None
 
 
@@ -217,34 +225,34 @@ def is_posterior(result: FitResult) -> None:
     assert result.draws.std(axis=0) == pytest.approx(deviation, rel=0.2)
 
 
-def reached(job: park.Job, step: float) -> float:
-    until(lambda: job.progress is not None and job.progress.done >= step, why=lambda: repr(job))
-    assert job.progress is not None
+def reached(job: park.Job, samples: float) -> float:
+    until(lambda: job.progress.done >= samples, why=lambda: repr(job))
     return job.progress.done
 
 
-class Steps:
-    """The steps that a job tells of."""
+class Samples:
+    """The samples that a job tells of."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []
 
     def on_progress(self, message: Progress) -> None:
+        assert message.units == "samples"
         self.seen.append(message.done)
 
 
 def test_a_local_sampler_is_killed_twice_and_samples_on() -> None:
-    steps = Steps()
+    samples = Samples()
     with park.local_service:
-        err = Uncertainty(slow(0.0002), checkpoint=0.1, monitor=steps, **OPTIONS)
+        err = Uncertainty(slow(0.0002), checkpoint=0.1, monitor=samples, **OPTIONS)
         for _ in range(2):
-            at = reached(err, (steps.seen or [0])[-1] + 60)
+            at = reached(err, (samples.seen or [0])[-1] + 1200)
             for pid in slots_of(os.getpid()):
                 os.kill(pid, signal.SIGKILL)
-            until(lambda at=at: steps.seen[-1] > at, why=lambda: repr(err))  # type: ignore[misc]
+            until(lambda at=at: samples.seen[-1] > at, why=lambda: repr(err))  # type: ignore[misc]
         result = err.wait(60)
-    lives = [b for a, b in zip(steps.seen, steps.seen[1:], strict=False) if b < a]
-    assert min([*lives, 60]) >= 20, "it begins again"
+    lives = [b for a, b in zip(samples.seen, samples.seen[1:], strict=False) if b < a]
+    assert min([*lives, 1200]) >= 400, "it begins again"
     assert abs(result.steps - 251) <= 20
     is_posterior(result)
 
@@ -253,16 +261,16 @@ def test_a_sampler_goes_on_when_its_kernel_and_the_broker_were_killed(tmp_path: 
     with Fabric(tmp_path) as fabric:
         kernel = fabric.start_kernel(slots=2)
         service = fabric.connect()
-        steps = Steps()
-        err = Uncertainty(slow(0.0005), checkpoint=0.1, monitor=steps, service=service, **OPTIONS)
-        at = reached(err, 80)
+        samples = Samples()
+        err = Uncertainty(slow(0.0005), checkpoint=0.1, monitor=samples, service=service, **OPTIONS)
+        at = reached(err, 600)
         kernel.kill()
         fabric.broker.kill()
-        seen = len(steps.seen)
+        seen = len(samples.seen)
         fabric.start_broker()
         fabric.start_kernel(slots=2)
         result = err.wait(60)
         # the first may be what the broker had kept of the stream: less new than the checkpoint
-        assert steps.seen[seen + 1] > at - 60
+        assert samples.seen[seen + 1] > at - 1200
         assert abs(result.steps - 251) <= 20
         is_posterior(result)

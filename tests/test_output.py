@@ -368,8 +368,8 @@ def test_a_bar_on_a_terminal_that_has_gone_fails_nothing(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(sys, "stderr", Gone())
     with Bar("job 1") as bar:
-        bar.update(1, 2)
-        bar.update(2, 2)
+        bar.update(park.Progress(1, 2), "", 1.0)
+        bar.update(park.Progress(2, 2), "", 2.0)
     outlet.tell("nobody hears this")
     monkeypatch.setattr(sys, "stderr", None)
     outlet.tell("nor this")

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from park.cli import columns, tables
+from park.cli import tables
 from park.cli.common import broker_option, in_words, open_service
 from park.cli.select import chosen, records_of, selectors_argument
+from park.util.pace import Pace, counted, span
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -213,6 +214,7 @@ class Bars(Lines):
         self._live = live
         self._began = time.monotonic()
         self._reasons: dict[int, Reason] = {}
+        self._paces: dict[int, Pace] = {}
 
     def say(self, record: JobRecord) -> None:
         if self._live.is_started:
@@ -221,7 +223,8 @@ class Bars(Lines):
         super().say(record)
 
     def draw(self, left: Iterable[int]) -> None:
-        if time.monotonic() < self._began + QUIET:
+        now = time.monotonic()
+        if now < self._began + QUIET:
             return
         table = self._service.table
         stale = table.stale
@@ -231,7 +234,7 @@ class Bars(Lines):
         room = max(1, console.height - 3)
         known = (table.jobs.get(job) for job in left)
         records = sorted((r for r in known if r is not None), key=lambda r: (-r.running, r.job))
-        rows = [self._row(r, asked=i < ASKED and not stale) for i, r in enumerate(records[:room])]
+        rows = [self._row(r, i < ASKED and not stale, now) for i, r in enumerate(records[:room])]
         lines = tables.layout(("JOB", "NAME", "STATE", "PROGRESS", "DONE", "REASON"), rows, console.width)[1:]
         if len(records) > room:
             lines.append([(f"and {len(records) - room} more", "dim")])
@@ -244,11 +247,15 @@ class Bars(Lines):
             self._live.start()
         self._live.update(text, refresh=True)
 
-    def _row(self, r: JobRecord, asked: bool) -> tuple[str, ...]:
+    def _row(self, r: JobRecord, asked: bool, now: float) -> tuple[str, ...]:
         reason = r.reason
         if asked and not reason and not r.running:
             reason = self._reasons.setdefault(r.job, self._service.reason(r.job)).look()
-        return str(r.job), r.name, r.state.value, bar(r), columns.lines_of([r], ["done"])[0][0], reason
+        far, left = r.how_far, None
+        if r.running:
+            left = self._paces.setdefault(r.job, Pace()).left(far, now)
+        words = ("" if left is None else f"{span(left)} left", far.note, reason)
+        return str(r.job), r.name, r.state.value, bar(r), counted(far), ", ".join(filter(None, words))
 
 
 def bar(r: JobRecord) -> str:
@@ -258,8 +265,8 @@ def bar(r: JobRecord) -> str:
     >>> bar(JobRecord(1, "ada", done=5, total=8))
     '━━━━━━━━━━━━────────'
     """
-    done, total = r.progress or (r.done, r.total or 0)
-    if not total:
+    far = r.how_far
+    if not far.total:
         return ""
-    full = min(BAR, int(BAR * done / total))
+    full = max(0, int(BAR * far.fraction))
     return "━" * full + "─" * (BAR - full)

@@ -17,7 +17,7 @@ from park.core.state import WORDS
 from park.core.timing import length
 from park.core.work import FIRST_GUESS, KILLS, Attempt, Map, Span
 from park.errors import ProtocolError
-from park.model import remark_of
+from park.model import MAX_NOTE, remark_of
 from park.wire import messages, pack
 
 #: A kernel is told that its answers are on disk when there are so many of them, or so many bytes.
@@ -146,6 +146,7 @@ class Attempts(Course):
             kind = ""
         if m.kind == "progress" and m.done is not None and m.total is not None:
             job.progress = (m.done, m.total)
+            job.units, job.note = remark_of(m.units, MAX_NOTE), remark_of(m.note, MAX_NOTE)
             self.list.counted(job)
         if not (kind or m.number):
             return

@@ -57,6 +57,8 @@ class Job:
     seconds: float = 0.0
     paid: int = 0
     progress: tuple[float, float] | None = None
+    units: str = ""
+    note: str = ""
     root: Map | None = None
     #: all maps that have not ended, by key
     maps: dict[bytes, Map] = field(default_factory=dict)
@@ -127,6 +129,8 @@ class Job:
             "seconds": self.used_seconds,
             "credits": self.paid_credits,
             "progress": self.progress,
+            "units": self.units,
+            "note": self.note,
         }
 
     @property

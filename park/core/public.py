@@ -33,7 +33,7 @@ PAGE = 500
 READS = (messages.Snapshot, messages.Watch, messages.Unwatch, messages.Status, messages.Logs)
 
 #: What of a record is counted beside it, in the dispatcher's `Job`.
-_OF_JOBS = {name: name for name in ("done", "failed", "total", "running", "progress")} | {
+_OF_JOBS = {name: name for name in ("done", "failed", "total", "running", "progress", "units", "note")} | {
     "seconds": "used_seconds",
     "credits": "paid_credits",
 }

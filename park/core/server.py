@@ -12,7 +12,6 @@ import functools
 import math
 import os
 import platform
-import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -44,7 +43,7 @@ from park.core.asking import (
 )
 from park.core.stack import service_stack
 from park.errors import InvalidRequest, NotComplete, ParkError, UnitError, WaitTimeout
-from park.job import Job, check_timeout, number_of
+from park.job import Job, Jobs, check_timeout, number_of
 from park.kernel import env
 from park.kernel.term import DRAIN
 from park.link import Link, Reply
@@ -69,6 +68,7 @@ from park.results import job_result
 from park.search import Query
 from park.stream import Inbox, Messages
 from park.util.bar import Bar
+from park.util.bar import seen as bar_seen
 from park.util.outlet import tell
 from park.wire import codec, messages
 from park.wire.messages import MAX_INT
@@ -514,8 +514,8 @@ class ServerProxy(Server):
         return self._result(reply)
 
     def _attend(self, reply: Reply, job: int, limit: float | None) -> bool:
-        """Wait for the reply; on a terminal, with a progress bar after a second."""
-        if sys.stderr is None or not sys.stderr.isatty() or (limit is not None and limit <= 1.0):
+        """Wait for the reply; on a terminal and in a notebook, with a progress bar after a second."""
+        if (limit is not None and limit <= 1.0) or not bar_seen():
             return reply.wait(limit)
         deadline = float("inf") if limit is None else time.monotonic() + limit
         if reply.wait(1.0):
@@ -523,12 +523,12 @@ class ServerProxy(Server):
         reason = Reason(self._link, job)
         with self._link.hush(), Bar(f"job {job}") as bar:
             while not reply.wait(min(0.2, max(0.0, deadline - time.monotonic()))):
-                if time.monotonic() >= deadline:
+                now = time.monotonic()
+                if now >= deadline:
                     return False
                 record = self.table.jobs.get(job)
                 if record is not None:
-                    done, total = record.progress or (record.done, record.total or 0)
-                    bar.update(done, total, self._why(record, reason))
+                    bar.update(record.how_far, self._why(record, reason), now)
         return True
 
     def _why(self, record: JobRecord, reason: Reason) -> str:
@@ -574,7 +574,7 @@ class ServerProxy(Server):
         """
         query = query_of(filter, self.user if owner is None else owner, since)
         found = self.records(query, archived=True)
-        return [job_of_record(self, r) for r in found if not callable(filter) or filter(r)]
+        return Jobs(job_of_record(self, r) for r in found if not callable(filter) or filter(r))
 
     @property
     def user(self) -> str:

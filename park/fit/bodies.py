@@ -145,7 +145,8 @@ class FitBody(Steered):
                     named = dict(zip(objective.names, found.x.tolist(), strict=True))
                     self.env.publish(Improvement(found.value, named, len(rows) + 1))
                 rows.append([best.value if best is not None else np.inf])
-            self.env.publish(Progress(len(rows), self.starts, "starts"))
+            quality = objective.quality(rows[-1][0])
+            self.env.publish(Progress(len(rows), self.starts, "starts", quality))
             keeper.keep(Saved("starts", rows=rows, state=(best, failure)))
             self.env.ready()
             if best is not None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -16,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from park.fit import densities
 from park.fit.data import Array
 from park.fit.drawing import BAND, FIT
+from park.fit.picture import Picture
 
 if TYPE_CHECKING:
     from park.fit.result import FitResult
@@ -53,11 +53,11 @@ def independent(result: FitResult, chosen: Sequence[int]) -> float:
     return max(10.0, len(result.draws) / 10)
 
 
-def pairs(result: FitResult, chosen: Sequence[int]) -> Figure:
+def pairs(result: FitResult, chosen: Sequence[int]) -> Picture:
     """A panel for each pair of the chosen parameters, and their distributions on the diagonal."""
     count = len(chosen)
     side = min(13.0, 1.7 * count + 1.4)
-    figure = Figure(figsize=(side, side), layout="constrained")
+    figure = Picture(figsize=(side, side), layout="constrained")
     grid = figure.subplots(count, count, squeeze=False, sharex="col")
     correlation = correlations(result.cov)
     for row, vertical in enumerate(chosen):
@@ -139,11 +139,11 @@ def _ellipses(axes: Axes, result: FitResult, pair: list[int]) -> None:
     axes.set_ylim(x[1] - 4 * deviation[1], x[1] + 4 * deviation[1])
 
 
-def heat_map(result: FitResult) -> tuple[Figure, list[str]]:
+def heat_map(result: FitResult) -> tuple[Picture, list[str]]:
     """All correlation coefficients as colours, and the three strongest in words."""
     count = len(result.names)
     side = min(13.0, 0.32 * count + 3.2)
-    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    figure = Picture(figsize=(side + 1.2, side), layout="constrained")
     axes = figure.subplots()
     correlation = correlations(result.cov)
     mesh = axes.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)

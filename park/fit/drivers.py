@@ -19,7 +19,7 @@ from park.fit.objective import Objective
 from park.fit.optimizers import run_bumps
 from park.fit.resume import Keeper
 from park.fit.sampler import run_dream
-from park.fit.watch import Evaluate, Evaluations, Found, Monitor
+from park.fit.watch import Evaluate, Evaluations, Found, Monitor, steps_of
 from park.kernel import generators
 from park.kernel.env import mix
 from park.model import Log
@@ -52,7 +52,7 @@ def optimise(
     generators.seed(seed)  # bumps draws from the global ones, and seeds its compiled one from them
     if method in ("auto", "lm"):
         steps = {**METHODS[method], **options}["steps"]
-        monitor = Monitor(env, objective.names, lambda: steps, evaluations, method, keeper, asked)
+        monitor = Monitor(env, objective, steps_of(steps), evaluations, method, keeper, asked)
         x0 = x0 if monitor.at.point is None else monitor.at.point
         search = _Search(objective, {**METHODS["lm"], **options}, env, monitor, evaluations)
         found = search.run(x0, simplex=method == "auto")

@@ -12,6 +12,7 @@ what the model raises: only drivers decide what a failure means.
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -222,6 +223,17 @@ class Objective(ABC):
     def dof(self) -> int:
         """Points less fitted parameters."""
         return self.points - len(self.names)
+
+    def quality(self, nllf: float) -> str:
+        """How well the data are met, in short: chi-squared over the degrees of freedom, where that is minimised.
+
+        "" where *nllf* is not finite.
+        """
+        if not math.isfinite(nllf):
+            return ""
+        if self.squares and not self.unknown and self.dof > 0:
+            return f"chisq {2 * nllf / self.dof:.4g}"
+        return f"nllf {nllf:.6g}"
 
     @property
     def uninformed(self) -> tuple[str, ...]:
@@ -446,6 +458,17 @@ class PartsObjective(Objective):
         missing = missing_value(part.data, at_start, theory, self.start, self.low, self.high)
         if missing:
             raise WrongShape(f"{part.name}, model {part.model.name}: {missing}")
+
+    def quality(self, nllf: float) -> str:
+        """How well the data are met, in short: chi-squared over the degrees of freedom, where that is minimised.
+
+        "" where *nllf* is not finite.
+        """
+        if not math.isfinite(nllf):
+            return ""
+        if self.squares and not self.unknown and self.dof > 0:
+            return f"chisq {2 * nllf / self.dof:.4g}"
+        return f"nllf {nllf:.6g}"
 
     @property
     def uninformed(self) -> tuple[str, ...]:

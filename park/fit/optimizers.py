@@ -23,7 +23,7 @@ from park.fit.objective import Objective
 from park.fit.resume import Keeper, going_on
 from park.fit.scaling import Coordinates, scaled
 from park.fit.shadow import Fenced, Shadow
-from park.fit.watch import Evaluations, Found, ModelFailed, Monitor
+from park.fit.watch import Evaluations, Found, ModelFailed, Monitor, steps_of
 
 #: A method begins again where it is, with the scale of there, until that lowers the likelihood by no more.
 GAIN = 1e-3
@@ -71,7 +71,7 @@ class _Optimizer:
         self.saved = keeper.of(method) if keeper is not None else None
         self.state = self.saved.state if self.saved is not None else None
         total: float = self.fitclass.max_steps(_Sized(x0.size), self.options)
-        self.monitor = Monitor(env, objective.names, lambda: total, evaluations, method, keeper, asked)
+        self.monitor = Monitor(env, objective, steps_of(total), evaluations, method, keeper, asked)
         self.at = self.monitor.at
         self.x0 = x0
         self.x = x0 if self.at.point is None else self.at.point

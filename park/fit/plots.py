@@ -1,4 +1,6 @@
-"""Pictures of a result. Each method returns a matplotlib ``Figure``; pyplot and its global state stay out."""
+"""Pictures of a result. Each method returns a matplotlib ``Figure``, which a notebook shows; pyplot and its global state
+stay out.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
@@ -17,6 +18,7 @@ from park.errors import InvalidRequest
 from park.fit import corner, drawing
 from park.fit.curve import Curve
 from park.fit.drawing import VIEWS
+from park.fit.picture import Picture
 
 if TYPE_CHECKING:
     from park.fit.result import FitResult
@@ -27,18 +29,19 @@ MOST_PARTS, MOST_PAIRED = 20, 8
 
 
 class Plots:
-    """The pictures of one result: ``result.plot``."""
+    """The pictures of one result: ``result.plot``. With *quiet* no notebook shows them by itself."""
 
-    def __init__(self, result: FitResult) -> None:
+    def __init__(self, result: FitResult, quiet: bool = False) -> None:
         self._result = result
+        self._quiet = quiet
 
-    def all(self) -> dict[str, Figure]:
+    def all(self) -> dict[str, Picture]:
         """Every picture that this result has something for, by name."""
         return {name: draw() for name, draw in self.each().items()}
 
-    def each(self) -> dict[str, Callable[[], Figure]]:
+    def each(self) -> dict[str, Callable[[], Picture]]:
         """What draws each picture that this result has something for, by name."""
-        pictures: dict[str, Callable[[], Figure]] = {}
+        pictures: dict[str, Callable[[], Picture]] = {}
         if any(curve.residuals.size or curve.image for curve in self._result.curves):
             pictures["fit"] = self.fit
         if len(self._result.convergence):
@@ -48,7 +51,7 @@ class Plots:
             pictures["correlations"] = self.correlations
         return pictures
 
-    def fit(self, view: str | None = None, parts: Sequence[int] | int | None = None) -> Figure:
+    def fit(self, view: str | None = None, parts: Sequence[int] | int | None = None) -> Picture:
         """Data with error bars, the fit, its 95 % band, and the residuals below; for images all three side by side.
 
         *view* is "linear", "log" (y), "logx", "loglog" or "q4" (y times the fourth power of x, on a logarithmic
@@ -61,8 +64,7 @@ class Plots:
         figure, cells = _grid(curves)
         for cell, curve in zip(cells, curves, strict=True):
             drawing.draw(figure, cell, curve, view, drawing.title(curve, len(self._result.curves) == 1))
-        self._headline(figure, f"{self._result.statistic} {self._result.chisq:.4g}{more}")
-        return figure
+        return self._headed(figure, f"{self._result.statistic} {self._result.chisq:.4g}{more}")
 
     def _parts(self, parts: Sequence[int] | int | None) -> tuple[list[Curve], str]:
         curves = self._result.curves
@@ -76,8 +78,8 @@ class Plots:
                 raise InvalidRequest(f"parts={parts!r}: the parts have the numbers 1 to {len(curves)}")
         return [curves[number - 1] for number in chosen], ""
 
-    def _headline(self, figure: Figure, text: str) -> None:
-        """The title of a picture, with what keeps one from trusting it."""
+    def _headed(self, figure: Picture, text: str) -> Picture:
+        """The picture, with its title and what keeps one from trusting it, as it goes to the user."""
         result = self._result
         doubts = []
         if result.stopped:
@@ -88,14 +90,15 @@ class Plots:
             figure.suptitle(f"{text}; {', '.join(doubts)}", fontsize="medium", color="tab:red", weight="bold")
         else:
             figure.suptitle(text, fontsize="medium")
+        return figure if self._quiet else figure.under_cell()
 
-    def convergence(self) -> Figure:
+    def convergence(self) -> Picture:
         """The best chi-squared so far, and the spread of the population, over the steps.
 
         Where chi-squared is not what is minimised (unknown dy, counts) it is the negative log likelihood.
         """
         result = self._result
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        figure = Picture(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
         rows = result.convergence
         reduced = result.dof > 0 and result.statistic == "reduced chi-squared"
@@ -113,10 +116,9 @@ class Plots:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("reduced chi-squared" if reduced else "negative log likelihood")
         axes.legend(frameon=False)
-        self._headline(figure, f"{result.method}, {result.steps} steps")
-        return figure
+        return self._headed(figure, f"{result.method}, {result.steps} steps")
 
-    def marginals(self) -> Figure:
+    def marginals(self) -> Picture:
         """Each fitted parameter's distribution with its 68 and 95 % intervals."""
         result = self._result
         count = len(result.names)
@@ -124,7 +126,7 @@ class Plots:
         rows = -(-count // columns)
         width, height = (3.4, 2.8) if count <= 16 else (2.6, 2.1)
         layout = ConstrainedLayoutEngine(w_pad=0.08)
-        figure = Figure(figsize=(max(width * columns, 5.0), height * rows + 0.6), layout=layout)
+        figure = Picture(figsize=(max(width * columns, 5.0), height * rows + 0.6), layout=layout)
         grid = figure.subplots(rows, columns, squeeze=False)
         for n, axes in enumerate(grid.flat):
             if n >= count:
@@ -133,8 +135,7 @@ class Plots:
                 self._marginal(axes, n)
         handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-        self._headline(figure, _counted(result))
-        return figure
+        return self._headed(figure, _counted(result))
 
     def _marginal(self, axes: Axes, n: int) -> None:
         result = self._result
@@ -167,7 +168,7 @@ class Plots:
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(3))
 
-    def correlations(self, names: Sequence[str] | None = None) -> Figure:
+    def correlations(self, names: Sequence[str] | None = None) -> Picture:
         """Pairs of parameters with the contours that hold 68 and 95 %: of the draws, or of the covariance.
 
         For more than eight parameters it is a map of all correlation coefficients, and *names* choose those
@@ -181,16 +182,14 @@ class Plots:
         if names is None and len(chosen) > MOST_PAIRED:
             return self._map()
         figure = corner.pairs(result, chosen)
-        self._headline(figure, _counted(result))
-        return figure
+        return self._headed(figure, _counted(result))
 
-    def _map(self) -> Figure:
+    def _map(self) -> Picture:
         figure, strongest = corner.heat_map(self._result)
-        self._headline(figure, "\n".join(["correlations; the strongest:", *strongest]))
-        return figure
+        return self._headed(figure, "\n".join(["correlations; the strongest:", *strongest]))
 
 
-def _grid(curves: Sequence[Curve]) -> tuple[Figure, list[SubplotSpec]]:
+def _grid(curves: Sequence[Curve]) -> tuple[Picture, list[SubplotSpec]]:
     """A figure and a cell of it for each curve: one row for a few, else about a square."""
     count = max(1, len(curves))
     if any(drawing.wide(curve) for curve in curves):
@@ -204,7 +203,7 @@ def _grid(curves: Sequence[Curve]) -> tuple[Figure, list[SubplotSpec]]:
         if any(curve.profiles for curve in curves):
             height *= 1.4
     rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure = Picture(figsize=(width * columns, height * rows), layout="constrained")
     grid = figure.add_gridspec(rows, columns)
     return figure, [grid[divmod(n, columns)] for n in range(len(curves))]
 

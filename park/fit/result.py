@@ -16,6 +16,7 @@ from park.errors import InvalidRequest
 from park.fit.curve import Curve
 from park.fit.data import Array
 from park.payload import loads
+from park.util import html
 
 if TYPE_CHECKING:
     from park.fit.plots import Plots
@@ -140,6 +141,17 @@ class FitResult:
 
     def table(self) -> str:
         """The parameters with their errors and intervals, for people."""
+        rows = self._rows()
+        widths = [max(len(row[n]) for row in rows) for n in range(4)]
+        return "\n".join(
+            "  ".join(
+                [row[0].ljust(widths[0]), *(row[n].rjust(widths[n]) for n in (1, 2, 3)), row[4]]
+            ).rstrip()
+            for row in rows
+        )
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """The same: its heads, and a row for each parameter."""
         inner, outer = self.intervals(0.68), self.intervals(0.95)
         value = "value" if self.draws is None else "median"
         rows: list[tuple[str, ...]] = [("parameter", value, "68 % interval", "95 % interval", "")]
@@ -152,20 +164,23 @@ class FitResult:
                 row += [estimate.kind, ""]
             row.append("at limit" if estimate.name in self.at_limit else "")
             rows.append(tuple(row))
-        widths = [max(len(row[n]) for row in rows) for n in range(4)]
-        return "\n".join(
-            "  ".join(
-                [row[0].ljust(widths[0]), *(row[n].rjust(widths[n]) for n in (1, 2, 3)), row[4]]
-            ).rstrip()
-            for row in rows
-        )
+        return rows
 
     def __repr__(self) -> str:
+        return "\n".join([f"<FitResult {self._head()}>", *self.remarks(), self.table()])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        remarks = [html.paragraph(line, grave=not self.converged) for line in self.remarks()]
+        heads, *rows = self._rows()
+        return "".join([html.paragraph(self._head()), *remarks, html.table(heads, rows)])
+
+    def _head(self) -> str:
+        """The method, and how well the data are met."""
         what = f"{self.dof + len(self.names)} points, {self.dof} degrees of freedom"
         sample = "" if self.draws is None else f", {len(self.draws)} draws"
         stopped = ", stopped early: the errors are not to be trusted" if self.stopped else ""
-        head = f"<FitResult {self.method}: {self.statistic} {self.chisq:.4g}, {what}{sample}{stopped}>"
-        return "\n".join([head, *self.remarks(), self.table()])
+        return f"{self.method}: {self.statistic} {self.chisq:.4g}, {what}{sample}{stopped}"
 
     def remarks(self) -> list[str]:
         """Lines about what may be wrong with this result, the gravest first; empty where nothing is."""

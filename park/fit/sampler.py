@@ -22,7 +22,7 @@ from park.fit.resume import Keeper
 from park.fit.scaling import Coordinates, Whitened, scaled, whitened
 from park.fit.shadow import Shadow
 from park.fit.watch import Evaluations, Found, Monitor
-from park.model import Log
+from park.model import Log, Progress
 
 #: While chains have not mixed, samples are drawn up to so many times those of the request, where nothing else was said.
 LIMIT = 10
@@ -94,7 +94,7 @@ class Sampler:
         self.state: Any = earlier if saved is None else saved.state
         #: the state is that of a round which was interrupted
         self.amid = saved is not None and saved.state is not None
-        self.monitor = Monitor(env, objective.names, self._total, evaluations, "dream", keeper, asked)
+        self.monitor = Monitor(env, objective, self._progress, evaluations, "dream", keeper, asked)
         self.at = self.monitor.at
         #: samples of the earlier run
         self.before = 0
@@ -132,11 +132,13 @@ class Sampler:
         samples: int = self.options["samples"]
         return self.before + samples
 
-    def _total(self) -> float:
-        from park.fit.chains import STEPS
-
-        steps: int = math.ceil((self._wanted - self.before) / self.chains) + self.options["burn"]
-        return math.ceil((steps - 1) / STEPS) * STEPS + 1
+    def _progress(self, step: int) -> Progress:
+        """Samples that are drawn, of those that are wanted; while the chains settle, none."""
+        burn, wanted = self.options["burn"], self._wanted - self.before
+        note = "until mixed" if self.at.more else ""
+        if step < burn:
+            note = f"burn-in {step / burn:.0%}"
+        return Progress(min(max(0, step - burn) * self.chains, wanted), wanted, "samples", note)
 
     def draw(self) -> bool:
         """Draws what is wanted. True if more is wanted then."""

@@ -150,7 +150,9 @@ def _chains(files: Files, result: FitResult) -> None:
 def _pictures(files: Files, result: FitResult) -> None:
     """The pictures of the result, and one of each model of bumps by the name that bumps gives it."""
     try:
-        plots = result.plot
+        from park.fit.plots import Plots
+
+        plots = Plots(result, quiet=True)
     except ImportError:
         return  # a client may do without matplotlib
     for name, draw in plots.each().items():

@@ -23,6 +23,7 @@ from park.fit.convergence import Verdict
 from park.fit.covariance import Curvature
 from park.fit.data import Array
 from park.fit.env import Env
+from park.fit.objective import Objective
 from park.fit.problem_holes import without_value
 from park.fit.resume import Keeper, Saved
 from park.kernel.answers import hint
@@ -181,22 +182,23 @@ class Evaluations:
 class Monitor:
     """Once an iteration it reports, gives the fabric its safe point, and the *keeper* what it may keep.
 
-    It counts on from what the keeper has saved of the *method*, to *total*, and answers what was *asked*.
+    It counts on from what the keeper has saved of the *method*, and answers what was *asked*. *progress* says how far
+    the method is after so many steps.
     """
 
     def __init__(
         self,
         env: Env,
-        names: Sequence[str],
-        total: Callable[[], float],
+        objective: Objective,
+        progress: Callable[[int], Progress],
         evaluations: Evaluations,
         method: str,
         keeper: Keeper | None = None,
         asked: Asked | None = None,
     ) -> None:
         self._env = env
-        self._names = names
-        self._total = total
+        self._objective = objective
+        self._progress = progress
         self._evaluations = evaluations
         self._keeper = keeper
         self._asked = asked
@@ -222,7 +224,7 @@ class Monitor:
         at.step += 1
         if value < at.value:
             at.value, at.point = float(value), np.array(point, dtype=np.float64)
-            named = dict(zip(self._names, at.point.tolist(), strict=True))
+            named = dict(zip(self._objective.names, at.point.tolist(), strict=True))
             self._env.publish(Improvement(at.value, named, at.step))
         row = [at.value]
         if population is not None and len(population) > 1:
@@ -230,23 +232,32 @@ class Monitor:
             places = np.round(np.array([0, 0.2, 0.5, 0.8, 1]) * (ordered.size - 1)).astype(int)
             row += ordered[places].tolist()
         at.rows.append(row)
-        total = self._total()
-        self._env.publish(Progress(min(at.step, total), total, "steps"))
+        self._env.publish(self._told(self._progress(at.step)))
         if self._asked is not None:
             at.extended = self._asked.samples
             if self._asked.wanted:
                 best = point if at.point is None else at.point
                 values = [value] if population is None else population
                 where = [point] if points is None else points()
-                self._asked.answer(at.method, at.step, self._names, where, values, best, at.value)
+                self._asked.answer(at.method, at.step, self._objective.names, where, values, best, at.value)
         if self._keeper is not None:
             self._keeper.offer(lambda: replace(at, state=state()))
+
+    def _told(self, progress: Progress) -> Progress:
+        """With the quality of the best point."""
+        words = (progress.note, self._objective.quality(self.at.value))
+        return replace(progress, note=", ".join(filter(None, words)))
 
     @property
     def convergence(self) -> Array:
         """The rows, cut to the shortest: a method's first row may lack its population."""
         width = min((len(row) for row in self.at.rows), default=1)
         return np.array([row[:width] for row in self.at.rows]).reshape(-1, width)
+
+
+def steps_of(most: float) -> Callable[[int], Progress]:
+    """How far a method is that takes *most* steps."""
+    return lambda step: Progress(min(step, most), most, "steps")
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, Protocol
 
 from park.errors import InvalidRequest, ParkError, UnitError
-from park.model import MAX_KIND, Improvement, Log, Progress, is_kind, remark_of
+from park.model import MAX_KIND, MAX_NOTE, Improvement, Log, Progress, is_kind, remark_of
 from park.wire import codec
 
 #: ``sys.argv`` of what runs, where nobody has said what it is: none of what its process was started with.
@@ -35,7 +35,7 @@ class Host(Protocol):
 
     def code(self, function: Any) -> tuple[bytes, bytes]: ...
 
-    def publish(self, kind: str, message: Any, done: float | None, total: float | None) -> None: ...
+    def publish(self, kind: str, message: Any) -> None: ...
 
     def ready(self) -> None: ...
 
@@ -99,17 +99,18 @@ class Environment:
     def publish(self, message: Progress | Improvement | Log | dict[str, Any]) -> None:
         """Send a message to whoever follows the job: Progress, Improvement, Log, or a dict with a ``kind``.
 
-        Progress and Improvement may come as often as the body likes: some ten a second are passed on.
+        Progress and Improvement may come as often as the body likes: some ten a second are passed on. Progress is in the
+        job's record, for everybody to see.
         """
         match message:
             case Progress():
-                self._host.publish("progress", message, float(message.done), float(message.total))
+                self._host.publish("progress", _plain(message))
             case Improvement():
-                self._host.publish("improvement", message, None, None)
+                self._host.publish("improvement", message)
             case Log():
-                self._host.publish("log", message, None, None)
+                self._host.publish("log", message)
             case {"kind": str(kind)} if is_kind(kind) and kind not in RESERVED:
-                self._host.publish(kind, message, None, None)
+                self._host.publish(kind, message)
             case {"kind": str(kind)} if kind in RESERVED:
                 raise InvalidRequest(f"messages of the kind {kind!r} are PARK's own: choose another name")
             case _:
@@ -219,6 +220,15 @@ def _name(name: Any) -> str:
     if not isinstance(name, str):
         raise InvalidRequest(f"the name of a file is a text, not {name!r:.80}")
     return name
+
+
+def _plain(progress: Progress) -> Progress:
+    """The same of plain numbers and short words. Raises InvalidRequest."""
+    words = progress.units, progress.note
+    if not all(isinstance(word, str) for word in words):
+        raise InvalidRequest(f"{progress!r:.200}: units and note are texts")
+    units, note = (remark_of(word, MAX_NOTE) for word in words)
+    return Progress(float(progress.done), float(progress.total), units, note)
 
 
 def _values(results: list[Any]) -> Iterator[Any]:

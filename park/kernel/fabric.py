@@ -21,7 +21,7 @@ from park.batches import windows_of
 from park.errors import REFUSALS, Abort, InvalidRequest, ParkError, Stop, UnitError
 from park.kernel import env
 from park.kernel.printed import Printed, Tee
-from park.model import MAX_LATEST
+from park.model import MAX_LATEST, Progress
 from park.results import decode_results, job_result
 from park.util.channel import Channel
 from park.wire import codec, messages
@@ -73,7 +73,7 @@ class Frame(Struct, eq=False):
     #: what was restored, by unit
     restored: dict[int, Any] = field(default_factory=dict)
     #: messages that wait for their turn: kind -> (message, done, total)
-    held: dict[str, tuple[Any, float | None, float | None]] = field(default_factory=dict)
+    held: dict[str, Any] = field(default_factory=dict)
     sent: dict[str, float] = field(default_factory=dict)
     #: how many others it has published
     published: int = 0
@@ -350,16 +350,16 @@ class Fabric(ABC):
             if frame.aborted:
                 raise Abort
 
-    def publish(self, kind: str, message: Any, done: float | None, total: float | None) -> None:
+    def publish(self, kind: str, message: Any) -> None:
         frame = self._stack[-1]
         was_open, self._open = self._open, False  # a message goes whole, or not at all
         try:
             if kind in COALESCED:
-                frame.held[kind] = (message, done, total)
+                frame.held[kind] = message
                 self._flush(frame)
             else:
                 self._flush(frame, printed=True)  # in order; what is thinned out keeps its pace
-                self._publish(frame, kind, message, done, total)
+                self._publish(frame, kind, message)
         finally:
             self._open = was_open
 
@@ -431,23 +431,19 @@ class Fabric(ABC):
         for kind in list(frame.held):
             if everything or now - frame.sent.get(kind, -RATE) >= RATE:
                 frame.sent[kind] = now
-                self._publish(frame, kind, *frame.held.pop(kind))
+                self._publish(frame, kind, frame.held.pop(kind))
 
     def _print(self, frame: Frame, everything: bool = False) -> None:
         """Send what was printed."""
         for line in self.printed.take(everything):
-            self._publish(frame, "log", line, None, None)
+            self._publish(frame, "log", line)
 
-    def _publish(
-        self, frame: Frame, kind: str, message: Any, done: float | None, total: float | None
-    ) -> None:
+    def _publish(self, frame: Frame, kind: str, message: Any) -> None:
         if kind == "log":  # nobody needs to unpickle to read it
             data = codec.pack([message.text, message.level, message.time or time.time()])
         else:
             data = payload.dumps(message, "the message")
         check_size(len(data))
-        if done is None or total is None or not (math.isfinite(done) and math.isfinite(total)):
-            done = total = None
         number = 0
         if kind not in COALESCED:
             frame.published = number = frame.published + 1
@@ -456,4 +452,7 @@ class Fabric(ABC):
                 f"the {kind} takes {len(data):,} bytes, more than the {MAX_LATEST:,} that are kept for who joins late: "
                 "publish what is long as a dict with a kind of its own"
             )
-        self._send(messages.Publish(frame.run.job, frame.run.attempt, kind, done, total, number=number), data)
+        shown: dict[str, Any] = {}
+        if isinstance(message, Progress) and math.isfinite(message.done) and math.isfinite(message.total):
+            shown = {name: getattr(message, name) for name in ("done", "total", "units", "note")}
+        self._send(messages.Publish(frame.run.job, frame.run.attempt, kind, number=number, **shown), data)

@@ -60,7 +60,7 @@ class Here:
             generators.restore()
             env.enter(self)
 
-    def publish(self, kind: str, message: Any, done: float | None, total: float | None) -> None:
+    def publish(self, kind: str, message: Any) -> None:
         print(f"{kind}: {message}", file=sys.stderr)
 
     def remark(self, text: str) -> None:

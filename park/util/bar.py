@@ -1,20 +1,35 @@
-"""A progress bar on a terminal."""
+"""A progress bar: on a terminal, or in a notebook."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
+import warnings
 from types import TracebackType
 from typing import Any
+
+from park.model import Progress
+from park.util.notebook import shell
+from park.util.pace import Pace, counted, span
+
+
+def seen() -> bool:
+    """Whether somebody sees a bar that is drawn now."""
+    with contextlib.suppress(ValueError, AttributeError):  # closed, or there is none
+        if sys.stderr.isatty():
+            return True
+    return shell() is not None
 
 
 class Bar:
     """Used with ``with``; *update* as often as one likes. It appears with the first update."""
 
-    _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
-    _UNKNOWN = "{desc}: {n_fmt} done [{elapsed}{postfix}]"
+    _FORMAT = "{{desc}}: {{percentage:3.0f}}%|{{bar}}| {counted} [{{elapsed}}<{left}{{postfix}}]"
+    _UNKNOWN = "{{desc}}: {counted}[{{elapsed}}{{postfix}}]"
 
     def __init__(self, title: str) -> None:
         self._title = title
+        self._pace = Pace()
         self._bar: Any = None
 
     def __enter__(self) -> Bar:
@@ -27,24 +42,32 @@ class Bar:
             with contextlib.suppress(OSError, ValueError):  # nobody looks any more
                 self._bar.close()
 
-    def update(self, done: float, total: float, text: str = "") -> None:
-        """*done* of *total* (0: unknown), and a word on why it waits."""
+    def update(self, progress: Progress, text: str, now: float) -> None:
+        """How far it is *now*, and a word on why it waits; "" while it runs."""
         with contextlib.suppress(OSError, ValueError):
-            self._update(done, total, text)
+            self._update(progress, text, now)
 
-    def _update(self, done: float, total: float, text: str) -> None:
+    def _update(self, progress: Progress, text: str, now: float) -> None:
+        left = None if text else self._pace.left(progress, now)
+        how_far = counted(progress).replace("{", "{{").replace("}", "}}")
+        if progress.total:
+            form = self._FORMAT.format(counted=how_far, left=span(left))
+        else:
+            form = self._UNKNOWN.format(counted=how_far and f"{how_far} ")
         if self._bar is None:
-            from tqdm import tqdm  # 30 ms, and only a terminal sees it
-
-            self._bar = tqdm(desc=self._title, leave=False, dynamic_ncols=True)
+            self._bar = _made(self._title, form)
         bar = self._bar
-        bar.total = _whole(total) if total else None
-        bar.n = _whole(done)
-        bar.bar_format = self._FORMAT if total else self._UNKNOWN
-        bar.set_postfix_str(text, refresh=False)
+        bar.n, bar.bar_format = progress.fraction, form
+        bar.set_postfix_str(", ".join(filter(None, (progress.note, text))), refresh=False)
         bar.refresh()
 
 
-def _whole(number: float) -> float:
-    """An integer where it is one: it reads better."""
-    return int(number) if number == int(number) else number
+def _made(title: str, form: str) -> Any:
+    """tqdm's bar: its total is 1, since that of a job may change, and in a notebook none of theirs does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where a notebook has no widgets it is drawn as text
+        if shell() is None:
+            from tqdm import tqdm  # 30 ms, and only a terminal sees it
+        else:
+            from tqdm.auto import tqdm
+        return tqdm(desc=title, total=1.0, bar_format=form, leave=False, dynamic_ncols=True)

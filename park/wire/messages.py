@@ -721,10 +721,11 @@ class Crashed(Message, frozen=True):
 class Publish(Message, frozen=True):
     """A message of a running body for the job's stream. The payload is the message, pickled.
 
-    *kind* is an identifier of at most 100 bytes. *done* and *total* are read for the kind "progress". *header*: what a late
-    subscriber gets first, of at most 1 MiB. *control*: the one with which something went wrong, which several processes may
-    find; it is told once. *number*: its place among those of the attempt, from 1 on; the kernel keeps it, and gives it
-    again after contact was lost, until Committed says that the broker has heard it. 0: only the latest of its kind matters.
+    *kind* is an identifier of at most 100 bytes. For the kind "progress" *done*, *total*, *units* and *note* are read,
+    and shown to everybody. *header*: what a late subscriber gets first, of at most 1 MiB. *control*: the one with which
+    something went wrong, which several processes may find; it is told once. *number*: its place among those of the attempt,
+    from 1 on; the kernel keeps it, and gives it again after contact was lost, until Committed says that the broker has
+    heard it. 0: only the latest of its kind matters.
     """
 
     carries = True
@@ -733,6 +734,8 @@ class Publish(Message, frozen=True):
     kind: str
     done: Finite | None = None
     total: Finite | None = None
+    units: str = ""
+    note: str = ""
     header: bool = False
     control: Count = 0
     number: Count = 0
