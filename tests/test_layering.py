@@ -73,6 +73,7 @@ FLOORS = tuple(
         "overtime",
         "intake",
         "leaving",
+        "suspects",
         "recovery",
         "keeping",
     )
@@ -152,6 +153,7 @@ ROOMS = {
     "park.core.files": Room(1, beside=(*PARTS, *FLOORS[:5], "park.wire.*")),
     "park.core.recovery": Room(1, beside=(*PARTS, *FLOORS[:5], "park.wire.*")),
     "park.core.leaving": Room(1, beside=(*PARTS, *FLOORS[:5], "park.wire.*")),
+    "park.core.suspects": Room(1, beside=(*PARTS, *FLOORS[:5])),
     "park.core.keeping": Room(1, beside=(*PARTS, *FLOORS[:5], "park.core.recovery", "park.wire.*")),
     "park.core.intake": Room(
         1, beside=(*PARTS, *FLOORS[:5], "park.core.recovery", "park.core.keeping", "park.wire.*")

@@ -38,6 +38,7 @@ from park.core.requests import check_hello
 from park.core.rights import check_return
 from park.core.roster import Client, Kernel, Member
 from park.core.state import WORDS
+from park.core.suspects import Suspects
 from park.errors import Busy, ParkError, ProtocolError
 from park.model import Delta, JobRecord, JobState
 from park.version import __version__
@@ -50,7 +51,7 @@ CUT = b"!"
 MAX_SLOTS = 1 << 16
 
 
-class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
+class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime, Suspects):
     """See the module. *epoch* counts the lives of the broker; *heartbeat* and *lease* are in seconds.
 
     *policy*: the terms of credit; None: nothing is charged.
@@ -80,6 +81,8 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             self._keep_ended()
         if self.ledger.unsettled:
             self._reweigh()
+        if self.trials:
+            self._look_at_trials()
         self._deal()
         self.list.flush(now, out)
         self.ledger.flush(now, out)
@@ -101,6 +104,8 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             times.append(self._recovery_deadline())
         if self.room.waiting:
             times.append(self.room.look_at)
+        if self.trials:
+            times.append(self._trial_deadline())
         if self.outrun:
             times.append(next(iter(self.outrun.values())))
         if self.vacancies.free:
@@ -135,7 +140,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
         self._out.sends += self.heard(())
         silent, due = self.roster.look(self._now)
         for member in silent:
-            self._lose(member, "its client was lost")
+            self._lose(member, "its client was lost", silent=True)
         for member in due:
             self._send(member.peer, messages.Heartbeat(self.epoch))
             if isinstance(member, Kernel):
@@ -214,6 +219,7 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
                 self._knows(kernel)
             # when the next life would wait for it
             self._answer(event.peer, self._welcome_to(True))
+            self._cleared(m.incarnation)
             self._take_in(kernel, m, event.payload)
             self._come_back(m.incarnation)
             return
@@ -317,13 +323,14 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
         assert member is not None
         self._lose(member, m.reason[:WORDS] or "its client has left")
 
-    def _lose(self, member: Member, reason: str) -> None:
-        """It left, or its lease has run out: *reason* is what the jobs say that end with it."""
+    def _lose(self, member: Member, reason: str, silent: bool = False) -> None:
+        """It left, or is *silent*, and its lease has run out: *reason* is what the jobs say that end with it."""
         self._out.gone.append(member.peer)
         for number in member.fetches.values():
             job = self.list.jobs[number]
             job.waiters = [w for w in job.waiters if w.member is not member]
         if isinstance(member, Kernel):
+            suspects = self._suspects(member) if silent and not member.draining else []
             for number in sorted(member.holds, reverse=True):  # the first is dealt first again
                 attempt = self.attempts.get(number)
                 if attempt is not None:
@@ -341,6 +348,8 @@ class Dispatcher(Intake, Dealing, Checkpoints, Files, Leaving, Overtime):
             if not member.draining:
                 self.vacancies.leave(member)
             self._touched.pop(member.number, None)
+            if suspects:
+                self._suspect(member, suspects)
         self.roster.drop(member)
         self._count_slots()
         for number in sorted(member.open) if isinstance(member, Client) else ():

@@ -25,7 +25,7 @@ from park.core.roster import Kernel, Roster
 from park.core.speculation import Stragglers
 from park.core.timing import RunTimes
 from park.core.vacancies import Vacancies
-from park.core.work import Attempt, Estimates, Map, Orphan, chunk_seconds
+from park.core.work import Attempt, Estimates, Map, Orphan, Trial, chunk_seconds
 from park.errors import UnknownJob
 from park.wire.messages import Message
 
@@ -64,6 +64,9 @@ class State:
         self.estimates = Estimates()
         self.room = Room()
         self.times = RunTimes()
+        #: units that may have killed their kernels, by the kernels that were lost, and those of them that run one by one
+        self.vanished: dict[bytes, list[tuple[bytes, int]]] = {}
+        self.trials: list[Trial] = []
         self.attempts: dict[int, Attempt] = {}
         self.maps: dict[bytes, Map] = {}
         self.codes = Codes()

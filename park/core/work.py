@@ -1,6 +1,6 @@
 """Maps, their units and the attempts to run them.
 
-Each unit of a map is in exactly one place: pending (in a range that waits), running (in one attempt)
+Each unit of a map is in exactly one place: pending (in a range that waits), held (for a while), running (in one attempt)
 or answered. A range never crosses the segment, the pack of units that came in one message, that it
 was cut from, so that a chunk is one slice of one pack.
 """
@@ -88,6 +88,9 @@ class Map(Struct, eq=False):
     known: Sequence[int] = ()
     #: processes that died while they ran it, by unit
     kills: dict[int, int] = field(default_factory=dict)
+    #: kernels that were lost while they ran it, by unit, and units that wait until others like them have run
+    losses: dict[int, int] = field(default_factory=dict)
+    held: deque[Span] = field(default_factory=deque)
     #: its code has killed a process: it never runs inside a driver's
     apart: bool = False
     #: the turn in which its last units came
@@ -160,6 +163,18 @@ class Map(Struct, eq=False):
         else:
             self._put(span, first=True)
 
+    def hold(self, span: Span) -> None:
+        """These units, which do not wait, are to wait for others."""
+        self.held.append(span)
+
+    def let(self, span: Span | None = None) -> bool:
+        """These units (None: all that were held) wait as any other; whether there were some."""
+        found = [one for one in self.held if span in (None, one)]
+        for one in found:
+            self.held.remove(one)
+            self._put(one, first=True)
+        return bool(found)
+
     def put_missing(self, spans: Iterable[tuple[int, int]]) -> int:
         """All units outside *spans* (first unit, stop) wait; none waited before. How many there are."""
         covered = sorted(spans)
@@ -180,13 +195,14 @@ class Map(Struct, eq=False):
         """Drop the segment if nothing of it waits, or runs in one of the *attempts*; whether that was so."""
         if len(self.segments) < 2 or segment not in self.segments:
             return False
-        if any(span.segment == segment for span in (*self.pending, *(a.span for a in attempts))):
+        if any(span.segment == segment for span in (*self.pending, *self.held, *(a.span for a in attempts))):
             return False
         del self.segments[segment]
         return True
 
     def again(self, running: Iterable[Attempt]) -> int:
         """What was answered waits again, because the answers were lost on their way. How many units."""
+        self.let()
         waiting, self.pending = self.pending, deque()
         self._count(-self.waiting)
         self.waiting = 0
@@ -212,6 +228,7 @@ class Map(Struct, eq=False):
 
     def skip(self, ranges: Sequence[int]) -> None:
         """These units, [first, behind the last, ...], need not run, if they wait: their results are there."""
+        self.let()
         covered = sorted(zip(ranges[::2], ranges[1::2], strict=False))
         waiting, self.pending = self.pending, deque()
         before, self.waiting = self.waiting, 0
@@ -225,6 +242,7 @@ class Map(Struct, eq=False):
 
     def drop_pending(self) -> int:
         """Nothing that waits will run; how many units that were."""
+        self.let()
         dropped = self.waiting
         self._count(-dropped)
         self.pending.clear()
@@ -254,7 +272,8 @@ class Map(Struct, eq=False):
             if a.twin is None or a.number < a.twin.number:
                 running += len(a.span)
         assert self.waiting == sum(len(s) for s in self.pending)
-        assert self.remaining == self.waiting + running, (self.remaining, self.waiting, running)
+        held = sum(len(s) for s in self.held)
+        assert self.remaining == self.waiting + held + running, (self.remaining, self.waiting, held, running)
         assert 0 <= self.remaining <= self.total - self.base
         kept = sum(self.segments.values())
         assert self.remaining <= kept <= self.total - self.base
@@ -310,6 +329,13 @@ class Attempt(Struct, eq=False):
     maps: set[bytes] = field(default_factory=set)
     #: "", "stop" or "abort": what it was told
     told: str = ""
+
+
+class Trial(Struct, eq=False):
+    """Units of one lost kernel, each by itself: the one that runs, or waits to, and those that come after it."""
+
+    now: tuple[Map, Span]
+    later: deque[tuple[Map, Span]] = field(default_factory=deque)
 
 
 class Orphan(Struct):
