@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import park
-from park.core.suspects import PATIENCE
+from park.core.suspects import LONG, PATIENCE
 from park.core.work import KILLS
 from park.model import JobState
 from park.wire import messages
@@ -106,6 +106,20 @@ def test_so_does_a_driver_whose_map_does_it() -> None:
         assert any(a.map.key == key for a in desk.runs())
         desk.vanish(peer)
     assert desk.lost == 3
+
+
+def test_what_runs_for_long_may_lose_more_kernels() -> None:
+    desk = Fleet()
+    desk.join(1)
+    desk.submit(desk.mine, inputs=None)
+    for _ in range(5):
+        desk.now += LONG
+        for name in desk.living:
+            desk.dispatcher.roster.kernels[name].heard = desk.now
+        desk.dispatcher.roster.clients[desk.mine].heard = desk.now
+        (attempt,) = desk.runs()
+        desk.vanish(attempt.kernel.peer)
+    assert desk.job(1).state is JobState.RUNNING
 
 
 @pytest.mark.parametrize("how", ["comes back", "says goodbye", "drains"])

@@ -234,6 +234,7 @@ class Dealing(Attempts):
             weight,
             ahead=kernel.free <= 0,
             twin=twin,
+            begun=self._now,
         )
         if twin is not None:
             twin.twin = attempt

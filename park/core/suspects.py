@@ -2,7 +2,8 @@
 
 A kernel that is gone without a word, for a whole lease, may have been killed by what it ran: a unit that kills its parent,
 or one for whose memory the system has killed the kernel. Or its machine was switched off. So each unit that ran there is
-counted, and one that has lost `KILLS` kernels fails. A kernel that comes back was only cut off, and counts no more.
+counted, unless it has run for `LONG`, and one that has lost `KILLS` kernels fails. A kernel that comes back was only cut
+off, and counts no more.
 
 Units beside a killer would be counted with it. So those that have lost all kernels but one run one after the other, those
 of one kernel, for `PATIENCE` seconds each at most: the killer is alone when it kills its last kernel. Where several have
@@ -19,6 +20,8 @@ from park.core.work import KILLS, Attempt, Map, Span, Trial
 
 #: Seconds for which the next one waits for one that runs.
 PATIENCE = 60.0
+#: What has run for so many seconds is not counted: fits of days lose more kernels than three.
+LONG = 3600.0
 #: So many lost kernels are remembered, in case they come back.
 REMEMBERED = 256
 
@@ -33,7 +36,7 @@ class Suspects(Attempts):
             driver = self.attempts.get(attempt.map.driver)
             if driver is not None and driver.kernel is kernel and driver not in found:
                 found.append(driver)
-        return [a for a in found if not a.void and a.twin is None]
+        return [a for a in found if not a.void and a.twin is None and self._now < a.begun + LONG]
 
     def _suspect(self, kernel: Kernel, attempts: list[Attempt]) -> None:
         """The kernel of these attempts, whose units wait again, was lost."""

@@ -309,6 +309,8 @@ class Attempt(Struct, eq=False):
     use_below: float = 0.0
     #: seconds by which it may have run longer than the broker knows
     slack: float = 0.0
+    #: when it was dealt; 0.0: in an earlier life
+    begun: float = 0.0
     #: it waits at its kernel for a slot, so that no slot has to wait for it
     ahead: bool = False
     #: it has waited in a map, or at a safe point
