@@ -238,6 +238,7 @@ def _by_value(
         try:
             pickler.dump(obj)
         finally:
+            pickler.clear_memo()  # which would keep what was pickled until a collection of garbage
             for module in pickler.by_value:
                 with contextlib.suppress(ValueError):  # another thread has done it
                     cloudpickle.unregister_pickle_by_value(module)
