@@ -710,7 +710,8 @@ def test_fetch_prints_or_writes_the_result(world: World, tmp_path: Path) -> None
     assert fetches[0].text == f"{want}\n"
     assert fetches[1].text == ""
     assert pickle.loads(file.read_bytes()) == want
-    assert fetches[2].text.startswith(f"park: job {world.failed} failed: unit 1: ZeroDivisionError")
+    assert "<UnitError 1: ZeroDivisionError" in fetches[2].text.splitlines()[0], "the others are there"
+    assert f"park: job {world.failed} failed: unit 1: ZeroDivisionError" in fetches[2].text
     assert "\n\nRemote traceback:\nTraceback (most recent call last):\n" in fetches[2].text
     assert "(park fetch" not in fetches[2].text
     assert (

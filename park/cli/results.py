@@ -46,10 +46,12 @@ if TYPE_CHECKING:
 def fetch(broker: str | None, selector: str, output: Path | None, folder: Path | None, as_json: bool) -> None:
     """Print the result of a job, or write it to a file or files.
 
+    Of a job of which some units have failed it is the results of the others, and why those failed; it ends with code 1.
+
     The result is unpickled here, which runs code that the job's owner chose: fetch only from people you trust.
     """
     with in_words():
-        from park.errors import InvalidRequest, NotComplete
+        from park.errors import InvalidRequest, JobFailed, NotComplete, UnitError
 
         if folder is not None and (output is not None or as_json):
             raise InvalidRequest("--save writes a fit's files and nothing else: leave out -o and --json")
@@ -61,7 +63,13 @@ def fetch(broker: str | None, selector: str, output: Path | None, folder: Path |
         record = service.status(job)
         if not record.state.ended:
             raise NotComplete(f"job {job} has not ended: wait for it with `park wait {job}`")
-        result = service.wait(job)
+        failed: JobFailed | None = None
+        try:
+            result = service.wait(job)
+        except JobFailed as error:
+            if error.results is None or all(isinstance(one, UnitError) for one in error.results):
+                raise
+            failed, result = error, error.results
         tell_remark(record)
         if folder is not None:
             _save(job, result, folder)
@@ -78,11 +86,13 @@ def fetch(broker: str | None, selector: str, output: Path | None, folder: Path |
             data = f"{values.as_text(result)}\n".encode(errors="replace")
         if output is None:
             click.echo(data.decode(), nl=False)
-            return
-        try:
-            output.write_bytes(data)
-        except OSError as error:
-            raise InvalidRequest(f"cannot write {output}: {error.strerror}") from error
+        else:
+            try:
+                output.write_bytes(data)
+            except OSError as error:
+                raise InvalidRequest(f"cannot write {output}: {error.strerror}") from error
+        if failed is not None:  # what there is was worth having all the same
+            raise failed
 
 
 def _save(job: int, result: Any, folder: Path) -> None:
