@@ -29,6 +29,8 @@ from park.wire.pack import Pack
 FIRST_BATCH = 64
 #: Batches under way, and bytes of the results of all of them, as far as they can be foreseen.
 BATCHES, AHEAD_BYTES = 4, 64 << 20
+#: Bytes of inputs that are on their way, or wait: less than what the broker has room for.
+INPUT_BYTES = 192 << 20
 #: Seconds between two looks for the first input.
 READING = 0.005
 
@@ -118,10 +120,12 @@ class Run:
     def has_room(self) -> bool:
         """Whether more may be on its way: by what has been taken or, where nobody need take it, by what came back."""
         if not self._eager:
-            return self._sent - self._taken <= (BATCHES - 1) * self.batch_size()
+            ahead = self._sent - self._taken
+            few = ahead <= (BATCHES - 1) * self.batch_size()
+            return few and ahead * self._sent_bytes <= INPUT_BYTES * self._sent
         if self.call is None or self.call.error is not None:
             return True
-        return (self._sent - self.call.came) * self._sent_bytes <= AHEAD_BYTES * self._sent
+        return (self._sent - self.call.came) * self._sent_bytes <= INPUT_BYTES * self._sent
 
     def batch_size(self) -> int:
         """Units of the next batch: the more, the faster results are taken."""

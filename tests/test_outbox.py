@@ -329,6 +329,17 @@ def test_more_units_than_memory_has_room_for_are_refused_for_now(monkeypatch: py
     assert busy.text.endswith("retry after 2 s")
     assert not of(desk.give(client, messages.Units(40, 1, True, map=KEY), units([1])), messages.MapFailed)
     assert desk.dispatcher.maps[KEY].total == 10
+    # what is said of the map when those before are answered begins with them
+    kernel = desk.kernel()
+    for _ in range(10):
+        for run in list(desk.dispatcher.attempts.values()):
+            done = messages.Finished(run.number, KEY, run.span.start, len(run.span), 0.001)
+            desk.give(kernel, done, units([0] * len(run.span)))
+    assert desk.dispatcher.maps[KEY].remaining == 0
+    assert desk.dispatcher.list.jobs[number].spooled == 0, "they are answered"
+    again = messages.Map(KEY, number, code("square"), 20, closed=True, start=10)
+    assert not of(desk.give(client, again, units([1] * 20)), messages.MapFailed)
+    assert (desk.dispatcher.maps[KEY].total, desk.dispatcher.maps[KEY].closed) == (30, True)
     # alone it may be as long as it likes
     desk.give(client, messages.Cancel(KEY))
     desk.give(client, messages.Map(b"n" * 16, number, code("square"), 30), more)

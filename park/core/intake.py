@@ -282,10 +282,15 @@ class Intake(Keeping):
             self._drop_map(known)  # of a session that the client has lost, and opened anew
         elif known is not None:
             mine = known.job == job.number and known.driver == (attempt.number if attempt is not None else 0)
-            if mine and known.peer != event.peer:  # else nothing was lost, it was only impatient
+            if mine and known.peer != event.peer:
                 known.peer = event.peer
                 self._again(job, known, m, event.payload)
-            return
+            elif (
+                mine and known.session and m.start == known.total
+            ):  # there was no room for these units before
+                units = messages.Units(m.start, m.count, m.closed)
+                self._take_units(self._client(event), known, units, event.payload)
+            return  # else nothing was lost, it was only impatient
         if len(m.map) != 16:
             raise ProtocolError("a map key has 16 bytes")
         if m.function not in self.codes:

@@ -193,7 +193,7 @@ class Map(Struct, eq=False):
 
     def drop_spent(self, segment: int, attempts: Iterable[Attempt]) -> bool:
         """Drop the segment if nothing of it waits, or runs in one of the *attempts*; whether that was so."""
-        if len(self.segments) < 2 or segment not in self.segments:
+        if (self.closed and len(self.segments) < 2) or segment not in self.segments:
             return False
         if any(span.segment == segment for span in (*self.pending, *self.held, *(a.span for a in attempts))):
             return False
