@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.contour import ContourSet
 from test_fit_drivers import TRUE, X, assembly, decay, fit, sample
 
 from park.errors import InvalidRequest
 from park.fit.assembly import Assembly
 from park.fit.data import Data
 from park.fit.model import Model
+from park.fit.parameter import Parameter
 from park.fit.plots import Plots
 from park.fit.result import FitResult, uncertain
 
@@ -305,6 +308,81 @@ class TestTitles:
         doubtful = replace(sampled, converged=False, rhat=np.array([1.01, 1.8, 1.3]), ess=np.full(3, 20.0))
         title = f"{len(sampled.draws)} draws, R-hat up to 1.8, effective sample size from 20; not converged"
         assert doubtful.plot.marginals().get_suptitle() == title
+
+
+@pytest.fixture(scope="module", params=[1e-5, 0.3])
+def measured(request: pytest.FixtureRequest) -> FitResult:
+    """A fit of parameters with units, to data of such an error."""
+
+    def with_rate(x: Any, height: float, time: float, floor: float, rate: float) -> Any:
+        return decay(x, height, time, floor) * time * rate
+
+    model = Model(
+        with_rate,
+        height=Parameter(limits=(0, 10), unit="counts"),
+        time=Parameter(limits=(0.1, 10), unit="s"),
+        floor=(-1, 1),
+        rate=Parameter(expression="1/time", unit="1/s"),
+    )
+    y = decay(X, *TRUE) + request.param * np.random.default_rng(4).normal(size=X.size)
+    return fit(Assembly((model, Data(X, y, request.param, labels=("t (s)", "counts")))), "lm")
+
+
+class TestUnits:
+    def test_tables_and_pictures_show_them(self, measured: FitResult) -> None:
+        labels = ["height (counts)", "time (s)", "floor"]
+        assert [measured.label(name) for name in measured.names] == labels
+        assert [row.split("  ")[0] for row in measured.table().splitlines()[1:]] == [*labels, "rate (1/s)"]
+        assert [axes.get_xlabel() for axes in measured.plot.marginals().axes[:3]] == labels
+        corner = measured.plot.correlations().axes
+        assert [axes.get_xlabel() for axes in corner[-3:]] == labels
+        assert [axes.get_ylabel() for axes in corner[::3]] == ["", *labels[1:]]
+        assert measured.summary()["parameters"]["rate"]["unit"] == "1/s"
+        assert "unit" not in measured.summary()["parameters"]["floor"]
+
+    def test_files_of_values_have_plain_names(self, measured: FitResult, tmp_path: Path) -> None:
+        measured.save(tmp_path)
+        words = [line.split()[0] for line in (tmp_path / "fit.par").read_text().splitlines()]
+        assert words == ["height", "time", "floor"]
+
+    @pytest.mark.parametrize("unit", [3, None, "Å\n"])
+    def test_a_unit_is_a_text(self, unit: Any) -> None:
+        with pytest.raises(InvalidRequest, match="unit="):
+            Parameter(1, unit=unit)
+
+
+class TestLegends:
+    def test_the_band_is_seen_however_narrow_it_is(self, measured: FitResult) -> None:
+        figure = measured.plot.fit()
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        box = figure.axes[0].get_window_extent()
+        rows = slice(int(figure.bbox.height - box.y1), int(figure.bbox.height - box.y0))
+        red, green, blue = np.asarray(canvas.buffer_rgba())[rows, int(box.x0) : int(box.x1), :3].T.astype(int)
+        orange = (red > 240) & (green > 120) & (green < 215) & (blue < 180) & (green > blue + 20)
+        across = orange.any(axis=1).mean()
+        assert across > 0.6, "along the whole curve, but where it lies on a point"
+
+    def test_every_picture_says_what_is_drawn(self, result: FitResult) -> None:
+        said = {
+            "fit": {"data", "fit", "95 %"},
+            "convergence": {"best"},
+            "marginals": {"68 %", "95 %", "best"},
+            "correlations": {"68 %", "95 %", "best"},
+        }
+        for name, figure in result.plot.all().items():
+            legends = [axes.get_legend() for axes in figure.axes] + list(figure.legends)
+            shown = {text.get_text() for legend in legends if legend for text in legend.get_texts()}
+            assert said[name] <= shown
+            figure.canvas.draw()
+
+    def test_contours_look_as_their_legend_does(self, sampled: FitResult) -> None:
+        figure = sampled.plot.correlations()
+        drawn = [c for axes in figure.axes for c in axes.collections if isinstance(c, ContourSet)]
+        assert len(drawn) == 3
+        shown = {line.get_label(): line.get_linewidth() for line in figure.legends[0].get_lines()}
+        for contours in drawn:
+            assert [shown["95 %"], shown["68 %"]] == contours.get_linewidths()[:2].tolist()
 
 
 class TestPlots:

@@ -89,6 +89,7 @@ def conclude(assembly: Assembly, method: str, found: Found, env: Env, seed: int)
         message=remarks.text(stopped=env.should_stop),
         at_limit=at_limit,
         statistic=statistic,
+        units=dict(objective.units),
         student=student,
         rhat=found.rhat,
         ess=found.ess,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Radii that hold 68.3 and 95 % of a normal distribution in two dimensions.
 RADII = (1.515, 2.448)
+#: Widths of the contours that hold 95 and 68 % of the draws.
+LINES = (0.8, 1.6)
 
 
 def distribution(result: FitResult, n: int) -> tuple[Array, Array] | None:
@@ -70,22 +73,29 @@ def pairs(result: FitResult, chosen: Sequence[int]) -> Picture:
                 _diagonal(axes, result, vertical)
             else:
                 _pair(axes, result, horizontal, vertical)
-                text = f"{correlation[vertical, horizontal]:.2f}"
+                text = f"ρ = {correlation[vertical, horizontal]:.2f}"
                 axes.set_title(text, fontsize="small", loc="right", pad=2, color="0.3")
             bottom, left = row == count - 1, column == 0 and row > 0
             axes.xaxis.set_major_locator(MaxNLocator(3))
             axes.tick_params(labelsize="x-small")
             axes.tick_params(axis="x", labelbottom=bottom, rotation=30)
             axes.tick_params(axis="y", labelleft=left)
-            axes.set_xlabel(result.names[horizontal] if bottom else "")
-            axes.set_ylabel(result.names[vertical] if left else "")
-    handles = [
+            axes.set_xlabel(result.label(result.names[horizontal]) if bottom else "")
+            axes.set_ylabel(result.label(result.names[vertical]) if left else "")
+    best = Line2D([], [], color="black", marker="+", ls="", ms=7, label="best")
+    figure.legend(handles=[*_contours(result), best], loc="upper right", frameon=False)
+    return figure
+
+
+def _contours(result: FitResult) -> list[Artist]:
+    """What the contours look like, for the legend."""
+    if result.draws is not None:
+        widths = zip(("68 %", "95 %"), reversed(LINES), strict=True)
+        return [Line2D([], [], color=FIT, lw=width, label=label) for label, width in widths]
+    return [
         Patch(facecolor=BAND, alpha=0.75, edgecolor=FIT, label="68 %"),
         Patch(facecolor=BAND, alpha=0.3, edgecolor=FIT, label="95 %"),
-        Line2D([], [], color="black", marker="+", ls="", ms=7, label="best"),
     ]
-    figure.legend(handles=handles, loc="upper right", frameon=False)
-    return figure
 
 
 def _diagonal(axes: Axes, result: FitResult, n: int) -> None:
@@ -115,7 +125,7 @@ def _pair(axes: Axes, result: FitResult, horizontal: int, vertical: int) -> None
         axes.pcolormesh(u, v, density, cmap="Oranges", rasterized=True, shading="nearest")
         heights = densities.levels(density, (0.95, 0.68))
         if heights[0] < heights[1]:
-            axes.contour(u, v, density, levels=heights, colors=[FIT], linewidths=[0.8, 1.2])
+            axes.contour(u, v, density, levels=heights, colors=[FIT], linewidths=LINES)
     axes.plot(result.x[horizontal], result.x[vertical], "+", color="black", ms=7)
 
 

@@ -11,17 +11,17 @@ import time
 from pathlib import Path
 
 import park
-from park.fit import Assembly, Data, Fit, FitResult, Model, Uncertainty
+from park.fit import Assembly, Data, Fit, FitResult, Model, Parameter, Uncertainty
 from park.fit.micelles import measured, micelles
 
 #: What the parameters mean, in the order of the model.
 MEANING = {
     "aggregation": "molecules in a micelle",
     "ionisation": "dissolved part of their sodium ions",
-    "radius": "short semi-axis of the oblate core, Å",
-    "layer": "thickness of the head groups, Å",
-    "contrast": "solvent less core, 1e-6/Å²",
-    "background": "flat background, 1/cm",
+    "radius": "short semi-axis of the oblate core",
+    "layer": "thickness of the head groups",
+    "contrast": "solvent less core, in scattering length density",
+    "background": "flat background",
 }
 
 
@@ -31,10 +31,10 @@ def parts() -> tuple[Model, Data]:
         micelles,
         aggregation=(40, 160),
         ionisation=(0.05, 0.95),
-        radius=(8, 20),
-        layer=(1, 12),
-        contrast=(2, 8),
-        background=(0, 0.3),
+        radius=Parameter(limits=(8, 20), unit="Å"),
+        layer=Parameter(limits=(1, 12), unit="Å"),
+        contrast=Parameter(limits=(2, 8), unit="1e-6/Å²"),
+        background=Parameter(limits=(0, 0.3), unit="1/cm"),
     )
     q, intensity, error, _ = measured()
     return model, Data(q, intensity, error, name="10 % SDS, D22", labels=("q (1/Å)", "intensity (1/cm)"))
@@ -87,6 +87,7 @@ def main() -> None:
         M1 = Assembly((model, data))
         fit = Fit(M1)
         err = Uncertainty(M1, fit.result, after=fit)
+        fit.wait()  # with a bar of its own
         result = err.wait()
 
     print(report(result))

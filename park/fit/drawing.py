@@ -110,6 +110,9 @@ def _legend(axes: Axes, several: bool) -> None:
         fontsize="small",
         ncols=1 if len(names) < 8 else 2,
     )
+    for handle, name in zip(legend.legend_handles, names, strict=True):
+        if name == "95 %" and handle is not None:
+            handle.set(linewidth=0)
     if several:  # each line has its own colours: those of one of them would mislead
         for handle, name in zip(legend.legend_handles, names, strict=True):
             if handle is not None and name in ("fit", "95 %"):
@@ -128,7 +131,8 @@ def _line(axes: Axes, line: Line, color: str, band: Any) -> None:
     axes.errorbar(line.x[::step], line.y[::step], dy, color=color, label=label, zorder=1, **style)
     if line.low is not None and line.high is not None:
         x, low, high = _envelope(line.x, line.low, line.high)
-        axes.fill_between(x, low, high, color=band, alpha=0.45, lw=0.8, label="95 %", zorder=2)
+        # its edge shows where it is narrower than the line of the fit
+        axes.fill_between(x, low, high, color=band, alpha=0.45, lw=3, label="95 %", zorder=2)
 
 
 def _fit(axes: Axes, x: Array, values: Array, color: Any) -> None:
@@ -136,7 +140,7 @@ def _fit(axes: Axes, x: Array, values: Array, color: Any) -> None:
     where, low, high = _envelope(x, values, values)
     if where.size < x.size:
         where, low = np.repeat(where, 2), np.column_stack([low, high]).ravel()
-    axes.plot(where, low, "-", lw=1.2, color=color, label="fit", zorder=3)
+    axes.plot(where, low, "-", lw=1, color=color, label="fit", zorder=3)
 
 
 def _envelope(x: Array, low: Array, high: Array) -> tuple[Array, Array, Array]:
@@ -248,7 +252,7 @@ def _profiles(axes: Axes, curve: Curve) -> None:
             twin.set_ylabel(profile.labels[1], fontsize="small")
             where, color = twin, "0.2"
         if profile.low is not None and profile.high is not None:
-            where.fill_between(profile.x, profile.low, profile.high, color=color, alpha=0.3, lw=0)
+            where.fill_between(profile.x, profile.low, profile.high, color=color, alpha=0.3, lw=2)
         where.plot(profile.x, profile.y, color=color, lw=1.2, label=profile.name)
     handles = [handle for part in (axes, twin) if part is not None for handle in part.get_lines()]
     names = [str(handle.get_label()) for handle in handles]

@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,6 +125,8 @@ class Objective(ABC):
     points: int
     #: sentences about how the data were taken, for the result
     notes: tuple[str, ...] = ()
+    #: of parameters that have one, by name
+    units: Mapping[str, str] = MappingProxyType({})
     #: what `check` has seen at the start; None where it was not called, or the model raised
     first: First | None = None
     #: is told what a model has raised at a point that counts as infinitely bad
@@ -281,6 +284,7 @@ class PartsObjective(Objective):
         #: a prior on a fixed parameter would add a constant and is left out
         self._prior = [(n, *p.prior) for n, p in enumerate(parameters) if p.prior is not None and not p.fixed]
         self.names = tuple(names[n] for n in self._fitted)
+        self.units = {name: p.unit for name, p in zip(names, parameters, strict=True) if p.unit}
         self.start = np.array([self._template[n] for n in self._fitted], dtype=np.float64)
         self.low, self.high = (
             np.array([parameters[n].limits for n in self._fitted], dtype=np.float64).reshape(-1, 2).T

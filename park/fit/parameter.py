@@ -20,7 +20,7 @@ class Parameter:
     *value* is where a fit starts, between *limits* (low, high). A *fixed* parameter keeps it. With an
     *expression* of other parameters the value is computed, and *limits* then forbid what falls outside.
     *prior* is (mean, sigma): an earlier measurement, counted as one more data point. Without a value
-    the start is the middle of the limits.
+    the start is the middle of the limits. *unit* is shown in tables and pictures.
 
     The same `Parameter` object in two places is one parameter, shared.
 
@@ -33,12 +33,15 @@ class Parameter:
     fixed: bool = False
     expression: str | None = None
     prior: tuple[float, float] | None = None
+    unit: str = ""
 
     def __post_init__(self) -> None:
         low, high = _pair(self.limits, "limits")
         if not low < high:
             raise InvalidRequest(f"limits=({low:g}, {high:g}): the lower limit must be below the upper one")
         object.__setattr__(self, "limits", (low, high))
+        if not isinstance(self.unit, str) or not self.unit.isprintable():
+            raise InvalidRequest(f"unit={self.unit!r} is not a text such as 'Å'")
         if self.prior is not None:
             mean, sigma = _pair(self.prior, "prior")
             if not (math.isfinite(mean) and math.isfinite(sigma) and sigma > 0):
@@ -79,6 +82,8 @@ class Parameter:
             parts.append("fixed=True")
         if self.prior is not None:
             parts.append(f"prior=({self.prior[0]:g}, {self.prior[1]:g})")
+        if self.unit:
+            parts.append(f"unit={self.unit!r}")
         return f"Parameter({', '.join(parts)})"
 
 

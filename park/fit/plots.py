@@ -115,15 +115,15 @@ class Plots:
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("reduced chi-squared" if reduced else "negative log likelihood")
-        axes.legend(frameon=False)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
         return self._headed(figure, f"{result.method}, {result.steps} steps")
 
     def marginals(self) -> Picture:
         """Each fitted parameter's distribution with its 68 and 95 % intervals."""
         result = self._result
         count = len(result.names)
-        columns = min(4 if count <= 16 else 6, count)
-        rows = -(-count // columns)
+        rows = -(-count // (4 if count <= 16 else 6))
+        columns = -(-count // rows)
         width, height = (3.4, 2.8) if count <= 16 else (2.6, 2.1)
         layout = ConstrainedLayoutEngine(w_pad=0.08)
         figure = Picture(figsize=(max(width * columns, 5.0), height * rows + 0.6), layout=layout)
@@ -164,7 +164,7 @@ class Plots:
             axes.text(0.5, 0.5, "no error", ha="center", va="center", transform=axes.transAxes, color="0.4")
         axes.axvline(result.x[n], color=_FIT, lw=1.2, label="best")
         axes.set_title(_value(result, name), fontsize="medium" if len(result.names) <= 16 else "small")
-        axes.set_xlabel(name)
+        axes.set_xlabel(result.label(name))
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(3))
 

@@ -84,6 +84,8 @@ class FitResult:
     at_limit: tuple[str, ...] = ()
     #: the quantity that *chisq* is
     statistic: str = "reduced chi-squared"
+    #: of parameters that have one, by name
+    units: dict[str, str] = field(default_factory=dict)
     #: of each fitted parameter, shape (k,); None after an optimizer
     rhat: Array | None = None
     ess: Array | None = None
@@ -127,6 +129,11 @@ class FitResult:
             low, high = self.x - half, self.x + half
         return {name: (float(a), float(b)) for name, a, b in zip(self.names, low, high, strict=True)}
 
+    def label(self, name: str) -> str:
+        """A parameter with its unit, for people."""
+        unit = self.units.get(name)
+        return f"{name} ({unit})" if unit else name
+
     @property
     def state(self) -> Any:
         """The state of bumps' DREAM (``MCMCDraw``), None after an optimizer. Imports bumps."""
@@ -156,7 +163,7 @@ class FitResult:
         value = "value" if self.draws is None else "median"
         rows: list[tuple[str, ...]] = [("parameter", value, "68 % interval", "95 % interval", "")]
         for estimate in self.parameters.values():
-            row = [estimate.name, uncertain(estimate.value, estimate.stderr)]
+            row = [self.label(estimate.name), uncertain(estimate.value, estimate.stderr)]
             if estimate.name in inner:
                 a, b = inner[estimate.name], outer[estimate.name]
                 row += [_interval(*a, estimate.stderr), _interval(*b, estimate.stderr)]
@@ -214,6 +221,7 @@ class FitResult:
             "cov": _plain(self.cov.tolist()),
             "parameters": {
                 e.name: {"value": _plain(e.value), "stderr": _plain(e.stderr), "kind": e.kind}
+                | ({"unit": self.units[e.name]} if e.name in self.units else {})
                 for e in self.parameters.values()
             },
             "intervals": {
