@@ -11,15 +11,23 @@ The service is the one of the innermost ``with``, or ``service=``; other words a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from joblib.parallel import AutoBatchingMixin, ParallelBackendBase, register_parallel_backend
+from joblib._parallel_backends import FallbackToBackend
+from joblib.parallel import (
+    AutoBatchingMixin,
+    ParallelBackendBase,
+    SequentialBackend,
+    register_parallel_backend,
+)
 
 from park.core.server import Server, default_service
 from park.errors import InvalidRequest
 from park.executor import Executor
+from park.kernel import env
 
 
 class ParkBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -34,9 +42,12 @@ class ParkBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         service: Server | None = None,
         nesting_level: int | None = None,
         inner_max_num_threads: int | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
         **fields: Any,
     ) -> None:
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
+        self._begin = initializer, initargs
         if service is not None and not isinstance(service, Server):
             raise InvalidRequest(f"service={service!r} is no service")
         self._service = service
@@ -52,24 +63,36 @@ class ParkBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         """How many calls run at once: *n_jobs*; -1: as many as there are slots, -2: one less, and so on."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
-        if n_jobs is None:
-            return 1
+        n_jobs = self.default_n_jobs if n_jobs is None else n_jobs
         return n_jobs if n_jobs > 0 else max(1, self.service.slots + 1 + n_jobs)
 
-    def configure(self, n_jobs: int = 1, parallel: Any = None, **_: Any) -> int:
-        """Open a session for the calls of *parallel*."""
+    def configure(
+        self,
+        n_jobs: int = 1,
+        parallel: Any = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **_: Any,
+    ) -> int:
+        """Open a session for the calls of *parallel*. In a slot, which is one of those already, they run one by one."""
+        if self._service is None and env.inside():
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
+        if initializer is not None:
+            self._begin = initializer, initargs
         self._open()
         return self.effective_n_jobs(n_jobs)
 
     def _open(self) -> Executor:
         threads = {} if self.inner_max_num_threads is None else {"cpus": self.inner_max_num_threads}
         self._executor = self.service.executor(**threads | self._fields)
+        self._key = os.urandom(16)
         return self._executor
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], Any] | None = None) -> Future[Any]:
         """Run a batch of calls."""
-        future = (self._executor or self._open()).submit(func)
+        executor = self._executor or self._open()
+        future = executor.submit(_batch, func, self._key, *self._begin)
         if callback is not None:
             future.add_done_callback(callback)
         return future
@@ -92,6 +115,20 @@ class ParkBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         if executor is not None:
             executor.shutdown(wait=False)
         self.reset_batch_stats()
+
+
+#: Sessions whose initializer has run in this process.
+_begun: set[bytes] = set()
+
+
+def _batch(
+    func: Callable[[], Any], key: bytes, initializer: Callable[..., Any] | None, args: tuple[Any, ...]
+) -> Any:
+    """In a slot: a batch of calls, before the first one the initializer. (Here its process learns of the backend, too.)"""
+    if initializer is not None and key not in _begun:
+        initializer(*args)
+        _begun.add(key)
+    return func()
 
 
 register_parallel_backend("park", ParkBackend)

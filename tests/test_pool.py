@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing.pool
+import os
 import pickle
 import time
 from collections.abc import Iterator
@@ -234,6 +235,14 @@ def test_joblib_knows_the_backend_when_a_service_is_entered(service: LocalServic
         joblib.parallel_config(backend="park", service=3)
 
 
+def nested_here(n: int) -> list[float]:
+    return list(joblib.Parallel(backend="park")(joblib.delayed(square)(x) for x in range(n)))
+
+
+def begin(value: str) -> None:
+    os.environ["BEGUN"] = os.environ.get("BEGUN", "") + value
+
+
 def nested(n: int) -> list[float]:
     return list(joblib.Parallel(n_jobs=2)(joblib.delayed(square)(x) for x in range(n)))
 
@@ -252,6 +261,11 @@ def test_joblib_s_promises_hold(service: LocalService, tmp_path: Path) -> None:
         with pytest.raises(ZeroDivisionError):
             run(d(inverse)(x) for x in (1, 0, 2))
         assert run(d(nested)(n) for n in (2, 3)) == [[0, 1], [0, 1, 4]]
+        assert run(d(nested_here)(n) for n in (2, 3)) == [[0, 1], [0, 1, 4]]
+        begun = joblib.Parallel(n_jobs=2, initializer=begin, initargs=("once",))(
+            d(os.getenv)("BEGUN") for _ in range(20)
+        )
+        assert begun == ["once"] * 20
         with joblib.Parallel(n_jobs=2) as several:  # one session for several calls, also after one has failed
             assert several(d(square)(x) for x in range(3)) == [0, 1, 4]
             with pytest.raises(ZeroDivisionError):
