@@ -107,6 +107,7 @@ def agree(result: FitResult, right: FitResult) -> None:
         assert drawn.std() == pytest.approx(alone.std(), rel=0.2)
 
 
+@pytest.mark.heavy
 def test_what_a_sampler_draws_is_the_posterior_all_the_same() -> None:
     best = run(FitBody(assembly(), "lm", {}), Env())
 
