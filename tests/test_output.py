@@ -355,6 +355,29 @@ def test_a_kernel_does_not_mind_who_hears_it(
         assert [f"printed {x}" for x in range(60)] == lines
 
 
+@pytest.mark.parametrize("size", [(0, 0), (24, 100), (50, 40)])
+def test_a_bar_is_drawn_on_a_terminal_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    from park.util.bar import Bar
+
+    master, slave = os.openpty()
+    termios.tcsetwinsize(slave, size)
+    try:
+        with open(slave, "w", closefd=False) as terminal, Bar("job {1}") as bar:
+            monkeypatch.setattr(sys, "stderr", terminal)
+            for now in range(4):
+                bar.update(park.Progress(now, 4, "{loaves}", "crust {2}"), "", now)
+        drawn = os.read(master, 65536).decode().split("\r")
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert any(each.startswith("job {1}:  75%|") for each in drawn), drawn
+    if size[1] != 40:
+        assert any("3/4 {loaves} [00:00<00:01, crust {2}" in each for each in drawn), drawn
+    assert max(map(len, drawn)) < (size[1] or 80)
+
+
 def test_a_bar_on_a_terminal_that_has_gone_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from park.util.bar import Bar
 

@@ -14,12 +14,13 @@ from park.cli import columns, completion, tables
 from park.cli.common import broker_option, in_words, open_service
 from park.cli.select import chosen, records_of, selectors_argument
 from park.cli.tables import command_of, plain, print_table
+from park.util.pace import counted
 
 if TYPE_CHECKING:
     from park.core.asking import Reason
     from park.core.server import ServerProxy
     from park.live import LiveTable
-    from park.model import JobRecord
+    from park.model import JobRecord, Progress
     from park.search import Query
 
 
@@ -213,6 +214,16 @@ def show(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
                     click.echo(f"{name:10}  {plain(value)}")
 
 
+def _progress(far: Progress) -> str:
+    """How far its body says that it is, and how good.
+
+    >>> from park.model import Progress
+    >>> _progress(Progress(1200, 10000, "samples", "chisq 1.02"))
+    '1,200/10,000 samples, chisq 1.02'
+    """
+    return ", ".join(filter(None, (counted(far), far.note)))
+
+
 def _story(r: JobRecord) -> list[tuple[str, str]]:
     """The lines of `show`; those without a text are left out."""
     units = f"{r.done} of {'?' if r.total is None else r.total} done" if r.total is not None or r.done else ""
@@ -228,7 +239,7 @@ def _story(r: JobRecord) -> list[tuple[str, str]]:
         ("reason", r.reason),
         ("remark", r.remark),
         ("units", units + (f", {r.failed} failed" if r.failed else "")),
-        ("progress", f"{r.progress[0]:g} of {r.progress[1]:g}" if r.progress is not None else ""),
+        ("progress", _progress(r.how_far) if r.progress is not None else ""),
         ("running", f"{r.running} now{on}" if r.running else ""),
         ("pure", "" if r.doubled is None else _doubled(r.doubled)),
         ("used", f"{r.seconds:,.2f} slot-seconds, {r.credits:,.2f} credits" if r.seconds else ""),

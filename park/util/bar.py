@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import warnings
 from types import TracebackType
@@ -70,4 +71,16 @@ def _made(title: str, form: str) -> Any:
             from tqdm import tqdm  # 30 ms, and only a terminal sees it
         else:
             from tqdm.auto import tqdm
-        return tqdm(desc=title, total=1.0, bar_format=form, leave=False, dynamic_ncols=True)
+        bar = tqdm(desc=title, total=1.0, bar_format=form, leave=False, dynamic_ncols=True)
+    if shell() is None:
+        bar.dynamic_ncols = _size
+        bar.ncols, bar.nrows = _size(sys.stderr)
+    return bar
+
+
+def _size(stream: Any) -> tuple[int, int]:
+    """Columns and rows of the terminal; some say that they have none, and are taken to be as most are."""
+    columns, rows = 0, 0
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        columns, rows = os.get_terminal_size(stream.fileno())
+    return (columns or 80) - 1, rows or 24
