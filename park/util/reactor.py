@@ -33,11 +33,10 @@ from park.util.waits import Waits
 T = TypeVar("T")
 
 _MAIN = threading.main_thread().ident
-#: Signals whose handlers wait (those of real time apart, which nobody uses): as numbers, which are faster.
+#: Signals whose handlers wait, as numbers, which are faster: not those of real time and of faults, nor those without.
+_FAULTS = ("SIGKILL", "SIGSTOP", "SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGSEGV", "SIGSYS")
 _SIGNALS = tuple(
-    n
-    for n in map(int, signal.valid_signals())
-    if n < 32 and n not in (getattr(signal, "SIGKILL", 0), getattr(signal, "SIGSTOP", 0))
+    n for n in map(int, signal.valid_signals()) if n < 32 and signal.Signals(n).name not in _FAULTS
 )
 
 NEVER = float("inf")
@@ -55,67 +54,76 @@ MOST = 64
 STAND_BY, LONGEST_REST = 0.002, 0.008
 
 
+class _Waiting:
+    """In place of the *handler* of a signal during a block in which signals wait."""
+
+    __slots__ = ("handler",)
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if _uninterrupted.block is not None:
+            _uninterrupted.block.came.append(number)
+        else:
+            _signal.signal(number, self.handler)
+            self.handler(number, frame)
+
+
 class _uninterrupted:
     """In this block signals wait: a handler may raise (Ctrl-C, an alarm), and must not tear a part that the main thread is
     just turning. Afterwards they come as if for the first time.
     """
 
-    __slots__ = ("_swapped", "came", "open")
+    __slots__ = ("came", "outermost")
+
+    #: the block in which the main thread is
+    block: _uninterrupted | None = None
+    #: the handlers that were seen last, and those of them that are exchanged: number, handler, what stands for it
+    seen: list[Any] = []  # noqa: RUF012
+    exchanged: tuple[tuple[int, Any, _Waiting], ...] = ()
 
     def __enter__(self) -> None:
-        #: handlers wait
-        self.open = True
-        self.came: list[int] = []
-        self._swapped: list[tuple[int, Any]] = []
-        if threading.get_ident() != _MAIN:
+        cls = _uninterrupted
+        self.outermost = threading.get_ident() == _MAIN and cls.block is None
+        if not self.outermost:
             return
+        self.came: list[int] = []
+        handlers = [*map(_signal.getsignal, _SIGNALS)]
+        if handlers != cls.seen:
+            own = [h.handler if isinstance(h, _Waiting) else h for h in handlers]
+            pairs = zip(_SIGNALS, own, strict=True)
+            cls.exchanged = tuple((n, h, _Waiting(h)) for n, h in pairs if callable(h))
+            cls.seen = handlers
         try:
-            for number in _SIGNALS:
-                handler = _signal.getsignal(number)
-                if callable(handler):
-                    if type(handler) is _Waiting:
-                        if handler.block.open:  # this block is inside that one
-                            continue
-                        handler = handler.handler
-                    self._swapped.append((number, handler))
-                    _signal.signal(number, _Waiting(self, handler))
+            cls.block = self
+            for number, _, waiting in cls.exchanged:
+                _signal.signal(number, waiting)
         except BaseException:  # of one that did not wait yet
-            self.__exit__()
+            self._leave()
             raise
 
     def __exit__(self, *_: object) -> None:
-        self.open = False
+        if self.outermost:
+            self._leave()
+
+    def _leave(self) -> None:
+        _uninterrupted.block = None
+        left, came = [*_uninterrupted.exchanged], self.came
         error: BaseException | None = None
-        while self._swapped:
+        while left:
             try:
-                while self._swapped:
-                    _signal.signal(*self._swapped[-1])
-                    self._swapped.pop()
-                while self.came:
-                    _signal.raise_signal(self.came.pop(0))
+                while left:
+                    _signal.signal(left[-1][0], left[-1][1])
+                    left.pop()
+                while came:
+                    _signal.raise_signal(came.pop(0))
             except BaseException as raised:  # another signal, meanwhile
                 error = error or raised
-        while self.came:
-            _signal.raise_signal(self.came.pop(0))
+        while came:
+            _signal.raise_signal(came.pop(0))
         if error is not None:
             raise error
-
-
-class _Waiting:
-    """In place of the *handler* of a signal during a *block*."""
-
-    __slots__ = ("block", "handler")
-
-    def __init__(self, block: _uninterrupted, handler: Any) -> None:
-        self.block = block
-        self.handler = handler
-
-    def __call__(self, number: int, frame: Any) -> None:
-        if self.block.open:
-            self.block.came.append(number)
-        else:
-            _signal.signal(number, self.handler)
-            self.handler(number, frame)
 
 
 #: What was registered, and what it is ready for: 1 to be read, 2 to be written.
@@ -187,8 +195,9 @@ class Reactor:
         self._pid = os.getpid()
         self._stopping = False
         self._error: BaseException | None = None
-        #: held by the caller that is the loop, and when the last one left
-        self._guest = threading.Lock()
+        #: the caller that is the loop, whom only who holds the door may let in, and when the last one left
+        self._guest: object | None = None
+        self._door = threading.Lock()
         self._guest_left = -1e9
         #: what that caller waits for, while it waits for descriptors
         self._awaited: Lock | None = None
@@ -296,11 +305,12 @@ class Reactor:
         self._check_own()
         if self.inside or self._stopping:
             return lock.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX))
-        guest = False
+        me = object()  # by which it is known who is the guest, wherever a signal's handler raises
         try:
-            with _uninterrupted():  # it is taken, and known to be, or it is not
-                guest = self._guest.acquire(False)
-            if not guest:
+            with self._door:
+                if self._guest is None:
+                    self._guest = me
+            if self._guest is not me:
                 return lock.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX))
             end = NEVER if limit is None else time.monotonic() + limit
             while True:
@@ -318,16 +328,15 @@ class Reactor:
                     if not self._stopping:
                         self._handle(ready)
         finally:
-            if guest:
-                self._awaited = None
-                self._guest.release()  # first: a second Ctrl-C may come after any call
+            if self._guest is me:
+                self._guest = self._awaited = None  # first: a second Ctrl-C may come after any call
                 self._guest_left = time.monotonic()
 
     def _stand_by(self) -> bool:
         """In the loop's own thread: leave the loop to a caller that is in it, or was just now. Whether there was one."""
         rest, stood = STAND_BY, False
         while not (self._own or self._stopping) and (
-            self._guest.locked() or time.monotonic() - self._guest_left < STAND_BY
+            self._guest is not None or time.monotonic() - self._guest_left < STAND_BY
         ):
             stood = True
             time.sleep(rest)
