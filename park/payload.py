@@ -67,7 +67,7 @@ def dump_code(obj: Any, what: str = "the body") -> bytes:
     try:
         blob = _by_value(obj, own=own)
     except Exception as error:
-        raise Unpicklable(f"{what} cannot be pickled: {_culprit(obj, error)}") from error
+        _refuse(what, obj, error)
     return pickle.dumps(_Dated(blob, stale.versions_of(own)), 5) if own else blob
 
 

@@ -588,19 +588,23 @@ def test_exceptions_of_signal_handlers_end_one_wait_only(scripts: Scripts) -> No
             ways = [lambda: list(service.map(f, range(10**6))), lambda: [mapper(range(5)) for _ in range(10**6)],
                     lambda: [service.wait(service.start(f, [1])) for _ in range(10**6)]]
             came = 0
-            for turn in range(90):
+            for turn in range(60):
                 def send(pause=chance.uniform(0.003, 0.03), number=chance.choice(SIGNALS)):
                     time.sleep(pause)
-                    os.kill(os.getpid(), number)
+                    while armed:  # Python ignores what is raised in a __del__
+                        os.kill(os.getpid(), number)
+                        time.sleep(0.1)
                 thread = threading.Thread(target=send)
-                thread.start()
                 try:
                     armed = True
+                    thread.start()
                     ways[turn % 3]()
-                except Late: came += 1
+                except Late:
+                    armed = False
+                    came += 1
                 armed = False
                 thread.join()
-            print(came > 80, list(service.map(f, range(3))), service.wait(service.start(f, [4]), timeout=20))
+            print(came == 60, list(service.map(f, range(3))), service.wait(service.start(f, [4]), timeout=20))
             print({signal.getsignal(number) for number in SIGNALS} == {late})
         """
     )
@@ -806,7 +810,7 @@ def test_what_a_body_has_started_ends_with_its_kernel(tmp_path: Path, death: int
         )
         assert script.wait(30) == 0, script.text
         until(lambda: kernel.text.strip().endswith("]"))
-        pids = json.loads(kernel.text.splitlines()[-1])
+        pids = json.loads(kernel.text[kernel.text.rindex("[") :])
         assert all(map(alive, pids))
         kernel.signal(death)
         kernel.wait()
@@ -1077,7 +1081,8 @@ def test_a_body_that_forks(scripts: Scripts) -> None:
             return x
         """,
     )
-    assert lines == ["[0, 1]", "[6]"]
+    assert lines[-2:] == ["[0, 1]", "[6]"]
+    assert "ValueError: in the child" in lines
 
 
 def test_a_body_may_use_children(scripts: Scripts) -> None:
