@@ -336,9 +336,8 @@ class JobStore(Store):
     _FIRST_SIZE = 64 << 20  # of the map; the file itself grows as it is written
     _RESERVE = 16 << 20  # of free space, that is no room for jobs
     _LEAST = 4 << 20  # of it, more than the pages that a commit rewrites beside its values
-    _MAPPED = (
-        64 << 20
-    )  # of pages that were read, after which the map is laid anew: they count as the process's own
+    #: Bytes of pages that were read, after which the map is laid anew: they count as the process's own.
+    _MAPPED = 16 << 20
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(os.path.realpath(folder))
@@ -536,11 +535,15 @@ class JobStore(Store):
             return
         with self._reading:  # whoever has found one has it by now
             gone = {id: size for id, size in self._drafts.items() if id not in self._held}
-        if gone:
-            laid = [Laid(id, size, self._piece) for id, size in gone.items()]
-            keys = [("piece", encode_key(key), None) for one in laid for key in one.pieces()]
-            self._carry_out(env, [*keys, *(("draft", encode_key((one.id,)), None) for one in laid)])
-            self._mapped += sum(gone.values())  # nearly: each piece was looked at
+        for id, size in gone.items():
+            laid = Laid(id, size, self._piece)
+            keys: list[tuple[str, bytes, bytes | None]] = []
+            keys += [("piece", encode_key(key), None) for key in laid.pieces()]
+            # at last: what is left when the process dies goes later
+            keys.append(("draft", encode_key((id,)), None))
+            for at in range(0, len(keys), self._BATCH):
+                self._carry_out(env, keys[at : at + self._BATCH])
+                self._lay_map(env)  # each piece was looked at, and some pages around it
 
     def _lay_map(self, env: lmdb.Environment) -> None:
         """Pages that were read stay in the system's cache, and are not this process's any more; nobody writes."""
