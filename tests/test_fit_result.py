@@ -296,6 +296,14 @@ def test_the_drawn_distribution_has_the_intervals(points: int, dy: float | None)
     assert density[inside].sum() / density.sum() == pytest.approx(0.95, abs=0.02)  # tails are cut
 
 
+@pytest.mark.parametrize("method", ["lm", "amoeba", "newton", "de"])
+def test_numbers_of_a_result_are_plain(method: str) -> None:
+    start = {"height": 4, "time": 2} if method == "newton" else None
+    found = fit(assembly(), method, start=start)
+    assert (type(found.chisq), type(found.nllf), type(found.dof)) == (float, float, int)
+    assert "np." not in repr([found.chisq, found.nllf, found.intervals(), found.summary()])
+
+
 class TestTitles:
     def test_what_keeps_one_from_trusting_it(self, fitted: FitResult) -> None:
         assert fitted.plot.fit().get_suptitle() == f"{fitted.statistic} {fitted.chisq:.4g}"
