@@ -156,7 +156,8 @@ def test_every_method_finds_the_minimum(best: FitResult, method: str) -> None:
     assert (env.mapped > 0) == (method in ("de", "dream"))
     values = [message.value for message in env.of(Improvement)]
     assert values == sorted(values, reverse=True)
-    assert all(0 < message.done <= message.total for message in env.of(Progress))
+    least = 0 if method == "dream" else 1  # of the burn-in there are no samples
+    assert all(least <= message.done <= message.total for message in env.of(Progress))
 
 
 def test_the_truth_is_within_the_errors(best: FitResult) -> None:
@@ -254,7 +255,8 @@ class TestStarts:
         many = fit(self.hard(), "lm", env, starts=12)
         assert alone.nllf > 10
         assert many.x == pytest.approx([9.0])
-        assert env.of(Progress)[-1] == Progress(12, 12, "starts")
+        last = env.of(Progress)[-1]
+        assert (last.done, last.total, last.units) == (12, 12, "starts")
         assert env.mapped == 12
         assert len(many.convergence) == 12
 

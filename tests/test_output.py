@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import socket
 import subprocess
@@ -368,7 +369,10 @@ def test_a_bar_is_drawn_on_a_terminal_of_any_size(
             monkeypatch.setattr(sys, "stderr", terminal)
             for now in range(4):
                 bar.update(park.Progress(now, 4, "{loaves}", "crust {2}"), "", now)
-        drawn = os.read(master, 65536).decode().split("\r")
+        text = b""
+        while select.select([master], [], [], 0.2)[0]:
+            text += os.read(master, 65536)
+        drawn = text.decode().split("\r")
     finally:
         os.close(master)
         os.close(slave)

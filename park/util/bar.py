@@ -11,6 +11,7 @@ from typing import Any
 
 from park.model import Progress
 from park.util.notebook import shell
+from park.util.outlet import ERR
 from park.util.pace import Pace, counted, span
 
 
@@ -45,6 +46,8 @@ class Bar:
 
     def update(self, progress: Progress, text: str, now: float) -> None:
         """How far it is *now*, and a word on why it waits; "" while it runs."""
+        if ERR.waits:  # the terminal is paused: it is drawn when that goes on
+            return
         with contextlib.suppress(OSError, ValueError):
             self._update(progress, text, now)
 
@@ -63,6 +66,25 @@ class Bar:
         bar.refresh()
 
 
+class _Terminal:
+    """Standard error for who may not wait until it takes what is written."""
+
+    def __init__(self) -> None:
+        self.encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> None:
+        ERR.write(text.encode(self.encoding, "replace"), self)
+
+    def flush(self) -> None:
+        """All is written that can be."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return sys.__stderr__.fileno() if sys.__stderr__ is not None else 2
+
+
 def _made(title: str, form: str) -> Any:
     """tqdm's bar: its total is 1, since that of a job may change, and in a notebook none of theirs does."""
     with warnings.catch_warnings():
@@ -71,7 +93,8 @@ def _made(title: str, form: str) -> Any:
             from tqdm import tqdm  # 30 ms, and only a terminal sees it
         else:
             from tqdm.auto import tqdm
-        bar = tqdm(desc=title, total=1.0, bar_format=form, leave=False, dynamic_ncols=True)
+        file = _Terminal() if shell() is None and sys.stderr is sys.__stderr__ else None
+        bar = tqdm(desc=title, total=1.0, bar_format=form, leave=False, dynamic_ncols=True, file=file)
     if shell() is None:
         bar.dynamic_ncols = _size
         bar.ncols, bar.nrows = _size(sys.stderr)

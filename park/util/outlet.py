@@ -81,6 +81,11 @@ class Outlet:
         return self._line_of is source
 
     @property
+    def waits(self) -> bool:
+        """Whether something has not been taken yet."""
+        return bool(self._waiting)
+
+    @property
     def full(self) -> bool:
         """Whether sources are to wait."""
         return self._size > MOST and time.monotonic() < self._taken + PATIENCE
