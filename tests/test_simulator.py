@@ -46,7 +46,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # -- many lives --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tens", range(50))
+@pytest.mark.parametrize(
+    "tens", [*range(25), *(pytest.param(tens, marks=pytest.mark.heavy) for tens in range(25, 50))]
+)
 def test_whatever_happens_every_unit_is_answered_once(tens: int) -> None:
     live(range(10 * tens, 10 * tens + 10))
 
