@@ -247,6 +247,8 @@ def _by_value(
         return file.getvalue()
 
 
+#: By the name of a module: the module, the length of the path then, whether others find it, and whether it is one's own.
+_origins: dict[str, tuple[types.ModuleType, int, bool, bool]] = {}
 _NAMED = (type, types.FunctionType, types.ModuleType)
 _LIBRARIES = (_ctypes.CFuncPtr,)
 #: what Python pickles by a name that another process may not know
@@ -281,18 +283,23 @@ class _ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             name = obj.__name__ if isinstance(obj, types.ModuleType) else getattr(obj, "__module__", None)
             module = sys.modules.get(name) if isinstance(name, str) else None
             if module is not None and module.__name__ == name:
-                if not modules.is_importable(module):
+                known = _origins.get(name)
+                if known is None or known[0] is not module or known[1] != len(sys.path):
+                    known = module, len(sys.path), modules.is_importable(module), stale.is_own(module)
+                    _origins[name] = known
+                if not known[2]:
                     self._register(module)
-                elif stale.is_own(module):
+                elif known[3]:
                     self.own.add(name)
         elif isinstance(obj, _UNNAMED):
             reduced = dynamic.reduced(obj)
             return NotImplemented if reduced is None else reduced
         elif not isinstance(obj, _LIBRARIES):
             return NotImplemented
-        reduced = libraries.reduced(obj)
-        if reduced is not None:
-            return reduced
+        if not isinstance(obj, types.FunctionType):
+            reduced = libraries.reduced(obj)
+            if reduced is not None:
+                return reduced
         found = super().reducer_override(obj)
         by_value = isinstance(obj, type) and isinstance(found, tuple) and len(found) == 6
         return dynamic.by_value(obj, found) if by_value else found
