@@ -29,6 +29,8 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PARK", 
     "PYTHONPATH": str(HERE.parent),
     "PARKTAG": "tester",
     "XDG_CONFIG_DIRS": "/nowhere",
+    # scripts of tests fork beside their threads on purpose, of which Python warns from 3.12 on
+    "PYTHONWARNINGS": "ignore:This process:DeprecationWarning",
 }
 
 

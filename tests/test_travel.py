@@ -51,10 +51,12 @@ def same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one.dtype == other.dtype and (one == other or np.isnat(one))
 
 
-UNITS = ["Y", "M", "D", "h", "s", "ms", "ns", "generic"]
+UNITS = ["Y", "M", "D", "h", "s", "ms", "ns"]
+#: numpy is about to give up time differences without a unit, and warns of them from 2.5 on
+GENERIC = ["generic"] if np.lib.NumpyVersion(np.__version__) < "2.5.0" else []
 SCALARS = st.one_of(
-    st.builds(np.timedelta64, st.integers(-9999, 9999), st.sampled_from(UNITS)),
-    st.builds(np.datetime64, st.integers(-9999, 9999), st.sampled_from(UNITS[:-1])),
+    st.builds(np.timedelta64, st.integers(-9999, 9999), st.sampled_from(UNITS + GENERIC)),
+    st.builds(np.datetime64, st.integers(-9999, 9999), st.sampled_from(UNITS)),
     st.builds(
         lambda kind, value: kind(value),
         st.sampled_from([np.float16, np.longdouble, np.int8, np.complex64, np.bool_]),
@@ -231,8 +233,10 @@ def test_any_exception_is_the_result_of_its_unit_once(
     with service.executor() as executor:
         assert isinstance(executor, Executor)
         error = executor.submit(raise_it, kind, tmp_path / "call").exception(60)
-    itself = kind not in (Refuses, Blocked, park.Abort)
-    assert type(error).__name__ == name if itself else isinstance(error, park.UnitError)
+    if kind in (Refuses, park.Abort) or (kind is Blocked and sys.version_info < (3, 13)):
+        assert isinstance(error, park.UnitError)  # it does not pickle
+    else:
+        assert type(error).__name__ == name
     assert {file.read_text() for file in tmp_path.iterdir()} == {"x"}
 
 
