@@ -30,11 +30,14 @@ class Slow(JobStore):
         self.sizes: list[int] = []
         self.go = threading.Event()
         self.go.set()
+        #: commits that have begun
+        self.begun = 0
         self.failure: Callable[[], Exception] | None = None
         super().__init__(folder)
 
     def commit(self, writes: Iterable[Write]) -> None:
         records = list(writes)
+        self.begun += 1
         self.go.wait(20.0)
         if self.failure is not None:
             raise self.failure()
@@ -105,8 +108,9 @@ def test_what_comes_during_a_commit_is_the_next_one(store: Slow) -> None:
     writer = Writer(store, woken.set)
     store.sizes.clear()
     store.go.clear()
+    store.begun = 0
     writer.put(1, [Write("job", (1,), b"a")])
-    until(lambda: writer._queue.empty())
+    until(lambda: store.begun)
     for turn in range(2, 50):
         writer.put(turn, [Write("job", (turn,), b"b"), Write("account", ("ann",), b"%d" % turn)])
     assert writer.done() == 0

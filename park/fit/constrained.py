@@ -110,12 +110,12 @@ class _Problem:
                 )
         for inequality in self.objective.inequalities:
             normal = normal_of(inequality, x0, self.scale)
-            unit = float(np.linalg.norm(basis.T @ normal)) or 1.0
+            length = float(np.linalg.norm(basis.T @ normal)) or 1.0
             conditions.append(
                 {
                     "type": "ineq",
-                    "fun": lambda z, i=inequality, u=unit: i.slack(point(z)) / u,
-                    "jac": lambda z, i=inequality, u=unit: basis.T @ normal_of(i, point(z), self.scale) / u,
+                    "fun": lambda z, i=inequality, u=length: i.slack(point(z)) / u,
+                    "jac": lambda z, i=inequality, u=length: basis.T @ normal_of(i, point(z), self.scale) / u,
                 }
             )
         return conditions
