@@ -463,17 +463,6 @@ class PartsObjective(Objective):
         if missing:
             raise WrongShape(f"{part.name}, model {part.model.name}: {missing}")
 
-    def quality(self, nllf: float) -> str:
-        """How well the data are met, in short: chi-squared over the degrees of freedom, where that is minimised.
-
-        "" where *nllf* is not finite.
-        """
-        if not math.isfinite(nllf):
-            return ""
-        if self.squares and not self.unknown and self.dof > 0:
-            return f"chisq {2 * nllf / self.dof:.4g}"
-        return f"nllf {nllf:.6g}"
-
     @property
     def uninformed(self) -> tuple[str, ...]:
         return tuple(
