@@ -121,14 +121,27 @@ def _spec(name: str) -> Any:
 
 def refresh(versions: dict[str, str]) -> None:
     """Before code is unpickled that needs these *versions*: forget modules that were edited since they were loaded."""
-    global _loaded
     note()
     if not held and any(_is_stale(name, version) for name, version in versions.items()):
-        loaded = [(name, module) for name, module in sys.modules.items() if isinstance(module, ModuleType)]
-        for name in [name for name, module in loaded if is_own(module)]:
-            del sys.modules[name]
-            _seen.pop(name, None)
-        _loaded = 0
+        _forget()
+
+
+def forget_edited() -> None:
+    """Before another job begins: forget modules that were edited, for functions that import them when they are called."""
+    if not held and any(
+        _hash_of(str(sys.modules[name].__file__)) != _seen[name][1] for name in _seen.keys() & sys.modules
+    ):
+        _forget()
+
+
+def _forget() -> None:
+    """All modules of one's own are loaded anew when they are imported next."""
+    global _loaded
+    loaded = [(name, module) for name, module in sys.modules.items() if isinstance(module, ModuleType)]
+    for name in [name for name, module in loaded if is_own(module)]:
+        del sys.modules[name]
+        _seen.pop(name, None)
+    _loaded = 0
 
 
 def compare(versions: dict[str, str]) -> None:

@@ -93,6 +93,22 @@ def test_a_method_of_a_class_and_a_partial_too(write: Write) -> None:
             assert service.wait(service.start(line, [1]), timeout=30) == [2 + offset]
 
 
+def test_a_module_that_a_function_imports_when_it_is_called_too(write: Write) -> None:
+    def value(x: int) -> int:
+        import edited_i  # type: ignore[import-not-found]
+
+        found: int = edited_i.value(x)
+        return found
+
+    own = LocalService()
+    own.configure(slots=1)
+    with own as service:
+        for step in (1, 20, 300):
+            write(edited_i=f"def value(x): return x + {step}")
+            assert service.wait(service.start(value, [1]), timeout=30) == [1 + step]
+            assert list(service.map(value, [2])) == [2 + step]
+
+
 SCRIPT = """
 import sys
 import edited_e, park

@@ -90,6 +90,8 @@ class Slot(Serving):
     def settle(self) -> None:
         """The process is as each job is to find it."""
         self._settings = Settings()
+        #: the job of the last chunk
+        self._last_job = 0
 
     def interrupt(self, *_: Any) -> None:
         """The signal of an abort: raise it in user code, nowhere else."""
@@ -205,6 +207,10 @@ class Slot(Serving):
 
     def _begin(self, run: messages.Run, data: Buffer) -> None:
         """Run a chunk, of another job perhaps."""
+        stale.held = bool(self._stack)
+        if run.job != self._last_job:
+            self._last_job = run.job
+            stale.forget_edited()
         if self._settings.enter(
             run.job
         ):  # not all can be as this job left it, or as on a fresh process: it needs one
@@ -218,6 +224,7 @@ class Slot(Serving):
             self._settings.context(run.job).run(self._run, run, data)
         finally:
             self._within = 0
+            stale.note()  # as long as their files are what was loaded
 
     # -- running -------------------------------------------------------------------------------
 
@@ -349,7 +356,6 @@ class Slot(Serving):
             seed = self._stack[-1].seed = env.preparing(run.seed if run.stored else None, run.function)
             generators.seed(seed)
             self._open = True
-            stale.held = len(self._stack) > 1
             body = payload.loads(self._codes[run.function])
             self._tell_differences()
             if hasattr(body, "prepare"):
