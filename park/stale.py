@@ -26,7 +26,7 @@ _files: dict[tuple[str, int, int], str] = {}
 _closures: dict[frozenset[str], tuple[list[tuple[str, Any]], dict[str, str]]] = {}
 #: Modules that are another version here than in the client, as `compare` has found since this was last taken.
 _differences: list[str] = []
-#: A body that runs in this process has loaded modules: nothing may be forgotten.
+#: A body that waits in this process has loaded modules: nothing may be forgotten beneath it.
 held = False
 #: the number of modules when `note` last looked
 _loaded = 0
@@ -128,9 +128,8 @@ def refresh(versions: dict[str, str]) -> None:
 
 def forget_edited() -> None:
     """Before another job begins: forget modules that were edited, for functions that import them when they are called."""
-    if not held and any(
-        _hash_of(str(sys.modules[name].__file__)) != _seen[name][1] for name in _seen.keys() & sys.modules
-    ):
+    here = _seen.keys() & sys.modules
+    if any(_hash_of(str(sys.modules[name].__file__)) != _seen[name][1] for name in here):
         _forget()
 
 

@@ -109,6 +109,28 @@ def test_a_module_that_a_function_imports_when_it_is_called_too(write: Write) ->
             assert list(service.map(value, [2])) == [2 + step]
 
 
+HELD = """
+import os, sys
+import edited_j
+from park import stale
+stale.note()
+with open(edited_j.__file__, "w") as file:
+    file.write("value = 2")
+for stale.held in (True, False):
+    stale.refresh({"edited_j": "another"})
+    print("edited_j" in sys.modules)
+"""
+
+
+def test_nothing_is_forgotten_beneath_a_body_that_waits(write: Write) -> None:
+    write(edited_j="value = 1")
+    path = {"PYTHONPATH": f"{os.environ['PYTHONPATH']}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
+    done = subprocess.run(
+        [sys.executable, "-c", HELD], env=ENVIRONMENT | path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "False"]
+
+
 SCRIPT = """
 import sys
 import edited_e, park

@@ -207,7 +207,6 @@ class Slot(Serving):
 
     def _begin(self, run: messages.Run, data: Buffer) -> None:
         """Run a chunk, of another job perhaps."""
-        stale.held = bool(self._stack)
         if run.job != self._last_job:
             self._last_job = run.job
             stale.forget_edited()
@@ -356,6 +355,7 @@ class Slot(Serving):
             seed = self._stack[-1].seed = env.preparing(run.seed if run.stored else None, run.function)
             generators.seed(seed)
             self._open = True
+            stale.held = len(self._stack) > 1
             body = payload.loads(self._codes[run.function])
             self._tell_differences()
             if hasattr(body, "prepare"):
