@@ -158,7 +158,7 @@ class Others:
 
 
 def ask(address: str) -> None:
-    """What that process does until its input ends."""
+    """The work of that process until its input ends."""
     over = threading.Event()
     took: list[float] = []
     with park.connect(address) as service:

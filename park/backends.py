@@ -1,4 +1,4 @@
-"""What PARK offers to libraries that run things in parallel, as soon as they are there: to joblib the backend "park"."""
+"""The offers of PARK to libraries for parallel work, made when these are loaded: to joblib the backend "park"."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class Feed:
         return self.ended or self._over
 
     def rest(self) -> None:
-        """Whoever calls will wait for results, once it has sent what there is."""
+        """The caller will wait for results, once it has sent what there is."""
         self._waits = True
 
     def tell_room(self) -> None:

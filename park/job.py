@@ -93,7 +93,7 @@ class Job:
         return " ".join(parts) + (f": {said}>" if said else ">")
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The table that a notebook shows."""
         return Jobs([self])._repr_html_()
 
     @property

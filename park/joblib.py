@@ -100,7 +100,7 @@ class ParkBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     apply_async = submit  # of joblib before 1.5
 
     def retrieve_result_callback(self, future: Future[Any]) -> Any:
-        """What the batch gave, or has raised."""
+        """The results of the batch; raises what it has raised."""
         return future.result()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:

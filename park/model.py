@@ -146,7 +146,7 @@ class JobRecord(Record, frozen=True):
 
     @property
     def how_far(self) -> Progress:
-        """What its body reported, else how many units are done."""
+        """The body's own report, else the number of units that are done."""
         if self.progress is not None:
             return Progress(*self.progress, self.units, self.note)
         return Progress(self.done, self.total or 0, "units")

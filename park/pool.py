@@ -21,7 +21,7 @@ class PoolTimeout(multiprocessing.TimeoutError, TimeoutError):
 
 
 class AsyncResult:
-    """What will come of a call, as of `multiprocessing.pool.AsyncResult`."""
+    """The result of a call to come, as `multiprocessing.pool.AsyncResult`."""
 
     def __init__(self, future: concurrent.futures.Future[Any]) -> None:
         self._future = future
@@ -111,7 +111,7 @@ class Pool:
     def map(
         self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
     ) -> list[Any]:
-        """What *func* gives for each input, in their order. PARK finds its own *chunksize*."""
+        """The results of *func* for each input, in order. PARK finds its own *chunksize*."""
         return self.starmap(func, ((x,) for x in iterable))
 
     def starmap(
@@ -182,7 +182,7 @@ class Pool:
     def apply(
         self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] | None = None
     ) -> Any:
-        """What ``func(*args, **kwds)`` gives."""
+        """The result of ``func(*args, **kwds)``."""
         return self.apply_async(func, args, kwds).get()
 
     def apply_async(

@@ -18,7 +18,7 @@ OWN = ("waits for more inputs", "waits until its client")
 
 
 class Unserved:
-    """What is known of the job that is waited for longest."""
+    """The state of the job that is waited for longest."""
 
     def __init__(self) -> None:
         #: when to look next
@@ -50,7 +50,7 @@ class Unserved:
         return not self.asked and now >= self._rests_until and (same or bool(self._told))
 
     def heard(self, record: dict[str, Any], now: float) -> str:
-        """What is to be told, now that the service has answered with the job's *record*; "" if nothing is."""
+        """The sentence to tell, now that the service has answered with the job's *record*; "" for none."""
         job, reason = record["job"], record["reason"]
         if record["running"] or not reason or reason.startswith(OWN):
             self._idle, self._rests_until = False, now + WORKS

@@ -20,7 +20,7 @@ SIZE = 1000
 
 @dataclasses.dataclass
 class Holder:
-    """What is long lies inside."""
+    """A long value lies inside."""
 
     data: Any
     name: str = "x"

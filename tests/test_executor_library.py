@@ -64,7 +64,7 @@ CASES = [(part, name) for part in PARTS if part is not None for name in dir(part
 
 
 class OnPark(unittest.TestCase):
-    """What the library's classes expect of those that they are mixed with."""
+    """The methods that the library's classes expect of those that they are mixed with."""
 
     worker_count = 2
     service: LocalService

@@ -48,7 +48,7 @@ class Notebook:
         self.client.wait_for_ready(timeout=60)
 
     def run(self, code: str) -> list[dict[str, Any]]:
-        """What a cell shows, by type: the text of a stream, or what was displayed in several formats."""
+        """The output of a cell, by type: the text of a stream, or a display in several formats."""
         shown: list[dict[str, Any]] = []
 
         def see(message: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
 
 @pytest.fixture(scope="module")
 def begun(notebook: Notebook) -> str:
-    """What the first cell shows."""
+    """The output of the first cell."""
     shown = notebook.run(BEGIN)
     assert not [each["error"] for each in shown if "error" in each]
     return "".join(each.get("stderr", "") for each in shown)

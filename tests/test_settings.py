@@ -1,4 +1,4 @@
-"""What a job changes of its process is its own: other jobs find it as on a fresh one."""
+"""A job's changes to its process are its own: other jobs find it as on a fresh one."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def service() -> Iterator[ServerProxy]:
 
 
 def run(tmp_path: Path, text: str, name: str = "script.py") -> str:
-    """What a script prints; its classes are its own, which no other process can import."""
+    """The output of a script, whose classes no other process can import."""
     (tmp_path / name).write_text(textwrap.dedent(text))
     env = ENVIRONMENT | {"PARK_SLOTS": "2"}
     done = subprocess.run(

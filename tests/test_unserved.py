@@ -1,4 +1,4 @@
-"""Whoever waits for what does not run is told why, soon, once, and again when it changes."""
+"""Clients that wait for a job that does not run are told why, soon, once, and again when it changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from park.unserved import OWN, Unserved
 
 
 def told(*answers: tuple[str, int], came: int = 0) -> list[tuple[float, str]]:
-    """What is told, and when, of a job that is waited for from 0 s on, with a look at each *answer* of the service."""
+    """Times and sentences that are told of a job that is waited for from 0 s on, at each *answer* of the service."""
     unserved, said, now = Unserved(), [], 0.0
     unserved.begin(now)
     for reason, running in answers:

@@ -67,7 +67,7 @@ def _listed(name: str) -> Column:
 
 
 def heading(name: str) -> str:
-    """What stands above a column."""
+    """The heading of a column."""
     unit = UNITS.get(name)
     return name.upper() if unit is None else f"{name.upper()} ({unit})"
 

@@ -49,7 +49,7 @@ class Door(Protocol):
         """Send what waits."""
 
     def behind(self) -> dict[bytes, Outbox]:
-        """What waits, by peer."""
+        """The messages that wait, by peer."""
 
     def lively(self) -> set[bytes]:
         """Peers of whose messages pieces have come since this was asked last."""

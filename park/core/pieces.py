@@ -67,7 +67,7 @@ class Laid:
         return piece
 
     def named(self) -> bytes:
-        """What its record says of it."""
+        """The beginning of its record."""
         return _NAMED.pack(self.id, self._size)
 
     def pieces(self) -> Iterator[Key]:
@@ -75,7 +75,7 @@ class Laid:
         return ((self.id, index) for index in range(-(-self._size // PIECE)))
 
     def writes(self, value: Any, start: int = 0, most: int = 1 << 62) -> Iterator[Write]:
-        """What lays pieces of *value*, this one's content, from byte *start* on, some *most* bytes."""
+        """The writes that lay pieces of *value*, this one's content, from byte *start* on, some *most* bytes."""
         if not start:
             yield Write("draft", (self.id,), self.named())
         for at in range(start, min(self._size, start + most), PIECE):

@@ -319,7 +319,7 @@ def _opened(room: str, key: bytes, record: memoryview) -> tuple[int, memoryview]
 
 
 def stored_value(room: str, key: bytes, record: memoryview) -> bytes:
-    """What is in a record, of a long value where it lies; StoreError when it is not as it was written."""
+    """The value of a record; of a long one the place where it lies. Raises StoreError if it is not as it was written."""
     return bytes(_opened(room, key, record)[1])
 
 
@@ -592,7 +592,7 @@ class JobStore(Store):
                 raise self._said(error, f"cannot read {key!r} in room {room!r} of the store") from error
 
     def _value(self, room: str, key: bytes, record: memoryview) -> Any:
-        """What is in a record: bytes, or a `Laid`; whoever calls has the lock of the readers."""
+        """The value of a record: bytes, or a `Laid`. The caller holds the lock of the readers."""
         format, rest = _opened(room, key, record)
         return bytes(rest) if format == _WHOLE else self._laid(*names(rest))
 

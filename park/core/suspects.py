@@ -30,7 +30,7 @@ class Suspects(Attempts):
     """The floor above `Attempts`, on one level with `park.core.dealing`."""
 
     def _suspects(self, kernel: Kernel) -> list[Attempt]:
-        """What ran on the kernel: attempts in its slots, and the drivers for which they ran, if those waited there."""
+        """The attempts that ran in slots of the kernel, and the drivers for which they ran, if those waited there."""
         found = [self.attempts[n] for n in sorted(kernel.running)]
         for attempt in found:
             driver = self.attempts.get(attempt.map.driver)

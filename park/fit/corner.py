@@ -88,7 +88,7 @@ def pairs(result: FitResult, chosen: Sequence[int]) -> Picture:
 
 
 def _contours(result: FitResult) -> list[Artist]:
-    """What the contours look like, for the legend."""
+    """Samples of the contours for the legend."""
     if result.draws is not None:
         widths = zip(("68 %", "95 %"), reversed(LINES), strict=True)
         return [Line2D([], [], color=FIT, lw=width, label=label) for label, width in widths]

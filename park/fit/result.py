@@ -177,7 +177,7 @@ class FitResult:
         return "\n".join([f"<FitResult {self._head()}>", *self.remarks(), self.table()])
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The table that a notebook shows."""
         remarks = [html.paragraph(line, grave=not self.converged) for line in self.remarks()]
         heads, *rows = self._rows()
         return "".join([html.paragraph(self._head()), *remarks, html.table(heads, rows)])

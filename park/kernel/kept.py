@@ -67,7 +67,7 @@ class Answers:
         return [*self.stored.values(), *self._passing.values()]
 
     def keep(self, kept: Kept, live: bool = False) -> None:
-        """What there is no room for is not kept: if it does not arrive, no hello names it, and its units run again.
+        """An answer without room is not kept: if it does not arrive, no hello names it, and its units run again.
 
         *live*: it is given to the broker now, and so in memory anyway.
         """

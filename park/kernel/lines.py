@@ -1,4 +1,4 @@
-"""What slot processes write to their standard streams: it goes to the kernel's own, in whole lines."""
+"""The standard streams of slot processes: they go to the kernel's own, in whole lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LAST, TAIL = 20, 10_000
 
 
 class Lines:
-    """What comes from one stream of one process. *whose* makes what each line begins with."""
+    """The lines from one stream of one process. *whose* makes the beginning of each."""
 
     def __init__(self, outlet: Outlet, whose: Callable[[], str] = str) -> None:
         self.outlet = outlet

@@ -309,7 +309,7 @@ class KernelLoop:
         self._reactor.in_thread(lambda: self._spawn(process))
 
     def _whose(self, number: int) -> str:
-        """What lines of a process begin with: the job that it runs, or has run last."""
+        """The beginning of a line of a process: the job that it runs, or has run last."""
         process = self.life.processes.get(number)
         run = process.stack[-1].run if process is not None and process.stack else self._runs.get(number)
         return "" if run is None else f"job {run.job} ({run.owner}): "

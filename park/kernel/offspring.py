@@ -1,4 +1,4 @@
-"""What bodies have started: children of a slot process, and what these have left behind.
+"""Processes that bodies have started: children of a slot process, and those that these have left behind.
 
 A slot process adopts its descendants whose parents end (where the system has that, as Linux does), so that programs in
 sessions of their own, and daemons, are found among its children.

@@ -1,4 +1,4 @@
-"""What a job may change of its process for all code in it, and what another job finds as on a fresh process.
+"""Settings of a process that a job may change for all code in it, and that another job finds as on a fresh one.
 
 The folder, the environment, ``sys.path``, filters of warnings, handlers of signals, limits and the like are noted when the
 process begins, and looked at when another job's chunk comes: what the last job has changed is kept for its next chunk,
@@ -228,7 +228,7 @@ def _set_limits(values: list[tuple[int, int]]) -> None:
 
 
 def _of(module: str, name: str, *given: Any) -> Any:
-    """What a function of a module returns, where that is loaded; else None, as it does before anybody has set anything."""
+    """The value that a function of a module returns, if that is loaded; else None, as before anybody has set anything."""
     found = sys.modules.get(module)
     function = getattr(found, name, None)
     return function(*given) if function is not None else None

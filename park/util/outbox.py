@@ -1,4 +1,4 @@
-"""What waits for one peer that does not take it as fast as it comes.
+"""Messages that wait for one peer that does not take them as fast as they come.
 
 The socket holds a few messages for each peer. What it does not take waits here, where its bytes are counted: whoever fills
 the outbox sees by `size` when to stop. A message that lies on the disk may wait as a function that makes it: it takes no

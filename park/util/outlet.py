@@ -168,7 +168,7 @@ class _Reopened:
 
 
 def _reopened(number: int, mode: int) -> Any:
-    """What writes without waiting; None where there is no such thing."""
+    """A function that writes without waiting; None where there is no such thing."""
     if stat.S_ISSOCK(mode):
         same = socket.socket(fileno=os.dup(number))
         return lambda data: same.send(data, getattr(socket, "MSG_DONTWAIT", 0))

@@ -306,7 +306,7 @@ class Router(_Socket):
         return done
 
     def behind(self) -> dict[bytes, Outbox]:
-        """What waits, by peer; of those that have not taken everything."""
+        """The messages that wait, by peer; of those that have not taken everything."""
         return self._outboxes
 
     def lively(self) -> set[bytes]:
@@ -483,7 +483,7 @@ class Dealer(Caller):
         self._flush()
 
     def clear(self) -> None:
-        """What waits is dropped: contact was lost, and whoever said it says it again when there is contact."""
+        """Drop all that waits: contact was lost, and its senders say it again when there is contact."""
         self._outbox = Outbox(self._offer)
         self._waits = False
 

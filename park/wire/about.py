@@ -1,4 +1,4 @@
-"""What a message is about: two that share nothing may change their order, as where a short one passes a long one.
+"""The subjects of a message: two that share none may change their order, as where a short one passes a long one.
 
 Messages of one job, map, attempt, request or code keep their order, so that code comes before what needs it, results before
 the end of their request, and an abort behind what it ends.

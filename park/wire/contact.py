@@ -31,7 +31,7 @@ class Line(Protocol):
         """Send it; *said*: the same, from which it is told what it may pass."""
 
     def clear(self) -> None:
-        """What waits to be sent is dropped."""
+        """Drop all that waits to be sent."""
 
     def lively(self) -> bool:
         """Whether a piece of a message that is not whole has come since this was asked last."""
