@@ -1,6 +1,5 @@
-"""What PARK costs, measured beside the pools and pipes that it must stand up to: ``python -m benchmarks``.
+"""The price of PARK, measured beside the pools and pipes that it competes with: ``python -m benchmarks --help``.
 
-Each benchmark is a module with the same five names: ``UNITS`` (its columns and their units), ``SYSTEMS`` (what is
-measured, one fresh process each, one at a time), ``measure`` (in that process; rows of columns), ``derive`` (ratios
-within one round) and ``marks`` (what PARK wants to reach). Rounds are interleaved: every system once, then again.
+`benchmarks.measures` holds the measures: each system runs in a fresh process, one at a time, and rounds are interleaved.
+`benchmarks.studies` holds longer runs with options of their own. The modules here serve both.
 """

@@ -1,4 +1,4 @@
-"""What PARK is compared with: the pools of the standard library, and bare pipes to two forked children."""
+"""The peers for comparison: the pools of the standard library, and bare pipes to two forked children."""
 
 from __future__ import annotations
 

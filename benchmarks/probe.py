@@ -16,8 +16,8 @@ from dataclasses import asdict
 from benchmarks.scale import Rows, Scale
 from benchmarks.services import ROOT, environment
 
-#: Seconds after which a system is given up.
-PATIENCE = 300.0
+#: Seconds after which a system that has not ended is killed.
+PROBE_TIMEOUT_SECONDS = 300.0
 
 
 def probe(benchmark: str, system: str, scale: Scale) -> Rows:
@@ -32,13 +32,13 @@ def probe(benchmark: str, system: str, scale: Scale) -> Rows:
         start_new_session=True,
     )
     try:
-        out, err = process.communicate(timeout=PATIENCE)
+        out, err = process.communicate(timeout=PROBE_TIMEOUT_SECONDS)
         if process.returncode:
             raise RuntimeError("\n".join(err.strip().splitlines()[-30:]) or f"exit code {process.returncode}")
         rows: Rows = json.loads(out)
         return rows
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"it had not ended after {PATIENCE:.0f} s") from None
+        raise RuntimeError(f"it had not ended after {PROBE_TIMEOUT_SECONDS:.0f} s") from None
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -47,5 +47,5 @@ def probe(benchmark: str, system: str, scale: Scale) -> Rows:
 
 if __name__ == "__main__":
     name, which, how = sys.argv[1:]
-    module = importlib.import_module(f"benchmarks.{name}")
+    module = importlib.import_module(f"benchmarks.measures.{name}")
     print(json.dumps(module.measure(which, Scale(**json.loads(how)))))

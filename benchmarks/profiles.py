@@ -1,4 +1,4 @@
-"""Where the time goes: ``python -m benchmarks profile``.
+"""Profiles of single requests: ``python -m benchmarks profile``.
 
 First without a profiler: CPU seconds of each thread and process. Then with cProfile in the client's thread, in the
 service's (locally a thread; else the processes of broker and kernel) and in the slot processes, where one unit
@@ -136,7 +136,7 @@ def end_in_slot(_: int) -> tuple[int, Figures]:
 
 
 def _in_slots(service: ServerProxy, function: Callable[[int], tuple[int, Figures]]) -> dict[int, Figures]:
-    """What *function* returned in each slot process."""
+    """The results of *function* in each slot process."""
     found: dict[int, Figures] = {}
     mapper = service.mapper(function)
     for _ in range(10):

@@ -31,7 +31,7 @@ def table(title: str, units: dict[str, str], values: Values) -> str:
 def judge(
     benchmark: str, marks: Sequence[Mark], units: dict[str, str], values: Values
 ) -> list[dict[str, Any]]:
-    """What became of the marks; those of rows that were not measured are neither met nor missed."""
+    """The marks: met or missed; the marks of rows that were not measured are neither."""
     found = []
     for mark in marks:
         measured, met = mark.judge(values)

@@ -1,4 +1,4 @@
-"""How much is measured, and the words that all benchmarks share."""
+"""The sizes of all measurements, and the words that all benchmarks share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Values = Mapping[str, Mapping[str, list[float]]]
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How often, how many."""
+    """The counts of one size of measurement."""
 
     #: calls in turn, and beside a busy thread
     calls: int = 500
@@ -32,7 +32,7 @@ class Scale:
     #: seconds for which shares are counted, and urgent jobs
     sharing: float = 60.0
     urgent: int = 25
-    #: seconds for which the table changes under so many mirrors
+    #: seconds for which the table changes under this number of mirrors
     mirror: int = 20
     mirrors: int = 50
     #: units while clients do not read, of which three in ten thousand have a megabyte as their result

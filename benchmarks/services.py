@@ -15,7 +15,7 @@ from pathlib import Path
 import park
 from benchmarks.scale import SLOTS
 from park.core.server import ServerProxy
-from park.util.keys import CLIENT, POOL, Keyring, key_folder
+from park.net.keys import CLIENT, POOL, Keyring, key_folder
 
 NAMES = ("local", "ipc", "tcp")
 ROOT = Path(__file__).resolve().parents[1]

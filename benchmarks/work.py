@@ -1,4 +1,4 @@
-"""What is run: the same functions for PARK and for its peers. Importable, so that everybody pickles a name."""
+"""Functions that all measures run, for PARK and for its peers. They are importable, so that pickles hold names."""
 
 from __future__ import annotations
 

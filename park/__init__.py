@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from park.backends import offer
 from park.errors import (
     Abort,
+    BatchError,
     InvalidRequest,
     JobAborted,
     JobFailed,
@@ -34,10 +35,12 @@ from park.errors import (
 from park.version import __version__
 
 if TYPE_CHECKING:
-    from park.core.server import JobCopy, Server, ServerProxy, default_service, usertag
+    from park.body.environment import environment
+    from park.client.requests import JobCopy
+    from park.core.connect import connect
+    from park.core.server import Server, ServerProxy, default_service, usertag
     from park.fit import Assembly, Constant, Fit, Uncertainty
     from park.job import Job, JobManager, as_completed
-    from park.kernel.env import environment
     from park.local import local_service
     from park.model import NOT_RUN as NotRun
     from park.model import (
@@ -49,10 +52,11 @@ if TYPE_CHECKING:
         Progress,
         Request,
     )
-    from park.service import ServiceManager, connect
+    from park.service import ServiceManager
 
 _LAZY = {
     "AccountRecord": "park.model",
+    "batch": "park.batch",
     "Improvement": "park.model",
     "JobRecord": "park.model",
     "JobState": "park.model",
@@ -64,7 +68,7 @@ _LAZY = {
     "Constant": "park.fit",
     "Fit": "park.fit",
     "Uncertainty": "park.fit",
-    "JobCopy": "park.core.server",
+    "JobCopy": "park.client.requests",
     "Server": "park.core.server",
     "ServerProxy": "park.core.server",
     "default_service": "park.core.server",
@@ -72,16 +76,17 @@ _LAZY = {
     "Job": "park.job",
     "JobManager": "park.job",
     "as_completed": "park.job",
-    "environment": "park.kernel.env",
+    "environment": "park.body.environment",
     "local_service": "park.local",
     "ServiceManager": "park.service",
-    "connect": "park.service",
+    "connect": "park.core.connect",
 }
 
 __all__ = [
     "Abort",
     "AccountRecord",
     "Assembly",
+    "BatchError",
     "Constant",
     "Fit",
     "Improvement",
@@ -116,6 +121,7 @@ __all__ = [
     "WaitTimeout",
     "__version__",
     "as_completed",
+    "batch",
     "connect",
     "default_service",
     "environment",
@@ -134,6 +140,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     module, _, called = place.partition(":")
+    if module == f"{__name__}.{name}":
+        return import_module(module)
     value = getattr(import_module(module), called or name)
     if name != "default_service":
         globals()[name] = value

@@ -6,18 +6,24 @@ Each class also derives from the built-in exception that fits, so that ``except 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+from park.text import visible
 
 
 class ParkError(Exception):
-    """The root: ``except park.ParkError`` catches whatever PARK itself raises."""
+    """The root: ``except park.ParkError`` catches whatever PARK itself raises. Nothing in its text steers a terminal."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__(), lines=True)
 
 
 class UnknownJob(ParkError, KeyError):
     """Raised when a job number names no job that this call can act on."""
 
     def __str__(self) -> str:  # KeyError would show the repr of the sentence
-        return str(self.args[0]) if self.args else "unknown job"
+        return visible(str(self.args[0]), lines=True) if self.args else "unknown job"
 
 
 class UnknownKernel(ParkError, KeyError):
@@ -70,8 +76,19 @@ class ServiceClosed(ParkError, RuntimeError):
     """Raised when a service is used after it was closed, or in a child of the process that made it."""
 
 
+class BatchError(ParkError, RuntimeError):
+    """Raised when a command of a batch system fails, is missing, or does not answer; the text has the system's words.
+
+    *unsure*: the system may have done nevertheless what it was asked for.
+    """
+
+    def __init__(self, words: str, unsure: bool = False) -> None:
+        super().__init__(words)
+        self.unsure = unsure
+
+
 class UnitError(ParkError, RuntimeError):
-    """What went wrong in one unit.
+    """The failure of one unit.
 
     *unit* is its index among the inputs (None for a job that runs once), *cause* one line,
     *traceback* the text of the traceback in the process that ran it (empty after a crash).
@@ -85,11 +102,10 @@ class UnitError(ParkError, RuntimeError):
 
     def __str__(self) -> str:
         where = "" if self.unit is None else f"unit {self.unit}: "
-        text = f"{where}{self.cause}"
-        return f"{text}\n\nRemote traceback:\n{self.traceback.rstrip()}" if self.traceback else text
+        return _with_traceback(f"{where}{self.cause}", self.traceback)
 
     def __repr__(self) -> str:
-        return f"<UnitError {self.unit if self.unit is not None else '-'}: {self.cause}>"
+        return f"<UnitError {self.unit if self.unit is not None else '-'}: {visible(self.cause)}>"
 
 
 class JobFailed(ParkError, RuntimeError):
@@ -107,8 +123,7 @@ class JobFailed(ParkError, RuntimeError):
         self.results = results
 
     def __str__(self) -> str:
-        text = f"job {self.job} failed: {self.cause}"
-        return f"{text}\n\nRemote traceback:\n{self.traceback.rstrip()}" if self.traceback else text
+        return _with_traceback(f"job {self.job} failed: {self.cause}", self.traceback)
 
 
 class JobAborted(ParkError, RuntimeError):
@@ -124,7 +139,7 @@ class JobAborted(ParkError, RuntimeError):
         self.partial = partial
 
     def __str__(self) -> str:
-        return f"job {self.job} was aborted" + (f": {self.reason}" if self.reason else "")
+        return f"job {self.job} was aborted" + (f": {visible(self.reason)}" if self.reason else "")
 
 
 class Abort(BaseException):
@@ -138,6 +153,12 @@ class Stop(Abort):
     """Raised by `Environment.ready` in a body that was asked to stop, and that never looks at ``should_stop``."""
 
 
+def _with_traceback(text: str, traceback: str) -> str:
+    """One line, and below it the traceback of the process in which the error was raised."""
+    text = visible(text)
+    return f"{text}\n\nRemote traceback:\n{visible(traceback.rstrip(), lines=True)}" if traceback else text
+
+
 def in_words(error: BaseException) -> str:
     """The class of any exception and the first line of its text, also where it has none to give."""
     try:
@@ -145,6 +166,18 @@ def in_words(error: BaseException) -> str:
     except BaseException:
         text = "(its __str__ fails)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def did_you_mean(word: str, known: Iterable[str], after: str = "") -> str:
+    """The question whether a *known* word near *word* was meant, with *after* behind it; "": none is near.
+
+    >>> did_you_mean("limit", ["credits", "limits"])
+    ' (did you mean limits?)'
+    """
+    from difflib import get_close_matches  # seldom needed
+
+    near = get_close_matches(word, list(known), 1)
+    return f" (did you mean {near[0]}{after}?)" if near else ""
 
 
 #: Errors that a broker may name in a refusal; a client raises the class of that name.

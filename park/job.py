@@ -1,8 +1,9 @@
-"""`Job`: a handle on one job of a service; and `JobManager`, the list of jobs that a service keeps."""
+"""`Job`: a handle on one job of a service; and `JobManager`, the list of jobs that a broker keeps."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import queue
 import time
@@ -11,29 +12,31 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
-from park.errors import InvalidRequest, JobAborted, JobFailed, ParkError, UnknownJob, WaitTimeout
-from park.live import MOST_SHOWN, jobs_in_html
+from park.body.reference import Reference
+from park.client.job_number import Numbered, number_of
+from park.client.live_table import MAX_JOBS_SHOWN, jobs_in_html
+from park.errors import InvalidRequest, JobAborted, JobFailed, ParkError, WaitTimeout
 from park.model import JobRecord, JobState, Log, Progress
-from park.reference import Reference, job_of
+from park.text import visible
 
 if TYPE_CHECKING:
     import asyncio
 
-    from park.core.manager import JobManager
+    from park.broker.manager import JobManager
 
 __all__ = ["Job", "JobManager", "Jobs", "Reference", "as_completed", "check_timeout", "number_of"]
 
 
 def __getattr__(name: str) -> Any:
-    if name != "JobManager":  # clients do without: it loads all of the broker
+    if name != "JobManager":  # it loads all of the broker, which clients do not need
         raise AttributeError(f"module 'park.job' has no attribute {name!r}")
-    from park.core.manager import JobManager
+    from park.broker.manager import JobManager
 
     return JobManager
 
 
-class Service(Protocol):
-    """What a job needs of the service that it belongs to."""
+class JobService(Protocol):
+    """The methods of a service that its jobs call."""
 
     def status(self, job: int) -> JobRecord: ...
 
@@ -62,14 +65,14 @@ class Service(Protocol):
     def when_ended(self, job: int, callback: Callable[[], None]) -> None: ...
 
 
-class Job:
+class Job(Numbered):
     """One job of *service*, by its *number*. ``repr`` is a status line; ``await job`` waits in asyncio."""
 
-    _service: Service
+    _service: JobService
     _number: int
     _last: JobRecord | None
 
-    def __init__(self, service: Service, number: int) -> None:
+    def __init__(self, service: JobService, number: int) -> None:
         self._service = service
         self._number = number
         self._last = None
@@ -90,7 +93,7 @@ class Job:
         elif r.progress is not None and not r.state.ended:
             parts.append(f"{self.progress.fraction:.0%}")
         said = "; ".join(text for text in (r.reason, r.remark) if text)
-        return " ".join(parts) + (f": {said}>" if said else ">")
+        return visible(" ".join(parts) + (f": {said}>" if said else ">"))
 
     def _repr_html_(self) -> str:
         """The table that a notebook shows."""
@@ -131,12 +134,12 @@ class Job:
 
     @property
     def remark(self) -> str:
-        """What its body has to say of the result, such as that a fit has not converged; empty where that is nothing."""
+        """The body's own words on the result, such as that a fit has not converged; empty where there are none."""
         return self.record.remark
 
     @property
     def progress(self) -> Progress:
-        """What the body reported, else how many units are done."""
+        """The progress that the body reported, else the number of units that are done."""
         return self.record.how_far
 
     @property
@@ -148,7 +151,7 @@ class Job:
 
     @property
     def error(self) -> ParkError | None:
-        """What `wait` would raise; None while the job runs, and when it is complete."""
+        """The error that `wait` would raise; None while the job runs, and when it is complete."""
         if self.record.state.ended:
             try:
                 self.wait()
@@ -173,7 +176,7 @@ class Job:
         return self._value[0]
 
     def stream(self, timeout: float | None = None, logs: bool = False) -> Iterator[Any]:
-        """Its messages as they come: `park.stream.Join` first, then what the body publishes, last how it ended.
+        """Its messages as they come: `park.client.stream.Join` first, then what the body publishes, last how it ended.
 
         With *logs* the last lines that it has printed and logged follow the Join. Raises WaitTimeout where no message comes
         for *timeout* seconds::
@@ -212,9 +215,11 @@ class Job:
         self._service.resume(self._number)
 
     def control(self, message: str | dict[str, Any]) -> bool:
-        """Give its body a message; see `park.ServerProxy.control`. Whether it was taken: not where the job has ended::
+        """Send a control to its body; see `park.ServerProxy.control`. Returns False if the job has ended.
 
-        job.control({"kind": "threshold", "value": 0.1})     # on_threshold(message), when the body is ready
+        The body's method ``on_threshold`` serves this one when the body is ready for it::
+
+            job.control({"kind": "threshold", "value": 0.1})
         """
         return self._service.control(self._number, message)
 
@@ -253,26 +258,13 @@ class Jobs(list[Job]):
 
     def _repr_html_(self) -> str:
         shown = []
-        for job in self[:MOST_SHOWN]:
+        for job in self[:MAX_JOBS_SHOWN]:
             try:
                 shown.append(job.record)
             except ParkError as error:  # it was deleted, or its service is closed
                 known = job._last or JobRecord(job.id, "")
                 shown.append(replace(known, reason=str(error)))
         return jobs_in_html(shown, len(self))
-
-
-def number_of(job: Any) -> int:
-    """The number of a job: of a `Job`, a `Reference` or a number."""
-    if isinstance(job, Job):
-        return job.id
-    if isinstance(job, Reference):
-        return job_of(job)
-    if isinstance(job, int) and not isinstance(job, bool):
-        if not 0 < job < 1 << 63:
-            raise UnknownJob(f"job {job} is unknown")
-        return job
-    raise InvalidRequest(f"{job!r} is neither a job nor the number of one")
 
 
 def check_timeout(timeout: float | None) -> float | None:
@@ -302,3 +294,27 @@ def as_completed(jobs: Iterable[Job], timeout: float | None = None) -> Iterator[
             yield ended.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             raise WaitTimeout(f"{len(waiting) - done} of {len(waiting)} jobs have not ended") from None
+
+
+def job_of_record(service: JobService, record: JobRecord) -> Job:
+    """A handle on the job of *record*, of the class that its kind names."""
+    kind = job_class(record.kind)
+    handle = kind.__new__(kind)
+    Job.__init__(handle, service, record.job)
+    handle._last = record if record.state.ended else None
+    return handle
+
+
+@functools.cache
+def job_class(kind: str) -> type[Job]:
+    """The class of an installed kind of job; `Job` for any other. Nothing that a service says is unpickled for it."""
+    if kind in ("job", "session"):
+        return Job
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="park.jobs", name=kind):
+        with contextlib.suppress(ImportError, AttributeError):
+            found = entry.load()
+            if isinstance(found, type) and issubclass(found, Job):
+                return found
+    return Job

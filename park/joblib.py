@@ -24,10 +24,10 @@ from joblib.parallel import (
     register_parallel_backend,
 )
 
+from park.body import environment
+from park.client.executor import Executor
 from park.core.server import Server, default_service
 from park.errors import InvalidRequest
-from park.executor import Executor
-from park.kernel import env
 
 
 class ParkBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -56,11 +56,11 @@ class ParkBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     @property
     def service(self) -> Server:
-        """Where it runs."""
+        """The host on which it runs."""
         return default_service() if self._service is None else self._service
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """How many calls run at once: *n_jobs*; -1: as many as there are slots, -2: one less, and so on."""
+        """The number of calls that run at once: *n_jobs*; -1: as many as there are slots, -2: one less, and so on."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         n_jobs = self.default_n_jobs if n_jobs is None else n_jobs
@@ -75,7 +75,7 @@ class ParkBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         **_: Any,
     ) -> int:
         """Open a session for the calls of *parallel*. In a slot, which is one of those already, they run one by one."""
-        if self._service is None and env.inside():
+        if self._service is None and environment.inside():
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
         if initializer is not None:

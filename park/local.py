@@ -15,19 +15,23 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from park.core.keeping import Keep
-from park.core.manager import JobManager
+from park.broker.entities.archive import Keep
+from park.broker.manager import JobManager
+from park.broker.storage.memory import MemoryStore
+from park.broker.storage.store import JobStore
+from park.client.link import Link
+from park.client.pending import Reply
 from park.core.server import ServerProxy, usertag
-from park.core.store import JobStore, MemoryStore
 from park.errors import InvalidRequest, ParkError, ServiceClosed, UnknownJob
-from park.kernel.descriptors import fit
 from park.kernel.loop import KernelLoop
-from park.kernel.node import this_node
-from park.link import Link, Reply
+from park.kernel.node.file_limit import fit_slots
+from park.kernel.node.gpus import gpus_of
+from park.kernel.node.read_allocation import usable_cpus
+from park.kernel.node.this_node import this_node
 from park.service import ServiceManager
-from park.util.outlet import keep_numbers, tell
+from park.util.stdio import keep_numbers, tell
 from park.wire import messages
-from park.wire.codec import MAX_HEAD
+from park.wire.codec import MAX_HEAD_BYTES
 from park.wire.messages import MAX_ITEMS
 
 #: Bytes of ended jobs that stay in memory.
@@ -65,9 +69,7 @@ class LocalService(ServerProxy):
 
     @property
     def _broker(self) -> Any:
-        raise InvalidRequest(
-            "the local service is in this process, and nobody else's: park.connect(...) finds a broker"
-        )
+        raise InvalidRequest("the local service serves this process alone: park.connect(...) finds a broker")
 
     @property
     def _link(self) -> Link:
@@ -86,14 +88,15 @@ class LocalService(ServerProxy):
     def _open(self) -> None:
         self._pid = os.getpid()
         keep_numbers()
-        slots, cut = fit(self._slots if self._slots is not None else default_slots())
+        slots, cut = fit_slots(self._slots if self._slots is not None else default_slots())
         if cut:
             tell(f"park: {cut}")
+        node = this_node(gpus=gpus_of(os.environ.get("PARK_GPUS", "0"), os.environ, "PARK_GPUS="))
         store, keep = (JobStore(self._home), None) if self._home else (MemoryStore(), Keep(size=KEPT_BYTES))
         manager = ServiceManager(JobManager(store, outlived=False, keep=keep))
         reactor = manager.reactor
         manager.open()
-        kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), this_node(), _Place())
+        kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), node, _Place())
         link = Link(reactor, manager.clients.connect(), manager.board.connect, usertag(), "the local service")
         reactor.add(kernel)
         reactor.add(link)
@@ -101,6 +104,22 @@ class LocalService(ServerProxy):
         link.wait_live(10.0)
         self._manager, self._opened = manager, link
         atexit.register(self.close)
+
+    def web(self, port: int = 7280) -> str:
+        """The address of a page that shows this service's jobs in a browser; it opens the page once.
+
+        The page begins with the first call, at *port* or, where that is in use, at any that is free, and ends with the
+        process. ``park web --local`` prints a new address of it. Needs the extra ``web``; raises InvalidRequest without::
+
+            print(park.local_service.web())
+        """
+        try:
+            from park.web.serving import local_page
+        except ModuleNotFoundError as error:
+            raise InvalidRequest(
+                f"the page needs {error.name}, which is not installed: pip install 'park-fit[web]' brings it"
+            ) from None
+        return local_page(self, port)
 
     def close(self) -> None:
         """End the service; what has not ended is aborted. It starts anew when it is used again."""
@@ -124,8 +143,8 @@ class LocalService(ServerProxy):
 
     def _interrupted(self, job: int, reply: Reply, limit: float | None) -> bool:
         """Ctrl-C in `wait`: stop the job and keep its best so far; a second one aborts it."""
-        tell(f"\npark: stopping job {job}, keeping its best so far (Ctrl-C again aborts it)")
         try:
+            tell(f"\npark: stopping job {job}, keeping its best so far (Ctrl-C again aborts it)")
             with contextlib.suppress(UnknownJob):  # it has ended in this very moment
                 self.stop(job)
             return reply.wait(limit)
@@ -137,7 +156,7 @@ class LocalService(ServerProxy):
 
 
 class _Place:
-    """Where the modules and the files of this process are now, and its arguments: its slot processes have them too."""
+    """The folders of modules and files of this process, and its arguments: its slot processes have them too."""
 
     def __init__(self) -> None:
         self._path: list[Any] = []
@@ -145,7 +164,7 @@ class _Place:
         self._setup = messages.Setup([], None)
 
     def __call__(self) -> messages.Setup:
-        """The same object while nothing has changed."""
+        """The folder, the path and the arguments; the same object while nothing has changed."""
         try:
             folder: str | None = os.getcwd()
         except OSError:  # it was removed
@@ -160,11 +179,11 @@ class _Place:
 def _few(argv: list[Any]) -> list[str]:
     """The words of a command, the script alone where they are more than a message holds, as many names of files are."""
     words = [word for word in argv if isinstance(word, str)]
-    return words if len(words) < MAX_ITEMS and sum(map(len, words)) < MAX_HEAD // 8 else words[:1]
+    return words if len(words) < MAX_ITEMS and sum(map(len, words)) < MAX_HEAD_BYTES // 8 else words[:1]
 
 
 def _unfinished(manager: JobManager) -> list[int]:
-    jobs = manager.dispatcher.list.jobs.values()
+    jobs = manager.dispatcher.state.jobs.values()
     return [j.number for j in jobs if not j.record.state.ended and not j.session]
 
 
@@ -182,14 +201,7 @@ def default_slots() -> int:
         if not text.isdigit():
             raise InvalidRequest(f"PARK_SLOTS={text!r} is not a whole number from 1 to 4096")
         return check_slots(int(text), "PARK_SLOTS")
-    return available_cpus()
-
-
-def available_cpus() -> int:
-    """The CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return usable_cpus()
 
 
 local_service = LocalService()

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import inspect
 import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from msgspec import Struct, field, structs
 
-from park.errors import InvalidRequest
+from park.errors import InvalidRequest, did_you_mean
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 #: More bytes, and more threads, than any unit can need.
 MOST_MEMORY, MOST_CPUS = 10**18, 1 << 16
+#: More GPUs than any node has.
+MOST_GPUS = 64
 #: No account holds more credits than this.
 MOST_CREDITS = 1e12
 
@@ -33,7 +36,7 @@ PRIORITIES = {"background": -3, "free": 0, "low": 1, "normal": 2, "high": 4, "ur
 
 
 class JobState(enum.StrEnum):
-    """Where a job stands. `park.table.TRANSITIONS` says which may follow which."""
+    """The state of a job. `park.table.table.TRANSITIONS` says which may follow which."""
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -46,6 +49,14 @@ class JobState(enum.StrEnum):
     @property
     def ended(self) -> bool:
         return self in ENDED
+
+
+class Serves(enum.StrEnum):
+    """The owners whose new work a kernel takes now: a desktop pauses for others, or for all, while its user needs it."""
+
+    ALL = "all"
+    OWN = "own"
+    NONE = "none"
 
 
 ENDED = frozenset({JobState.COMPLETE, JobState.FAILED, JobState.ABORTED})
@@ -75,7 +86,7 @@ NOT_RUN = NotRun()
 
 
 class Record(Struct, frozen=True, gc=False):
-    """What the records have in common: they become maps and come back from them."""
+    """The base of records: they become maps and come back from them."""
 
     def as_map(self) -> dict[str, Any]:
         """All fields, in the order of their definition, as msgpack and JSON take them."""
@@ -92,7 +103,10 @@ class Record(Struct, frozen=True, gc=False):
 
 
 class JobRecord(Record, frozen=True):
-    """One row of the public table: what everybody may know of a job."""
+    """One row of the public table: what everybody may know of a job.
+
+    It has more than 20 fields: tables, JSON and programs in other languages read them as one flat map.
+    """
 
     job: int
     owner: str
@@ -136,12 +150,14 @@ class JobRecord(Record, frozen=True):
     argv: tuple[str, ...] = ()
     #: what its body has to say of its result, in a sentence or two
     remark: str = ""
+    #: of a private job: how it stands with the allocation that its kernels come from, as "4711.head is queued, place 12"
+    allocation: str = ""
 
     def __post_init__(self) -> None:
         if type(self.state) is not JobState:
             structs.force_setattr(self, "state", JobState(self.state))
 
-    #: the hosts on which it runs now, where somebody asks for the record; the live table has none
+    #: the hosts on which it runs now, in a record that was asked for; the live table has none
     hosts: tuple[str, ...] = ()
 
     @property
@@ -166,11 +182,34 @@ class KernelRecord(Record, frozen=True):
     #: bytes; 0: unknown
     memory: int = 0
     labels: tuple[str, ...] = ()
-    #: whose jobs come first here, or are the only ones; "": nobody's
+    #: the owner whose jobs come first here, or are the only ones; "": all owners are equal
     owner: str = ""
     only: bool = False
     #: it takes no new work, and will leave
     draining: bool = False
+    #: the batch job in whose allocation it runs, and its node's name there; "": none
+    batch: str = ""
+    node: str = ""
+    #: the owners whose new work it takes now (`Serves`), and why it takes less than it might; "": nothing keeps it
+    serves: str = "all"
+    pause: str = ""
+    #: its GPUs, and those of them that are given out, parts counted as parts
+    gpus: int = 0
+    gpus_busy: float = 0.0
+    #: its named environments, each with its minor version of Python: "refl1d 3.12"
+    environments: tuple[str, ...] = ()
+
+    #: the private job that it serves alone; 0: none
+    job: int = 0
+
+    @property
+    def standing(self) -> str:
+        """The state of the kernel in one word."""
+        if self.draining:
+            return "draining"
+        if self.serves == Serves.NONE:
+            return "paused"
+        return "busy" if self.busy or self.drivers else "idle"
 
 
 class OwnerRecord(Record, frozen=True):
@@ -207,6 +246,22 @@ class AccountRecord(Record, frozen=True):
         return hash((self.owner, self.balance, self.use))
 
 
+class Backlog(Record, frozen=True):
+    """The work that waits, for kernels of a kind: the *slots* that it could use at once, and its *jobs*.
+
+    *others*: the number of jobs that wait and do not count, by the reason. *parts*: the slots of each job that counts, by
+    its number as a text, of as many jobs as one answer tells.
+    """
+
+    slots: int = 0
+    jobs: int = 0
+    others: Mapping[str, int] = field(default_factory=dict)
+    parts: Mapping[str, int] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash((self.slots, self.jobs))
+
+
 class Delta(Struct, frozen=True, gc=False):
     """One change of the public table.
 
@@ -221,8 +276,10 @@ class Delta(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a body is: *done* of *total*, counted in *units* (a word for people). *note*: how good it is by now, in a
-    few words, such as "chisq 1.02". Both are cut after 40 characters.
+    """The progress of a body: *done* of *total*, counted in *units* (a word for people). *note*: its quality by now
+    in a few words, such as "chisq 1.02". Both are cut after 40 characters.
+
+    *done* and *total* are from 0 to 1e15. What is not finite is unknown, and is not shown.
     """
 
     done: float
@@ -233,7 +290,11 @@ class Progress:
     @property
     def fraction(self) -> float:
         """Between 0 and 1; 0 when the total is unknown."""
-        return min(1.0, self.done / self.total) if self.total else 0.0
+        try:
+            part = self.done / self.total if self.total else 0.0
+        except OverflowError:
+            return 0.0
+        return min(1.0, max(0.0, part)) if part == part else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,11 +344,13 @@ def texts(given: Any, what: str) -> tuple[str, ...]:
     return found
 
 
+#: The largest number of a progress.
+MAX_PROGRESS = 1e15
 #: Characters of a remark, and of each of the words beside a progress.
-MAX_REMARK, MAX_NOTE = 200, 40
+MAX_REMARK_CHARS, MAX_NOTE_CHARS = 200, 40
 
 
-def remark_of(text: str, most: int = MAX_REMARK) -> str:
+def remark_of(text: str, most: int = MAX_REMARK_CHARS) -> str:
     """*text* as a remark: in one line, and cut where it is too long.
 
     >>> remark_of("not converged:\\n  no steps left")
@@ -298,7 +361,7 @@ def remark_of(text: str, most: int = MAX_REMARK) -> str:
 
 
 #: Characters of the words of a command, all together: they are in the public table.
-MAX_ARGV = 2000
+MAX_ARGV_CHARS = 2000
 
 
 def command_words(given: Any) -> tuple[str, ...]:
@@ -311,34 +374,34 @@ def command_words(given: Any) -> tuple[str, ...]:
     if not all(isinstance(word, str) for word in words):
         raise InvalidRequest(f"argv={given!r:.200} is no list of texts, such as ['fit.py', '200']")
     size = sum(map(len, words))
-    if size > MAX_ARGV:
+    if size > MAX_ARGV_CHARS:
         raise InvalidRequest(
-            f"the arguments have {size:,} characters, more than {MAX_ARGV:,}: put them into a file, and give its name"
+            f"the arguments have {size:,} characters, more than {MAX_ARGV_CHARS:,}: put them into a file, and give its name"
         )
     return words
 
 
 #: Bytes of the kind of a message of a job's stream.
-MAX_KIND = 100
+MAX_KIND_BYTES = 100
 #: Bytes of a message that is kept for those who join late, because only the latest of its kind matters.
-MAX_LATEST = 1 << 20
+MAX_LATEST_BYTES = 1 << 20
 
 
 #: Bytes of a control, pickled.
-MAX_CONTROL = 1 << 20
+MAX_CONTROL_BYTES = 1 << 20
 
 
 def control_too_large(size: int) -> str:
-    """What to say of a control of so many bytes."""
+    """The error text for a control of *size* bytes."""
     return (
-        f"the control takes {size:,} bytes, more than {MAX_CONTROL:,}: put what is long into the "
+        f"the control takes {size:,} bytes, more than {MAX_CONTROL_BYTES:,}: put what is long into the "
         "request, or into a file that the body can read"
     )
 
 
 def is_kind(kind: str) -> bool:
     """Whether a message of a job's stream may be of this kind: it can follow ``on_`` in a method's name, and is short."""
-    return kind.isidentifier() and len(kind.encode()) <= MAX_KIND
+    return kind.isidentifier() and len(kind.encode()) <= MAX_KIND_BYTES
 
 
 def owner_name(name: str) -> str:
@@ -373,6 +436,45 @@ def memory_bytes(memory: float | str) -> int:
     if isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number <= MOST_MEMORY:
         return round(number)
     raise InvalidRequest(f"memory={memory!r} is neither a number of bytes nor a text such as '4 GB'")
+
+
+_ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+
+
+def environment_name(name: Any) -> str:
+    """*name*, if an environment of kernels can be called so, or "" for none. Raises InvalidRequest."""
+    if isinstance(name, str) and (not name or _ENVIRONMENT.fullmatch(name)):
+        return name
+    raise InvalidRequest(
+        f"environment={name!r:.80} is no name of an environment: it has up to 40 letters, digits, '.', '_' and '-'"
+    )
+
+
+def gpu_count(gpus: Any) -> float:
+    """*gpus*, if a unit can need them: a part of one, from a thousandth on, or whole ones. Raises InvalidRequest.
+
+    >>> gpu_count(0.5), gpu_count(2)
+    (0.5, 2.0)
+    """
+    number = isinstance(gpus, int | float) and not isinstance(gpus, bool)
+    if number and (gpus == 0 or 0.001 <= gpus <= 1 or (gpus == gpus // 1 and 1 < gpus <= MOST_GPUS)):
+        return float(gpus)
+    raise InvalidRequest(
+        f"gpus={gpus!r} is neither a part of a GPU, such as 0.5, nor a whole number up to {MOST_GPUS}"
+    )
+
+
+#: The parts of a GPU: sums of whole numbers are exact.
+WHOLE_GPU = 1000
+
+
+def gpu_part(gpus: float) -> int:
+    """The parts of each of its GPUs that a unit takes which needs *gpus*.
+
+    >>> gpu_part(0.5), gpu_part(2.0)
+    (500, 1000)
+    """
+    return WHOLE_GPU if gpus >= 1 else max(1, round(gpus * WHOLE_GPU))
 
 
 _LENGTH = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
@@ -429,9 +531,70 @@ def wall_time(when: datetime | float | None, now: float) -> float | None:
     raise InvalidRequest(f"when={when!r} is neither a datetime nor a number of seconds from now")
 
 
+#: When a request may ask for mail, with the address before it: failures at once and the rest in a daily digest; all at
+#: once; failures only.
+NOTIFY_TIMES = ("daily", "now", "fail", "never")
+#: Characters of an address of mail.
+MAX_ADDRESS_CHARS = 254
+_ADDRESS = re.compile(
+    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~][A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{0,63}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*"
+)
+
+
+#: The beginning of an address that names a channel of the service.
+CHANNEL = "channel:"
+_CHANNEL = re.compile(r"channel:[A-Za-z0-9_-]{1,40}")
+
+
+def is_channel(address: str) -> bool:
+    """Whether an address names a channel, as in "channel:team"."""
+    return bool(_CHANNEL.fullmatch(address))
+
+
+def notify_address(given: Any, what: str) -> str:
+    """*given*, if it is an address of mail or of a channel. Raises InvalidRequest, which names *what*."""
+    return given if isinstance(given, str) and is_channel(given) else mail_address(given, what)
+
+
+def mail_address(given: Any, what: str) -> str:
+    """*given*, if it is one plain address of mail, such as ada@example.org. Raises InvalidRequest, which names *what*."""
+    if isinstance(given, str) and len(given) <= MAX_ADDRESS_CHARS and _ADDRESS.fullmatch(given):
+        return given
+    raise InvalidRequest(
+        f"{what} {given!r:.80} is no address of mail: write one address in ASCII, such as ada@example.org"
+    )
+
+
+def notify_words(given: Any) -> str:
+    """The *notify* of a request as it travels: "", "never", or an address and when. Raises InvalidRequest.
+
+    >>> notify_words("ada@example.org"), notify_words(("ada@example.org", "now"))
+    ('ada@example.org daily', 'ada@example.org now')
+    """
+    words = given.split(" ") if isinstance(given, str) else given
+    words = list(words) if isinstance(words, list | tuple) else [given]
+    if words in ([""], ["never"]):
+        return str(words[0])
+    if len(words) == 1:
+        words.append("daily")
+    if len(words) != 2 or words[1] not in NOTIFY_TIMES:
+        raise InvalidRequest(
+            f"notify={given!r:.200} is no address of mail with one of {', '.join(NOTIFY_TIMES)} behind it: "
+            "write it like 'ada@example.org now'"
+        )
+    address = notify_address(words[0], "notify")
+    return "never" if words[1] == "never" else f"{address} {words[1]}"
+
+
+def split_notify(words: str) -> tuple[str, str]:
+    """The address and the time behind `notify_words`; of no mail ("", "never")."""
+    address, _, when = words.partition(" ")
+    return (address, when) if when else ("", "never")
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is submitted.
+    """A request for a job. It has more than 20 fields: they are the flat words of ``start``, ``park submit`` and the wire.
 
     *body* is a callable, or an object with ``run`` and, if it likes, ``prepare``, ``cleanup`` and, for what the job is told
     (`park.Job.control`), ``on_<kind>(message)``.
@@ -446,9 +609,11 @@ class Request:
     job fails. ``pure=True`` says that a unit does nothing but compute its result: one that takes far longer than others
     may then be started a second time, beside the first, on a slot that is free; the first answer counts.
 
-    What each unit needs: *cpus*, the threads that it may use, so many slots are its own; *memory*, in bytes or as
-    ``"4 GB"``; *labels* that a kernel must have (``park-kernel --label gpu``); *requires*, pairs of a package and the
-    versions of it that will do: ``[("bumps", ">=1.0"), ("refl1d", "")]``. The client's Python minor is always required.
+    Needs of each unit: *cpus*, the threads that it may use, and the slots that it gets; *gpus*, whole GPUs or a part of
+    one, such as 0.5; *memory*, in bytes or as ``"4 GB"``; *labels* that a kernel must have (``park-kernel --label gpu``);
+    *requires*, pairs of a package and the versions of it that will do: ``[("bumps", ">=1.0"), ("refl1d", "")]``; or
+    *environment*, the name of an environment of kernels (``park-kernel --environment refl1d=PATH``). The client's Python
+    minor is always required.
 
     How long it may take, in seconds or as "90s", "10m", "3h55m": a unit that runs longer than *max_unit_time* is ended, and
     is a `UnitError`; that holds for inputs of the job and of maps inside, without the time that these wait, not for a body
@@ -457,6 +622,12 @@ class Request:
 
     *argv*: what the code of the job finds in ``sys.argv``, a script's name and its arguments; everybody who sees the job
     sees them.
+
+    *private*: only kernels that serve this job alone run it (``park-kernel --job``), and they leave when it has ended.
+
+    *notify*: where news of the job's end goes by mail, and when: ``"ada@example.org"`` gets failures at once and the rest
+    in a daily digest; ``"ada@example.org now"`` all news at once, ``"ada@example.org fail"`` failures alone. "" stands for
+    the address of the service (`park.ServerProxy.set_email`), and "never" for no mail.
     """
 
     body: Any
@@ -478,6 +649,10 @@ class Request:
     max_time: float | str | None = None
     max_unit_time: float | str | None = None
     argv: tuple[str, ...] = ()
+    notify: Any = ""
+    private: bool = False
+    gpus: float = 0
+    environment: str = ""
 
     def __post_init__(self) -> None:
         if self.on_error not in ("continue", "stop"):
@@ -485,6 +660,12 @@ class Request:
         if isinstance(self.cpus, bool) or not isinstance(self.cpus, int) or not 1 <= self.cpus <= MOST_CPUS:
             raise InvalidRequest(f"cpus={self.cpus!r} is not a whole number from 1 to {MOST_CPUS:,}")
         object.__setattr__(self, "memory", memory_bytes(self.memory))
+        object.__setattr__(self, "gpus", gpu_count(self.gpus))
+        environment_name(self.environment)
+        if self.environment and self.requires:
+            raise InvalidRequest(
+                f"environment={self.environment!r} stands for its packages: leave out requires={self.requires!r}"
+            )
         for what in ("max_time", "max_unit_time"):
             given = getattr(self, what)
             if given is not None:
@@ -499,7 +680,7 @@ class Request:
         object.__setattr__(self, "tags", texts(self.tags, "tag"))
         if not isinstance(self.name, str) or len(self.name) > 200 or not self.name.isprintable():
             raise InvalidRequest(f"name {self.name!r} is not a printable text of at most 200 characters")
-        for what, kind in (("idempotent", bool), ("pure", bool), ("kind", str)):
+        for what, kind in (("idempotent", bool), ("pure", bool), ("private", bool), ("kind", str)):
             if not isinstance(getattr(self, what), kind):
                 raise InvalidRequest(f"{what}={getattr(self, what)!r} is no {kind.__name__}")
         if self.pure and not self.idempotent:
@@ -507,6 +688,44 @@ class Request:
                 "pure=True lets a late unit run a second time, and idempotent=False forbids it: say one of them"
             )
         object.__setattr__(self, "priority", priority_number(self.priority))
+        object.__setattr__(self, "notify", notify_words(self.notify))
+
+
+#: The names of a request's fields besides its body and its inputs, in their order.
+REQUEST_FIELDS = tuple(f.name for f in dataclasses.fields(Request) if f.name not in ("body", "inputs"))
+#: Fields that a session does not have: it runs at once, and its results go to the caller.
+NOT_IN_SESSIONS = ("when", "after", "on_error", "kind", "notify", "private")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def takes_request_fields(
+    without: Iterable[str] = (), others: bool = False, **defaults: Any
+) -> Callable[[Function], Function]:
+    """A decorator: `help` and notebooks show the fields of a request in place of the function's ``**fields``.
+
+    *without*: fields that the function does not take; *others*: it takes more names than those; *defaults*: its own.
+    """
+
+    def mark(function: Function) -> Function:
+        signature = inspect.signature(function)
+        *own, rest = signature.parameters.values()
+        left_out = {"body", "inputs", *without, *signature.parameters}
+        shown = [
+            inspect.Parameter(
+                f.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults.get(f.name, f.default),
+                annotation=f.type,
+            )
+            for f in dataclasses.fields(Request)
+            if f.name not in left_out
+        ]
+        parameters = [*own, *shown, *([rest] if others else [])]
+        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return function
+
+    return mark
 
 
 def make_request(body: Any, inputs: Any, fields: Mapping[str, Any]) -> Request:
@@ -517,8 +736,21 @@ def make_request(body: Any, inputs: Any, fields: Mapping[str, Any]) -> Request:
     ...
     park.errors.InvalidRequest: a request has no cpu=; it has name=, tags=, priority=, after=, when=, seed=, ...
     """
-    known = [f.name for f in dataclasses.fields(Request) if f.name not in ("body", "inputs")]
     for name in fields:
-        if name not in known:
-            raise InvalidRequest(f"a request has no {name}=; it has {', '.join(f'{k}=' for k in known)}")
+        if name not in REQUEST_FIELDS:
+            raise InvalidRequest(
+                f"a request has no {name}=; it has {', '.join(f'{known}=' for known in REQUEST_FIELDS)}"
+                + did_you_mean(name, REQUEST_FIELDS, "=")
+            )
     return Request(body, inputs, **fields)
+
+
+class Account(Struct, frozen=True, gc=False):
+    """The account behind the key that a peer showed. *pool*: an admin lets this kernel serve all owners."""
+
+    name: str
+    pool: bool = False
+
+
+#: Seconds that units and drivers may go on while their kernel drains.
+DRAIN_SECONDS = 6.0

@@ -1,4 +1,4 @@
-"""What all tests share: the heavy ones wait for ``--all``, and no test leaves a process behind."""
+"""Settings of all tests: the heavy ones wait for ``--all``, and no test leaves a process behind."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -19,7 +20,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 PR_SET_CHILD_SUBREAPER = 36
 if sys.platform == "linux":
-    # Whoever loses its parent becomes a child of this process instead of init's, and is seen below.
+    # A process that loses its parent becomes a child of this process instead of init's, and is seen below.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -32,6 +33,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         heavy = [item for item in items if item.get_closest_marker("heavy")]
         items[:] = [item for item in items if not item.get_closest_marker("heavy")]
         config.hook.pytest_deselected(items=heavy)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how much faster than time the simulator was, if it has run."""
+    stats = terminalreporter.stats
+    reports = [r for how in ("passed", "failed") for r in stats.get(how, ()) if r.when == "call"]
+    simulated = [(s, r.duration) for r in reports for name, s in r.user_properties if name == "simulated"]
+    if simulated:
+        seconds, took = (sum(column) for column in zip(*simulated, strict=True))
+        terminalreporter.write_line(
+            f"the simulator has lived {seconds / 3600:.1f} h in {took:.0f} s: {seconds / took:.0f} times as fast as time"
+        )
 
 
 def children() -> dict[int, str]:
@@ -56,7 +69,7 @@ def children() -> dict[int, str]:
 def strangers(before: dict[int, str]) -> dict[int, str]:
     """Children that were not there *before*. The slot processes of this process's own local service, and its guard, are
     no strangers: it lives until the interpreter ends, and keeps them."""
-    own = ("park.kernel.slot", "park/kernel/guard.py") if "park.local" in sys.modules else ()
+    own = ("park.slot.slot", "park/kernel/orphan_killer.py") if "park.local" in sys.modules else ()
     return {
         pid: command
         for pid, command in children().items()

@@ -53,7 +53,7 @@ def divided(words: list[str]) -> tuple[list[str], list[str] | None]:
 
 
 def _as_bumps(words: list[str]) -> tuple[list[str], list[str] | None]:
-    """The same where ``--args`` says it: its words go on to the next option, and one text may hold several.
+    """The arguments behind ``--args``: its words go on to the next option, and one text may hold several.
 
     >>> _as_bumps(["peak.py", "--args", "200", "-5", "--wait"]), _as_bumps(["--args=ackley 2", "model.py"])
     ((['peak.py', '--wait'], ['200', '-5']), (['model.py'], ['ackley', '2']))

@@ -1,4 +1,4 @@
-"""What the commands share: how to find the broker, exit codes, and errors in one line."""
+"""Code that the commands share: how to find the broker, exit codes, and errors in one line."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from park.cli.tables import plain
+from park.cli.show.tables import plain
 from park.errors import (
+    BatchError,
     InvalidRequest,
     JobAborted,
     JobFailed,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from park.core.server import ServerProxy
 
 #: Exit codes, by what went wrong.
-CODES: tuple[tuple[type[BaseException], int], ...] = (
+EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (JobFailed, 1),
     (JobAborted, 1),
     (UnknownJob, 3),
@@ -43,16 +44,17 @@ CODES: tuple[tuple[type[BaseException], int], ...] = (
     (WaitTimeout, 5),
     (NotComplete, 5),
     (Refused, 6),
+    (BatchError, 6),
     (InvalidRequest, 2),
     (KeyboardInterrupt, 130),
     (ParkError, 1),
 )
 
 
-#: The exit code where nobody reads the output any more: that of SIGPIPE in a shell.
-GONE = 141
-#: What a disk says that takes nothing more.
-UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: The exit code where the reader of the output has gone: that of SIGPIPE in a shell.
+BROKEN_PIPE_EXIT_CODE = 141
+#: Errors of a disk that takes nothing more.
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ShowsByDefault(click.Group):
@@ -74,7 +76,7 @@ class ShowsByDefault(click.Group):
         return list({item.value: item for item in found}.values())
 
 
-class Service(click.Command):
+class ServiceCommand(click.Command):
     """A command that serves. Its options may stand in park.toml, in a table of its name; the command line counts more."""
 
     def make_context(
@@ -129,8 +131,20 @@ log_option: Callable[[Any], Any] = click.option(
 )
 
 #: -h as other programs have it.
-HELP = {"help_option_names": ["-h", "--help"]}
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
+gpus_option: Callable[[Any], Any] = click.option(
+    "--gpus",
+    default="auto",
+    show_default=True,
+    metavar="auto|N",
+    help="GPUs for units that ask for some: those that nvidia-smi or rocm-smi lists, or the first N.",
+)
+kernel_key_option: Callable[[Any], Any] = click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    help="The kernel's key over tcp (default: the kernel's key in ~/.config/park/keys/HOST_PORT).",
+)
 broker_option: Callable[[Any], Any] = click.option(
     "--broker", metavar="URL|FILE", help="Where the broker is: its address or its connection file."
 )
@@ -141,7 +155,7 @@ def home_of_broker(given: Path | None) -> Path:
 
     Raises NoBroker where $PARK_BROKER is the address of another broker than that of the usual home.
     """
-    from park.util.addresses import default_home
+    from park.config import default_home
 
     broker = os.environ.get("PARK_BROKER", "")
     if given is None and broker and "://" not in broker:
@@ -171,13 +185,13 @@ def in_words(command: str = "park") -> Iterator[None]:
     try:
         try:
             yield
-        except tuple(kind for kind, _ in CODES) as error:
+        except tuple(kind for kind, _ in EXIT_CODES) as error:
             if not isinstance(error, KeyboardInterrupt):
                 tell(f"{command}: {error}")
             sys.exit(code_of(error))
     except OSError as error:
-        code = nobody_reads()
-        if error.errno in UNWRITTEN:
+        code = silence_stdout()
+        if error.errno in DISK_FULL_ERRNOS:
             tell(f"{command}: what there is to say cannot be written: {error.strerror}")
             code = 1
         elif error.errno not in (None, errno.EPIPE, errno.EIO):
@@ -185,25 +199,32 @@ def in_words(command: str = "park") -> Iterator[None]:
         sys.exit(code)
 
 
-def nobody_reads() -> int:
-    """Whoever read the output, a pipe or a terminal, has gone: nothing more is said there. The exit code."""
+def silence_stdout() -> int:
+    """The reader of the output, a pipe or a terminal, has gone: write nothing more there. The exit code."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
-    return GONE
+    return BROKEN_PIPE_EXIT_CODE
 
 
 def tell(text: str) -> None:
-    """Print *text*, which may be somebody else's, on stderr: nothing in it steers the terminal."""
+    """Print *text* on stderr. It may come from another user: nothing in it steers the terminal."""
     click.echo("\n".join(map(plain, text.split("\n"))), err=True)
 
 
 def code_of(error: BaseException) -> int:
     """The exit code for *error*."""
-    return next(code for kind, code in CODES if isinstance(error, kind))
+    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 
 
 def open_service(broker: str | None) -> ServerProxy:
-    """The broker's service."""
-    from park.service import connect
+    """The broker's service. Allocations whose process on this machine was killed are taken up by another one."""
+    from park.config import default_home
+    from park.core.connect import connect
 
-    return connect(broker)
+    service = connect(broker)
+    folder = default_home() / "allocations"
+    if any(folder.glob("job-*")) or any(folder.glob("script-*")):
+        from park.batch.left_over import take_up
+
+        take_up(folder)
+    return service

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from park.cli import completion
+from park.cli import complete
 
 if TYPE_CHECKING:
     from park.core.server import ServerProxy
     from park.model import JobRecord
 
 #: Jobs that one range may name; more is a slip of the finger.
-MOST = 100_000
+MAX_RANGE_JOBS = 100_000
 
 _PART = re.compile(r"\d{1,18}|\d{1,18}-\d{1,18}|all|last|tag:.+", re.DOTALL)
 
@@ -39,10 +39,10 @@ selectors_argument: Callable[[Callable[..., None]], Callable[..., None]] = click
     nargs=-1,
     required=True,
     callback=check_selectors,
-    shell_complete=completion.jobs,
+    shell_complete=complete.jobs,
 )
 one_argument: Callable[[Callable[..., None]], Callable[..., None]] = click.argument(
-    "selector", metavar="SEL", callback=check_selectors, shell_complete=completion.jobs
+    "selector", metavar="SEL", callback=check_selectors, shell_complete=complete.jobs
 )
 
 #: A job's number, and whether it was named by it.
@@ -57,7 +57,7 @@ def chosen(service: ServerProxy, selectors: Sequence[str], ended: bool | None = 
     if all(re.fullmatch(r"[\d,\s-]+", text) for text in selectors):
         return select(selectors, ())
     from park.model import ENDED
-    from park.search import ACTIVE, Query
+    from park.table.query import ACTIVE, Query
 
     states = {None: (), True: tuple(ENDED), False: ACTIVE}[ended]
     return select(selectors, service.records(Query(service.user, states)))
@@ -110,7 +110,7 @@ def _one(part: str, records: list[JobRecord]) -> Iterable[Chosen]:
         return [(int(part), True)]
     if bounds := re.fullmatch(r"(\d{1,18})-(\d{1,18})", part):
         low, high = int(bounds[1]), int(bounds[2])
-        if low > high or high - low >= MOST:
+        if low > high or high - low >= MAX_RANGE_JOBS:
             raise InvalidRequest(f"{part} is no range of jobs: write the smaller number first")
         return [(job, False) for job in range(low, high + 1)]
     match part.partition(":"):

@@ -1,4 +1,4 @@
-"""What ``park submit`` is told to run, found and loaded: the problem of a script, or what a file or a module defines.
+"""The targets of ``park submit``, found and loaded: the problem of a script, or an object of a file or a module.
 
 The script runs as bumps runs it: in its own folder, which is on the path after what is installed, with its own arguments
 in ``sys.argv``. What it prints goes to stderr.
@@ -28,10 +28,10 @@ import park
 from park.cli.common import tell
 from park.errors import InvalidRequest, ParkError
 
-#: What is fitted of a script, if nothing else is said.
+#: The name of the object of a script that is fitted, unless the target names another.
 PROBLEM = "problem"
 #: Seconds in which another Python says what is installed.
-PATIENCE = 60.0
+OTHER_PYTHON_SECONDS = 60.0
 
 #: Where a Python that was started anywhere else finds these modules.
 _FIND = """
@@ -51,7 +51,8 @@ _READS = re.compile(rb"\b(argv|argparse|optparse|getopt|docopt|click|typer)\b")
 
 @contextmanager
 def opened(text: str, args: Sequence[str] = ()) -> Iterator[Any]:
-    """What *text* names: ``MODEL.py`` (its `problem`), ``FILE.py:NAME`` or ``MODULE:NAME``; it finds *args* in `sys.argv`.
+    """The object that *text* names: ``MODEL.py`` (its `problem`), ``FILE.py:NAME`` or ``MODULE:NAME``. The code finds
+    *args* in `sys.argv`.
 
     In the block it is in its surroundings: checked and pickled there. Raises InvalidRequest for what cannot be found or
     loaded, and for whatever else is wrong with it in the block; a traceback of the user's code is printed before.
@@ -118,7 +119,7 @@ def _run(file: Path) -> ModuleType:
 
 
 def _named(module: ModuleType, place: str, name: str) -> Any:
-    """What *module*, from *place*, calls so. Raises InvalidRequest."""
+    """The object of that name in *module*, from *place*. Raises InvalidRequest."""
     found: Any = module
     for part in name.split("."):
         try:
@@ -158,12 +159,12 @@ def _forget(known: set[str], *folders: Path) -> None:
             env={**os.environ, "PYTHONPATH": other},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=PATIENCE,
+            timeout=OTHER_PYTHON_SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise InvalidRequest(
-            f"{sys.executable} has not said in {PATIENCE:.0f} s which of {', '.join(sorted(lying))} are installed: is a "
-            "folder on its path on a disk that does not answer?"
+            f"{sys.executable} has not said in {OTHER_PYTHON_SECONDS:.0f} s which of "
+            f"{', '.join(sorted(lying))} are installed: is a folder on its path on a disk that does not answer?"
         ) from None
     installed = json.loads(asked.stdout) if asked.returncode == 0 else {}
     for name in names:
@@ -190,7 +191,7 @@ def _told(error: BaseException, text: str, here: Path, hint: str = "") -> Invali
 
 
 def _hint(error: BaseException, text: str) -> str:
-    """Where arguments go, if the script that has failed reads some and got none; else ""."""
+    """A hint on where arguments go, if the script that has failed reads some and got none; else ""."""
     if isinstance(error, ImportError | SyntaxError | NameError):
         return ""
     frames = traceback.extract_tb(_of_user(error))
@@ -203,7 +204,7 @@ def _hint(error: BaseException, text: str) -> str:
 
 
 def _own(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
-    """Those of the first file, and of files beside it."""
+    """The modules of the first file, and of files beside it."""
     folder = os.path.dirname(frames[0].filename) if frames else ""
     return [frame for frame in frames if frame.filename.startswith(folder + os.sep)] or frames
 

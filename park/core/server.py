@@ -1,6 +1,7 @@
 """The service as clients see it: `Server`, the abstract service, and `ServerProxy`, one over a link.
 
-`default_service` is the one that counts where none is named: that of `service_stack`, else `local_service`.
+`default_service` is used where no service is named: that of the innermost ``with``, else the newest open connection,
+else `local_service`.
 
 Inherit from `ServerProxy` to make a type of service with methods of its own, over any service that is there.
 """
@@ -13,82 +14,64 @@ import math
 import os
 import platform
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
-from park import payload
 from park.backends import offer
-from park.batches import LARGEST_BATCH, batches_of, check_function
-from park.core.asking import (
-    Ends,
-    JobFiles,
-    Monitored,
-    Reason,
-    check_after,
-    common_fields,
-    job_of_record,
-    name_of,
-    numbers_of,
-    packed_control,
-    partial_results,
-    query_of,
-)
-from park.core.stack import service_stack
-from park.errors import InvalidRequest, NotComplete, ParkError, UnitError, WaitTimeout
-from park.job import Job, Jobs, check_timeout, number_of
-from park.kernel import env
-from park.kernel.term import DRAIN
-from park.link import Link, Reply
-from park.live import LiveTable
+from park.body import environment
+from park.body.inputs import check_function
+from park.client import requests, waiting
+from park.client.job_files import JobFiles
+from park.client.job_lists import archived_rows, find_rows, query_of
+from park.client.link import ANSWER_SECONDS, Link
+from park.client.live_table import LiveTable
+from park.client.pending import Reply
+from park.client.requests import JobCopy
+from park.client.stream import Inbox, Messages, MonitorFollower, decode
+from park.core.service_stack import service_stack
+from park.errors import InvalidRequest, ParkError, WaitTimeout
+from park.job import Job, Jobs, check_timeout, job_of_record, number_of
 from park.model import (
-    ENDED,
-    NOT_RUN,
+    DRAIN_SECONDS,
+    NOT_IN_SESSIONS,
     AccountRecord,
+    Backlog,
     JobRecord,
     KernelRecord,
     Log,
     Request,
     check_grant,
+    is_channel,
     make_request,
+    notify_words,
     owner_name,
     priority_number,
+    split_notify,
+    takes_request_fields,
     texts,
-    wall_time,
 )
-from park.reference import collecting
-from park.results import job_result
-from park.search import Query
-from park.stream import Inbox, Messages
-from park.util.bar import Bar
-from park.util.bar import seen as bar_seen
-from park.util.outlet import tell
+from park.table.query import Query
+from park.util.stdio import tell
 from park.wire import codec, messages
-from park.wire.messages import MAX_INT
-from park.wire.pack import Pack
 
 if TYPE_CHECKING:
-    from park.executor import Executor
-    from park.pool import Pool
-    from park.session import MapIterator, Mapper, Session
+    from park.client.executor import Executor
+    from park.client.maps import MapIterator, Mapper
+    from park.client.pool import Pool
 
-#: Seconds in which a broker should have answered anything that needs no waiting.
-ANSWER = 30.0
-#: Batches of inputs on their way to the store.
-PIPELINE = 8
-
+#: The last job that each thread has submitted, with its service.
 _last = threading.local()
 
 
 def usertag(environment: Mapping[str, str] | None = None) -> str:
-    """Who this is, for people: PARKTAG, the user part of PARKMAIL, LOGNAME, USERNAME, or the host's name.
+    """The name of this user, for people: PARKTAG, the user part of PARKMAIL, LOGNAME, USERNAME, or the host's name.
 
     Raises InvalidRequest where that is longer than 200 bytes.
 
@@ -115,6 +98,13 @@ def own_tags() -> list[str]:
     return []
 
 
+def own_notify(environment: Mapping[str, str] | None = None) -> str:
+    """The *notify* that PARKMAIL stands for: an address, and when behind a blank. "": it is not set, or is no address."""
+    with contextlib.suppress(InvalidRequest):
+        return notify_words((os.environ if environment is None else environment).get("PARKMAIL", ""))
+    return ""
+
+
 #: Tags that every request of this process gets besides its own. It may be changed.
 TAGS: list[str] = own_tags()
 
@@ -122,13 +112,13 @@ TAGS: list[str] = own_tags()
 def default_service() -> Server:
     """The service that counts where none is named.
 
-    That of the innermost ``with`` of this thread or task; else the newest that is open in the process, a connection or
-    another thread's ``with``; else `local_service`. Raises ParkError in a body, where the last would be a second fabric.
+    It is that of the innermost ``with`` of this thread or task; else the newest that is open in the process, a connection
+    or another thread's ``with``; else `local_service`. Raises ParkError in a body, where the last would be a second fabric.
     """
     service = service_stack.current
     if service is not None:
         return service
-    if env.inside():
+    if environment.inside():
         raise ParkError(
             "a body runs here, whose work goes to its own fabric with park.environment().map(...): to submit a job from "
             "inside all the same write `with park.connect(...):` around this, or pass service=..."
@@ -159,26 +149,15 @@ class Connector:
         service: Server | None, user: str | None = None, token: str | os.PathLike[str] | None = None
     ) -> ServerProxy:
         """A connection of the *user*, by the key of that name which *token* selects; see `park.connect`."""
-        from park.service import connect
+        from park.core.connect import connect
 
         return connect(None if service is None else service._broker, user=user, token=token)
-
-
-class JobCopy(Struct, frozen=True):
-    """A job as the service keeps it: its record, the request that makes it again, and its result.
-
-    *result* is None before the end; of a job that failed or was aborted it is what ``wait`` raises.
-    """
-
-    record: JobRecord
-    request: Request
-    result: Any
 
 
 class About(Struct, frozen=True):
     """A broker as it presents itself: its *place*, the *release* of PARK that it runs, its *store* and the number and
     beginning of its life (*epoch*; *since*, seconds since 1970), seconds between signs of life (*heartbeat*) and until
-    somebody who gives none is lost (*lease*), and by how many its clock is *ahead* of the one here (None: it has not
+    a silent client is lost (*lease*), and by how many its clock is *ahead* of the one here (None: it has not
     said so; it does with the table, every second).
     """
 
@@ -190,17 +169,29 @@ class About(Struct, frozen=True):
     heartbeat: float
     lease: float
     ahead: float | None
+    #: messages at which the broker itself has failed since its process began, as it published last
+    faults: int = 0
+    #: whether it sends mails about ended jobs
+    mails: bool = False
+    #: the time of its last write to the disk (seconds) and the number of its clients, as it published last
+    commit_seconds: float = 0.0
+    clients: int = 0
+    #: bytes of its store's file in pages that hold nothing, as it published last
+    unused_bytes: int = 0
 
 
 class Server(ABC):
-    """A service that runs jobs."""
+    """A service that runs jobs.
 
-    #: ``connect(user, token)``: the service as somebody else sees it
+    It has more than 25 public methods, because it is the whole interface of a service: one method for each request.
+    """
+
+    #: ``connect(user, token)``: another connection to the service, as another user
     connect = Connector()
 
     @property
     def _broker(self) -> Any:
-        """Where `connect` finds the broker. Raises InvalidRequest where there is none."""
+        """The address at which `connect` finds the broker. Raises InvalidRequest where there is none."""
         return None
 
     @abstractmethod
@@ -270,6 +261,10 @@ class Server(ABC):
         """Give all later requests to this service these tags, besides their own."""
 
     @abstractmethod
+    def set_email(self, address: str, when: str = "daily") -> None:
+        """Send news of the end of all later jobs of this service to *address*, if their requests name none."""
+
+    @abstractmethod
     def credits(self, owner: str | None = None) -> list[AccountRecord]:
         """The account of *owner* (None: your own, "*": everybody's)."""
 
@@ -282,7 +277,7 @@ class Server(ABC):
         """The kernels that are connected."""
 
     @abstractmethod
-    def drain(self, kernel: int, grace: float = DRAIN) -> None:
+    def drain(self, kernel: int, grace: float = DRAIN_SECONDS) -> None:
         """Send a kernel away in good order."""
 
     @abstractmethod
@@ -290,24 +285,28 @@ class Server(ABC):
         """Call *callback*, in a thread of the service, when the job has ended."""
 
     @abstractmethod
+    @takes_request_fields(NOT_IN_SESSIONS)
     def map(
         self, fn: Callable[[Any], Any], inputs: Iterable[Any], ordered: bool = True, **fields: Any
     ) -> MapIterator:
         """Run *fn* over *inputs* in a session; an iterator over the results."""
 
     @abstractmethod
+    @takes_request_fields(NOT_IN_SESSIONS)
     def mapper(self, fn: Callable[[Any], Any], **fields: Any) -> Mapper:
         """A callable that maps *fn* over points; many maps in one session."""
 
     @abstractmethod
+    @takes_request_fields(NOT_IN_SESSIONS)
     def executor(self, **fields: Any) -> Executor:
         """A `concurrent.futures.Executor` on the service."""
 
     @property
     def slots(self) -> int:
         """The slots of all kernels that take work now."""
-        return sum(kernel.slots for kernel in self.kernels() if not kernel.draining)
+        return sum(k.slots for k in self.kernels() if k.standing not in ("draining", "paused"))
 
+    @takes_request_fields(NOT_IN_SESSIONS)
     def pool(self, **fields: Any) -> Pool:
         """A pool as of `multiprocessing`, for tools that take one; *fields* are those of `park.Request`.
 
@@ -316,10 +315,11 @@ class Server(ABC):
             with park.local_service as service, service.pool() as pool:
                 scipy.optimize.differential_evolution(f, bounds, workers=pool.map, updating="deferred")
         """
-        from park.pool import Pool
+        from park.client.pool import Pool
 
         return Pool(self.executor(**fields), lambda: self.slots)
 
+    @takes_request_fields()
     def start(
         self,
         body: Any,
@@ -349,8 +349,11 @@ class Server(ABC):
 class ServerProxy(Server):
     """A service over a `Link`, or *over* another service, whose connection it shares.
 
-    Inherit from it to make a service with methods of its own, for one kind of work. It is used as any other is, and what it
-    is made of is closed as before::
+    It has more than 25 public methods: one for each method of `Server`, and the questions that only a broker answers. The
+    rules behind them are functions in `park.client`.
+
+    Inherit from it to make a service with methods of its own, for one kind of work. Use it as any other service, and
+    close the service below it as before::
 
         class LineService(park.ServerProxy):
             def fit_line(self, x, y, **fields):
@@ -363,6 +366,10 @@ class ServerProxy(Server):
 
     #: tags that requests get besides their own
     _tags: tuple[str, ...] = ()
+    #: where news of the end of their jobs goes, if they do not say so
+    _notify = ""
+    #: whether this process was told that the service sends no mail
+    _told_no_mail = False
 
     def __init__(self, over: Link | ServerProxy) -> None:
         self._over = over
@@ -394,6 +401,24 @@ class ServerProxy(Server):
         over = getattr(self, "_over", None)  # the local service is over nothing
         return [*(over._base_tags() if isinstance(over, ServerProxy) else texts(TAGS, "tag")), *self._tags]
 
+    def set_email(self, address: str, when: str = "daily") -> None:
+        """Send news of the end of all later jobs of this service to *address*, if their requests name none.
+
+        *when* is "daily" (failures at once, the rest in a daily digest), "now", "fail" (failures alone) or "never". A
+        service that is made over this one does so, too. Without it the variable PARKMAIL counts. The broker needs
+        ``[mail]`` in its park.toml. Raises InvalidRequest::
+
+            service.set_email("ada@example.org")
+        """
+        self._notify = notify_words("never" if when == "never" else (address, when))
+
+    def _base_notify(self) -> str:
+        """The address of mail, and when, of a request that names none."""
+        over = getattr(self, "_over", None)
+        if self._notify or not isinstance(over, ServerProxy):
+            return self._notify or own_notify()
+        return over._base_notify()
+
     # -- jobs ----------------------------------------------------------------------------------
 
     def submit(self, request: Request, monitor: Any = None, when: datetime | float | None = None) -> int:
@@ -401,166 +426,113 @@ class ServerProxy(Server):
             raise InvalidRequest(f"{request!r} is no park.Request")
         if when is not None:
             request = replace(request, when=when)
-        check_function(request.body, "body")
-        with collecting() as found:
-            blob = payload.dump_code(request.body)
-            batches = (
-                batches_of(request.inputs, lambda: LARGEST_BATCH) if request.inputs is not None else None
-            )
-            first = next(batches) if batches is not None else (b"", True)
-        data, closed = first
-        submit = messages.Submit(
-            id=0,
-            key=os.urandom(16),
-            body=payload.code_hash(blob),
-            kind=request.kind,
-            after=check_after(numbers_of(request.after) | found),
-            when=wall_time(request.when, time.time()),
-            seed=_random_seed() if request.seed is None else request.seed & (2**63 - 1),
-            on_error=request.on_error,
-            once=request.inputs is None,
-            count=Pack(data).count,
-            closed=closed,
-            **common_fields(request, name_of(request.body), self._base_tags()),
-        )
-        reply = self._link.request(lambda n: structs.replace(submit, id=n), data, (submit.body, blob))
-        accepted, _ = self._answer(reply)
-        assert isinstance(accepted, messages.Accepted)
-        if monitor is not None:
-            self.follow(accepted.job, monitor)
-        if batches is not None and not closed:
-            try:
-                self._feed(accepted.job, submit.count, batches)
-            except BaseException:  # the inputs end here: nobody could ever complete the job
-                with contextlib.suppress(ParkError):
-                    self.abort(accepted.job)
-                raise
-        _last.job = (self, accepted.job)
-        return accepted.job
+        if not request.notify and (notify := self._base_notify()):
+            request = replace(request, notify=notify)
 
-    def _feed(self, job: int, sent: int, batches: Iterator[tuple[bytes, bool]]) -> None:
-        """Bring a lazy iterable to its end into the store."""
-        replies: list[Reply] = []
-        for data, closed in batches:
-            count = Pack(data).count
-            make = lambda n, s=sent, c=count, e=closed: messages.Units(s, c, e, job=job, id=n)  # noqa: E731
-            replies.append(self._link.request(make, data))
-            sent += count
-            if len(replies) >= PIPELINE:
-                self._answer(replies.pop(0))
-            if closed:
-                break
-        for reply in replies:
-            self._answer(reply)
+        def accepted(job: int) -> None:
+            if monitor is not None:
+                self.follow(job, monitor)
+
+        job = requests.submit(self._link, request, self._base_tags(), accepted)
+        _last.job = (self, job)
+        if request.notify:
+            self._warn_without_mail(request.notify)
+        return job
+
+    def _warn_without_mail(self, notify: str) -> None:
+        """Say once on stderr that the broker sends no mail."""
+        welcome = self._link.welcome
+        address, when = split_notify(notify)
+        if welcome is None or when == "never" or self._told_no_mail:
+            return
+        if not welcome.mails:
+            why = "this service sends none, as a broker does with [mail] in its park.toml"
+        elif welcome.mails == "channels" and not is_channel(address):
+            why = "this service sends news to channels only"
+        else:
+            return
+        self._told_no_mail = True
+        tell(f"park: no mail will go to {address}: {why}")
 
     def follow(self, job: int, monitor: Any) -> None:
         """Call ``monitor.on_<kind>(message)`` for each message of the job, in a thread of the service.
 
-        The last call is of ``on_complete``, ``on_error`` or ``on_abort``; ``on_error`` with a `park.stream.Error` that
-        has no record is not the job's end: messages were left out, or come no more, or a control found nobody.
+        The last call is of ``on_complete``, ``on_error`` or ``on_abort``; ``on_error`` with a
+        `park.client.stream.Error` without a record is not the job's end: messages were left out, or come no more, or the
+        body has no method for a control.
         """
-        self._link.watch(job, Monitored(monitor, self._link))
+        self._link.followers.watch(job, MonitorFollower(monitor, self._link.call_back))
 
-    def stream(self, job: Any, timeout: float | None = None, logs: bool = False) -> Messages:
-        """The messages of a job as they come, `park.stream.Join` first; they end with the job.
+    def stream(
+        self, job: Any, timeout: float | None = None, logs: bool = False, unpickle: bool = True
+    ) -> Messages:
+        """The messages of a job as they come, `park.client.stream.Join` first; they end with the job.
 
         With *logs* the last lines of its log follow each Join, with none lost or doubled between them and those to come.
-        Raises WaitTimeout where no message comes for *timeout* seconds, UnknownJob, Refused for the job of somebody else::
+        Without *unpickle* no pickle of the job is opened here: `park.client.stream.Opaque` stands in its place.
+        Raises WaitTimeout where no message comes for *timeout* seconds, UnknownJob, Refused for the job of another owner::
 
             for message in service.stream(12):
                 print(message)
         """
         number = number_of(job)
         limit = check_timeout(timeout)
-        inbox, link = Inbox(logs), self._link
-        messages_ = Messages(inbox, limit, lambda: link.unwatch(number, inbox))
+        inbox, link = Inbox(logs, unpickle), self._link
+        messages_ = Messages(inbox, limit, lambda: link.followers.unwatch(number, inbox))
         try:
-            self._answer(link.watch(number, inbox))
+            link.answer(link.followers.watch(number, inbox))
         except BaseException:
             messages_.close()
             raise
         return messages_
 
-    def files(self, job: Any) -> Mapping[str, bytes]:
+    def files(self, job: Any) -> JobFiles:
         """The files that a job has kept (`park.environment().store`), by name; each is read when it is asked for.
 
-        Raises UnknownJob, Refused for the job of somebody else.
+        Raises UnknownJob, Refused for the job of another owner.
         """
-        return JobFiles(number_of(job), self._ask)
+        return JobFiles(self._link, number_of(job))
 
     def logs(self, job: Any) -> list[Log]:
         """The last lines that a job has printed and logged (256 KiB, 5,000 messages at most), the oldest first."""
         number = number_of(job)
-        _, data = self._ask(lambda n: messages.Logs(n, number))
-        return [Log(*codec.unpack(line)) for line in codec.unpack(data)]
+        _, data = self._link.ask(lambda n: messages.Logs(n, number))
+        return [decode("log", line) for line in codec.unpack(data)]
 
     def wait(self, job: Any = None, timeout: float | None = None) -> Any:
         number = self._last_job() if job is None else number_of(job)
         limit = check_timeout(timeout)
         reply = self._link.request(lambda n: messages.Fetch(n, number, wait=True))
         try:
-            came = self._attend(reply, number, limit)
+            came = waiting.attend(self._link, number, reply, limit)
         except KeyboardInterrupt:
             came = self._interrupted(number, reply, limit)
         if not came:
             record = self.status(number)
-            if record.state.ended and reply.wait(ANSWER):  # the answer was on its way
-                return self._result(reply)
+            if record.state.ended and reply.wait(ANSWER_SECONDS):  # the answer was on its way
+                return waiting.result_of(reply)
             self._link.forget(reply)
             raise WaitTimeout(
                 f"job {number} is {record.state} after {timeout} s"
                 + (f": {record.reason}" if record.reason else "")
             )
-        return self._result(reply)
-
-    def _attend(self, reply: Reply, job: int, limit: float | None) -> bool:
-        """Wait for the reply; on a terminal and in a notebook, with a progress bar after a second."""
-        if (limit is not None and limit <= 1.0) or not bar_seen():
-            return reply.wait(limit)
-        deadline = float("inf") if limit is None else time.monotonic() + limit
-        if reply.wait(1.0):
-            return True
-        reason = Reason(self._link, job)
-        with self._link.hush(), Bar(f"job {job}") as bar:
-            while not reply.wait(min(0.2, max(0.0, deadline - time.monotonic()))):
-                now = time.monotonic()
-                if now >= deadline:
-                    return False
-                record = self.table.jobs.get(job)
-                if record is not None:
-                    bar.update(record.how_far, self._why(record, reason), now)
-        return True
-
-    def _why(self, record: JobRecord, reason: Reason) -> str:
-        """What a progress bar says beside the numbers."""
-        if self.table.stale:
-            return f"no sign of {self._link.name}"
-        if record.running:
-            return record.reason
-        return record.reason or reason.look() or record.state.value
+        return waiting.result_of(reply)
 
     def _interrupted(self, job: int, reply: Reply, limit: float | None) -> bool:
-        """Ctrl-C in `wait`: the job goes on without us. (A service that stops it returns whether it ended in time.)"""
+        """Ctrl-C in `wait`: the job goes on. (A service that stops the job returns whether it ended in time.)"""
         if isinstance(self._over, ServerProxy):
             return self._over._interrupted(job, reply, limit)
-        self._link.forget(reply)
-        where = f"park.connect({self._link.name!r}).job({job}).wait()"
-        tell(f"\npark: job {job} goes on; wait for it again with {where}")
+        waiting.leave_running(self._link, job, reply)
         raise KeyboardInterrupt from None
-
-    def _result(self, reply: Reply) -> Any:
-        fetched, _ = reply.value()
-        assert isinstance(fetched, messages.Fetched)
-        pieces = [(m.start, d) for m, d in reply.messages if isinstance(m, messages.Results)]
-        return job_result(fetched.record, fetched.once, pieces)
 
     def status(self, job: Any) -> JobRecord:
         number = number_of(job)
-        return self._records(lambda n: messages.Status(n, number))[0]
+        _, data = self._link.ask(lambda n: messages.Status(n, number))
+        return JobRecord.from_map(codec.unpack(data)[0])
 
-    def reason(self, job: Any) -> Reason:
+    def reason(self, job: Any) -> waiting.Reason:
         """Why a job does not run, to be looked at again and again."""
-        return Reason(self._link, number_of(job))
+        return waiting.Reason(self._link, number_of(job))
 
     def jobs(
         self, filter: Any = None, owner: str | None = None, since: datetime | float | None = None
@@ -568,7 +540,7 @@ class ServerProxy(Server):
         """The jobs of *owner* (None: your own, "*": everybody's) that pass the *filter*.
 
         *filter*: a state, a tag, a text in the name, or a callable that takes the record; None: all. *since*: only those
-        submitted at that time or later, a datetime, or so many seconds ago. Raises InvalidRequest::
+        submitted at that time or later, a datetime, or a number of seconds ago. Raises InvalidRequest::
 
             service.jobs("running", owner="*", since=3600)
         """
@@ -578,16 +550,25 @@ class ServerProxy(Server):
 
     @property
     def user(self) -> str:
-        """Who this client is: the owner of what it submits."""
+        """The name of this client: the owner of the jobs that it submits."""
         return self._link.user
 
     def records(self, query: Query | None = None, archived: bool = False) -> list[JobRecord]:
         """The records of the jobs that *query* finds, as they are now, by number; None: all jobs of everybody.
 
-        Those that are in the table, and with *archived* those in the archive too.
+        They are those in the table, and with *archived* those in the archive too.
         """
         names = list(JobRecord.__struct_fields__)
         rows = self.rows(query or Query(), names, archived)
+        return [JobRecord.from_map(dict(zip(names, row, strict=True))) for row in rows]
+
+    def archived(self, query: Query, below: int = 0) -> list[JobRecord]:
+        """The records of a page of jobs in the archive that *query* finds, the newest first; no records: the last page.
+
+        *below*: only jobs with smaller numbers, such as the last one of the page before.
+        """
+        names = list(JobRecord.__struct_fields__)
+        rows = archived_rows(self._link, query, names, below)
         return [JobRecord.from_map(dict(zip(names, row, strict=True))) for row in rows]
 
     def rows(self, query: Query, names: Sequence[str], archived: bool = False) -> list[list[Any]]:
@@ -595,103 +576,34 @@ class ServerProxy(Server):
 
         Raises InvalidRequest for a field that records of jobs do not have.
         """
-        found = {row[0]: row[1:] for row in self._rows(query, names)}
-        if archived and (not query.states or ENDED.intersection(query.states)):
-            below = MAX_INT
-            while (not query.newest or len(found) < query.newest) and (
-                page := self._rows(query, names, below)
-            ):
-                found |= {row[0]: row[1:] for row in page if row[0] not in found}
-                below = page[-1][0]
-        return [row for _, row in sorted(found.items())][-query.newest :]
-
-    def _rows(self, q: Query, names: Sequence[str], below: int = 0) -> list[list[Any]]:
-        """One answer: the number of each job, then its fields."""
-        tags, states, shown = list(q.tags), list(q.states), ["job", *names]
-        _, data = self._ask(
-            lambda n: messages.Status(n, 0, q.owner, states, tags, q.word, q.since, q.newest, shown, below)
-        )
-        found: list[list[Any]] = codec.unpack(data)
-        return found
-
-    def _records(self, make: Callable[[int], messages.Message]) -> list[JobRecord]:
-        _, data = self._ask(make)
-        return [JobRecord.from_map(fields) for fields in codec.unpack(data)]
+        return find_rows(self._link, query, names, archived)
 
     def fetch(self, job: Any) -> JobCopy:
-        number = number_of(job)
-        reply = self._link.request(lambda n: messages.Fetch(n, number, request=True))
-        fetched, _ = self._answer(reply)
-        assert isinstance(fetched, messages.Fetched)
-        record = JobRecord.from_map(fetched.record)
-        submit = fetched.submit
-        if record.kind == "session":
-            raise InvalidRequest(f"job {number} is a session: its request is not kept")
-        blob = next(d for m, d in reply.messages if isinstance(m, messages.Blob))
-        inputs: list[Any] = []
-        for message, data in reply.messages:
-            if isinstance(message, messages.Units):
-                inputs += payload.decode_units(data)
-        request = Request(
-            payload.loads(blob),
-            None if submit["once"] else inputs,
-            name=submit["name"],
-            tags=tuple(submit["tags"]),
-            priority=submit["priority"],
-            after=tuple(submit["after"]),
-            when=None if submit["when"] is None else datetime.fromtimestamp(submit["when"], UTC),
-            seed=submit["seed"],
-            on_error=submit["on_error"],
-            idempotent=submit["idempotent"],
-            pure=submit["pure"],
-            cpus=submit["cpus"],
-            memory=submit["memory"],
-            labels=tuple(submit["labels"]),
-            requires=tuple(submit["requires"].items()),
-            kind=submit["kind"],
-            max_time=submit["max_time"] or None,
-            max_unit_time=submit["max_unit_time"] or None,
-            argv=tuple(submit["argv"]),
-        )
-        result: Any = None
-        with contextlib.suppress(NotComplete):
-            try:
-                result = self._result(reply)
-            except NotComplete:
-                raise
-            except ParkError as error:
-                result = error
-        return JobCopy(record, request, result)
+        return requests.fetch(self._link, number_of(job))
 
     def retry(self, job: Any, failed: bool = False) -> int:
         """Submit the request of a job once more, with the same seed; the number of the new job.
 
         *failed*: only the inputs whose units failed or did not run, so that their random numbers differ from those of the
-        first time. Raises InvalidRequest when there are none.
+        first time. Raises InvalidRequest when there are none. Without it nothing of the request is unpickled here.
         """
+        if not failed:
+            number = requests.repeat(self._link, number_of(job), self._base_tags())
+            _last.job = (self, number)
+            return number
         copy = self.fetch(job)
         request = copy.request
-        if failed and request.inputs is not None:
-            results = copy.result if isinstance(copy.result, list) else partial_results(copy.result)
-            missing = [
-                value
-                for value, result in zip(
-                    request.inputs, results or [NOT_RUN] * len(request.inputs), strict=True
-                )
-                if result is NOT_RUN or isinstance(result, UnitError)
-            ]
-            if not missing:
-                raise InvalidRequest(f"job {copy.record.job} has no units that failed or did not run")
-            request = replace(request, inputs=missing)
+        if request.inputs is not None:
+            request = replace(request, inputs=requests.unfinished(copy))
         return self.submit(replace(request, after=(), when=None))
 
     def stop(self, job: Any = None) -> None:
         number = self._last_job() if job is None else number_of(job)
-        self._ask(lambda n: messages.Stop(n, number))
+        self._link.ask(lambda n: messages.Stop(n, number))
 
     def abort(self, job: Any = None) -> None:
         number = self._last_job() if job is None else number_of(job)
-        self._ask(lambda n: messages.Abort(n, number))
+        self._link.ask(lambda n: messages.Abort(n, number))
 
     def pause(self, job: Any = None) -> None:
         self._change(job, paused=True)
@@ -705,24 +617,25 @@ class ServerProxy(Server):
         It is on the broker's disk when this returns True, and reaches ``on_<kind>(message)`` of the body at its next safe
         point: before or between units, in ``env.ready()``, or when a map of its own is over. A job that waits
         or is paused gets it when it runs, and one that runs again gets all of them again, in the order in which they
-        were taken, but for those that its checkpoint has. Each process that runs units of the job gives them to its own
-        body. What a body does not know, or fails at, is a `park.stream.Error` on the job's stream, and the job goes on.
+        were taken, but for those that its checkpoint has. Each process that runs units of the job gives them to its
+        own body. A message that a body does not know, or fails at, is a `park.client.stream.Error` on the job's stream, and
+        the job goes on.
 
-        False: the job has ended, and the message is for nobody. Raises InvalidRequest for what is no control, for one of
+        False: the job has ended, so that no body gets the message. Raises InvalidRequest for what is no control, for one of
         more than 1 MiB and for sessions; NotPicklable; LimitReached beyond 10,000 controls or 16 MiB that a job would
-        need if it ran again; UnknownJob; Refused for the job of somebody else::
+        need if it ran again; UnknownJob; Refused for the job of another owner::
 
             service.control(12, "report")
             service.control(12, {"kind": "threshold", "value": 0.1})
         """
-        number, data = number_of(job), packed_control(message)
+        number, data = number_of(job), requests.packed_control(message)
         key = os.urandom(16)
-        answer, _ = self._answer(self._link.request(lambda n: messages.Control(number, n, key), data))
+        answer, _ = self._link.ask(lambda n: messages.Control(number, n, key), data)
         assert isinstance(answer, messages.Done)
         return not answer.ignored
 
     def delete(self, job: Any) -> None:
-        """Forget a job that has ended, with its request, inputs and results; nobody can find it any more.
+        """Forget a job that has ended, with its request, inputs and results; it cannot be found any more.
 
         Raises Refused while it, or a job that comes after it, has not ended, and to all but its owner and the admin;
         UnknownJob where there is none::
@@ -732,37 +645,58 @@ class ServerProxy(Server):
             service.delete(number)
         """
         number = number_of(job)
-        self._ask(lambda n: messages.Delete(n, number))
+        self._link.ask(lambda n: messages.Delete(n, number))
 
     def set(
-        self, job: Any = None, priority: int | str | None = None, tags: Iterable[str] | None = None
+        self,
+        job: Any = None,
+        priority: int | str | None = None,
+        tags: Iterable[str] | None = None,
+        allocation: str | None = None,
     ) -> None:
         """Change a job that has not ended: *priority* (-3 to 6, or its name) and *tags*, which replace the old ones.
 
-        What is not given stays as it is. It counts from the next unit on. Raises UnknownJob when it has ended.
+        *allocation*: of a private job, how its allocation stands, in words; its record and the reason why it waits say so.
+        A value that is not given stays as it is. The change counts from the next unit on. Raises UnknownJob if the job
+        has ended.
         """
-        if priority is None and tags is None:
-            raise InvalidRequest("say what to set: priority= or tags=")
+        if priority is None and tags is None and allocation is None:
+            raise InvalidRequest("say what to set: priority=, tags= or allocation=")
         self._change(
             job,
             priority=None if priority is None else priority_number(priority),
             tags=None if tags is None else list(dict.fromkeys(texts(tags, "tag"))),
+            allocation=allocation,
         )
 
     def _change(self, job: Any, **values: Any) -> None:
         number = self._last_job() if job is None else number_of(job)
-        self._ask(lambda n: messages.Change(n, number, **values))
+        self._link.ask(lambda n: messages.Change(n, number, **values))
 
     def hush(self) -> AbstractContextManager[None]:
         """Meanwhile the caller shows by itself when the broker is away."""
         return self._link.hush()
 
     def about(self) -> About:
-        """What the broker has said of itself when it last welcomed this client."""
+        """The broker as it presented itself when it last welcomed this client."""
         link = self._link
         w = link.welcome
         assert w is not None
-        return About(link.name, w.release, w.store, w.epoch, w.since, w.heartbeat, w.lease, link.ahead)
+        return About(
+            link.name,
+            w.release,
+            w.store,
+            w.epoch,
+            w.since,
+            w.heartbeat,
+            w.lease,
+            link.feed.ahead,
+            link.feed.faults,
+            bool(w.mails),
+            link.feed.commit_seconds,
+            link.feed.clients,
+            link.feed.unused_bytes,
+        )
 
     def credits(self, owner: str | None = None) -> list[AccountRecord]:
         """The account of *owner* (None: your own), a list of one, or of everybody ("*"), by name.
@@ -772,11 +706,16 @@ class ServerProxy(Server):
         if owner is not None and (not isinstance(owner, str) or not owner):
             raise InvalidRequest(f"owner={owner!r} is no name of an owner")
         who = self._link.user if owner is None else owner
-        _, data = self._ask(lambda n: messages.Credits(n, who))
+        _, data = self._link.ask(lambda n: messages.Credits(n, who))
         return [AccountRecord.from_map(fields) for fields in codec.unpack(data)]
 
+    def backlog(self, **kind: Any) -> Backlog:
+        """The work that waits for kernels of a kind, as `park.wire.messages.Backlog` describes it: for allocators."""
+        _, data = self._link.ask(lambda n: messages.Backlog(n, **kind))
+        return Backlog.from_map(codec.unpack(data)[0])
+
     def grant(self, owner: str, credits: float) -> None:
-        """Give *owner* so many *credits* more, beyond the cap if need be.
+        """Add *credits* to the account of *owner*, beyond the cap if need be.
 
         Raises InvalidRequest for what is no positive number, or where there is no credit limit, as in the local
         service; Refused for all but the broker's own user, over ipc.
@@ -784,17 +723,18 @@ class ServerProxy(Server):
         if not isinstance(owner, str) or not owner:
             raise InvalidRequest(f"owner={owner!r} is no name of an owner")
         check_grant(credits)
-        self._ask(lambda n: messages.Grant(n, owner, float(credits)))
+        self._link.ask(lambda n: messages.Grant(n, owner, float(credits)))
 
     def when_ended(self, job: int, callback: Callable[[], None]) -> None:
         self._link.request(lambda n: messages.Fetch(n, job, wait=True, results=False), on_finish=callback)
 
-    def ends(self, jobs: Iterable[Any]) -> Ends:
+    def ends(self, jobs: Iterable[Any]) -> waiting.Ends:
         """The ends of *jobs*, as they come."""
-        return Ends(self._link, [number_of(job) for job in jobs])
+        return waiting.Ends(self._link, [number_of(job) for job in jobs])
 
     # -- sessions ------------------------------------------------------------------------------
 
+    @takes_request_fields(NOT_IN_SESSIONS)
     def map(
         self, fn: Callable[[Any], Any], inputs: Iterable[Any], ordered: bool = True, **fields: Any
     ) -> MapIterator:
@@ -802,61 +742,42 @@ class ServerProxy(Server):
 
         In the order of the inputs, or, with ``ordered=False``, as they come. Raises UnitError at an item that failed.
         """
-        from park.session import MapIterator  # late: few commands make maps
+        from park.client.maps import MapIterator, open_session  # late: few commands make maps
 
         check_function(fn)
-        return MapIterator(self._session(fn, fields), fn, inputs, ordered)
+        return MapIterator(open_session(self._link, fn, fields, self._base_tags()), fn, inputs, ordered)
 
+    @takes_request_fields(NOT_IN_SESSIONS)
     def mapper(self, fn: Callable[[Any], Any], **fields: Any) -> Mapper:
-        from park.session import Mapper
+        from park.client.maps import Mapper, open_session
 
         check_function(fn)
-        return Mapper(self._session(fn, fields), fn)
+        return Mapper(open_session(self._link, fn, fields, self._base_tags()), fn)
 
+    @takes_request_fields(NOT_IN_SESSIONS)
     def executor(self, **fields: Any) -> Executor:
-        from park.executor import Executor
+        from park.client.executor import Executor
+        from park.client.maps import open_session
 
-        return Executor(self._session(None, fields))
-
-    def _session(self, fn: Any, fields: dict[str, Any]) -> Session:
-        from park.session import Session
-
-        for name in fields.keys() & {"when", "after", "on_error", "kind"}:
-            raise InvalidRequest(
-                f"a session takes no {name}=: it runs at once, and its results go to the caller"
-            )
-        request = make_request(fn, None, fields)
-        name = name_of(fn) if fn is not None else "executor"
-        submit = messages.Submit(
-            id=0, key=b"", session=True, **common_fields(request, name, self._base_tags())
-        )
-        kept, reply = self._link.open_session(submit)
-        try:
-            self._answer(reply)
-        except BaseException:
-            with contextlib.suppress(ParkError):
-                self._link.close_session(kept)
-            raise
-        seed = _random_seed() if request.seed is None else request.seed
-        return Session(self._link, kept, seed)
+        return Executor(open_session(self._link, None, fields, self._base_tags()))
 
     # -- the service ---------------------------------------------------------------------------
 
     @property
     def table(self) -> LiveTable:
         """The consistent copy of the public table: ``.jobs``, ``.kernels``, ``.owners``, ``.subscribe``, ``.changes``."""
-        self._link.wait_synced(ANSWER)
-        return self._link.table
+        self._link.feed.wait_synced(ANSWER_SECONDS)
+        return self._link.feed.table
 
     def kernels(self) -> list[KernelRecord]:
         """The kernels that are connected."""
         return list(self.table.kernels.values())
 
-    def drain(self, kernel: int, grace: float = DRAIN) -> None:
+    def drain(self, kernel: int, grace: float = DRAIN_SECONDS) -> None:
         """Send a kernel away, by its number in `kernels`: it takes no new work, and leaves.
 
-        What it runs may go on for *grace* seconds; then it is handed back, and run elsewhere. Returns when the kernel
-        knows. Raises UnknownKernel where there is none with this number, Refused for all but its owner and the
+        Units that it runs may go on for *grace* seconds; then they are handed back, and run elsewhere. Returns when the
+        kernel knows. Raises UnknownKernel where there is none with this number, Refused for all but its owner and the
         broker's own user.
         """
         if isinstance(kernel, bool) or not isinstance(kernel, int):
@@ -866,28 +787,12 @@ class ServerProxy(Server):
         if isinstance(self._over, ServerProxy):
             self._over.drain(kernel, grace)
             return
-        self._link.wait_synced(ANSWER)
-        epoch = self._link.mirror.epoch
-        self._ask(lambda n: messages.Drain(n, kernel, float(grace), epoch))
-
-    def _answer(self, reply: Reply) -> tuple[messages.Message, Any]:
-        if not reply.wait(ANSWER):
-            self._link.forget(reply)
-            raise WaitTimeout(
-                f"{self._link.name} did not answer within {ANSWER:.0f} s: is the broker still there?"
-            )
-        return reply.value()
-
-    def _ask(self, make: Callable[[int], messages.Message]) -> tuple[messages.Message, Any]:
-        return self._answer(self._link.request(make))
+        self._link.feed.wait_synced(ANSWER_SECONDS)
+        epoch = self._link.feed.mirror.epoch
+        self._link.ask(lambda n: messages.Drain(n, kernel, float(grace), epoch))
 
     def _last_job(self) -> int:
         service, number = getattr(_last, "job", (None, 0))
         if service is not self:
             raise InvalidRequest("this thread has submitted no job to this service: say which one")
         return int(number)
-
-
-def _random_seed() -> int:
-    """63 random bits."""
-    return int.from_bytes(os.urandom(8)) >> 1

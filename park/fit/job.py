@@ -1,34 +1,39 @@
-"""`Fit` and `Uncertainty`: jobs that fit. Making one submits it."""
+"""`Fit` and `Uncertainty`: jobs that fit and sample. Creating one submits it."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any
 
+from park.body.reference import Reference
 from park.core.server import default_service
 from park.errors import InvalidRequest
-from park.fit.arrival import with_values
-from park.fit.asked import check_samples
-from park.fit.assembly import Assembly, as_assembly
 from park.fit.bodies import FitBody, UncertaintyBody, check_earlier
-from park.fit.methods import DEFAULT, check_method
-from park.fit.resume import INTERVAL
-from park.fit.unchanged import unchanged
-from park.job import Job, Reference
-from park.model import Request, duration, texts
+from park.fit.methods.checkpoint import CHECKPOINT_SECONDS
+from park.fit.methods.controls import check_samples
+from park.fit.methods.options import DEFAULT_METHOD, check_method
+from park.fit.problem.assembly import Assembly, as_assembly
+from park.fit.problem.client_values import with_values
+from park.fit.problem.preserved_state import preserved_state
+from park.job import Job
+from park.model import REQUEST_FIELDS, Request, duration, make_request, takes_request_fields
+
+#: Fields of a request that a fit decides itself.
+NOT_IN_FITS = ("on_error", "idempotent", "kind")
 
 
 class Fitting(Job):
-    """What fits and samplings have in common: what they can be asked while they run."""
+    """A job that fits or samples: the controls that it answers while it runs."""
 
     def get_population(self) -> bool:
-        """Ask where it is: the answer comes with its next step, as a message of the kind "population" on the job's stream.
+        """Request the current population. The answer comes after the next step, as a message on the job's stream.
 
-        That is a dict with *method*, *step*, *names*, *points* (one a row: the simplex of amoeba, the members of de, the
-        chains of dream and pt, the one point of lm and newton, of many starts the best), *nllf* (of each point; a sampler's
-        with its priors), *best* and *best_nllf*. Who asks in one step is answered at once. Returns as `Job.control` does::
+        The message is a dict of the kind "population" with these fields. *method*, *step* and *names* say which method has
+        taken how many steps with which k parameters. *points*, shape (n, k), are the vertices of the simplex of amoeba, the
+        members of de, the chains of dream and pt, the current point of lm and newton, or the best of several starts.
+        *nllf*, shape (n,), is the negative log likelihood of each point, with priors. *best*, shape (k,), and
+        *best_nllf* are the best point so far. All requests during one step get one message. Returns as `Job.control` does::
 
             class Monitor:
                 def on_population(self, message):
@@ -37,104 +42,113 @@ class Fitting(Job):
         return self.control("get_population")
 
     def extend(self, samples: int) -> bool:
-        """Let DREAM draw so many *samples* more than it was to, before it ends; returns as `Job.control` does.
+        """Let DREAM draw *samples* more samples than were requested. Returns as `Job.control` does.
 
-        Other methods refuse it, with a `park.stream.Error` on the job's stream. To end a fit now, with its best so far, is
-        `Job.stop`. After its end it takes nothing: ``Uncertainty(assembly, resume=job)`` goes on from its draws.
+        Other methods refuse the request with a `park.client.stream.Error` on the job's stream. `Job.stop` ends a fit early
+        with its best point so far. A job that has ended cannot be extended: ``Uncertainty(assembly, resume=job)`` continues
+        its chains. Raises InvalidRequest unless *samples* is a positive integer.
         """
         return self.control({"kind": "extend", "value": check_samples(samples)})
 
 
 class Fit(Fitting):
-    """Fits an assembly: a job whose result is a `FitResult`.
+    """Fits an assembly. The result of the job is a `FitResult`.
 
-    *assembly* is an `Assembly`, or a bumps ``FitProblem``. *method* is "auto" (least squares, tested at its end, and
-    a simplex search where the test fails), "amoeba" (Nelder-Mead), "lm" (least squares alone), "de" (differential
-    evolution), "newton", "pt" (parallel tempering) or "dream"; *options* are the method's own, such as ``steps=2000``.
-    *start* is a vector, a dict of some values, or an earlier result (a reference will do). *starts* runs the method
-    from so many points in parallel, that one and random ones, and keeps the best. Equal seeds give equal answers.
+    *assembly* is an `Assembly` or a bumps ``FitProblem``. *method* is one of
 
-    Every *checkpoint* seconds (or a text such as "5m") the fit keeps its state: if its process, its kernel or the broker
-    dies, it goes on from there. Of many *starts* it keeps those that have ended.
+    * "auto": least squares with a test of convergence at its end, and a simplex search where the test fails;
+    * "lm": least squares alone (Levenberg-Marquardt, and a trust-region method where it meets limits);
+    * "amoeba": Nelder-Mead; "newton": quasi-Newton; "de": differential evolution; "pt": parallel tempering;
+    * "dream": sampling, as `Uncertainty` does.
 
-    The rest is as in `park.Request`: at *max_time* the fit stops, and its result is the best so far. Evaluations are
-    *pure*: a late one may be started a second time, beside the first. Say ``pure=False`` of a model that writes files, or
-    starts a program that does. What cannot be fitted raises `park.InvalidRequest` here, in the client.
+    *options* are the options of the method, such as ``steps=2000``. *start* is a vector of shape (k,), a dict of some
+    values by name, an earlier result, or a reference to one. With *starts* above 1 the method runs in parallel from
+    that number of points: the start, and random points within the limits. The best result is kept. Fits with equal
+    *seed* give equal numbers.
+
+    Every *checkpoint* seconds (or a text such as "5m") the fit saves its state. If its process, its kernel or the
+    broker dies, it continues from the last checkpoint. With several *starts* the checkpoint holds the starts that have
+    ended.
+
+    The other arguments are those of `park.Request`. At *max_time* (seconds, or a text) the fit stops and returns the best
+    point so far. Evaluations are *pure*: a late evaluation may be started a second time beside the first. Pass
+    ``pure=False`` for a model that writes files or starts a program. Raises `park.InvalidRequest` in the client for an
+    assembly, a method or an option that cannot work; the message names the remedy.
+
+    >>> import numpy as np
+    >>> import park
+    >>> from park.fit import Assembly, Fit, Model
+    >>> x = np.linspace(0, 4, 20)
+    >>> line = Model(lambda x, a, b: a * x + b, a=(0, 4), b=(-5, 5))
+    >>> with park.local_service:
+    ...     result = Fit(Assembly((line, (x, 2 * x + 1, 0.1)))).wait()
+    >>> print(f"{result['a'].value:.3f}")
+    2.000
     """
 
+    @takes_request_fields(NOT_IN_FITS, others=True, pure=True)
     def __init__(
         self,
         assembly: Any,
-        method: str = DEFAULT,
+        method: str = DEFAULT_METHOD,
         start: Any = None,
         starts: int = 1,
         seed: int | None = None,
         after: Any = None,
         service: Any = None,
-        tags: Sequence[str] = (),
-        priority: int | str = "free",
-        name: str = "",
-        when: datetime | float | None = None,
+        *,
         monitor: Any = None,
-        cpus: int = 1,
-        memory: float | str = 0,
-        labels: Sequence[str] = (),
-        requires: Any = (),
-        checkpoint: float | str = INTERVAL,
-        max_time: float | str | None = None,
-        max_unit_time: float | str | None = None,
-        pure: bool = True,
+        checkpoint: float | str = CHECKPOINT_SECONDS,
         **options: Any,
     ) -> None:
+        fields, options = _split(options)
         request = fit_request(
-            assembly,
-            method,
-            start,
-            starts,
-            seed,
-            checkpoint,
-            options,
-            name=name,
-            tags=tags,
-            priority=priority,
-            after=after,
-            when=when,
-            cpus=cpus,
-            memory=memory,
-            labels=labels,
-            requires=requires,
-            max_time=max_time,
-            max_unit_time=max_unit_time,
-            pure=pure,
+            assembly, method, start, starts, seed, checkpoint, options, after=after, **fields
         )
         _submit(self, request, service, monitor)
 
 
 class Uncertainty(Fitting):
-    """Samples the posterior of an assembly with bumps' DREAM: a job whose result is a `FitResult` with draws.
+    """Samples the posterior of an assembly with bumps' DREAM. The result of the job is a `FitResult` with draws.
 
-    *start* is the best point: a result, a reference to one (``fit.result``), a vector or a dict; without it
-    the job fits first, as `Fit` does. The chains burn *burn* generations, then draw *samples* points, each chain one a
-    generation, and draw on until they have mixed: until R-hat of each parameter is at most *rhat* and its effective
-    sample size at least *ess*, or *max_samples* are drawn (ten times *samples*, if it is 0; with ``max_samples=samples``
-    it never draws on). In that case ``result.converged`` is False, and ``result.message`` says what is missing.
+    *start* is the best point: a result, a reference to one (``fit.result``), a vector of shape (k,) or a dict. Without
+    *start* the job fits first, as `Fit` does.
 
-    *pop* is the number of chains for each parameter, or, if negative, of all chains; without it there are ten for each
-    up to forty, and at least two for each. With *thin* the draws are one of so many generations. Other *options* are
-    DREAM's own; ``init="lhs"`` or "random" spreads the chains between the limits.
+    The chains run *burn* generations of burn-in, then draw *samples* points, one for each chain and generation. They
+    continue until they have mixed, that is, until R-hat of each parameter is at most *rhat* and its effective sample size
+    is at least *ess*. They draw *max_samples* at most (0 means ten times *samples*; with ``max_samples=samples`` they never
+    continue). If the chains have not mixed by then, ``result.converged`` is False and ``result.message`` gives the figures.
 
-    *resume* is the result of an earlier `Uncertainty` of the same assembly, or its job: its chains go on, *samples*
-    points further, and the draws of both count::
+    *pop* is the number of chains for each parameter, or, if negative, the number of all chains. The default is ten for each
+    parameter up to forty chains, and at least two for each parameter. With *thin* one generation of every *thin* is kept.
+    Other *options* are DREAM's own; ``init="lhs"`` or "random" spreads the first chains between the limits.
+
+    *resume* is the result of an earlier `Uncertainty` of the same assembly, or its job. Its chains continue for *samples*
+    more points, and the draws of both runs count::
 
         err = Uncertainty(M1)
         more = Uncertainty(M1, resume=err, samples=50_000)
 
-    Without dy the size of the errors is taken as unknown too, so that intervals follow the scatter.
+    For data without dy the size of the errors is unknown too, and is integrated out, so that intervals follow the scatter.
 
-    Every *checkpoint* seconds (or a text such as "5m") it keeps its chains and draws, and goes on from there if it has
-    to run again. Evaluations are *pure*, as those of a `Fit`.
+    Every *checkpoint* seconds (or a text such as "5m") the job saves its chains and draws, and continues from there if
+    it has to run again. The other arguments are those of `Fit`. Raises `park.InvalidRequest` as `Fit` does.
+
+    Source: Vrugt et al., Int. J. Nonlinear Sci. Numer. Simul. 10 (2009) 273 (DREAM); Vehtari et al., Bayesian Analysis 16
+    (2021) 667 (R-hat and effective sample size).
+
+    >>> import numpy as np
+    >>> import park
+    >>> from park.fit import Assembly, Model, Uncertainty
+    >>> x = np.linspace(0, 4, 20)
+    >>> line = Model(lambda x, a: a * x, a=(0, 4))
+    >>> with park.local_service:
+    ...     result = Uncertainty(Assembly((line, (x, 2 * x, 0.1))), samples=2000, seed=1).wait()
+    >>> result.draws.shape[1], result.converged
+    (1, True)
     """
 
+    @takes_request_fields(NOT_IN_FITS, others=True, pure=True)
     def __init__(
         self,
         assembly: Any,
@@ -143,24 +157,15 @@ class Uncertainty(Fitting):
         seed: int | None = None,
         after: Any = None,
         service: Any = None,
-        tags: Sequence[str] = (),
-        priority: int | str = "free",
+        *,
         burn: int = 100,
         pop: float | None = None,
         resume: Any = None,
-        name: str = "",
-        when: datetime | float | None = None,
         monitor: Any = None,
-        cpus: int = 1,
-        memory: float | str = 0,
-        labels: Sequence[str] = (),
-        requires: Any = (),
-        checkpoint: float | str = INTERVAL,
-        max_time: float | str | None = None,
-        max_unit_time: float | str | None = None,
-        pure: bool = True,
+        checkpoint: float | str = CHECKPOINT_SECONDS,
         **options: Any,
     ) -> None:
+        fields, options = _split(options)
         assembly = as_assembly(assembly)
         options |= {"samples": samples, "burn": burn} | ({} if pop is None else {"pop": pop})
         options = _checked("dream", options, assembly)
@@ -169,37 +174,22 @@ class Uncertainty(Fitting):
             raise InvalidRequest("resume= goes on with the chains of an earlier run: leave start and pop out")
         seed = _seed(seed)
         every = duration(checkpoint, "checkpoint")
-        request = Request(
-            UncertaintyBody(with_values(assembly), options, _start(assembly, start), seed, every, earlier),
-            name=name or "uncertainty",
-            tags=texts(tags, "tag"),
-            priority=priority,
-            after=() if after is None else after,
-            when=when,
-            seed=seed,
-            cpus=cpus,
-            memory=memory,
-            labels=texts(labels, "label"),
-            requires=requires,
-            max_time=max_time,
-            max_unit_time=max_unit_time,
-            pure=pure,
-            kind="uncertainty",
-        )
+        body = UncertaintyBody(with_values(assembly), options, _start(assembly, start), seed, every, earlier)
+        request = _request(body, "uncertainty", "uncertainty", seed, {**fields, "after": after})
         _submit(self, request, service, monitor)
 
 
 def fit_request(
     assembly: Any,
-    method: str = DEFAULT,
+    method: str = DEFAULT_METHOD,
     start: Any = None,
     starts: int = 1,
     seed: int | None = None,
-    checkpoint: float | str = INTERVAL,
+    checkpoint: float | str = CHECKPOINT_SECONDS,
     options: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> Request:
-    """The request of a `Fit`, which is not submitted: *options* are the method's, *fields* those of `park.Request`."""
+    """The request of a `Fit`, not submitted. *options* belong to the method, *fields* to `park.Request`."""
     assembly = as_assembly(assembly)
     checked = _checked(method, dict(options or {}), assembly)
     if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
@@ -207,17 +197,30 @@ def fit_request(
     seed = _seed(seed)
     every = duration(checkpoint, "checkpoint")
     body = FitBody(with_values(assembly), method, checked, _start(assembly, start), starts, seed, every)
-    fields["name"] = fields.get("name") or f"fit {method}"
-    return Request(body, seed=seed, kind="fit", **{"pure": True} | fields)
+    return _request(body, "fit", f"fit {method}", seed, fields)
+
+
+def _request(body: Any, kind: str, name: str, seed: int, fields: Mapping[str, Any]) -> Request:
+    """The request of a fit: evaluations are pure, and the job has the *name*, unless the *fields* say otherwise."""
+    name = fields.get("name") or name
+    return make_request(body, None, {"pure": True, **fields, "name": name, "seed": seed, "kind": kind})
+
+
+def _split(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of the request among the *given* keywords, and the others, which are options of the method."""
+    fields = {
+        name: value for name, value in given.items() if name in REQUEST_FIELDS and name not in NOT_IN_FITS
+    }
+    return fields, {name: value for name, value in given.items() if name not in fields}
 
 
 def _checked(method: str, options: dict[str, Any], assembly: Assembly) -> dict[str, Any]:
-    with unchanged(*assembly.foreign):
+    with preserved_state(*assembly.foreign):
         return check_method(method, options, assembly.objective)
 
 
 def _seed(seed: Any) -> int:
-    """The given one, or a new one, so that the result can tell it: ``Fit(..., seed=result.seed)`` repeats it."""
+    """The given seed, or a random one. The result carries it: ``Fit(..., seed=result.seed)`` repeats the fit."""
     if seed is None:
         return secrets.randbits(32)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -226,14 +229,14 @@ def _seed(seed: Any) -> int:
 
 
 def _start(assembly: Assembly, start: Any) -> Any:
-    """A start that was looked at, unless it is a reference to what is not there yet."""
+    """The checked start, as a vector; a reference to a result that does not exist yet stays as it is."""
     if isinstance(start, Job):
         start = start.result
     return start if start is None or isinstance(start, Reference) else assembly.vector(start)
 
 
 def _earlier(assembly: Assembly, resume: Any) -> Any:
-    """An earlier sampling that was looked at, unless it is a reference to what is not there yet."""
+    """The checked earlier result; a reference to a result that does not exist yet stays as it is."""
     if isinstance(resume, Job):
         resume = resume.result
     if resume is not None and not isinstance(resume, Reference):

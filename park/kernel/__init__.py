@@ -1,0 +1,6 @@
+"""The kernel's supervisor: it lends the slots of a node to a broker, and looks after their processes.
+
+`loop` carries messages between the broker and the slot processes, `park.kernel.machine` decides, `supervisor` starts,
+watches and ends the processes, and `park.kernel.node` knows the node. ``park-kernel`` and the local service run the loop.
+User code runs in `park.slot`, never here.
+"""

@@ -1,120 +1,128 @@
-"""The supervisor's loop: carries messages between the broker and the slot processes, and does what the lifecycle says.
+"""The kernel's loop: it carries messages between the broker and the slot processes, and does what the machine decides.
 
 It runs no user code, so no body can hold up its heartbeats.
 """
 
 from __future__ import annotations
 
-import contextlib
+import math
 import os
 import platform
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from park.errors import ProtocolError
-from park.kernel import guard
-from park.kernel.actions import Action, Interrupt, Let, Start, ToBroker, ToSlot
-from park.kernel.child import Child
-from park.kernel.death import Death
-from park.kernel.lifecycle import Lifecycle
-from park.kernel.lines import Lines
-from park.kernel.memory import oom_kills
-from park.kernel.node import Node
-from park.kernel.runner import SlotProcess
-from park.kernel.shelf import Shelf
-from park.kernel.term import LEAVE, Term
-from park.model import PYTHON
-from park.util.outlet import tell
-from park.util.reactor import Reactor
+from park.kernel.exchange import CodeExchange
+from park.kernel.machine.actions import (
+    Action,
+    CloseProcess,
+    InterruptProcess,
+    ServeCode,
+    ShareCode,
+    StartProcess,
+    TakeCode,
+    ToBroker,
+    ToSlot,
+    Withdraw,
+)
+from park.kernel.machine.shutdown import ShutdownPolicy
+from park.kernel.machine.state_machine import KernelMachine
+from park.kernel.memory_watch import MemoryWatch
+from park.kernel.node.suspend import SleepWatch, clock_with_sleep
+from park.kernel.node.this_node import Node
+from park.kernel.spill import Spill
+from park.kernel.supervisor import Supervisor
+from park.model import Serves
+from park.net.reactor import Reactor
+from park.util.stdio import tell
 from park.wire import codec, messages
-from park.wire.contact import Contact, Line, Presence
 from park.wire.messages import Message
 from park.wire.pack import Buffer
-
-#: Seconds that all processes together may take when the kernel itself is stopped.
-PATIENCE = 0.5
-READ, WRITE = 1, 2
-#: Seconds between two looks at what the system has killed.
-KILLS = 2.0
-#: Seconds between two looks whether standard output and error take something again.
-HEARD = 0.05
-#: What is said of a process that went on without its channel.
-CUT = "its process closed its connection to the kernel: descriptors that a body did not open are not its own"
+from park.wire.presence import BrokerConnection, Contact, Presence
 
 
 class KernelLoop:
-    """One kernel on *node*. *place* tells the sys.path and the folder for its slot processes (None: as they start).
+    """One kernel on *node*. *place* tells the sys.path and the folder for its slot processes; None: they keep their own.
 
-    *term*: when it leaves by itself. Then, or when it was told to, it calls *on_left*: there is nothing that holds it.
+    *policy*: when the kernel leaves by itself. When nothing holds it any more, it calls *on_left*. *clock_with_sleep*
+    goes on while the machine is suspended, unlike the reactor's. *exchange* takes code from other kernels; None: it all
+    comes from the broker.
     """
 
     def __init__(
         self,
         reactor: Reactor,
-        line: Line,
+        line: BrokerConnection,
         slots: int,
         user: str,
         node: Node,
         place: Callable[[], messages.Setup] | None = None,
         on_refusal: Callable[[str], None] | None = None,
-        term: Term | None = None,
+        policy: ShutdownPolicy | None = None,
         on_left: Callable[[], None] | None = None,
+        clock_with_sleep: Callable[[], float] = clock_with_sleep,
+        exchange: CodeExchange | None = None,
     ) -> None:
-        self._reactor = reactor
         self._line = line
         self._user = user
         self._node = node
-        self._place = place
-        #: what each process was told last of the place
-        self._placed: dict[int, messages.Setup] = {}
-        self._incarnation = os.urandom(16)
-        self._processes: dict[int, SlotProcess] = {}
-        self._leaving: dict[int, float] = {}
-        self._exited: list[SlotProcess] = []
-        #: those that could not be made, and why
-        self._stillborn: list[tuple[int, str]] = []
-        #: what each process was given last
-        self._runs: dict[int, messages.Run] = {}
-        #: processes that are not read, because what they have published waits
-        self._unread: set[int] = set()
-        #: streams of processes that are not read, because what they have written waits, by descriptor
-        self._muted: dict[int, Lines] = {}
-        #: streams whose last line has not ended
-        self._unfinished: set[Lines] = set()
-        #: it was said that they wait for a broker that is away
-        self._told_waits = False
-        self._guard: Child | None = None
-        #: how many processes the system has killed for want of memory, when it did, as far as that was seen, and when
-        #: that was looked at
-        self._oom_kills, self._killed_at, self._looked_at = oom_kills(), -1e9, 0.0
-        self._starved = False
         self._on_refusal = on_refusal
-        self._term = term or Term(time.monotonic())
+        self._policy = policy or ShutdownPolicy(time.monotonic())
         self._on_left = on_left
-        #: why it shall leave
-        self._told = ""
-        #: when it last had work
-        self._worked = time.monotonic()
-        # the local service has one owner only
-        self.life = Lifecycle(slots, spare=place is None, shelve=Shelf().put)
+        self._exchange = exchange
+        self._incarnation = os.urandom(16)
+        #: the last chunk that each process was given
+        self._last_runs: dict[int, messages.Run] = {}
+        #: a warning said that bodies wait for a broker that is away
+        self._warned_of_waits = False
+        #: why the kernel was told to leave; "": it was not
+        self._drain_reason = ""
+        #: seconds after which the kernel may be killed, from when it is told to leave
+        self._killed_in = math.inf
+        #: that time has become shorter since the machine was told
+        self._is_hurried = False
+        self._worked_at = time.monotonic()
+        self._clock_with_sleep = clock_with_sleep
+        self._sleep = SleepWatch(self._worked_at, clock_with_sleep())
+        # the local service, which has a place, has one owner only
+        self.machine = KernelMachine(slots, spare=place is None, spill=Spill().put)
         self.presence = Presence()
-        self._do(self.life.begin())
+        self._supervisor = Supervisor(
+            reactor,
+            os.urandom(16).hex(),  # no mark is the incarnation, which bodies must not know
+            node.memory,
+            place,
+            is_full=self.machine.state.published.full,
+            line_prefix=self._line_prefix,
+            on_message=self._on_message,
+            on_exit=self._on_exit,
+            programs={"": node.interpreter.program}
+            | {name: each.program for name, each in node.environments.items()},
+            gpus=node.gpus,
+        )
+        self._memory = MemoryWatch(self._supervisor.pid)
+        self._do(self.machine.begin())
 
     def __repr__(self) -> str:
-        return f"<KernelLoop {self.life.slots} slots, {len(self._processes)} processes, {self.presence!r}>"
+        processes = len(self._supervisor)
+        return f"<KernelLoop {self.machine.state.slots} slots, {processes} processes, {self.presence!r}>"
 
     # -- the reactor's part --------------------------------------------------------------------
 
     def waiting(self) -> bool:
         return (
-            bool(self._exited or self._stillborn)
+            self._supervisor.waiting()
             or self._line.waiting()
-            or (bool(self._told) and self.life.leave is None)
+            or (bool(self._drain_reason) and not self._drains)
+            or self._is_hurried
         )
 
     def turn(self, now: float) -> None:
+        if slept := self._sleep.look(time.monotonic(), self._clock_with_sleep()):
+            # the broker may count it as lost, and takes back what still waits for it
+            tell(f"park-kernel: the machine was suspended for {slept:.0f} s; it says hello again")
+            self.presence.call_again()
         while (frames := self._line.receive()) is not None:
             try:
                 message, payload = codec.decode(frames)
@@ -122,118 +130,107 @@ class KernelLoop:
                 self._refused(str(error))
                 continue
             self.presence.hear(message, now)
-            self._do(self.life.broker(message, payload, now), message, frames)
+            self._do(self.machine.broker(message, payload, now), message, frames)
         if self._line.lively():
             self.presence.feel(now)
-        if self._unread or self._told_waits:
-            self._look_at_unread()
-        if self._unfinished or self._muted:
-            self._look_at_lines(now)
-        while self._exited:
-            self._gone(self._exited.pop())
-        while self._stillborn:
-            self._do(self.life.exited(*self._stillborn.pop(), ""))
-        self._do(self.life.tick(now))
-        if self._leaving:
-            self._look_at_leaving(now)
-        self._look_at_term(now)
-        if now >= self._looked_at + KILLS:
-            self._look_for_kills(now)
+        self._supervisor.turn(now)
+        if now >= self._memory.due:
+            for number, size in self._memory.look(self.machine.memory_limits(), now):
+                self._do(self.machine.exceeded(number, size))
+        self._warn_of_waits()
+        self._do(self.machine.tick(now))
+        self._leave_if_due(now)
         self._speak(now)
 
     def deadline(self) -> float | None:
-        times = [self.presence.deadline(), *self._leaving.values()]
-        if self._muted:
-            times.append(time.monotonic() + HEARD)
-        times += [lines.due for lines in self._unfinished if lines.due is not None]
-        if (due := self.life.deadline()) is not None:
+        times = [self.presence.deadline(), *self._supervisor.deadlines(), self._memory.due]
+        if (due := self.machine.deadline()) is not None:
             times.append(due)
-        if self.life.leave is None and (due := self._term.deadline(self._worked)) is not None:
+        if not self._drains and (due := self._policy.deadline(self._worked_at)) is not None:
             times.append(due)
         return min(times)
 
-    def _look_at_unread(self) -> None:
-        """Read again those of whom not so much waits any more."""
-        for number in [n for n in self._unread if not self.life.unheard.full(n)]:
-            self._unread.discard(number)
-            self._await(self._processes[number])
-        waits = bool(self._unread) and not self._live
-        if waits and not self._told_waits:
-            text = "a body says more than is kept while the broker is away: it waits until that is back"
-            tell(f"park-kernel: {text}", "warning")
-        self._told_waits = waits
+    def drain(self, reason: str, left: float = math.inf) -> None:
+        """Leave in good order; the kernel may be killed in *left* seconds.
 
-    def _look_at_leaving(self, now: float) -> None:
-        """End those that went on when they were to leave."""
-        for number, at in list(self._leaving.items()):
-            if now >= at:
-                del self._leaving[number]
-                process = self._processes[number]
-                process.fault = process.fault or CUT
-                process.kill()
+        May be called by a signal's handler; wake the reactor then.
+        """
+        self._drain_reason = self._drain_reason or reason
+        if left < self._killed_in:
+            self._killed_in, self._is_hurried = left, True
 
-    def drain(self, reason: str) -> None:
-        """Leave in good order. May be called by a signal's handler; wake the reactor then."""
-        self._told = self._told or reason
+    def process_above(self, pid: int) -> int | None:
+        """The slot process that is *pid*, or that has started it; None: there is none. Any thread may call it."""
+        return self._supervisor.process_above(pid)
 
-    def _look_at_term(self, now: float) -> None:
-        """Leave when its time is over, or it was told to."""
-        life = self.life
-        if life.attempts or life.ahead:
-            self._worked = now
-        if life.leave is None:
-            reason = self._told or self._term.due(now, self._worked)
+    def end_process(self, number: int, cause: str) -> None:
+        """End a slot process, for this *cause* in words."""
+        self._supervisor.fail(number, cause)
+
+    def serve(self, serves: Serves, why: str) -> None:
+        """Take new work of these owners only; *why* it is less than the kernel might take, in words for people."""
+        self._do(self.machine.serve(serves, why, self._node.owner, time.monotonic()))
+
+    def _leave_if_due(self, now: float) -> None:
+        """Leave when the kernel was told to, or its policy says so."""
+        machine, state = self.machine, self.machine.state
+        if state.attempts or state.queued:
+            self._worked_at = now
+        if not self._drains or self._is_hurried:
+            reason = self._drain_reason or self._policy.due(now, self._worked_at, self.presence.away(now))
             if reason:
-                self._do(life.drain(reason, self._term.grace, now))
-        if life.leave is not None and life.left(now) and self._on_left is not None:
+                left = min(self._killed_in, self._policy.left(now))
+                self._is_hurried = False
+                self._do(machine.drain(reason, self._policy.grace, now, left))
+        if state.shutdown is not None and machine.left(now) and self._on_left is not None:
             self._on_left()
 
     def close(self) -> None:
         """Say goodbye, let the processes go, and kill those that stay."""
-        self.life.abandon()
+        self.machine.abandon()
         self._line.send(codec.encode(messages.Goodbye("the kernel was stopped")))
-        for process in self._processes.values():
-            process.interrupt()
-            process.channel.finish()
-        patience = time.monotonic() + PATIENCE
-        for process in self._processes.values():
-            self._ignore(process)
-            process.end(patience - time.monotonic())
-        for process in self._processes.values():
-            process.wait(2.0)
-            process.close()
-        self._processes.clear()
-        if self._guard is not None:
-            self._guard.kill()
-            self._guard.wait()
-            guard.end(self._incarnation.hex(), PATIENCE)
+        self._supervisor.stop()
+        if self._exchange is not None:
+            self._exchange.close()
         self._line.close()
 
-    # -- towards the broker --------------------------------------------------------------------
+    # -- the broker ----------------------------------------------------------------------------
 
     def _speak(self, now: float) -> None:
         due = self.presence.due(now)
         if due == "hello":
             self._line.clear()
-            hello = messages.KernelHello(
-                incarnation=self._incarnation,
-                user=self._user,
-                host=platform.node(),
-                pid=os.getpid(),
-                slots=self.life.slots,
-                python=PYTHON,
-                attempts=self.life.holds,
-                epoch=self.presence.epoch,
-                memory=self._node.memory,
-                labels=list(self._node.labels),
-                packages=self._node.packages,
-                owner=self._node.owner,
-                only=self._node.only,
-                draining=self.life.leave is not None,
-            )
-            self._send(hello, codec.pack(self.life.held()))
+            self._send(self._hello(), codec.pack(self.machine.describe_attempts()))
         elif due == "heartbeat":
-            self._send(messages.Heartbeat(self.presence.epoch, self.life.unanswered))
+            self._send(messages.Heartbeat(self.presence.epoch, self.machine.state.unanswered))
+
+    def _hello(self) -> messages.KernelHello:
+        state, node = self.machine.state, self._node
+        return messages.KernelHello(
+            incarnation=self._incarnation,
+            user=self._user,
+            host=platform.node(),
+            pid=os.getpid(),
+            slots=state.slots,
+            python=node.interpreter.python,
+            attempts=state.holds,
+            epoch=self.presence.epoch,
+            memory=node.memory,
+            labels=list(node.labels),
+            packages=node.packages,
+            owner=node.owner,
+            only=node.only,
+            draining=state.shutdown is not None,
+            batch=node.batch,
+            node=node.name,
+            serves=state.serves,
+            pause=state.pause,
+            job=node.job,
+            gpus=len(node.gpus.names),
+            environments={name: each.python for name, each in node.environments.items()},
+            machine="" if self._exchange is None else self._exchange.machine,
+            peers="" if self._exchange is None else self._exchange.host,
+        )
 
     def _send(self, message: Message, payload: Buffer = b"", frames: list[Any] | None = None) -> None:
         self._line.send(codec.encode(message, payload) if frames is None else frames, message)
@@ -245,191 +242,85 @@ class KernelLoop:
             tell(f"park-kernel: a frame of the broker was dropped: {text}", "warning")
 
     @property
+    def _drains(self) -> bool:
+        """Whether the machine knows that the kernel leaves."""
+        return self.machine.state.shutdown is not None or self.machine.state.notice is not None
+
+    @property
     def _live(self) -> bool:
         return self.presence.state is Contact.LIVE
 
-    # -- towards the slot processes ------------------------------------------------------------
+    # -- the slot processes --------------------------------------------------------------------
 
     def _do(
-        self, actions: list[Action], given: Message | None = None, frames: list[Any] | None = None
+        self, actions: list[Action], received: Message | None = None, frames: list[Any] | None = None
     ) -> None:
-        """Carry out *actions*. What is *given* came in *frames*, and goes on as it came if it is passed on."""
+        """Carry out *actions*. A message that was *received* in *frames* is passed on in the same frames."""
         for action in actions:
             if isinstance(action, ToBroker):
-                self._send(action.message, action.payload, frames if action.message is given else None)
-            elif isinstance(action, Start):
-                self._start(action.process, action.cpus)
-            elif action.process not in self._processes:  # it could not be started
-                continue
+                self._send(action.message, action.payload, frames if action.message is received else None)
             elif isinstance(action, ToSlot):
-                same = frames if action.message is given else None
-                self._to_slot(self._processes[action.process], action.message, action.payload, same)
-            elif isinstance(action, Interrupt):
-                self._processes[action.process].interrupt()
-            elif isinstance(action, Let):
-                self._let(self._processes[action.process])
+                if isinstance(action.message, messages.Run):
+                    self._last_runs[action.process] = action.message
+                    if action.message.memory:
+                        self._memory.begin(action.process, action.message.job, time.monotonic())
+                same = frames if action.message is received else None
+                self._supervisor.send(action.process, action.message, action.payload, same)
+            elif isinstance(action, StartProcess):
+                self._supervisor.start(action.process, action.cpus, action.devices, action.environment)
+            elif isinstance(action, InterruptProcess):
+                self._supervisor.interrupt(action.process)
+            elif isinstance(action, Withdraw):
+                count = self._supervisor.withdraw(action.process)
+                self._do(self.machine.withdrawn(action.process, action.attempt, count))
+            elif isinstance(action, CloseProcess):
+                self._supervisor.close(action.process)
+            elif isinstance(action, ShareCode):
+                self._share(action)
+            elif isinstance(action, TakeCode):
+                self._take(action)
+            elif isinstance(action, ServeCode):
+                if self._exchange is not None:
+                    self._exchange.serve(action.serve)
             else:
-                self._processes[action.process].kill()
+                self._supervisor.kill(action.process)
 
-    def _to_slot(
-        self, process: SlotProcess, message: Message, payload: Buffer, frames: list[Any] | None
-    ) -> None:
-        if self._place is None and isinstance(message, messages.Run):
-            self._runs[process.number] = message
-        elif self._place is not None and isinstance(message, messages.Run):
-            place = self._place()
-            if place is not self._placed.get(process.number):
-                self._placed[process.number] = place
-                process.channel.send(codec.encode(place))
-        if not process.channel.send(codec.encode(message, payload) if frames is None else frames):
-            self._await(process)
+    def _share(self, action: ShareCode) -> None:
+        def done(data: Buffer, where: messages.Shared | None) -> None:
+            self._do(self.machine.shared(action.code, data, where))
 
-    def _await(self, process: SlotProcess) -> None:
-        """Listen, and for room to write too while something waits to go out; not to one that has said too much."""
-        events = WRITE if process.channel.pending else 0
-        if not self.life.unheard.full(process.number):
-            events |= READ
+        if self._exchange is not None:
+            self._exchange.share(action.code, action.data, action.abroad, done)
+
+    def _take(self, action: TakeCode) -> None:
+        def done(data: Buffer | None) -> None:
+            self._do(self.machine.taken(action.offer.hash, data, time.monotonic()))
+
+        if self._exchange is None:
+            done(None)
         else:
-            self._unread.add(process.number)
-        if not events:
-            self._reactor.ignore(process.channel)
-            return
-        self._reactor.listen(process.channel, partial(self._ready, process), events)
+            self._exchange.take(action.offer, done)
 
-    def _start(self, number: int, cpus: int) -> None:
-        alike = self._place is not None  # it is of a script, whose lines are its own
-        whose = str if alike else partial(self._whose, number)
-        try:
-            process = SlotProcess(number, cpus, self._incarnation.hex(), alike, whose)
-        except OSError as error:
-            self._stillborn.append((number, f"no process could be started: {error}"))
-            return
-        self._processes[number] = process
-        self._await(process)
-        self._reactor.in_thread(lambda: self._spawn(process))
+    def _on_message(self, number: int, message: Message, payload: Buffer, frames: list[Any] | None) -> None:
+        self._do(self.machine.slot(number, message, payload, self._live), message, frames)
 
-    def _whose(self, number: int) -> str:
+    def _on_exit(self, number: int, cause: str, last_lines: str, stopped: bool) -> None:
+        self._last_runs.pop(number, None)
+        self._memory.end(number)
+        # a batch system ends this kernel and its processes together
+        foreign = stopped and (bool(self._drain_reason) or self._drains)
+        self._do(self.machine.exited(number, cause, last_lines, foreign))
+
+    def _line_prefix(self, number: int) -> str:
         """The beginning of a line of a process: the job that it runs, or has run last."""
-        process = self.life.processes.get(number)
-        run = process.stack[-1].run if process is not None and process.stack else self._runs.get(number)
+        process = self.machine.state.processes.get(number)
+        run = process.stack[-1].run if process is not None and process.stack else self._last_runs.get(number)
         return "" if run is None else f"job {run.job} ({run.owner}): "
 
-    def _spawn(self, process: SlotProcess) -> None:
-        if process.number not in self._processes:
-            return
-        try:
-            if self._guard is None:
-                self._guard = guard.start(self._incarnation.hex())
-            process.start()
-        except OSError as error:
-            process.channel.close()
-            self._finish(process, f"no process could be started: {error}")
-            return
-        for descriptor, lines in process.streams:
-            self._hear(descriptor, lines)
-        if process.pidfd is not None:
-            self._reactor.listen(process.pidfd, lambda ready: self._see_exit(process))
-
-    def _ready(self, process: SlotProcess, ready: int) -> None:
-        if ready & WRITE:
-            process.channel.flush()
-            self._await(process)
-        if ready & READ:
-            self._read(process)
-
-    def _read(self, process: SlotProcess) -> None:
-        try:
-            for frames in process.channel.receive():
-                message, payload = codec.decode(frames)
-                if type(message) is messages.Publish:  # what was printed shows before what follows from it
-                    for descriptor, lines in process.streams:
-                        self._read_lines(descriptor, lines)
-                self._do(self.life.slot(process.number, message, payload, self._live), message, frames)
-            if self.life.unheard.full(process.number):
-                self._await(process)
-        except EOFError:
-            self._reactor.ignore(process.channel)
-            if process.pidfd is None:
-                self._see_exit(process)
-            else:  # its end is on its way, unless the body closed our socket
-                self._leaving.setdefault(process.number, time.monotonic() + 1.0)
-        except ProtocolError as error:  # the body wrote into our socket
-            process.fault = f"a body wrote into its connection to the kernel: {error}"
-            self._reactor.ignore(process.channel)
-            process.kill()
-
-    def _hear(self, descriptor: int, lines: Lines) -> None:
-        self._reactor.listen(descriptor, lambda ready: self._read_lines(descriptor, lines))
-
-    def _read_lines(self, descriptor: int, lines: Lines) -> None:
-        """Pass on what a process writes; it waits while nothing more can be."""
-        if lines.outlet.full:
-            self._reactor.ignore(descriptor)
-            self._muted[descriptor] = lines
-        elif not lines.read(descriptor, time.monotonic()):
-            self._reactor.ignore(descriptor)
-        if lines.due is not None:
-            self._unfinished.add(lines)
-
-    def _look_at_lines(self, now: float) -> None:
-        for lines in [lines for lines in self._unfinished if lines.due is None or now >= lines.due]:
-            self._unfinished.discard(lines)
-            lines.settle()
-        for descriptor, lines in list(self._muted.items()):
-            if not lines.outlet.full:
-                del self._muted[descriptor]
-                self._hear(descriptor, lines)
-
-    def _let(self, process: SlotProcess) -> None:
-        process.channel.finish()
-        self._leaving[process.number] = time.monotonic() + LEAVE
-
-    def _see_exit(self, process: SlotProcess) -> None:
-        if process.number in self._processes and process not in self._exited:
-            self._exited.append(process)
-
-    def _gone(self, process: SlotProcess) -> None:
-        """The process has ended, or its channel has: read what is left, then say so."""
-        process.end(0.25)
-        process.wait(5.0)
-        with contextlib.suppress(EOFError, ProtocolError, OSError):
-            while True:
-                for frames in process.channel.receive():
-                    message, payload = codec.decode(frames)
-                    self._do(self.life.slot(process.number, message, payload, self._live))
-        for descriptor, lines in process.streams:
-            if not lines.outlet.full:
-                lines.read(descriptor, 0.0)
-            lines.settle()
-        self._finish(process, process.fault or str(self._death(process)))
-
-    def _death(self, process: SlotProcess) -> Death:
-        self._look_for_kills(time.monotonic())
-        return Death(process.exit_code(), process.peak, process.floor, self._node.memory, self._starved)
-
-    def _look_for_kills(self, now: float) -> None:
-        """Whether the system has killed for want of memory within the last seconds: nobody says whom."""
-        kills = oom_kills()
-        if kills > self._oom_kills:
-            self._oom_kills, self._killed_at = kills, now
-        self._looked_at = now
-        self._starved = now < self._killed_at + KILLS
-
-    def _finish(self, process: SlotProcess, cause: str) -> None:
-        del self._processes[process.number]
-        self._leaving.pop(process.number, None)
-        self._unread.discard(process.number)
-        self._placed.pop(process.number, None)
-        self._runs.pop(process.number, None)
-        self._ignore(process)
-        self._do(self.life.exited(process.number, cause, process.last_lines()))
-        process.close()
-
-    def _ignore(self, process: SlotProcess) -> None:
-        for descriptor, lines in process.streams:
-            self._reactor.ignore(descriptor)
-            self._muted.pop(descriptor, None)
-            self._unfinished.discard(lines)
-        for other in (process.channel, process.pidfd):
-            if other is not None:
-                self._reactor.ignore(other)
+    def _warn_of_waits(self) -> None:
+        """Say once that bodies wait because too much that they have published waits for the broker."""
+        waits = self._supervisor.any_unread and not self._live
+        if waits and not self._warned_of_waits:
+            text = "a body says more than is kept while the broker is away: it waits until that is back"
+            tell(f"park-kernel: {text}", "warning")
+        self._warned_of_waits = waits

@@ -1,9 +1,11 @@
-"""Tables for notebooks. What is in them is text, never markup."""
+"""Tables for notebooks. Their contents are text, never markup."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+
+from park.text import visible
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -18,9 +20,10 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def paragraph(text: str, grave: bool = False) -> str:
     """*text* above a table; in bold where it is *grave*."""
-    inside = f"<b>{escape(text)}</b>" if grave else escape(text)
+    shown = escape(visible(text))
+    inside = f"<b>{shown}</b>" if grave else shown
     return f"<p>{inside}</p>"
 
 
 def _row(kind: str, cells: Iterable[object]) -> str:
-    return f"<tr>{''.join(f'<{kind}>{escape(str(cell))}</{kind}>' for cell in cells)}</tr>"
+    return f"<tr>{''.join(f'<{kind}>{escape(visible(str(cell)))}</{kind}>' for cell in cells)}</tr>"

@@ -1,12 +1,12 @@
-"""The hub of jobs' messages: who watches which job, and what a late watcher must know first.
+"""The hub of jobs' messages: the watchers of each job, and the messages that a late watcher gets first.
 
-A job's stream is what its body publishes: progress, improvements, lines of a log, messages of its own kinds.
+A job's stream is the messages that its body publishes: progress, improvements, log lines, messages of its own kinds.
 The hub passes them on and forgets them. But some stay true until the next of their kind, such as the latest
 progress; it keeps those, one a kind, as the stream's header. (The disk has the header, and the last lines of
-the log: `park.core.snapshots`, `park.core.journal`.) Who joins gets the header first and then every later
-message in order, with nothing lost or doubled between, because `subscribe` does both at once.
+the log: `park.broker.storage.latest`, `park.broker.storage.journal`.) A watcher that joins gets the header first and then
+every later message in order, with nothing lost or doubled between, because `subscribe` does both at once.
 
-The hub is pure: it says what to send to whom, and somebody else sends it.
+The hub is pure: it returns the messages with their peers, and the caller sends them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from park.wire.codec import Buffer
 from park.wire.messages import Stream
 
 #: Kinds that are always part of the header.
-LATEST = frozenset({"progress", "improvement"})
+LATEST_KINDS = frozenset({"progress", "improvement"})
 #: Kinds in one header; with more, the one that was published longest ago goes.
-MAX_HEADER = 64
+MAX_HEADER_MESSAGES = 64
 
 
 class message_stream:
@@ -39,29 +39,29 @@ class message_stream:
     def publish(
         self, job: int, kind: str, payload: Buffer, header: bool = False, at: int = 0
     ) -> list[tuple[Any, Stream, Buffer]]:
-        """What to send, as (peer, message, payload), now that *job* has published this, *at* that place.
+        """The sends (peer, message, payload) of a message that *job* has published, *at* this place.
 
-        With *header*, or when its kind is one of `LATEST`, it is also what later watchers get first.
+        With *header*, or for a kind of `LATEST_KINDS`, later watchers get it first.
         """
-        if header or kind in LATEST:
+        if header or kind in LATEST_KINDS:
             self.set_header(job, kind, payload)
         message = Stream(job=job, kind=kind, at=at)
         return [(peer, message, payload) for peer in self._watchers.get(job, ())]
 
     def watched(self, job: int) -> bool:
-        """Whether somebody watches *job*."""
+        """Whether *job* has a watcher."""
         return job in self._watchers
 
     def set_header(self, job: int, kind: str, payload: Buffer) -> None:
-        """What later watchers of *job* get first for *kind*; those of now get nothing."""
+        """Set the message of *kind* that later watchers of *job* get first; present watchers get nothing."""
         kinds = self._headers.setdefault(job, {})
         kinds.pop(kind, None)
         kinds[kind] = bytes(payload)
-        if len(kinds) > MAX_HEADER:
+        if len(kinds) > MAX_HEADER_MESSAGES:
             del kinds[next(iter(kinds))]
 
     def subscribe(self, job: int, peer: Hashable) -> list[tuple[Stream, bytes]]:
-        """*peer* watches *job* from here on; the header, to send to it before anything else."""
+        """Let *peer* watch *job* from now on. Returns the header, to send to the peer before all else."""
         self._watchers.setdefault(job, {})[peer] = None
         kinds = self._headers.get(job, {})
         return [(Stream(job=job, kind=kind, header=True), payload) for kind, payload in kinds.items()]

@@ -1,19 +1,22 @@
-"""How far something is, in words, and how long it goes on."""
+"""The progress of a job in words, and the time that is left."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from park.model import Progress
 
-#: The last so many seconds count, and of them one moment each STEP, so that a pace that changes is followed.
-SPAN, STEP = 60.0, 1.0
+#: Numbers from this size on are shown with three digits and an exponent.
+MAX_WRITTEN_OUT = 1e15
+#: The pace is that of the last SPAN_SECONDS, with one moment in each STEP_SECONDS, so that it follows changes.
+SPAN_SECONDS, STEP_SECONDS = 60.0, 1.0
 
 
 class Pace:
-    """From how far it was when, to when it will be over.
+    """An estimate of the time that is left, from the progress at several moments.
 
-    Only what changes before somebody's eyes counts: before that it may have waited, or have done what is not counted.
+    Only changes that this object has seen count: before them the job may have waited, or done work without progress.
     """
 
     def __init__(self) -> None:
@@ -32,10 +35,10 @@ class Pace:
         done, before, seen = progress.done, self._done, self._seen
         if progress.units != self._units or before is None or done < before:  # counted from here on
             seen.clear()
-        elif done > before and (not seen or now >= seen[-1][0] + STEP):
+        elif done > before and (not seen or now >= seen[-1][0] + STEP_SECONDS):
             seen.append((now, done))
         self._units, self._done = progress.units, done
-        while len(seen) > 2 and seen[1][0] <= now - SPAN:
+        while len(seen) > 2 and seen[1][0] <= now - SPAN_SECONDS:
             seen.popleft()
         if not seen or not progress.total or done <= seen[0][1]:
             return None
@@ -43,7 +46,7 @@ class Pace:
 
 
 def counted(progress: Progress) -> str:
-    """How far it is, for people; empty where nothing has been counted. That units are units goes without saying.
+    """The progress, for people; empty where nothing has been counted. That units are units goes without saying.
 
     >>> [counted(Progress(*each)) for each in [(1200.0, 10000, "samples"), (3, 7, "units"), (3, 0), (0, 0)]]
     ['1,200/10,000 samples', '3/7', '3 done', '']
@@ -62,11 +65,40 @@ def span(seconds: float | None) -> str:
     """
     if seconds is None:
         return "?"
-    minutes, rest = divmod(round(min(seconds, 1e9)), 60)
+    minutes, rest = divmod(round(min(max(seconds, 0.0), 1e9)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
+def ratio(part: float, whole: float) -> float:
+    """*part* of *whole*, 0 where that is no number.
+
+    >>> ratio(3, 4), ratio(1.0, 0.0), ratio(1e308, 1e-300), ratio(10**400, 10**399)
+    (0.75, 0.0, 0.0, 10.0)
+    """
+    try:
+        found = part / whole if whole else 0.0
+    except OverflowError:
+        return 0.0
+    return found if math.isfinite(found) else 0.0
+
+
+def bounded(number: float, digits: int = 0) -> str:
+    """*number* with *digits* decimals and with commas; short also for a huge number, "?" for one that is not finite.
+
+    >>> bounded(1234.5, 1), bounded(-1e300, 2), bounded(10**400), bounded(float("nan"))
+    ('1,234.5', '-1e+300', '?', '?')
+    """
+    try:
+        value = float(number)
+    except OverflowError:
+        return "?"
+    if not math.isfinite(value):
+        return "?"
+    return f"{number:,.{digits}f}" if abs(value) < MAX_WRITTEN_OUT else f"{value:.3g}"
+
+
 def _number(number: float) -> str:
     """An integer where it is one: it reads better."""
-    return f"{int(number):,}" if number == int(number) else f"{number:,g}"
+    whole = isinstance(number, int) or (math.isfinite(number) and number == int(number))
+    return bounded(number) if whole or abs(number) >= MAX_WRITTEN_OUT or number != number else f"{number:,g}"

@@ -1,12 +1,13 @@
-"""Maps that are under way, as those see them who wait for their results: a client, or a driver's kernel.
+"""Maps under way, as the peer keeps them that waits for their results: a client, or the kernel of a driver.
 
-What is said of a map may be lost, and so may its answers: with a connection, or with the life of a broker. So a `Call`
-keeps the units that have not been answered, and knows which have. `Call.again` is the map as it must be said when contact
-is made anew, under the same key; `Call.news` passes each answer on once, however often it comes. All units before the
-first one that is kept are answered, so an endless map of a lazy iterable needs no more room than what is under way.
+Messages about a map may be lost, and so may its results: with a connection, or with a life of the broker. So a `Call`
+keeps the units that are unanswered, and knows which are answered. `Call.again` gives the messages that repeat the map,
+under the same key, when contact is made anew. `Call.news` passes each result on once, however often it arrives. All units
+before the first kept one are answered, so the endless map of a lazy iterable takes no more memory than the units under
+way.
 
-A `Session` is how a client keeps its maps together. A broker that does not know the client (any more) knows nothing
-of its sessions either: they are opened anew, under another number, and then their maps are said again.
+A `ClientSession` holds the maps of one session of a client. A broker that does not know the client knows none of its
+sessions: the client opens each of them anew, under another number, and then repeats its maps.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from msgspec.structs import replace
 
 from park.errors import ParkError
 from park.wire.codec import Buffer
-from park.wire.messages import Map, Message, Submit, Units
+from park.wire.messages import Map, MapFailed, Message, Submit, Units
 from park.wire.pack import Pack
 
-#: A map that is said again names so many ranges of answered units, times two, at most.
-MOST_RANGES = 2000
+#: Numbers in the list of answered ranges that a repeated map sends, at most: two for each range.
+MAX_ANSWERED_RANGES = 2000
 
 
 class Call:
-    """One map. *message* is how it was said first, *data* the pack of its first units."""
+    """One map: *message* is its first form, and *data* the pack of its first units."""
 
     __slots__ = ("_base", "_seen", "_segments", "closed", "epoch", "map", "total")
 
@@ -34,13 +35,13 @@ class Call:
         self.map = message
         #: no more units will come
         self.closed = message.closed
-        #: the broker's life in which it was said first; 0: it has not been said
+        #: the life of the broker in which the map was sent first; 0: it has not been sent
         self.epoch = message.epoch
-        #: units that are kept, by the first of each pack, in their order
+        #: kept packs in order: first unit -> (count, pack)
         self._segments: dict[int, tuple[int, Buffer]] = {}
-        #: the first unit that is kept, and the one behind the last of all
-        self._base = self.total = 0
-        #: a byte for each unit from the first kept one on: whether its result was passed on
+        #: the first kept unit, and the unit behind the last one so far
+        self._base = self.total = message.start
+        #: a byte for each unit from `_base` on: 1 where its result has been passed on
         self._seen = bytearray()
         self._keep(message.count, data)
 
@@ -51,7 +52,7 @@ class Call:
         )
 
     def add(self, units: Units, data: Buffer) -> None:
-        """More units, which follow the last ones."""
+        """Add *units*, which follow the last ones; *data* is their pack."""
         assert units.start == self.total
         self.closed = units.closed
         self._keep(units.count, data)
@@ -64,16 +65,16 @@ class Call:
 
     @property
     def begun(self) -> bool:
-        """Whether any result was passed on."""
+        """Whether any result has been passed on."""
         return self._base > 0 or 1 in self._seen
 
     @property
     def complete(self) -> bool:
-        """Whether all results were."""
+        """Whether all results have been passed on."""
         return self.closed and not self._segments
 
     def news(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """The units from *start* to *stop* that were not seen before, in ranges; now they are."""
+        """The ranges of units from *start* to *stop* without a result so far. From now on these units count as answered."""
         found: list[tuple[int, int]] = []
         seen, base = self._seen, self._base
         at, end = max(start - base, 0), min(stop - base, len(seen))
@@ -86,7 +87,7 @@ class Call:
         return found
 
     def fresh(self, start: int, data: Buffer, count: int) -> list[tuple[int, int, Buffer]]:
-        """Of results that came, those that were not seen before: first unit, count, pack."""
+        """The new ones among *count* results from unit *start* on: (first unit, count, pack) for each range of them."""
         news = self.news(start, start + count)
         if news == [(start, start + count)]:
             return [(start, count, data)]
@@ -94,7 +95,7 @@ class Call:
         return [(lo, hi - lo, pack.slice(lo - start, hi - start)) for lo, hi in news if pack is not None]
 
     def _let_go(self) -> None:
-        """The units before the first that is not answered need not be kept, where a whole pack of them can go."""
+        """Drop the leading packs whose units are all answered."""
         while self._segments:
             first = next(iter(self._segments))
             count = self._segments[first][0]
@@ -104,11 +105,11 @@ class Call:
             self._base = first + count
 
     def answered(self) -> list[int]:
-        """The units that were seen of those that are kept: [first, behind the last, ...]; of too many ranges the first."""
+        """The ranges of kept units that are answered: [first, stop, first, stop ...]; of too many ranges the first ones."""
         found: list[int] = []
         seen = self._seen
         at = seen.find(1)
-        while at >= 0 and len(found) < MOST_RANGES:
+        while at >= 0 and len(found) < MAX_ANSWERED_RANGES:
             stop = seen.find(0, at)
             stop = stop if stop >= 0 else len(seen)
             found += [self._base + at, self._base + stop]
@@ -116,7 +117,9 @@ class Call:
         return found
 
     def again(self, job: int, epoch: int) -> Iterator[tuple[Message, Buffer]]:
-        """What is to be said of it as a map of *job* in the broker's life *epoch*, the first time and each later one."""
+        """The messages that tell the broker of life *epoch* about this map of *job*: the first time, and each time contact
+        is made anew.
+        """
         self.epoch = self.epoch or epoch
         packs = [(start, count, data) for start, (count, data) in self._segments.items()]
         start, count, data = packs[0] if packs else (self.total, 0, b"")
@@ -137,26 +140,30 @@ class Call:
             yield Units(start, count, closed, map=self.map.map), data
 
 
-class Session(Struct, eq=False):
-    """One session of a client. *submit* opens it, with another id and key each time."""
+class ClientSession(Struct, eq=False):
+    """One session of a client. *submit* is the message that opens it, with another id and key each time."""
 
     submit: Submit
-    #: its number at the broker; 0: it is being opened
+    #: the session's number at the broker; 0: it is being opened
     number: int = 0
-    #: why it has ended
+    #: the reason why the session has ended; None: it has not
     error: ParkError | None = None
-    #: its maps that have not ended, by key
+    #: the maps that have not ended, by key
     calls: dict[bytes, Call] = field(default_factory=dict)
 
+    def concerns(self, failure: MapFailed) -> bool:
+        """Whether *failure* is of the session as it is open now, and not of one that was opened anew since."""
+        return failure.job in (0, self.number)
+
     def again(self, epoch: int) -> Iterator[tuple[Call, Message, Buffer]]:
-        """What is to be said of all its maps when it is open, or when contact is made anew."""
+        """The messages that repeat all maps of the open session, when it has been opened or contact is made anew."""
         for call in list(self.calls.values()):
             for message, data in call.again(self.number, epoch):
                 yield call, message, data
 
 
-def lost(sessions: Iterable[Session]) -> list[Session]:
-    """The broker does not know the client: which of its open *sessions* are to be opened anew. Now none is open."""
+def lost_sessions(sessions: Iterable[ClientSession]) -> list[ClientSession]:
+    """Close all open *sessions*, because the broker does not know the client. Returns the sessions to open anew."""
     found = [session for session in sessions if session.number]
     for session in found:
         session.number = 0

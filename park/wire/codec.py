@@ -1,20 +1,20 @@
 """Messages to frames and back.
 
-A message is a head, which is a msgpack list ``[VERSION, [name, value of each field in turn], payload]`` of at
-most 64 KiB, and a payload that only the two ends open. A payload of up to `INLINE` bytes is the last item of
-the head, and then the message is one frame: each frame more costs every hop of a short message some 5 us.
-A longer one is not copied: the item is nil, and the payload a second frame.
+A message is a head, which is a msgpack list ``[VERSION, [name, value of each field in turn], payload]`` of at most 64
+KiB, and a payload that only the two ends open. A payload of up to `MAX_INLINE_BYTES` bytes is the last item of the head,
+and the message is one frame: each further frame costs some 5 us at every hop. A longer payload is not copied: the item is
+nil, and the payload is a second frame.
 
-`decode` believes nothing: whatever the bytes, it returns a message whose fields have the types that
-`park.wire.messages` gives them, or raises `ProtocolError` and nothing else. The limits: whole numbers lie in
-0 to 2**63 - 1 (those declared `int` anywhere in 64 bits); declared floats are finite; keys of maps are texts and
-come once; lists and maps hold at most 4,096 items, maps of anything nest at most 8 deep; there are no
-extension types. Every field is there, and no others.
+`decode` trusts no peer. From any bytes it returns a message whose fields have the types that `park.wire.messages`
+gives them, or raises `ProtocolError` and nothing else. The limits: integers lie in 0 to 2**63 - 1 (those declared `int`
+anywhere in 64 bits); declared floats are finite; keys of maps are texts, and each occurs once; lists and maps hold at
+most 4,096 items; maps of any values nest at most 8 deep; extension types are refused. Each message has all of its fields,
+and no others.
 
-Two libraries read one format here. msgspec makes messages of heads, and tests the types on the way, in a tenth of the
-time that Python needs. But it overlooks a key that comes twice, and lets extensions pass where anything may
-stand; and it stops at the first fault, without the words for it. msgpack, which can be told how to make a map, is strict
-with payloads, with what lies in the store, and with heads that have maps or faults.
+Two libraries read the one format here. msgspec builds messages from heads and checks the types on the way, in a tenth of
+the time that Python code needs. But it accepts a key that occurs twice, and extension types in fields of any type; and it
+stops at the first fault, with a message that names no field. msgpack calls back for each map, so it reads strictly:
+payloads, values of the store, and heads that contain maps or faults.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from park.wire.messages import MAX_INT, MAX_ITEMS, MESSAGES, VERSION, Message, N
 Buffer = bytes | memoryview
 M = typing.TypeVar("M", bound=Message)
 
-MAX_HEAD = 64 * 1024
-#: Bytes of a payload that travels in the head.
-INLINE = 4096
+MAX_HEAD_BYTES = 64 * 1024
+#: Bytes of the longest payload that travels in the head.
+MAX_INLINE_BYTES = 4096
 MAX_DEPTH = 8
-#: How deep a packed payload may nest.
+#: Levels to which a packed payload may nest.
 MAX_PAYLOAD_DEPTH = 16
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -49,12 +49,12 @@ _decode = msgspec.msgpack.Decoder(_HEAD).decode
 def encode(message: Message, payload: Buffer = b"") -> list[Any]:
     """The one or two frames of *message*. Raises InvalidRequest for values that cannot travel.
 
-    What is no Unicode in a text (odd bytes of a file name, say) becomes a question mark.
+    Characters of a text that are not Unicode (odd bytes of a file name, for example) become question marks.
     """
     kind = type(message)
     if len(payload) and not kind.carries:
         raise InvalidRequest(f"{kind.__name__} carries no payload")
-    inline = payload if len(payload) <= INLINE else None
+    inline = payload if len(payload) <= MAX_INLINE_BYTES else None
     try:
         head = _encode((VERSION, message, inline))
     except (
@@ -63,18 +63,20 @@ def encode(message: Message, payload: Buffer = b"") -> list[Any]:
         head = _pack(
             [VERSION, [kind.__name__, *msgspec.structs.astuple(message)], inline], kind.__name__, "replace"
         )
-    if len(head) > MAX_HEAD:
-        raise InvalidRequest(f"the head of {kind.__name__} has {len(head):,} bytes, more than {MAX_HEAD:,}")
+    if len(head) > MAX_HEAD_BYTES:
+        raise InvalidRequest(
+            f"the head of {kind.__name__} has {len(head):,} bytes, more than {MAX_HEAD_BYTES:,}"
+        )
     return [head] if inline is not None else [head, payload]
 
 
 def decode(frames: Sequence[Any]) -> tuple[Message, Any]:
-    """The message and its payload; a second frame as it came. Raises ProtocolError."""
+    """The message and its payload. A payload that came as a second frame is returned as it came. Raises ProtocolError."""
     if not 1 <= len(frames) <= 2:
         raise ProtocolError(f"a message has 1 or 2 frames, not {len(frames)}")
     head = frames[0]
-    if len(head) > MAX_HEAD:
-        raise ProtocolError(f"a head of {len(head):,} bytes is over the limit of {MAX_HEAD:,}")
+    if len(head) > MAX_HEAD_BYTES:
+        raise ProtocolError(f"a head of {len(head):,} bytes is over the limit of {MAX_HEAD_BYTES:,}")
     try:
         _, message, payload = _decode(head)
     except Exception as error:  # RecursionError and UnicodeDecodeError are possible too
@@ -93,7 +95,7 @@ def decode(frames: Sequence[Any]) -> tuple[Message, Any]:
 
 
 def start_of(kind: type[Message]) -> bytes:
-    """The first bytes of the head of each message of this class: the version, the number of its values and its name."""
+    """The first bytes of every head of a message of class *kind*: the version, the number of its values and its name."""
     return _STARTS[kind]
 
 
@@ -113,7 +115,9 @@ def fields(message: Message) -> dict[str, Any]:
 
 
 def build(cls: type[M], values: dict[str, Any]) -> M:
-    """The message of `fields`, checked as `decode` checks; a field with a default may be missing. Raises ProtocolError."""
+    """The message of class *cls* with these fields, checked as `decode` checks; a field with a default may be missing.
+    Raises ProtocolError.
+    """
     try:
         loose = cls(**values)
     except TypeError as error:
@@ -131,7 +135,7 @@ def build(cls: type[M], values: dict[str, Any]) -> M:
 
 
 def _values(head: Buffer) -> tuple[type[Message], list[Any]]:
-    """The class and the values of the message of a head, read closely but for their types. Raises ProtocolError."""
+    """The class and the values of the message in a head: all checks but those of the types. Raises ProtocolError."""
     items = _unpack(head, object_pairs_hook=_strict_map)
     version = items[0] if type(items) is list and items else VERSION
     if version != VERSION or type(version) is not int:
@@ -160,7 +164,7 @@ def _check_depth(kind: type[Message], values: list[Any]) -> None:
 
 
 def _fault(kind: type[Message], values: list[Any], error: Exception) -> ProtocolError:
-    """In words: which of the *values* is not of its field's type; if none is, the *error* that was found."""
+    """The error that names the first of *values* with a wrong type; if there is none, *error* in words."""
     types, words = _types(kind)
     for name, value in zip(kind.__struct_fields__, values, strict=True):
         try:
@@ -235,7 +239,7 @@ def _no_extension(code: int, data: bytes) -> Any:
 
 
 def _shallow(value: Any, depth: int) -> bool:
-    """Whether *value* nests at most *depth* deep; level by level, so that depth costs no recursion."""
+    """Whether *value* nests at most *depth* deep. It goes level by level, so deep nesting costs no recursion."""
     level = [value]
     while level and depth > 0:
         level = [

@@ -1,19 +1,21 @@
 """Every message of the protocol, grouped by direction. The docstrings are the protocol.
 
-A message travels as a head (a msgpack list of at most 64 KiB: the version, the message, the payload if it is
-short) and an opaque payload that only the two ends open, in one frame or in two (`park.wire.codec`). The message is
-a list of its name and the values of its fields in the order in which they stand here, all of them. The types below
-say what a field may hold, and `park.wire.codec.decode` holds every peer to it.
+A message travels as a head and an opaque payload, in one frame or in two (`park.wire.codec`). The head is a msgpack list
+of at most 64 KiB: the version, the message, and the payload if it is short. Only the two ends open a payload. The message
+is a list of its name and the values of all its fields, in the order in which the fields stand here. The types below say
+which values a field may hold, and `park.wire.codec.decode` holds every peer to them. A payload is empty where its message
+does not set `carries`. A message may have more than 20 fields, because the list is flat.
 
-Version 2: the message is a list in the head; in version 1 its name and values stood there themselves.
+Version 2: the message is a list in the head. In version 1 its name and values stood in the head itself.
 
-*id* counts a peer's own requests (0: no answer expected); an answer carries it in *reply*.
-*epoch* is the life of the broker in which a lease was given; an answer of another life is recognised by it.
-*attempt* numbers one dispatch of a chunk. *map* is the key (16 bytes) of one map, *key* a request key (16 bytes).
-*incarnation* is 16 random bytes that a peer keeps for its life; a *user* or *owner* has at most 200 bytes.
+*id* numbers a peer's own requests (0: no answer is expected); the answer repeats it in *reply*. *epoch* is the life of
+the broker in which a lease was given; it identifies answers that belong to another life. *attempt* is the number of one
+dispatch of a chunk. *map* is the key (16 bytes) of one map, *key* a request key (16 bytes). *incarnation* is 16 random
+bytes that a peer keeps for its life. A *user* or *owner* has at most 200 bytes. A list of ranges holds the first unit of
+each range and the unit behind its last: [first, stop, first, stop ...].
 
-The same messages cross every border: client and broker, broker and kernel, and, over a Unix
-socket pair, kernel and slot process.
+The same messages cross every border: client and broker, broker and kernel, and, over a Unix socket pair, kernel and slot
+process.
 """
 
 import sys
@@ -21,27 +23,27 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, Struct, field
 
-# Annotations are evaluated here, once; as texts they would be again for each class, when the codec reads them.
+# Without `from __future__ import annotations`: the codec would evaluate annotations that are texts again for each class.
 
 VERSION = 2
 
 MAX_INT = 2**63 - 1
 MAX_ITEMS = 4096
 _ITEMS = Meta(max_length=MAX_ITEMS)
-#: Counts or names something. What is declared `int` may be negative, or fill 64 bits.
+#: A count, or a number that names something. A plain `int` may also be negative, and fill 64 bits.
 Count = Annotated[int, Meta(ge=0, le=MAX_INT)]
-#: No infinity, and no NaN; a whole number will do.
+#: A number that is neither infinite nor NaN; whole numbers are accepted.
 Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 Counts = Annotated[list[Count], _ITEMS]
 Texts = Annotated[list[str], _ITEMS]
 Hashes = Annotated[list[bytes], _ITEMS]
 Names = Annotated[dict[str, str], _ITEMS]
-#: Anything plain, which nests at most 8 deep.
+#: Any plain value that nests at most 8 deep.
 Record = Annotated[dict[str, Any], _ITEMS]
 
 
 class Message(Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True, gc=False):
-    """The root. `carries` says whether the payload means something."""
+    """The base of all messages. `carries` says whether the payload has a meaning."""
 
     carries: ClassVar[bool] = False
 
@@ -50,7 +52,7 @@ class Message(Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fie
 
 
 class Hello(Message, frozen=True):
-    """client -> broker, first of all, and again after a reconnect. Answered by Welcome."""
+    """client -> broker: the first message, sent again after each reconnect. The broker answers with Welcome."""
 
     incarnation: bytes
     user: str
@@ -59,15 +61,22 @@ class Hello(Message, frozen=True):
 
 
 class KernelHello(Message, frozen=True):
-    """kernel -> broker, first of all, and again after a reconnect. Answered by Welcome.
+    """kernel -> broker: the first message, sent again after each reconnect. The broker answers with Welcome.
 
-    *attempts*: those that it holds, or has answered without knowing that the answer counts. The payload is a packed list
-    of what a broker of another life has to know of each, in their order: [map, start, count, cpus, memory, how, seconds,
-    told], *how* it stands there: "runs" (for so many *seconds*), "ahead" (of a free slot), "waits" (for a map, or at a safe
-    point), or "done" (it took so many, and the answer follows); *told*: the last control that it was given.
+    *attempts* are the attempts that the kernel holds, and those that it has answered without a confirmation that the
+    answer counts. The payload is a packed list with one entry for each of them, in the same order, for a broker of
+    another life: [map, start, count, cpus, memory, how, seconds, told, gpus, devices]. *how* is "runs" (for *seconds* so
+    far), "ahead" (of a free slot), "waits" (for a map, or at a safe point) or "done" (it ran for *seconds*, and its answer
+    follows). *told* is the number of the last control that the attempt received. *gpus* and *devices*: as in its Run.
 
-    What it has: *memory* (bytes; 0: unknown), *labels*, and *packages* by name with their versions. It serves
-    *owner* ("": nobody in particular) first, or *only* that owner. *draining*: as after Draining.
+    Its resources: *memory* (bytes; 0: unknown), *gpus* (their number), *labels*, *packages* by name with their versions,
+    and named *environments* with their minor versions of Python.
+    It serves *owner* ("": no owner in particular) first, or *only* that owner. With a *job* it serves that private job
+    alone, and the broker sends it away when the job has ended. *draining*: as after Draining; *serves* and *pause*: as
+    after Serving. Kernels with the same *machine* can open each other's files in memory; "": it takes no code from
+    others. *peers*: the IP address at which kernels of other machines fetch code from it, as it does from them; "": they
+    do not. For people: the *batch* job in whose allocation it runs, and the name of its *node* there; "" where there is
+    none.
     """
 
     carries = True
@@ -85,14 +94,26 @@ class KernelHello(Message, frozen=True):
     owner: str = ""
     only: bool = False
     draining: bool = False
+    batch: str = ""
+    node: str = ""
+    serves: str = "all"
+    pause: str = ""
+    job: Count = 0
+    gpus: Count = 0
+    environments: Names = field(default_factory=dict)
+    machine: str = ""
+    peers: str = ""
 
 
 class Welcome(Message, frozen=True):
-    """broker -> peer. Seconds between heartbeats and until a lease ends; *fresh*: the broker did not know the peer.
+    """broker -> peer: contact is made.
 
-    *lost*: what was on its way may be lost; not where a peer says hello twice over one connection. *number*: that of a
-    client in this life of the broker; another one means that what it had open has ended, though a Welcome that said so
-    was lost. For people: the *release* of the broker, and *since* when it lives, seconds since 1970.
+    *heartbeat* is the number of seconds between heartbeats, *lease* the number of seconds without news after which a
+    lease ends. *fresh*: the broker did not know the peer. *lost*: messages that were under way may be lost; false where a
+    peer says hello twice over one connection. *number* is the client's number in this life of the broker. Another number
+    than before means that the client's sessions have ended, even though a Welcome that said so was lost. *release* (of
+    the broker) and *since* (when this life began, seconds since 1970) are for people. *mails*: "all" where it sends news of
+    ended jobs, "channels" where none to addresses, "" where none at all.
     """
 
     store: str
@@ -105,31 +126,34 @@ class Welcome(Message, frozen=True):
     number: Count = 0
     release: str = ""
     since: Finite = 0.0
+    mails: str = ""
 
 
 class Heartbeat(Message, frozen=True):
-    """Both ways, when nothing else was said for a while. A kernel names the attempts it holds and renews their leases."""
+    """Both ways: sent when a peer has sent nothing else for a heartbeat. A kernel lists the attempts that it holds, which
+    renews their leases.
+    """
 
     epoch: Count = 0
     attempts: Counts = field(default_factory=list)
 
 
 class Unwelcome(Message, frozen=True):
-    """broker -> peer it does not know (it restarted, or the lease ran out): say hello again."""
+    """broker -> peer: the broker restarted or the lease ran out, so the peer is unknown; it says hello again."""
 
     epoch: Count = 0
 
 
 class Goodbye(Message, frozen=True):
-    """A peer leaves on purpose."""
+    """Both ways: the peer leaves on purpose."""
 
     reason: str = ""
 
 
 class Part(Message, frozen=True):
-    """A piece of a message that is too long for one: bytes *start* on of *size*.
+    """A part of a message that is too long for one frame: bytes from *start* on, of *size* in all.
 
-    The first *head* bytes of all are the head of that message, the others its payload (`park.wire.parts`).
+    The first *head* of those bytes are the head of the long message, the others its payload (`park.wire.fragments`).
     """
 
     carries = True
@@ -139,7 +163,7 @@ class Part(Message, frozen=True):
 
 
 class Blob(Message, frozen=True):
-    """Code (a function or a body), known by the hash of its content ever after. The payload is the code."""
+    """The code of a function or a body: the payload. From then on both ends name it by the *hash* of its content."""
 
     carries = True
     hash: bytes
@@ -147,24 +171,83 @@ class Blob(Message, frozen=True):
 
 
 class NeedBlob(Message, frozen=True):
-    """broker -> client, kernel -> broker, slot -> kernel: this code is missing here; send it, then go on."""
+    """broker -> client, kernel -> broker, slot -> kernel: the sender lacks the code *hash*. The receiver sends it as a
+    Blob, and the work that needs it goes on. A kernel gives back the work that needs it, and offers it to others no longer.
+    """
 
     hash: bytes
+
+
+class Share(Message, frozen=True):
+    """broker -> kernel: other kernels need the code *hash*, which this one was sent. It answers with Shared. *abroad*:
+    some are on other machines.
+    """
+
+    hash: bytes
+    abroad: bool = False
+
+
+class Shared(Message, frozen=True):
+    """kernel -> broker: the code *hash* is here. Kernels of the same machine find it as the descriptor *file* of *process*,
+    a sealed file in memory. Those of other machines fetch it at *port*, encrypted: *cipher* is the name of the
+    ciphertext and *key* its key (`park.net.ciphertext`). The broker makes tickets from *secret*. 0: they cannot have
+    it here.
+    """
+
+    hash: bytes
+    process: Count
+    file: Count
+    port: Count = 0
+    cipher: bytes = b""
+    key: bytes = b""
+    secret: bytes = b""
+
+
+class Offer(Message, frozen=True):
+    """broker -> kernel: work needs the code *hash*, of *size* bytes, and another kernel has it. This one takes it there,
+    and answers with Shared, or with NeedBlob. The bytes count only if their hash is right.
+
+    *process* and *file*, or *address*, *cipher* and *key*: as in Shared. *ticket* is good for one fetch at the address.
+    With neither a process nor an address, that kernel is about to have the code, and a further Offer comes.
+    """
+
+    hash: bytes
+    size: Count
+    process: Count = 0
+    file: Count = 0
+    address: str = ""
+    cipher: bytes = b""
+    key: bytes = b""
+    ticket: bytes = b""
+
+
+class Serve(Message, frozen=True):
+    """broker -> kernel: another kernel will fetch the ciphertext *cipher*, with this *ticket*, within some *seconds*."""
+
+    cipher: bytes
+    ticket: bytes
+    seconds: Finite
 
 
 # -- client -> broker --------------------------------------------------------------------------
 
 
 class Submit(Message, frozen=True):
-    """A request. Answered by Accepted once it is on disk; a *key* seen before is answered with the same job.
+    """client -> broker: a request. The broker answers with Accepted once it is on disk; a *key* that it has seen before
+    names the same job.
 
-    *body* is the hash of a Blob sent before. *total* None: more units follow in Units until *closed*.
-    The payload is a pack of the first *count* units. ``once``: the body runs once, there are no units.
-    ``session``: nothing is stored, the job's driver is the client itself, which sends Map messages.
-    Each unit needs *cpus* slots at once, *memory* bytes, and a kernel with all *labels* and, for each package
-    that it *requires*, one of its versions. ``pure``: a late unit may be started a second time, beside the first.
-    The job may run for *max_time* seconds, each unit for *max_unit_time* (0: as long as it likes). *argv*: what its code
-    finds in ``sys.argv``; empty: nothing of its own.
+    *body* is the hash of a Blob that was sent before. The payload is a pack of the first *count* units; unless *closed*,
+    more follow in Units. *once*: the body runs once and there are no units. *session*: the job is not stored, and its
+    driver is the client itself, which sends Map messages.
+
+    The job is held until the jobs of *after* have completed, and until *when* (seconds since 1970; None: no time). Each
+    unit needs *cpus* slots at once, *gpus* (whole ones, or a part of one), *memory* bytes, and a kernel with all *labels*
+    and, for each package in *requires*, one of the versions given there. *on_error*: "continue" runs the other units when
+    one fails, "stop" ends the job. *idempotent*: a unit may run a second time after a lost lease. *pure*: a second copy of
+    a late unit may start beside the first. The job may run for *max_time* seconds and each unit for *max_unit_time*
+    seconds (0: no limit). *argv* is ``sys.argv`` for its code; empty: the process's own. *notify*: an address of mail and
+    when it gets news of the job's end, as ``park.Request`` has it; "" and "never": no mail. *private*: only kernels that
+    serve this job alone run it. *environment*: the kernel has an environment of this name, in which its units run.
     """
 
     carries = True
@@ -193,15 +276,24 @@ class Submit(Message, frozen=True):
     max_time: Finite = 0.0
     max_unit_time: Finite = 0.0
     argv: Texts = field(default_factory=list)
+    notify: str = ""
+    private: bool = False
+    gpus: Finite = 0.0
+    environment: str = ""
 
 
 class Map(Message, frozen=True):
-    """One call of a map, from a session's client or, through its kernel, from a driver (*attempt*).
+    """client -> broker, or driver -> kernel -> broker (*attempt*): one call of a map in the session or job *job*.
 
-    The payload is a pack of the first *count* units. A driver that sends it waits for all results
-    and gives its slot back at once. *seed* is the map's own. Where it is sent again, because the connection was
-    cut or the broker restarted, the results of all units before *start*, the first that comes, are there, and those of
-    *answered*: [first, behind the last, ...]. *epoch* is the broker's life in which the map was sent first.
+    The payload is a pack of the first *count* units; unless *closed*, more follow in Units. A driver that sends a map
+    waits for all its results and gives its slot back at once. *seed* is the seed of the map. *epoch* is the life of the
+    broker in which the map was sent first.
+
+    The sender repeats the message after the connection was cut or the broker restarted. It then has the results of all
+    units before *start*, the first unit of the payload, and those of the ranges in *answered*.
+
+    *calls*: the units are calls that do not know each other. They travel in short chunks, so that a slow one holds up few
+    others.
     """
 
     carries = True
@@ -215,10 +307,13 @@ class Map(Message, frozen=True):
     epoch: Count = 0
     start: Count = 0
     answered: Counts = field(default_factory=list)
+    calls: bool = False
 
 
 class Units(Message, frozen=True):
-    """More units of a job (*job*, answered by Done once on disk) or of a session's map (*map*, no answer)."""
+    """client -> broker: further units of a job (*job*; the broker answers with Done once they are on disk) or of a
+    session's map (*map*; no answer). The payload is their pack; *start* is the number of the first.
+    """
 
     carries = True
     start: Count
@@ -230,20 +325,25 @@ class Units(Message, frozen=True):
 
 
 class Cancel(Message, frozen=True):
-    """No more results of this map are wanted: what has not begun is dropped, what runs is ended. Answered by Done.
+    """client -> broker: no more results of this map are wanted. Units that have not begun are dropped, and running ones
+    are ended. The broker answers with Done.
 
-    ``spare``: what runs goes on, and its results come. Answered by Dropped.
+    *spare*: running units go on, and their results come. The broker answers with Dropped. With *units*, ranges of units
+    [first, behind the last, ...], only those are dropped, and the others still run.
     """
 
     map: bytes
     id: Count = 0
     spare: bool = False
+    units: Counts = field(default_factory=list)
 
 
 class Stop(Message, frozen=True):
-    """End the job at its next safe point, with its best so far. broker -> kernel -> slot: the same for one *attempt*.
+    """client -> broker: end the job at its next safe point, with its best result so far. broker -> kernel -> slot: the
+    same for one *attempt*.
 
-    *soft*: the attempt is told, and may end its units early, but runs each of them: its driver waits for them.
+    *soft*: the attempt learns of the stop and may shorten each unit, but runs all of them, because its driver waits for
+    them.
     """
 
     id: Count = 0
@@ -253,7 +353,9 @@ class Stop(Message, frozen=True):
 
 
 class Abort(Message, frozen=True):
-    """End the job now. broker -> kernel -> slot: the same for one *attempt*; the kernel kills what does not obey."""
+    """client -> broker: end the job now. broker -> kernel -> slot: the same for one *attempt*; the kernel kills a process
+    that does not obey.
+    """
 
     id: Count = 0
     job: Count = 0
@@ -261,20 +363,24 @@ class Abort(Message, frozen=True):
 
 
 class Change(Message, frozen=True):
-    """New values of what may change while a job lives (None: as it is). *paused*: no new units; drivers wait."""
+    """client -> broker: new values (None: unchanged). *paused*: no new units start, and drivers wait at a safe point.
+    *allocation*: of a private job, how it stands with the allocation that its kernels come from, in words.
+    """
 
     id: Count
     job: Count
     priority: int | None = None
     tags: Texts | None = None
     paused: bool | None = None
+    allocation: str | None = None
 
 
 class Control(Message, frozen=True):
-    """A message for the body of a job, pickled: the payload. Answered by Done once it is on disk.
+    """client -> broker: a message to the body of a job. The payload is the message, pickled. The broker answers with Done
+    once it is on disk.
 
-    It is kept until the job has ended, or a checkpoint has what it has led to. One whose *key* (16 bytes) is known is not
-    kept twice. broker -> kernel -> slot: the same, by *seq*, for all processes that run the job's own units.
+    The broker keeps it until the job has ended, or until a checkpoint contains its effects. It keeps a *key* (16 bytes)
+    once. broker -> kernel -> slot: the same, under the number *seq*, for all processes that run the job's own units.
     """
 
     carries = True
@@ -285,21 +391,47 @@ class Control(Message, frozen=True):
 
 
 class Delete(Message, frozen=True):
-    """Forget a job that has ended, with its request, inputs and results. Answered by Done once nobody can find it."""
+    """client -> broker: forget a job that has ended, with its request, inputs and results. The broker answers with Done
+    once the job can no longer be found.
+    """
 
     id: Count
     job: Count
 
 
 class Credits(Message, frozen=True):
-    """The account of an *owner*, or of all ("*"). Answered by Records: a map an account, with its jobs' costs."""
+    """client -> broker: asks for the account of *owner*, or for all accounts ("*"). The broker answers with Records: one
+    map for each account, with the costs of its jobs.
+    """
 
     id: Count
     owner: str = "*"
 
 
+class Backlog(Message, frozen=True):
+    """client -> broker: asks how many slots the work that waits could use in kernels of a kind. The broker answers with
+    Records: one map, as `park.model.Backlog` has it.
+
+    *like*: a label; once a kernel with it has connected, its resources count, else *python*, *slots*, *memory* (0: enough),
+    *gpus* and *labels*, and whatever packages are asked for. *owner* and *only* are as in a KernelHello. Units that take
+    longer than *seconds* do not count (0: all do), nor do jobs below *priority*.
+    """
+
+    id: Count
+    like: str = ""
+    python: str = ""
+    slots: Count = 1
+    memory: Count = 0
+    labels: Texts = field(default_factory=list)
+    owner: str = ""
+    only: bool = False
+    seconds: Finite = 0.0
+    priority: int = -3
+    gpus: Count = 0
+
+
 class Grant(Message, frozen=True):
-    """An admin gives an *owner* more credits. Answered by Done once it is on disk."""
+    """client -> broker: an admin adds *credits* to the account of *owner*. Answered by Done once it is on disk."""
 
     id: Count
     owner: str
@@ -307,20 +439,21 @@ class Grant(Message, frozen=True):
 
 
 class Drain(Message, frozen=True):
-    """A kernel shall leave: it takes no new work, and hands back what has not ended within *grace* seconds.
+    """A kernel is to leave: it takes no new work, and hands back the work that has not ended within *grace* seconds.
 
-    client -> broker, for the *kernel* that has this number in this *epoch*; answered by Done when that kernel knows, or
-    is gone. broker -> kernel: the same.
+    client -> broker, for the *kernel* that has this number in this *epoch*; the broker answers with Done when that kernel
+    knows, or is gone. broker -> kernel: the same, with a *reason* in words.
     """
 
     id: Count = 0
     kernel: Count = 0
     grace: Finite = 0.0
     epoch: Count = 0
+    reason: str = ""
 
 
 class Close(Message, frozen=True):
-    """A session is over; with *reason* it ends aborted, else complete."""
+    """client -> broker: the session *job* is over. With a *reason* it ends aborted, else complete."""
 
     id: Count
     job: Count
@@ -328,10 +461,11 @@ class Close(Message, frozen=True):
 
 
 class Fetch(Message, frozen=True):
-    """The result (and with *request* the request) of a job; with *wait* when it has ended.
+    """client -> broker: asks for the result of a job, and with *request* for its request; with *wait*, once the job has
+    ended.
 
-    Answered by any number of Results (none without *results*: how it ended is all that is asked) and, with *request*, a
-    Blob and Units, then by Fetched. Slot processes send it too (*attempt*), to resolve references.
+    The answer is any number of Results, then, with *request*, a Blob and Units, then Fetched. Without *results* no
+    Results come: the sender only asks how the job ended. Slot processes send it too (*attempt*), to resolve references.
     """
 
     id: Count
@@ -343,16 +477,17 @@ class Fetch(Message, frozen=True):
 
 
 class Forget(Message, frozen=True):
-    """The answer to request *id* is not wanted any more."""
+    """client -> broker: the answer to request *id* is no longer wanted."""
 
     id: Count
 
 
 class Status(Message, frozen=True):
-    """The record of one job (*job*), or, where that is 0, of all that `park.search.Query` finds. Answered by Records.
+    """client -> broker: asks for the record of one job (*job*), or, where that is 0, for the records of all jobs that
+    match the other fields (`park.table.query.Query`). The broker answers with Records.
 
-    *fields*: of all that are found only these, as lists of their values; none are all fields, as maps. *below*: of archived
-    jobs with numbers below that, the newest first, some at a time; none is left when none comes.
+    *fields*: only these fields, as a list of values for each job; empty: all fields, as a map for each job. *below*:
+    archived jobs with smaller numbers, newest first, a page at a time; an empty page is the last.
     """
 
     id: Count
@@ -368,11 +503,12 @@ class Status(Message, frozen=True):
 
 
 class Watch(Message, frozen=True):
-    """Join a job's stream. Answered by Done, then Stream messages: "join" with the job's record, packed, with *logs* the
-    last lines of its log, its header, then every later message; of a job that has ended the last one.
+    """client -> broker: follow a job's stream. The broker answers with Done, then with Stream messages: "join" with the
+    job's record, packed; with *logs* the last lines of its log; the header; then each later message. Of a job that has
+    ended only the last message follows.
 
-    *since*: who has followed before has had all messages up to that place. After "join" he gets those after it that are
-    kept, and if some are not, before them an "error" without a record, which says so.
+    *since*: the follower has had all messages up to that place. After "join" it gets the kept messages behind that place.
+    Where some are no longer kept, an "error" without a record comes first and says so.
     """
 
     id: Count
@@ -382,13 +518,15 @@ class Watch(Message, frozen=True):
 
 
 class Unwatch(Message, frozen=True):
-    """Leave a job's stream."""
+    """client -> broker: stop following a job's stream."""
 
     job: Count
 
 
 class Files(Message, frozen=True):
-    """The file of a job called *name*, or ("") what files it has. Answered by Filed."""
+    """client -> broker: asks for the file *name* of a job, or (name "") for the names and sizes of all its files. The
+    broker answers with Filed.
+    """
 
     id: Count
     job: Count
@@ -396,14 +534,16 @@ class Files(Message, frozen=True):
 
 
 class Logs(Message, frozen=True):
-    """The last lines that a job has printed and logged. Answered by Records: packed lists of text, level and time."""
+    """client -> broker: asks for the last lines that a job has printed and logged. The broker answers with Records: packed
+    lists of text, level and time.
+    """
 
     id: Count
     job: Count
 
 
 class Snapshot(Message, frozen=True):
-    """The whole public table at one number of its sequence. Answered by Header."""
+    """mirror -> broker: asks for the whole public table at one number of its sequence. Answered by Header."""
 
     id: Count
 
@@ -412,7 +552,9 @@ class Snapshot(Message, frozen=True):
 
 
 class Accepted(Message, frozen=True):
-    """The job is on disk. *existed*: its key had been submitted before. *received*: units stored so far."""
+    """broker -> client: the job is on disk. *existed*: a request with this key had been submitted before. *received*:
+    units stored so far.
+    """
 
     reply: Count
     job: Count
@@ -421,14 +563,18 @@ class Accepted(Message, frozen=True):
 
 
 class Done(Message, frozen=True):
-    """The request was carried out (and is on disk where that applies). *ignored*: a Control, of a job that has ended."""
+    """broker -> client: the request was carried out, and is on disk where it changes stored state. *ignored*: the request
+    was a Control of a job that has ended.
+    """
 
     reply: Count
     ignored: bool = False
 
 
 class Dropped(Message, frozen=True):
-    """No more units of this map begin: *units*, [first, behind the last, ...], had not, and never will."""
+    """broker -> client: the answer to a Cancel that spares what runs. *units* are the ranges that had not begun and never
+    will.
+    """
 
     reply: Count
     map: bytes
@@ -436,7 +582,9 @@ class Dropped(Message, frozen=True):
 
 
 class Failure(Message, frozen=True):
-    """The request was refused: *error* names a class of `park.errors.REFUSALS`, *text* says why and what to do."""
+    """broker -> client: the request was refused. *error* names a class of `park.errors.REFUSALS`; *text* says why, and
+    what to do.
+    """
 
     reply: Count
     error: str
@@ -445,9 +593,11 @@ class Failure(Message, frozen=True):
 
 
 class Results(Message, frozen=True):
-    """Results of units *start* to start + count of a map, or of a job (*reply*: of that Fetch). The payload is their pack.
+    """broker -> client: the results of units *start* to start + count of a map, or of a job (*reply*: of that Fetch). The
+    payload is their pack.
 
-    To a driver (through its kernel, *attempt*); *resume*: the map has ended and the driver has a slot again.
+    broker -> kernel -> slot (*attempt*): the same for a driver. *resume*: the map has ended, and the driver has a slot
+    again.
     """
 
     carries = True
@@ -461,7 +611,7 @@ class Results(Message, frozen=True):
 
 
 class Fetched(Message, frozen=True):
-    """The end of the answer to a Fetch: the record of the job, and what was asked at submission."""
+    """broker -> client: the end of the answer to a Fetch, with the job's *record* and the fields of its *submit*."""
 
     reply: Count
     record: Record
@@ -471,8 +621,8 @@ class Fetched(Message, frozen=True):
 
 
 class Filed(Message, frozen=True):
-    """The answer to File and to Files. The payload is the file that was asked for (*there*: there is one), or, where it
-    was asked what there is, the sizes of all files of the job by name, packed.
+    """broker -> client, or broker -> kernel -> slot: the answer to Files and to File. The payload is the file (*there*: it
+    exists), or, where the request asked for names, a packed map from the name of each of the job's files to its size.
     """
 
     carries = True
@@ -482,18 +632,21 @@ class Filed(Message, frozen=True):
 
 
 class Records(Message, frozen=True):
-    """The payload is a packed list of maps, one a job; or of lists, for a Status that names fields."""
+    """broker -> client: the payload is a packed list with one map for each job, or, for a Status that names fields, one
+    list.
+    """
 
     carries = True
     reply: Count
 
 
 class Stream(Message, frozen=True):
-    """One message of a job's stream. *header*: the state so far, in answer to the Watch *reply*.
+    """broker -> client: one message of a job's stream. *header*: the state so far, in answer to the Watch *reply*.
 
-    *at*: its place among the messages of the job, the same in every life of the broker; 0: it has none. That of "join" is
-    the last place before what follows. The payload is the message, pickled by the body; of the kinds that the broker makes
-    (start, join, complete, error, abort) and of a log it is packed.
+    *at* is the place of the message in the job's stream, the same in every life of the broker (0: it has no place). The
+    place of "join" is the last one before the messages that follow. The payload is the message: packed where it is plain,
+    pickled by the body where it is not. Messages of the broker's own kinds (start, join, complete, error, abort) and of a
+    log are packed.
     """
 
     carries = True
@@ -505,21 +658,28 @@ class Stream(Message, frozen=True):
 
 
 class MapFailed(Message, frozen=True):
-    """The map cannot go on (its job ended, its code is missing); no more results come.
+    """broker -> client: the map cannot go on (its session has ended, or its code is missing), and no more results come.
 
-    With the error "Busy" its last units were not taken, because there is no room for them: say the map again in 2 s.
+    broker -> kernel -> slot (*attempt*): the map of a driver was refused, and the driver has its slot again.
+
+    With the error "Busy" the broker had no space for the map's last units: the sender repeats the map after 2 s.
+
+    *job*: the session; 0: whichever the map has now. A client that the broker did not know any more opens its sessions
+    anew, with their maps under the same keys: what is said of the old session comes too late.
     """
 
     map: bytes
     error: str
     text: str
+    job: int = 0
+    attempt: Count = 0
 
 
 # -- broker -> mirrors -------------------------------------------------------------------------
 
 
 class Header(Message, frozen=True):
-    """The whole table at *seq*. The payload is a packed list of [table, key, fields]."""
+    """broker -> mirror: the whole table at *seq*. The payload is a packed list of [table, key, fields]."""
 
     carries = True
     store: str
@@ -529,7 +689,9 @@ class Header(Message, frozen=True):
 
 
 class Deltas(Message, frozen=True):
-    """One turn's changes; the first has number *seq*. The payload is a packed list of [table, key, fields or None]."""
+    """broker -> mirrors: the changes of one turn of the broker. The first has number *seq*, and there are *count*. The
+    payload is a packed list of [table, key, fields]; fields None removes the row.
+    """
 
     carries = True
     store: str
@@ -539,28 +701,37 @@ class Deltas(Message, frozen=True):
 
 
 class Head(Message, frozen=True):
-    """Every second: the number of the last change, so that a lost tail shows; and, for people, what the broker's clock
-    shows (*wall*), seconds since 1970.
+    """broker -> mirrors, every second: the number of the last change, so that a mirror notices lost changes. *wall* is the
+    broker's clock, seconds since 1970, for people.
     """
 
     store: str
     epoch: Count
     seq: Count
     wall: Finite = 0.0
+    #: messages at which the broker itself has failed since its process began
+    faults: Count = 0
+    #: the time of its last write to the disk (seconds), and its clients
+    commit: Finite = 0.0
+    clients: Count = 0
+    #: bytes of its store's file in pages that hold nothing
+    unused: Count = 0
 
 
 # -- broker -> kernel (-> slot) ----------------------------------------------------------------
 
 
 class Run(Message, frozen=True):
-    """Run units *start* to start + count of a map. The payload is their pack. ``once``: the body of a job, no units.
+    """broker -> kernel -> slot: run units *start* to start + count of a map. The payload is their pack. *once*: run the
+    body of a job, which has no units.
 
-    *seed* is the seed of the map. *apart*: this code has killed a process, never run it inside a driver's.
-    *ahead*: all slots are busy; begin with it as soon as one is free, those that came first before it.
-    *stored*: the answer goes to the disk; keep it until Committed says that it is there.
-    *restored*: of some of the units there is a checkpoint, which Restore asks for.
-    *limit*: seconds that each unit may run; the process of one that runs longer is ended.
-    *served*: the checkpoint has what the controls up to this one have led to. *argv*: as in the Submit of its job.
+    *seed* is the seed of the map. *apart*: this code has killed a process, and must not run inside the process of a
+    driver. *ahead*: all slots are busy; the kernel begins with it when one is free, after those that came earlier.
+    *stored*: the answer goes to the disk, and the kernel keeps the answer until Committed. *restored*: some units have a
+    checkpoint, which Restore asks for. *limit*: seconds that each unit may run (0: no limit); the kernel ends the process
+    of a unit that runs longer. *served*: the checkpoint contains the effects of the controls up to this number. *argv*:
+    as in the job's Submit. *devices*: the GPUs of the kernel, numbered from 0, that the units see; of each they have a
+    part, or with *gpus* from 1 on the whole. *environment*: as in the job's Submit.
     """
 
     carries = True
@@ -584,13 +755,16 @@ class Run(Message, frozen=True):
     limit: Finite = 0.0
     served: Count = 0
     argv: Texts = field(default_factory=list)
+    gpus: Finite = 0.0
+    devices: Counts = field(default_factory=list)
+    environment: str = ""
 
 
 class Committed(Message, frozen=True):
-    """The answers of these *attempts* are on disk: nobody will ask for them again.
+    """broker -> kernel: the answers of these *attempts* are on disk, and will not be asked for again.
 
-    *heard*: attempt, number, attempt, number ...: of what that attempt has published, all up to that number is on disk, or
-    nobody wants it.
+    *heard*: [attempt, number, attempt, number ...]. All messages up to that number that the attempt has published are on
+    disk, or are no longer wanted.
     """
 
     attempts: Counts
@@ -598,13 +772,15 @@ class Committed(Message, frozen=True):
 
 
 class Again(Message, frozen=True):
-    """There is room for the answer of *attempt*, which the broker has not kept: give it again."""
+    """broker -> kernel: there is space now for the answer of *attempt*, which the broker had not kept; send it again."""
 
     attempt: Count
 
 
 class Checkpointed(Message, frozen=True):
-    """Checkpoint *number* of the attempt is on disk, and has what the controls up to *served* have led to."""
+    """broker -> kernel -> slot: checkpoint *number* of the attempt is on disk. It contains the effects of the controls up
+    to *served*.
+    """
 
     attempt: Count
     number: Count
@@ -612,19 +788,27 @@ class Checkpointed(Message, frozen=True):
 
 
 class Resume(Message, frozen=True):
-    """The driver *attempt*, whose map has ended, or that has lent its slot, has a slot again."""
+    """broker -> kernel -> slot: the driver *attempt*, whose map has ended or that has lent its slot, has a slot again."""
 
     attempt: Count
 
 
 class Lend(Message, frozen=True):
-    """Another job is due, or this one is paused: the *attempt* shall lend its slot at its next safe point."""
+    """broker -> kernel -> slot: another job is due, or this one is paused. The *attempt* is to lend its slot at its next
+    safe point.
+    """
+
+    attempt: Count
+
+
+class Aside(Message, frozen=True):
+    """broker -> kernel: the *attempt*, which has handed back units, goes on without its slot: earlier units get that."""
 
     attempt: Count
 
 
 class Release(Message, frozen=True):
-    """The job has ended: processes that prepared it clean up."""
+    """broker -> kernel -> slot: the job has ended. Processes that prepared it clean up."""
 
     job: Count
 
@@ -633,12 +817,13 @@ class Release(Message, frozen=True):
 
 
 class Finished(Message, frozen=True):
-    """Units *start* to start + count of an attempt are answered. The payload is the pack of their results.
+    """slot -> kernel -> broker: units *start* to start + count of an attempt are answered. The payload is the pack of
+    their results.
 
-    *seconds*: time spent computing. *failed* of them raised, *unit* first, for *cause* (one line). *ended*: why it
-    ended early ("abort", "stop": units that did not run have no result, *count* is smaller; "lost":
-    the process could not go on for a reason that is not the units', run the rest again; "broken": the same, and the first
-    of the rest had begun). *remark*: what the last of them to say something has to say of the job's result, for people.
+    *seconds*: time spent computing. *failed* of them raised; *unit* was the first, for *cause* (one line). *ended* says
+    why the attempt ended early: "abort" or "stop" (units that did not run have no result, and *count* is smaller), "lost"
+    (the process could not go on for a reason that lies outside the units: the rest runs again) or "broken" (the same, and
+    the first unit of the rest had begun). *remark*: the last remark of a unit on the job's result, for people.
     """
 
     carries = True
@@ -655,25 +840,60 @@ class Finished(Message, frozen=True):
     remark: str = ""
 
 
+class HandBack(Message, frozen=True):
+    """kernel -> broker: the *attempt* keeps its units before *stop*. The others have not begun, and run elsewhere."""
+
+    attempt: Count
+    stop: Count
+    epoch: Count = 0
+
+
+class Early(Message, frozen=True):
+    """slot -> kernel -> broker: units *start* to start + count of an attempt are answered, and a later one is late. The
+    payload is the pack of their results, of which *failed* are errors. Finished brings them once more.
+    """
+
+    carries = True
+    attempt: Count
+    start: Count
+    count: Count
+    failed: Count = 0
+    epoch: Count = 0
+
+
 class Draining(Message, frozen=True):
-    """The kernel takes no new work any more. It goes on with what it holds for a while, then says Goodbye."""
+    """kernel -> broker: the kernel takes no new work. It goes on with the work that it holds, then says Goodbye."""
 
     epoch: Count = 0
 
 
+class Serving(Message, frozen=True):
+    """kernel -> broker: the kernel takes new work of "all" whom it serves, of its "own" owner, or of "none".
+
+    The *pause* says why it takes less than it might, in words for people. Work that it holds goes on; it hands back
+    the work that has not begun.
+    """
+
+    serves: str
+    pause: str = ""
+    epoch: Count = 0
+
+
 class Lent(Message, frozen=True):
-    """The *attempt* waits at its safe point and holds no slot; it goes on with Resume."""
+    """slot -> kernel -> broker: the *attempt* waits at its safe point without a slot. It goes on with Resume."""
 
     attempt: Count
     epoch: Count = 0
 
 
 class Checkpoint(Message, frozen=True):
-    """The state of *unit*, from which another attempt may go on; the payload is the state, pickled.
+    """slot -> kernel -> broker: the state of *unit*, from which another attempt may go on. The payload is the state,
+    pickled.
 
-    *number* counts those of the attempt. Answered by Checkpointed once it is on disk; until then the kernel keeps the
-    newest one of each attempt. *served*: the last control that its body has had, and so the state has what it has led to.
-    broker -> kernel -> slot, with *reply*: the answer to Restore; empty: there is none.
+    *number* counts the checkpoints of the attempt. The broker answers with Checkpointed once the state is on disk; until
+    then the kernel keeps the newest checkpoint of each attempt. *served* is the last control that the body has received,
+    so the state contains the effects of all controls up to it. broker -> kernel -> slot, with *reply*: the answer to
+    Restore; empty: there is no checkpoint.
     """
 
     carries = True
@@ -686,7 +906,9 @@ class Checkpoint(Message, frozen=True):
 
 
 class Restore(Message, frozen=True):
-    """Asks for the newest checkpoint of *unit*, which an earlier attempt has made. Answered by Checkpoint."""
+    """slot -> kernel -> broker: asks for the newest checkpoint of *unit*, made by an earlier attempt. Answered by
+    Checkpoint.
+    """
 
     id: Count
     attempt: Count
@@ -694,8 +916,9 @@ class Restore(Message, frozen=True):
 
 
 class File(Message, frozen=True):
-    """A job's file *name*, from inside a body: *how* "put" keeps the payload under that name, "get" asks for it, "drop"
-    forgets it, "list" asks what there is. Answered by Filed, of a change once it is on disk.
+    """slot -> kernel -> broker: a body uses the job's file *name*. *how* is "put" (the payload becomes the file), "get"
+    (asks for the file), "drop" (removes the file) or "list" (asks for all names and sizes). The broker answers with
+    Filed, after a change once it is on disk.
     """
 
     carries = True
@@ -706,9 +929,12 @@ class File(Message, frozen=True):
 
 
 class Crashed(Message, frozen=True):
-    """A slot process died. *attempts* it held, outermost first: the last was running, the others waited in it.
+    """kernel -> broker: a slot process died. *attempts* are those that it held, outermost first: the last one was running,
+    and the others waited in it.
 
-    *late*: its kernel has ended it, because a unit of the last one ran longer than its limit.
+    *late*: the kernel has ended the process, because a unit of the last attempt ran longer than its limit. *proven*: the
+    units of the last attempt are to blame beyond doubt, because they held too much memory in a process that has run nothing
+    else.
     """
 
     attempts: Counts
@@ -716,16 +942,19 @@ class Crashed(Message, frozen=True):
     stderr: str = ""
     epoch: Count = 0
     late: bool = False
+    proven: bool = False
 
 
 class Publish(Message, frozen=True):
-    """A message of a running body for the job's stream. The payload is the message, pickled.
+    """slot -> kernel -> broker: a message of a running body for the job's stream. The payload is the message, packed where
+    it is plain, else pickled.
 
-    *kind* is an identifier of at most 100 bytes. For the kind "progress" *done*, *total*, *units* and *note* are read,
-    and shown to everybody. *header*: what a late subscriber gets first, of at most 1 MiB. *control*: the one with which
-    something went wrong, which several processes may find; it is told once. *number*: its place among those of the attempt,
-    from 1 on; the kernel keeps it, and gives it again after contact was lost, until Committed says that the broker has
-    heard it. 0: only the latest of its kind matters.
+    *kind* is an identifier of at most 100 bytes. For the kind "progress" the broker reads *done*, *total*, *units* and
+    *note*, and shows them in the table. *header*: later followers get this message first; it has at most 1 MiB. *control*
+    is the number of a control whose handler failed; several processes may report it, and the stream shows it once.
+    *number* is the place among the messages of the attempt, from 1 on: the kernel keeps the message, and sends it again
+    after contact was lost, until Committed says that the broker has it. Number 0: only the latest message of its kind
+    matters.
     """
 
     carries = True
@@ -745,8 +974,8 @@ class Publish(Message, frozen=True):
 
 
 class Setup(Message, frozen=True):
-    """kernel -> slot, before a Run when it has changed: where user modules and files are, and what jobs that have no
-    ``sys.argv`` of their own find there. None: as the process has it.
+    """kernel -> slot, before a Run whose settings differ: the search *path* of modules, the working *folder*, and the
+    ``sys.argv`` of jobs that bring none of their own. None: as the process has it.
     """
 
     path: Texts | None = None
@@ -754,24 +983,23 @@ class Setup(Message, frozen=True):
     argv: Texts | None = None
 
 
-class HandBack(Message, frozen=True):
-    """kernel -> slot: end the *attempt* when its present unit ends; others run the rest."""
+class Save(Message, frozen=True):
+    """kernel -> slot: the kernel leaves soon, so the body of the *attempt* makes a checkpoint."""
 
     attempt: Count
 
 
 class Drop(Message, frozen=True):
-    """kernel -> slot: it has too much code; forget these, which come again before they are needed again.
-
-    Code of a map that it waits for it sends to the kernel once more.
+    """kernel -> slot: the process holds too much code. It forgets these blobs, and gets each again before it is needed.
+    Code of a map that a driver in it waits for it first sends back to the kernel.
     """
 
     hashes: Hashes
 
 
 class Cleans(Message, frozen=True):
-    """slot -> kernel: the process holds a body of the *job* that has to clean up; *done*: it has. *spent*: the job has left
-    something in its process, which is to be replaced.
+    """slot -> kernel: the process holds a body of the *job* that has a cleanup to run; *done*: the cleanup has ended.
+    *spent*: the job has left its process in a state that no other job may meet, and the kernel replaces the process.
     """
 
     job: Count
@@ -780,13 +1008,15 @@ class Cleans(Message, frozen=True):
 
 
 class Began(Message, frozen=True):
-    """slot -> kernel, where units have a limit: the first unit of the *attempt* has begun, or, once in a while, another."""
+    """slot -> kernel, where units have a time limit: the first unit of the *attempt* has begun, or, once in a while, a
+    later one.
+    """
 
     attempt: Count
 
 
 class Ready(Message, frozen=True):
-    """slot -> kernel: the process is up and wants work."""
+    """slot -> kernel: the process has started and can take work."""
 
     pid: Count
 

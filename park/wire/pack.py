@@ -1,17 +1,18 @@
-"""A pack: the payload that holds consecutive units, or results.
+"""A pack: the payload that holds consecutive units, or their results.
 
-Whoever only carries a pack can count and slice it without opening an entry. There are two kinds, little
-endian, behind one header (kind: 1 byte, 3 bytes of zero, length of the row head: 4 bytes, count: 8 bytes):
+A peer that only carries a pack can count and slice its entries without opening them. There are two kinds, little endian,
+behind one header (kind: 1 byte, 3 bytes of zero, length of the row head: 4 bytes, count: 8 bytes):
 
 * entries: the size of each entry (8 bytes each), then the entries, one after the other;
 * rows: a head that describes a row (opaque here, as a numpy dtype and shape), then *count* rows of one size.
 
-An empty payload is a pack of no units. Sizes rather than offsets are stored, so that a slice is three raw
-slices; offsets are summed once a pack.
+An empty payload is a pack of no units. The format stores sizes rather than offsets, so a slice of a pack is three raw
+slices; the reader sums the offsets once for each pack.
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
@@ -24,6 +25,11 @@ Buffer = bytes | memoryview
 
 _HEADER = struct.Struct("<cxxxIQ")
 _ENTRIES, _ROWS = b"E", b"R"
+
+
+def code_hash(blob: Buffer) -> bytes:
+    """The 16 bytes that name code."""
+    return hashlib.blake2b(blob, digest_size=16).digest()
 
 
 def pack_entries(entries: Sequence[Buffer]) -> bytes:
@@ -45,14 +51,14 @@ def pack_rows(head: bytes, rows: Any, count: int) -> bytes:
 
 
 def _sizes(payload: Buffer, count: int) -> tuple[int, ...]:
-    """The size of each of its entries."""
+    """The sizes of the first *count* entries."""
     return struct.unpack(f"<{count}Q", payload[_HEADER.size : _HEADER.size + 8 * count])
 
 
 def _look(payload: Buffer) -> tuple[int, int, int]:
-    """How many units a pack has, where their bytes begin, and the size of each row, 0 for entries.
+    """The count of units of a pack, the position of their first byte, and the size of each row (0: a pack of entries).
 
-    Raises ProtocolError for what cannot be a pack.
+    Raises ProtocolError for bytes that cannot be a pack.
     """
     if len(payload) < _HEADER.size:
         raise ProtocolError(f"{len(payload)} bytes are no pack")
@@ -72,13 +78,13 @@ def _look(payload: Buffer) -> tuple[int, int, int]:
 
 
 class Pack:
-    """A pack that came from elsewhere; one that cannot be right raises ProtocolError here, not later."""
+    """A pack from another process. A malformed one raises ProtocolError here, and never later."""
 
     __slots__ = ("_body", "_head", "_offsets", "_row", "_view", "count")
 
     def __init__(self, payload: Buffer) -> None:
         self._view = view = memoryview(payload)
-        #: how many units
+        #: the number of units
         self.count = 0
         #: the head and the size of a row; None and 0 for entries
         self._head: bytes | None = None
@@ -115,7 +121,7 @@ class Pack:
         return b"".join((_HEADER.pack(_ENTRIES, 0, j - i), sizes, body))
 
     def entries(self) -> list[memoryview]:
-        """The bytes of each unit; of rows too, though they mean nothing without the head."""
+        """The bytes of each unit. The bytes of a row have no meaning without the head."""
         body = self._body
         if self._head is not None:
             row = self._row
@@ -129,9 +135,9 @@ class Pack:
 
 
 def cut(payload: Buffer, i: int, j: int) -> Buffer:
-    """The same as ``Pack(payload).slice(i, j)`` of a pack that was looked at before it was kept, when it is cut once.
+    """``Pack(payload).slice(i, j)`` of a pack that was checked before it was stored; faster where a pack is cut once.
 
-    The pack may be anything that has a length and gives its bytes slice by slice, as a long one does that lies on the disk.
+    The payload may be any object that has a length and returns bytes for slices, such as a long payload on the disk.
 
     >>> cut(pack_entries([b"a", b"bc", b"def"]), 1, 2) == pack_entries([b"bc"])
     True
@@ -155,7 +161,7 @@ def cut(payload: Buffer, i: int, j: int) -> Buffer:
 
 
 def join(packs: Iterable[Buffer]) -> bytes:
-    """One pack of the units of all, in turn: all of entries, or all of rows with the same head."""
+    """One pack of the units of all *packs*, in order: all packs have entries, or all have rows with the same head."""
     parts = [pack for pack in map(Pack, packs) if pack.count]
     if not parts:
         return b""
@@ -169,7 +175,7 @@ def join(packs: Iterable[Buffer]) -> bytes:
     return b"".join((_HEADER.pack(_ENTRIES, 0, count), *sizes, *(pack._body for pack in parts)))
 
 
-#: What the first byte of an entry says, where whoever carries it has to know.
+#: The first byte of the entry of a failed unit, which carriers of packs must recognise.
 ERROR = b"e"
 
 
@@ -179,12 +185,12 @@ def error_entry(cause: str, traceback: str, unit: int | None) -> bytes:
 
 
 def count(payload: Buffer) -> int:
-    """How many entries a pack has. Raises ProtocolError where it cannot be a pack."""
+    """The number of units in a pack. Raises ProtocolError for bytes that cannot be a pack."""
     return _look(payload)[0] if len(payload) else 0
 
 
 def said_count(payload: Buffer) -> int:
-    """How many entries a pack says it has: for one that was looked at before it was kept."""
+    """The number of units that the header of a pack states. Only for packs that were checked before."""
     if not len(payload):
         return 0
     if len(payload) < _HEADER.size:

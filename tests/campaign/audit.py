@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from park import payload
-from park.core.store import JobStore
+from park.body import payload
+from park.broker.storage.store import JobStore
 from park.wire import codec, messages, pack
 from tests.campaign.client import Diary, difference
 from tests.campaign.plan import Task, deadly
@@ -17,7 +17,7 @@ from tests.campaign.work import Run, runs
 
 @dataclass
 class Harms:
-    """When processes were harmed, from one time to another (monotonic, seconds): broker, links, others by number."""
+    """The times of harm to processes, from one to another (monotonic, seconds): broker, links, others by number."""
 
     broker: list[tuple[float, float]] = field(default_factory=list)
     links: list[tuple[float, float]] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Harms:
 
 @dataclass
 class Audit:
-    """What was found. *again* counts the runs of units after their first, by what had happened to the one before."""
+    """The findings. *again* counts the runs of units after their first, by the fate of the run before."""
 
     jobs: int = 0
     units: int = 0

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from msgspec import structs
 
-from park.util.keys import CLIENT, POOL, Keyring
+from park.net.keys import CLIENT, POOL, Keyring
 from tests.campaign.audit import Audit, Harms, audit
 from tests.campaign.mirrors import shown
 from tests.campaign.plan import Task, plan
 from tests.campaign.proxy import DOORS, HOST, Proxy, three_ports
 from tests.campaign.work import count
-from tests.fabric import Fabric, Process, slots_of
+from tests.support.fabric import Fabric, Process, slots_of
 
 #: Seconds between two harms at least.
 PAUSE = 0.15
@@ -34,7 +34,7 @@ THROTTLE = 20_000.0
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done, and how much harm. *harms* counts by kind: see `Campaign.harm`."""
+    """The work of a campaign, and its harm. *harms* counts by kind: see `Campaign.harm`."""
 
     clients: int = 3
     #: of each client, and the seconds that each takes
@@ -119,7 +119,7 @@ class Campaign:
             raise PromiseBroken(self.fabric.broker.text)
 
     def schedule(self) -> list[tuple[int, str]]:
-        """What harm is done when the ledger has so many runs."""
+        """The harms, each with the number of runs in the ledger at which it is done."""
         kinds = [kind for kind, times in self.size.harms.items() for _ in range(times)]
         self.random.shuffle(kinds)
         runs = sum(len(t.leaves()) for p in self.plans.values() for t in p if t.kind not in ("abort", "stop"))
@@ -188,7 +188,7 @@ class Campaign:
 
     @property
     def address(self) -> str:
-        """Where peers find the broker."""
+        """The address at which peers find the broker."""
         return self.proxy.url if self.size.tcp else str(self.fabric.connection)
 
     def _kernel(self) -> Process:
@@ -222,7 +222,7 @@ class Campaign:
         quiet = time.monotonic()
         service = self.fabric.connect()
         while True:
-            assert service._link.wait_synced(SETTLE)  # type: ignore[attr-defined]
+            assert service._link.feed.wait_synced(SETTLE)  # type: ignore[attr-defined]
             right, seen = shown(service.table), json.loads(self._ask_watchers())
             if all(mirror == right for mirror in seen):
                 break

@@ -18,10 +18,10 @@ from typing import Any
 from msgspec import structs
 
 import park
-from park import payload
+from park.body import payload
+from park.core.connect import RemoteService
 from park.errors import JobAborted, JobFailed, NoBroker, ServiceClosed, UnknownJob
 from park.model import PYTHON, NotRun
-from park.service import RemoteService
 from park.wire import messages
 from tests.campaign.plan import CLIENT, LASTING, Task, deadly, plan, value
 from tests.campaign.work import Driver, Units
@@ -33,7 +33,7 @@ PATIENCE = 60.0
 
 
 class Diary:
-    """What a client was promised: lines that are on disk when `write` returns."""
+    """The promises to a client: lines that are on disk when `write` returns."""
 
     def __init__(self, file: Path) -> None:
         self.lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -171,7 +171,7 @@ class Client:
 
 
 def difference(task: Task, found: list[Any]) -> str | None:
-    """What is wrong with the results; None: nothing."""
+    """The error in the results, in words; None: there is none."""
     expected = task.expected()
     if len(found) != len(expected):
         return f"{len(found)} results of {len(expected)}"
@@ -185,7 +185,7 @@ def difference(task: Task, found: list[Any]) -> str | None:
 
 
 def patiently(attempt: Callable[[], Any]) -> Any:
-    """What *attempt* gives once a broker answers."""
+    """The result of *attempt*, as soon as a broker answers."""
     give_up = time.monotonic() + PATIENCE
     while True:
         try:

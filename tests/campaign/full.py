@@ -17,7 +17,7 @@ from pathlib import Path
 import park
 from park.core.server import ServerProxy
 from park.errors import Refused
-from tests.fabric import Fabric, until
+from tests.support.fabric import Fabric, until
 
 UNITS = 50
 SIZE = 1_000_000
@@ -53,7 +53,7 @@ def done(service: ServerProxy, job: int) -> Callable[[], int]:
 
 
 def rests(what: Callable[[], int], seconds: float = 1.0) -> int:
-    """What it is once it has not changed for so long."""
+    """The number, once it has not changed for *seconds*."""
     while True:
         before = what()
         time.sleep(seconds)
@@ -142,7 +142,7 @@ def main(folder: Path) -> None:
         job = service.start(unit, range(UNITS))
         # its own results leave a reserve
         until(lambda: "disk is full" in service.status(job).reason, why=lambda: fabric.broker.text)
-        had = rests(done(service, job))
+        had = rests(done(service, job), 3.0)
         assert had < UNITS
         assert str(home) in refused(service), fabric.broker.text
         until(lambda: "disk is full" in fabric.broker.text)

@@ -21,9 +21,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from park.core.manager import JobManager
-from park.core.outcome import Key, Write
-from park.core.store import ROOMS, JobStore, make_empty
+from park.broker.effects import Key, Write
+from park.broker.manager import JobManager
+from park.broker.storage.store import NAMESPACES, JobStore, make_empty
 from park.errors import ParkError
 from tests.campaign import faults
 from tests.sim.life import Life
@@ -32,7 +32,7 @@ from tests.sim.world import World
 
 #: Bytes that a disk writes whole or not at all.
 SECTOR = 512
-#: What happens in a life that is recorded, and how many images are made of one.
+#: Kinds and number of events in a recorded life, and the number of images of one life.
 HAPPENINGS, EVENTS = 12, 120
 IMAGES_A_LIFE = 250
 #: Bugs of a store that the checker must notice.
@@ -58,7 +58,7 @@ class Noted(JobStore):
     number = 0
 
     def commit(self, writes: Iterable[Write]) -> None:
-        records = [(w.room, w.key, None if w.value is None else bytes(w.value)) for w in writes]  # type: ignore[arg-type]
+        records = [(w.namespace, w.key, None if w.value is None else bytes(w.value)) for w in writes]  # type: ignore[arg-type]
         Noted.number += 1
         note(b"b", Noted.number, pickle.dumps(records))
         if self.early:
@@ -101,7 +101,7 @@ class Log:
 
 @dataclass
 class Moment:
-    """What is known at a moment of the log: what is surely on disk, what may be, and what was promised."""
+    """The state at a moment of the log: bytes surely on disk, writes that may be on disk, and promised records."""
 
     disk: bytearray = field(default_factory=bytearray)
     #: writes that no sync has followed yet
@@ -122,16 +122,16 @@ class Moment:
         elif kind == b"t":
             lengthen(self.disk, number)
         elif kind == b"b":
-            for room, key, value in pickle.loads(data):
+            for namespace, key, value in pickle.loads(data):
                 if value is None:
-                    self.begun.pop((room, key), None)
+                    self.begun.pop((namespace, key), None)
                 else:
-                    self.begun[room, key] = value
+                    self.begun[namespace, key] = value
         else:
             self.promised = dict(self.begun)
 
     def image(self, chance: random.Random, going: tuple[bytes, int, bytes]) -> bytearray:
-        """What the disk may hold while the entry *going* is under way."""
+        """A possible content of the disk while the entry *going* is under way."""
         disk = bytearray(self.disk)
         kind, number, data = going
         for offset, written in [*self.loose, *([(number, data)] if kind in b"wm" else [])]:
@@ -153,7 +153,7 @@ def lengthen(disk: bytearray, length: int) -> None:
 
 @dataclass
 class Report:
-    """What became of the images, and of each that was not well: seed, entry, what was wrong."""
+    """The counts of images, and for each failed one: seed, entry, flaw."""
 
     images: int = 0
     torn: int = 0
@@ -231,15 +231,17 @@ def apart(home: Path, allowed: list[Records]) -> list[str]:
 
 
 def flaws(home: Path, allowed: list[Records]) -> Iterator[str]:
-    """What is wrong with the store in *home*, which should hold one of these."""
+    """The flaws of the store in *home*, which should hold one of the *allowed* contents."""
     try:
         store = JobStore(home)
     except ParkError as error:
         yield f"it does not open: {error}"
         return
     try:
-        found = {(room, key): value for room in ROOMS for key, value in store.scan(room)}
-        fresh = not allowed[0] and {room for room, _ in found} <= {"meta"}  # it was just given an id
+        found = {(namespace, key): value for namespace in NAMESPACES for key, value in store.scan(namespace)}
+        fresh = not allowed[0] and {namespace for namespace, _ in found} <= {
+            "meta"
+        }  # it was just given an id
         if found not in allowed and not fresh:
             lost = [where for where, value in allowed[0].items() if found.get(where) != value]
             yield f"records differ from what was promised, {len(lost)} of them: {lost[:3]}"
@@ -247,8 +249,8 @@ def flaws(home: Path, allowed: list[Records]) -> Iterator[str]:
         manager = JobManager(store)
         manager.restore(0.0, WALL)
         manager.dispatcher.check()
-        jobs = {key[0] for room, key in found if room == "job"}
-        if missing := jobs - set(manager.dispatcher.list.jobs):
+        jobs = {key[0] for namespace, key in found if namespace == "job"}
+        if missing := jobs - set(manager.dispatcher.state.jobs):
             yield f"jobs are missing: {sorted(missing)}"
     except ParkError as error:
         yield f"no broker comes up: {error}"
@@ -257,7 +259,7 @@ def flaws(home: Path, allowed: list[Records]) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """What is wrong with the images of a campaign, in words; the exit code."""
+    """Print the flaws of the images of a campaign. Returns the exit code."""
     parser = argparse.ArgumentParser("python -m tests.campaign.images", description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=1000, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)

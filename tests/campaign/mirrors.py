@@ -10,7 +10,7 @@ import json
 import sys
 
 import park
-from park.live import LiveTable
+from park.client.live_table import LiveTable
 from tests.campaign.client import patiently
 
 
@@ -24,7 +24,7 @@ def digest(table: LiveTable) -> str:
 
 
 def shown(table: LiveTable) -> list[object]:
-    """What a mirror shows."""
+    """The rows that a mirror shows."""
     return [table.stale, table.seq, digest(table)]
 
 

@@ -1,4 +1,4 @@
-"""What a client asks for, made up from a seed: the client and the audit make up the same."""
+"""The requests of a client, made from a seed: the client and the audit make the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LASTING = ("map", "driver", "nest")
 
 
 def value(unit: int) -> int:
-    """What a unit gives."""
+    """The result of a unit."""
     return unit * 2654435761 % 2**31
 
 
@@ -58,7 +58,7 @@ class Task:
         return [units[n : n + 20] for n in range(0, len(units), 20)]
 
     def expected(self) -> list[int]:
-        """What its units give, in order."""
+        """The results of its units, in order."""
         if self.kind == "driver":
             return [sum(map(value, self.inputs))]
         if self.kind == "nest":

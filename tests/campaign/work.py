@@ -1,4 +1,4 @@
-"""What runs on the kernels: units that note in the ledger that they run, and those who map them."""
+"""Functions that run on the kernels: units that note their runs in the ledger, and drivers that map them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def note(file: str, unit: int) -> None:
 
 
 def runs(file: Path) -> list[Run]:
-    """What the ledger says. AssertionError if a line is torn."""
+    """The runs in the ledger. Raises AssertionError if a line is torn."""
     if not file.exists():
         return []
     data = file.read_bytes()
@@ -54,7 +54,7 @@ def runs(file: Path) -> list[Run]:
 
 
 def count(file: Path) -> int:
-    """How many runs the ledger has."""
+    """The number of runs in the ledger."""
     return file.stat().st_size // LINE if file.exists() else 0
 
 

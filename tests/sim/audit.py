@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from park.core.ledger import MICRO
-from park.core.manager import Turn
+from park.broker.accounts.ledger import MICRO
+from park.broker.manager import Turn
 from park.wire import codec, pack
 from tests.sim.world import World
 
@@ -59,7 +59,8 @@ class Audit:
             self.entries += 1
             charge = codec.unpack(data)
             costs[job] = costs.get(job, 0) + charge["amount"]
-            balances[charge["owner"]] -= charge["amount"]
+            if charge["amount"]:
+                balances[charge["owner"]] -= charge["amount"]
         for job, price in self.prices.items():
             had, due = costs.get(job, 0), price * results.get(job, 0)
             assert had == due, f"job {job} has cost {had} for {results.get(job, 0)} results at {price}"
@@ -67,7 +68,7 @@ class Audit:
 
     def close(self) -> None:
         """All is quiet: the accounts of the broker say what the books say."""
-        accounts = self.world.dispatcher.ledger.accounts
+        accounts = self.world.dispatcher.state.ledger.accounts
         assert {owner: account.balance for owner, account in accounts.items()} == self.read()
         for owner, account in accounts.items():
             assert account.balance <= round(account.terms.cap * MICRO), owner

@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from park.model import JobRecord
 from park.wire import messages
-from park.wire.calls import Call, Session, lost
-from park.wire.contact import Contact
+from park.wire.calls import Call, ClientSession, lost_sessions
+from park.wire.cursor import Cursor
 from park.wire.messages import Message
-from park.wire.place import Place
+from park.wire.presence import Contact
 from tests.sim.functions import blob, code, units, values
 from tests.sim.peer import Peer
 from tests.sim.wire import PYTHON
@@ -30,6 +30,8 @@ class Request:
     message: Any
     payload: Any
     code: str = ""
+    #: its place among all that its client has said
+    order: int = 0
     answers: list[tuple[Any, Any]] = field(default_factory=list)
     done: bool = False
 
@@ -64,7 +66,7 @@ class Request:
 class SessionMap:
     """A map of a session, and what came of it."""
 
-    session: Session
+    session: ClientSession
     call: Call
     name: str
     #: inputs that are still to come, pack by pack
@@ -89,27 +91,40 @@ class Client(Peer):
     def __init__(self, world: World, name: str, user: str = "ann") -> None:
         self.user = user
         self._ids = itertools.count(1)
+        self._orders = itertools.count(1)
         self._known: set[str] = set()
         #: the functions that it has sent, by their hash
         self._names: dict[bytes, str] = {}
+        #: requests without an answer, in the order in which they are said
         self.requests: dict[int, Request] = {}
+        #: those of them that were refused on a full disk, until the user says them again
+        self._refused: set[int] = set()
         #: its sessions, by the request that opened each first, and the requests that open them
-        self.sessions: dict[Request, Session] = {}
-        self._opening: dict[Request, Session] = {}
+        self.sessions: dict[Request, ClientSession] = {}
+        self._opening: dict[Request, ClientSession] = {}
         #: requests for sessions that were made anew: what they have opened is closed
         self._forgone: set[int] = set()
         self.maps: dict[bytes, SessionMap] = {}
         self.streams: list[tuple[str, Any]] = []
         #: the jobs that it follows
-        self.places: dict[int, Place] = {}
+        self.places: dict[int, Cursor] = {}
+        #: the number of the last request to follow each of them
+        self.watches: dict[int, int] = {}
+        #: it had no contact before the last message
+        self._calling = True
         super().__init__(world, name)
 
     def hello(self) -> Message:
         return messages.Hello(self.incarnation, self.user, PYTHON)
 
+    def arrive(self, message: Message, payload: Any) -> None:
+        """Only a Welcome that makes contact counts, as for the real client: a hello may be answered twice."""
+        self._calling = self.presence.state is Contact.CALLING
+        super().arrive(message, payload)
+
     def take(self, message: Message, payload: Any) -> None:
         match message:
-            case messages.Welcome():
+            case messages.Welcome() if self._calling:
                 opening = dict(self._opening)
                 fresh = self.presence.fresh
                 if fresh:
@@ -120,14 +135,14 @@ class Client(Peer):
                         key, number = self.world.random.randbytes(16), next(self._ids)
                         request.message = replace(request.message, id=number, key=key)
                         self.requests[number] = request
-                for request in list(self.requests.values()):
+                for request in [r for n, r in self.requests.items() if n not in self._refused]:
                     self._say(request)
                 for job in self.places:
                     self._watch(job)
                 for session in self.sessions.values():
                     if session.number and not fresh:
                         self._say_maps(session)
-                for session in lost(self.sessions.values()) if fresh else ():
+                for session in lost_sessions(self.sessions.values()) if fresh else ():
                     self._open(session)
             case messages.NeedBlob():
                 name = self._names[message.hash]
@@ -138,9 +153,13 @@ class Client(Peer):
                     if call.name == name and not call.done and not call.call.begun:
                         self._say_map(call, call.call.again(call.session.number, self.presence.epoch))
             case messages.MapFailed():
-                self.fail(self.maps[message.map], message)
+                made = self.maps[message.map]
+                if made.session.concerns(message):
+                    self.fail(made, message)
             case messages.Stream():
-                if message.job not in self.places or self.places[message.job].passes(message):
+                # a Watch that was sent again has a later number: only its answer counts, as for the real client
+                late = message.reply and message.reply != self.watches.get(message.job, message.reply)
+                if message.job not in self.places or (not late and self.places[message.job].passes(message)):
                     self.streams.append((message.kind, payload))
                     self.world.told(self, message, payload)
             case messages.Results() if not message.reply:
@@ -157,26 +176,37 @@ class Client(Peer):
             self.ask(messages.Close(0, message.job))
         asked = self.requests.get(reply)
         if asked is not None and isinstance(message, messages.Failure) and "disk is full" in message.text:
+            self._refused.add(reply)
+            asked.order = next(self._orders)
             self.world.at(self.world.now + 1.0, self._say_again, asked)
         elif asked is not None and not isinstance(message, messages.Welcome):
             asked.answers.append((message, payload))
             if not isinstance(message, messages.Results | messages.Blob | messages.Units):
                 asked.done = True
                 del self.requests[reply]
+                self._refused.discard(reply)
                 if asked in self._opening:
                     self._opened(self._opening.pop(asked), asked)
 
     def ask(self, message: Any, payload: Any = b"", name: str = "") -> Request:
-        request = Request(replace(message, id=next(self._ids)), payload, name)
+        request = Request(replace(message, id=next(self._ids)), payload, name, next(self._orders))
         self.requests[request.message.id] = request
         if self.presence.state is Contact.LIVE:
             self._say(request)
         return request
 
     def _say_again(self, request: Request) -> None:
-        """As a user does, after a while."""
-        if self.alive and self.presence.state is Contact.LIVE and request.message.id in self.requests:
-            self._say(request)
+        """As a user does, after a while.
+
+        A refused request was not said: it comes after all that the user has said meanwhile.
+        """
+        number = request.message.id
+        if self.alive and number in self._refused:
+            self._refused.discard(number)
+            self.requests[number] = self.requests.pop(number)
+            request.order = next(self._orders)
+            if self.presence.state is Contact.LIVE:
+                self._say(request)
 
     def _say(self, request: Request) -> None:
         request.answers.clear()
@@ -195,7 +225,7 @@ class Client(Peer):
             for message, payload in said:
                 self.send(message, payload)
 
-    def _say_maps(self, session: Session) -> None:
+    def _say_maps(self, session: ClientSession) -> None:
         for call, message, payload in session.again(self.presence.epoch):
             self._say_map(self.maps[call.map.map], [(message, payload)])
 
@@ -210,17 +240,17 @@ class Client(Peer):
         return self.ask(replace(submit, **fields), payload, name)
 
     def session(self) -> Request:
-        session = Session(messages.Submit(id=0, key=b"", session=True, python=PYTHON))
+        session = ClientSession(messages.Submit(id=0, key=b"", session=True, python=PYTHON))
         request = self._open(session)
         self.sessions[request] = session
         return request
 
-    def _open(self, session: Session) -> Request:
+    def _open(self, session: ClientSession) -> Request:
         request = self.ask(replace(session.submit, key=self.world.random.randbytes(16)))
         self._opening[request] = session
         return request
 
-    def _opened(self, session: Session, request: Request) -> None:
+    def _opened(self, session: ClientSession, request: Request) -> None:
         session.number = request.job
         if session in self.sessions.values():
             self._say_maps(session)
@@ -261,13 +291,14 @@ class Client(Peer):
     def follow(self, job: int) -> None:
         """From now on, over whatever happens to the connection and the broker."""
         if job not in self.places:
-            self.places[job] = Place()
+            self.places[job] = Cursor()
             self.places[job].passes(messages.Stream(job, "join"))  # from the first message on
             if self.presence.state is Contact.LIVE:
                 self._watch(job)
 
     def _watch(self, job: int) -> None:
-        self.send(messages.Watch(next(self._ids), job, since=self.places[job].ask()))
+        self.watches[job] = next(self._ids)
+        self.send(messages.Watch(self.watches[job], job, since=self.places[job].ask()))
 
     def fetch(self, job: int, wait: bool = True) -> Request:
         return self.ask(messages.Fetch(0, job, wait=wait))

@@ -7,9 +7,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from park.core.dispatcher import Dispatcher
-from park.core.outcome import Account, Event, Flow, Outcome, Tick
-from park.model import JobRecord
+from park.broker.dispatcher import Dispatcher
+from park.broker.effects import Effects, Event, Flow, Tick
+from park.model import Account, JobRecord
 from park.wire import messages, pack
 from park.wire.messages import Message
 from tests.sim.functions import ERROR, blob, code, entry, units
@@ -25,20 +25,20 @@ class Desk:
         self.ids, self.turns = itertools.count(1), itertools.count(1)
         self.tick()
 
-    def tick(self, seconds: float = 0.0) -> Outcome:
+    def tick(self, seconds: float = 0.0) -> Effects:
         self.now += seconds
         return self._handle(Tick(WALL + self.now))
 
-    def flow(self, event: Flow) -> Outcome:
+    def flow(self, event: Flow) -> Effects:
         return self._handle(event)
 
     def give(
         self, peer: bytes, message: Message, payload: Any = b"", account: Account | None = None
-    ) -> Outcome:
+    ) -> Effects:
         event = Event(peer, *carried(message, payload), account)
         return self._handle(event)
 
-    def _handle(self, event: Event | Tick | Flow) -> Outcome:
+    def _handle(self, event: Event | Tick | Flow) -> Effects:
         turn = next(self.turns)
         self.dispatcher.begin_turn(turn)
         out = self.dispatcher.handle(event, self.now)
@@ -59,7 +59,7 @@ class Desk:
         self.give(name.encode(), hello, account=account)
         return name.encode()
 
-    def submit(self, peer: bytes, name: str = "square", inputs: Any = (1,), **fields: Any) -> Outcome:
+    def submit(self, peer: bytes, name: str = "square", inputs: Any = (1,), **fields: Any) -> Effects:
         """inputs None: once."""
         self.give(peer, messages.Blob(code(name)), blob(name))
         number = next(self.ids)
@@ -79,15 +79,15 @@ class Desk:
         return accepted(self.give(peer, replace(submit, **fields)))
 
     def job(self, number: int) -> JobRecord:
-        return self.dispatcher.list.jobs[number].record
+        return self.dispatcher.state.jobs[number].record
 
 
-def of(out: Outcome, kind: type[Any]) -> list[Any]:
+def of(out: Effects, kind: type[Any]) -> list[Any]:
     """The messages of one kind that *out* sends."""
     return [s.message for s in out.sends + out.sends_after_commit if isinstance(s.message, kind)]
 
 
-def accepted(out: Outcome) -> int:
+def accepted(out: Effects) -> int:
     (message,) = of(out, messages.Accepted)
     return int(message.job)
 

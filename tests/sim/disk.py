@@ -1,6 +1,6 @@
 """The broker's disk: a commit takes its time, and takes along what has come during the last one.
 
-It does in the world's time what `park.core.writer.Writer` does in a thread.
+It does in the world's time what `park.broker.storage.writer.Writer` does in a thread.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from park.core.outcome import Write
-from park.core.store import MemoryStore
+from park.broker.effects import Write
+from park.broker.storage.memory import MemoryStore
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -34,15 +34,15 @@ class Shelf:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def room(self) -> int:
-        return -1 if self.full else self._store.room()
+    def free_bytes(self) -> int:
+        return -1 if self.full else self._store.free_bytes()
 
     def close(self) -> None:
         pass
 
 
 class Disk:
-    """What makes the turns of one life of the broker durable."""
+    """The disk that makes the turns of one life of the broker durable."""
 
     stuck = ""
 

@@ -1,4 +1,4 @@
-"""What runs in the simulator: plain functions, and generators, which are drivers.
+"""Functions that run in the simulator: plain functions, and generators, which are drivers.
 
 A driver yields a function's name with inputs, and gets the results of that map; or it yields a number, the seconds
 that its next step takes; or `RESTORE`, and gets its newest checkpoint, or a `Save`, which makes one; or `HEAR`, and gets
@@ -196,7 +196,7 @@ ERROR = Error()
 
 
 def expected(name: str, x: Any) -> Any:
-    """What the function gives in a world without accidents, where nobody says anything to it."""
+    """The result of the function in a world without accidents and without controls."""
     try:
         if not drives(name):
             return function(name)(x)
@@ -216,7 +216,7 @@ def expected(name: str, x: Any) -> Any:
 
 
 def remark_on(value: Any) -> str:
-    """What a body that runs once says of its result."""
+    """The remark of a body that runs once on its result."""
     return f"it gave {value}"
 
 

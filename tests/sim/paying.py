@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from park.core.ledger import MICRO, Policy
+from park.broker.accounts.ledger import MICRO, CreditPolicy
 from tests.sim.client import Request
 from tests.sim.disk import Pause
 from tests.sim.functions import exact
@@ -16,7 +16,7 @@ from tests.sim.world import World
 
 #: Seconds of a unit: whole in binary, so that sums are exact, and so long that none waits at a kernel for a slot.
 TICKS = 1 / 64
-#: What has a price that is known beforehand.
+#: Functions with a price that is known beforehand.
 PLAIN = "nap"
 
 
@@ -24,7 +24,7 @@ class PayingLife(Life):
     """See the module."""
 
     def __init__(self, seed: int, disk: Pause | None = None) -> None:
-        super().__init__(seed, World(seed, pace=exact, policy=Policy(), disk=disk))
+        super().__init__(seed, World(seed, pace=exact, policy=CreditPolicy(), disk=disk))
         #: what one result of a job costs, micro-credits, by job
         self.prices: dict[int, int] = {}
         self._asked_for: list[tuple[Request, int]] = []

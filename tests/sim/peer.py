@@ -1,4 +1,4 @@
-"""What clients, kernels and mirrors have in common: a connection, and contact that they keep."""
+"""The common base of clients, kernels and mirrors: a connection, and contact that they keep."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from park.wire import messages
-from park.wire.contact import Presence
 from park.wire.messages import Message
+from park.wire.presence import Presence
 from tests.sim.wire import Wire
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Peer(ABC):
 
     @abstractmethod
     def hello(self) -> Message:
-        """How it introduces itself."""
+        """Its first message."""
 
     def credentials(self) -> bytes:
         """The payload of its hello."""

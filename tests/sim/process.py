@@ -1,6 +1,6 @@
-"""A made-up slot process: it does what `park.kernel.slot` does with messages, and "runs" `functions`.
+"""A made-up slot process: it does what `park.slot.slot` does with messages, and "runs" `functions`.
 
-What runs takes its time: the process works out at once what will come of it, and lets that happen when the time has
+A unit takes its time: the process works out its result at once, and lets that come when the time has
 passed, unless something else happens before.
 """
 
@@ -66,8 +66,6 @@ class Frame:
     saved: list[int] = field(default_factory=list)
     stopped: bool = False
     aborted: bool = False
-    #: handed back
-    back: bool = False
 
 
 @dataclass(slots=True)
@@ -138,11 +136,6 @@ class Process:
                         frame.stopped |= isinstance(message, messages.Stop) and not message.soft
                         frame.aborted |= isinstance(message, messages.Abort)
                 if self.stack and self.stack[-1].stopped:
-                    self._cut_short()
-            case messages.HandBack():
-                frame = self._frame(message.attempt)
-                frame.back = True
-                if frame is self.stack[-1]:
                     self._cut_short()
             case messages.Results():
                 frame = self._frame(message.attempt)
@@ -226,7 +219,7 @@ class Process:
             self._go()
 
     def _computed(self) -> None:
-        """What runs has run until now."""
+        """Count the time that running units have had until now."""
         world, frame = self.kernel.world, self.stack[-1]
         seconds = max(
             0.0, min(world.now, self._until) - self.since
@@ -253,8 +246,6 @@ class Process:
             self._drive(frame, None)
         elif frame.stopped or len(frame.results) == len(frame.inputs):
             self._after(0.0, lambda: self._finish(""))
-        elif frame.back and frame.results:
-            self._after(0.0, lambda: self._finish("lost"))
         elif drives(frame.name):
             if not frame.run.once:
                 self._serve(frame)
@@ -301,6 +292,34 @@ class Process:
     def _begin_unit(self, attempt: int, ticket: int) -> None:
         if ticket == self._ticket and self._effect is not None and not self.deaf and self.kernel.has(self):
             self.tell(messages.Began(attempt))
+
+    def withdraw(self) -> int:
+        """Give up the units that have not begun; how many those are."""
+        if not self.stack:
+            return 0
+        frame, chunk = self.stack[-1], self._chunk
+        begun = len(frame.results) + 1
+        if chunk is not None and self._effect is not None:
+            ended = bisect_right(chunk.ends, self.kernel.world.now)
+            begun = len(frame.results) + min(len(chunk.ends), ended + 1)
+            self._cut_short()
+        count = max(0, len(frame.inputs) - begun)
+        del frame.inputs[begun:]
+        return count
+
+    def send_early(self) -> None:
+        """Send the results that are there, while a unit is late."""
+        if not self.stack or self.stack[-1].run.stored:
+            return
+        frame, chunk = self.stack[-1], self._chunk
+        ended = bisect_right(chunk.ends, self.kernel.world.now) if chunk is not None else 0
+        results = frame.results + (chunk.values[:ended] if chunk is not None else [])
+        if 0 < len(results) < len(frame.inputs):
+            run = frame.run
+            early = messages.Early(
+                run.attempt, run.start, len(results), results.count(ERROR), epoch=run.epoch
+            )
+            self.tell(early, finished(run, results)[1])
 
     def _cut_short(self) -> None:
         """A chunk ends with the unit that runs now."""
@@ -402,11 +421,9 @@ class Process:
         self.tell(message, units(given))
 
     def _finish(self, ended: str) -> None:
-        """What runs is over: with "abort", or with the results that are there."""
+        """End the running units: with "abort", or with the results that are there."""
         frame = self.stack.pop()
         results = [] if ended == "abort" else frame.results
-        if not ended and frame.back and len(results) < len(frame.inputs):
-            ended = "lost"
         if not ended and len(results) < len(frame.inputs):
             ended = "stop"
         cause = "it failed" if ERROR in results else ""

@@ -39,7 +39,7 @@ class Busy:
 
 
 def shares(jobs: Sequence[Busy], use: dict[str, float]) -> list[float]:
-    """What part of all slots each job gets at this moment; *use*: weight x slot-seconds that each owner has had."""
+    """The share of all slots that each job gets at this moment; *use*: weight x slot-seconds of each owner so far."""
     owners = {job.owner for job in jobs}
     mean = sum(use.get(o, 0.0) for o in owners) / len(owners)
     speed = {}
@@ -90,7 +90,7 @@ class Race:
     def run(self, slot_seconds: float) -> None:
         """Until all together had so much. Each job has had a chunk more or less then, wherever its turn is."""
         self.world.run_for(slot_seconds / self.slots)
-        assert not any(self.world.dispatcher.list.jobs[n].ended for n in self.numbers), "out of units"
+        assert not any(self.world.dispatcher.state.jobs[n].ended for n in self.numbers), "out of units"
 
     @property
     def served(self) -> list[float]:
@@ -98,7 +98,7 @@ class Race:
         return [self.world.served[n] for n in self.numbers]
 
     def errors(self) -> list[float]:
-        """How far each job's share is from what it should be, relatively."""
+        """The relative error of each job's share."""
         served = self.served
         right = fluid(self.jobs, sum(served))
         return [abs(had / wanted - 1) for had, wanted in zip(served, right, strict=True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from park.core.manager import Turn
+from park.broker.manager import Turn
 from park.wire import messages
 from tests.sim.world import World
 
@@ -40,7 +40,7 @@ class Waits:
             job = self._served(send.message)
             if job in self.since:
                 self.ended.append(now - self.since.pop(job))
-        wanting = {n for n in dispatcher.list.jobs if dispatcher.clock.runnable(n)}
+        wanting = {n for n in dispatcher.state.jobs if dispatcher.state.clock.runnable(n)}
         for job in self.since.keys() - wanting:
             del self.since[job]
         for job in wanting:
@@ -51,6 +51,6 @@ class Waits:
         if isinstance(message, messages.Run):
             return message.job
         if isinstance(message, messages.Resume) or (isinstance(message, messages.Results) and message.resume):
-            attempt = self.world.dispatcher.attempts.get(message.attempt)
+            attempt = self.world.dispatcher.state.attempts.get(message.attempt)
             return attempt.map.job if attempt is not None else 0
         return 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from park.mirror import Mirror
+from park.table.mirror import Mirror
 from park.wire import messages
-from park.wire.contact import Contact
 from park.wire.messages import Message
+from park.wire.presence import Contact
 from tests.sim.peer import Peer
 from tests.sim.wire import PYTHON
 
@@ -62,7 +62,7 @@ class Watcher(Peer):
         return not mirror.stale and (mirror.epoch, mirror.seq) == (manager.store.epoch, manager.table.seq)
 
     def check(self) -> None:
-        """It shows what the broker's table was at that number of that life."""
+        """Assert that the mirror equals the broker's table at that number of that life."""
         mirror = self.mirror
         if mirror.store and not mirror.stale:
             rows = self.world.past[mirror.store, mirror.epoch, mirror.seq]

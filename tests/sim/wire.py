@@ -1,7 +1,7 @@
 """The network: connections that carry encoded frames, each first in, first out, until they are cut.
 
 When a connection is cut all that was on its way is lost, and the next message comes from a peer that the broker
-does not know, as with ZeroMQ. What the broker publishes goes another way, and may be lost without a word.
+does not know, as with ZeroMQ. Published changes go another way, and may be lost without a word.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from park.core.outcome import Event
+from park.broker.effects import Event
 from park.wire import codec
 from park.wire.messages import Message
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 PYTHON = "3.11"
-#: What the wall clock shows when a world begins.
+#: The time of the wall clock when a world begins.
 WALL = 1_700_000_000.0
 
 #: The seconds that a message is under way.
@@ -65,7 +65,7 @@ class Wire:
         self._world.connected(self, before)
 
     def hold_up(self, seconds: float) -> None:
-        """What is sent from now on arrives so much later."""
+        """Messages from now on arrive *seconds* later."""
         self._up_at = self._down_at = self._world.now + seconds
 
     def send(self, message: Message, payload: Any = b"") -> None:
@@ -100,6 +100,6 @@ class Wire:
             self._receive(*codec.decode(frames))
 
     def let_arrive(self) -> None:
-        """What the broker sent arrives now."""
+        """Let all messages of the broker arrive now."""
         while self.down:
             self._receive(*codec.decode(self.down.popleft()))

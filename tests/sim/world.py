@@ -14,14 +14,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from park.core.dispatcher import Dispatcher
-from park.core.keeping import Keep
-from park.core.ledger import Policy
-from park.core.manager import JobManager, Turn
-from park.core.outcome import Event, Send, Tick
-from park.core.store import Store
-from park.core.sweep import OF_JOBS
-from park.kernel.pool import IDLE_PER_SLOT
+from park.broker.accounts.ledger import CreditPolicy
+from park.broker.dispatcher import Dispatcher
+from park.broker.effects import Event, Send, Tick
+from park.broker.entities.archive import Keep
+from park.broker.manager import JobManager, Turn
+from park.broker.restore import recall
+from park.broker.storage.store import Store
+from park.broker.storage.sweep import OF_JOBS
+from park.kernel.machine.process_pool import MAX_IDLE_PER_SLOT
 from park.wire import codec, messages
 from tests.sim.client import Client
 from tests.sim.disk import Disk, Pause, Shelf
@@ -31,6 +32,8 @@ from tests.sim.peer import Peer
 from tests.sim.watcher import Watcher, tables
 from tests.sim.wire import WALL, Latency, Wire, fitful
 
+#: The time at which a world begins.
+BEGIN = 100.0
 #: Messages that the broker takes in one turn.
 BATCH = 256
 #: Seconds between two heads of the table.
@@ -44,7 +47,7 @@ class Judge(Protocol):
         """The broker has decided."""
 
     def turned(self, turn: Turn) -> None:
-        """What it has decided is on disk."""
+        """A turn of the broker is on disk."""
 
     def died(self) -> None:
         """The broker has died, and not come back yet."""
@@ -73,15 +76,15 @@ class World:
         *,
         pace: Pace = hasty,
         latency: Latency = fitful,
-        policy: Policy | None = None,
+        policy: CreditPolicy | None = None,
         keep: Keep | None = None,
         checked: bool = True,
         watched: bool = True,
         disk: Pause | None = None,
     ) -> None:
-        self.random = random.Random(seed)
+        self.seed, self.random = seed, random.Random(seed)
         self.numbers = itertools.count(1)
-        self.now = 100.0
+        self.now = BEGIN
         #: the wall clock at time 0, as whoever sets it has it
         self._clock = WALL
         self.pace = pace
@@ -185,7 +188,7 @@ class World:
 
     def restored(self, job: int, unit: int, steps: int, attempt: int) -> None:
         """A process goes on from that state; one that the broker has lost may be told of it late."""
-        overwritten = steps < self._durable[job, unit] and attempt in self.dispatcher.attempts
+        overwritten = steps < self._durable[job, unit] and attempt in self.dispatcher.state.attempts
         assert not overwritten, "a state that was acknowledged is lost, or was overwritten"
         self.restores += 1
 
@@ -204,8 +207,13 @@ class World:
 
     @property
     def wall(self) -> float:
-        """What the broker's wall clock says."""
+        """The time of the broker's wall clock."""
         return self._clock + self.now
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that have passed in the world."""
+        return self.now - BEGIN
 
     def set_clock(self, seconds: float) -> None:
         """Somebody sets the wall clock, so far ahead or, below 0, back."""
@@ -243,10 +251,10 @@ class World:
         raise AssertionError(f"no rest: {self.story()}")
 
     def story(self) -> str:
-        jobs = [j for j in self.dispatcher.list.jobs.values() if not j.ended]
+        jobs = [j for j in self.dispatcher.state.jobs.values() if not j.ended]
         lines = [f"{j.record} {j.ending!r} {self.dispatcher.explain(j.number)!r}" for j in jobs]
-        lines += [repr(a) for a in self.dispatcher.attempts.values()]
-        lines += [f"{k} {k.presence} {k.life.holds}" for k in self.kernels]
+        lines += [repr(a) for a in self.dispatcher.state.attempts.values()]
+        lines += [f"{k} {k.presence} {k.machine.state.holds}" for k in self.kernels]
         lines += [f"{c} {c.presence} {[r.message for r in c.requests.values()]}" for c in self.clients]
         lines += [repr(w.mirror) for w in self.watchers]
         return "\n".join(lines)
@@ -269,7 +277,7 @@ class World:
         self.broker_turn([Tick(self.wall)])
 
     def restart_broker(self) -> None:
-        """It dies: connections are cut, and what it had not committed is lost."""
+        """Kill the broker: connections are cut, and turns without a commit are lost."""
         self.doom = ""
         self.broker_deaths += 1
         for judge in self.judges:
@@ -337,7 +345,7 @@ class World:
         self._arm_broker()
 
     def complete(self) -> None:
-        """What is on disk is told."""
+        """Publish and acknowledge the turns that are on disk."""
         if self.doom == "committed" and self.manager.has_completed:
             self.restart_broker()
             return
@@ -353,7 +361,7 @@ class World:
         for send in sends:
             wire = self._wires.get(send.peer)
             if wire is not None:
-                wire.put_down(self.manager.frames(send))
+                wire.put_down(self.manager.payloads.frames(send))
 
     def _publish(self, frames: list[Any]) -> None:
         for watcher in self.watchers:
@@ -399,9 +407,9 @@ class World:
 
     def job(self, number: int) -> Any:
         """A job, also if it is archived; None: it was deleted."""
-        if number not in self.dispatcher.list.jobs:
-            self.manager.recall(number)
-        return self.dispatcher.list.jobs.get(number)
+        if number not in self.dispatcher.state.jobs:
+            recall(self.manager.store, self.dispatcher, number)
+        return self.dispatcher.state.jobs.get(number)
 
     def result(self, job: int) -> list[Any]:
         """The stored results of a job, None where there is none; each unit is answered at most once."""
@@ -419,16 +427,16 @@ class World:
 
     def check_nothing_is_left(self) -> None:
         """All jobs have ended: whatever was held for them is free again."""
-        d = self.dispatcher
-        assert all(j.ended for j in d.list.jobs.values()), self.story()
+        d = self.dispatcher.state
+        assert all(j.ended for j in d.jobs.values()), self.story()
         assert not d.attempts
         assert not d.maps
-        assert not d.list.dependents
-        assert not d.codes._users
+        assert not d.job_list.dependents
+        assert not d.code_cache._users
         assert not self.manager.handed
-        assert not self.manager._pending
-        assert not d.room.waiting
-        for job in d.list.jobs.values():
+        assert not self.manager.payloads.pending
+        assert not d.disk.waiting
+        for job in d.jobs.values():
             assert [*job.waiters, *job.attempts, *job.resumable, *job.ready] == [], job.record
         for kernel in d.roster.kernels.values():
             assert kernel.running | kernel.parked | kernel.jobs == set(), kernel
@@ -438,28 +446,28 @@ class World:
             assert not client.fetches, client
         store = self.manager.store
         assert store.count("trash") == 0
-        here = {key[0] for room in ("job", "archive") for key, _ in store.scan(room)}
-        for number in d.list.jobs:
+        here = {key[0] for namespace in ("job", "archive") for key, _ in store.scan(namespace)}
+        for number in d.jobs:
             lines: dict[int, int] = {}
             for line in self.manager.public.journal.lines(number):
                 check_next(lines, *codec.unpack(line))
         for (number, _), data in store.scan("results"):
-            job, (value, *_) = d.list.jobs.get(number), values(data)
+            job, (value, *_) = d.jobs.get(number), values(data)
             if job is not None and job.submit.once and value != ERROR:
                 assert job.record.remark == remark_on(value), job.record
-        for room in OF_JOBS:
-            assert {key[0] for key, _ in store.scan(room)} <= here, room
-        assert {key[0] for key, _ in store.scan("blob")} == d.codes._kept.keys()
-        spooled = Counter(room for room, _ in self.manager._spool)
+        for namespace in OF_JOBS:
+            assert {key[0] for key, _ in store.scan(namespace)} <= here, namespace
+        assert {key[0] for key, _ in store.scan("blob")} == d.code_cache._kept.keys()
+        spooled = Counter(namespace for namespace, _ in self.manager.payloads.spooled)
         assert spooled["units"] == 0
-        assert spooled["blob"] <= len(d.codes)
+        assert spooled["blob"] <= len(d.code_cache)
         for own in self.kernels:
-            assert not own.life.attempts, own
-            assert not own.life.ahead, own
-            assert not own.life.answers.stored, own
-            assert not own.life.unheard, own
-            assert len(own.processes) <= IDLE_PER_SLOT * own.life.slots, own.processes
+            assert not own.machine.state.attempts, own
+            assert not own.machine.state.queued, own
+            assert not own.machine.state.answers.stored, own
+            assert not own.machine.state.published, own
+            assert len(own.processes) <= MAX_IDLE_PER_SLOT * own.machine.state.slots, own.processes
             assert not any(p.stack for p in own.processes.values())
         table = self.manager.table
-        assert {n: j.record for n, j in d.list.jobs.items() if not j.archived} == dict(table.jobs.items())
+        assert {n: j.record for n, j in d.jobs.items() if not j.archived} == dict(table.jobs.items())
         assert {k.number: k.record() for k in d.roster.kernels.values()} == dict(table.kernels.items())

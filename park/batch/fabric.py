@@ -1,0 +1,130 @@
+"""A private fabric from a script: a broker beside the script, and kernels in an allocation that ends with the ``with``::
+
+with park.batch.torque(nodes=2, ppn=8, walltime="4h") as service:
+    print(service.start(simulate, range(1000)))
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import tempfile
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+from park.batch.ask import make_ask, with_command
+from park.batch.left_over import LOCK, remember
+from park.batch.own_broker import OwnBroker
+from park.batch.profiles import ENDED, QUEUED, profile, script_of
+from park.batch.systems import Allocation, cancel, find, look, submit
+from park.config import default_home
+from park.core.connect import connect
+from park.core.server import ServerProxy
+from park.errors import BatchError
+from park.util.file_lock import locked
+from park.util.stdio import tell
+
+#: Seconds between two looks at the batch system, until the allocation runs.
+LOOK_SECONDS = 15.0
+#: Seconds without the broker after which kernels leave their allocation: the script has been killed.
+AWAY_SECONDS = 60
+#: All addresses of this machine.
+ANY = "0.0.0.0"
+
+
+class BatchFabric:
+    """A fabric for one script. Its service is the default one inside of its ``with``, and its jobs end with it.
+
+    *nodes* with *ppn* processors each for *walltime*, in seconds or as "4h" or "4:00:00"; *queue* and *account* where the
+    site needs them; *lines*: more lines of the script's head. *host*: the address of this machine that the nodes reach (by
+    default any of its addresses, under its host name). Entering it raises BatchError, in the batch system's own words.
+
+    Jobs wait until the allocation begins; a line on stderr says how long it may take.
+    """
+
+    def __init__(
+        self,
+        system: str,
+        nodes: int = 1,
+        ppn: int = 1,
+        walltime: float | str = "1h",
+        queue: str = "",
+        account: str = "",
+        lines: tuple[str, ...] = (),
+        host: str | None = None,
+    ) -> None:
+        self._profile = profile(system)
+        self._ask = make_ask(nodes, ppn, walltime, queue, account, lines)
+        here = "" if self._profile.name == "local" else ANY
+        self._host = here if host is None else host
+        self._stack = ExitStack()
+        #: the batch system's name for the allocation; "": there is none
+        self.id = ""
+
+    def __repr__(self) -> str:
+        return f"<BatchFabric {self._profile.name} {self.id or 'not begun'}>"
+
+    def __enter__(self) -> ServerProxy:
+        with ExitStack() as stack:
+            scratch = Path(tempfile.mkdtemp(prefix="park-"))
+            stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+            above = default_home() / "allocations"
+            above.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shared = Path(tempfile.mkdtemp(prefix="script-", dir=above))
+            stack.callback(shutil.rmtree, shared, ignore_errors=True)
+            stack.enter_context(locked(shared / LOCK))
+            broker = stack.enter_context(OwnBroker(scratch / "home", shared / "broker.log", self._host))
+            service = connect(broker.connection)
+            stack.callback(service.close)
+            words = [sys.executable, "-m", "park.cli.kernel", "--nodes", "--broker", broker.address]
+            if self._host:
+                words += ["--key", str(broker.new_key(shared / "kernel.key"))]
+            command = f"exec {shlex.join([*words, '--away-timeout', str(AWAY_SECONDS)])}"
+            script = script_of(self._profile, with_command(self._ask, command, "park"))
+            self.id = submit(self._profile, script, shared, "park")
+            remember(shared, self._profile.name, self.id)
+            stack.callback(self._give_back)
+            over = threading.Event()
+            stack.callback(over.set)
+            threading.Thread(target=self._tell, args=(over,), name="park-allocation", daemon=True).start()
+            stack.enter_context(service)
+            self._stack = stack.pop_all()
+        return service
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _give_back(self) -> None:
+        try:
+            cancel(self._profile, self.id)
+        except BatchError as error:
+            tell(f"park: allocation {self.id} of {self._profile.name} was not cancelled: {error}", "warning")
+        self.id = ""
+
+    def _tell(self, over: threading.Event) -> None:
+        """Say how the allocation stands, as long as it does not run, and when it has ended."""
+        said = ""
+        while not over.wait(LOOK_SECONDS):
+            try:
+                seen = find(look(self._profile), self.id)
+            except BatchError:
+                continue
+            text = standing(seen)
+            if text != said and not over.is_set():
+                said = text
+                if text:
+                    tell(f"park: allocation {self.id} of {self._profile.name} {text}", "warning")
+            if seen is None or seen.state == ENDED:
+                return
+
+
+def standing(seen: Allocation | None) -> str:
+    """The standing of an allocation that does not run, in words; "": it runs."""
+    if seen is None or seen.state == ENDED:
+        return "has ended: what still waits runs nowhere"
+    if seen.state == QUEUED:
+        place = f", place {seen.place}" if seen.place else ""
+        return f"is queued{place}" + (f": {seen.reason}" if seen.reason else "")
+    return ""

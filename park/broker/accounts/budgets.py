@@ -1,0 +1,45 @@
+"""Budgets of one connection: how much a peer may have open, so that no single key fills the broker.
+
+A message over a budget is refused with the figures, and nothing of it is kept. The limits of owners over all connections
+are in `park.broker.accounts.quotas`.
+"""
+
+from __future__ import annotations
+
+from park.errors import LimitReached
+
+#: Open maps of a client's sessions, with or without units.
+MAX_OPEN_MAPS = 50_000
+#: Bytes of the code of all open maps of an owner's sessions, over all connections.
+MAX_SESSION_CODE_BYTES = 1 << 30
+#: Bytes of the code that all jobs and maps need now, above which sessions open no map with further code.
+MAX_ALL_CODE_BYTES = 4 << 30
+#: Code of fewer bytes is not summed up: a client's open maps bound it.
+SMALL_CODE_BYTES = 16 << 10
+#: Fetches of one peer that wait for the end of a job.
+MAX_WAITING_FETCHES = 50_000
+#: Attempts that a kernel says in one hello that it holds.
+MAX_CLAIMS = 50_000
+#: Attempts in one heartbeat that a kernel is told to end.
+MAX_ABORTS = 100
+#: Packages and labels that a kernel announces.
+MAX_PACKAGES = 10_000
+MAX_LABELS = 100
+#: Named environments that a kernel announces.
+MAX_ENVIRONMENTS = 100
+#: Characters of a name, a label or a version.
+MAX_TEXT_CHARS = 200
+#: Messages of the answer to a Fetch that are made at a time.
+MAX_ANSWER_SLICE = 200
+#: Messages that go out for one peer's messages of a turn; after more than these its other messages wait for later turns.
+MAX_ANSWERS_PER_TURN = 1_000
+#: Messages of one peer that wait for later turns.
+MAX_POSTPONED = 1_000
+
+
+def check(count: int, limit: int, kind: str, remedy: str) -> None:
+    """Raises LimitReached where *count* things of a *kind* are at the *limit*."""
+    if count >= limit:
+        raise LimitReached(
+            f"this connection has {count:,} {kind}, and no more than {limit:,} may be: {remedy}"
+        )

@@ -1,0 +1,476 @@
+"""Assignment of work to slots: free slots, chunks ahead, wide units, lent slots, stragglers."""
+
+from __future__ import annotations
+
+from park.broker.effects import Effects, Write
+from park.broker.entities.jobs import BrokerJob
+from park.broker.entities.maps import CHUNK_SECONDS, Attempt, AttemptState, JobMap, Span
+from park.broker.entities.requirements import KernelProfile, Kind, NeedsDoor, unmet
+from park.broker.entities.roster import DRIVERS_PER_SLOT, Kernel
+from park.broker.handlers import attempt_state, attempts, charging, code_sharing, controls, job_lifecycle
+from park.broker.scheduler.stragglers import MIN_STRAGGLER_SECONDS
+from park.broker.state import State
+from park.model import JobState
+from park.wire import codec, messages
+
+#: A door of the service clock: one of a set of needs, or of the drivers that wait at a kernel (`BrokerJob.driver_door`).
+Door = NeedsDoor | int
+
+
+def deal(state: State, effects: Effects) -> None:
+    """Give every free slot to the job that is due."""
+    if state.touched.single_units:
+        for job, map_ in state.touched.single_units:
+            if not deal_at_once(state, effects, job, map_):
+                job_lifecycle.refresh(state, effects, job)
+        state.touched.single_units.clear()
+    if not state.clock.awake and not state.free_slots.reserved:  # nothing waits
+        state.touched.kernels.clear()
+    else:
+        _deal_waiting(state, effects)
+    if state.free_slots.free:
+        _reissue_stragglers(state, effects)
+
+
+def _deal_waiting(state: State, effects: Effects) -> None:
+    clock, dealing = state.clock, state.free_slots
+    touched: list[Kernel] = []
+    while state.touched.kernels:  # a deal here may open a door there
+        kernel = state.touched.kernels.pop(next(iter(state.touched.kernels)))
+        touched.append(kernel)
+        while kernel.free > 0 and _deal_on(state, effects, kernel):
+            pass
+    for profile in list(dealing.free):
+        while clock.awake and profile in dealing.free:
+            place = _next_place(state, effects, profile)
+            if place is None:
+                break
+            touched.append(place[1])
+            _give(state, effects, *place)
+    for kernel in list(dealing.full.values()) if clock.awake and dealing.full else ():
+        while kernel.number in dealing.full and _deal_full(state, effects, kernel):
+            touched.append(kernel)
+    for kernel in [*touched, *state.touched.kernels.values()]:
+        if kernel.free <= 0:
+            _deal_ahead(state, effects, kernel)
+    state.touched.kernels.clear()
+
+
+def _next_place(state: State, effects: Effects, profile: KernelProfile) -> tuple[BrokerJob, Kernel] | None:
+    """The job that is due at the kernels of a profile, and one of them; None: no job is."""
+    doors: list[Door] = [*state.free_slots.doors(profile)]
+    while number := state.clock.pick(doors, effects.now, owner=profile.owner, only=profile.only):
+        job = state.jobs[number]
+        kernel = state.free_slots.place(profile, job.kernels, job.needs)
+        if not _lacks_gpus(kernel, job):
+            return job, kernel
+        doors = [door for door in doors if not _for_gpus(door)]
+    return None
+
+
+def _doors(state: State, kernel: Kernel) -> list[Door]:
+    """The doors at which this kernel looks: those of its profile, and those of the drivers that wait there."""
+    doors: list[Door] = [*state.free_slots.doors(kernel.profile), kernel.number]
+    return [*doors, -kernel.number] if kernel.profile.gpus else doors
+
+
+def _pick(
+    state: State, effects: Effects, kernel: Kernel, doors: list[Door], prefer: int = 0, anyone: bool = False
+) -> int:
+    """The job that is due at *doors* of this kernel; 0: none is. *anyone*: of all owners alike.
+
+    Where no GPU is free for it, units without GPUs go past it, and those with GPUs do not: it gets the next one.
+    """
+    owner, only = ("", False) if anyone else (kernel.profile.owner, kernel.profile.only)
+    number = state.clock.pick(doors, effects.now, prefer, owner, only)
+    if number and _lacks_gpus(kernel, state.jobs[number]):
+        doors = [door for door in doors if not _for_gpus(door)]
+        number = state.clock.pick(doors, effects.now, prefer, owner, only)
+    return number
+
+
+def _for_gpus(door: Door) -> bool:
+    """Whether jobs that need GPUs stand at this door."""
+    return door < 0 if isinstance(door, int) else door.needs.gpus > 0
+
+
+def _lacks_gpus(kernel: Kernel, job: BrokerJob) -> bool:
+    """Whether the job's next unit here needs GPUs that are not free; a driver goes on with the ones that it had."""
+    if not job.needs.gpus:
+        return False
+    if waiting := job.resumable.get(kernel.number):
+        return not kernel.devices.has_room(waiting[0].devices, job.needs.gpus)
+    return kernel.devices.choose(job.needs.gpus) is None
+
+
+def _deal_on(state: State, effects: Effects, kernel: Kernel) -> bool:
+    """Give a free slot of this kernel to the job that is due; False: nothing can be done."""
+    if kernel.closed:
+        return _resume_on(state, effects, kernel)
+    if kernel.reserved:
+        job = state.jobs[kernel.reserved]
+        if not _fits(kernel, job):
+            return False
+        job_lifecycle.unreserve(state, effects, kernel)
+        _give(state, effects, job, kernel)
+        return True
+    if kernel.full_of_drivers:
+        return _deal_full(state, effects, kernel)
+    number = _pick(state, effects, kernel, _doors(state, kernel), kernel.last)
+    if not number:  # a driver of an owner for whom it pauses can go on nowhere else
+        return kernel.profile.only and not kernel.announced.only and _resume_on(state, effects, kernel)
+    _give(state, effects, state.jobs[number], kernel)
+    return True
+
+
+def _resume_on(state: State, effects: Effects, kernel: Kernel) -> bool:
+    """Let one driver go on at a kernel that takes no new work. False: none is due."""
+    number = _pick(state, effects, kernel, [kernel.number, -kernel.number], anyone=True)
+    if not number or not _fits(kernel, state.jobs[number]):
+        return False
+    attempts.resume(state, effects, state.jobs[number].resumable[kernel.number][0])
+    return True
+
+
+def _deal_full(state: State, effects: Effects, kernel: Kernel) -> bool:
+    """Deal to a kernel where no further driver may start: drivers go on, chunks run inside waiting drivers, and units of
+    code that makes no maps find a process. A few units of unknown code are tried."""
+    inside = _inside(state, kernel)
+    most = Kind.UNKNOWN if len(kernel.parked) < (DRIVERS_PER_SLOT + 1) * kernel.slots else Kind.PLAIN
+    doors: list[Door] = [d for d in state.free_slots.doors(kernel.profile) if d.kind <= most]
+    number = _pick(state, effects, kernel, doors)
+    if inside is not None and (not number or state.clock.before(inside[0]) <= state.clock.before(number)):
+        job, work = state.jobs[inside[0]], inside[1]
+        if isinstance(work, Attempt):
+            attempts.resume(state, effects, work)
+        else:
+            _dispatch(state, effects, job, work, kernel)
+        return True
+    if number:
+        _give(state, effects, state.jobs[number], kernel)
+    return bool(number)
+
+
+def _inside(state: State, kernel: Kernel) -> tuple[int, Attempt | JobMap] | None:
+    """The job that is due of those whose drivers wait here, with the driver that goes on, or the map to deal from.
+
+    A driver here of whose map nothing is here is the innermost of its process, so that a chunk of that map
+    runs inside it: there is one such driver in each chain of drivers that wait. A driver of an owner for whom the kernel
+    pauses may go on, but it gets no new units here.
+    """
+    profile = kernel.profile
+    found: dict[int, Attempt | JobMap] = {}
+    for n in kernel.parked:
+        attempt = state.attempts[n]
+        job = state.jobs[attempt.map.job]
+        if not job.dealt or job.reserved is not None or not _fits(kernel, job):
+            continue
+        if attempt.resumable:
+            if kernel.devices.has_room(attempt.devices, attempt.needs.gpus):
+                found[job.number] = attempt
+        elif (
+            job.number not in found
+            and _fits_anew(kernel, job)
+            and (not profile.only or profile.owner == job.owner)
+        ):
+            idle = (state.maps[key] for key in attempt.maps)
+            for map_ in idle:
+                if map_.waiting and all(state.attempts[r].kernel is not kernel for r in map_.running):
+                    found[job.number] = map_
+    if not found:
+        return None
+    number = min(found, key=state.clock.before)
+    return number, found[number]
+
+
+def _fits(kernel: Kernel, job: BrokerJob) -> bool:
+    """Whether there is room here for what the job would do next."""
+    return kernel.has_slots(job.needs) and not _lacks_gpus(kernel, job)
+
+
+def _fits_anew(kernel: Kernel, job: BrokerJob) -> bool:
+    """Whether there is room here for a unit of the job."""
+    return kernel.fits(job.needs)
+
+
+def _give(state: State, effects: Effects, job: BrokerJob, kernel: Kernel) -> None:
+    """The job gets a slot here: for a driver of it that wants to go on, else for units. A wide unit waits for room."""
+    if not _fits(kernel, job):
+        kernel.reserved, job.reserved = job.number, kernel
+        state.free_slots.reserve(kernel)
+        job_lifecycle.refresh(state, effects, job)
+        return
+    waiting = job.resumable.get(kernel.number)
+    if waiting:
+        attempts.resume(state, effects, waiting[0])
+        return
+    map_ = job.next_ready()
+    assert map_ is not None
+    _dispatch(state, effects, job, map_, kernel)
+
+
+def _deal_ahead(state: State, effects: Effects, kernel: Kernel) -> None:
+    """Let a chunk wait ahead for the next free slot where all are busy, if it is due.
+
+    Not where another job is between two generations: its next one would have to wait for that chunk too.
+    """
+    while kernel.free <= 0 and not (kernel.reserved or kernel.stalled) and len(kernel.ahead) < kernel.offers:
+        number = _pick(state, effects, kernel, _doors(state, kernel), kernel.last)
+        if not number or kernel.full_of_drivers or state.clock.rests(number, effects.now):
+            return
+        job = state.jobs[number]
+        map_ = job.next_ready()
+        if map_ is None or kernel.number in job.resumable or not _may_be_ahead(state, job, map_, kernel):
+            return
+        _dispatch(state, effects, job, map_, kernel)
+
+
+def _may_be_ahead(state: State, job: BrokerJob, map_: JobMap, kernel: Kernel) -> bool:
+    """Whether a chunk of the map may wait at the kernel for a slot: its units are short, and some run there."""
+    if map_.apart or not job.needs.plain:
+        return False
+    estimate = state.estimates.get(map_.owner, map_.function)
+    return (
+        estimate is not None and estimate <= CHUNK_SECONDS and any(n in kernel.running for n in map_.running)
+    )
+
+
+def deal_at_once(state: State, effects: Effects, job: BrokerJob, map_: JobMap) -> bool:
+    """Deal the one unit of a session's map, if a slot is free and no job waits; else it takes its turn.
+
+    `deal` would give the same unit the same slot, in twice the time: a client that asks for one unit waits for it.
+    """
+    alone = not (state.clock.awake or state.touched.kernels or state.free_slots.reserved or job.resumable)
+    plain = job.needs.plain and not job.submit.max_time
+    if not (alone and plain and map_.waiting == 1 and job.dealt and job.next_ready() is map_):
+        return False
+    door = state.door(job, map_)
+    for profile in state.free_slots.free:
+        if door in state.free_slots.doors(profile) and (not profile.only or profile.owner == job.owner):
+            kernel = state.free_slots.place(profile, job.kernels, job.needs)
+            state.clock.visit(job.number, door, effects.now)
+            _give_out(state, effects, job, map_, 1, kernel)
+            state.touched.jobs.add(job.number)
+            return True
+    return False
+
+
+def _dispatch(state: State, effects: Effects, job: BrokerJob, map_: JobMap, kernel: Kernel) -> None:
+    """Deal the next chunk of the map to the kernel."""
+    estimate = state.estimates.get(map_.owner, map_.function)
+    size = map_.chunk_size(state.roster.slots_for(map_.owner, job.needs.job), estimate)
+    size = min(size, state.estimates.most(map_.owner, map_.function))
+    if job.submit.max_unit_time and not job.submit.idempotent:
+        size = 1  # of several, those beside one that runs too long would run twice
+    _give_out(state, effects, job, map_, size, kernel)
+    job_lifecycle.refresh(state, effects, job)
+
+
+def _give_out(
+    state: State, effects: Effects, job: BrokerJob, map_: JobMap, size: int, kernel: Kernel
+) -> None:
+    """Up to *size* units of the map go to the kernel; of a map that is dealt out, late chunks are watched."""
+    attempt = _issue(state, effects, job, map_, map_.take(size), kernel)
+    known = state.estimates.get(map_.owner, map_.function) is not None
+    if not map_.waiting and known and _may_run_twice(job, map_):
+        for number in [attempt.number] if map_.tail else map_.running:
+            state.stragglers.watch(state.attempts[number])
+        map_.tail = True
+
+
+def _issue(
+    state: State,
+    effects: Effects,
+    job: BrokerJob,
+    map_: JobMap,
+    span: Span,
+    kernel: Kernel,
+    twin: Attempt | None = None,
+) -> Attempt:
+    """Make an attempt at the units of *span*, and send it to the kernel with its code and its inputs."""
+    attempt = _new_attempt(state, effects, job, map_, span, kernel, twin)
+    if map_.function not in kernel.known:
+        kernel.known.add(map_.function)
+        code_sharing.give(state, effects, kernel, map_.function)
+    if map_.root:
+        controls.deliver(state, effects, job, kernel)
+        if not job.submit.idempotent:
+            # should the broker die now, its next life knows that these units may have run
+            effects.writes.append(Write("attempt", (job.number, span.start), codec.pack(len(span))))
+    payload = b"" if map_.once else map_.ref(span)
+    effects.send(kernel.peer, _run(state, job, attempt), payload, _run_after(effects, job, attempt))
+    if job.state is JobState.QUEUED:
+        state.job_list.change(job, effects, state=JobState.RUNNING, started=effects.wall)
+    if job.ending == "stop" and not map_.root:
+        attempt_state.end_attempt(effects, attempt, "stop", soft=True)
+    state.count_running(attempt, 0 if attempt.ahead else +1)
+    return attempt
+
+
+def _new_attempt(
+    state: State,
+    effects: Effects,
+    job: BrokerJob,
+    map_: JobMap,
+    span: Span,
+    kernel: Kernel,
+    twin: Attempt | None,
+) -> Attempt:
+    """The attempt, charged by estimate; it has its slots, or waits ahead where none is free."""
+    expected = state.estimates.guess(map_.owner, map_.function, effects.now) * len(span)
+    needs, number = job.needs, state.next_attempt
+    state.next_attempt += 1
+    weight, cost = charging.weight(state, effects, job), expected * kernel.cost(needs)
+    devices = kernel.devices.choose(needs.gpus) if needs.gpus else ()
+    assert devices is not None
+    attempt = Attempt(
+        number,
+        map_,
+        span,
+        kernel,
+        needs,
+        effects.now,
+        cost,
+        state.clock.serve(job.number, state.door(job, map_), cost, effects.now),
+        expected,
+        charging.price(state, weight),
+        weight,
+        twin=twin,
+        begun=effects.now,
+        devices=devices,
+    )
+    if twin is not None:
+        twin.twin = attempt
+    state.attempts[number] = attempt
+    job.attempts.add(number)
+    map_.running.add(number)
+    attempt_state.move(state, attempt, AttemptState.AHEAD if kernel.free <= 0 else AttemptState.RUNNING)
+    kernel.jobs.add(job.number)
+    kernel.last = job.number
+    job.kernels[kernel.number] = kernel
+    return attempt
+
+
+def _run(state: State, job: BrokerJob, attempt: Attempt) -> messages.Run:
+    """The message that gives the attempt to its kernel."""
+    map_, span, needs = attempt.map, attempt.span, attempt.needs
+    limit = 0.0 if map_.once else job.submit.max_unit_time
+    return messages.Run(
+        attempt=attempt.number,
+        job=job.number,
+        owner=map_.owner,
+        map=map_.key,
+        function=map_.function,
+        start=span.start,
+        count=len(span),
+        seed=map_.seed,
+        epoch=state.epoch,
+        lease=state.roster.lease,
+        once=map_.once,
+        # the kernel may have to end the process of this attempt: no other attempt's work runs in it
+        apart=map_.apart or attempt.twin is not None or limit > 0,
+        ahead=attempt.ahead,
+        cpus=needs.cpus,
+        memory=needs.memory,
+        stored=map_.root,
+        limit=limit,
+        restored=map_.root and any(span.start <= u < span.stop for u in job.checkpoints),
+        served=job.controls.served if map_.root and job.controls is not None else 0,
+        argv=job.submit.argv,
+        gpus=needs.gpus,
+        devices=list(attempt.devices),
+        environment=needs.environment,
+    )
+
+
+def _run_after(effects: Effects, job: BrokerJob, attempt: Attempt) -> int:
+    """The turn that must be on disk before the kernel gets the attempt."""
+    after = attempt.kernel.joined
+    if attempt.map.root:
+        if not job.submit.idempotent:  # the record that its units may have run
+            return effects.turn
+        after = max(after, attempt.map.came)
+        if job.controls is not None:  # the checkpoint from which it goes on, and the controls that this has
+            after = max(after, job.controls.turn)
+    return after
+
+
+def preempt(state: State, effects: Effects) -> None:
+    """Of the drivers that hold a slot while another job is due, ask those that are furthest ahead."""
+    if not state.clock.awake and not state.free_slots.reserved:
+        return
+    clock, asked = state.clock, []
+    for attempt in state.preemption.round(effects.now):
+        kernel, number = attempt.kernel, attempt.map.job
+        room = kernel.free > 0 and not kernel.reserved
+        if kernel.closed or (room and not attempt.devices):
+            continue
+        charging.accrue(state, effects, attempt)
+        due = kernel.reserved or _due_instead(state, effects, attempt, room)
+        if due and due != number and clock.before(due) < clock.before(number):
+            asked.append(attempt)
+    asked.sort(key=lambda a: clock.before(a.map.job), reverse=True)
+    for attempt in asked[: clock.awake + len(state.free_slots.reserved)]:
+        attempt_state.ask_to_lend(effects, attempt)
+
+
+def _due_instead(state: State, effects: Effects, attempt: Attempt, room: bool) -> int:
+    """The job that is due for the slot of this attempt, or for its GPUs; *room*: other slots are free."""
+    kernel = attempt.kernel
+    doors = _doors(state, kernel)
+    if not attempt.devices:
+        return _pick(state, effects, kernel, doors)
+    if room:
+        doors = [door for door in doors if _for_gpus(door)]
+    return state.clock.pick(doors, effects.now, 0, kernel.profile.owner, kernel.profile.only)
+
+
+def _reissue_stragglers(state: State, effects: Effects) -> None:
+    """Issue late chunks again where slots are free and nothing else is due."""
+    for number in state.stragglers.late(effects.now):
+        attempt = state.attempts.get(number)
+        if attempt is None or attempt.twin is not None or attempt.void or attempt.told:
+            continue
+        if attempt.driver or attempt.parked:
+            continue
+        map_ = attempt.map
+        job = state.job(map_.job)
+        if map_.waiting or not job.dealt or not _may_run_twice(job, map_):
+            continue
+        driver = state.attempts.get(map_.driver)
+        if driver is not None and driver.kernel is attempt.kernel:
+            continue  # it may run inside its driver's process, and could not be ended alone
+        if attempt.ahead or number in state.disk.waiting:
+            state.stragglers.watch(attempt, effects.now + MIN_STRAGGLER_SECONDS)
+            continue
+        kernel = _elsewhere(state, job, attempt.kernel)
+        if kernel is None:
+            state.stragglers.watch(attempt, effects.now + MIN_STRAGGLER_SECONDS)
+        else:
+            _issue(state, effects, job, map_, attempt.span, kernel, twin=attempt)
+            state.job_list.change(job, effects, doubled=(job.facts.doubled or 0) + 1)
+
+
+def _may_run_twice(job: BrokerJob, map_: JobMap) -> bool:
+    return (
+        job.submit.pure
+        and job.submit.idempotent
+        and not map_.once
+        and not map_.apart
+        and not map_.cancelled
+        and not (map_.root and job.checkpoints)
+        and map_.function not in job.callers
+    )
+
+
+def _elsewhere(state: State, job: BrokerJob, kernel: Kernel) -> Kernel | None:
+    """A kernel with a free slot for the job's units, if possible another one than *kernel*."""
+    best: Kernel | None = None
+    for profile in state.free_slots.free:
+        if not unmet(job.needs, profile) and (not profile.only or profile.owner == job.owner):
+            found = state.free_slots.place(profile, (), job.needs)
+            if found is kernel and len(state.free_slots.free[profile]) > 1:
+                found = state.free_slots.place(profile, (), job.needs)
+            if _fits_anew(found, job) and (best is None or best is kernel):
+                best = found
+    return best

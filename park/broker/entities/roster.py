@@ -1,0 +1,359 @@
+"""The kernels and clients that are connected: their slots, what they hold, and when they fall silent.
+
+A kernel holds a lease on every attempt it was given; any message of its renews all of them. A kernel
+that says nothing for one lease is lost, and so is a client.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from park.broker.effects import Effects, Peer
+from park.broker.entities.devices import Devices
+from park.broker.entities.requirements import KernelProfile, Needs
+from park.model import Account, KernelRecord, Serves
+
+#: Resident drivers a kernel may hold for each of its slots while they wait in a map.
+DRIVERS_PER_SLOT = 4
+#: Beyond this number of members, heartbeats and the ends of leases may be late by an eighth of a heartbeat.
+MANY_MEMBERS = 256
+
+
+@dataclass(slots=True)
+class Kernel:
+    """One connected kernel.
+
+    It has more than 20 attributes: handlers of all subjects note here what they have given to the kernel.
+    """
+
+    peer: Peer
+    number: int
+    incarnation: bytes
+    user: str
+    host: str
+    pid: int
+    slots: int
+    python: str
+    #: what it has, and whom it serves
+    profile: KernelProfile
+    heard: float
+    said: float
+    #: attempts that occupy slots now
+    running: set[int] = field(default_factory=set)
+    #: slots that they occupy, and that are left, and bytes that they need
+    busy: int = 0
+    free: int = field(init=False)
+    memory: int = 0
+    #: attempts that wait there for a slot, the next one first: they begin as soon as one is free
+    ahead: dict[int, None] = field(default_factory=dict)
+    #: drivers that wait in a map and occupy none
+    parked: set[int] = field(default_factory=set)
+    #: code that was sent to it
+    known: set[bytes] = field(default_factory=set)
+    #: jobs that ran here and may have to clean up
+    jobs: set[int] = field(default_factory=set)
+    #: the jobs whose end its fetches wait for, by attempt and id
+    fetches: dict[tuple[int, int], int] = field(default_factory=dict)
+    #: answers to it of which the end has not been sent
+    long_answers: int = 0
+    #: whose key it showed; None: it came over ipc or a lane
+    account: Account | None = None
+    #: the batch job in whose allocation it runs, and its node's name there
+    batch: str = ""
+    node: str = ""
+    #: the machine and Unix user that share its files in memory; "": it takes no code from other kernels
+    machine: str = ""
+    #: the IP address at which kernels of other machines fetch code from it, as it does from them; "": they do not
+    peers: str = ""
+    #: the job that a slot here has just served: its process has it prepared
+    last: int = 0
+    #: the job for whose wide unit slots are kept free
+    reserved: int = 0
+    #: the turn in which it joined: until that is on disk, it gets nothing to run
+    joined: int = 0
+    #: when the time of what runs was last looked at
+    accrued: float = 0.0
+    #: attempts whose answers are on disk, which it has not been told; their bytes, and when it was last told
+    confirm: list[int] = field(default_factory=list)
+    confirm_bytes: int = 0
+    confirmed: float = 0.0
+    #: messages of streams that were heard, which it has not been told: the last by attempt; and when it was last told
+    marks: dict[int, int] = field(default_factory=dict)
+    told: float = 0.0
+    #: how many messages these are, about
+    untold: int = 0
+    #: it has given back units that waited there: none wait there again until it has a free slot
+    stalled: bool = False
+    #: it takes no new work, and will leave
+    draining: bool = False
+    #: the owners whose new work it takes now, and why it takes less than it might
+    serves: Serves = Serves.ALL
+    pause: str = ""
+    #: its profile while nothing keeps it from work
+    announced: KernelProfile = field(init=False)
+    devices: Devices = field(init=False)
+    #: seconds after which it shall hand back what it holds, if it was asked to leave and may not know
+    grace: float | None = None
+    #: who asked: peers, and the ids of their requests
+    drainers: list[tuple[Peer, int]] = field(default_factory=list)
+
+    @property
+    def offers(self) -> int:
+        """The slots that may get new work, now or later."""
+        return 0 if self.closed else self.slots
+
+    @property
+    def closed(self) -> bool:
+        """It takes no new work now."""
+        return self.draining or self.serves is Serves.NONE
+
+    def __post_init__(self) -> None:
+        self.free = self.slots
+        self.announced = self.profile
+        self.devices = Devices(self.profile.gpus)
+
+    def occupy(self, needs: Needs, devices: tuple[int, ...]) -> None:
+        """Give slots, memory and these devices to a unit."""
+        self.busy += needs.cpus
+        self.free -= needs.cpus
+        self.memory += needs.memory
+        self.devices.take(devices, needs.gpus)
+
+    def vacate(self, needs: Needs, devices: tuple[int, ...]) -> None:
+        """Take back the slots, memory and devices of a unit."""
+        self.busy -= needs.cpus
+        self.free += needs.cpus
+        self.memory -= needs.memory
+        self.devices.give_back(devices, needs.gpus)
+
+    def has_slots(self, needs: Needs) -> bool:
+        """Whether slots and memory are free now for a unit that may run here."""
+        return self.free >= needs.cpus and (
+            not needs.memory or self.profile.memory - self.memory >= needs.memory
+        )
+
+    def fits(self, needs: Needs) -> bool:
+        """Whether slots, memory and GPUs are free now for a unit that may run here."""
+        return self.has_slots(needs) and (not needs.gpus or self.devices.choose(needs.gpus) is not None)
+
+    def cost(self, needs: Needs) -> float:
+        """The slots to charge for a unit: those of the larger of its parts of the slots and of the GPUs."""
+        if not (needs.gpus and self.profile.gpus):
+            return needs.cpus
+        return max(float(needs.cpus), needs.gpus * self.slots / self.profile.gpus)
+
+    @property
+    def holds(self) -> set[int]:
+        """All attempts that were given to it."""
+        return self.running | self.parked | self.ahead.keys()
+
+    @property
+    def full_of_drivers(self) -> bool:
+        """No further driver may become resident here."""
+        return len(self.parked) >= DRIVERS_PER_SLOT * self.slots
+
+    def record(self) -> KernelRecord:
+        return KernelRecord(
+            kernel=self.number,
+            host=self.host,
+            pid=self.pid,
+            slots=self.slots,
+            busy=self.busy,
+            drivers=len(self.parked),
+            python=self.python,
+            memory=self.profile.memory,
+            labels=self.profile.labels,
+            owner=self.announced.owner,
+            only=self.announced.only,
+            draining=self.draining,
+            batch=self.batch,
+            node=self.node,
+            serves=self.serves,
+            pause=self.pause,
+            job=self.profile.job,
+            gpus=self.profile.gpus,
+            gpus_busy=self.devices.busy,
+            environments=tuple(" ".join(pair) for pair in self.profile.environments),
+        )
+
+
+@dataclass(slots=True)
+class Client:
+    """One connected client."""
+
+    peer: Peer
+    incarnation: bytes
+    user: str
+    python: str
+    heard: float
+    said: float
+    number: int = 0
+    #: sessions, and jobs that it still feeds with inputs: they end with it
+    open: set[int] = field(default_factory=set)
+    #: it does not take its results as fast as they come
+    slow: bool = False
+    #: the jobs whose end its fetches wait for, by attempt (0) and id
+    fetches: dict[tuple[int, int], int] = field(default_factory=dict)
+    #: answers to it of which the end has not been sent
+    long_answers: int = 0
+    #: whose key it showed; None: it came over ipc or a lane
+    account: Account | None = None
+
+    @property
+    def admin(self) -> bool:
+        """Whether it is the broker's own Unix user: no other user can connect without a key."""
+        return self.account is None
+
+
+Member = Kernel | Client
+
+
+class Roster:
+    """The connected kernels and clients. *heartbeat* and *lease* in seconds."""
+
+    def __init__(self, heartbeat: float, lease: float) -> None:
+        self.heartbeat = heartbeat
+        self.lease = lease
+        self.kernels: dict[Peer, Kernel] = {}
+        self.clients: dict[Peer, Client] = {}
+        self._kernel_of: dict[bytes, Kernel] = {}
+        self._client_of: dict[bytes, Client] = {}
+        #: slots of the kernels that take new work: of those that serve every owner, and of those that serve one owner or
+        #: one job, by its name or number
+        self.slots = 0
+        self.slots_of: Counter[str | int] = Counter()
+        self._next_kernel = 1
+        self._last_client = 0
+        #: when `look` may next find something: speaking and hearing only move leases and heartbeats later
+        self.next_look = float("inf")
+
+    def join_kernel(
+        self,
+        peer: Peer,
+        incarnation: bytes,
+        user: str,
+        host: str,
+        pid: int,
+        profile: KernelProfile,
+        now: float,
+        account: Account | None = None,
+    ) -> Kernel:
+        """*account*: whose key it showed. Without a pool's mark it runs that owner's units only, whatever it says."""
+        if account is not None and not account.pool:
+            profile = replace(profile, owner=account.name, only=True)
+        slots, python = profile.slots, profile.python
+        kernel = Kernel(
+            peer, self._next_kernel, incarnation, user, host, pid, slots, python, profile, now, now
+        )
+        kernel.account = account
+        self._next_kernel += 1
+        self.kernels[peer] = self._kernel_of[incarnation] = kernel
+        self._count(kernel, kernel.offers)
+        self.next_look = min(self.next_look, now + min(self.heartbeat, self.lease))
+        return kernel
+
+    def join_client(
+        self,
+        peer: Peer,
+        incarnation: bytes,
+        user: str,
+        python: str,
+        now: float,
+        account: Account | None = None,
+    ) -> Client:
+        self._last_client += 1
+        client = Client(peer, incarnation, user, python, now, now, self._last_client, account=account)
+        self.clients[peer] = self._client_of[incarnation] = client
+        self.next_look = min(self.next_look, now + min(self.heartbeat, self.lease))
+        return client
+
+    def move(self, member: Member, peer: Peer, now: float) -> None:
+        """The same kernel or client came back, perhaps over a new connection."""
+        self.drop(member)
+        member.peer, member.heard = peer, now
+        if isinstance(member, Kernel):
+            self.kernels[peer] = self._kernel_of[member.incarnation] = member
+            self._count(member, member.offers)
+        else:
+            self.clients[peer] = self._client_of[member.incarnation] = member
+
+    def drop(self, member: Member) -> None:
+        """A member is gone."""
+        if isinstance(member, Kernel):
+            del self.kernels[member.peer], self._kernel_of[member.incarnation]
+            self._count(member, -member.offers)
+        else:
+            del self.clients[member.peer], self._client_of[member.incarnation]
+
+    def drain(self, kernel: Kernel) -> None:
+        """The kernel takes no new work any more."""
+        self._count(kernel, -kernel.offers)
+        kernel.draining = True
+
+    def serve(self, kernel: Kernel, serves: Serves, pause: str) -> None:
+        """The kernel takes new work of these owners only."""
+        self._count(kernel, -kernel.offers)
+        kernel.serves, kernel.pause = serves, pause
+        only = kernel.announced.only or serves is Serves.OWN
+        kernel.profile = replace(kernel.announced, only=only)
+        self._count(kernel, kernel.offers)
+
+    def _count(self, kernel: Kernel, slots: int) -> None:
+        if kernel.profile.job or kernel.profile.only:
+            self.slots_of[kernel.profile.job or kernel.profile.owner] += slots
+        else:
+            self.slots += slots
+
+    def slots_for(self, owner: str, job: int = 0) -> int:
+        """The slots that may run the owner's units, or those of a private *job*: a kernel's claims count only for those
+        whom it serves.
+        """
+        return self.slots_of[job] if job else self.slots + self.slots_of[owner]
+
+    def member(self, peer: Peer) -> Member | None:
+        return self.kernels.get(peer) or self.clients.get(peer)
+
+    def kernel_of(self, incarnation: bytes) -> Kernel | None:
+        return self._kernel_of.get(incarnation)
+
+    def client_of(self, incarnation: bytes) -> Client | None:
+        return self._client_of.get(incarnation)
+
+    def heard(self, peer: Peer, now: float) -> bool:
+        """A message came from *peer*; False if it is not known."""
+        member = self.kernels.get(peer) or self.clients.get(peer)
+        if member is None:
+            return False
+        member.heard = now
+        return True
+
+    def said_to(self, effects: Effects) -> None:
+        """The receivers of these messages need no heartbeat for a while."""
+        kernels, clients = self.kernels, self.clients
+        for sends in (effects.sends, effects.sends_after_commit):
+            for send in sends:
+                member = kernels.get(send.peer) or clients.get(send.peer)
+                if member is not None:
+                    member.said = effects.now
+
+    def look(self, now: float) -> tuple[list[Member], list[Member]]:
+        """The members whose lease has run out, and the members that are due a heartbeat."""
+        if now < self.next_look:
+            return [], []
+        # the same sums as in the deadlines: rounded otherwise, a deadline would come and nothing be due
+        members: list[Member] = [*self.kernels.values(), *self.clients.values()]
+        silent = [m for m in members if now >= m.heard + self.lease]
+        there = [m for m in members if now < m.heard + self.lease]
+        due = [m for m in there if now >= m.said + self.heartbeat]
+        for member in due:
+            member.said = now
+        deadlines = (min(m.heard + self.lease, m.said + self.heartbeat) for m in there)
+        self.next_look = min(deadlines, default=float("inf"))
+        if (
+            len(there) > MANY_MEMBERS
+        ):  # a look at all of them for each of their heartbeats would cost too much
+            self.next_look = max(self.next_look, now + self.heartbeat / 8)
+        return silent, due

@@ -1,0 +1,106 @@
+"""Code on its way to kernels: from the broker, or from another kernel (`park.broker.entities.spread`)."""
+
+from __future__ import annotations
+
+import hashlib
+
+from park.broker.effects import Effects, Event, Ref
+from park.broker.entities.roster import Kernel
+from park.broker.entities.spread import MAX_SPREADS, MIN_SPREAD_BYTES, Place, Spread, Step, share_files
+from park.broker.handlers import validate
+from park.broker.state import State
+from park.wire import messages
+
+#: Seconds within which a ticket is used.
+TICKET_SECONDS = 30.0
+
+
+def give(state: State, effects: Effects, kernel: Kernel, code: bytes) -> None:
+    """The kernel needs the code, which the broker has: it gets the code, or is told from whom it gets the code."""
+    size = state.code_cache.size(code)
+    if size < MIN_SPREAD_BYTES or not (kernel.machine or kernel.peers):
+        _send(effects, kernel, code)
+        return
+    spread = state.sharing.spreads.get(code)
+    if spread is None:
+        if len(state.sharing.spreads) >= MAX_SPREADS:
+            _forget_oldest(state)
+        spread = state.sharing.spreads[code] = Spread(size)
+    spread.want(kernel)
+    _go_on(state, effects, code, spread)
+
+
+def on_shared(state: State, effects: Effects, event: Event, message: messages.Shared) -> None:
+    """A kernel says where others find a code that it has."""
+    validate.check_shared(message)
+    kernel, spread = state.roster.kernels.get(event.peer), state.sharing.spreads.get(message.hash)
+    if kernel is None or spread is None:
+        return
+    address = ""
+    if message.port and kernel.peers:
+        address = (
+            f"[{kernel.peers}]:{message.port}" if ":" in kernel.peers else f"{kernel.peers}:{message.port}"
+        )
+    place = Place(message.process, message.file, address, message.cipher, message.key, message.secret)
+    if spread.hold(kernel, place):
+        _go_on(state, effects, message.hash, spread)
+
+
+def on_need_blob(state: State, effects: Effects, event: Event, message: messages.NeedBlob) -> None:
+    """A kernel lacks this code: it has dropped it, or could not get it. It gives the work back that needs it."""
+    kernel = state.roster.kernels.get(event.peer)
+    if kernel is None:
+        return
+    kernel.known.discard(message.hash)
+    if (spread := state.sharing.spreads.get(message.hash)) is not None:
+        spread.lack(kernel.number)
+        _go_on(state, effects, message.hash, spread)
+
+
+def forget(state: State, effects: Effects, kernel: Kernel) -> None:
+    """The kernel is gone, or what was on its way to it may be lost."""
+    for code, spread in state.sharing.spreads.items():
+        spread.forget(kernel.number)
+        _go_on(state, effects, code, spread)
+
+
+def _forget_oldest(state: State) -> None:
+    """Forget the code that was shared first of those that no kernel waits for, if there is one."""
+    idle = next((code for code, spread in state.sharing.spreads.items() if spread.is_idle), None)
+    state.sharing.spreads.pop(next(iter(state.sharing.spreads)) if idle is None else idle)
+
+
+def _go_on(state: State, effects: Effects, code: bytes, spread: Spread) -> None:
+    if code not in state.code_cache:  # nobody needs it any more; who waits for it gives up
+        return
+    for step, kernel, holder in spread.steps():
+        if step is Step.SEND:
+            _send(effects, kernel, code)
+        elif step in (Step.ASK, Step.ASK_ABROAD):
+            effects.send(kernel.peer, messages.Share(code, step is Step.ASK_ABROAD))
+        elif step is Step.WAIT:
+            effects.send(kernel.peer, messages.Offer(code, spread.size))
+        else:
+            _lead(state, effects, code, spread, kernel, *spread.holders[holder])
+
+
+def _lead(
+    state: State, effects: Effects, code: bytes, spread: Spread, kernel: Kernel, holder: Kernel, place: Place
+) -> None:
+    """Lead the kernel to the holder of the code: to its file, or with a ticket to its server."""
+    if share_files(kernel, holder):
+        offer = messages.Offer(code, spread.size, place.process, place.file)
+    else:
+        state.sharing.tickets += 1
+        # pure, and yet nobody guesses it: the secret is random, and only the holder and the broker know it
+        said = state.sharing.tickets.to_bytes(8, "big") + kernel.incarnation
+        ticket = hashlib.blake2b(said, key=place.secret, digest_size=32).digest()
+        effects.send(holder.peer, messages.Serve(place.cipher, ticket, TICKET_SECONDS))
+        offer = messages.Offer(
+            code, spread.size, address=place.address, cipher=place.cipher, key=place.key, ticket=ticket
+        )
+    effects.send(kernel.peer, offer)
+
+
+def _send(effects: Effects, kernel: Kernel, code: bytes) -> None:
+    effects.send(kernel.peer, messages.Blob(code), Ref("blob", (code,)))

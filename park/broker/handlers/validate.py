@@ -1,0 +1,183 @@
+"""Checks of messages at the door: their fields become keys of records and parts of heads."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import math
+
+from park.broker.accounts import budgets
+from park.broker.entities.requirements import check_needs
+from park.errors import InvalidRequest, ProtocolError
+from park.model import (
+    MAX_CONTROL_BYTES,
+    MAX_KIND_BYTES,
+    MAX_LATEST_BYTES,
+    MAX_PROGRESS,
+    MOST_GPUS,
+    MOST_MEMORY,
+    Serves,
+    command_words,
+    control_too_large,
+    environment_name,
+    is_kind,
+    notify_words,
+    owner_name,
+    priority_number,
+    texts,
+)
+from park.wire import codec, pack
+from park.wire.messages import Change, Control, Hello, KernelHello, Publish, Shared, Submit
+
+#: More slots than any node has.
+MAX_SLOTS = 1 << 16
+#: The last second of the year 9999, the latest time that calendars know (seconds since 1970).
+MAX_TIME = 253402300799.0
+#: Bytes of a request without its inputs: it travels back, beside the job's record, in one head.
+MAX_REQUEST = 24 * 1024
+#: Characters of what a client says of a job's allocation.
+MAX_ALLOCATION = 400
+
+
+def check_hello(m: Hello | KernelHello) -> None:
+    """Raises InvalidRequest or ProtocolError for what no peer is."""
+    if len(m.incarnation) != 16:
+        raise ProtocolError(f"an incarnation has 16 bytes, not {len(m.incarnation)}")
+    names = [m.user] if isinstance(m, Hello) else [m.user, m.owner]
+    for name in filter(None, names):
+        owner_name(name)
+    for name in ("python", "host", "batch", "node", "machine"):
+        _check_text(name, getattr(m, name, ""))
+    if isinstance(m, KernelHello):
+        _check_kernel(m)
+
+
+def _check_text(name: str, text: str) -> None:
+    if len(text) > budgets.MAX_TEXT_CHARS:
+        raise ProtocolError(f"{name} has {len(text):,} characters, more than {budgets.MAX_TEXT_CHARS}")
+
+
+def _check_address(text: str) -> None:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise ProtocolError(f"{text!r:.60} is no IP address") from None
+
+
+def check_shared(m: Shared) -> None:
+    """Raises ProtocolError for a place where nobody finds code."""
+    if not m.process or m.process >= 1 << 31 or m.file >= 1 << 31:
+        raise ProtocolError(f"there is no file {m.file} of process {m.process}")
+    if m.port and not 1024 <= m.port < 1 << 16:
+        raise ProtocolError(f"a kernel serves code at no port {m.port}")
+    if m.port and (len(m.cipher), len(m.key), len(m.secret)) != (16, 32, 32):
+        raise ProtocolError("the name, the key or the secret of a ciphertext is not as long as it is")
+
+
+def _check_kernel(m: KernelHello) -> None:
+    """Raises ProtocolError for an announcement that no node makes."""
+    if not 1 <= m.slots <= MAX_SLOTS:
+        raise ProtocolError(f"a kernel has 1 to {MAX_SLOTS} slots, not {m.slots}")
+    for name in m.environments:
+        environment_name(name)
+    if m.gpus > MOST_GPUS:
+        raise ProtocolError(f"a kernel has at most {MOST_GPUS} GPUs, not {m.gpus}")
+    if m.peers:
+        _check_address(m.peers)
+    if m.serves not in tuple(Serves):
+        raise ProtocolError(f"a kernel cannot serve {m.serves!r:.40}")
+    if m.memory > MOST_MEMORY:
+        raise ProtocolError(f"memory={m.memory} is more than any node has")
+    for count, limit, kind in (
+        (len(m.packages), budgets.MAX_PACKAGES, "packages"),
+        (len(m.labels), budgets.MAX_LABELS, "labels"),
+        (len(m.environments), budgets.MAX_ENVIRONMENTS, "environments"),
+        (len(m.attempts), budgets.MAX_CLAIMS, "attempts"),
+    ):
+        if count > limit:
+            raise ProtocolError(f"a kernel names at most {limit:,} {kind}, not {count:,}")
+    for kind, texts_ in (
+        ("a package's name", m.packages),
+        ("a version", m.packages.values()),
+        ("a label", m.labels),
+        ("a version of Python", m.environments.values()),
+    ):
+        for text in texts_:
+            _check_text(kind, text)
+
+
+def check_control(m: Control, payload: bytes | memoryview) -> None:
+    """Raises InvalidRequest or ProtocolError for what is no control that a client may send."""
+    if len(m.key) != 16 or not len(payload):
+        raise ProtocolError("a control has a key of 16 bytes, and says something")
+    if len(payload) > MAX_CONTROL_BYTES:
+        raise InvalidRequest(control_too_large(len(payload)))
+
+
+def check_publish(m: Publish, size: int) -> None:
+    """Raises ProtocolError for what no message of a stream is called, and for one that is too long to be kept."""
+    if not is_kind(m.kind):
+        raise ProtocolError(
+            f"{m.kind!r:.80} is no kind of message: it is an identifier of at most {MAX_KIND_BYTES} bytes"
+        )
+    if not all(0.0 <= number <= MAX_PROGRESS for number in (m.done or 0.0, m.total or 0.0)):
+        raise ProtocolError(f"progress counts from 0 to {MAX_PROGRESS:g}, not {m.done} of {m.total}")
+    if size > MAX_LATEST_BYTES and (m.header or not m.number):
+        raise ProtocolError(
+            f"the message of kind {m.kind} has {size:,} bytes, more than {MAX_LATEST_BYTES:,}"
+        )
+
+
+def check_submit(m: Submit, payload: bytes | memoryview) -> None:
+    """Raises InvalidRequest or ProtocolError when no job can be made of *m*."""
+    priority_number(m.priority)
+    texts(m.tags, "tag")
+    command_words(m.argv)
+    if m.notify != notify_words(m.notify):
+        raise ProtocolError(f"notify={m.notify!r:.80} is not written as an address and when")
+    if m.when is not None and not (math.isfinite(m.when) and 0.0 <= m.when <= MAX_TIME):
+        raise InvalidRequest(
+            f"when={m.when} is not a time: it counts seconds since 1970, up to the year 9999"
+        )
+    if m.on_error not in ("continue", "stop"):
+        raise InvalidRequest(f"on_error={m.on_error!r:.40} is neither 'continue' nor 'stop'")
+    for what, seconds in (("max_time", m.max_time), ("max_unit_time", m.max_unit_time)):
+        if seconds < 0:
+            raise InvalidRequest(f"{what}={seconds} is not a number of seconds")
+    check_needs(m)
+    size = len(codec.pack(codec.fields(m)))
+    if size > MAX_REQUEST:
+        raise InvalidRequest(
+            f"name, tags and after of the request take {size:,} bytes, more than {MAX_REQUEST:,}: "
+            "put what is long into the body or the inputs"
+        )
+    if len(m.python) > budgets.MAX_TEXT_CHARS:
+        raise ProtocolError(f"python has {len(m.python):,} characters, more than {budgets.MAX_TEXT_CHARS}")
+    if len(m.key) != 16 or m.count < 0:
+        raise ProtocolError("a request key has 16 bytes, and a count is not negative")
+    if (m.once or m.session) and (m.count or len(payload)):
+        raise ProtocolError("a request that runs once, or opens a session, brings no units")
+    if m.once and (m.session or not m.closed):
+        raise ProtocolError("a request that runs once is closed, and opens no session")
+    if pack.count(payload) != m.count:
+        raise ProtocolError(f"the payload of the request does not hold {m.count} units")
+
+
+def check_answered(ranges: list[int]) -> None:
+    """Raises ProtocolError unless *ranges* are pairs of a first unit and the unit behind a last one, ascending."""
+    if len(ranges) % 2 or any(later < earlier for earlier, later in itertools.pairwise(ranges)):
+        raise ProtocolError("the answered units of a map are pairs of ascending numbers")
+
+
+def check_change(m: Change) -> None:
+    """Raises InvalidRequest for new values that no job can have."""
+    if m.priority is not None:
+        priority_number(m.priority)
+    if m.tags is not None:
+        texts(m.tags, "tag")
+        if len(codec.pack(list(m.tags))) > MAX_REQUEST // 2:
+            raise InvalidRequest(f"the tags take more than {MAX_REQUEST // 2:,} bytes")
+    if m.allocation is not None and not (m.allocation.isprintable() and len(m.allocation) <= MAX_ALLOCATION):
+        raise InvalidRequest(
+            f"allocation {m.allocation!r:.80} is no printable text of at most {MAX_ALLOCATION} characters"
+        )

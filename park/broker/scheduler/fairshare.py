@@ -1,0 +1,558 @@
+"""The service clock: it picks the job that is served next.
+
+The problem. Many owners have jobs, a job has thousands of units, and a free slot must go to one of them at once,
+so that over time every owner gets an equal share, priority buys a larger one, and no owner gains by idling, by
+splitting a job into a hundred, or by being first.
+
+The rule is start-time fair queueing (Goyal, Vin and Cheng 1996) on two levels. Each owner carries a start tag,
+each of its jobs one of its own. A free slot goes to the runnable owner with the least tag, and there to the
+runnable job with the least tag. Serving c slot-seconds of a job moves the job's tag on by c / (weight x age) and
+its owner's by c / (weight x age x usage), where
+
+- weight is 2**priority;
+- age is 1 for a new job and 2 for one that was submitted a day ago: a job that waits long is served a little more;
+- usage is 1 for an owner whose recent use is at most the mean, and falls to 1/4 as the use exceeds the mean. Use is
+  weight x slot-seconds, halved each day.
+
+So an owner's clock runs slowly while its urgent jobs are served: priority counts between owners. A hundred jobs
+of one owner share one clock, and an urgent job lifts none of its owner's free jobs, because those move it fast.
+
+Cost. The time of a unit is not known before it has run, so it is charged at dispatch by an estimate and corrected when
+the time is known, with the rates of the dispatch: a refund is exact.
+
+Sleep. An owner or job that becomes runnable starts at max(v, own tag), v being the tag that was served last: idle
+time earns nothing, and work done is not forgotten. Fits come in generations, with a short pause between two of them,
+in which they must not lose the service that is due to them: after a sleep of at most one quantum a job keeps its tag,
+but is never more than one quantum's worth of work behind v.
+
+Doors. Not every kernel takes every unit: a door stands for one set of needs and one kind of code, or for one kernel on
+which drivers of a job want to go on. A job is runnable through the doors that it has opened; a kernel looks through
+those that are its own. Each set of needs has its own v, because service of one says little about the queue of another.
+
+Preference. A process that has a job prepared should go on with it: a slot may stay with its job while that is
+at most one quantum ahead of the one that is due, unless the one that is due was never served.
+
+Why nothing starves: every divisor is bounded (weight by 1/8 and 64, age by 1 and 2, usage by 1/4 and 1), so between
+two services of one job all others can be served only until their tags have passed its own. `longest_wait`
+states how long that is.
+
+Each queue is a heap whose entries are corrected when they reach the top, so a decision costs the logarithm of the
+number of owners and jobs, and a constant for each door.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct, field
+
+from park.broker.entities.maps import Rates
+from park.broker.scheduler.forecast import Forecast
+
+#: Slot-seconds by which a job may be served ahead of the one that is due, and seconds for which it keeps its tag.
+QUANTUM = 0.1
+#: Seconds in which recorded use is halved.
+HALF_LIFE = 24 * 3600.0
+#: Slot-seconds of use above the mean that halve an owner's rate.
+USE_SCALE = 100_000.0
+#: An owner's rate is never divided by more than this for its use.
+LEAST_USAGE = 0.25
+#: Seconds after which a job's age counts double.
+FULL_AGE = 24 * 3600.0
+
+#: A door through which a job may be served: any hashable value. Doors with the same `needs` lead to one queue.
+Door = Any
+
+
+class _Entry(Struct, eq=False):
+    """A job or an owner on one level."""
+
+    #: order of arrival, which breaks ties
+    order: int
+    #: start tag, in slot-seconds divided by rate; it falls only by a correction
+    tag: float = 0.0
+    #: when it ceased to be runnable
+    slept: float = float("-inf")
+
+
+T = TypeVar("T", bound=_Entry)
+
+
+class _Queue(Generic[T]):
+    """Entries, the one with the least tag first. Tags may rise unseen; when one falls, `put` is called again."""
+
+    __slots__ = ("_heap", "_stands")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, T]] = []
+        #: the tag under which an entry stands in the heap
+        self._stands: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._stands)
+
+    def put(self, entry: T) -> None:
+        stands = self._stands.get(entry.order)
+        if stands is None or entry.tag < stands:
+            self._stands[entry.order] = entry.tag
+            heapq.heappush(self._heap, (entry.tag, entry.order, entry))
+
+    def discard(self, entry: T) -> None:
+        self._stands.pop(entry.order, None)
+        if len(self._heap) > 2 * len(self._stands) + 64:
+            stands = self._stands
+            self._heap = [e for e in set(self._heap) if stands.get(e[1]) == e[0]]
+            heapq.heapify(self._heap)
+
+    def first(self) -> T | None:
+        heap, stands = self._heap, self._stands
+        while heap:
+            tag, order, entry = heap[0]
+            if stands.get(order) != tag:
+                heapq.heappop(heap)
+            elif entry.tag > tag:
+                stands[order] = entry.tag
+                heapq.heapreplace(heap, (entry.tag, order, entry))
+            else:
+                return entry
+        return None
+
+
+class _Job(_Entry, eq=False, kw_only=True):
+    number: int
+    owner: _Owner
+    weight: float
+    born: float
+    #: it has had a unit dealt
+    served: bool = False
+    #: slot-seconds that it was charged, by the estimates that stand
+    charged: float = 0.0
+    doors: set[Door] = field(default_factory=set)
+
+
+class _Owner(_Entry, eq=False, kw_only=True):
+    name: str
+    #: tag of the job served last within this owner, by door
+    virtual: dict[Door, float] = field(default_factory=dict)
+    latest: float = 0.0
+    jobs: dict[int, _Job] = field(default_factory=dict)
+    #: its runnable jobs by door; a door without any is not there
+    queues: dict[Door, _Queue[_Job]] = field(default_factory=dict)
+    #: weight x slot-seconds, as if all were used now: grown by what the past has decayed
+    use: float = 0.0
+
+
+class ServiceClock:
+    """Start-time fair queueing over owners, then over the jobs of each. All times are monotonic seconds.
+
+    It has more than 25 public methods: its heaps, tags and sums change together, in every one of them.
+    """
+
+    def __init__(self, quantum: float = QUANTUM) -> None:
+        self.quantum = quantum
+        self._jobs: dict[int, _Job] = {}
+        self._owners: dict[str, _Owner] = {}
+        #: owners with runnable jobs, by door
+        self._queues: dict[Door, _Queue[_Owner]] = {}
+        #: the doors with the same needs that are open
+        self._doors: dict[Any, list[Door]] = {}
+        #: tag of the owner served last, by needs and at all
+        self._virtual: dict[Door, float] = {}
+        self._latest = 0.0
+        self._order = 0
+        #: where the decay of use is counted from
+        self._began: float | None = None
+        #: how many jobs are runnable
+        self.awake = 0
+        #: when jobs ceased to be runnable, the last one last
+        self._resting: dict[int, float] = {}
+        #: use of owners with jobs, and their number
+        self._all_use = 0.0
+        self._working = 0
+
+    # -- the owners --------------------------------------------------------------------------
+
+    def add(self, job: int, owner: str, weight: float, born: float, charged: float = 0.0) -> None:
+        """A job that may become runnable later. It was submitted at *born*, and *charged* in an earlier life."""
+        o = self._owners.get(owner)
+        if o is None:
+            o = self._owners[owner] = _Owner(order=self._next_order(), name=owner)
+        if not o.jobs:
+            self._working += 1
+            self._all_use += o.use
+        self._jobs[job] = o.jobs[job] = _Job(
+            order=self._next_order(), number=job, owner=o, weight=weight, born=born, charged=charged
+        )
+
+    def jobs(self, owner: str) -> list[int]:
+        """The jobs of an owner that have not ended."""
+        o = self._owners.get(owner)
+        return list(o.jobs) if o is not None else []
+
+    @property
+    def owners(self) -> Collection[str]:
+        """All owners with jobs or with past use."""
+        return self._owners.keys()
+
+    @property
+    def waiting(self) -> list[int]:
+        """The jobs that are runnable."""
+        return [n for n, j in self._jobs.items() if j.doors]
+
+    def remove(self, job: int, now: float) -> None:
+        """The job has ended."""
+        j = self._jobs[job]
+        for door in list(j.doors):
+            self.sleep(job, door, now)
+        self._resting.pop(job, None)
+        del self._jobs[job], j.owner.jobs[job]
+        o = j.owner
+        if not o.jobs:
+            self._working -= 1
+            self._all_use -= o.use
+            o.virtual.clear()
+            if not o.use and o.tag <= self._latest:
+                del self._owners[o.name]
+
+    def reweigh(self, job: int, weight: float) -> None:
+        """From now on the job weighs this much."""
+        self._jobs[job].weight = weight
+
+    def _next_order(self) -> int:
+        self._order += 1
+        return self._order
+
+    # -- runnable jobs -----------------------------------------------------------------------
+
+    def runnable(self, job: int) -> bool:
+        """Whether the job is marked as having work to deal."""
+        j = self._jobs.get(job)
+        return j is not None and bool(j.doors)
+
+    def doors(self, job: int) -> Collection[Door]:
+        """The doors that the job has opened."""
+        return self._jobs[job].doors
+
+    def wake(self, job: int, door: Door, now: float) -> None:
+        """The job has work that could be dealt now through *door*."""
+        j = self._jobs[job]
+        if door in j.doors:
+            return
+        o = j.owner
+        if not j.doors:
+            self.awake += 1
+            self._rise(j, door, now)
+        j.doors.add(door)
+        queue = o.queues.get(door)
+        if queue is None:
+            queue = o.queues[door] = _Queue()
+            owners = self._queues.get(door)
+            if owners is None:
+                owners = self._queues[door] = _Queue()
+                self._doors.setdefault(_needs(door), []).append(door)
+            owners.put(o)
+        queue.put(j)
+
+    def _rise(self, j: _Job, door: Door, now: float) -> None:
+        """Its tag, and its owner's, where they begin."""
+        o = j.owner
+        self._resting.pop(j.number, None)
+        key, rates = _needs(door), self._rates(j, now)
+        if not o.queues:
+            o.tag = self._start(o, self._virtual.get(key, self._latest), rates.owner, now)
+        j.tag = self._start(j, o.virtual.get(key, o.latest), rates.job, now)
+
+    def visit(self, job: int, door: Door, now: float) -> None:
+        """As `wake` and then `sleep`, for a job whose only work is dealt at once, if no other job is runnable."""
+        assert not self.awake
+        j = self._jobs[job]
+        self._rise(j, door, now)
+        j.slept = j.owner.slept = now
+        self._resting[job] = now
+
+    def _start(self, entry: _Entry, v: float, rate: float, now: float) -> float:
+        if entry.tag >= v or now - entry.slept > self.quantum:
+            return max(entry.tag, v)
+        return max(entry.tag, v - self.quantum / rate)
+
+    def sleep(self, job: int, door: Door, now: float) -> None:
+        """The job has nothing to deal through *door* now."""
+        j = self._jobs[job]
+        if door not in j.doors:
+            return
+        j.doors.discard(door)
+        if not j.doors:
+            self.awake -= 1
+            j.slept = now
+            self._resting[job] = now
+        o = j.owner
+        queue = o.queues[door]
+        queue.discard(j)
+        if not queue:
+            del o.queues[door]
+            if not o.queues:
+                o.slept = now
+            owners = self._queues[door]
+            owners.discard(o)
+            if not owners:
+                del self._queues[door]
+                key = _needs(door)
+                kin = self._doors[key]
+                kin.remove(door)
+                if not kin:
+                    del self._doors[key]
+
+    def rests(self, but: int, now: float) -> bool:
+        """Whether a job other than *but* has slept for at most a quantum: it may go on at any moment."""
+        for job, slept in reversed(self._resting.items()):
+            if now - slept > self.quantum:
+                return False
+            if job != but:
+                return True
+        return False
+
+    # -- the next job ---------------------------------------------------------------------------
+
+    def pick(
+        self, doors: Iterable[Door], now: float, prefer: int = 0, owner: str = "", only: bool = False
+    ) -> int:
+        """The job that is due at one of *doors*, or *prefer* where the rule allows it; 0: none is runnable there.
+
+        With *owner*, that owner's jobs come first, or with *only* no others at all.
+        """
+        doors = [d for d in doors if d in self._queues]
+        if not doors:
+            return 0
+        o: _Owner | None = None
+        if owner:
+            own = self._owners.get(owner)
+            if own is not None and any(d in own.queues for d in doors):
+                o = own
+        if o is None:
+            if only:
+                return 0
+            o = _due(self._queues, doors)
+            assert o is not None
+        j = _due(o.queues, doors)
+        assert j is not None
+        if prefer and prefer != j.number and j.served:
+            p = self._jobs.get(prefer)
+            if p is not None and (not owner or p.owner is o) and self._may_stay(p, o, doors, now):
+                return prefer
+        return j.number
+
+    def _may_stay(self, p: _Job, due: _Owner, doors: Iterable[Door], now: float) -> bool:
+        """Whether *p* is runnable at *doors* and at most one quantum ahead of the owner that is due."""
+        if p.doors.isdisjoint(doors):
+            return False
+        o, rates = p.owner, self._rates(p, now)
+        if (o.tag - due.tag) * rates.owner > self.quantum:
+            return False
+        first = _due(o.queues, doors)
+        return first is not None and first.served and (p.tag - first.tag) * rates.job <= self.quantum
+
+    def before(self, job: int) -> tuple[float, float, int]:
+        """A key that orders jobs as `pick` does, where only some of them come into question."""
+        j = self._jobs[job]
+        return j.owner.tag, j.tag, j.order
+
+    def serve(self, job: int, door: Door, cost: float, now: float) -> Rates:
+        """Charge the job *cost* slot-seconds, by estimate. Returns the rates that a correction has to use."""
+        j = self._jobs[job]
+        o = j.owner
+        # a job that is served before its turn does not move v beyond the job that is due: others start there
+        key = _needs(door)
+        due, own = o.tag, j.tag
+        for other in self._doors.get(key, ()):
+            first = self._queues[other].first()
+            if first is not None and first.tag < due:
+                due = first.tag
+            if other in o.queues:
+                sibling = o.queues[other].first()
+                if sibling is not None and sibling.tag < own:
+                    own = sibling.tag
+        self._latest = max(self._latest, due)
+        self._virtual[key] = max(self._virtual.get(key, 0.0), due)
+        o.latest = max(o.latest, own)
+        o.virtual[key] = max(o.virtual.get(key, 0.0), own)
+        j.served = True
+        rates = self._rates(j, now)
+        self.charge(job, cost, rates)
+        return rates
+
+    def charge(self, job: int, cost: float, rates: Rates) -> None:
+        """The job was served *cost* slot-seconds more than was thought (negative: less)."""
+        j = self._jobs[job]
+        j.charged += cost
+        j.tag += cost / rates.job
+        j.owner.tag += cost / rates.owner
+        if cost < 0:
+            self._fallen(j)
+
+    def refund(self, job: int, cost: float, rates: Rates) -> None:
+        """The fabric lost the work for which *cost* was charged.
+
+        The job is behind now, but others are not to wait while it makes up for hours: at most one quantum.
+        """
+        j = self._jobs[job]
+        o = j.owner
+        j.charged -= cost
+        j.tag = max(j.tag - cost / rates.job, min(j.tag, o.latest - self.quantum / rates.job))
+        o.tag = max(o.tag - cost / rates.owner, min(o.tag, self._latest - self.quantum / rates.owner))
+        self._fallen(j)
+
+    def charged(self, job: int) -> float:
+        """The slot-seconds that the job was charged, by the estimates that stand."""
+        return self._jobs[job].charged
+
+    def _fallen(self, j: _Job) -> None:
+        """The tags of a job and its owner may be less now."""
+        o = j.owner
+        for door in j.doors:
+            o.queues[door].put(j)
+        for door in o.queues:
+            self._queues[door].put(o)
+
+    # -- rates ---------------------------------------------------------------------------------
+
+    def rates(self, job: int, now: float) -> Rates:
+        """weight x age, and weight x age x usage."""
+        return self._rates(self._jobs[job], now)
+
+    def _rates(self, j: _Job, now: float) -> Rates:
+        rate = j.weight * (1.0 + min(1.0, max(0.0, now - j.born) / FULL_AGE))
+        return Rates(rate, rate * self._usage(j.owner, now))
+
+    def usage(self, owner: str, now: float) -> float:
+        """The factor of an owner's past use: 1, or less if its use exceeds the mean."""
+        o = self._owners.get(owner)
+        return 1.0 if o is None else self._usage(o, now)
+
+    def _usage(self, o: _Owner, now: float) -> float:
+        above = o.use - self._all_use / self._working if self._working else 0.0
+        if above <= 0.0:
+            return 1.0
+        return max(LEAST_USAGE, 1.0 / (1.0 + above * self._decay(now) / USE_SCALE))
+
+    def used(self, owner: str, amount: float, now: float) -> None:
+        """An owner has used *amount* = weight x slot-seconds (negative: it is taken back)."""
+        o = self._owners.get(owner)
+        if o is None:
+            o = self._owners[owner] = _Owner(order=self._next_order(), name=owner)
+        amount /= self._decay(now)
+        o.use += amount
+        if o.jobs:
+            self._all_use += amount
+
+    def use(self, owner: str, now: float) -> float:
+        """The past use of an owner, weight x slot-seconds, halved each day."""
+        o = self._owners.get(owner)
+        return 0.0 if o is None else max(0.0, o.use * self._decay(now))
+
+    def _decay(self, now: float) -> float:
+        if self._began is None:
+            self._began = now
+        return math.exp2((self._began - now) / HALF_LIFE)
+
+    # -- words about it ------------------------------------------------------------------------
+
+    def shares(self, jobs: Iterable[int], now: float) -> dict[int, float]:
+        """The share of all slots that is due to each of *jobs*, while all of them want more."""
+        rates: dict[str, dict[int, Rates]] = {}
+        for job in jobs:
+            rates.setdefault(self._jobs[job].owner.name, {})[job] = self.rates(job, now)
+        wholes = {owner: sum(r.job for r in own.values()) for owner, own in rates.items()}
+        speeds = {
+            owner: wholes[owner] / sum(r.job / r.owner for r in own.values()) for owner, own in rates.items()
+        }
+        whole = sum(speeds.values())
+        return {
+            job: speeds[owner] / whole * r.job / wholes[owner]
+            for owner, own in rates.items()
+            for job, r in own.items()
+        }
+
+    def forecast(self, shares: Mapping[int, float]) -> Forecast:
+        """The jobs in *shares* as they stand now."""
+        jobs = ((self._jobs[number], share) for number, share in shares.items())
+        return Forecast((j.owner.name, j.owner.tag, j.tag, j.order, j.weight, share) for j, share in jobs)
+
+    def ahead(self, job: int, forecast: Forecast, unit: float = 0.0) -> float:
+        """About how many slot-seconds of other jobs, of those in *forecast*, are due before the job's next unit.
+
+        *unit*: how many such a unit takes; 0: that is not known.
+        """
+        j = self._jobs[job]
+        return forecast.ahead(j.owner.name, j.owner.tag, j.tag, j.order, unit)
+
+    def check(self, jobs: Iterable[int] | None = None) -> None:
+        """Assert the invariants of *jobs* (None: of all jobs)."""
+        assert sum(1 for o in self._owners.values() if o.jobs) == self._working if jobs is None else True
+        for number in self._jobs if jobs is None else jobs:
+            j = self._jobs.get(number)
+            if j is None:
+                continue
+            o = j.owner
+            assert o.jobs[number] is j
+            assert self._owners[o.name] is o
+            assert j.doors <= o.queues.keys()
+            assert o.queues.keys() <= self._queues.keys()
+            for door in j.doors:
+                assert o.queues[door]._stands[j.order] <= j.tag
+                assert self._queues[door]._stands[o.order] <= o.tag
+        if jobs is None:
+            assert self._resting.keys() <= self._jobs.keys()
+            for door, owners in self._queues.items():
+                assert len(owners) == sum(door in o.queues for o in self._owners.values())
+
+
+def _needs(door: Door) -> Any:
+    """The key of the queue behind a door: its needs, without the kind of the code."""
+    return getattr(door, "needs", door)
+
+
+def _due(queues: Mapping[Door, _Queue[T]], doors: Iterable[Door]) -> T | None:
+    """The entry with the least tag in the *queues* at one of *doors*."""
+    least: T | None = None
+    for door in doors:
+        entry = queues[door].first() if door in queues else None
+        if entry is not None and (least is None or (entry.tag, entry.order) < (least.tag, least.order)):
+            least = entry
+    return least
+
+
+def longest_wait(
+    owner: str,
+    rate: float,
+    owners: Mapping[str, Sequence[float]],
+    longest: float,
+    slots: int,
+    quantum: float = QUANTUM,
+) -> float:
+    """Seconds after which a runnable job has surely been given its next unit, if all kernels suit all jobs.
+
+    *owner* and *rate* (weight x age) are the job's; *owners* holds the rates of all jobs that may want slots
+    meanwhile, by owner, the job's own among them; usage may be anything from 1/4 to 1. *longest*: the most
+    slot-seconds of one chunk, also the most by which one was charged. *slots*: how many there are.
+
+    After its last service the job's tag was at most (2 x slots x longest + quantum) / rate beyond the least of its
+    siblings: this many chunks of unknown code may run, or wait for a slot, before the first is charged in full. Each
+    sibling is served until it has passed that tag, and as much and a quantum more (the tag it kept, and the
+    preference). Meanwhile the owner's clock moves, and each other owner is served until it has passed that.
+
+    >>> longest_wait("ann", 1.0, {"ann": [1.0], "bob": [1.0]}, longest=0.02, slots=2)
+    0.52
+    """
+    flight = 2 * slots * longest
+    slack = flight + 2 * quantum
+    behind = (flight + quantum) / rate
+    siblings = list(owners[owner])
+    siblings.remove(rate)
+    served = [(behind * r + slack, r) for r in siblings]
+    own = sum(amount for amount, _ in served)
+    moved = (behind + sum(amount / r for amount, r in served)) / LEAST_USAGE
+    others = sum(moved * max(rates) + slack for name, rates in owners.items() if name != owner and rates)
+    return round((own + others) / slots + longest, 9)

@@ -1,0 +1,53 @@
+"""Drivers that hold a slot although another job is due.
+
+A driver that waits in a map has given its slot back. One that computes by itself, a serial optimizer for instance,
+would keep it for days: it is asked to lend it at its next safe point, where the fit layer is in every iteration.
+"""
+
+from __future__ import annotations
+
+import math
+
+from park.broker.entities.maps import Attempt
+from park.broker.scheduler.fairshare import QUANTUM
+
+#: Drivers that one round looks at, at most.
+MAX_ROUND_DRIVERS = 64
+
+
+class Preemption:
+    """The drivers that hold a slot now, and when to look at them again."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, Attempt] = {}
+        self._next = 0.0
+
+    def begin(self, attempt: Attempt) -> None:
+        """The driver has got a slot."""
+        self._running[attempt.number] = attempt
+
+    def end(self, attempt: Attempt) -> None:
+        """The driver holds no slot any more."""
+        self._running.pop(attempt.number, None)
+
+    def round(self, now: float) -> list[Attempt]:
+        """The next drivers that have had their slot for a quantum and were not asked yet."""
+        if not self._running or now < self._next:
+            return []
+        self._next = now + QUANTUM
+        found = []
+        for number in list(self._running)[:MAX_ROUND_DRIVERS]:
+            attempt = self._running.pop(number)
+            self._running[number] = attempt  # the others come first in the next round
+            if attempt.asked is None and not attempt.told and now - attempt.since >= QUANTUM:
+                found.append(attempt)
+        return found
+
+    def holding(self, now: float, seconds: float) -> list[Attempt]:
+        """The drivers that still hold their slot *seconds* after they were asked, the first asked first."""
+        found = [a for a in self._running.values() if a.asked is not None and now - a.asked >= seconds]
+        return sorted(found, key=lambda a: a.asked or 0.0)
+
+    def next_deadline(self) -> float:
+        """The time at which `round` may next find a driver; infinity: none holds a slot."""
+        return self._next if self._running else math.inf

@@ -1,0 +1,91 @@
+"""Long payloads are written to disk before their messages are decided.
+
+A turn is on disk when all its writes are, and turns get there in order. With a payload of hundreds of megabytes in one
+turn, all later turns would wait for it. So the broker holds up a message that brings a long payload for the store. It
+writes the payload as a draft (`park.broker.storage.pieces`), some megabytes with each commit, and then decides the
+message, with the draft as its payload. Later messages of the same peer wait behind it, unless they concern other
+subjects (`park.wire.subjects`). Messages of other peers do not wait.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace
+
+from park.broker.effects import Event, Flow, Peer, Tick
+from park.broker.storage.pieces import LONG_VALUE_BYTES, Laid
+from park.wire import messages
+from park.wire.subjects import about
+
+
+@dataclass(slots=True)
+class _Held:
+    """An event that is held up; *lay*: the number of its payload on its way to the disk, 0: it only stands behind one."""
+
+    event: Event
+    about: frozenset[Any] | None
+    lay: int = 0
+
+
+class Spooler:
+    """Holds up messages as the module says. *lay* takes a number, the payload to write, and whether its hash is wanted."""
+
+    def __init__(self, lay: Callable[[int, Any, bool], None]) -> None:
+        self._lay = lay
+        self._lines: dict[Peer, deque[_Held]] = {}
+        self._under_way: dict[int, _Held] = {}
+        self._count = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def sift(
+        self, events: Iterable[Event | Tick | Flow], wanted: Callable[[Event], bool]
+    ) -> list[Event | Tick | Flow]:
+        """The events that can be decided now. A long payload is written first if *wanted* is true of its event."""
+        found: list[Event | Tick | Flow] = []
+        for event in events:
+            if not isinstance(event, Event):
+                found.append(event)
+                continue
+            line = self._lines.get(event.peer)
+            long = len(event.payload) > LONG_VALUE_BYTES and wanted(event)
+            if line is None and not long:
+                found.append(event)
+                continue
+            topics = about(event.message)
+            if line is not None and not long and topics is not None and _may_pass(topics, line):
+                found.append(event)
+                continue
+            held = _Held(event, topics)
+            if long:
+                self._count += 1
+                held.lay = self._count
+                self._under_way[held.lay] = held
+                self._lay(held.lay, event.payload, isinstance(event.message, messages.Blob))
+            self._lines.setdefault(event.peer, deque()).append(held)
+            found.append(Flow(event.peer, "alive"))
+        return found
+
+    def laid(self, done: Sequence[tuple[int, Laid | None]]) -> list[Event]:
+        """Take drafts that are on disk, and return the events to decide now. None: the disk was full; the payload stays."""
+        for number, draft in done:
+            held = self._under_way.pop(number)
+            held.lay = 0
+            if draft is not None:
+                held.event = replace(held.event, payload=draft)
+        found: list[Event] = []
+        for peer, line in list(self._lines.items()):
+            while line and not line[0].lay:
+                found.append(line.popleft().event)
+            if not line:
+                del self._lines[peer]
+        return found
+
+
+def _may_pass(topics: frozenset[Any], line: Iterable[_Held]) -> bool:
+    return all(held.about is not None and not topics & held.about for held in line)

@@ -1,0 +1,73 @@
+"""The way out to the broker: a message is sent at once while the broker is in contact.
+
+`Outgoing` knows whether the broker is there (`park.wire.presence`), how long it may stay away, and which code it has.
+It keeps no message: requests and maps, which are sent again when the broker comes back, are kept by `park.client.pending`
+and `park.client.remote_maps`.
+"""
+
+from __future__ import annotations
+
+import time
+
+from park.errors import NoBroker
+from park.wire import codec, messages
+from park.wire.messages import Message
+from park.wire.pack import Buffer
+from park.wire.presence import BrokerConnection, Contact, Presence
+
+
+class Outgoing:
+    """Sends messages over a *line* to the broker called *name*, which may be away for *patience* seconds."""
+
+    def __init__(self, line: BrokerConnection, name: str, patience: float) -> None:
+        self.line = line
+        self.name = name
+        self.patience = patience
+        self.presence = Presence()
+        #: the hashes of the code that the broker has
+        self._shipped: set[bytes] = set()
+
+    @property
+    def live(self) -> bool:
+        """Whether the broker has welcomed this client and still answers."""
+        return self.presence.state is Contact.LIVE
+
+    def send(self, message: Message, data: Buffer = b"", now: float | None = None) -> None:
+        """Send a message with its payload."""
+        self.presence.say(time.monotonic() if now is None else now)
+        self.line.send(codec.encode(message, data), message)
+
+    def ship(self, code: bytes, blob: Buffer) -> None:
+        """Send the code with this hash, unless the broker has it."""
+        if code not in self._shipped:
+            self._shipped.add(code)
+            self.send(messages.Blob(code), blob)
+
+    def lose_code(self, code: bytes) -> None:
+        """The broker has dropped this code."""
+        self._shipped.discard(code)
+
+    def lose_all_code(self) -> None:
+        """The broker does not know this client any more, nor its code."""
+        self._shipped.clear()
+
+    def check_there(self) -> None:
+        """Raise NoBroker if the broker has been away for longer than the patience allows."""
+        if self.presence.away(time.monotonic()) >= self.patience:
+            raise self.gone()
+
+    def gone(self) -> NoBroker:
+        """The error of everything that waits for a broker that stays away."""
+        return NoBroker(
+            f"{self.name} has been away for {time_in_words(self.patience)}: is it running (`park-broker`)? Jobs that it "
+            "has accepted are on its disk; maps, mappers and executors have to be run again"
+        )
+
+
+def time_in_words(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> [time_in_words(seconds) for seconds in (2.0, 600.0)]
+    ['2 s', '10 min']
+    """
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

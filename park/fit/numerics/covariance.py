@@ -1,0 +1,428 @@
+"""The covariance of the parameters at the end of a fit.
+
+For least squares it is the inverse of J'J, from an accurate Jacobian J (`park.fit.numerics.derivatives`) and its QR
+decomposition, with columns scaled to length one. The NIST reference problems need this: their parameters differ by ten
+decades.
+
+The variance of unknown errors is SS/(n - k) for one part, as in textbooks. With several parts, k is divided among
+them: each part has its leverage, the trace of its block of the hat matrix J (J'J)^-1 J'. Parts without common
+parameters therefore have the errors that each would have alone.
+
+For any other likelihood the covariance is the inverse of the second derivatives of nllf.
+
+A fit that ends on a constraint can move only along it: the covariance is that of the free directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from park.fit.arrays import Array
+from park.fit.numerics.constrained import normal_of
+from park.fit.numerics.derivatives import EPS, Derivative, difference_steps
+from park.fit.numerics.least_squares import Triangles
+from park.fit.numerics.profile_check import ProfileCheck, check_profile, conditional_errors
+from park.fit.problem.objective import Inequality, Objective
+
+#: Residuals below this part of the spread of data without dy count as zero in the test of convergence.
+EXACT_SPREAD_RATIO = 1e-4
+#: A singular value below this part of the largest one is rounding noise.
+_SINGULAR_RATIO = 3e-10
+#: Columns count as strongly correlated below this smallest singular value, relative to their length.
+_CORRELATED_SINGULAR_VALUE = 1e-4
+_LEVERAGE_ROUNDS = 20
+#: Relative error of a derivative by long steps from which on a parameter without a slope is on a plateau.
+_PLATEAU_DERIVATIVE_ERROR = 0.5
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The quadratic approximation of nllf about a point, and the covariance that follows from it.
+
+    *gradient* (k,) is the gradient; factor' factor, with *factor* (m, k), are the second derivatives. *cov* (k, k) has
+    infinite variances for parameters that the data do not determine. *ends* are the constraints on which the point
+    lies. *student* (k,) are the degrees of freedom of each standard error, infinite if dy is known. *error* (k,) is
+    the relative error of the derivatives. *chisq* is the sum of squared residuals over the variances of the errors.
+    *definite* is False at a saddle. *alone* (k,) are the conditional standard errors, of parameters that move alone.
+    *below* (k,) is a point with a lower nllf, if one was found, *flat* says that nllf hardly rises along a parameter
+    at any distance, and *note* tells why the covariance holds only roughly.
+    """
+
+    gradient: Array
+    factor: Array
+    cov: Array
+    ends: tuple[Inequality, ...] = ()
+    student: Array | None = None
+    error: Array | None = None
+    chisq: float = np.nan
+    definite: bool = True
+    alone: Array | None = None
+    below: Array | None = None
+    flat: bool = False
+    note: str = ""
+
+
+def covariance(objective: Objective, x: Array) -> Array:
+    """The covariance of the parameters at *x*, shape (k, k)."""
+    return curvature(objective, x).cov
+
+
+def curvature(objective: Objective, x: Array) -> Curvature:
+    """The gradient, second derivatives and covariance at *x*."""
+    objective.recognise(x)
+    with np.errstate(all="ignore"):
+        return _of_squares(objective, x) if objective.squares else _of_likelihood(objective, x)
+
+
+def _of_squares(objective: Objective, x: Array) -> Curvature:
+    residuals = objective.free_residuals(x)
+    steps = difference_steps(objective, fenced=False)
+    derivative = steps.jacobian(x, residuals, accurate=True)
+    if _correlated(derivative.matrix):
+        del derivative  # two Jacobians of a million points may not fit into memory
+        derivative = steps.jacobian(x, residuals, longest=True)
+    local, weights = _from_jacobian(objective, x, residuals, derivative)
+    noise = max(EPS * w * g.magnitude for g, w in zip(objective.groups, weights, strict=True))
+
+    def nllf(point: Array) -> float:
+        return half_squares(steps.function(point))  # infinite where the model fails
+
+    def half_squares(found: Array) -> float:
+        return 0.5 * float(sum(w * w * float(found[g.rows] @ found[g.rows]) for g, w in weighted))
+
+    def by_long_steps(sizes: Array) -> Curvature:
+        return _from_jacobian(objective, x, residuals, steps.secants(x, residuals, sizes))[0]
+
+    weighted = list(zip(objective.groups, weights, strict=True))
+    return _checked(
+        objective, x, half_squares(residuals), local, nllf, noise * residuals.size**0.5, by_long_steps
+    )
+
+
+def _from_jacobian(
+    objective: Objective, x: Array, residuals: Array, derivative: Derivative
+) -> tuple[Curvature, Array]:
+    """The curvature from the *derivative* of the *residuals* at *x*, and the weight of each group of residuals."""
+    k = x.size
+    infinite = np.full((k, k), np.inf)
+    if not (np.isfinite(derivative.matrix).all() and np.isfinite(residuals).all()):
+        unknown = Curvature(np.full(k, np.nan), np.zeros((k, k)), infinite, error=derivative.error)
+        return unknown, np.zeros(len(objective.groups))
+    triangles = Triangles(objective.groups, residuals, derivative.matrix)
+    likely = np.array(
+        [(g.emphasis / g.variance(residuals, EXACT_SPREAD_RATIO)) ** 0.5 for g in objective.groups]
+    )
+    length, factor = triangles.joined(likely)
+    gradient = factor[0] * length
+    ends = active(objective, x, gradient, factor)
+    normals = np.array([normal for _, normal in ends]).reshape(-1, k)
+    variances, left = _variances(objective, residuals, triangles)
+    weights = np.array([(g.emphasis / v) ** 0.5 for g, v in zip(objective.groups, variances, strict=True)])
+    student = np.full(k, np.inf)
+    if np.isnan(weights).all():  # no degree of freedom is left
+        cov, chisq, alone = infinite, np.nan, np.full(k, np.inf)
+    else:
+        weights[np.isnan(weights)] = (
+            0.0  # a part that its parameters fit exactly carries no information on errors
+        )
+        length, weighted = triangles.joined(weights)
+        cov, chisq, alone = _inverse(weighted, normals), length**2, 1 / _norms(weighted)
+        if objective.unknown:
+            student = _students(triangles, weights, cov, left)
+    names = tuple(inequality for inequality, _ in ends)
+    local = Curvature(gradient, factor, cov, names, student, derivative.error, chisq, alone=alone)
+    return local, weights
+
+
+def _checked(
+    objective: Objective,
+    x: Array,
+    value: float,
+    local: Curvature,
+    nllf: Callable[[Array], float],
+    noise: float,
+    by_long_steps: Callable[[Array], Curvature],
+) -> Curvature:
+    """The curvature *local* at *x*, or the one *by_long_steps* where that keeps its promise better, with a note.
+
+    *value* is *nllf* at *x*, and *noise* its rounding noise. The long steps (k,) change nllf as one conditional standard
+    error does.
+    """
+    alone = local.alone
+    if local.ends or alone is None or not (np.isfinite(noise) and np.isfinite(local.gradient).all()):
+        return local
+    low, high = objective.low, objective.high
+
+    def check_of(local: Curvature, alone: Array) -> ProfileCheck:
+        return check_profile(nllf, x, value, local.gradient, alone, local.cov, low, high, noise)
+
+    check, note = check_of(local, alone), ""
+    blind = np.isinf(np.diag(local.cov))
+    if check.rough or blind.any():
+        alone = conditional_errors(nllf, x, value, alone, low, high)
+        other = by_long_steps(alone)
+        second = check_of(other, alone)
+        lost = np.isinf(np.diag(other.cov))
+        found = blind & ~lost
+        # on a plateau only one side has a slope: the second difference is as large as the first
+        slopes = other.error is None or bool((other.error[found] < _PLATEAU_DERIVATIVE_ERROR).all())
+        if second.kept and slopes and (lost <= blind).all() and (check.rough or found.any()):
+            local, check = other, second
+            note = "the model is not smooth: the errors come from derivatives by steps of about one standard error"
+    names = ", ".join(name for name, each in zip(objective.names, check.bent, strict=True) if each)
+    if names:
+        note = (
+            f"the likelihood is not quadratic within one standard error of {names}, and errors are approximate: "
+            "Uncertainty gives intervals"
+        )
+    below = check.lowest if check.drop > 0 else None
+    return replace(local, below=below, flat=bool(check.flat.any()), note=note)
+
+
+def _correlated(matrix: Array) -> bool:
+    """Whether columns are so strongly correlated that rounding of differences affects the standard errors."""
+    if not np.isfinite(matrix).all():
+        return False
+    product = matrix.T @ matrix
+    norms = np.sqrt(np.diag(product))
+    norms[norms == 0] = 1.0
+    return bool(np.linalg.eigvalsh(product / np.outer(norms, norms))[0] < _CORRELATED_SINGULAR_VALUE**2)
+
+
+def _variances(
+    objective: Objective, residuals: Array, triangles: Triangles
+) -> tuple[list[float], list[float]]:
+    """The variance of the errors of each group, nan without a degree of freedom, and the degrees of freedom."""
+    groups = objective.groups
+    squares = [float(residuals[g.rows] @ residuals[g.rows]) for g in groups]
+    variances = [g.variance(residuals) for g in groups]
+    left = [np.inf if g.known else float(g.points) for g in groups]
+    if all(g.known for g in groups):
+        return variances, left
+    for _ in range(_LEVERAGE_ROUNDS):
+        weights = np.array([(g.emphasis / v) ** 0.5 for g, v in zip(groups, variances, strict=True)])
+        _, factor = triangles.joined(weights)
+        inverse = np.linalg.pinv(factor / _norms(factor), rcond=1e-12)
+        before = variances
+        for n, g in enumerate(groups):
+            if not g.known:
+                rows = triangles.parts[n][:, 1:] * weights[n] / _norms(factor)
+                left[n] = g.points - float(np.sum(np.square(rows @ inverse)))
+        variances = [
+            1.0 if g.known else (max(s / m, (EPS * g.spread) ** 2) if m > 1e-6 * g.points else np.nan)
+            for g, s, m in zip(groups, squares, left, strict=True)
+        ]
+        if np.allclose(variances, before, rtol=1e-10, atol=0, equal_nan=True):
+            break
+        lost = [np.isnan(v) for v in variances]
+        if any(lost):
+            return [np.nan if gone else v for gone, v in zip(lost, variances, strict=True)], left
+    return variances, left
+
+
+def _students(triangles: Triangles, weights: Array, cov: Array, left: list[float]) -> Array:
+    """Degrees of freedom of each standard error (k,), by the Welch-Satterthwaite equation.
+
+    The variance of a parameter is a sum over the groups of residuals. The variance of each group is known, or
+    estimated with *left* degrees of freedom.
+    """
+    shares = np.array(
+        [
+            np.square(part[:, 1:] * w @ cov).sum(axis=0)
+            for part, w in zip(triangles.parts, weights, strict=True)
+        ]
+    )
+    inverse = np.array([0.0 if np.isinf(m) else 1 / max(m, 1e-6) for m in left])
+    students = np.square(shares.sum(axis=0)) / (inverse @ np.square(shares))
+    result: Array = np.where(np.isfinite(students), students, np.inf)
+    return result
+
+
+def _norms(matrix: Array) -> Array:
+    norms: Array = np.linalg.norm(matrix, axis=0)
+    norms[norms == 0] = 1.0
+    return norms
+
+
+def _inverse(factor: Array, normals: Array) -> Array:
+    """The inverse of factor' factor in the directions orthogonal to *normals*; infinite where it is singular."""
+    k = factor.shape[1]
+    norms = np.linalg.norm(factor, axis=0)
+    blind = ~(norms > 0)
+    norms[blind] = 1.0
+    free = _free_directions(normals * (1 / norms) if normals.size else normals, k)
+    if free.shape[1] == 0:
+        return np.zeros((k, k))
+    _, singular, rows = np.linalg.svd((factor / norms) @ free, full_matrices=True)
+    rows = rows @ free.T
+    singular = np.concatenate([singular, np.zeros(free.shape[1] - singular.size)])[: free.shape[1]]
+    lost = singular <= singular.max(initial=0.0) * _SINGULAR_RATIO
+    kept = rows[~lost] / singular[~lost, None]
+    cov: Array = (kept.T @ kept) / np.outer(norms, norms)
+    undetermined = blind | (np.abs(rows[lost]) > 1e-6).any(axis=0)
+    cov[undetermined, undetermined] = np.inf
+    return cov
+
+
+def _free_directions(normals: Array, k: int) -> Array:
+    """An orthonormal basis (k, m) of the directions orthogonal to the *normals* (c, k)."""
+    if not normals.size:
+        return np.eye(k)
+    unit = normals / np.linalg.norm(normals, axis=1)[:, None]
+    _, singular, rows = np.linalg.svd(unit, full_matrices=True)
+    rank = int(np.sum(singular > 1e-10))
+    free: Array = rows[rank:].T
+    return free
+
+
+def _of_likelihood(objective: Objective, x: Array) -> Curvature:
+    def by_long_steps(_: Array) -> Curvature:
+        return _from_differences(objective, x, _LONG_STEP_RISE)
+
+    local = _from_differences(objective, x, _SHORT_STEP_RISE)
+    steps = difference_steps(objective, fenced=False)
+
+    def nllf(point: Array) -> float:
+        return float(steps.function(point)[0])  # infinite where the model fails
+
+    value = nllf(x)
+    return _checked(objective, x, value, local, nllf, 10 * EPS * abs(value), by_long_steps)
+
+
+def _from_differences(objective: Objective, x: Array, rise: float) -> Curvature:
+    """The curvature at *x* from second differences of nllf by steps along which it rises by *rise*."""
+    gradient, hessian = second_derivatives(objective.free_nllf, x, objective.low, objective.high, rise)
+    k = x.size
+    if not np.isfinite(hessian).all():
+        return Curvature(gradient, np.zeros((k, k)), np.full((k, k), np.inf), definite=False)
+    norms = np.sqrt(np.abs(np.diag(hessian)))
+    norms[norms == 0] = 1.0
+    values, vectors = np.linalg.eigh(hessian / np.outer(norms, norms))
+    definite = bool(values.min(initial=0.0) > -1e-6 * max(values.max(initial=0.0), 1e-300))
+    values = np.where(values < 1e-9 * values.max(initial=0.0), 0.0, values)
+    factor = (np.sqrt(values) * vectors).T * norms
+    ends = active(objective, x, gradient, factor)
+    normals = np.array([normal for _, normal in ends]).reshape(-1, k)
+    names = tuple(inequality for inequality, _ in ends)
+    cov, alone = _inverse(factor, normals), 1 / _norms(factor)
+    return Curvature(gradient, factor, cov, names, definite=definite, alone=alone)
+
+
+#: A constraint counts as reached within this part of a conditional standard error.
+_ACTIVE_SIGMAS = 1e-2
+
+
+def active(objective: Objective, x: Array, gradient: Array, factor: Array) -> list[tuple[Inequality, Array]]:
+    """The active constraints at *x*, each with the gradient (k,) of its slack.
+
+    A constraint is active if *x* lies on it and the minimum of the quadratic with *gradient* and *factor* violates it.
+    """
+    if not objective.inequalities:
+        return []
+    norms = _norms(factor)
+    inverse = np.linalg.pinv(factor / norms, rcond=1e-9)
+    step = -(inverse @ (inverse.T @ (gradient / norms))) / norms
+    found = []
+    for inequality in objective.inequalities:
+        normal = normal_of(inequality, x, 1 / norms)
+        unit = float(np.linalg.norm(normal / norms))
+        slack = inequality.slack(x)
+        if unit > 0 and slack <= _ACTIVE_SIGMAS * unit and slack + normal @ step < 0:
+            found.append((inequality, normal))
+    return found
+
+
+#: Rise of nllf by a step of second differences: a few hundredths of a standard error, far above the rounding noise.
+_SHORT_STEP_RISE = 1e-4
+#: The same for a step of one conditional standard error, for a model that is not smooth.
+_LONG_STEP_RISE = 0.5
+
+
+def second_derivatives(
+    model: Callable[[Array], float],
+    x: Array,
+    low: Array,
+    high: Array,
+    rise: float = _SHORT_STEP_RISE,
+) -> tuple[Array, NDArray[np.float64]]:
+    """The gradient (k,) and the second derivatives (k, k) of nllf, the function *model*, at *x*.
+
+    *rise* is the mean rise of nllf above and below, by which steps are chosen. Within one step of a limit the derivatives
+    are evaluated one step inside. A second pass along the eigenvectors of the first keeps them accurate for correlated
+    parameters.
+    """
+
+    def nllf(point: Array) -> float:  # rounding may carry a step to a limit across it
+        return model(np.clip(point, low, high))
+
+    value = nllf(x)
+    target = max(rise, 1e6 * EPS * abs(value) if np.isfinite(value) else 0.0)
+    sizes = np.array([_reach(nllf, x, j, low, high, value, target) for j in range(x.size)])
+    room = (high - low) / 4
+    sizes = np.minimum(sizes, room)
+    center = np.clip(x, low + sizes, high - sizes)
+    gradient, hessian = _along(nllf, center, np.diag(sizes))
+    scaled = hessian * np.outer(sizes, sizes)
+    if not np.isfinite(scaled).all():
+        return gradient, hessian
+    values, vectors = np.linalg.eigh(scaled)
+    if values.min() > 1e-12 * values.max() and values.max() > 30 * values.min():
+        basis = (vectors * np.sqrt(2 * target / values)) * sizes[:, None]
+        reach = np.abs(basis).sum(axis=1)
+        if np.all(center - reach > low) and np.all(center + reach < high):
+            again = _along(nllf, center, basis)
+            if np.isfinite(again[1]).all():
+                return again
+    return gradient, hessian
+
+
+def _along(nllf: Callable[[Array], float], x: Array, basis: Array) -> tuple[Array, Array]:
+    """The gradient and second derivatives at *x* by steps along the columns of *basis* (k, k)."""
+    k = x.size
+    value = nllf(x)
+    up = np.array([nllf(x + step) for step in basis.T])
+    down = np.array([nllf(x - step) for step in basis.T])
+    second = np.diag(up + down - 2 * value)
+    for i in range(k):
+        for j in range(i):
+            both = nllf(x + basis[:, i] + basis[:, j]) + nllf(x - basis[:, i] - basis[:, j])
+            second[i, j] = second[j, i] = (both - up[i] - down[i] - up[j] - down[j] + 2 * value) / 2
+    inverse = np.linalg.inv(basis)
+    gradient: Array = inverse.T @ ((up - down) / 2)
+    return gradient, inverse.T @ second @ inverse
+
+
+def _reach(
+    nllf: Callable[[Array], float], x: Array, j: int, low: Array, high: Array, value: float, target: float
+) -> float:
+    """The step of parameter *j* at which half the second difference of nllf is *target*."""
+    room = (high[j] - low[j]) / 4
+    step = 1e-4 * room if np.isfinite(room) else 2.0**-20 * (abs(x[j]) or 1.0)
+    least, most = 0.0, np.inf
+    noise = 8 * EPS * abs(value)
+    for _ in range(60):
+        center = x.copy()
+        center[j] = min(max(x[j], low[j] + step), high[j] - step)
+        up, down = center.copy(), center.copy()
+        up[j], down[j] = center[j] + step, center[j] - step
+        rise = abs(nllf(up) + nllf(down) - 2 * nllf(center)) / 2
+        if target / 3 <= rise <= 3 * target:
+            return step
+        if rise < target:
+            least = step
+            if step >= room:
+                return step
+            following = min(step * (min((target / rise) ** 0.5, 1e3) if rise > noise else 30.0), room)
+            following = following if following < most else (least * most) ** 0.5
+        else:
+            most = step
+            following = step * max((target / rise) ** 0.5, 1e-4) if np.isfinite(rise) else step * 1e-3
+            following = following if following > least else (least * most) ** 0.5
+        if most < 1.5 * least or not 1e-300 < following < 1e100:
+            break
+        step = float(following)
+    return step

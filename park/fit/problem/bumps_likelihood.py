@@ -1,0 +1,54 @@
+"""The likelihood of a bumps problem that passes the exceptions of its models on.
+
+bumps turns an exception of a model into an infinite value and logs its traceback, at each of the thousands of points of a
+fit. `RaisingLikelihood` raises it instead, so that the fit reports it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+_NAN = float("nan")
+#: The methods of a bumps problem that run user code, and the value that replaces an exception in them.
+_USER_CODE_METHODS = {"model_nllf": _NAN, "parameter_nllf": (_NAN, []), "constraints_nllf": (_NAN, [])}
+
+
+class RaisingLikelihood:
+    """``problem.nllf``, except that exceptions of models, priors and constraints are raised."""
+
+    def __init__(self, problem: Any) -> None:
+        self._problem = problem
+        self._raised: Exception | None = None
+        self._shadow: Any = None
+        if hasattr(problem, "model_nllf") and hasattr(problem, "__dict__"):
+            # bumps evaluates a copy of the problem with wrapped methods; the problem itself is not changed.
+            self._shadow = object.__new__(type(problem))
+            vars(self._shadow).update(vars(problem))
+            self._caught = {
+                name: self._catch(getattr(self._shadow, name), value)
+                for name, value in _USER_CODE_METHODS.items()
+                if hasattr(problem, name)
+            }
+
+    def __call__(self, x: Any) -> float:
+        if self._shadow is None:
+            return float(self._problem.nllf(x))
+        self._raised = None
+        state = vars(self._shadow)
+        state.update(vars(self._problem))  # weights or models of the problem may have changed
+        state.update(self._caught)
+        value = float(self._shadow.nllf(x))
+        if self._raised is not None:
+            raise self._raised
+        return value
+
+    def _catch(self, function: Callable[[], Any], instead: Any) -> Callable[[], Any]:
+        def call() -> Any:
+            try:
+                return function()
+            except Exception as error:
+                self._raised = self._raised or error
+                return instead
+
+        return call

@@ -1,0 +1,109 @@
+"""Restores a problem after an evaluation, so that it can be pickled as before.
+
+Models cache theories, compute kernels, open libraries and locks. A problem that could be pickled before an evaluation in
+the client must be picklable afterwards. The random numbers of the script are restored as well.
+
+Objects of classes with a ``__reduce__`` of their own are left alone: it says what is pickled in place of their attributes.
+Chemical elements, for one, are pickled by name and belong to the whole process. Their library loads its tables at the
+first use, and would find them empty if their attributes went back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from park.body.generators import Generators
+
+#: Largest number of objects to visit; a material may lead to all isotopes of all elements.
+MAX_OBJECTS = 20_000
+#: Longer lists and dicts hold data, and are not searched for other objects.
+MAX_ITEMS = 5_000
+_LEAF_TYPES = (
+    *(int, float, complex, str, bytes, bool, type(None), type, range, slice),
+    *(BuiltinFunctionType, ModuleType, np.ndarray, np.generic, np.dtype),
+)
+
+
+@contextlib.contextmanager
+def preserved_state(*roots: Any) -> Iterator[None]:
+    """Restores attributes, lists and dicts of all objects reachable from the *roots*, and random generators, at its end.
+
+    Lists and dicts in the closure of a function keep their changes: the script may use them.
+    """
+    kept, generators = list(_states(roots)), Generators(keep=True)
+    try:
+        yield
+    finally:
+        generators.restore()
+        for state, copy in kept:
+            if isinstance(state, dict):
+                if not _same(state, copy):
+                    state.clear()
+                    state.update(copy)
+            elif len(state) != len(copy) or any(a is not b for a, b in zip(state, copy, strict=True)):
+                state[:] = copy
+
+
+def reachable(*roots: Any) -> Iterator[Any]:
+    """All objects reachable from the *roots* that may hold others, each once, at most `MAX_OBJECTS`."""
+    stack, seen = list(roots), set[int]()
+    while stack and len(seen) < MAX_OBJECTS:
+        one = stack.pop()
+        if isinstance(one, _LEAF_TYPES) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if _reduces_itself(type(one)):
+            continue
+        if isinstance(one, FunctionType):
+            stack += _around(one)
+            continue
+        yield one
+        if isinstance(one, dict | list | tuple | set | frozenset) and len(one) > MAX_ITEMS:
+            continue
+        if isinstance(one, dict):
+            stack += one.values()
+        elif isinstance(one, list | tuple | set | frozenset):
+            stack += one
+        elif isinstance(one, MethodType):
+            stack.append(one.__self__)
+        stack += _attributes(one).values()
+
+
+def _reduces_itself(kind: type) -> bool:
+    """Whether a class states in Python how its objects are pickled."""
+    return any(isinstance(getattr(kind, name), FunctionType) for name in ("__reduce__", "__reduce_ex__"))
+
+
+def _around(function: FunctionType) -> Iterator[Any]:
+    """The objects in the closure of a function, without lists, dicts, tuples and sets."""
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # an empty cell
+            if not isinstance(cell.cell_contents, dict | list | tuple | set | frozenset):
+                yield cell.cell_contents
+
+
+def _states(roots: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
+    """Each dict, list and attribute dict with a copy of it."""
+    for one in reachable(*roots):
+        if type(one) in (dict, list) and len(one) <= MAX_ITEMS:
+            yield one, one.copy()
+        attributes = _attributes(one)
+        if attributes:
+            yield attributes, dict(attributes)
+
+
+def _attributes(one: Any) -> dict[str, Any]:
+    try:
+        found = object.__getattribute__(one, "__dict__")
+    except AttributeError:
+        return {}
+    return found if type(found) is dict else {}
+
+
+def _same(state: dict[Any, Any], copy: dict[Any, Any]) -> bool:
+    return len(state) == len(copy) and all(key in copy and copy[key] is value for key, value in state.items())

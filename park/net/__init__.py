@@ -1,0 +1,4 @@
+"""Transport: ZeroMQ sockets and their keys, socket pairs, in-process queues, and the loop that waits for them all.
+
+Only this room imports zmq. The link, the broker and the kernel's supervisor stand on it.
+"""

@@ -1,0 +1,246 @@
+"""The connections over TCP behind a broker's sockets: whose they are, how much ZeroMQ holds of each, and how to cut one.
+
+ZeroMQ gives out a message when all of its frames have come. It bounds the size of a frame and the number of messages, but
+not the number of frames, so it would hold one message of very many frames whole. The system counts the bytes of each
+connection. From them the bytes that ZeroMQ has read since it gave out the last message are known, and a connection is cut
+when they are too many. This needs Linux.
+
+A thread looks, since the sockets tell nothing of a message that is not complete. It rests while no bytes arrive. It also
+cuts connections that have said nothing for long, and those of a key that has too many: no key may take all descriptors.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import select
+import socket as plain
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import zmq
+
+from park.net.packet_filters import drop_all
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = termios = None  # type: ignore[assignment]
+
+#: Bytes that ZeroMQ may hold of one connection without giving out a message, and of all connections together. A full
+#: queue of the longest frames that honest peers send takes a half of the first one.
+MAX_HELD_BYTES, MAX_ALL_HELD_BYTES = 32 << 20, 1 << 30
+#: Seconds between two looks while bytes arrive.
+LOOK_SECONDS = 0.05
+#: Seconds in which a connection has to give out its first message, and between two looks for those that have not.
+SILENT_SECONDS, SWEEP_SECONDS = 20.0, 5.0
+#: An option of sockets, which Python does not name.
+_SO_COOKIE = 57
+#: Where `tcpi_bytes_received`, 64 bits, stands in the system's `struct tcp_info`.
+_RECEIVED_AT = 128
+
+
+class Connection(NamedTuple):
+    """A descriptor, and the number by which the system knows its socket: another one may have the descriptor later."""
+
+    descriptor: int
+    #: 0: the system gives no such numbers
+    cookie: int
+
+    def is_open(self) -> bool:
+        """Whether the descriptor still is this connection's."""
+        return _cookie(self.descriptor) == self.cookie
+
+    def hang_up(self) -> str:
+        """Cut the connection, if it goes over TCP. Returns the address of its peer; "": there was none.
+
+        Nothing more comes in, so ZeroMQ reads to the end and closes the connection. To close both ways at once would be
+        an error to ZeroMQ, as a reset is (see `park.net.packet_filters`).
+        """
+        with contextlib.suppress(OSError), plain.socket(fileno=os.dup(self.descriptor)) as found:
+            if found.family in (plain.AF_INET, plain.AF_INET6) and _cookie_of(found) == self.cookie:
+                drop_all(found)
+                place = str(found.getpeername()[0])
+                found.shutdown(plain.SHUT_RD)
+                return place
+        return ""
+
+
+class Connections:
+    """The connections that have given out a message, by descriptor, with the id of the key of each."""
+
+    def __init__(self) -> None:
+        self._users: dict[int, tuple[bytes, Connection]] = {}
+        #: the ids of keys that were revoked, or have expired
+        self.revoked: set[bytes] = set()
+        #: descriptors of connections that have given out a message since they were looked at
+        self.heard: set[int] = set()
+
+    def add(self, key: bytes, frame: Any) -> Connection:
+        """A message of the key has come: *frame* knows its connection, which is returned."""
+        connection = connection_of(descriptor_of(frame))
+        self._users[connection.descriptor] = key, connection
+        self.heard.add(connection.descriptor)
+        return connection
+
+    def key_of(self, connection: Connection) -> str:
+        """The id of the connection's key; "": it has given out no message."""
+        user, known = self._users.get(connection.descriptor, (b"", None))
+        return user.decode() if known == connection else ""
+
+    def revoke(self, key: bytes) -> int:
+        """Cut the connections of a key. Returns how many there were."""
+        self.revoked.add(key)
+        found = [connection for user, connection in self._users.values() if user == key]
+        for connection in found:
+            del self._users[connection.descriptor]
+        return sum(bool(connection.hang_up()) for connection in found)
+
+
+class Watch:
+    """Cuts connections, as the module says. *share*: connections of one key. *tell* gets the reason of each cut."""
+
+    def __init__(self, connections: Connections, share: int, tell: Callable[[str], None]) -> None:
+        self._connections = connections
+        self._share = share
+        self._tell = tell
+        #: by descriptor
+        self._opened: dict[int, Connection] = {}
+        #: by descriptor: until when the connection has to give out its first message
+        self._silent: dict[int, float] = {}
+        #: by descriptor: the bytes that had been read of the connection when it gave out its last message
+        self._given: dict[int, int] = {}
+        #: by descriptor: the id of the key, where the connection has given out a message
+        self._keys: dict[int, str] = {}
+        #: by descriptor: the bytes held when the connection was last looked at, where there were any
+        self._held: dict[int, int] = {}
+        self._poll = select.epoll()
+        self._closed = threading.Event()
+        self._wake = os.pipe()
+        self._poll.register(self._wake[0], select.EPOLLIN)
+        self._thread = threading.Thread(target=self._run, name="park connections", daemon=True)
+        self._thread.start()
+
+    def opened(self, descriptor: int) -> None:
+        """Look at a new connection."""
+        self._opened[descriptor] = connection_of(descriptor)
+        self._given[descriptor] = 0
+        self._keys.pop(descriptor, None)
+        self._silent[descriptor] = time.monotonic() + SILENT_SECONDS
+        with contextlib.suppress(OSError):  # it has gone again, or was known under this number
+            self._poll.register(descriptor, select.EPOLLIN | select.EPOLLET)
+
+    def close(self) -> None:
+        self._closed.set()
+        os.close(self._wake[1])
+        self._thread.join()
+        self._poll.close()
+        os.close(self._wake[0])
+
+    def _run(self) -> None:
+        sweep_at = 0.0
+        while not self._closed.is_set():
+            for descriptor, _ in self._poll.poll(SWEEP_SECONDS):
+                self.look(descriptor)
+            if sum(list(self._held.values())) > MAX_ALL_HELD_BYTES:
+                self._make_room()
+            if (now := time.monotonic()) >= sweep_at:
+                sweep_at = now + SWEEP_SECONDS
+                self._sweep(now)
+            self._closed.wait(LOOK_SECONDS)
+
+    def look(self, descriptor: int) -> None:
+        """Count what ZeroMQ holds of the connection, and cut it if that is too much."""
+        if descriptor not in self._given:
+            return
+        read = _bytes_read(descriptor)
+        heard = self._connections.heard
+        # without a key another connection was heard, which has or had this descriptor
+        if descriptor in heard and (key := self._connections.key_of(self._opened[descriptor])):
+            heard.discard(descriptor)
+            self._given[descriptor] = read
+            self._keys[descriptor] = key
+        held = self._held[descriptor] = read - self._given[descriptor]
+        if held <= 0:
+            del self._held[descriptor]
+        elif held > MAX_HELD_BYTES:
+            self._cut(descriptor, f"it sent {held >> 20} MB and no complete message")
+
+    def _make_room(self) -> None:
+        """Cut connections, those first of which most is held, until all together have room."""
+        for descriptor in list(self._held):
+            self.look(descriptor)
+        for descriptor in sorted(self._held, key=self._held.__getitem__, reverse=True):
+            if sum(self._held.values()) <= MAX_ALL_HELD_BYTES:
+                break
+            self._cut(
+                descriptor, "the incomplete messages of all connections are too long, and it has the longest"
+            )
+
+    def _sweep(self, now: float) -> None:
+        """Cut connections that have said nothing for long, and the newest ones of keys with too many."""
+        for descriptor, until in list(self._silent.items()):
+            if descriptor in self._connections.heard:
+                self.look(descriptor)
+            if self._keys.get(descriptor):
+                del self._silent[descriptor]
+            elif now >= until:
+                self._cut(descriptor, "it has said nothing")
+        if len(self._keys) > self._share:
+            for descriptor in [d for d in list(self._keys) if not self._opened[d].is_open()]:
+                self._keys.pop(descriptor, None)
+            by_key: dict[str, list[int]] = {}
+            for descriptor, key in list(self._keys.items()):
+                by_key.setdefault(key, []).append(descriptor)
+            for found in by_key.values():
+                for descriptor in found[self._share :]:
+                    self._cut(descriptor, f"its key has more than {self._share:,} connections")
+
+    def _cut(self, descriptor: int, reason: str) -> None:
+        for known in (self._held, self._given, self._silent):
+            known.pop(descriptor, None)
+        key = self._keys.pop(descriptor, "")
+        whose = f"with the key {key}" if key else "without a message"
+        if place := self._opened[descriptor].hang_up():
+            self._tell(f"a connection from {place} {whose}: {reason}")
+
+
+def descriptor_of(frame: Any) -> int:
+    """The descriptor of the connection through which a frame has come; -1: not known."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except (zmq.ZMQError, ValueError, TypeError):
+        return -1
+
+
+def connection_of(descriptor: int) -> Connection:
+    """The connection that has the descriptor now."""
+    return Connection(descriptor, _cookie(descriptor))
+
+
+def _cookie(descriptor: int) -> int:
+    with contextlib.suppress(OSError), plain.socket(fileno=os.dup(descriptor)) as found:
+        return _cookie_of(found)
+    return 0
+
+
+def _cookie_of(socket: plain.socket) -> int:
+    with contextlib.suppress(OSError):
+        return int.from_bytes(socket.getsockopt(plain.SOL_SOCKET, _SO_COOKIE, 8), sys.byteorder)
+    return 0
+
+
+def _bytes_read(descriptor: int) -> int:
+    """The bytes that this process has read of a connection over TCP; 0: there is none."""
+    waiting = array.array("i", [0])
+    with contextlib.suppress(OSError, struct.error), plain.socket(fileno=os.dup(descriptor)) as connection:
+        counts = connection.getsockopt(plain.IPPROTO_TCP, plain.TCP_INFO, 256)
+        fcntl.ioctl(connection, termios.FIONREAD, waiting)
+        return int(struct.unpack_from("Q", counts, _RECEIVED_AT)[0]) - waiting[0]
+    return 0

@@ -1,0 +1,138 @@
+"""Files in memory that nothing can change any more, for bytes that several processes read.
+
+A sealed file has no name. A process gets it with a message over a Unix socket (`park.net.channel`), or opens it as the
+descriptor of the process that holds it, which the system allows to the same Unix user in the same machine. A file that
+is not sealed is refused: a file that shrinks under its map would end the process that reads it.
+
+The bytes of a sealed file are a memoryview of a `SealedMap`, which keeps the descriptor open as long as someone holds
+the bytes. So the bytes are passed on as their descriptor, and nothing is copied.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import sys
+import weakref
+
+from park.wire.pack import Buffer
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+#: Whether this system has files without names in memory.
+HAS_FILES = hasattr(os, "memfd_create")
+#: How a file is sealed: nothing changes it any more. 0: this system knows no seals.
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE if hasattr(fcntl, "F_SEAL_WRITE") else 0
+#: Sealed files that this process maps at the same time, at most: each keeps one or two descriptors open.
+MAX_OPEN_MAPS = 64
+
+
+class SealedMap(mmap.mmap):
+    """The map of a sealed file, with the *descriptor* of the file."""
+
+    descriptor: int
+
+
+_maps: weakref.WeakSet[SealedMap] = weakref.WeakSet()
+
+
+def new_file() -> int:
+    """The descriptor of an empty file that can be sealed. Raises OSError."""
+    return os.memfd_create("park-payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def seal(descriptor: int) -> None:
+    """Let nothing change the file any more."""
+    if _SEALS:
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+
+
+def is_sealed(descriptor: int) -> bool:
+    """Whether nothing can change the file any more."""
+    if not _SEALS:
+        return True
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+    except OSError:  # it is no file in memory
+        return False
+
+
+def has_room() -> bool:
+    """Whether this process may map one more sealed file."""
+    return len(_maps) < MAX_OPEN_MAPS
+
+
+def map_file(descriptor: int, size: int) -> memoryview:
+    """The bytes of a sealed file; they keep *descriptor* open. Raises OSError."""
+    # without `trackfd` the map has a copy of the descriptor, and both stay open
+    options = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+    found = SealedMap(descriptor, size, access=mmap.ACCESS_READ, **options)
+    found.descriptor = descriptor
+    weakref.finalize(found, os.close, descriptor)
+    _maps.add(found)
+    return memoryview(found)
+
+
+def descriptor_of(data: Buffer) -> int:
+    """The descriptor of the sealed file whose bytes *data* is; -1: it is none, or a part of one."""
+    owner = data.obj if isinstance(data, memoryview) else None
+    return owner.descriptor if isinstance(owner, SealedMap) and len(owner) == len(data) else -1
+
+
+def sealed(data: Buffer) -> memoryview:
+    """The same bytes in a sealed file. Raises OSError where there is none to be had."""
+    if isinstance(data, memoryview) and descriptor_of(data) >= 0:
+        return data
+    target = SealedBuffer(len(data))
+    target.put(0, data)
+    return target.done()
+
+
+class SealedBuffer:
+    """A sealed file of *size* bytes in the making. Raises OSError where there is none to be had."""
+
+    def __init__(self, size: int) -> None:
+        if not (HAS_FILES and _SEALS and has_room()):
+            raise OSError("no further sealed file can be made")
+        self._size = size
+        self._descriptor = new_file()
+        self._guard = weakref.finalize(self, os.close, self._descriptor)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def put(self, at: int, piece: Buffer) -> None:
+        """Write *piece* at this place. Raises OSError."""
+        rest = memoryview(piece)
+        while len(rest):
+            done = os.pwrite(self._descriptor, rest, at)
+            rest, at = rest[done:], at + done
+
+    def done(self) -> memoryview:
+        """The bytes of the file, which is sealed now. Raises OSError."""
+        os.ftruncate(self._descriptor, self._size)
+        seal(self._descriptor)
+        found = map_file(self._descriptor, self._size)
+        self._guard.detach()
+        return found
+
+
+def open_of(process: int, descriptor: int, size: int) -> memoryview:
+    """The bytes of a sealed file that another *process* of this machine holds. Raises OSError where they cannot be had."""
+    if not has_room():
+        raise OSError("no further file can be mapped")
+    path = f"/proc/{process}/fd/{descriptor}"
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device, or a pipe, may have effects
+        raise OSError("it is no file")
+    own = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if os.fstat(own).st_size != size or not is_sealed(own):
+            raise OSError("it is no sealed file of this size")
+        return map_file(own, size)
+    except BaseException:
+        os.close(own)
+        raise

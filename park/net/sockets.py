@@ -1,0 +1,847 @@
+"""ZeroMQ sockets, opened the one way that PARK uses them, with the same methods as the ends of `park.net.inproc`.
+
+Polling. A socket's descriptor is edge-triggered: it signals once that something may have happened, and any use of the
+socket resets it. So a socket looks for a message when its descriptor has signalled, and asks ZeroMQ for events after each
+use until none is left. A reactor may therefore wait for descriptors alone, and the question, which costs some 5 us, is
+asked only where the answer may be yes.
+
+Memory. The bytes that are kept for one peer are bounded. ZeroMQ counts messages, so long ones travel in pieces of 256
+KiB: it holds `HIGH_WATER_MESSAGES` of them to a peer (8 MiB) and from a peer (16 MiB, in frames of `MAX_FRAME_BYTES`).
+Messages that ZeroMQ does not take wait in an `Outbox`, at both ends; there a short message may pass a long one that is
+partly out. A mirror that reads too slowly loses changes, sees the gap, and asks for the whole table. At most
+`MAX_PAYLOAD_BYTES` bytes of an unfinished message are kept, for `STALE_PIECES_SECONDS` after its last piece.
+
+Liveness. The system closes a TCP connection whose peer takes nothing that waits for it for `SILENCE_SECONDS`, and ZeroMQ
+drops all that it holds for that peer. ZeroMQ's own heartbeats are off: a peer that fills its queue and closes its
+connection would make one of them end the process (libzmq 4.3.5 asserts ``!_io_error``). Pieces of an unfinished message
+are signs of life, so PARK's heartbeats need not pass them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket as plain
+import sys
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+from zmq.utils import z85
+
+from park.errors import NoBroker, ProtocolError
+from park.model import Account
+from park.net import zap
+from park.net.connections import Connection, Connections, Watch, descriptor_of
+from park.net.curve import check_curve
+from park.net.descriptors import DescriptorReserve
+from park.net.keys import OBSERVER, POOL, RESCAN_SECONDS, Key, KeyEntry, KeyPair, Keyring
+from park.net.outbox import Frames, Message, Outbox
+from park.net.sealed import SealedBuffer
+from park.wire import codec, messages
+from park.wire.fragments import (
+    MAX_PAYLOAD_BYTES,
+    PIECE_BYTES,
+    MemoryBuffer,
+    PayloadBuffer,
+    Reassembly,
+    is_part,
+)
+from park.wire.subjects import about
+
+#: The largest frame that a socket takes, twice the largest piece it is given, bytes.
+MAX_FRAME_BYTES = 2 * PIECE_BYTES
+#: Messages that ZeroMQ holds for and from each peer of a broker; and for each mirror.
+HIGH_WATER_MESSAGES = 32
+HIGH_WATER_TABLE_MESSAGES = 256
+#: Messages that ZeroMQ holds for a client or a kernel to read.
+READ_AHEAD_MESSAGES = 1000
+#: Bytes of pieces that are received, or sent to one peer, before other peers get their turn.
+TURN_BYTES = 4 << 20
+#: Outboxes that are flushed when one of the peers may accept messages again.
+FLUSHED_PEERS = 16
+#: Seconds without a sign of life after which the system closes a TCP connection, and seconds between its questions.
+SILENCE_SECONDS, PROBE_SECONDS = 20, 5
+#: Seconds without a further piece after which an unfinished message is dropped.
+STALE_PIECES_SECONDS = 60.0
+#: Bytes of the buffers for unfinished messages: of all peers of one socket, and of one key.
+MAX_UNFINISHED_BYTES, MAX_KEY_UNFINISHED_BYTES = 4 << 30, 1 << 30
+#: Bytes of a message, and of a hello with what a kernel holds, of a peer that has not said hello.
+MAX_STRANGER_BYTES, MAX_HELLO_BYTES = 64 << 10, 64 << 20
+#: Seconds in which a peer that sends messages has to say hello.
+HELLO_SECONDS = 10.0
+#: Bytes of a frame that the table's door takes from a peer with a key (handshakes have the longest), subscriptions that
+#: ZeroMQ holds from one such peer, bytes that the system holds, and subscriptions that are looked at between two changes of
+#: the table.
+MAX_SUBSCRIPTION_BYTES, READ_AHEAD_SUBSCRIPTIONS, READ_AHEAD_BYTES, MAX_SUBSCRIPTIONS = 512, 8, 4096, 100
+#: Seconds for which a key opens no table, after a peer with it has subscribed to more than the table.
+SHUT_OUT_SECONDS = 10.0
+#: Milliseconds between two attempts to reach a broker that is away, at most: kernels that hold work of its last life have
+#: one lease to reconnect once it is back.
+MAX_RECONNECT_MILLISECONDS = 2_000
+#: Milliseconds that last messages have to leave a closed socket.
+LINGER_MILLISECONDS = 300
+
+#: Seconds between two writings of when keys were used.
+WRITE_USED_SECONDS = 5.0
+#: Connections that a door remembers, at most: without an entry a connection is only cut once its messages are refused.
+MAX_CONNECTIONS = 1 << 14
+#: Letters of the id of a key, at the end of a User-Id.
+ID_LETTERS = 10
+#: Messages that an observer's client may send: about itself, and questions about the table.
+_OBSERVED_KINDS: tuple[type[messages.Message], ...] = (
+    *(messages.Hello, messages.Heartbeat, messages.Goodbye),
+    *(messages.Snapshot, messages.Status, messages.Credits),
+)
+_OBSERVED = tuple(codec.start_of(kind) for kind in _OBSERVED_KINDS)
+_HELLOS = (codec.start_of(messages.Hello), codec.start_of(messages.KernelHello))
+#: A subscription to all, and its end.
+_SUBSCRIPTIONS = (b"\x01", b"\x00")
+#: The domain of the table's door (`park.net.zap`).
+TABLE = "table"
+_OBSERVER = f"{OBSERVER} ".encode()
+# plain integers: to combine enums takes longer than to send
+_EVENTS, _POLLIN, _RCVMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.RCVMORE)
+_DONTWAIT, _MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
+#: Frames from this size on are not copied into ZeroMQ.
+_MIN_UNCOPIED_BYTES = 65536
+_TROUBLES: dict[int, str] = {zmq.EVENT_HANDSHAKE_SUCCEEDED: "", zmq.EVENT_HANDSHAKE_FAILED_AUTH: "key"}
+
+
+def _open(
+    context: zmq.Context[zmq.Socket[bytes]], kind: int, hwm: int = READ_AHEAD_MESSAGES
+) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = context.socket(kind)
+    socket.linger = 0
+    socket.setsockopt(zmq.SNDHWM, hwm)
+    socket.setsockopt(zmq.RCVHWM, hwm)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    socket.setsockopt(zmq.RECONNECT_IVL, 100)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, MAX_RECONNECT_MILLISECONDS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 4_000)
+    return socket
+
+
+def check_listener(address: str, seconds: float) -> None:
+    """Raise NoBroker, with the system's reason, if no process listens at *address*; within *seconds* where it can."""
+    try:
+        if address.startswith("ipc://"):
+            with plain.socket(plain.AF_UNIX) as probe:
+                probe.settimeout(seconds)
+                probe.connect(address.removeprefix("ipc://"))
+        else:
+            host, _, port = address.removeprefix("tcp://").rpartition(":")
+            plain.create_connection((host.strip("[]"), int(port)), seconds).close()
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        raise NoBroker(
+            f"no broker answers at {address} ({reason[:1].lower()}{reason[1:]}): is it running (`park-broker`), "
+            "and is the address right?"
+        ) from None
+
+
+class _Polled:
+    """A socket that a reactor listens to."""
+
+    _socket: zmq.Socket[bytes]
+    #: the socket was used, so ZeroMQ must be asked for events; and, if not used, whether it may have a message
+    _used, _full = True, False
+
+    def fileno(self) -> int:
+        return int(self._socket.fileno())
+
+    def stir(self, ready: int = 0) -> None:
+        """The descriptor has signalled, nearly always because there is a message."""
+        self._used, self._full = False, True
+
+    def waiting(self) -> bool:
+        """Whether there may be a message to receive."""
+        if self._used:
+            self._used = False
+            self._full = bool(self._socket.get(_EVENTS) & _POLLIN)  # type: ignore[operator]
+        return self._full
+
+    def _put(self, frames: Frames) -> None:
+        """Send one message. Raises the errors of ZeroMQ."""
+        self._used = True
+        send = self._socket.send
+        for frame in frames[:-1]:
+            send(frame, _MORE)
+        last = frames[-1]
+        send(last, _DONTWAIT, copy=len(last) < _MIN_UNCOPIED_BYTES)
+
+    def _get(self, copy: bool = True, named: bool = False) -> list[Any]:
+        """The frames of the next message; [] if there is none. Unless *copy*, the first is a frame object of ZeroMQ.
+
+        *named*: the first frame is the name of a peer, and always followed by another, so ZeroMQ need not be asked for
+        more. (ZeroMQ's own recv_multipart takes twice as long.)
+        """
+        socket = self._socket
+        try:
+            frames: list[Any] = [socket.recv(_DONTWAIT, copy)]
+        except zmq.Again:  # the descriptor signalled another event
+            self._used = self._full = False
+            return []
+        self._used = True
+        if named:
+            frames.append(socket.recv(_DONTWAIT))
+        while socket.get(_RCVMORE):
+            frames.append(socket.recv(_DONTWAIT))
+        return frames
+
+
+class Authenticator(_Polled):
+    """The component of the broker's reactor that authenticates each connection, for all sockets of its context.
+
+    ZeroMQ asks at one address of each context, so the authenticator has its own context. *pair* is the broker's.
+    """
+
+    def __init__(
+        self,
+        pair: KeyPair,
+        find: Callable[[str, float], KeyEntry | None],
+        reserve: DescriptorReserve | None = None,
+        keyring: Keyring | None = None,
+    ) -> None:
+        self.pair = pair
+        self._find = find
+        #: writes the audit log, and tells which keys count no longer
+        self.keyring = keyring
+        #: the sockets that it guards, and the connections to them
+        self.doors: list[KeyedRouter] = []
+        self.connections = Connections()
+        #: until when keys open no table, by their ids
+        self.shut_out: dict[str, float] = {}
+        self._look_at = self._write_at = 0.0
+        #: shuts the guarded doors while few descriptors are free, and tells of new connections
+        self.reserve = reserve
+        self._watch: Watch | None = None
+        if reserve is not None and sys.platform == "linux":
+            self._watch = Watch(self.connections, reserve.most // 2, self._tell_cut)
+            reserve.opened = self._watch.opened
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = _open(self.context, zmq.REP)
+        self._socket.bind("inproc://zeromq.zap.01")
+
+    def turn(self, now: float) -> None:
+        while self.waiting() and (frames := self._get()):
+            self._put(self._answer(frames, now))
+        if self.keyring is not None and now >= self._look_at:
+            self._look_at = now + RESCAN_SECONDS
+            self._cut_lost(self.keyring, now)
+            if now >= self._write_at:
+                self._write_at = now + WRITE_USED_SECONDS
+                self.keyring.write_used()
+
+    def deadline(self) -> float | None:
+        return None if self.keyring is None else self._look_at
+
+    def _answer(self, frames: list[bytes], now: float) -> list[bytes]:
+        found: list[KeyEntry] = []
+
+        def find(raw: bytes) -> KeyEntry | None:
+            entry = self._find(z85.encode(raw).decode(), now)
+            if entry is not None and frames[2] == TABLE.encode() and now < self.shut_out.get(entry.id, 0.0):
+                return None
+            found.extend((entry,) if entry is not None else ())
+            return entry
+
+        reply = zap.answer(frames, find)
+        if self.keyring is not None:
+            domain, address = frames[2].decode(errors="replace"), frames[3].decode(errors="replace")
+            status, text, who = (frame.decode() for frame in reply[2:5])
+            if status == "200":
+                self.keyring.use(found[0])
+                self.keyring.audit.write(f"connected {who} from {address} to {domain}")
+            else:
+                self.keyring.audit.refused(f"a connection from {address} to {domain}: {text}", now)
+        return reply
+
+    def _cut_lost(self, keyring: Keyring, now: float) -> None:
+        """Cut the connections of keys that were revoked or have expired."""
+        for entry in keyring.lost(now):
+            key = entry.id.encode()
+            count = self.connections.revoke(key)
+            for door in self.doors:
+                door.revoke(key)
+            keyring.audit.write(f"cut {entry.role} {entry.name} {entry.id}: {count} connections")
+
+    def _tell_cut(self, text: str) -> None:
+        if self.keyring is not None:
+            self.keyring.audit.refused(text, time.monotonic())
+
+    def close(self) -> None:
+        """Close all sockets of the context."""
+        if self.reserve is not None:
+            self.reserve.close()
+        if self._watch is not None:
+            self._watch.close()
+        if self.keyring is not None:
+            self.keyring.write_used()
+        self.context.destroy(linger=0)
+
+
+class _Socket(_Polled):
+    _reserve: DescriptorReserve | None = None
+    #: of a guarded socket: the connections to all of its keeper's
+    _connections: Connections
+
+    def __init__(
+        self, kind: int, context: zmq.Context[zmq.Socket[bytes]] | None = None, hwm: int = READ_AHEAD_MESSAGES
+    ) -> None:
+        self._socket = _open(context if context is not None else zmq.Context.instance(), kind, hwm)
+
+    def _end_silence(self) -> None:
+        """Disconnect peers over TCP that are gone, stopped, or do not read."""
+        self._socket.setsockopt(zmq.TCP_MAXRT, 1000 * SILENCE_SECONDS)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, PROBE_SECONDS)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, PROBE_SECONDS)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, SILENCE_SECONDS // PROBE_SECONDS - 1)
+
+    def _guard(self, keeper: Authenticator, domain: str) -> None:
+        """Let only peers connect that *keeper* accepts for the domain *domain*."""
+        self._socket.curve_secretkey = keeper.pair.secret.encode()
+        self._socket.curve_server = True
+        self._socket.zap_domain = domain.encode()
+        self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # refuse all peers if the keeper is gone
+        self._reserve = keeper.reserve
+        self._connections = keeper.connections
+
+    def bind(self, address: str) -> str:
+        """Listen. Returns the actual address (port 0 becomes a free port)."""
+        if address.startswith("ipc://"):
+            path = address.removeprefix("ipc://")
+            # a dead broker's socket: this process holds the lock on the home
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        self._socket.setsockopt(zmq.IPV6, int("[" in address))
+        monitor = None
+        if self._reserve is not None:
+            monitor = self._socket.get_monitor_socket(zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            if monitor is not None:
+                self._socket.disable_monitor()
+                monitor.close(0)
+            raise NoBroker(f"cannot listen at {address}: {os.strerror(error.errno or 0)}") from error
+        if self._reserve is not None and monitor is not None:
+            # the first event is that the socket listens; its value is the descriptor
+            self._reserve.watch(monitor, int.from_bytes(monitor.recv_multipart()[0][2:6], sys.byteorder))
+        return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Router(_Socket):
+    """The broker's socket for clients, or for kernels, of the same Unix user: over ipc."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]] | None = None) -> None:
+        super().__init__(zmq.ROUTER, context, HIGH_WATER_MESSAGES)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._end_silence()
+        #: by peer: its unfinished message, and the time of its last piece
+        self._joiners: dict[bytes, tuple[Reassembly, float]] = {}
+        self._look_at = 0.0
+        #: bytes of the buffers for unfinished messages, by payer and (b"") of all
+        self._unfinished: Counter[bytes] = Counter()
+        #: by peer: the messages that it has not accepted yet
+        self._outboxes: dict[bytes, Outbox] = {}
+        #: peers whose pieces have arrived since `lively` was last called
+        self._lively: set[bytes] = set()
+
+    def account(self, name: bytes) -> Account | None:
+        """The account of the key that the peer has shown."""
+        return None
+
+    def send(self, name: bytes, message: Message, said: messages.Message | None = None) -> bool:
+        """Send the message as soon as the peer accepts it. Returns whether it waits. A message to a peer that has gone is
+        dropped.
+
+        *said* is the decoded message, which tells the messages that it may pass.
+        """
+        outbox = self._outboxes.get(name)
+        if outbox is None:
+            frames = message() if callable(message) else message
+            if len(frames) == 1 or len(frames[1]) <= PIECE_BYTES:
+                if self._offer(name, frames):
+                    return False
+            elif not callable(message):
+                message = frames
+            outbox = self._outboxes[name] = Outbox(lambda piece: self._offer(name, piece))
+        elif isinstance(said, messages.Heartbeat):
+            return True  # a waiting message does the work of a heartbeat
+        outbox.put(message, None if said is None else about(said))
+        return not self._flush(name, outbox)
+
+    def _offer(self, name: bytes, frames: Frames) -> bool:
+        """Whether ZeroMQ has accepted the message, or the peer has gone."""
+        try:
+            self._put([name, *frames])
+        except zmq.ZMQError as error:
+            return error.errno != zmq.EAGAIN
+        return True
+
+    def waiting(self) -> bool:
+        found = super().waiting()
+        # afterwards: ZeroMQ may only now have seen free space in a queue, and signals that once
+        return (bool(self._outboxes) and self._flush_some()) or found
+
+    def flush(self) -> None:
+        """Send the waiting messages that peers accept now."""
+        for name, outbox in list(self._outboxes.items()):
+            self._flush(name, outbox)
+
+    def _flush_some(self) -> bool:
+        """Flush some of the outboxes, others at the next call. Returns whether a peer would accept more."""
+        more = False
+        for name in list(self._outboxes)[:FLUSHED_PEERS]:
+            outbox = self._outboxes.pop(name)
+            if not outbox.flush(TURN_BYTES):
+                self._outboxes[name] = outbox
+                more |= outbox.more
+        return more
+
+    def _flush(self, name: bytes, outbox: Outbox) -> bool:
+        """Flush one outbox. Returns whether it is empty now."""
+        done = outbox.flush(TURN_BYTES)
+        if done:
+            del self._outboxes[name]
+        return done
+
+    def behind(self) -> dict[bytes, Outbox]:
+        """The outboxes of peers that have not accepted all messages."""
+        return self._outboxes
+
+    def lively(self) -> set[bytes]:
+        """The peers of which part of an unfinished message has arrived since the last call."""
+        found, self._lively = self._lively, set()
+        if self._joiners:
+            self._drop_stale()
+        return found
+
+    def cut(self, name: bytes) -> None:
+        """Drop all messages that wait for the peer."""
+        self._outboxes.pop(name, None)
+
+    def receive(self) -> tuple[bytes, Frames] | None:
+        # whole messages pass between the parts of a longer one
+        left = TURN_BYTES
+        while left > 0 and self.waiting() and (taken := self._take()):
+            name, *frames = taken
+            if not is_part(frames):
+                return name, frames
+            left -= sum(map(len, frames))
+            self._lively.add(name)
+            joiner = self._drop_unfinished(name) or Reassembly()
+            joiner.limit = self._limit_of(name)
+            try:
+                whole = joiner.feed(frames)
+            except ProtocolError:
+                return name, frames  # the loop decodes it again, and counts it
+            if whole is not None:
+                return name, whole
+            for payer in (b"", self._payer(name)):
+                self._unfinished[payer] += joiner.size
+            self._joiners[name] = joiner, self._drop_stale()
+        return None
+
+    def _payer(self, name: bytes) -> bytes:
+        """The peers to whose budget the buffers of the peer count."""
+        return b"ipc"
+
+    def _limit_of(self, name: bytes) -> int:
+        """The longest payload that the peer may begin now, bytes."""
+        return min(MAX_PAYLOAD_BYTES, MAX_UNFINISHED_BYTES - self._unfinished[b""])
+
+    def _drop_unfinished(self, name: bytes) -> Reassembly | None:
+        """Take the unfinished message of the peer out of the books."""
+        kept = self._joiners.pop(name, None)
+        if kept is None:
+            return None
+        for payer in (b"", self._payer(name)):
+            self._unfinished[payer] -= kept[0].size
+            if not self._unfinished[payer]:
+                del self._unfinished[payer]
+        return kept[0]
+
+    def _drop_stale(self) -> float:
+        """Drop unfinished messages whose senders have not gone on. Returns the time."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + STALE_PIECES_SECONDS / 4
+            for name, (_, at) in list(self._joiners.items()):
+                if now >= at + STALE_PIECES_SECONDS:
+                    self._drop_unfinished(name)
+        return now
+
+    def _take(self) -> list[bytes]:
+        """The next message, after the name of its peer; [] if there is none."""
+        return self._get(named=True)
+
+
+class KeyedRouter(Router):
+    """The broker's socket for peers with a key, over tcp.
+
+    A peer's name is its routing id and its User-Id, as they come with each message. A routing id belongs to a connection;
+    a later connection with the same id and another key is another peer.
+    """
+
+    def __init__(self, keeper: Authenticator, domain: str) -> None:
+        super().__init__(keeper.context)
+        self._guard(keeper, domain)
+        keeper.doors.append(self)
+        self._audit = keeper.keyring.audit if keeper.keyring is not None else None
+        #: by routing id: the name of the peer, and its connection; the peer that was silent longest comes first
+        self._holders: OrderedDict[bytes, tuple[bytes, Connection]] = OrderedDict()
+        #: peers that have not said hello, until when they may do so, and their connections; the oldest first
+        self._strangers: dict[bytes, tuple[float, Connection]] = {}
+        #: peers whose key was revoked: the broker hears that they have left
+        self._leaving: deque[bytes] = deque()
+
+    def account(self, name: bytes) -> Account:
+        role, who, _ = name[1 + name[0] :].decode().split(" ")
+        return Account(who, pool=role == POOL)
+
+    def waiting(self) -> bool:
+        return bool(self._leaving) or super().waiting()
+
+    def receive(self) -> tuple[bytes, Frames] | None:
+        if self._leaving:
+            return self._leaving.popleft(), codec.encode(
+                messages.Goodbye("its key was revoked, or has expired")
+            )
+        while (got := super().receive()) is not None:
+            name, frames = got
+            if name.startswith(_OBSERVER, 1 + name[0]) and not frames[0].startswith(_OBSERVED):
+                self._refuse(name, frames)
+            elif name[-ID_LETTERS:] not in self._connections.revoked:
+                return got
+        return None
+
+    def _refuse(self, name: bytes, frames: Frames) -> None:
+        """Answer an observer that asks for more than the table."""
+        words = "the key that you showed is an observer's: it sees the table, and sends no jobs and reads no results"
+        if number := codec.id_of(frames):
+            self.send(name, codec.encode(messages.Failure(number, "Refused", words)))
+        self._note(name, "it asks for more than the table")
+
+    def send(self, name: bytes, message: Message, said: messages.Message | None = None) -> bool:
+        if isinstance(said, messages.Failure) and said.error == "Refused":
+            self._note(name, said.text)
+        return super().send(name, message, said)
+
+    def _note(self, name: bytes, text: str) -> None:
+        """Write a refused request to the audit log."""
+        if self._audit is not None:
+            self._audit.refused(f"a request of {name[1 + name[0] :].decode()}: {text}", time.monotonic())
+
+    def revoke(self, key: bytes) -> None:
+        """The connections of the key with this id were cut: the broker hears that its peers have left."""
+        for name in [name for name, _ in self._holders.values() if name.endswith(key)]:
+            del self._holders[name[1 : 1 + name[0]]]
+            self.cut(name)
+            self._drop_unfinished(name)
+            self._strangers.pop(name, None)
+            self._leaving.append(name)
+
+    def _offer(self, name: bytes, frames: Frames) -> bool:
+        routing = name[1 : 1 + name[0]]
+        if self._holders.get(routing, (name,))[0] != name or name[-ID_LETTERS:] in self._connections.revoked:
+            return True  # the peer has gone, and another key may have its routing id
+        return super()._offer(routing, frames)
+
+    def _take(self) -> list[bytes]:
+        frames = self._get(copy=False, named=True)
+        if frames:
+            first = frames[0]
+            routing, who = first.bytes, str(first.get("User-Id")).encode()
+            frames[0] = name = bytes((len(routing),)) + routing + who
+            holder = self._holders.get(routing)
+            if holder is not None and holder[0] == name:
+                self._holders.move_to_end(routing)
+                self._connections.heard.add(holder[1].descriptor)
+            else:
+                self._begin(routing, name, self._connections.add(who[-ID_LETTERS:], first))
+            if self._strangers and name in self._strangers:
+                frames[1:] = self._of_stranger(name, frames[1:])
+        return frames
+
+    def _begin(self, routing: bytes, name: bytes, connection: Connection) -> None:
+        """The first message of a peer has come. Of too many peers those are forgotten that were silent longest."""
+        if len(self._holders) >= MAX_CONNECTIONS:
+            self._holders.popitem(last=False)
+        self._holders[routing] = name, connection
+        if len(self._strangers) >= MAX_CONNECTIONS:
+            self._cut_stranger(next(iter(self._strangers)))
+        self._strangers[name] = time.monotonic() + HELLO_SECONDS, connection
+
+    def lively(self) -> set[bytes]:
+        now = time.monotonic()
+        while self._strangers:
+            name, (until, _) = next(iter(self._strangers.items()))
+            if now < until:
+                break
+            self._cut_stranger(name)
+        return super().lively()
+
+    def _cut_stranger(self, name: bytes) -> None:
+        _, connection = self._strangers.pop(name)
+        self._holders.pop(name[1 : 1 + name[0]], None)
+        self._drop_unfinished(name)
+        connection.hang_up()
+
+    def _of_stranger(self, name: bytes, frames: list[Any]) -> list[Any]:
+        """The message of a peer that has not said hello: its hello, or a short one. A heartbeat takes the place of others,
+        to which the broker answers that the peer is to say hello.
+        """
+        if frames[0].startswith(_HELLOS):
+            del self._strangers[name]
+        elif is_part(frames):
+            if name not in self._joiners and not frames[-1].startswith(_HELLOS):
+                return list(codec.encode(messages.Heartbeat()))
+        elif sum(map(len, frames)) > MAX_STRANGER_BYTES:
+            return list(codec.encode(messages.Heartbeat()))
+        return frames
+
+    def _payer(self, name: bytes) -> bytes:
+        return name[-ID_LETTERS:]
+
+    def _limit_of(self, name: bytes) -> int:
+        own = MAX_HELLO_BYTES if name in self._strangers else MAX_KEY_UNFINISHED_BYTES
+        return min(super()._limit_of(name), own - self._unfinished[self._payer(name)])
+
+
+class Caller(_Socket):
+    """A socket that connects. With a *key* it authenticates, and knows the reason of a refusal."""
+
+    def __init__(
+        self,
+        kind: int,
+        address: str,
+        key: Key | None = None,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        super().__init__(kind, context)
+        self._address = address
+        self._monitor: zmq.Socket[bytes] | None = None
+        #: why the last handshake failed: "key" (the broker refused ours), "handshake" (there was none), or ""
+        self._trouble = ""
+        self._look_at = 0.0
+        if key is not None:
+            self._socket.curve_publickey = key.public.encode()
+            self._socket.curve_secretkey = key.secret.encode()
+            self._socket.curve_serverkey = key.broker.encode()
+            self._monitor = self._socket.get_monitor_socket(
+                zmq.EVENT_HANDSHAKE_SUCCEEDED
+                | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+                | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+                | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            )
+
+    def trouble(self) -> str:
+        """Why the broker does not let us in: "key" (it refused ours), "handshake" (there was none), "" (not known)."""
+        self._look()
+        return self._trouble
+
+    def _look(self) -> None:
+        """See what became of the handshakes. After some failures ZeroMQ rests: call again, at most once a second."""
+        if self._monitor is None or (now := time.monotonic()) < self._look_at:
+            return
+        self._look_at = now + 1.0
+        rests = False
+        while int(self._monitor.get(zmq.EVENTS)) & _POLLIN:
+            # a number of 16 bits and one of 32; zmq.utils.monitor would read it too, and load asyncio and ssl
+            event = int.from_bytes(self._monitor.recv_multipart(_DONTWAIT)[0][:2], sys.byteorder)
+            rests = event in (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+            self._trouble = _TROUBLES.get(event, "handshake")
+        if rests:
+            with contextlib.suppress(zmq.ZMQError):
+                self._socket.disconnect(self._address)
+            self._socket.connect(self._address)
+            self._used = True
+
+    def _connect(self) -> None:
+        self._socket.setsockopt(zmq.IPV6, int("[" in self._address))
+        try:
+            self._socket.connect(self._address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise NoBroker(
+                f"{self._address!r} is no address of a broker ({os.strerror(error.errno or 0).lower()}): "
+                "give tcp://HOST:PORT, ipc://FOLDER, or the path of a connection file"
+            ) from error
+
+    def close(self) -> None:
+        if self._monitor is not None:
+            self._socket.disable_monitor()
+            self._monitor.close(0)
+        super().close()
+
+
+def _buffer_to_share(size: int) -> PayloadBuffer:
+    """A place for a payload of *size* bytes, from which other processes can have it without a copy, if possible."""
+    try:
+        return SealedBuffer(size)
+    except OSError:
+        return MemoryBuffer(size)
+
+
+class Dealer(Caller):
+    """The socket of a client or a kernel. Its context is its own, so that `close` can wait until the last words are out.
+
+    Messages of the caller wait here, and none of them is dropped while there is contact.
+    """
+
+    def __init__(self, address: str, key: Key | None = None) -> None:
+        if key is not None:
+            check_curve()  # before there is anything to close
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        super().__init__(zmq.DEALER, address, key, self._context)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MESSAGES)
+        self._connect()
+        self._joiner = Reassembly(new_buffer=_buffer_to_share)
+        self._outbox = Outbox(self._offer)
+        self._lively = self._waits = False
+
+    def wait(self, seconds: float) -> bool:
+        """Whether there is a connection within *seconds*."""
+        self._used = True
+        return bool(self._socket.poll(int(1000 * seconds), zmq.POLLOUT))
+
+    def send(self, frames: Frames, said: messages.Message | None = None) -> None:
+        """Send *frames* now or as soon as the broker takes them. *said*: the message; it decides which others it may pass.
+
+        Raises InvalidRequest for a payload of more than `MAX_PAYLOAD_BYTES`.
+        """
+        if not self._waits:
+            if (len(frames) == 1 or len(frames[1]) <= PIECE_BYTES) and self._offer(frames):
+                return
+        elif isinstance(said, messages.Heartbeat):
+            return  # a waiting message is a sign of life itself
+        self._outbox.put(frames, None if said is None else about(said))
+        self._flush()
+
+    def clear(self) -> None:
+        """Drop all that waits: contact was lost, and its senders say it again when there is contact."""
+        self._outbox = Outbox(self._offer)
+        self._waits = False
+
+    def lively(self) -> bool:
+        """Whether a piece of a message has come since this was asked last."""
+        found, self._lively = self._lively, False
+        return found
+
+    def waiting(self) -> bool:
+        found = super().waiting()
+        return (self._waits and self._flush()) or found
+
+    def _offer(self, frames: Frames) -> bool:
+        try:
+            self._put(frames)
+        except zmq.Again:
+            self._look()
+            return False
+        return True
+
+    def _flush(self) -> bool:
+        """Send the messages that the broker takes now. Returns whether it would take more."""
+        self._waits = not self._outbox.flush(TURN_BYTES)
+        return self._outbox.more
+
+    def receive(self) -> Frames | None:
+        left = TURN_BYTES
+        while left > 0 and super().waiting() and (frames := self._get()):
+            if not is_part(frames):
+                return frames
+            left -= sum(map(len, frames))
+            self._lively = True
+            try:
+                whole = self._joiner.feed(frames)
+            except ProtocolError:
+                return frames  # the loop decodes it again, and says so
+            if whole is not None:
+                return whole
+        return None
+
+    def close(self) -> None:
+        self._outbox.flush()
+        self._socket.linger = LINGER_MILLISECONDS
+        super().close()
+        self._context.term()
+
+
+class Publisher(_Socket):
+    """The broker's socket towards mirrors; with a *keeper*, towards mirrors with a key."""
+
+    def __init__(self, keeper: Authenticator | None = None) -> None:
+        super().__init__(zmq.XPUB, keeper.context if keeper is not None else None, HIGH_WATER_TABLE_MESSAGES)
+        self._end_silence()
+        self._keyed = keeper is not None
+        self._keeper = keeper
+        if keeper is not None:
+            self._guard(keeper, TABLE)
+            # the subscription of each mirror names its connection
+            self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+            self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
+            self._socket.setsockopt(zmq.RCVHWM, READ_AHEAD_SUBSCRIPTIONS)
+            self._socket.setsockopt(zmq.RCVBUF, READ_AHEAD_BYTES)
+
+    def publish(self, frames: Frames) -> None:
+        """Send to all mirrors. A message longer than a piece is not sent: mirrors see the gap and ask for the table."""
+        self._used = True
+        self._hear()
+        if sum(map(len, frames)) <= PIECE_BYTES:
+            with contextlib.suppress(zmq.Again):
+                self._put(frames)
+
+    def _hear(self) -> None:
+        """Take in subscriptions. A mirror subscribes once, to all. ZeroMQ keeps each topic of a peer, at some 50 bytes
+        for each letter, so a peer that sends anything else is cut.
+        """
+        counts: Counter[int] = Counter()
+        cut: set[int] = set()
+        while counts.total() < MAX_SUBSCRIPTIONS and self.waiting():
+            if not (frames := self._get(copy=not self._keyed)):
+                break
+            descriptor = descriptor_of(frames[0]) if self._keyed else -1
+            counts[descriptor] += 1
+            # without a descriptor ZeroMQ says that the last subscriber of a topic has gone
+            if descriptor < 0 or descriptor in cut:
+                continue
+            who = str(frames[0].get("User-Id"))
+            connection = self._connections.add(who[-ID_LETTERS:].encode(), frames[0])
+            if frames[0].bytes not in _SUBSCRIPTIONS or counts[descriptor] > READ_AHEAD_SUBSCRIPTIONS:
+                cut.add(descriptor)
+                self._cut(connection, who)
+
+    def _cut(self, connection: Connection, who: str) -> None:
+        """Cut a peer that subscribes to more than the table. Its key opens no table for a while."""
+        connection.hang_up()
+        now = time.monotonic()
+        if self._keeper is not None:
+            self._keeper.shut_out[who[-ID_LETTERS:]] = now + SHUT_OUT_SECONDS
+            if self._keeper.keyring is not None:
+                self._keeper.keyring.audit.refused(
+                    f"a request of {who}: it subscribes to more than the table", now
+                )
+
+
+class Subscriber(Caller):
+    """A mirror's end."""
+
+    def __init__(self, address: str, key: Key | None = None) -> None:
+        super().__init__(zmq.SUB, address, key)
+        self._socket.setsockopt(zmq.SUBSCRIBE, b"")
+        self._connect()
+
+    def receive(self) -> Frames | None:
+        if self.waiting() and (frames := self._get()):
+            return frames
+        self._look()
+        return None

@@ -1,0 +1,4 @@
+"""The replicated table of jobs, kernels and owners: its values, a mirror that follows it, and queries.
+
+The broker and its clients share `Table.apply`, so that both sides fold in the same numbered deltas.
+"""

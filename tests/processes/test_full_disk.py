@@ -1,0 +1,190 @@
+"""A real broker on a disk that is full, on one that fails, and killed in the middle of a commit."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from park.broker.effects import Write
+from park.broker.storage.store import NAMESPACES, JobStore
+from park.errors import JobFailed
+from tests.campaign import faults
+from tests.support.fabric import Fabric, Process, until
+
+UNSHARE = ["unshare", "-Urm"]
+CAN_MOUNT = (
+    shutil.which("unshare") is not None
+    and subprocess.run(
+        [*UNSHARE, "sh", "-c", "mount -t tmpfs none /mnt"], capture_output=True, check=False
+    ).returncode
+    == 0
+)
+
+
+@pytest.mark.skipif(not CAN_MOUNT, reason="nobody but root may mount here")
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("how", ["fill", pytest.param("delete", marks=pytest.mark.heavy)])
+def test_a_full_disk_refuses_what_is_new_keeps_the_rest_waiting_and_loses_nothing(
+    how: str, tmp_path: Path
+) -> None:
+    command = [*UNSHARE, sys.executable, "-m", "tests.campaign.full", str(tmp_path), how]
+    trial = Process(command, tmp_path / "log")
+    try:
+        assert trial.wait(100) == 0, trial.text
+    finally:
+        trial.end()
+
+
+@pytest.mark.skipif(not CAN_MOUNT, reason="nobody but root may mount here")
+@pytest.mark.parametrize("how", ["read-only", "another's"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_home_that_nobody_may_write_to_is_said_in_words(how: str, there: bool, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    home = place / "home"
+    if there:
+        store = JobStore(home)
+        store.commit([Write("job", (1,), b"x")])
+        store.close()
+    # inside of a user namespace even root is nobody to the folders of a user that it does not know
+    serve = ["-m", "park.cli.broker", "--home", str(home)]
+    if how == "read-only":
+        mount = f'mount --bind {place} {place} && mount -o remount,ro,bind {place} {place} && exec "$@"'
+        command = [*UNSHARE, "sh", "-c", mount, "sh", sys.executable, *serve]
+    else:
+        if os.getuid() != 0:
+            pytest.skip("only root may give folders away")
+        for folder in (home, place) if there else (place,):
+            os.chown(folder, 12345, 12345)
+        command = ["unshare", "-Ur", sys.executable, *serve]
+    broker = Process(command, tmp_path / "log")
+    try:
+        assert broker.wait() == 1, broker.text
+        (line,) = broker.text.splitlines()
+        if how == "another's" and there:
+            assert line.startswith(f"park-broker: {home} belongs to user ")
+            assert line.endswith(": name a folder of your own")
+        else:
+            assert line.startswith(f"park-broker: cannot open the store in {home}: ")
+            assert line.endswith(": name a home that you may write to")
+    finally:
+        broker.end()
+    # and what was there is whole
+    if there:
+        if how != "read-only":
+            os.chown(place, 0, 0)
+            os.chown(home, 0, 0)
+        store = JobStore(home)
+        assert store.get("job", (1,)) == b"x"
+        store.close()
+
+
+@pytest.mark.skipif(not faults.POSSIBLE, reason="there is no C compiler")
+@pytest.mark.parametrize(
+    ("mood", "code", "said"),
+    [
+        (
+            "error",
+            1,
+            "park-broker: cannot write to the store in .*: Input/output error: .* look at the disk .dmesg.",
+        ),
+        ("kill before the sync", -9, ""),
+        ("m: kill before the root page", -9, ""),
+    ],
+)
+def test_what_was_acknowledged_outlives_an_error_of_the_disk_and_a_kill_within_a_commit(
+    mood: str, code: int, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mood"
+    settings = {"LD_PRELOAD": str(faults.library(tmp_path)), "PARK_DISK_MOOD": str(file)}
+    with Fabric(tmp_path, lease=3.0, settings=settings) as fabric:
+        fabric.start_kernel(slots=2)
+        service = fabric.connect()
+        jobs = [service.start(abs, [-n], name=f"job {n}") for n in range(20)]
+        assert service.wait(jobs[0], timeout=30) == [0]
+        # when the next commit fails
+        file.write_text(mood)
+        late: list[int] = []
+        asker = threading.Thread(target=lambda: late.append(service.start(abs, [-99], name="late")))
+        asker.start()
+        # then the broker ends
+        assert fabric.broker.wait() == code, fabric.broker.text
+        if said:
+            assert_matches(said, fabric.broker.text)
+            assert "Traceback" not in fabric.broker.text
+        assert not late
+        # and the next one has all that was acknowledged, and what is asked again, once
+        file.unlink()
+        fabric.start_broker()
+        asker.join(20.0)
+        wanted = sorted([*(f"job {n}" for n in range(20)), "late"])
+        until(lambda: sorted(r.name for r in service.table.jobs.values() if r.state.ended) == wanted)
+        assert [service.wait(n) for n in (*jobs, *late)] == [*([n] for n in range(20)), [99]]
+
+
+def assert_matches(pattern: str, text: str) -> None:
+    import re
+
+    assert re.search(pattern, text), text
+
+
+@pytest.mark.parametrize("what", ["zeros", "noise", "a cut"])
+def test_a_damaged_store_is_said_in_words(what: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    store = JobStore(home)
+    store.commit([Write("job", (n,), b"x" * 300) for n in range(500)])
+    store.close()
+    file = home / "jobs.mdb"
+    pages = bytearray(file.read_bytes())
+    if what == "a cut":
+        del pages[40_000:]
+    for start in range(8 * 4096, len(pages) - 4096, 3 * 4096):
+        pages[start : start + 4096] = bytes(4096) if what == "zeros" else random.Random(1).randbytes(4096)
+    file.write_bytes(pages)
+    broker = Process([sys.executable, "-m", "park.cli.broker", "--home", str(home)], tmp_path / "log")
+    try:
+        assert broker.wait() != 0
+        until(lambda: "damaged" in broker.text, why=lambda: broker.text)
+        assert str(home) in broker.text
+    finally:
+        broker.end()
+
+
+def spoil(home: Path, namespace: str, which: int) -> None:
+    """Change a bit of a record, by its place in its namespace."""
+    with lmdb.open(str(home / "jobs.mdb"), subdir=False, max_dbs=len(NAMESPACES), map_size=1 << 30) as env:
+        db = env.open_db(namespace.encode())
+        with env.begin(write=True, db=db) as txn:
+            key, record = list(txn.cursor(db))[which]
+            txn.put(key, record[:-1] + bytes([record[-1] ^ 1]))
+
+
+@pytest.mark.heavy
+def test_a_running_broker_names_damaged_records_and_goes_on(tmp_path: Path) -> None:
+    with Fabric(tmp_path) as fabric:
+        service = fabric.connect()
+        short, long = service.start(abs, [-1]), service.start(len, [bytes(3_000_000)])
+        sound = service.start(abs, [-2])
+        fabric.broker.kill()
+        fabric.start_broker()  # it has nothing in memory
+        until(lambda: service.status(sound))
+        spoil(fabric.home, "units", 0)
+        spoil(fabric.home, "piece", -2)  # which is read when it is sent
+        fabric.start_kernel()
+        for job, namespace in ((short, "units"), (long, "piece")):
+            with pytest.raises(
+                JobFailed, match=f"in namespace '{namespace}' .* is damaged .* delete this job"
+            ):
+                service.wait(job, timeout=30)
+        assert service.wait(sound, timeout=30) == [2]
+        fabric.broker.kill()
+        fabric.start_broker()
+        assert service.wait(service.start(abs, [-3]), timeout=30) == [3]

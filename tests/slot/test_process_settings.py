@@ -1,0 +1,277 @@
+"""A job's changes to its process are its own: other jobs find it as on a fresh one."""
+
+from __future__ import annotations
+
+import ast
+import decimal
+import gc
+import locale
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from park.core.server import ServerProxy
+from park.errors import JobFailed
+from park.local import LocalService
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[ServerProxy]:
+    """One slot, so that all jobs come to one process."""
+    service = LocalService()
+    service.configure(slots=1)
+    yield service
+    service.close()
+
+
+def handler(*_: Any) -> None:
+    raise AssertionError("this signal is another job's")
+
+
+def pair() -> str:
+    """A locale that is not the one at hand."""
+    return "C.UTF-8" if locale.setlocale(locale.LC_ALL) == "C" else "C"
+
+
+class Finder:
+    """Finds no module."""
+
+    @staticmethod
+    def find_spec(*_: Any) -> None:
+        """See the class."""
+
+
+#: Settings that a job may change, and how each is read.
+CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "folder": (lambda: os.chdir("/"), os.getcwd),
+    "a variable": (lambda: os.environ.update(MODE="A"), lambda: os.environ.get("MODE")),
+    "no variable": (lambda: os.environ.pop("PATH"), lambda: "PATH" in os.environ),
+    "the environment": (lambda: setattr(os, "environ", {}), lambda: len(os.environ) > 3),
+    "the time zone": (
+        lambda: (os.environ.update(TZ="Asia/Tokyo"), time.tzset()),
+        lambda: time.strftime("%H", time.gmtime(0)) + time.strftime("%Z"),
+    ),
+    "the path": (lambda: sys.path.insert(0, "/elsewhere"), lambda: list(sys.path)),
+    "another path": (lambda: setattr(sys, "path", ["/elsewhere"]), lambda: list(sys.path)),
+    "filters": (lambda: warnings.simplefilter("error"), lambda: warnings.filters[0][0] == "error"),
+    "how warnings show": (
+        lambda: setattr(warnings, "showwarning", print),
+        lambda: warnings.showwarning is print,
+    ),
+    "precision": (lambda: setattr(decimal.getcontext(), "prec", 3), lambda: str(1 / decimal.Decimal(3))),
+    "rounding": (
+        lambda: setattr(decimal.getcontext(), "rounding", decimal.ROUND_UP),
+        lambda: decimal.getcontext().rounding,
+    ),
+    "numpy's errors": (lambda: np.seterr(all="raise"), np.geterr),
+    "numpy's printing": (lambda: np.set_printoptions(precision=2), lambda: str(np.array([1 / 3]))),
+    "locale": (lambda: locale.setlocale(locale.LC_ALL, pair()), lambda: locale.setlocale(locale.LC_ALL)),
+    "a handler": (
+        lambda: signal.signal(signal.SIGTERM, handler),
+        lambda: getattr(signal.getsignal(signal.SIGTERM), "__name__", "") == "handler",
+    ),
+    "an alarm": (
+        lambda: (signal.signal(signal.SIGALRM, handler), signal.setitimer(signal.ITIMER_REAL, 100)),
+        lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0,
+    ),
+    "umask": (lambda: os.umask(0o27), lambda: (lambda mask: (os.umask(mask), mask)[1])(os.umask(0))),
+    "recursion": (lambda: sys.setrecursionlimit(500), sys.getrecursionlimit),
+    "digits": (lambda: sys.set_int_max_str_digits(700), sys.get_int_max_str_digits),
+    "output": (lambda: setattr(sys, "stdout", None), lambda: sys.stdout is None),
+    "hook": (lambda: setattr(sys, "excepthook", print), lambda: sys.excepthook is print),
+    "threads' hook": (lambda: setattr(threading, "excepthook", print), lambda: threading.excepthook is print),
+    "trace": (lambda: sys.setprofile(lambda *_: None), lambda: sys.getprofile() is None),
+    "garbage": (lambda: (gc.disable(), gc.set_threshold(7)), lambda: (gc.isenabled(), gc.get_threshold())),
+    "logging": (
+        lambda: (logging.disable(50), logging.basicConfig(level=10)),
+        lambda: (logging.root.level, len(logging.root.handlers), logging.root.isEnabledFor(40)),
+    ),
+    "time-out": (lambda: socket.setdefaulttimeout(0.1), socket.getdefaulttimeout),
+    "temporary files": (lambda: setattr(tempfile, "tempdir", "/elsewhere"), lambda: tempfile.gettempdir()),
+    "children": (
+        lambda: multiprocessing.set_start_method("spawn"),
+        lambda: multiprocessing.get_start_method(True),
+    ),
+    "a limit": (
+        lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1])),
+        lambda: resource.getrlimit(resource.RLIMIT_CORE),
+    ),
+    "arguments": (lambda: sys.argv.append("more"), lambda: list(sys.argv)),
+    "finders": (lambda: sys.meta_path.insert(0, Finder), lambda: Finder in sys.meta_path),
+    "precision of new contexts": (
+        lambda: setattr(decimal.DefaultContext, "prec", 5),
+        lambda: decimal.DefaultContext.prec,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def fresh(service: ServerProxy) -> dict[str, Any]:
+    seen: dict[str, Any] = service.wait(service.start(look), timeout=60)
+    return seen
+
+
+def look() -> dict[str, Any]:
+    return {name: see() for name, (_, see) in CHANGES.items()} | {"process": os.getpid()}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_another_job_finds_it_as_on_a_fresh_process(
+    service: ServerProxy, fresh: dict[str, Any], name: str
+) -> None:
+    change, see = CHANGES[name]
+
+    def body() -> tuple[Any, Any, int]:
+        before = see()
+        change()
+        return before, see(), os.getpid()
+
+    before, after, process = service.wait(service.start(body), timeout=60)
+    assert before == fresh[name] or name == "a limit"
+    if name != "a limit" or fresh[name][0]:
+        assert after != before, "the test changes nothing"
+    found = service.wait(service.start(look), timeout=60)
+    assert found[name] == fresh[name]
+    assert found["process"] == process
+
+
+class Prepares:
+    """Changes much in prepare, and needs it in each unit."""
+
+    def prepare(self, env: Any) -> None:
+        os.chdir("/")
+        os.environ["MODE"] = "mine"
+        decimal.getcontext().prec = 4
+        warnings.simplefilter("error")
+
+    def run(self, x: int) -> Any:
+        time.sleep(0.02)
+        return (
+            os.getcwd(),
+            os.environ.get("MODE"),
+            str(1 / decimal.Decimal(3)),
+            warnings.filters[0][0],
+            os.getpid(),
+        )
+
+    def cleanup(self, env: Any) -> None:
+        assert os.environ["MODE"] == "mine"
+
+
+def test_a_job_that_takes_turns_with_others_finds_its_own_again(
+    service: ServerProxy, fresh: dict[str, Any]
+) -> None:
+    job = service.start(Prepares(), range(40))
+    others = [service.wait(service.start(look, priority="urgent"), timeout=60) for _ in range(4)]
+    found = service.wait(job, timeout=60)
+    assert {row[:-1] for row in found} == {("/", "mine", "0.3333", "error")}
+    assert {seen["folder"] for seen in others} == {fresh["folder"]}
+    assert {seen["process"] for seen in others} == {row[-1] for row in found}, "they have not met"
+
+
+def test_warnings_that_a_job_has_seen_are_shown_to_the_next(service: ServerProxy) -> None:
+    def body() -> None:
+        warnings.warn("as ever", UserWarning, stacklevel=1)
+
+    for _ in range(2):
+        job = service.job(service.start(body))
+        job.wait(timeout=60)
+        assert any("as ever" in log.text for log in job.logs())
+
+
+def test_what_cannot_be_set_back_takes_another_process(service: ServerProxy) -> None:
+    """An administrator may raise it again: there that fails by other means."""
+
+    def lower() -> int:
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + 1)
+        if not os.getuid():
+            os.setpriority = None  # type: ignore[assignment]
+        return os.getpid()
+
+    def seen() -> tuple[int, int]:
+        return os.getpid(), os.getpriority(os.PRIO_PROCESS, 0)
+
+    before = service.wait(service.start(seen), timeout=60)
+    assert service.wait(service.start(lower), timeout=60) == before[0]
+    after = service.wait(service.start(seen), timeout=60)
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+
+
+MODULE = """
+import decimal, os, signal, sys, warnings
+import numpy
+
+class Finder:
+    @staticmethod
+    def find_spec(*_): return None
+
+def handler(*_): pass
+
+def look():
+    return [
+        [message and message.pattern for _, message, *_ in warnings.filters][:1],
+        os.environ.get("MADE"), "/front" in sys.path, sys.path.index("/end") - len(sys.path), Finder in sys.meta_path,
+        signal.getsignal(signal.SIGUSR2) is handler, decimal.getcontext().prec, decimal.DefaultContext.prec,
+        numpy.geterr()["over"], os.environ.get("MODE"), "/elsewhere" in sys.path,
+    ]
+
+warnings.filterwarnings("ignore", message="of the module")
+sys.path[:] = ["/front", *sys.path, "/end"]
+sys.meta_path.append(Finder)
+os.environ["MADE"] = "yes"
+signal.signal(signal.SIGUSR2, handler)
+decimal.DefaultContext.prec, decimal.getcontext().prec = 40, 50
+numpy.seterr(over="raise")
+"""
+
+
+def test_a_module_that_several_jobs_use_has_set_for_each_what_it_sets_when_imported(
+    service: ServerProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "setting_module.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def body() -> Any:
+        os.environ["MODE"] = "of the job"
+        sys.path.insert(0, "/elsewhere")
+        decimal.getcontext().prec = 3
+        return __import__("setting_module").look(), os.getpid()
+
+    def seen() -> Any:
+        return __import__("setting_module").look(), os.getpid()
+
+    first, *others = (service.wait(service.start(run), timeout=60) for run in (body, seen, seen))
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import setting_module; print(setting_module.look())"
+    )
+    output = subprocess.run([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, check=True)
+    fresh = ast.literal_eval(output.stdout.decode())
+    assert first[0][-2:] == ["of the job", True]
+    assert others == [(fresh, first[1])] * 2
+
+
+def test_an_error_of_an_import_shows_nothing_of_the_watch_for_settings(service: ServerProxy) -> None:
+    def body() -> None:
+        __import__("no_such_module")
+
+    with pytest.raises(JobFailed) as caught:
+        service.wait(service.start(body), timeout=60)
+    assert "no_such_module" in str(caught.value)
+    assert "import_settings" not in str(caught.value)
+    assert "importlib" not in str(caught.value)
