@@ -21,16 +21,16 @@ SPIN_SECONDS = 0.0 if _yield is None else 0.0005
 #: A yield that takes longer than this (seconds) shows that no processor is to spare.
 CROWDED_SECONDS = 0.0005
 #: Seconds without spinning after that. The pause doubles each time that the thread finds no spare processor again.
-#: Seconds without spinning after that. The pause doubles each time that the thread finds no spare processor again.
 PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.02, 1.0
 
 
 class SpinWait:
-    """The spin-wait state of one thread."""
+    """The spin-wait state of one thread. *clock* gives the time in seconds."""
 
-    __slots__ = ("brief", "crowded_until", "pause")
+    __slots__ = ("brief", "clock", "crowded_until", "pause")
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
         #: the last wait was shorter than `SPIN_SECONDS`
         self.brief = False
         #: the end of the current pause, and the length of the last one
@@ -38,19 +38,19 @@ class SpinWait:
 
     def wait(self, ask: Callable[[float], T], limit: float) -> T:
         """The first true answer of *ask* within *limit* seconds. *ask* gets the seconds for which it may block."""
-        began = now = time.monotonic()
+        began = now = self.clock()
         found: T | None = None
         if self.brief and now >= self.crowded_until:
             assert _yield is not None
             until = began + min(limit, SPIN_SECONDS)
             while not (found := ask(0.0)) and now < until:
                 _yield()
-                before, now = now, time.monotonic()
+                before, now = now, self.clock()
                 if now > before + CROWDED_SECONDS:
                     self.crowded(now)
                     break
         result = found or ask(limit)
-        self.brief = time.monotonic() < began + SPIN_SECONDS
+        self.brief = self.clock() < began + SPIN_SECONDS
         return result
 
     def crowded(self, now: float) -> None:
