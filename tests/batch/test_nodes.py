@@ -151,7 +151,7 @@ def test_what_does_not_leave_is_killed() -> None:
     watch.end()
     began = time.monotonic()
     watch.run()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 # -- with real kernels -------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ import park
 from park.broker.manager import JobManager
 from park.cli.park import main
 from park.client.link import Link
+from park.core import connect as connect_module
 from park.core import server
 from park.core.connect import connect, key_for, refusal
 from park.core.server import Server, ServerProxy
@@ -725,7 +726,7 @@ def test_somebody_elses_job_is_seen_but_not_steered_nor_read(fabric: Fabric) -> 
         ):
             ask()
     refused = bob._link.request(lambda n: messages.Watch(n, held))  # its messages are pickles, too
-    assert refused.wait(5)
+    assert refused.wait(30)
     with pytest.raises(Refused, match="is tester's"):
         refused.value()
     assert bob.status(held).state == "waiting"
@@ -767,7 +768,7 @@ def test_without_a_key_it_says_how_to_get_one(fabric: Fabric, away: Path) -> Non
         NoBroker, match=rf"no key for the broker at {fabric.url} in {away}: .*`park keys new \S+`"
     ):
         connect(fabric.url)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < connect_module.FIRST_ANSWER_SECONDS  # it has not asked the broker
     kernel = fabric.start("-m", "park.cli.kernel", "--broker", fabric.url, env={"XDG_CONFIG_HOME": str(away)})
     assert kernel.wait() == 4
     assert "`park keys new NAME --kernel`" in kernel.text
@@ -780,7 +781,7 @@ def test_a_key_that_the_broker_does_not_know(fabric: Fabric, away: Path) -> None
         NoBroker, match=f"does not let us in with {file}: the key of eve is not.*`park keys list`"
     ):
         connect(fabric.url)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_a_key_for_another_broker(fabric: Fabric, away: Path) -> None:

@@ -217,7 +217,7 @@ def test_slot_processes_die_with_their_script(scripts: Scripts, death: int) -> N
     assert len(slots) == 2
     script.signal(death)
     script.wait()
-    until(lambda: not any(map(alive, slots)), 2.0)
+    until(lambda: not any(map(alive, slots)), 20.0)
 
 
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM])
@@ -232,9 +232,9 @@ def test_slot_processes_die_with_their_kernel(scripts: Scripts, death: int) -> N
         assert len(slots) == 4  # each has one that works, and a blank one
         for k in (kernel, second):
             k.signal(death)
-        until(lambda: not any(map(alive, slots)), 2.0)
+        until(lambda: not any(map(alive, slots)), 20.0)
         if death == signal.SIGTERM:
-            until(lambda: not any(map(alive, children)), 2.0)
+            until(lambda: not any(map(alive, children)), 20.0)
 
 
 @pytest.mark.parametrize("code", [0, 3])
@@ -250,8 +250,8 @@ sys.exit({code})
     assert script.wait() == code
     ended = time.monotonic()
     assert script.text == "park: job 1 had not ended and was aborted\n"
-    assert ended - float((scripts.folder / "left").read_text()) < 2
-    until(lambda: not any(map(alive, children)), 2.0)
+    assert ended - float((scripts.folder / "left").read_text()) < 30  # of 60
+    until(lambda: not any(map(alive, children)), 20.0)
 
 
 def test_several_jobs_stubborn_ones_too_end_with_the_script(scripts: Scripts) -> None:
@@ -274,7 +274,7 @@ def test_several_jobs_stubborn_ones_too_end_with_the_script(scripts: Scripts) ->
         """,
         env={"PARK_SLOTS": "6"},
     )
-    assert time.monotonic() - float((scripts.folder / "left").read_text()) < 2
+    assert time.monotonic() - float((scripts.folder / "left").read_text()) < 30  # of 60
     assert text == "park: 6 jobs had not ended and were aborted\n"
 
 
