@@ -23,12 +23,12 @@ def test_from_none_to_two_to_none(site: Site) -> None:
     until(lambda: "no unit waits" in site.why("fast"), why=site.story("fast"))
     service = site.fabric.connect()
     job = service.start(time.sleep, [0.1] * 500)
-    until(lambda: site.stages("fast") == ["up", "up"], 40, site.story("fast"))
+    until(lambda: site.stages("fast") == ["up", "up"], 50, site.story("fast"))
     until(lambda: site.why("fast") == "it has as many allocations as it may: 2", why=site.story("fast"))
     labels = [sorted(kernel.labels) for kernel in service.kernels()]
     assert sorted(labels) == [["alloc:fast", name] for name in sorted(a.name for a in site.held)]
     service.abort(job)
-    until(lambda: not site.stages("fast"), 40, site.story("fast"))
+    until(lambda: not site.stages("fast"), 50, site.story("fast"))
     assert not site.held
     assert site.shown("fast")["why"] == "no unit waits that could run here"
     assert "park-kernel: has left" in site.alloc("log", "fast")
@@ -55,7 +55,7 @@ def test_a_queue_that_refuses_is_asked_seldom_and_quoted(site: Site) -> None:
 def test_a_node_that_never_comes_up_pauses_the_allocator_with_its_last_words(site: Site) -> None:
     site.alloc("add", "local", "dead", "--max", "9", *FAST, "--", "--broker", "/nowhere/connection.json")
     job = site.fabric.connect().start(time.sleep, [0.1] * 10)
-    until(lambda: "paused itself" in site.why("dead"), 40, site.story("dead"))
+    until(lambda: "paused itself" in site.why("dead"), 50, site.story("dead"))
     why = site.why("dead")
     assert site.shown("dead")["state"] == "paused"
     doctor = site.fabric.park("doctor")
@@ -110,7 +110,7 @@ def test_of_two_allocators_for_the_same_work_one_submits(site: Site) -> None:
         site.alloc("add", "local", name, *FAST)
     service = site.fabric.connect()
     job = service.start(time.sleep, [3.0])
-    until(lambda: "way of first will do" in site.why("second"), 40, site.story("second"))
+    until(lambda: "way of first will do" in site.why("second"), 50, site.story("second"))
     service.wait(job, 60)
     assert "is submitted" in site.alloc("log", "first")
     assert "is submitted" not in site.alloc("log", "second")
@@ -129,13 +129,13 @@ def test_an_allocation_that_no_record_knows_is_cancelled(tmp_path: Path) -> None
     with opened(tmp_path) as site:
         site.alloc("add", "local", "one", *FAST, "--idle-timeout", "60s")
         job = site.fabric.connect().start(time.sleep, [0.1] * 500)
-        until(lambda: site.stages("one") == ["up"], 40, site.story("one"))
+        until(lambda: site.stages("one") == ["up"], 50, site.story("one"))
         (held,) = site.held
         site.fabric.broker.kill()
         until(lambda: not site.process())
         (site.fabric.home / "alloc" / "record.json").write_text("{}}")
         site.fabric.start_broker()
-        until(lambda: "is in no record, and is cancelled" in site.alloc("log", "one"), 40)
+        until(lambda: "is in no record, and is cancelled" in site.alloc("log", "one"), 50)
         assert "record.json is damaged" in site.fabric.broker.text
         until(lambda: site.stages("one") == ["up"], 60, site.story("one"))
         (other,) = site.held

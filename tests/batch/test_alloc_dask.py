@@ -73,11 +73,11 @@ def test_from_none_to_two_to_none_on_workers(cluster: DaskCluster, site: Site) -
     site.alloc(
         "add", "dask", "--scheduler", cluster.address, "fast", "--max", "3", "--walltime", "10m", *FAST
     )
-    until(lambda: "no unit waits" in site.why("fast"), 30, site.story("fast"))
+    until(lambda: "no unit waits" in site.why("fast"), 50, site.story("fast"))
     service = site.fabric.connect()
     job = service.start(time.sleep, [0.1] * 3000)
     until(lambda: sorted(site.stages("fast")) == ["queued", "up", "up"], 60, site.story("fast"))
-    until(lambda: "it waits for " in str(site.shown("fast")["allocations"]), 30, site.story("fast"))
+    until(lambda: "it waits for " in str(site.shown("fast")["allocations"]), 50, site.story("fast"))
     kernels = service.kernels()
     until(lambda: service.status(job).done > 20, 60)
     service.abort(job)
@@ -103,14 +103,14 @@ def test_a_kernel_ends_with_its_worker_and_comes_up_in_the_next(tmp_path: Path) 
         until(lambda: site.stages("one") == ["up"], 60, site.story("one"))
         (first,), (held,) = service.kernels(), site.held
         cluster.workers[0].kill()
-        until(lambda: not alive(first.pid), 30, site.story("one"))
-        until(lambda: [(a.id, a.state) for a in site.held] == [(held.id, "queued")], 30, site.story("one"))
+        until(lambda: not alive(first.pid), 50, site.story("one"))
+        until(lambda: [(a.id, a.state) for a in site.held] == [(held.id, "queued")], 50, site.story("one"))
         cluster.add_worker()
         until(lambda: first.pid not in {k.pid for k in service.kernels()} != set(), 60, site.story("one"))
         (second,) = service.kernels()
         service.abort(job)
         site.remove("one")
-        until(lambda: not alive(second.pid), 30, site.story("one"))
+        until(lambda: not alive(second.pid), 50, site.story("one"))
 
 
 @pytest.mark.heavy

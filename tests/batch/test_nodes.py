@@ -207,12 +207,12 @@ def start(fabric: Fabric, program: str, text: str, *arguments: str) -> Process:
 def test_pbsdsh_and_ssh_start_kernels_and_end_them(fabric: Fabric, program: str, text: str) -> None:
     watch = start(fabric, program, text, "--slots", "1")
     service = fabric.connect()
-    until(lambda: len(service.kernels()) == 2, 30, lambda: watch.text)
+    until(lambda: len(service.kernels()) == 2, 50, lambda: watch.text)
     kernels = [kernel.pid for kernel in service.kernels()]
     assert {kernel.batch for kernel in service.kernels()} == {"PBS 4711.head"}
     assert set(service.wait(service.start(os.getenv, ["OF_THE_SCRIPT"] * 4), 60)) == {"here"}
     watch.signal(signal.SIGTERM)
-    assert watch.wait(30) == 0, watch.text
+    assert watch.wait(50) == 0, watch.text
     assert "2 of 2 nodes came up, and all have left" in watch.text
     assert not any(map(alive, kernels))
     assert not list((fabric.folder / "cache").rglob("*.json"))
@@ -222,7 +222,7 @@ def test_pbsdsh_and_ssh_start_kernels_and_end_them(fabric: Fabric, program: str,
 def test_kernels_leave_when_their_launcher_is_killed(fabric: Fabric) -> None:
     watch = start(fabric, "ssh", SSH, "--slots", "1")
     service = fabric.connect()
-    until(lambda: len(service.kernels()) == 2, 30, lambda: watch.text)
+    until(lambda: len(service.kernels()) == 2, 50, lambda: watch.text)
     kernels = [kernel.pid for kernel in service.kernels()]
     watch.kill()
-    until(lambda: not any(map(alive, kernels)), 20)
+    until(lambda: not any(map(alive, kernels)), 50)

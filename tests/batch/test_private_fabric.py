@@ -220,7 +220,7 @@ def test_a_batch_system_that_cannot_be_asked_leaves_the_job_waiting_and_says_why
 def test_an_aborted_job_takes_its_allocation_along(fabric: Fabric) -> None:
     service = fabric.connect()
     job, number = submitted(fabric, service, 60.0)
-    until(lambda: service.kernels(), 30)
+    until(lambda: service.kernels(), 50)
     kernels = [kernel.pid for kernel in service.kernels()]
     service.abort(job)
     until(lambda: number not in look(LOCAL))
@@ -235,7 +235,7 @@ def test_kernels_leave_a_broker_that_is_away_for_long(fabric: Fabric) -> None:
     kernel = fabric.start_kernel("--job", str(job), "--away-timeout", "1s")
     until(lambda: service.kernels())
     fabric.broker.kill()
-    assert kernel.wait(30) == 0
+    assert kernel.wait(50) == 0
     assert "leaves, because no broker has answered for 1 s" in kernel.text
 
 
@@ -244,12 +244,12 @@ def test_an_allocation_that_ends_too_early_is_told_or_followed_by_another(fabric
     service = fabric.connect()
     job = service.start(sleepy, [3.0], private=True)
     first = allocate(service, job, "local", ask_of("ppn=1,walltime=10m"), fabric.address, more=1)
-    until(lambda: service.kernels(), 30)
+    until(lambda: service.kernels(), 50)
     cancel(LOCAL, first)
-    until(lambda: service.status(job).allocation.startswith(f"{first} has ended") or look(LOCAL), 30)
+    until(lambda: service.status(job).allocation.startswith(f"{first} has ended") or look(LOCAL), 50)
     assert service.wait(job, 60) == [3.0]
     job, number = submitted(fabric, service, 60.0)
-    until(lambda: job in [kernel.job for kernel in service.kernels()], 30)
+    until(lambda: job in [kernel.job for kernel in service.kernels()], 50)
     cancel(LOCAL, number)
     until(lambda: "`park alloc give" in service.status(job).allocation, 60)
     assert "have left" in service.status(job).allocation, "its last words"
@@ -438,7 +438,7 @@ def test_a_private_job_goes_on_in_the_next_allocation(tmp_path: Path) -> None:
     assert "the allocation ended before the job" in first.text
     again = run("again")
     try:
-        assert again.wait(90) == 0, again.text
+        assert again.wait(50) == 0, again.text
     finally:
         again.end()
     assert "goes on with job 1" in again.text

@@ -46,7 +46,7 @@ def head(tmp_path: Path) -> Iterator[tuple[str, Process]]:
     )
     server = Process([str(SSHD), "-D", "-e", "-f", str(tmp_path / "sshd")], tmp_path / "sshd.log")
     try:
-        until(lambda: "listening on" in server.text, 20, lambda: server.text)
+        until(lambda: "listening on" in server.text, 50, lambda: server.text)
         yield f"-F {tmp_path / 'ssh'} head", server
     finally:
         server.end()

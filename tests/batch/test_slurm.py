@@ -85,7 +85,7 @@ def test_one_command_starts_a_kernel_on_each_node_and_qdel_leaves_none(
     kernels = pids(service)
     job.delete()
     fabric.start_kernel()
-    until(lambda: not any(map(alive, kernels)), 20)
+    until(lambda: not any(map(alive, kernels)), 50)
     assert "n1: park-kernel: has left: " in job.text
     assert set(service.wait(running, 60)) == {"n1", "n2", "here"}
     assert service.status(running).failed == 0
@@ -122,7 +122,7 @@ def test_a_driver_goes_on_in_the_next_allocation(cluster: SlurmCluster, fabric: 
         time.sleep(1.0)
         allocation.delete()
         allocation.ended()
-        until(lambda: not service.kernels(), 20)
+        until(lambda: not service.kernels(), 50)
     last = Allocation(cluster, fabric, "srun --ntasks=1 --nodes=1 {kernel}", nodes=1)
     began = service.wait(job, 60)
     assert len(began) == 4
@@ -139,7 +139,7 @@ def test_an_allocation_is_left_before_its_end(cluster: SlurmCluster, fabric: Fab
         cluster, fabric, "srun --ntasks=1 --nodes=1 {kernel} --grace 2", minutes=1, nodes=1
     )
     until(lambda: "leaves, because its time is over" in allocation.text, 80, lambda: allocation.text)
-    until(lambda: "has left: job" in allocation.text, 20, lambda: allocation.text)
+    until(lambda: "has left: job" in allocation.text, 50, lambda: allocation.text)
     allocation.ended()
     last = Allocation(cluster, fabric, "srun --ntasks=1 --nodes=1 {kernel}", nodes=1)
     until(lambda: service.status(job).running and service.kernels(), 60, lambda: last.text)

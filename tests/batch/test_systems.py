@@ -303,7 +303,7 @@ def test_the_local_system_runs_lists_and_cancels_real_processes(tmp_path: Path) 
         assert number not in look(local, "stranger")
     finally:
         cancel(local, number)
-    until(lambda: number not in look(local, me), 20)
+    until(lambda: number not in look(local, me), 50)
     assert left_of(number) == [], "a process that ignores SIGTERM is killed"
     cancel(local, number)  # it is gone
 

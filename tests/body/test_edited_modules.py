@@ -61,10 +61,10 @@ def test_an_edited_module_is_loaded_anew_in_the_same_service(tmp_path: Path, wri
         for step in (1, 20, 300):
             write(edited_a=f"def value(x): return x + {step}")
             module = load("edited_a")
-            assert service.wait(service.start(module.value, [1]), timeout=30) == [1 + step]
+            assert service.wait(service.start(module.value, [1]), timeout=60) == [1 + step]
             assert list(service.map(module.value, [2])) == [2 + step]
             with service.executor() as pool:
-                assert pool.submit(module.value, 3).result(30) == 3 + step
+                assert pool.submit(module.value, 3).result(50) == 3 + step
 
 
 def test_what_a_module_imports_counts_too(write: Write) -> None:
@@ -73,11 +73,11 @@ def test_what_a_module_imports_counts_too(write: Write) -> None:
     write(edited_b="FACTOR = 2", edited_c="import edited_b\ndef value(x): return x * edited_b.FACTOR")
     with own as service:
         module = load("edited_c")
-        assert service.wait(service.start(module.value, [1]), timeout=30) == [2]
+        assert service.wait(service.start(module.value, [1]), timeout=60) == [2]
         write(edited_b="FACTOR = 7")
         load("edited_b")
-        assert service.wait(service.start(module.value, [1]), timeout=30) == [7]
-        assert service.wait(service.start(lambda x: module.value(x), [2]), timeout=30) == [14]
+        assert service.wait(service.start(module.value, [1]), timeout=60) == [7]
+        assert service.wait(service.start(lambda x: module.value(x), [2]), timeout=60) == [14]
 
 
 def test_a_method_of_a_class_and_a_partial_too(write: Write) -> None:
@@ -90,7 +90,7 @@ def test_a_method_of_a_class_and_a_partial_too(write: Write) -> None:
             write(edited_d=f"class Line:\n    def at(self, a, x): return a * x + {offset}")
             module = load("edited_d")
             line = functools.partial(module.Line().at, 2)
-            assert service.wait(service.start(line, [1]), timeout=30) == [2 + offset]
+            assert service.wait(service.start(line, [1]), timeout=60) == [2 + offset]
 
 
 def test_a_module_that_a_function_imports_when_it_is_called_too(write: Write) -> None:
@@ -105,7 +105,7 @@ def test_a_module_that_a_function_imports_when_it_is_called_too(write: Write) ->
     with own as service:
         for step in (1, 20, 300):
             write(edited_i=f"def value(x): return x + {step}")
-            assert service.wait(service.start(value, [1]), timeout=30) == [1 + step]
+            assert service.wait(service.start(value, [1]), timeout=60) == [1 + step]
             assert list(service.map(value, [2])) == [2 + step]
 
 
@@ -136,7 +136,7 @@ import sys
 import edited_e, park
 with park.connect(sys.argv[1]) as service:
     job = service.job(service.start(edited_e.value, [1, 2]))
-    print(edited_e.value(1), job.wait(timeout=30), job.remark)
+    print(edited_e.value(1), job.wait(timeout=60), job.remark)
 """
 
 
@@ -167,7 +167,7 @@ def test_a_job_says_that_its_module_differs(write: Write) -> None:
         payload.dump_code(module.value)
         write(edited_f="def value(x): return x + 20")
         job = service.job(service.start(module.value, [1]))
-        assert job.wait(timeout=30) == [21]
+        assert job.wait(timeout=60) == [21]
         assert job.remark.startswith("edited_f is another version on ")
         assert any("edited_f is another version" in line.text for line in job.logs())
 

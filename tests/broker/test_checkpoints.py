@@ -253,7 +253,7 @@ def test_a_local_body_goes_on_where_its_process_was_killed() -> None:
         seen = reached(job, 10)
         for pid in slots_of(os.getpid()):
             os.kill(pid, signal.SIGKILL)
-        (first, second), durable = job.wait(20)
+        (first, second), durable = job.wait(50)
     assert first == 0
     assert seen <= second < 40
     assert durable
@@ -270,7 +270,7 @@ def test_a_body_goes_on_when_its_kernel_and_the_broker_were_killed(tmp_path: Pat
         fabric.broker.kill()
         fabric.start_broker()
         fabric.start_kernel()
-        (first, second), durable = job.wait(30)
+        (first, second), durable = job.wait(50)
         assert first == 0
         assert seen <= second < 25
         assert durable
@@ -310,7 +310,7 @@ def test_a_body_goes_on_while_the_broker_is_away_and_its_newest_state_is_handed_
         fabric.broker.kill()
         until(away.exists)
         fabric.start_broker()
-        assert job.wait(30) == [4]
+        assert job.wait(50) == [4]
         assert told.read_text() == "True True"
 
 

@@ -357,7 +357,7 @@ def test_a_body_hears_in_order_and_what_goes_wrong_is_said_while_it_goes_on(serv
         assert job.control(wrong)
     talk(job, 2)
     assert job.control("end")
-    assert job.wait(10) == [1, 2]
+    assert job.wait(50) == [1, 2]
     assert not job.control("late"), "it has ended"
     *_, last = found = [m for m in stream if not isinstance(m, Start)]
     assert isinstance(last, Complete), "the stream goes on after an error"
@@ -382,7 +382,7 @@ def test_a_job_that_waits_or_is_paused_hears_later(service: Any) -> None:
     talk(job, 2)
     job.control("end")
     job.resume()
-    assert job.wait(10) == [1, 2]
+    assert job.wait(50) == [1, 2]
 
 
 class Scaled:
@@ -404,7 +404,7 @@ def test_every_process_of_a_map_hears_between_units(service: Any) -> None:
     job.control({"kind": "scale", "value": 2})
     job.control({"kind": "scale", "value": 5})
     acknowledged = job.record.done
-    results = job.wait(30)
+    results = job.wait(50)
     assert {factor for _, factor, _ in results} <= {1, 2, 10}
     assert results[0][1] == 1
     late = {factor for x, factor, _ in results if x > acknowledged + 40}
@@ -438,14 +438,14 @@ class Generations:
 def test_a_driver_hears_between_its_generations(service: Any) -> None:
     job = service.job(service.start(Generations()))
     job.control({"kind": "end", "value": 7})
-    assert job.wait(10) == 7
+    assert job.wait(50) == 7
 
 
 def test_a_plain_function_serves_none_and_says_so_once(service: Any) -> None:
     job = service.job(service.start(square, [1.0] * 50, when=0.3))
     stream = job.stream(10)
     job.control("faster")
-    job.wait(10)
+    job.wait(50)
     errors = [m.text for m in stream if isinstance(m, Error)]
     assert errors == [
         "the control 'faster' is unknown to the body, which has no on_faster: it serves no controls"
@@ -477,7 +477,7 @@ def test_a_body_that_runs_again_hears_all_that_its_checkpoint_has_not(
         os.kill(pid, signal.SIGKILL)
     talk(job, 4)
     job.control("end")
-    assert job.wait(20) == [1, 2, 3, 4]
+    assert job.wait(50) == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -529,7 +529,7 @@ def test_a_thousand_controls_over_the_death_of_the_broker_and_of_a_kernel(fabric
             fabric.start_kernel()
         talk(job, n)
     job.control("end")
-    assert job.wait(30) == list(range(1000))
+    assert job.wait(50) == list(range(1000))
 
 
 def test_what_people_type(fabric: Fabric) -> None:
@@ -550,7 +550,7 @@ def test_what_people_type(fabric: Fabric) -> None:
     assert park_control(job.id, "say", "-5") == says
     park_control(job.id, "say", "five")
     park_control(f"{job.id}-{waiting.id}", "end", '{"kind": "say"}')
-    assert job.wait(10) == [-5, "five"]
+    assert job.wait(50) == [-5, "five"]
     says = park_control(job.id, "late", code=3)
     assert says == f"park: job {job.id} has ended: it does not get the control 'late'\n"
     assert "is no control" in park_control(waiting.id, "two words", code=2)

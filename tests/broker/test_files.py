@@ -210,7 +210,7 @@ def test_files_outlive_the_broker_and_go_with_their_job(tmp_path: Path) -> None:
             fabric.start_broker()
             until(lambda: service.kernels() and len(job.files["large"]) == 2_000_000)
         (tmp_path / "go").touch()
-        assert job.wait(20) == [bytes(3)]
+        assert job.wait(50) == [bytes(3)]
         fabric.broker.kill()
         fabric.start_broker()
         assert set(job.files) == {"large", "beat"}

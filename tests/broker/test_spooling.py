@@ -120,15 +120,15 @@ def test_whatever_is_long_arrives(tmp_path: Path, keys: bool) -> None:
         job = service.start(echo, inputs)
         heavy = service.start(Heavy(inputs[0]), [1, 2])
         driver = service.start(drive)
-        assert service.wait(job, timeout=30) == inputs
+        assert service.wait(job, timeout=60) == inputs
         assert list(service.map(echo, inputs)) == inputs
-        assert service.wait(heavy, timeout=30) == [len(inputs[0]) + 1, len(inputs[0]) + 2]
-        assert service.wait(driver, timeout=30) == [3 << 20] * 3
+        assert service.wait(heavy, timeout=60) == [len(inputs[0]) + 1, len(inputs[0]) + 2]
+        assert service.wait(driver, timeout=60) == [3 << 20] * 3
         assert len(service.files(driver)["file"]) == 3 << 20
         if not keys:
             fabric.broker.kill()
             fabric.start_broker()
-            assert service.wait(job, timeout=30) == inputs
+            assert service.wait(job, timeout=60) == inputs
 
 
 @pytest.mark.heavy
@@ -162,10 +162,10 @@ def test_what_jobs_that_are_deleted_took_is_used_again(tmp_path: Path) -> None:
         sizes = []
         for _ in range(5):
             job = service.start(long, [4 << 20, 3 << 20])
-            assert len(service.wait(job, timeout=30)) == 2
+            assert len(service.wait(job, timeout=60)) == 2
             service.delete(job)
             until(lambda: not sum(1 for _ in service.jobs(owner="*")))
-            service.wait(service.start(abs, [-1]), timeout=30)  # what was deleted is swept out meanwhile
+            service.wait(service.start(abs, [-1]), timeout=60)  # what was deleted is swept out meanwhile
             service.delete(service.jobs(owner="*")[-1].id)
             sizes.append((fabric.home / "jobs.mdb").stat().st_size)
         assert sizes[-1] <= sizes[2], sizes
@@ -190,7 +190,7 @@ def test_four_hundred_megabytes_arrive_and_are_held_once(tmp_path: Path, keys: b
     with Fabric(tmp_path, keys=keys, lease=20.0, heartbeat=2.0) as fabric:
         service = fabric.connect()
         fabric.start_kernels(2)
-        service.wait(service.start(long, [1]), timeout=30)
+        service.wait(service.start(long, [1]), timeout=60)
         first, most = resident(fabric.broker.pid), 0
         over = threading.Event()
 

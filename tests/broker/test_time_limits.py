@@ -268,7 +268,7 @@ def test_a_local_unit_over_its_limit_is_a_unit_error_and_innocents_are_not() -> 
     with park.local_service as service:
         job = service.job(service.start(hangs, [0.0, 0.0, 60.0, 0.01, 0.0], max_unit_time=0.5))
         with pytest.raises(park.JobFailed) as failed:
-            job.wait(20)
+            job.wait(50)
         results = failed.value.results
         assert [results[i] for i in (0, 1, 3, 4)] == [0.0, 0.0, 0.01, 0.0]
         assert isinstance(results[2], park.UnitError)
@@ -317,7 +317,7 @@ def test_a_fit_over_its_limit_has_its_best(tmp_path: Path) -> None:
             Assembly((model, (x, 2 * x + 1, np.full(20, 0.1)))),
             "pt", steps=10**6, max_time=3, service=service, monitor=Improvements(),
         )  # fmt: skip
-        result = fit.wait(30)
+        result = fit.wait(50)
         assert result.stopped
         assert (fit.state, fit.record.stopped) == (JobState.COMPLETE, True)
         assert fit.reason == "it ran for as long as it may: 3 s (max_time)"
@@ -338,5 +338,5 @@ def test_a_limit_goes_on_over_a_restart_of_the_broker(tmp_path: Path) -> None:
         until(lambda: job.state is JobState.RUNNING)
         fabric.broker.kill()
         fabric.start_broker()
-        assert job.wait(20) == "its best"
+        assert job.wait(50) == "its best"
         assert job.record.stopped

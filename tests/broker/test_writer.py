@@ -38,7 +38,7 @@ class Slow(JobStore):
     def commit(self, writes: Iterable[Write]) -> None:
         records = list(writes)
         self.begun += 1
-        self.go.wait(20.0)
+        self.go.wait(50)
         if self.failure is not None:
             raise self.failure()
         super().commit(records)
@@ -196,7 +196,7 @@ def test_any_other_error_is_final(store: Slow) -> None:
     writer = Writer(store, woken.set)
     store.failure = broken
     writer.put(1, [Write("job", (1,), b"x")])
-    assert woken.wait(10.0)
+    assert woken.wait(50)
     store.failure = None
     writer.put(2, [Write("job", (2,), b"x")])
     with pytest.raises(StoreError, match="Input/output error"):
@@ -210,7 +210,7 @@ def test_what_no_store_should_raise_is_final_too_and_said(store: Slow) -> None:
     writer = Writer(store, woken.set)
     store.failure = lambda: ValueError("something odd")
     writer.put(1, [Write("job", (1,), b"x")])
-    assert woken.wait(10.0)
+    assert woken.wait(50)
     with pytest.raises(StoreError, match=r"cannot write to the store in .*home: .*something odd"):
         writer.done()
     writer.close()
@@ -221,7 +221,7 @@ def test_a_home_that_has_vanished_is_said_in_words(store: Slow) -> None:
     writer = Writer(store, woken.set)
     shutil.rmtree(store.folder)
     writer.put(1, [Write("job", (1,), b"x")])
-    assert woken.wait(10.0)
+    assert woken.wait(50)
     with pytest.raises(StoreError, match=r"in .*home: No such file"):
         writer.done()
     with pytest.raises(StoreError, match=r"in .*home: No such file"):

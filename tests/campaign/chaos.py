@@ -164,7 +164,7 @@ class Campaign:
         """Why it goes on."""
         with suppress(Exception):
             command = self.fabric.park("jobs", "-a")
-            command.wait(10)
+            command.wait(50)
             texts = [command.text, self.fabric.broker.text[-2000:]]
             texts += [f"client {n}: {c.text[-1000:]}" for n, c in self.clients.items() if c.running]
             return "\n".join(texts)

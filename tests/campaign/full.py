@@ -92,14 +92,14 @@ def delete(folder: Path) -> None:
         service = fabric.connect()
         old = [service.start(unit, range(4)) for _ in range(3)]
         for number in old:
-            service.wait(number, timeout=30)
+            service.wait(number, timeout=60)
         talk = service.start(Talk(), priority="urgent")  # so it does not lend its slot
         job = service.start(unit, range(UNITS))
 
         def command(*words: object) -> None:
             began = time.monotonic()
             ran = fabric.park(*map(str, words))
-            assert ran.wait(20) == 0, ran.text + fabric.broker.text
+            assert ran.wait(50) == 0, ran.text + fabric.broker.text
             print(*words, f"{time.monotonic() - began:.1f} s", flush=True)
 
         until(lambda: "disk is full" in service.status(job).reason, why=lambda: fabric.broker.text)
@@ -123,9 +123,9 @@ def delete(folder: Path) -> None:
         until(lambda: service.status(job).done >= had + 4, why=lambda: fabric.broker.text)
         # nothing is lost
         larger_disk(home)
-        assert service.wait(job, timeout=30) == [unit(n) for n in range(UNITS)]
+        assert service.wait(job, timeout=60) == [unit(n) for n in range(UNITS)]
         service.stop(talk)
-        lines = service.wait(talk, timeout=30)
+        lines = service.wait(talk, timeout=60)
         said = [line.text for line in service.job(talk).logs()]
         assert f"{lines:9} x" in said[-1], (lines, said[-1][:20])
         assert lines > 300, lines
@@ -138,7 +138,7 @@ def main(folder: Path) -> None:
         fabric.start_kernel(slots=2)
         service = fabric.connect()
         old = service.start(abs, [-1, -2])
-        assert service.wait(old, timeout=30) == [1, 2]
+        assert service.wait(old, timeout=60) == [1, 2]
         job = service.start(unit, range(UNITS))
         # its own results leave a reserve
         until(lambda: "disk is full" in service.status(job).reason, why=lambda: fabric.broker.text)
@@ -153,7 +153,7 @@ def main(folder: Path) -> None:
         assert service.fetch(old).result == [1, 2]
         assert service.status(job).done == had
         jobs = fabric.park("jobs")
-        jobs.wait(20)
+        jobs.wait(50)
         assert f"{had}/{UNITS}" in jobs.text, jobs.text
         assert fabric.broker.running, fabric.broker.text
         # a broker that is killed now has all that was acknowledged, and kernels the rest
@@ -165,9 +165,9 @@ def main(folder: Path) -> None:
         until(lambda: refused(service))
         # room
         larger_disk(home)
-        assert service.wait(job, timeout=30) == [unit(n) for n in range(UNITS)]
+        assert service.wait(job, timeout=60) == [unit(n) for n in range(UNITS)]
         assert service.status(job).done == UNITS
-        assert service.wait(service.start(abs, [-7]), timeout=30) == [7]
+        assert service.wait(service.start(abs, [-7]), timeout=60) == [7]
         until(lambda: "there is room again" in fabric.broker.text)
 
 

@@ -126,7 +126,7 @@ class World:
 
     def run(self, *arguments: object, code: int = 0, **options: Any) -> str:
         process = self.start(*arguments, **options)
-        assert process.wait(40) == code, process.text
+        assert process.wait(50) == code, process.text
         return process.text
 
     def submit(self, *arguments: object, **options: Any) -> list[int]:
@@ -189,7 +189,7 @@ def test_a_result_is_shown_where_it_is_no_word_for_a_program(world: World) -> No
     with Terminal() as terminal:
         options = ("../fits/decay.py", "--method", "lm", "--wait")
         done = world.start("submit", *options, stdout=terminal.slave)
-        assert done.wait(40) == 0, done.text
+        assert done.wait(50) == 0, done.text
         assert [line.split()[0] for line in terminal.text.splitlines()] == ["job", *table]
     # nobody else's result is unpickled
     assert len(world.run("wait", job, env={"PARKTAG": "grace"}).splitlines()) == 1
@@ -385,7 +385,7 @@ def test_a_terminal_is_told_in_a_sentence(world: World) -> None:
         done = world.start(
             "submit", "work:double", "--inputs", "points.json", "--wait", stdout=terminal.slave
         )
-        assert done.wait(40) == 0, done.text
+        assert done.wait(50) == 0, done.text
         submitted, ended = terminal.text.splitlines()
     job = int(submitted.split()[1])
     assert submitted == f"job {job} was submitted: double (3 units)"
@@ -395,7 +395,7 @@ def test_a_terminal_is_told_in_a_sentence(world: World) -> None:
 def test_json_with_wait_is_an_array_of_what_has_ended(world: World) -> None:
     (world.folder / "some.csv").write_text("1\n0\n")
     process = world.start("submit", "work:inverse", "work:double", "--inputs", "some.csv", "--json", "--wait")
-    assert process.wait(40) == 1
+    assert process.wait(50) == 1
     records = json.loads(process.text[process.text.index("[\n") :])
     assert [r["state"] for r in records] == ["failed", "complete"]
     assert f"park: job {records[0]['job']} failed: unit 1: ZeroDivisionError" in process.text

@@ -279,7 +279,7 @@ def test_random_numbers_do_not_depend_on_which_calls_travel_together(service: Lo
 
 def test_calls_of_many_threads_come_back_to_their_own(pool: Executor) -> None:
     def ask(first: int) -> list[Any]:
-        return [f.result(30) for f in [pool.submit(square, first + x) for x in range(200)]]
+        return [f.result(50) for f in [pool.submit(square, first + x) for x in range(200)]]
 
     with cf.ThreadPoolExecutor(4) as threads:
         found = list(threads.map(ask, range(0, 4000, 1000)))
@@ -333,7 +333,7 @@ def test_wait_and_as_completed_take_these_futures(pool: Executor, notes: Notes) 
 def test_many_futures_are_waited_for_by_many_threads(pool: Executor) -> None:
     futures = [pool.submit(square, x) for x in range(100)]
     with cf.ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda f: f.result(30), [*futures, *futures]))
+        found = list(threads.map(lambda f: f.result(50), [*futures, *futures]))
     assert found == [x * x for x in range(100)] * 2
 
 
@@ -371,8 +371,8 @@ def test_a_callback_that_raises_hangs_nothing(
         future.add_done_callback(fail)
         later = pool.submit(square, 2)
         later.add_done_callback(lambda f: called.append(f.result()))
-        assert future.result(10) is None
-        assert later.result(10) == 4
+        assert future.result(50) is None
+        assert later.result(50) == 4
     until(lambda: called == [4])
 
 
@@ -551,7 +551,7 @@ def test_a_result_does_not_wait_for_the_next_input(service: LocalService, way: s
 
         def slow() -> Iterator[int]:
             yield 3
-            gate.wait(20)
+            gate.wait(50)
             yield 4
 
         mapped = iter(ways[way](slow()))

@@ -31,7 +31,7 @@ def test_a_service_type_over_the_local_service() -> None:
     with LineService(park.local_service) as service:
         assert park.default_service() is service
         job = service.fit_line([0, 1, 2, 3], [1, 3, 5, 7], tags="of-a-service-type")
-        assert job.wait(30).x == pytest.approx([2, 1])
+        assert job.wait(50).x == pytest.approx([2, 1])
         assert service.wait() is not None, "the last job of this thread is its own"
         assert [j.id for j in service.jobs("of-a-service-type")] == [job.id]
         assert list(service.map(abs, [-1])) == [1]
@@ -45,7 +45,7 @@ def test_a_service_type_over_a_broker(tmp_path: Path) -> None:
         fabric.start_kernel()
         service = LineService(fabric.connect())
         job = service.fit_line([0, 1, 2], [1, 3, 5])
-        assert job.wait(30).x == pytest.approx([2, 1])
+        assert job.wait(50).x == pytest.approx([2, 1])
         assert service.job(job.id).record.kind == "fit"
 
 
@@ -60,7 +60,7 @@ class Peaks(park.Job):
         park.Job.__init__(self, service, service.start(count, [n], kind="peaks"))
 
     def widest(self):
-        return self.wait(20)[0]
+        return self.wait(50)[0]
 
 class Stranger:
     pass
@@ -88,5 +88,5 @@ def test_the_record_names_a_class_that_was_installed(tmp_path: Path, monkeypatch
         for kind in ("strange", "gone", "unheard_of"):
             job = service.job(service.start(abs, [-1], kind=kind))
             assert type(job) is park.Job
-            assert job.wait(20) == [1]
+            assert job.wait(50) == [1]
     del sys.modules["peaks_of_ours"]

@@ -113,7 +113,7 @@ def test_whoever_waits_without_a_kernel_is_told_on_stderr(tmp_path: Path) -> Non
                 assert line.endswith(" waits: no kernel is connected\n"), (way, line)
             fabric.start_kernels(1)
             for way, process in clients.items():
-                out, _ = process.communicate(timeout=30)
+                out, _ = process.communicate(timeout=60)
                 assert out == "[1, 2]\n", way
         finally:
             for process in clients.values():

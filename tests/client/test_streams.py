@@ -497,7 +497,7 @@ def test_the_streams_of_a_body_are_those_of_its_process(service: LocalService) -
         return (*found, sys.stderr.encoding, "é".encode(sys.stdout.encoding))
 
     job = service.job(service.start(body))
-    plain, seen, *others = job.wait(20)
+    plain, seen, *others = job.wait(50)
     assert seen == plain
     assert None not in plain[:2]
     assert len(others) == 2
@@ -512,7 +512,7 @@ def test_what_is_logged_keeps_its_traceback(service: LocalService) -> None:
             logging.getLogger("model").exception("unit %d is skipped", 7)
 
     job = service.job(service.start(body))
-    job.wait(20)
+    job.wait(50)
     (log,) = job.logs()
     first, second, *_, last = log.text.split("\n")
     assert (log.level, first) == ("error", "unit 7 is skipped")
@@ -575,7 +575,7 @@ def test_a_monitor_that_is_broken_breaks_nothing_else(
     other = Counted()
     job = service.job(service.start(Talks(tmp_path / "go"), when=0.2, monitor=Broken()))
     service.follow(job.id, other)
-    assert job.wait(20) == 7
+    assert job.wait(50) == 7
     until(lambda: other.others)
     assert other.numbers == list(range(500))
     assert capsys.readouterr().err.count("follows it no longer") == 1
@@ -698,7 +698,7 @@ def test_who_was_away_for_too_long_is_told_how_much_is_missing(tmp_path: Path) -
             """
             import park, sys
             with park.connect() as service:
-                for message in service.stream(1, timeout=30):
+                for message in service.stream(1, timeout=60):
                     print(message["n"] if isinstance(message, dict) else message, flush=True)
             """,
         )
@@ -709,7 +709,7 @@ def test_who_was_away_for_too_long_is_told_how_much_is_missing(tmp_path: Path) -
         fabric.broker.kill()
         fabric.start_broker()
         (tmp_path / "go").touch()
-        job.wait(30)
+        job.wait(50)
         reader.signal(signal.SIGCONT)
         reader.wait()
         told = reader.text.rstrip().split("\n")[-13:]

@@ -227,7 +227,7 @@ def test_a_sampler_on_a_broker_tells_its_population_within_a_generation(fabric: 
     script = fabric.script(ELSEWHERE, str(err.id))
     assert script.wait() == 0, script.text
     assert script.text == "Uncertainty True\npopulation dream (20, 2)\n"
-    assert err.wait(20).stopped
+    assert err.wait(50).stopped
 
 
 @pytest.fixture

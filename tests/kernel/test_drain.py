@@ -157,7 +157,7 @@ def test_a_second_signal_ends_it_at_once(fabric: Fabric, tmp_path: Path) -> None
         in service.status(service.start(slow_square, [1.0])).reason
     )
     leaving.signal(signal.SIGTERM)
-    assert leaving.wait(30) == 0
+    assert leaving.wait(50) == 0
     assert f"1 unit of job {job} handed back" in leaving.text
     (tmp_path / "slow").unlink()
     fabric.start_kernel()

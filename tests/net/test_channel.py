@@ -286,7 +286,7 @@ def test_another_process_answers_and_ends_with_us(ends: tuple[socket.socket, soc
             ours.send([b"head", payload])
             assert ours.recv(30) == [b"head", payload]
         ours.close()
-        assert child.wait(30) == 0
+        assert child.wait(50) == 0
 
 
 def test_repr_is_a_status_line(pair: Pair) -> None:

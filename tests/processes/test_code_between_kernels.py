@@ -126,7 +126,7 @@ def test_bytes_with_another_hash_are_refused() -> None:
         for data in (good, bad):
             offer = Offer(code_hash(good), MB, os.getpid(), sealed.descriptor_of(data))
             exchange.take(offer, lambda found: (taken.append(found), come.release()))
-            assert come.acquire(timeout=30)
+            assert come.acquire(timeout=60)
         assert taken == [good, None]
     finally:
         reactor.stop()
@@ -140,13 +140,13 @@ def test_a_kernel_that_cannot_serve_code_keeps_the_code_that_it_has_fetched() ->
     reactor.start("test")
     try:
         holder.share(code, data, True, lambda *shared: (found.append(shared[1]), come.release()))
-        assert come.acquire(timeout=30)
+        assert come.acquire(timeout=60)
         where = found.pop()
         holder.serve(Serve(where.cipher, ticket, 30.0))
         address = f"127.0.0.1:{where.port}"
         offer = Offer(code, MB, address=address, cipher=where.cipher, key=where.key, ticket=ticket)
         taker.take(offer, lambda data: (found.append(data), come.release()))
-        assert come.acquire(timeout=30)
+        assert come.acquire(timeout=60)
         assert found == [data]
     finally:
         holder.close()

@@ -109,7 +109,7 @@ def test_what_was_acknowledged_outlives_an_error_of_the_disk_and_a_kill_within_a
         fabric.start_kernel(slots=2)
         service = fabric.connect()
         jobs = [service.start(abs, [-n], name=f"job {n}") for n in range(20)]
-        assert service.wait(jobs[0], timeout=30) == [0]
+        assert service.wait(jobs[0], timeout=60) == [0]
         # when the next commit fails
         file.write_text(mood)
         late: list[int] = []
@@ -183,8 +183,8 @@ def test_a_running_broker_names_damaged_records_and_goes_on(tmp_path: Path) -> N
             with pytest.raises(
                 JobFailed, match=f"in namespace '{namespace}' .* is damaged .* delete this job"
             ):
-                service.wait(job, timeout=30)
-        assert service.wait(sound, timeout=30) == [2]
+                service.wait(job, timeout=60)
+        assert service.wait(sound, timeout=60) == [2]
         fabric.broker.kill()
         fabric.start_broker()
-        assert service.wait(service.start(abs, [-3]), timeout=30) == [3]
+        assert service.wait(service.start(abs, [-3]), timeout=60) == [3]

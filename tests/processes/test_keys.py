@@ -686,7 +686,7 @@ def test_a_service_is_joined_as_somebody_else_too(fabric: Fabric, monkeypatch: p
 def test_whoever_a_client_claims_to_be_its_key_is_charged(fabric: Fabric) -> None:
     with connect(fabric.url, user="tester") as service:
         job = service.job(service.start(square, range(5)))
-        assert job.wait(20) == [0, 1, 4, 9, 16]
+        assert job.wait(50) == [0, 1, 4, 9, 16]
         assert job.owner == "tester"
     key = find_key(fabric.url, (CLIENT,), "bob", "")
     reactor = Reactor()
@@ -726,7 +726,7 @@ def test_somebody_elses_job_is_seen_but_not_steered_nor_read(fabric: Fabric) -> 
         ):
             ask()
     refused = bob._link.request(lambda n: messages.Watch(n, held))  # its messages are pickles, too
-    assert refused.wait(30)
+    assert refused.wait(50)
     with pytest.raises(Refused, match="is tester's"):
         refused.value()
     assert bob.status(held).state == "waiting"
@@ -856,7 +856,7 @@ def test_a_broker_does_not_start_with_loose_keys(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "park.cli.broker", "--home", str(home), "--bind", "tcp://127.0.0.1:0"]
     broker = Process(command, tmp_path / "log")
     try:
-        assert broker.wait(10) == 6, broker.text
+        assert broker.wait(50) == 6, broker.text
         assert f"`chmod 600 {entry}`" in broker.text
         assert len(broker.text.splitlines()) == 1
     finally:

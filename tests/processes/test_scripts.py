@@ -44,7 +44,7 @@ class Scripts(ExitStack):
     def run(self, text: str, code: int = 0, **options: Any) -> str:
         """The output of a script."""
         process = self.start(text, **options)
-        assert process.wait(30) == code, process.text
+        assert process.wait(50) == code, process.text
         return process.text
 
 
@@ -217,7 +217,7 @@ def test_slot_processes_die_with_their_script(scripts: Scripts, death: int) -> N
     assert len(slots) == 2
     script.signal(death)
     script.wait()
-    until(lambda: not any(map(alive, slots)), 20.0)
+    until(lambda: not any(map(alive, slots)), 50)
 
 
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM])
@@ -232,9 +232,9 @@ def test_slot_processes_die_with_their_kernel(scripts: Scripts, death: int) -> N
         assert len(slots) == 4  # each has one that works, and a blank one
         for k in (kernel, second):
             k.signal(death)
-        until(lambda: not any(map(alive, slots)), 20.0)
+        until(lambda: not any(map(alive, slots)), 50)
         if death == signal.SIGTERM:
-            until(lambda: not any(map(alive, children)), 20.0)
+            until(lambda: not any(map(alive, children)), 50)
 
 
 @pytest.mark.parametrize("code", [0, 3])
@@ -251,7 +251,7 @@ sys.exit({code})
     ended = time.monotonic()
     assert script.text == "park: job 1 had not ended and was aborted\n"
     assert ended - float((scripts.folder / "left").read_text()) < 30  # of 60
-    until(lambda: not any(map(alive, children)), 20.0)
+    until(lambda: not any(map(alive, children)), 50)
 
 
 def test_several_jobs_stubborn_ones_too_end_with_the_script(scripts: Scripts) -> None:
@@ -414,7 +414,7 @@ def test_slots_come_up_while_the_script_forks_and_its_forks_live_on(scripts: Scr
                 if not forks[-1]:
                     time.sleep(60)
                     os._exit(0)
-            print(started.wait(10), park.local_service.wait(job, 10))
+            print(started.wait(50), park.local_service.wait(job, 10))
             # what was left open for children is not open in a slot
             print(park.local_service.wait(park.local_service.start(os.path.exists, [f"/proc/self/fd/{write}"])))
         finally:
@@ -808,7 +808,7 @@ def test_what_a_body_has_started_ends_with_its_kernel(tmp_path: Path, death: int
             BEHIND + "with park.connect() as service:\n"
             "    service.start(lambda: (print(leaves(0), flush=True), time.sleep(60)))\n"
         )
-        assert script.wait(30) == 0, script.text
+        assert script.wait(50) == 0, script.text
         until(lambda: kernel.text.strip().endswith("]"))
         pids = json.loads(kernel.text[kernel.text.rindex("[") :])
         assert all(map(alive, pids))
@@ -842,7 +842,7 @@ def test_slots_have_the_options_of_their_script(scripts: Scripts, options: list[
         )
     )
     script = scripts.python(*options, "script.py")
-    assert script.wait(30) == 0, script.text
+    assert script.wait(50) == 0, script.text
     assert want in script.text.splitlines()
 
 
@@ -863,7 +863,7 @@ def test_few_descriptors_are_said_in_words(
             print("done" if list(service.map(abs, range(50))) == list(range(50)) else "no")
         """
     )
-    script.wait(40)
+    script.wait(50)
     assert words in script.text
 
 

@@ -149,7 +149,7 @@ def test_each_line_of_a_kernel_says_whose_it_is(tmp_path: Path) -> None:
         for owner in ("ada", "pat"):
             service = fabric.connect(owner)
             jobs[owner] = service.start(unit, [owner] * 20)
-            service.wait(jobs[owner], timeout=30)
+            service.wait(jobs[owner], timeout=60)
         for owner, job in jobs.items():
             for what in ("one", "two", "complains"):
                 line = f"job {job} ({owner}): {owner} {what}"

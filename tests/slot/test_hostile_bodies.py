@@ -234,7 +234,7 @@ class OddMap:
 
 def test_a_driver_is_told_why_its_map_is_refused_and_goes_on(service: Any) -> None:
     job = service.start(OddMap())
-    assert service.wait(job, timeout=30) == ["ProtocolError: a map key has 16 bytes", 3, 4]
+    assert service.wait(job, timeout=60) == ["ProtocolError: a map key has 16 bytes", 3, 4]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has sent a signal")

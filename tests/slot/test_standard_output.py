@@ -290,7 +290,7 @@ def test_a_script_does_not_mind_who_hears_it(
     )
     files.callback(script.wait)
     files.callback(script.kill)
-    assert script.wait(90) == 0
+    assert script.wait(50) == 0
     assert (tmp_path / "found").read_text() == "[0, 1, 2] 3 3"
     assert (tmp_path / "first").read_text() == "kept"
 
@@ -401,4 +401,4 @@ def test_a_bar_on_a_terminal_that_has_gone_fails_nothing(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "stderr", None)
     stdio.tell("nor this")
     with park.local_service as service:
-        assert service.wait(service.start(lambda: 1), timeout=30) == 1
+        assert service.wait(service.start(lambda: 1), timeout=60) == 1

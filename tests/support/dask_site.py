@@ -19,7 +19,7 @@ class DaskCluster:
         self._folder = folder
         self._file = folder / "scheduler.json"
         self.scheduler = self._start("scheduler", "--port", "0", "--scheduler-file", str(self._file))
-        until(lambda: self._file.exists() and self._file.read_text().endswith("}"), 30, self.story)
+        until(lambda: self._file.exists() and self._file.read_text().endswith("}"), 50, self.story)
         self.address: str = json.loads(self._file.read_text())["address"]
         self.workers: list[subprocess.Popen[bytes]] = []
         for _ in range(workers):
@@ -37,7 +37,7 @@ class DaskCluster:
         for process in (*self.workers, self.scheduler):
             process.terminate()
         for process in (*self.workers, self.scheduler):
-            process.wait(30)
+            process.wait(50)
 
     def _start(self, kind: str, *options: str) -> subprocess.Popen[bytes]:
         command = (sys.executable, "-m", "dask", kind, "--host", "127.0.0.1", "--no-dashboard", *options)

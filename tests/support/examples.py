@@ -67,7 +67,7 @@ class Runner:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(10)
+            self._process.wait(50)
         finally:
             self._process.kill()
             self._process.wait()

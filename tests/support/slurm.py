@@ -122,7 +122,7 @@ class SlurmCluster(ExitStack):
 
     def _daemon(self, file: Path, *command: str) -> None:
         self.run(*command)
-        pid = int(until(lambda: file.exists() and file.read_text().strip(), 20, self.log))
+        pid = int(until(lambda: file.exists() and file.read_text().strip(), 50, self.log))
         # what a daemon would tidy up at its end goes with the folder
         self.callback(_kill, pid)
 

@@ -227,7 +227,7 @@ def test_the_page_heals_after_the_death_of_the_broker(browser: Any, tmp_path: Pa
             fabric.start_broker()
             page.locator("#stale").wait_for(state="hidden", timeout=60_000)
             page.locator("#contact", has_text="live").wait_for()
-            until(lambda: page.locator("#verdict").inner_text() != told, 40)
+            until(lambda: page.locator("#verdict").inner_text() != told, 50)
             page.get_by_role("button", name="Stop").click()
             page.locator("#badge", has_text="stopped").wait_for()
             reader.close()

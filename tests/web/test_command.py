@@ -26,12 +26,12 @@ def printed(process: Process) -> str:
         found = re.search(r"http://\S+", process.text)
         return found and found[0]
 
-    return str(until(look, 30))
+    return str(until(look, 50))
 
 
 def test_without_a_broker_it_says_so(tmp_path: Path) -> None:
     process = Process([*WEB, "--broker", str(tmp_path / "nowhere")], tmp_path / "log")
-    assert process.wait(30) == 4
+    assert process.wait(50) == 4
     assert "broker" in process.text
     assert "Traceback" not in process.text
 
@@ -55,10 +55,10 @@ def test_beside_a_broker(tmp_path: Path) -> None:
             with Visitor(address) as visitor:
                 visitor.enter()
                 fabric.broker.kill()
-                until(lambda: visitor.http.get("/health").status_code == 503, 30)
+                until(lambda: visitor.http.get("/health").status_code == 503, 50)
                 assert visitor.get("/api/jobs")["rows"] == []  # what was known is still shown
                 fabric.start_broker()
-                until(lambda: visitor.http.get("/health").status_code == 200, 40)
+                until(lambda: visitor.http.get("/health").status_code == 200, 50)
         finally:
             web.end()
         assert "Traceback" not in web.text
@@ -71,14 +71,14 @@ def test_a_page_that_runs_already_is_named(tmp_path: Path) -> None:
     script = "import park, sys; print(park.local_service.web(0), flush=True); sys.stdin.read()"
     local = [*WEB, "--local"]
     none = Process(local, tmp_path / "none", env=runtime)
-    assert none.wait(30) == 2
+    assert none.wait(50) == 2
     assert "park.local_service.web()" in none.text
     process = Process([sys.executable, "-c", script], tmp_path / "script", env=runtime, stdin=subprocess.PIPE)
     try:
         with Visitor(printed(process)) as visitor:
             assert visitor.enter().get("/api/jobs")["total"] == 0
         again = Process(local, tmp_path / "again", env=runtime)
-        assert again.wait(30) == 0
+        assert again.wait(50) == 0
         address = re.search(r"http://\S+", again.text)
         assert address is not None
         with Visitor(address[0]) as visitor:
@@ -95,7 +95,7 @@ def test_a_page_that_runs_already_is_named(tmp_path: Path) -> None:
         try:
             port = printed(web).split(":")[2].split("/")[0]
             second = Process([*command, port], tmp_path / "second", env=runtime)
-            assert second.wait(30) == 0
+            assert second.wait(50) == 0
             assert "runs already" in second.text
         finally:
             web.end()
