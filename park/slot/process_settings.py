@@ -97,9 +97,11 @@ class ProcessSettings:
             ),
             "threads": (lambda: threading.excepthook, lambda hook: setattr(threading, "excepthook", hook)),
             "trace": (
-                lambda: (sys.gettrace(), sys.getprofile()),
+                lambda: (sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()),
                 _set_trace,
             ),
+            "memory trace": (lambda: bool(_of("tracemalloc", "is_tracing")), _trace_memory),
+            "bytecode": (lambda: sys.dont_write_bytecode, lambda v: setattr(sys, "dont_write_bytecode", v)),
             "recursion": (sys.getrecursionlimit, sys.setrecursionlimit),
             "switches": (sys.getswitchinterval, sys.setswitchinterval),
             "digits": (sys.get_int_max_str_digits, sys.set_int_max_str_digits),
@@ -116,6 +118,8 @@ class ProcessSettings:
                 lambda v: _of("multiprocessing", "set_start_method", v, True),
             ),
         }
+        if hasattr(signal, "pthread_sigmask"):
+            table["mask"] = (lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ()), _set_signal_mask)
         if resource is not None:
             table["limits"] = (lambda: tuple(map(resource.getrlimit, LIMIT_NUMBERS)), _set_limits)
             table["priority"] = (
@@ -265,6 +269,10 @@ def _set_signals(handlers: tuple[Any, ...]) -> None:
             _signal.signal(number, handler)
 
 
+def _set_signal_mask(blocked: set[int]) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 def _stop_timers(_: Any) -> None:
     for timer in TIMER_NUMBERS:
         signal.setitimer(timer, 0)
@@ -275,9 +283,15 @@ def _set_hooks(values: tuple[Any, ...]) -> None:
         setattr(sys, name, value)
 
 
-def _set_trace(functions: tuple[Any, Any]) -> None:
+def _set_trace(functions: tuple[Any, ...]) -> None:
     sys.settrace(functions[0])
     sys.setprofile(functions[1])
+    threading.settrace(functions[2])
+    threading.setprofile(functions[3])
+
+
+def _trace_memory(wanted: bool) -> None:
+    _of("tracemalloc", "start" if wanted else "stop")
 
 
 def _set_gc(values: tuple[bool, tuple[int, int, int]]) -> None:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,6 +90,10 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: (signal.signal(signal.SIGALRM, handler), signal.setitimer(signal.ITIMER_REAL, 100)),
         lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0,
     ),
+    "blocked signals": (
+        lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGTERM]),
+        lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+    ),
     "umask": (lambda: os.umask(0o27), lambda: (lambda mask: (os.umask(mask), mask)[1])(os.umask(0))),
     "recursion": (lambda: sys.setrecursionlimit(500), sys.getrecursionlimit),
     "digits": (lambda: sys.set_int_max_str_digits(700), sys.get_int_max_str_digits),
@@ -96,6 +101,12 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "hook": (lambda: setattr(sys, "excepthook", print), lambda: sys.excepthook is print),
     "threads' hook": (lambda: setattr(threading, "excepthook", print), lambda: threading.excepthook is print),
     "trace": (lambda: sys.setprofile(lambda *_: None), lambda: sys.getprofile() is None),
+    "threads' trace": (lambda: threading.setprofile(lambda *_: None), lambda: threading.getprofile() is None),
+    "memory's trace": (tracemalloc.start, tracemalloc.is_tracing),
+    "bytecode": (
+        lambda: setattr(sys, "dont_write_bytecode", not sys.dont_write_bytecode),
+        lambda: sys.dont_write_bytecode,
+    ),
     "garbage": (lambda: (gc.disable(), gc.set_threshold(7)), lambda: (gc.isenabled(), gc.get_threshold())),
     "logging": (
         lambda: (logging.disable(50), logging.basicConfig(level=10)),
