@@ -617,8 +617,9 @@ class Request:
 
     How long it may take, in seconds or as "90s", "10m", "3h55m": a unit that runs longer than *max_unit_time* is ended, and
     is a `UnitError`; that holds for inputs of the job and of maps inside, without the time that these wait, not for a body
-    that runs once. A job that has been running for *max_time* is asked to stop, and aborted if it goes on for a tenth
-    of that, or 10 seconds; it does not count while it waits, is queued or paused.
+    that runs once. A job that has been running for *max_time* is asked to stop, and aborted if it goes on for *grace*
+    after that: by default a tenth of *max_time*, and 10 seconds at least. Neither counts while the job waits, is queued or
+    paused.
 
     *argv*: what the code of the job finds in ``sys.argv``, a script's name and its arguments; everybody who sees the job
     sees them.
@@ -653,6 +654,7 @@ class Request:
     private: bool = False
     gpus: float = 0
     environment: str = ""
+    grace: float | str | None = None
 
     def __post_init__(self) -> None:
         if self.on_error not in ("continue", "stop"):
@@ -666,12 +668,13 @@ class Request:
             raise InvalidRequest(
                 f"environment={self.environment!r} stands for its packages: leave out requires={self.requires!r}"
             )
-        for what in ("max_time", "max_unit_time"):
+        for what in ("max_time", "max_unit_time", "grace"):
             given = getattr(self, what)
             if given is not None:
                 object.__setattr__(self, what, duration(given, what))
                 if not getattr(self, what):
-                    raise InvalidRequest(f"{what}={given!r} leaves no time; None is no limit")
+                    default = "the default" if what == "grace" else "no limit"
+                    raise InvalidRequest(f"{what}={given!r} leaves no time; None is {default}")
         object.__setattr__(self, "labels", texts(self.labels, "label"))
         object.__setattr__(self, "argv", command_words(self.argv))
         object.__setattr__(self, "requires", packages(self.requires))
@@ -694,7 +697,7 @@ class Request:
 #: The names of a request's fields besides its body and its inputs, in their order.
 REQUEST_FIELDS = tuple(f.name for f in dataclasses.fields(Request) if f.name not in ("body", "inputs"))
 #: Fields that a session does not have: it runs at once, and its results go to the caller.
-NOT_IN_SESSIONS = ("when", "after", "on_error", "kind", "notify", "private")
+NOT_IN_SESSIONS = ("when", "after", "on_error", "kind", "notify", "private", "grace")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

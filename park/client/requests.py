@@ -51,6 +51,7 @@ _CONVERTED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "requires": (dict, lambda versions: tuple(versions.items())),
     "max_time": (lambda seconds: seconds or 0.0, lambda seconds: seconds or None),
     "max_unit_time": (lambda seconds: seconds or 0.0, lambda seconds: seconds or None),
+    "grace": (lambda seconds: seconds or 0.0, lambda seconds: seconds or None),
     "after": (lambda jobs: sorted(numbers_of(jobs)), tuple),
     "when": (
         lambda when: wall_time(when, time.time()),

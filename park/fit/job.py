@@ -19,6 +19,9 @@ from park.fit.problem.preserved_state import preserved_state
 from park.job import Job
 from park.model import REQUEST_FIELDS, Request, duration, make_request, takes_request_fields
 
+#: Least time (seconds) that a fit gets to end after its `max_time`. It completes the step under way and computes the errors
+#: of its best point; on a busy machine, or with a slow model, that takes a while, and an abort would lose the best point.
+MIN_GRACE_SECONDS = 120.0
 #: Fields of a request that a fit decides itself.
 NOT_IN_FITS = ("on_error", "idempotent", "kind")
 
@@ -71,9 +74,10 @@ class Fit(Fitting):
     ended.
 
     The other arguments are those of `park.Request`. At *max_time* (seconds, or a text) the fit stops and returns the best
-    point so far. Evaluations are *pure*: a late evaluation may be started a second time beside the first. Pass
-    ``pure=False`` for a model that writes files or starts a program. Raises `park.InvalidRequest` in the client for an
-    assembly, a method or an option that cannot work; the message names the remedy.
+    point so far, for which it has a *grace* of a tenth of that time, and two minutes at least. Evaluations are *pure*: a
+    late evaluation may be started a second time beside the first. Pass ``pure=False`` for a model that writes files or
+    starts a program. Raises `park.InvalidRequest` in the client for an assembly, a method or an option that cannot work;
+    the message names the remedy.
 
     >>> import numpy as np
     >>> import park
@@ -203,6 +207,9 @@ def fit_request(
 def _request(body: Any, kind: str, name: str, seed: int, fields: Mapping[str, Any]) -> Request:
     """The request of a fit: evaluations are pure, and the job has the *name*, unless the *fields* say otherwise."""
     name = fields.get("name") or name
+    limit = fields.get("max_time")
+    if limit is not None and fields.get("grace") is None:
+        fields = {**fields, "grace": max(MIN_GRACE_SECONDS, duration(limit, "max_time") / 10)}
     return make_request(body, None, {"pure": True, **fields, "name": name, "seed": seed, "kind": kind})
 
 

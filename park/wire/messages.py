@@ -245,7 +245,8 @@ class Submit(Message, frozen=True):
     and, for each package in *requires*, one of the versions given there. *on_error*: "continue" runs the other units when
     one fails, "stop" ends the job. *idempotent*: a unit may run a second time after a lost lease. *pure*: a second copy of
     a late unit may start beside the first. The job may run for *max_time* seconds and each unit for *max_unit_time*
-    seconds (0: no limit). *argv* is ``sys.argv`` for its code; empty: the process's own. *notify*: an address of mail and
+    seconds (0: no limit); after *max_time* it has *grace* seconds to end (0: the broker's default). *argv* is ``sys.argv``
+    for its code; empty: the process's own. *notify*: an address of mail and
     when it gets news of the job's end, as ``park.Request`` has it; "" and "never": no mail. *private*: only kernels that
     serve this job alone run it. *environment*: the kernel has an environment of this name, in which its units run.
     """
@@ -280,6 +281,7 @@ class Submit(Message, frozen=True):
     private: bool = False
     gpus: Finite = 0.0
     environment: str = ""
+    grace: Finite = 0.0
 
 
 class Map(Message, frozen=True):

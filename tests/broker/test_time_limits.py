@@ -11,7 +11,7 @@ import pytest
 
 import park
 from park.broker.handlers.startup import StoredRecords
-from park.broker.scheduler.run_times import MIN_STOP_SECONDS, STORE_SECONDS, length
+from park.broker.scheduler.run_times import MIN_GRACE_SECONDS, STORE_SECONDS, length
 from park.kernel.machine.actions import KillProcess
 from park.kernel.machine.unit_timers import CHUNK_SLACK_SECONDS, UnitTimers
 from park.model import JobState
@@ -45,12 +45,40 @@ def test_a_job_over_its_limit_is_asked_to_stop_and_then_aborted() -> None:
     assert not [m for m in alive(desk, 29) if isinstance(m, messages.Stop | messages.Abort)]
     assert messages.Stop(attempt=run.attempt) in alive(desk, 2)
     assert desk.job(job).reason == "it ran for as long as it may: 30 s (max_time)"
-    assert not [m for m in alive(desk, MIN_STOP_SECONDS - 3) if isinstance(m, messages.Abort)]
+    assert not [m for m in alive(desk, MIN_GRACE_SECONDS - 3) if isinstance(m, messages.Abort)]
     assert messages.Abort(attempt=run.attempt) in alive(desk, 3)
     desk.give(b"k1", *finished(run, [], ended="abort"))
     record = desk.job(job)
     assert record.state is JobState.ABORTED
     assert record.reason == "aborted: it went on for 10 s after its limit of 30 s (max_time)"
+
+
+def test_a_job_over_its_limit_is_aborted_after_the_grace_of_its_request() -> None:
+    desk = Desk()
+    desk.kernel()
+    job, run = started(desk, max_time=30.0, grace=100.0)
+    assert messages.Stop(attempt=run.attempt) in alive(desk, 31)
+    assert not [m for m in alive(desk, 98) if isinstance(m, messages.Abort)]
+    assert messages.Abort(attempt=run.attempt) in alive(desk, 3)
+    desk.give(b"k1", *finished(run, [], ended="abort"))
+    assert desk.job(job).reason == "aborted: it went on for 1 min 40 s after its limit of 30 s (max_time)"
+
+
+@pytest.mark.parametrize(
+    ("fields", "grace"),
+    [
+        ({}, None),
+        ({"max_time": 5}, 120.0),
+        ({"max_time": "10h"}, 3600.0),
+        ({"max_time": 5, "grace": "3s"}, 3.0),
+    ],
+)
+def test_a_fit_has_time_to_end_after_its_limit(fields: dict[str, Any], grace: float | None) -> None:
+    from park.fit import Assembly, Model
+    from park.fit.job import fit_request
+
+    assembly = Assembly((Model(lambda x, a: a * x, a=(0, 4)), ([1, 2], [2, 4], 0.1)))
+    assert fit_request(assembly, **fields).grace == grace
 
 
 def test_a_job_that_stops_is_complete_and_says_why_it_did() -> None:
@@ -250,6 +278,8 @@ def test_lengths_of_time() -> None:
     for wrong in ("soon", "", -1, True, float("nan")):
         with pytest.raises(park.InvalidRequest, match=r"max_time=.* is no length of time"):
             park.Request(abs, max_time=wrong)
+    with pytest.raises(park.InvalidRequest, match="grace=0 leaves no time; None is the default"):
+        park.Request(abs, grace=0)
     with pytest.raises(park.InvalidRequest, match="max_unit_time=0 leaves no time"):
         park.Request(abs, max_unit_time=0)
 

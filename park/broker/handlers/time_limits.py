@@ -5,7 +5,7 @@ from __future__ import annotations
 from park.broker.effects import Effects
 from park.broker.entities.jobs import BrokerJob
 from park.broker.handlers import job_lifecycle
-from park.broker.scheduler.run_times import is_past_stop_time, length, over, stop_seconds
+from park.broker.scheduler.run_times import grace, is_past_grace, length, over
 from park.broker.state import State
 from park.model import JobState
 
@@ -19,14 +19,14 @@ def enforce(state: State, effects: Effects) -> None:
         state.run_times.count(job, effects.now)
         if job.overtime is None and over(job):
             _end_in_time(state, effects, job)
-        elif is_past_stop_time(job):
+        elif is_past_grace(job):
             limit = f"{length(job.submit.max_time)} (max_time)"
             job_lifecycle.begin_end(
                 state,
                 effects,
                 job,
                 "abort",
-                f"aborted: it went on for {length(stop_seconds(job))} after its limit of {limit}",
+                f"aborted: it went on for {length(grace(job))} after its limit of {limit}",
             )
         else:
             state.job_list.store(job, effects)

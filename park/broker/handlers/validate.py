@@ -141,8 +141,8 @@ def check_submit(m: Submit, payload: bytes | memoryview) -> None:
         )
     if m.on_error not in ("continue", "stop"):
         raise InvalidRequest(f"on_error={m.on_error!r:.40} is neither 'continue' nor 'stop'")
-    for what, seconds in (("max_time", m.max_time), ("max_unit_time", m.max_unit_time)):
-        if seconds < 0:
+    for what in ("max_time", "max_unit_time", "grace"):
+        if (seconds := getattr(m, what)) < 0:
             raise InvalidRequest(f"{what}={seconds} is not a number of seconds")
     check_needs(m)
     size = len(codec.pack(codec.fields(m)))

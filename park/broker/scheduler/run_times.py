@@ -14,8 +14,9 @@ from park.model import JobState
 
 #: Seconds after which the time that a job has run is stored again.
 STORE_SECONDS = 10.0
-#: A job over its limit is asked to stop. It is aborted after a tenth of the limit, but not before this time (seconds).
-MIN_STOP_SECONDS = 10.0
+#: A job over its limit is asked to stop. If its request names no grace, it is aborted after a tenth of the limit, but not
+#: before this time (seconds).
+MIN_GRACE_SECONDS = 10.0
 #: Sums of times are not exact.
 _NEAR = 1e-6
 
@@ -45,10 +46,10 @@ class RunTimes:
                 self.look_again(job, now)
 
     def look_again(self, job: BrokerJob, now: float) -> None:
-        """Look at the job when its limit, its patience or the next record is due."""
+        """Look at the job when its limit, its grace or the next record is due."""
         left = job.submit.max_time - job.ran
         if job.overtime is not None:
-            left = job.overtime + stop_seconds(job) - job.ran
+            left = job.overtime + grace(job) - job.ran
         heapq.heappush(self._looks, (now + min(STORE_SECONDS, max(0.0, left)), job.number))
 
     def due(self, now: float) -> list[int]:
@@ -67,14 +68,14 @@ def over(job: BrokerJob) -> bool:
     return job.ran >= job.submit.max_time - _NEAR
 
 
-def stop_seconds(job: BrokerJob) -> float:
+def grace(job: BrokerJob) -> float:
     """Seconds that the job may take to stop after its limit."""
-    return max(MIN_STOP_SECONDS, job.submit.max_time / 10)
+    return job.submit.grace or max(MIN_GRACE_SECONDS, job.submit.max_time / 10)
 
 
-def is_past_stop_time(job: BrokerJob) -> bool:
-    """Whether the job was asked to stop, and has had `stop_seconds` since."""
-    return job.overtime is not None and job.ran >= job.overtime + stop_seconds(job) - _NEAR
+def is_past_grace(job: BrokerJob) -> bool:
+    """Whether the job was asked to stop, and has had its `grace` since."""
+    return job.overtime is not None and job.ran >= job.overtime + grace(job) - _NEAR
 
 
 def length(seconds: float) -> str:

@@ -147,6 +147,7 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
 @click.option("--memory", help="Memory that a unit needs, as 4GB.")
 @click.option("--label", "labels", multiple=True, help="A label that a kernel must have.")
 @click.option("--max-time", help="The job is stopped after running for this time, as 3h.")
+@click.option("--grace", help="The job is aborted if it does not stop within this time after --max-time.")
 @click.option(
     "--time", "hours", type=click.FloatRange(0, min_open=True), hidden=True, help="The same in hours."
 )
