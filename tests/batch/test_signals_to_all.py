@@ -50,7 +50,7 @@ def sleepy(seconds: float) -> float:
 
 
 def test_units_end_within_the_grace(fabric: Fabric) -> None:
-    kernel = fabric.start_kernel("--grace", "6s")
+    kernel = fabric.start_kernel("--grace", "30s")
     service = fabric.connect()
     job = service.start(sleepy, [1.5])
     until(lambda: service.status(job).running)

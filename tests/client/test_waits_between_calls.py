@@ -29,7 +29,7 @@ def service() -> Iterator[LocalService]:
 def meet(folder: Path, waits: dict[int, int], number: int) -> int:
     """Leave a file. The calls of *waits* wait for the file of a later one."""
     (folder / str(number)).touch()
-    until = time.monotonic() + 20.0
+    until = time.monotonic() + 60.0
     while number in waits and not (folder / str(waits[number])).exists():
         if time.monotonic() > until:
             return -1
