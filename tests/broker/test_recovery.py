@@ -350,3 +350,38 @@ def test_a_chunk_without_use_ends_before_the_driver_of_its_map_goes_on() -> None
         messages.Abort(attempt=number),
         messages.Resume(run.attempt),
     ]
+
+
+def test_what_runs_in_a_stopped_job_counts_after_its_broker_has_died() -> None:
+    world = World(0, pace=exact, latency=brisk)
+    world.kernel(2)
+    client = world.client("ann")
+    once = client.submit("serial", None)
+    several = client.submit("nap", [3.0] * 20)
+    world.until(lambda: once.done and several.done and len(world.dispatcher.state.attempts) == 2)
+    stops = [client.ask(messages.Stop(0, request.job)) for request in (once, several)]
+    world.until(lambda: all(stop.done for stop in stops))
+    assert len(world.dispatcher.state.attempts) == 2
+    # when the broker dies before they have ended
+    world.restart_broker()
+    jobs = world.dispatcher.state.jobs
+    world.until(lambda: jobs[once.job].ended and jobs[several.job].ended)
+    # then what their kernel holds is their best so far
+    for request in (once, several):
+        record = jobs[request.job].record
+        assert (record.state, record.stopped, record.done) == (JobState.COMPLETE, True, 1), record
+
+
+def test_a_stopped_job_ends_without_the_kernel_that_ran_it() -> None:
+    world = World(0, pace=exact, latency=brisk)
+    kernel = world.kernel(1)
+    client = world.client("ann")
+    request = client.submit("serial", None)
+    world.until(lambda: request.done and bool(world.dispatcher.state.attempts))
+    stop = client.ask(messages.Stop(0, request.job))
+    world.until(lambda: stop.done)
+    world.lose(kernel)
+    world.restart_broker()
+    jobs = world.dispatcher.state.jobs
+    world.until(lambda: jobs[request.job].ended)
+    assert jobs[request.job].state is JobState.ABORTED

@@ -195,6 +195,11 @@ class BrokerJob:
             return False
         return not ((map_.root or self.session) and (self.ending or self.stops_at_failure))
 
+    def stop_root(self) -> None:
+        """Begin no further unit of the job's own if it is to end."""
+        if self.root is not None and (self.ending or self.stops_at_failure):
+            self.root.stop()
+
     def list_ready(self, map_: JobMap) -> None:
         """The map has units that wait."""
         if map_.waiting and not map_.listed:

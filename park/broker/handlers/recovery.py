@@ -1,7 +1,8 @@
 """Work that goes on after the broker, or the contact with a kernel, was gone.
 
 A broker that starts again has the jobs that are stored, and knows which kernels were there. Until these have come back,
-but no longer than one lease, it deals nothing of what it has restored, because they may still hold it. Each kernel
+but no longer than one lease, it deals nothing of what it has restored, because they may still hold it; nor does a job
+end meanwhile that was asked to stop, so that its best so far counts. Each kernel
 says in its hello what it holds: an attempt whose map is known is taken in as it stands; one of a map that
 is not known yet, because its driver's or its client's word is still on its way, waits for that as an *orphan*, with all
 that its kernel says of it, for one lease. An attempt that fits nowhere is aborted, and its units are dealt again.
@@ -65,7 +66,10 @@ def _recovered(state: State, effects: Effects) -> None:
         job.recovering = False
         if not job.ended:
             look_at_lost(state, effects, job)
+            job.stop_root()
             job_lifecycle.refresh(state, effects, job)
+            if job.root is not None and not job.ended:
+                job_lifecycle.check_map(state, effects, job.root)
     state.recovery.jobs.clear()
 
 
@@ -195,7 +199,9 @@ def _claim(state: State, effects: Effects, map_: JobMap, orphan: Orphan) -> None
     mine = not profile.only or profile.owner == job.owner
     if map_.root and orphan.how != "done":
         mine = mine and not _is_superseded(job, orphan)
-    if not job.ended and job.wants(map_) and mine and orphan.number not in state.attempts:
+    # the root of a job that is to stop is closed once all that kernels hold of it has come back
+    wanted = job.wants(map_) or (map_.root and job.ending in ("", "stop"))
+    if not job.ended and wanted and mine and orphan.number not in state.attempts:
         span = map_.claim(orphan.start, orphan.count)
     if span is None:
         _drop_orphan(state, effects, orphan)
@@ -231,6 +237,8 @@ def _claim(state: State, effects: Effects, map_: JobMap, orphan: Orphan) -> None
         attempt_state.begin_next(state, effects, kernel)
     if map_.root:
         controls.deliver(state, effects, job, kernel)
+    if job.ending == "stop":
+        attempt_state.end_attempt(effects, attempt, "stop", soft=not map_.root)
     if job.state is JobState.QUEUED:
         started = job.facts.started or effects.wall
         state.job_list.change(job, effects, state=JobState.RUNNING, started=started)

@@ -91,8 +91,6 @@ def _restore_root(state: State, job: BrokerJob, closed: bool, records: StoredRec
     root.segments = {0: 1} if job.submit.once else records.segments
     root.total = sum(root.segments.values())
     root.put_missing((start, start + count) for start, count in records.results)
-    if job.ending or job.stops_at_failure:
-        root.stop()
     job.list_ready(root)
 
 
@@ -111,6 +109,8 @@ def settle(state: State, effects: Effects, wall: float) -> None:
         # the wall clock only gives the time that the job has waited; at worst it counts as new, or as a day old
         requests.join_clock(state, effects, job, effects.now - max(0.0, wall - job.facts.submitted))
         recovery.recover(state, job)
+        if not job.recovering or job.ending in ("abort", "fail"):
+            job.stop_root()
         job_lifecycle.release(state, effects, job)
         job_lifecycle.refresh(state, effects, job)
         if job.root is not None:
