@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from park.core.server import usertag
-from park.errors import InvalidRequest, NoBroker, ParkError, Refused
+from park.errors import InvalidRequest, NoBroker, ParkError, Refused, StoreError
 from park.net.addresses import (
     ADDRESS_NAMES,
     CONNECTION_FILE_VERSION,
@@ -148,7 +149,10 @@ class ServiceManager:
         return doors
 
     def write_connection(self, file: Path) -> None:
-        """Write the connection file (mode 0600), whole or not at all."""
+        """Write the connection file (mode 0600), whole or not at all; on a full disk in place of the last one.
+
+        Raises StoreError where there is no room for it.
+        """
         fields: dict[str, Any] = {
             "version": CONNECTION_FILE_VERSION,
             "store": self.manager.store.id,
@@ -163,11 +167,21 @@ class ServiceManager:
         if self.tcp and self.keyring is not None:
             fields["tcp"] = {name: seen_from_elsewhere(address) for name, address in self.tcp.items()}
             fields["key"] = str(self.keyring.own(usertag()))
+        data = json.dumps(fields, indent=2).encode() + b"\n"
         part = file.with_name(f".{file.name}.{os.getpid()}")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as out:
-            out.write(json.dumps(fields, indent=2) + "\n")
-        part.replace(file)
+        try:
+            _write(part, data)
+            part.replace(file)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            try:  # the bytes of the last life's file are there to be used
+                _write(file, data)
+            except OSError as again:
+                raise StoreError(
+                    f"cannot write {file}: {again.strerror}: make room there, or name a --connection-file elsewhere"
+                ) from again
 
     def close(self) -> None:
         """Stop serving; stored jobs stay."""
@@ -184,6 +198,17 @@ class ServiceManager:
             folder = self._folder = short_folder(folder)
         _make_private(folder)
         return folder
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write a file of mode 0600; one that is there keeps its place on the disk."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        if os.write(descriptor, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(descriptor, len(data))
+    finally:
+        os.close(descriptor)
 
 
 def short_folder(folder: Path) -> Path:

@@ -150,6 +150,7 @@ class BrokerLoop:
         try:
             if self.manager.handed:
                 self._complete()
+                self._send(self.manager.late_answers(now))
             if self.manager.has_laid:
                 self._do(self.manager.laid(), now)
             if now >= self._flush_at:

@@ -51,16 +51,22 @@ MAX_BACKLOG_BYTES = 16 << 20
 QUIET_BACKLOG_BYTES = 2 << 20
 #: Seconds after which the free space of the disk is looked at again.
 DISK_POLL_SECONDS = 0.2
+#: Seconds for which a request waits for a full disk; then its sender is told so.
+DISK_PATIENCE_SECONDS = 3.0
 #: Bytes in the backlog for a change of the table, and for a record beside its value.
 _CHANGE_BYTES = 250
 #: The answers to a Fetch.
 _SHOWS = (messages.Results, messages.Blob, messages.Units, messages.Fetched)
+#: The acknowledgements of requests that change records.
+_ACKNOWLEDGEMENTS = (messages.Done, messages.Accepted, messages.Records, messages.Filed)
 
 
 class Turn(Struct):
     """The effects of one turn. The loop sends, calls `JobManager.hand_in`, and publishes and acknowledges at completion."""
 
     number: int = 0
+    #: when it was decided, monotonic seconds
+    at: float = 0.0
     sends: list[Send] = field(default_factory=list)
     writes: list[Write] = field(default_factory=list)
     deltas: list[Delta] = field(default_factory=list)
@@ -261,7 +267,7 @@ class JobManager:
     def decide(self, events: Sequence[Event | Tick | Flow], now: float) -> Turn:
         """Handle *events* at monotonic time *now*. Returns the messages that may go at once and the writes to commit."""
         self._turns += 1
-        turn = Turn(self._turns)
+        turn = Turn(self._turns, now)
         dispatcher = self.dispatcher
         dispatcher.begin_turn(turn.number)
         if now >= self._disk_poll_at:
@@ -375,6 +381,23 @@ class JobManager:
     def behind(self) -> bool:
         """Whether the disk is so far behind that nothing more should be decided."""
         return self._backlog >= MAX_BACKLOG_BYTES
+
+    def late_answers(self, now: float) -> list[Send]:
+        """Words for senders whose requests have waited long for a full disk, in place of the acknowledgements."""
+        told: list[Send] = []
+        for turn in self.handed if self._commits.stuck else ():
+            if now < turn.at + DISK_PATIENCE_SECONDS:
+                break
+            kept: list[Send] = []
+            for send in turn.sends_after_commit:
+                message = send.message
+                if not (isinstance(message, _ACKNOWLEDGEMENTS) and message.reply):
+                    kept.append(send)
+                    continue
+                words = self.dispatcher.state.disk.delay(getattr(message, "job", 0))
+                told.append(Send(send.peer, messages.Failure(message.reply, "Refused", words)))
+            turn.sends_after_commit = kept
+        return told
 
     def completed(self) -> Iterator[Turn]:
         """The durable turns, folded into the table, each with its messages to publish and to send."""

@@ -107,3 +107,19 @@ def test_a_kernel_that_is_lost_while_its_answer_waits_is_done_without() -> None:
     # its unit runs elsewhere
     desk.kernel("k2")
     assert len(desk.dispatcher.state.attempts) == 1
+
+
+def test_a_result_of_an_earlier_life_that_waits_for_room_is_not_taken_for_lost() -> None:
+    desk = Desk()
+    client, kernel = desk.client(), desk.kernel()
+    desk.submit(client, inputs=[1])
+    ((number, attempt),) = desk.dispatcher.state.attempts.items()
+    desk.dispatcher.state.epoch += 1  # the attempt was brought along
+    desk.dispatcher.tell_disk_space(-1, "/home/park")
+    desk.give(kernel, messages.Finished(number, attempt.map.key, 0, 1, 0.01), units([1]))
+    # the kernel has ended it, so that it names it no more
+    desk.give(kernel, messages.Heartbeat(desk.dispatcher.state.epoch, []))
+    assert desk.dispatcher.state.attempts[number] is attempt
+    desk.dispatcher.tell_disk_space(1 << 30, "/home/park")
+    desk.tick(2.0)
+    assert desk.job(1).state == "complete"

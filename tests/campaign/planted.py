@@ -17,6 +17,7 @@ from park.broker.entities.maps import Attempt
 from park.broker.entities.roster import Roster
 from park.broker.handlers import attempts, rights
 from park.broker.state import State
+from park.broker.storage import spare
 from park.broker.storage.store import JobStore
 from park.cli.broker import main
 from park.net import descriptors
@@ -91,6 +92,11 @@ def obeys_resets() -> None:
     descriptors.drop_resets = lambda listener: None
 
 
+def has_no_spare() -> None:
+    """The disk gives no bytes ahead of time, as a file system that copies on each write."""
+    spare.SPARE_BYTES = 0
+
+
 HOLES: dict[str, Callable[[], None]] = {
     hole.__name__: hole for hole in (believes_any_kernel, has_no_budgets, lets_anybody_steer, obeys_resets)
 }
@@ -106,5 +112,5 @@ BUGS: dict[str, Callable[[], None]] = {
 
 
 if __name__ == "__main__":
-    (BUGS | HOLES)[sys.argv[1]]()
+    (BUGS | HOLES | {has_no_spare.__name__: has_no_spare})[sys.argv[1]]()
     main(sys.argv[2:])

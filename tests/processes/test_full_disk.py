@@ -31,7 +31,9 @@ CAN_MOUNT = (
 
 @pytest.mark.skipif(not CAN_MOUNT, reason="nobody but root may mount here")
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("how", ["fill", pytest.param("delete", marks=pytest.mark.heavy)])
+@pytest.mark.parametrize(
+    "how", ["fill", "command", *(pytest.param(how, marks=pytest.mark.heavy) for how in ("delete", "words"))]
+)
 def test_a_full_disk_refuses_what_is_new_keeps_the_rest_waiting_and_loses_nothing(
     how: str, tmp_path: Path
 ) -> None:

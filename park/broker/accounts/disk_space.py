@@ -33,6 +33,8 @@ class DiskSpace:
         #: bytes of their payloads in memory, and the sizes of the payloads that are not in memory
         self.held = 0
         self.sizes: dict[int, int] = {}
+        #: attempts whose results were asked for again, and have not come
+        self.asked: set[int] = set()
         #: when the waiting results are looked at again
         self.look_at = 0.0
 
@@ -48,14 +50,25 @@ class DiskSpace:
         return True
 
     def demand(self, size: int) -> None:
-        """Take bytes for a client's job or inputs. Raises Refused if there are fewer, or if results wait for space."""
+        """Take bytes for a job, inputs, a file or a control. Raises Refused if there are fewer, or if results wait."""
         if self.waiting or not self.use(size):
-            raise Refused(f"{self.trouble}: no new jobs and no inputs are taken until there is room")
+            raise Refused(
+                f"{self.trouble}: no new jobs, inputs, files and messages are taken until there is room; "
+                "`park delete` makes room"
+            )
 
     @property
     def trouble(self) -> str:
         """The sentence that says that the disk is full, and where."""
         return f"the broker's disk is full (at {self._where})"
+
+    def delay(self, job: int) -> str:
+        """The answer to a request that the disk has not taken for a while. *job*: the job that it makes; 0: none."""
+        what = f"job {job} is taken, do not submit it again" if job else "the request takes effect"
+        return (
+            f"{self.trouble}: {what}, but it is not on disk, and it is lost if the broker ends before there is room; "
+            "`park delete` makes room"
+        )
 
     def wait(self, attempt: int, event: Event, now: float) -> None:
         """Let the result of this attempt wait for space."""
@@ -68,6 +81,10 @@ class DiskSpace:
             event = replace(event, payload=b"")
         self.held += len(event.payload)
         self.waiting[attempt] = event
+
+    def is_due(self, attempt: int) -> bool:
+        """Whether the result of this attempt waits here or was asked for again."""
+        return attempt in self.waiting or attempt in self.asked
 
     def _drop(self, attempt: int) -> None:
         event = self.waiting.pop(attempt, None)
@@ -85,7 +102,11 @@ class DiskSpace:
                 left -= self.sizes.get(attempt, len(event.payload))
                 if left < 0:
                     break
-                (again if attempt in self.sizes else fitting).append(event)
+                if attempt in self.sizes:
+                    again.append(event)
+                    self.asked.add(attempt)
+                else:
+                    fitting.append(event)
                 self._drop(attempt)
         return fitting, again
 

@@ -200,11 +200,12 @@ def on_heartbeat(state: State, effects: Effects, event: Event, message: messages
 def _take_back_ended(state: State, effects: Effects, kernel: Kernel, named: list[int]) -> None:
     """Work of an earlier life that the kernel brought along, and does not name any more, has ended in between.
 
-    None of it can be on its way there, as new work may be; and what is on its way here came before these names.
+    None of it can be on its way there, as new work may be; and what is on its way here came before these names, but for
+    results that wait for room on the disk.
     """
     for number in sorted(kernel.holds - set(named), reverse=True):
         attempt = state.attempts.get(number)
-        if attempt is not None and number < state.epoch << 32:
+        if attempt is not None and number < state.epoch << 32 and not state.disk.is_due(number):
             attempts.take_back(state, effects, attempt, "its kernel has ended it")
 
 

@@ -26,6 +26,8 @@ KERNEL_LEFT = "its kernel has left while it ran"
 def on_finished(state: State, effects: Effects, event: Event, message: messages.Finished) -> None:
     """A kernel answers units of an attempt."""
     attempt = attempts.held_by(state, event, message.attempt)
+    if attempt is not None:
+        state.disk.asked.discard(message.attempt)
     if attempt is not None and attempt.map.root and not state.disk.use(len(event.payload)):
         state.disk.wait(message.attempt, event, effects.now)
         return

@@ -15,7 +15,7 @@ rules keep that promise:
   report success the next time, so the store takes no further writes. A full disk is no such
   error, but LMDB may report it as one (a write that got only half through is an I/O error): the store looks at the
   free space first, and refuses a commit that would come too near to its end. `free_bytes` leaves a reserve before
-  that, for deletions, small changes and a restart.
+  that, for deletions, small changes and a restart; half of it belongs to the file already (`park.broker.storage.spare`).
 
 Every record carries its format and a checksum over key and value: a damaged one is named, never used. Long values lie in
 pieces (`park.broker.storage.pieces`).
@@ -45,6 +45,7 @@ from park.broker.effects import Key, Ref, Write
 from park.broker.storage.filesystems import mounted_over_network
 from park.broker.storage.keys import PAST_PREFIX, decode_key, encode_key
 from park.broker.storage.pieces import LONG_VALUE_BYTES, Laid, names
+from park.broker.storage.spare import FULL_ERRNOS, Spare
 from park.errors import StoreError
 
 if sys.platform != "win32":
@@ -58,8 +59,6 @@ NAMESPACES = (
 )
 # fmt: on
 
-#: Errors of the system for which there is no room: on the disk, in a user's quota, or in the largest file of a process.
-FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: The words of the last two, which LMDB passes on without the number.
 _QUOTA_WORDS = (os.strerror(errno.EDQUOT), os.strerror(errno.EFBIG))
 #: Seconds between two looks for readers that have died.
@@ -234,6 +233,9 @@ class JobStore(Store):
         self._env: lmdb.Environment | None = None
         self._namespaces: dict[str, lmdb._Database] = {}
         self._lock: int | None = None
+        #: where the content of the file ends, and the bytes beyond
+        self._end = 0
+        self._spare = Spare(self._file, 0)
         #: an error after which nothing that is written can be believed
         self._lost: str = ""
         #: held for a transaction that writes
@@ -285,7 +287,7 @@ class JobStore(Store):
             str(self._file), subdir=False, map_size=self._FIRST_SIZE, max_dbs=len(NAMESPACES), mode=0o600
         )
         # So would a page that the file ought to have and has not; a page of zeros is an error in words.
-        whole = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        whole = self._content(env)
         if self._file.stat().st_size < whole:
             os.truncate(self._file, whole)
         self._namespaces["meta"] = env.open_db(b"meta")
@@ -294,6 +296,9 @@ class JobStore(Store):
             self._namespaces.update(
                 (namespace, env.open_db(namespace.encode(), txn)) for namespace in NAMESPACES
             )
+        self._end = self._content(env)
+        self._spare = Spare(self._file, self._end)
+        self._spare.fill(self._end)
         self._drafts = {int(id): names(value)[1] for (id,), value in self.scan("draft")}
         with env.begin(db=self._namespaces["piece"]) as txn, txn.cursor() as cursor:
             last = decode_key(cursor.key())[0] if cursor.last() else 0
@@ -356,6 +361,8 @@ class JobStore(Store):
                 self._forget_dead_readers(env)
                 self._carry_out(env, records)
                 self._tidy(env)
+                self._end = self._content(env)
+                self._spare.fill(self._end)
             except lmdb.Error as error:
                 said = self._said(error, "cannot write to the store")
                 if said.errno != errno.ENOSPC:
@@ -363,6 +370,11 @@ class JobStore(Store):
                 raise said from error
             if self._mapped > self._MAPPED:
                 self._lay_map(env)
+
+    @staticmethod
+    def _content(env: lmdb.Environment) -> int:
+        """The byte of the file at which its last page ends."""
+        return int((env.info()["last_pgno"] + 1) * env.stat()["psize"])
 
     def _forget_dead_readers(self, env: lmdb.Environment) -> None:
         """A reader that was killed, such as a copy for a backup, would keep all pages of its time from being used again."""
@@ -461,9 +473,17 @@ class JobStore(Store):
         return min(free - 2 * self._LEAST, free + self.unused_bytes() - self._RESERVE)
 
     def _free(self) -> int:
-        """Bytes that this user may still write there."""
+        """Bytes that this user may still write there, with those of the spare."""
+        spare = self._spare
+        if spare.is_short(self._end) and self._writing.acquire(False):
+            try:
+                spare.fill(self._end)
+            finally:
+                self._writing.release()
+        if spare.refused:
+            return spare.size(self._end)
         try:
-            return shutil.disk_usage(self.folder).free
+            return shutil.disk_usage(self.folder).free + spare.size(self._end)
         except OSError as error:
             raise self._said(error, "cannot see how many bytes are free for the store") from error
 
