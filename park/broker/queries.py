@@ -166,6 +166,9 @@ class Public:
             case messages.Snapshot():
                 header = messages.Header(self._store.id, self._store.epoch, self.table.seq, message.id)
                 yield Send(peer, header, self.table.header())
+            case messages.Status(job=0, fields=[messages.COUNT]) if message.below:
+                number = self._dispatcher.state.ended.catalogue.count(_query(message), message.below)
+                yield Send(peer, messages.Records(message.id), codec.pack([[number]]))
             case messages.Status(job=0):
                 if unknown := set(message.fields).difference(_FIELDS):
                     text = f"records of jobs have no field {min(unknown)!r}: they have {', '.join(_FIELDS)}"

@@ -57,9 +57,19 @@ def archived_rows(link: Link, query: Query, names: Sequence[str], below: int = 0
     return [row[1:] for row in _page(link, query, names, below or MAX_INT)]
 
 
+def count_archived(link: Link, query: Query, below: int = 0) -> int:
+    """The number of jobs in the archive that *query* finds. *below*: only jobs with smaller numbers; 0: all."""
+    return int(_ask(link, query, [messages.COUNT], below or MAX_INT)[0][0])
+
+
 def _page(link: Link, q: Query, names: Sequence[str], below: int = 0) -> list[list[Any]]:
     """One answer: the number of each job, then its fields. *below*: archived jobs with lower numbers; 0: the table."""
-    tags, states, shown = list(q.tags), list(q.states), ["job", *names]
+    return _ask(link, q, ["job", *names], below)
+
+
+def _ask(link: Link, q: Query, shown: list[str], below: int) -> list[list[Any]]:
+    """The rows of one answer."""
+    tags, states = list(q.tags), list(q.states)
     _, data = link.ask(
         lambda n: messages.Status(n, 0, q.owner, states, tags, q.word, q.since, q.newest, shown, below)
     )

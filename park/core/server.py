@@ -29,7 +29,7 @@ from park.body import environment
 from park.body.inputs import check_function
 from park.client import requests, waiting
 from park.client.job_files import JobFiles
-from park.client.job_lists import archived_rows, find_rows, query_of
+from park.client.job_lists import archived_rows, count_archived, find_rows, query_of
 from park.client.link import ANSWER_SECONDS, Link
 from park.client.live_table import LiveTable
 from park.client.pending import Reply
@@ -570,6 +570,10 @@ class ServerProxy(Server):
         names = list(JobRecord.__struct_fields__)
         rows = archived_rows(self._link, query, names, below)
         return [JobRecord.from_map(dict(zip(names, row, strict=True))) for row in rows]
+
+    def count_archived(self, query: Query | None = None, below: int = 0) -> int:
+        """The number of jobs in the archive that *query* finds; None: all jobs. *below*: as in `archived`."""
+        return count_archived(self._link, query or Query(), below)
 
     def rows(self, query: Query, names: Sequence[str], archived: bool = False) -> list[list[Any]]:
         """Of the same records only the fields *names*, a list a job: cheaper where there are thousands.

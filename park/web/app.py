@@ -28,7 +28,7 @@ from park.version import __version__
 from park.web import fit_file, metrics, steering
 from park.web.access import Gate
 from park.web.guard import Guard, prefix_of, session_of
-from park.web.listing import PAGE_ROWS, ArchiveView, View
+from park.web.listing import PAGE_ROWS, ArchivePage, ArchiveView, View
 from park.web.watch import FabricWatch
 
 FOLDER = Path(__file__).parent
@@ -132,16 +132,22 @@ class Site:
         )
 
     async def _archived(self, request: Request) -> Response:
-        """A page of jobs that ended long ago, from the broker's archive. *older*: they have lower numbers; 0: the end."""
+        """A page of jobs that ended long ago, from the broker's archive.
+
+        *total*: the number of jobs that pass the filters. *first*: the place of the page's first row among them, from 1.
+        *older*: the next page has lower numbers than this; 0: there is none.
+        """
         watch = self.watch
         view = ArchiveView.of(request.query_params)
-        records = await asyncio.to_thread(archived, watch.service, view)
-        more = len(records) >= PAGE_ROWS  # of those asked for, one that cannot be read may be missing
+        page = await asyncio.to_thread(archive_page, watch.service, view)
+        more = len(page.records) >= PAGE_ROWS  # of those asked for, one that cannot be read may be missing
         return _json(
             {
                 "number": watch.board.number,
-                "rows": [watch.row(record) for record in records[:PAGE_ROWS]],
-                "older": records[:PAGE_ROWS][-1].job if more else 0,
+                "rows": [watch.row(record) for record in page.records[:PAGE_ROWS]],
+                "total": page.total,
+                "first": page.first,
+                "older": page.records[:PAGE_ROWS][-1].job if more else 0,
                 "choices": watch.choices() if request.query_params.get("choices") else None,
             }
         )
@@ -222,15 +228,30 @@ def about(record: JobRecord, place: str) -> dict[str, Any]:
     }
 
 
-def archived(service: ServerProxy, view: ArchiveView) -> list[JobRecord]:
-    """The records of a page of the archive."""
-    found = service.archived(view.query, view.below)
-    if view.number and not view.below and view.number not in service.table.jobs:
-        with contextlib.suppress(UnknownJob):
-            record = service.status(view.number)
-            if replace(view.query, word="").matches(record):
-                found = [record, *(each for each in found if each.job != record.job)]
-    return found
+def archive_page(service: ServerProxy, view: ArchiveView) -> ArchivePage:
+    """A page of the archive. The job whose number the text is stands before all others."""
+    records, total = service.archived(view.query, view.below), service.count_archived(view.query)
+    before = total - service.count_archived(view.query, view.below) if view.below else 0
+    if (named := _named(service, view)) is not None:
+        records = [each for each in records if each.job != named.job]
+        found = view.query.matches(named)
+        total += not found
+        if not view.below:
+            records = [named, *records]
+        elif not found or named.job < view.below:  # else the query has counted it
+            before += 1
+    return ArchivePage(records, total, before + 1)
+
+
+def _named(service: ServerProxy, view: ArchiveView) -> JobRecord | None:
+    """The archived job whose number the text is, if it passes the other filters."""
+    if not view.number or view.number in service.table.jobs:
+        return None
+    with contextlib.suppress(UnknownJob):
+        record = service.status(view.number)
+        if replace(view.query, word="").matches(record):
+            return record
+    return None
 
 
 def number_of(text: str) -> int:

@@ -133,6 +133,16 @@ class Page(Struct, frozen=True):
     states: dict[str, int]
 
 
+class ArchivePage(Struct, frozen=True):
+    """The *records* of a page of the archive. *total*: the jobs that its view finds; *first*: the place of the first record
+    among them, from 1.
+    """
+
+    records: list[JobRecord]
+    total: int
+    first: int
+
+
 def page_of(view: View, records: Iterable[JobRecord]) -> Page:
     """The page of *records* that *view* names; the last one where there are fewer pages."""
     passing = [r for r in records if view.has(r)] if view.owner or view.tag or view.text else list(records)

@@ -27,6 +27,8 @@ from msgspec import Meta, Struct, field
 
 VERSION = 2
 
+#: In place of the fields of a Status: the number of jobs instead of their records.
+COUNT = "count"
 MAX_INT = 2**63 - 1
 MAX_ITEMS = 4096
 _ITEMS = Meta(max_length=MAX_ITEMS)
@@ -489,7 +491,8 @@ class Status(Message, frozen=True):
     match the other fields (`park.table.query.Query`). The broker answers with Records.
 
     *fields*: only these fields, as a list of values for each job; empty: all fields, as a map for each job. *below*:
-    archived jobs with smaller numbers, newest first, a page at a time; an empty page is the last.
+    archived jobs with smaller numbers, newest first, a page at a time; an empty page is the last. With *below* and `COUNT`
+    as the only field the answer is one list, whose one item is the number of all these archived jobs.
     """
 
     id: Count

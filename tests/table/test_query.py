@@ -72,6 +72,8 @@ def test_the_catalogue_of_archived_jobs_finds_what_a_search_finds(
     for query in queries:
         found = [r.job for r in left if query.matches(r) and r.job < below]
         assert list(catalogue.find(query, below)) == found
+        assert catalogue.count(query, below) == len(found)
+    assert catalogue.count(Query(), 99) == len(left)
     for record in left:
         catalogue.remove(record.job)
     assert not any(shared.values for shared in catalogue._shared.values())

@@ -28,9 +28,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
     try:
         with connect(manager.endpoints["clients"], "ann") as service:
             for n in range(JOBS):
-                job = service.start(
-                    abs, [1], when=1000, tags=["even", "odd"][n % 2], name=f"Scan {n // 10} of ann"
-                )
+                tags = [["even", "odd"][n % 2], *["12", "30"][: 2 * (n >= 20)]]
+                job = service.start(abs, [1], when=1000, tags=tags, name=f"Scan {n // 10} of ann")
                 service.abort(job)
             until(lambda: len(service.table.jobs) == IN_TABLE)
             with served(service, admin=True, place=manager.endpoints["clients"]) as server:
@@ -46,12 +45,16 @@ def test_the_archive_comes_a_page_at_a_time(server: PageServer) -> None:
         def found(query: str) -> list[int]:
             """The jobs of all pages."""
             jobs: list[int] = []
+            totals: set[int] = set()
             below = 0
             while True:
                 page = visitor.get(f"/api/jobs?archived=1{query}&below={below or ''}")
+                assert page["first"] == len(jobs) + 1
                 jobs += [row["job"] for row in page["rows"]]
+                totals.add(page["total"])
                 below = page["older"]
                 if not below:
+                    assert totals == {len(jobs)}
                     return jobs
 
         old = list(range(JOBS - IN_TABLE, 0, -1))
@@ -64,6 +67,8 @@ def test_the_archive_comes_a_page_at_a_time(server: PageServer) -> None:
         ]  # the number, then those with it in the name
         assert found("&owner=bob") == found("&state=failed") == found("&text=7&tag=even&owner=bob") == []
         assert found("&text=119") == []  # the table has it
+        assert found("&text=12") == [12, *range(117, 20, -1)]  # the number, then those with the tag
+        assert found("&text=30") == [30, *range(117, 30, -1), *range(29, 20, -1)]  # it has the tag too
         assert visitor.get("/api/jobs")["total"] == IN_TABLE
         assert "is no number of a job" in visitor.get("/api/jobs?archived=1&below=x", 400)["error"]
         assert visitor.post("/api/job/5/delete").status_code == 200
@@ -89,6 +94,9 @@ def test_the_archive_is_read_by_keys_and_by_links(server: PageServer) -> None:
         press("n")
         first(67)
         assert page.url.endswith("?archived=1&below=68")
+        total = page.locator("#jobs-caption").inner_text().removesuffix(" archived jobs, the newest first")
+        assert JOBS - IN_TABLE - 1 <= int(total) <= JOBS - IN_TABLE  # another test deletes one
+        assert page.locator("#page").inner_text() == f"51 to 100 of {total}"
         press("j")
         press("Enter")
         page.wait_for_url("**/job?n=67")
@@ -100,6 +108,7 @@ def test_the_archive_is_read_by_keys_and_by_links(server: PageServer) -> None:
         press("/")
         page.keyboard.type("Scan 3")
         first(40)
+        page.locator("#jobs-caption", has_text="10 archived jobs pass the filters").wait_for()
         assert "archived=1" in page.url
         assert "text=Scan+3" in page.url
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from park.table.query import Query
 
 
@@ -169,6 +171,12 @@ class Catalogue:
                 and self._submitted[i] >= query.since
             ):
                 yield self._jobs[i]
+
+    def count(self, query: Query, below: int) -> int:
+        """The number of jobs that `find` finds."""
+        if replace(query, newest=0) == Query() and below > max(self._jobs[-1:], default=0):
+            return len(self)
+        return sum(1 for _ in self.find(query, below))
 
     def _matching(self, name: str, matches: Callable[[Any], bool]) -> set[int]:
         return {number for number, value in self._shared[name].values.items() if matches(value)}

@@ -88,6 +88,8 @@ def jobs(
             print_table(
                 *columns.shown(names, columns.lines(rows, names, sys.stdout.isatty()), chosen is None)
             )
+            if everybody and sys.stdout.isatty() and (old := service.count_archived(query)):
+                click.echo(f"{len(rows):,} jobs, {old:,} of them in the archive")
         else:
             hint = "" if everybody or states else " that have not ended (park jobs -a shows all)"
             click.echo(f"no jobs{hint}", err=True)

@@ -104,8 +104,11 @@ function live(page, filtered) {
 /** A page of the archive. The next one begins below the last number of this one. */
 function archive(page, filtered) {
   older = page.older;
-  say($("jobs-caption"), `Archived jobs${filtered ? " that pass the filters" : ""}, the newest first`);
-  say($("page"), view.below ? `below number ${view.below}` : "the newest");
+  const found = count(page.total, "archived job");
+  const passes = filtered ? (page.total === 1 ? " passes the filters" : " pass the filters") : "";
+  say($("jobs-caption"), `${found}${passes}${page.total > 1 ? ", the newest first" : ""}`);
+  const last = page.first + page.rows.length - 1;
+  say($("page"), page.rows.length ? `${page.first.toLocaleString("en")} to ${last.toLocaleString("en")} of ${page.total.toLocaleString("en")}` : "");
   $("back").disabled = !view.below;
   $("forth").disabled = !older;
 }
@@ -235,7 +238,7 @@ function owners(rows) {
     h("td", { class: "figure" }, String(o.jobs)), part(o.share, `Share due to ${o.owner}`), part(o.now, `Slots of ${o.owner} now`),
     part(o.used, `Slots of ${o.owner} in the last hour`),
     h("td", { class: "figure" }, o.credits === null ? "no limit" : Math.round(o.credits).toLocaleString("en"))));
-  if (!lines.length) lines.push(h("tr", {}, h("td", { colspan: 6, class: "empty" }, "Nobody has jobs now.")));
+  if (!lines.length) lines.push(h("tr", {}, h("td", { colspan: 6, class: "empty" }, "No owner has jobs now.")));
   $("owner-rows").replaceChildren(...lines);
 }
 
