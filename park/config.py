@@ -10,7 +10,7 @@ terms of credit and its limits for owners::
     cap = 36000            # credits that an account begins with, and is filled up to
     rate = 1500            # credits an hour
 
-    [credits.owners.ada]   # what differs for one owner
+    [credits.owners.ada]   # terms of one owner that differ
     cap = 100000
 
     [limits]

@@ -97,7 +97,7 @@ class ParkBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             future.add_done_callback(callback)
         return future
 
-    apply_async = submit  # of joblib before 1.5
+    apply_async = submit  # the name in joblib before 1.5
 
     def retrieve_result_callback(self, future: Future[Any]) -> Any:
         """The results of the batch; raises what it has raised."""

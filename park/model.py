@@ -111,7 +111,7 @@ class JobRecord(Record, frozen=True):
     job: int
     owner: str
     name: str = ""
-    #: what a `Job` of this record is: "job", "session", or the entry point of a `Job` subclass
+    #: the kind of its `Job`: "job", "session", or the entry point of a `Job` subclass
     kind: str = "job"
     tags: tuple[str, ...] = ()
     priority: int = 0
@@ -123,7 +123,7 @@ class JobRecord(Record, frozen=True):
     total: int | None = None
     #: units that failed, among those done
     failed: int = 0
-    #: what the body itself reported: done of total, what is counted, and how good it is by now, in a few words
+    #: the progress that the body has published: done of total, the units that it counts, and the quality by now in words
     progress: tuple[float, float] | None = None
     units: str = ""
     note: str = ""
@@ -148,9 +148,9 @@ class JobRecord(Record, frozen=True):
     epoch: int = 0
     #: the command that made it: a script or what else was named, then its arguments
     argv: tuple[str, ...] = ()
-    #: what its body has to say of its result, in a sentence or two
+    #: the remark of the body on its result, in a sentence or two
     remark: str = ""
-    #: of a private job: how it stands with the allocation that its kernels come from, as "4711.head is queued, place 12"
+    #: the state of the allocation of a private job, as "4711.head is queued, place 12"
     allocation: str = ""
 
     def __post_init__(self) -> None:
@@ -246,7 +246,7 @@ class AccountRecord(Record, frozen=True):
         return hash((self.owner, self.balance, self.use))
 
 
-class Backlog(Record, frozen=True):
+class WaitingWork(Record, frozen=True):
     """The work that waits, for kernels of a kind: the *slots* that it could use at once, and its *jobs*.
 
     *others*: the number of jobs that wait and do not count, by the reason. *parts*: the slots of each job that counts, by
@@ -279,7 +279,7 @@ class Progress:
     """The progress of a body: *done* of *total*, counted in *units* (a word for people). *note*: its quality by now
     in a few words, such as "chisq 1.02". Both are cut after 40 characters.
 
-    *done* and *total* are from 0 to 1e15. What is not finite is unknown, and is not shown.
+    *done* and *total* are from 0 to 1e15. A number that is not finite counts as unknown, and is not shown.
     """
 
     done: float

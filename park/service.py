@@ -50,7 +50,7 @@ class ServiceManager:
         self._home: Path | None = None
         #: a folder of its own, which goes with it
         self._folder: Path | None = None
-        #: where it listens, by name: over ipc, and over tcp
+        #: the addresses at which it listens, by name: over ipc, and over tcp
         self.endpoints: dict[str, str] = {}
         self.tcp: dict[str, str] = {}
         self.keyring: Keyring | None = None

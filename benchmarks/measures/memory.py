@@ -1,8 +1,8 @@
 """The memory of a broker whose peers do not take their messages.
 
 A broker over ipc with a kernel, and beside a client that reads: a client that has a map and never reads, a client that
-has asked for large results and never reads them, and a mirror that is stopped. What is told is by how many megabytes
-the broker grew at the most (`RssAnon`: pages of its database that the system caches are not its own).
+has asked for large results and never reads them, and a mirror that is stopped. The figure is the largest growth of
+the broker in megabytes (`RssAnon`: pages of its database that the system caches are not its own).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ with its standard errors and once without, as jobs of the local service. Counted
 interval of a parameter holds the value that the data were made from. Fits that say that they have not converged are
 counted apart.
 
-The rule: of n data sets the count of intervals that hold is binomial. *Single* counts: the study asks so many questions
-that one answer in twenty studies may be outside by chance (exact two-sided test of each parameter's count, at 5 % over
+The rule: of n data sets the count of intervals that hold is binomial. *Single* counts: the study asks many questions, and
+one answer in twenty studies may be outside by chance (exact two-sided test of each parameter's count, at 5 % over
 the number of counts). *Pooled* over all models, the share that holds is within three standard deviations for each
 method, level and kind of errors; parameters of one data set hang together, so that each data set counts as one.
 """

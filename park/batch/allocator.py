@@ -34,7 +34,7 @@ from msgspec import Struct, field
 
 from park.batch.profiles import ENDED, QUEUED, UNKNOWN
 from park.batch.systems import Allocation, find
-from park.model import Backlog
+from park.model import WaitingWork
 from park.text import visible
 
 #: Failures in a row after which an allocator pauses.
@@ -96,7 +96,7 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: further options of park-kernel
     options: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    #: whose jobs come first, or are the only ones
+    #: the owner whose jobs come first, or are the only ones
     owner: str = ""
     only: bool = False
     #: jobs of a lower priority do not count
@@ -152,7 +152,7 @@ class Tracked(Struct, kw_only=True):
     up: float = 0.0
     kernels: int = 0
     worked: bool = False
-    #: what the batch system says of it, or why it ends
+    #: the batch system's words for it, or the reason of its end
     words: str = ""
 
 
@@ -316,7 +316,7 @@ class Look:
             a.missing = self.now
         if a.id and a.stage is not Stage.ENDING:
             a.words = f"{self.policy.system} does not list it"
-        # where its kernels have left, too, it has most likely ended
+        # if its kernels have left, too, it has most likely ended
         grace = min(self.policy.grace, LEFT_SECONDS) if a.came_up else self.policy.grace
         if self.now - a.missing >= grace:
             self._forget(a, self.last_words(a.name) or f"{self.policy.system} does not list it any more")
@@ -398,7 +398,7 @@ NOTHING_CLAIMED: Mapping[str, int] = {}
 def decide(
     policy: Policy,
     state: AllocatorState,
-    backlog: Backlog | None,
+    backlog: WaitingWork | None,
     now: float,
     claimed: Mapping[str, int] = NOTHING_CLAIMED,
 ) -> tuple[list[Action], str]:
@@ -445,7 +445,7 @@ def _cancels(state: AllocatorState, now: float) -> Iterator[CancelAllocation]:
 def _why_not(
     policy: Policy,
     state: AllocatorState,
-    backlog: Backlog | None,
+    backlog: WaitingWork | None,
     lasting: int,
     now: float,
     claimed: Mapping[str, int],
@@ -490,7 +490,7 @@ def _why_not(
     return ""
 
 
-def _others(backlog: Backlog) -> str:
+def _others(backlog: WaitingWork) -> str:
     """Why jobs that wait do not count, in words."""
     if not backlog.others:
         return ""

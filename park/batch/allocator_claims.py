@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from park.batch.allocator import AllocatorState, Policy, Stage
-from park.model import Backlog
+from park.model import WaitingWork
 
 #: Seconds for which an allocation claims work while the batch system lets it wait.
 CLAIM_SECONDS = 600.0
@@ -20,7 +20,7 @@ def claims(
     name: str,
     policies: Mapping[str, Policy],
     states: Mapping[str, AllocatorState],
-    backlogs: Mapping[str, Backlog | None],
+    backlogs: Mapping[str, WaitingWork | None],
     now: float,
 ) -> dict[str, int]:
     """The slots of the work of allocator *name* that each other one has claimed, by its name."""

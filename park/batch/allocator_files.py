@@ -29,7 +29,7 @@ MAX_LOG_BYTES = 1 << 16
 NO_DEFINITIONS = (0, 0)
 
 
-class Record(Struct, kw_only=True):
+class AllocatorRecord(Struct, kw_only=True):
     """The knowledge of the allocators of one broker."""
 
     #: the letters that stand for the broker in the names of allocations, and the number of the last name
@@ -80,11 +80,11 @@ class AllocatorFiles:
                 else:
                     self._definitions.unlink(missing_ok=True)
 
-    def record(self) -> Record:
+    def record(self) -> AllocatorRecord:
         """The records of the allocators. Raises StoreError."""
-        return _read(self._record, Record) or Record()
+        return _read(self._record, AllocatorRecord) or AllocatorRecord()
 
-    def write_record(self, record: Record, durable: bool = False) -> None:
+    def write_record(self, record: AllocatorRecord, durable: bool = False) -> None:
         """Write down what they know. *durable*: it outlives a failure of the power, too."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
         _write(self._record, record, durable)

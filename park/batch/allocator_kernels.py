@@ -73,7 +73,7 @@ def kernel_command(policy: Policy, name: str, way: Access | None, has_one_node: 
     if policy.owner:
         words += ["--owner", policy.owner, *(["--only-own"] if policy.only else [])]
     command = f"exec {shlex.join([*words, *policy.options])}"
-    # of a checkout that is not installed
+    # for a checkout that is not installed
     path = os.environ.get("PYTHONPATH")
     return f"export PYTHONPATH={shlex.quote(path)}\n{command}" if path else command
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from park.batch import allocator, systems
 from park.batch.allocator import AllocatorState, Look, Policy, Sight, SubmitAllocation
 from park.batch.allocator_claims import claims
-from park.batch.allocator_files import NO_DEFINITIONS, AllocatorFiles, Record
+from park.batch.allocator_files import NO_DEFINITIONS, AllocatorFiles, AllocatorRecord
 from park.batch.allocator_kernels import (
     access,
     clean,
@@ -30,7 +30,7 @@ from park.batch.allocator_kernels import (
 )
 from park.batch.profiles import profile
 from park.errors import BatchError, ParkError, StoreError
-from park.model import Backlog, KernelRecord
+from park.model import KernelRecord, WaitingWork
 from park.util.stdio import tell
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ LOOK_SECONDS, SWEEP_SECONDS, STEP_SECONDS = 10.0, 300.0, 0.3
 class AllocatorLoop:
     """Runs the allocators of the broker that lives in *home*, and is connected as *service*.
 
-    *connection*: the broker's connection file. The times *now* are seconds of `Record.clock`.
+    *connection*: the broker's connection file. The times *now* are seconds of `AllocatorRecord.clock`.
     """
 
     def __init__(self, home: Path, service: ServerProxy, connection: Path) -> None:
@@ -55,7 +55,7 @@ class AllocatorLoop:
             self.record = self.files.record()
         except StoreError as error:
             tell(f"park alloc: {error}; allocations that are there are cancelled", "warning")
-            self.record = Record()
+            self.record = AllocatorRecord()
         self.record.broker = allocator.broker_id(service.about().store)
         self._began = self.record.clock - time.monotonic()
         self._sweep_at = 0.0
@@ -120,7 +120,7 @@ class AllocatorLoop:
         self._drop(definitions)
         self.files.write_record(record)
 
-    def _backlog(self, policy: Policy) -> Backlog | None:
+    def _backlog(self, policy: Policy) -> WaitingWork | None:
         """The work that waits for the kernels of an allocator; None: the broker does not answer."""
         try:
             return None if self._service.table.stale else self._service.backlog(**kind_of(policy))
@@ -128,7 +128,7 @@ class AllocatorLoop:
             return None
 
     def _listed(
-        self, definitions: dict[str, Policy], backlogs: dict[str, Backlog | None], now: float
+        self, definitions: dict[str, Policy], backlogs: dict[str, WaitingWork | None], now: float
     ) -> dict[str, list[systems.Allocation] | str]:
         """The jobs of this user by batch system, or the words of one that does not tell; asked only where that matters."""
         record, sweeps = self.record, now >= self._sweep_at
@@ -171,7 +171,7 @@ class AllocatorLoop:
         self,
         policy: Policy,
         state: AllocatorState,
-        backlog: Backlog | None,
+        backlog: WaitingWork | None,
         now: float,
         claimed: dict[str, int],
     ) -> str:

@@ -54,7 +54,7 @@ def submit(client: Any, name: str, script: str, output: str, errors: str) -> str
 
 
 def cancel(client: Any, key: str) -> bool:
-    """Cancel a job, whoever has submitted it; whether there was one."""
+    """Cancel a job of any client. Returns whether there was one."""
     import distributed
 
     if key not in client.run_on_scheduler(wanted):

@@ -36,7 +36,7 @@ LISTED_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class KeeperStep:
     """The next thing to do: "submit", "cancel", "wait", or "leave". *say*: how the allocation stands, for the table."""
 
     do: str
@@ -50,7 +50,7 @@ def next_step(
     known: float,
     over: float,
     last_words: str = "",
-) -> Step:
+) -> KeeperStep:
     """The next step for an order. Pure.
 
     *state*: the job's; None: it is gone. *seen*: the allocation as the batch system has it; None: it has none. *known*:
@@ -59,19 +59,19 @@ def next_step(
     there = seen is not None and seen.state != ENDED
     if state is None or state.ended:
         if not order.id or not there:
-            return Step("leave")
+            return KeeperStep("leave")
         leaving = seen is not None and seen.state == RUNNING and over < LEAVING_SECONDS
-        return Step("wait" if leaving else "cancel")
+        return KeeperStep("wait" if leaving else "cancel")
     if not order.id:
-        return Step("wait" if state is JobState.WAITING else "submit")
+        return KeeperStep("wait" if state is JobState.WAITING else "submit")
     if seen is not None and there:
-        return Step("wait", in_words(seen))
+        return KeeperStep("wait", in_words(seen))
     if seen is None and known < LISTED_SECONDS:
-        return Step("wait")
+        return KeeperStep("wait")
     if order.more:
-        return Step("submit", f"{order.id} has ended before the job")
+        return KeeperStep("submit", f"{order.id} has ended before the job")
     words = f", with the words: {last_words}" if last_words else ""
-    return Step(
+    return KeeperStep(
         "leave", f"{order.id} has ended before the job{words}; `park alloc give {order.job}` asks for another"
     )
 

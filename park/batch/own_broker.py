@@ -62,7 +62,7 @@ class OwnBroker:
         return str(self.connection if tcp is None else tcp["clients"])
 
     def new_key(self, file: Path) -> Path:
-        """Write a key for kernels that serve whoever uses this broker."""
+        """Write a key for kernels that serve all users of this broker."""
         Keyring(self.home).new(plain_name(usertag()), POOL, file)
         return file
 

@@ -178,8 +178,8 @@ class Environment:
         kernel keeps the newest one and hands it in later, so a loop may say ``wait=0`` and go on. It goes when the unit
         is answered. Only units of a job have checkpoints, not those of a map inside, nor of a session.
 
-        What the body of a job that runs once was told before is part of its state: a rerun is not told it again. So read
-        `restored` before the first safe point.
+        A job that runs once gets each control only once: a control from before the checkpoint is part of the state, and a
+        rerun does not get it again. So read `restored` before the first safe point.
         """
         if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:
             raise InvalidRequest(f"wait={wait!r} is not a number of seconds from 0")
@@ -189,8 +189,8 @@ class Environment:
     def store(self) -> FileStore:
         """The files that are kept with the job: a mapping from names to bytes, on the broker's disk.
 
-        What is put there is durable when the statement is done, any unit of the job may read it, also when it runs again,
-        and `job.files` does later. A name has 1 to 100 characters, a file at most 512 MiB, a job 500 of them; they count to
+        A file is durable once the statement is done. Any unit of the job may read it, also when it runs again, and later
+        the client in `job.files`. A name has 1 to 100 characters, a file at most 512 MiB, a job 500 of them; they count to
         its owner's stored bytes. Raises InvalidRequest, LimitReached, Refused where the disk is full::
 
             park.environment().store["chains.npz"] = data

@@ -27,7 +27,7 @@ class _RaisedInParts(_Raised):
     def __reduce__(self) -> Any:
         error = self.error
         attributes = {name: value for name, value in vars(error).items() if _travels(value)}
-        args = _built_in(type(error)).__reduce__(error)[1]  # those of an OSError are more than its ``args``
+        args = _built_in(type(error)).__reduce__(error)[1]  # an OSError has more of them than its ``args``
         return _from_parts, (type(error), args, attributes, self.text)
 
 

@@ -1,7 +1,7 @@
 """Modules that another process finds by their names, and those that it does not.
 
 A script may load a file as a module under any name (``importlib.util.spec_from_file_location``), or a file whose name
-another module has. What such modules define cannot be imported elsewhere, though it looks so here.
+another module has. The functions and classes of such modules cannot be imported elsewhere, though it looks so here.
 """
 
 from __future__ import annotations

@@ -261,7 +261,7 @@ def _dispatch(state: State, effects: Effects, job: BrokerJob, map_: JobMap, kern
     size = map_.chunk_size(state.roster.slots_for(map_.owner, job.needs.job), estimate)
     size = min(size, state.estimates.most(map_.owner, map_.function))
     if job.submit.max_unit_time and not job.submit.idempotent:
-        size = 1  # of several, those beside one that runs too long would run twice
+        size = 1  # in a larger chunk the units beside one that runs too long would run twice
     _give_out(state, effects, job, map_, size, kernel)
     job_lifecycle.refresh(state, effects, job)
 

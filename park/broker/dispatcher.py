@@ -163,8 +163,8 @@ class Dispatcher:
             times.append(state.stragglers.next_deadline())
         if state.clock.awake or state.free_slots.reserved:
             times.append(state.preemption.next_deadline())
-        if state.held.delayed:
-            times.append(state.now + max(0.0, state.held.delayed[0][0] - state.wall))
+        if state.deferred.delayed:
+            times.append(state.now + max(0.0, state.deferred.delayed[0][0] - state.wall))
         if fetches.is_due(state):
             times.append(state.now)
         return min(times)
@@ -267,8 +267,11 @@ def _tick(state: State, effects: Effects, tick: Tick) -> None:
     now = effects.now
     state.wall_offset = tick.wall - now
     effects.wall = state.wall
-    while state.held.delayed and state.held.delayed[0][0] <= tick.wall + job_lifecycle.DUE_TOLERANCE_SECONDS:
-        job = state.jobs.get(heapq.heappop(state.held.delayed)[1])
+    while (
+        state.deferred.delayed
+        and state.deferred.delayed[0][0] <= tick.wall + job_lifecycle.DUE_TOLERANCE_SECONDS
+    ):
+        job = state.jobs.get(heapq.heappop(state.deferred.delayed)[1])
         if job is not None:  # else it was aborted, and deleted since
             job_lifecycle.release(state, effects, job)
     if state.ended.keep.age is not None and now >= state.retention_clock.write_due:

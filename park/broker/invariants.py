@@ -84,7 +84,7 @@ def _check_job(state: State, job: BrokerJob) -> None:
     assert len(opened) <= 1
     expected = doors if job.dealt and job.reserved is None else set()
     assert state.clock.doors(job.number) == expected, (job.record, doors)
-    # what the service clock was told is what was used, and what is thought of what runs
+    # the service clock counts the seconds that were used and the estimates of running units
     charged = job.seconds + sum(state.attempts[n].charged for n in job.attempts)
     assert abs(state.clock.charged(job.number) - charged) < 1e-6 * (1.0 + charged), job.record
 

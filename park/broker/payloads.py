@@ -125,7 +125,7 @@ class Payloads:
                 return value
             if len(value) > MAX_OPEN_PACK_BYTES:
                 return cut(value, ref.lo, ref.hi)
-            if where not in self._packs:  # where ten thousand jobs take turns, none comes again soon
+            if where not in self._packs:  # if ten thousand jobs take turns, none comes again soon
                 self._packs[where] = None
                 if len(self._packs) > MAX_OPEN_PACKS:
                     self._packs.popitem(last=False)

@@ -201,7 +201,7 @@ class Public:
                     yield Send(peer, messages.Records(message.id), codec.pack([self._shown(message.job)]))
                     return
                 try:
-                    # of one that is being deleted the row is there until that is on disk
+                    # a job that is being deleted has its row until that is on disk
                     owner = job.owner if job is not None else self.table.jobs[message.job].owner
                     rights.check_sender(self._dispatcher.state, event, message.job, owner)
                 except Refused as error:
@@ -224,7 +224,9 @@ class Public:
         at, lost = passed, ""
         if since is None:
             kept = [entry for entry in kept if message.logs and entry.kind == "log"]
-            if kept:  # his place moves on with the lines, and from the last one to that of the next message
+            if (
+                kept
+            ):  # the follower's place moves on with the lines, and after the last one to the next message
                 at = kept[0].at - 1
                 kept[-1] = kept[-1]._replace(at=passed)
         elif since > passed:  # the store is older than the messages that the peer has

@@ -47,7 +47,7 @@ class Touched:
 
 
 @dataclass(slots=True)
-class Held:
+class DeferredWork:
     """Jobs that may go on later (at their time, or because another job has ended), and answers that do."""
 
     #: (wall clock, job), a heap: when jobs that wait for their time may go on
@@ -70,7 +70,7 @@ class Standing:
 class Suspects:
     """Units that may have killed their kernels (`park.broker.handlers.suspects`)."""
 
-    #: those units, by the incarnation of each lost kernel
+    #: the suspect units of each lost kernel, by its incarnation
     lost_units: dict[bytes, list[tuple[bytes, int]]] = field(default_factory=dict)
     #: suspect units that run one by one
     trials: list[Trial] = field(default_factory=list)
@@ -175,7 +175,7 @@ class State:
         self.duplicates = 0
         #: kernels that are owed acknowledgements of stream messages, and when they get them
         self.stream_acks_due: dict[Peer, float] = {}
-        self.touched, self.held, self.suspects = Touched(), Held(), Suspects()
+        self.touched, self.deferred, self.suspects = Touched(), DeferredWork(), Suspects()
         self.recovery = Recovery()
         self.ended = Ended(keep if keep is not None else Keep())
         self.retention_clock = RetentionClock()

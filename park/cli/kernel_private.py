@@ -122,7 +122,7 @@ def _run_to_end(
 ) -> int | None:
     """Run the commands of the kernels and of the job until one of them or the broker ends, or this process is told to stop.
 
-    Returns the exit code of the job's command; None: it was cut short. What there is was carried then.
+    Returns the exit code of the job's command; None: it was cut short, and the results up to then were carried.
     """
     with told_to_stop() as stopped, child(kernels, subprocess.PIPE) as fabric:
         with child(job) as waiting:

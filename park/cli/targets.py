@@ -1,11 +1,11 @@
 """The targets of ``park submit``, found and loaded: the problem of a script, or an object of a file or a module.
 
 The script runs as bumps runs it: in its own folder, which is on the path after what is installed, with its own arguments
-in ``sys.argv``. What it prints goes to stderr.
+in ``sys.argv``. Its output goes to stderr.
 
 Kernels elsewhere can import what is installed, and nothing that lies in the script's folder or the working folder. So
-modules from there are taken out of ``sys.modules`` as soon as the target is loaded: what cannot be found by its name
-travels by value. Two scripts may therefore each have a ``helper.py`` of their own.
+modules from there are taken out of ``sys.modules`` as soon as the target is loaded: objects that cannot be found by
+their names travel by value. Two scripts may therefore each have a ``helper.py`` of their own.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _forget(known: set[str], *folders: Path) -> None:
             lying[top] = Path(where).resolve()
     if not lying:
         return
-    # what is on PYTHONPATH elsewhere counts as installed
+    # modules on PYTHONPATH elsewhere count as installed
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     other = os.pathsep.join(path for path in paths if Path(path).resolve() not in places)
     try:

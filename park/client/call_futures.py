@@ -214,7 +214,7 @@ class CallBatch:
         _settle_later(self._session.link, left)
 
     def _tell(self, start: int, stop: int, outcome: _Results | _Dropped | BaseException) -> list[CallFuture]:
-        """Give these units their outcome, if they have none. Returns those that nobody settles."""
+        """Give these units their outcome, if they have none. Returns the futures that the caller must settle."""
         places = slice(start - self._first, stop - self._first)
         futures = [future for future in self._futures[places] if future is not None]
         self._futures[places] = [None] * (stop - start)

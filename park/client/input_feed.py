@@ -56,8 +56,8 @@ class InputFeed:
         self._sent_at = 0.0
         #: the last batch was sent
         self.ended = False
-        #: what reading the inputs has raised: that comes after the results of those before it, unless it has *failed* to
-        #: send them
+        #: the error of reading the inputs. It comes after the results of the inputs before it, unless sending them has
+        #: *failed*
         self.error: BaseException | None = None
         self.failed = False
         self._batches: Iterator[tuple[bytes, bool]] | None = None

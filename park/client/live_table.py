@@ -136,9 +136,9 @@ class LiveTable:
     def subscribe(self, callback: Callback, call_soon: CallSoon | None = None) -> Callable[[], None]:
         """Call ``callback(old, new)`` with the records of each row that changes, from now on; None: there is no such row.
 
-        In a thread of the service, one call after the other; with *call_soon* in a loop of your own:
-        ``call_soon(function, *arguments)`` is to call it there, as asyncio's ``loop.call_soon_threadsafe`` and
-        ``wx.CallAfter`` do. What a callback raises is logged. The function that is returned ends it::
+        The calls come one after the other, in a thread of the service. With *call_soon* they come in a loop of your own:
+        ``call_soon(function, *arguments)`` must call the function there, as asyncio's ``loop.call_soon_threadsafe`` and
+        ``wx.CallAfter`` do. An error of a callback is logged. The returned function ends the subscription::
 
             end = service.table.subscribe(lambda old, new: print(new), call_soon=loop.call_soon_threadsafe)
         """

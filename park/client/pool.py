@@ -51,7 +51,7 @@ class AsyncResult:
 
 
 class PoolResults:
-    """The results of ``imap``: an iterator, whose ``next`` takes a *timeout*. What a call raises is raised in its place."""
+    """The iterator that ``imap`` returns. ``next`` takes a *timeout*. The error of a call is raised in its place."""
 
     def __init__(self, running: Running, ordered: bool) -> None:
         self._running = running

@@ -89,7 +89,7 @@ class _Terminal:
 def _made(title: str, form: str) -> Any:
     """tqdm's bar. Its total is 1: that of a job may change, which tqdm's bar in a notebook does not follow."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # where a notebook has no widgets it is drawn as text
+        warnings.simplefilter("ignore")  # a notebook without widgets gets a bar of text
         if shell() is None:
             from tqdm import tqdm  # 30 ms, and only a terminal sees it
         else:

@@ -109,7 +109,9 @@ def _answers(link: Link, reactor: Reactor, line: Dealer, began: float, address: 
     """Whether the broker welcomes the client in time: *began* is when the client has called it first."""
     if link.wait_live(began + FIRST_ANSWER_SECONDS - time.monotonic()):
         return True
-    if not reactor.call(lambda: line.wait(0.0)):  # what listens there has not taken the connection
+    if not reactor.call(
+        lambda: line.wait(0.0)
+    ):  # the process that listens there has not taken the connection
         return False
     tell(
         f"park: the broker at {address} has taken the connection and does not answer yet: waiting for it",

@@ -42,11 +42,11 @@ from park.model import (
     DRAIN_SECONDS,
     NOT_IN_SESSIONS,
     AccountRecord,
-    Backlog,
     JobRecord,
     KernelRecord,
     Log,
     Request,
+    WaitingWork,
     check_grant,
     is_channel,
     make_request,
@@ -366,7 +366,7 @@ class ServerProxy(Server):
 
     #: tags that requests get besides their own
     _tags: tuple[str, ...] = ()
-    #: where news of the end of their jobs goes, if they do not say so
+    #: the address for news of jobs whose requests name none
     _notify = ""
     #: whether this process was told that the service sends no mail
     _told_no_mail = False
@@ -713,10 +713,10 @@ class ServerProxy(Server):
         _, data = self._link.ask(lambda n: messages.Credits(n, who))
         return [AccountRecord.from_map(fields) for fields in codec.unpack(data)]
 
-    def backlog(self, **kind: Any) -> Backlog:
+    def backlog(self, **kind: Any) -> WaitingWork:
         """The work that waits for kernels of a kind, as `park.wire.messages.Backlog` describes it: for allocators."""
         _, data = self._link.ask(lambda n: messages.Backlog(n, **kind))
-        return Backlog.from_map(codec.unpack(data)[0])
+        return WaitingWork.from_map(codec.unpack(data)[0])
 
     def grant(self, owner: str, credits: float) -> None:
         """Add *credits* to the account of *owner*, beyond the cap if need be.

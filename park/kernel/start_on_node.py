@@ -13,7 +13,7 @@ import sys
 
 
 def main(file: str, command: list[str]) -> None:
-    """Take over folder and variables, and become the command. Those of the batch system that this node has stay."""
+    """Take over folder and variables, and become the command. This node's own variables of the batch system stay."""
     with open(file, encoding="utf-8") as source:
         found = json.load(source)
     own = {name: value for name, value in os.environ.items() if name.startswith("PBS_")}

@@ -173,7 +173,7 @@ class Supervisor:
             return
         try:
             if self._reaper is None:
-                if self._place is None:  # those of a script share its temporary files
+                if self._place is None:  # kernels of a script share its temporary files
                     self._folders.open()
                 self._reaper = orphan_killer.start(self._mark, str(self._folders.root or ""))
             process.start(self._folders.make(process.number))

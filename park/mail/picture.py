@@ -39,27 +39,27 @@ class Line(Struct):
     fine: tuple[Numbers, Numbers] | None = None
 
 
-class Image(Struct):
+class DrawnImage(Struct):
     """Data over two axes, and the fit to them."""
 
     data: list[Numbers]
     fit: list[Numbers]
 
 
-class Curve(Struct):
+class DrawnCurve(Struct):
     """A part of a fit: lines, or an image."""
 
     view: str | None = None
     x: str = ""
     y: str = ""
     lines: list[Line] = field(default_factory=list)
-    image: Image | None = None
+    image: DrawnImage | None = None
 
 
 class Curves(Struct):
     """The part of the file of a fit that a picture shows."""
 
-    curves: list[Curve] = field(default_factory=list)
+    curves: list[DrawnCurve] = field(default_factory=list)
 
 
 def pictures(fits: Mapping[int, bytes]) -> dict[int, bytes]:
@@ -100,7 +100,7 @@ def picture(fit: bytes) -> bytes | None:
     return out.getvalue()
 
 
-def _draw_lines(figure: Any, curve: Curve) -> None:
+def _draw_lines(figure: Any, curve: DrawnCurve) -> None:
     axes = figure.subplots()
     lines = curve.lines[:_MAX_LINES]
     for n, line in enumerate(lines):
@@ -121,7 +121,7 @@ def _draw_lines(figure: Any, curve: Curve) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_image(figure: Any, image: Image) -> None:
+def _draw_image(figure: Any, image: DrawnImage) -> None:
     planes = [[_plain(row) for row in plane] for plane in (image.data, image.fit)]
     finite = [value for plane in planes for row in plane for value in row if math.isfinite(value)]
     for axes, plane, title in zip(figure.subplots(1, 2), planes, ("data", "fit"), strict=True):

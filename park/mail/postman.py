@@ -36,7 +36,7 @@ CLOSE_SECONDS = 5.0
 
 
 @dataclass(slots=True)
-class Held:
+class HeldLetter:
     """A letter that waits. *fits*: the files of its fits by job, until the *message* is composed.
 
     *tries*: those that have failed; *at*: when to try again, monotonic seconds. *away*: the server took nothing at all.
@@ -65,7 +65,7 @@ class Postman:
         self._retry = retry
         self._changed = threading.Condition()
         #: the letters that wait, by number
-        self._held: dict[int, Held] = {}
+        self._held: dict[int, HeldLetter] = {}
         #: letters that have left, of which the broker has not been told; and all that have left in this process
         self._posted: list[int] = []
         self._gone: set[int] = set()
@@ -106,7 +106,7 @@ class Postman:
             if letter.number in self._gone:
                 self._posted.append(letter.number)
             elif letter.number not in self._held:
-                self._held[letter.number] = Held(letter, fits)
+                self._held[letter.number] = HeldLetter(letter, fits)
             self._changed.notify()
 
     def note_behind(self, count: int) -> None:
@@ -172,7 +172,7 @@ class Postman:
                 self._changed.wait(at - now)
         return None
 
-    def _message(self, held: Held) -> EmailMessage:
+    def _message(self, held: HeldLetter) -> EmailMessage:
         """The mail of a letter, composed once."""
         if held.message is None:
             letter, fits = held.letter, held.fits
@@ -180,7 +180,7 @@ class Postman:
             held.message, held.fits = composed(letter, fits, self._settings, self._store, drawn), {}
         return held.message
 
-    def _deliver(self, held: Held) -> tuple[bool, str]:
+    def _deliver(self, held: HeldLetter) -> tuple[bool, str]:
         """Whether the letter has left for good, and the error, if there was one."""
         letter = held.letter
         try:

@@ -1,7 +1,7 @@
-"""Ciphertexts of code for other kernels, over plain TCP: the end that has them, and the end that fetches one.
+"""Ciphertexts of code for other kernels, over plain TCP: the end that serves them, and the end that fetches one.
 
 The server greets each connection with a challenge. The fetcher answers with the name of a ticket and a proof that it knows
-the ticket. The ticket itself never crosses the wire, so that nobody who listens can use it. A ticket is for one kernel and
+the ticket. The ticket itself never crosses the wire, so that an eavesdropper cannot use it. A ticket is for one kernel and
 one ciphertext, counts once, and only for a while. Then the bytes of the ciphertext come, straight from its file.
 
 A connection has a limited time for its answer, and another one for its bytes. The number of connections is limited, too.

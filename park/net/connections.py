@@ -103,7 +103,7 @@ class Connections:
         return sum(bool(connection.hang_up()) for connection in found)
 
 
-class Watch:
+class ConnectionWatch:
     """Cuts connections, as the module says. *share*: connections of one key. *tell* gets the reason of each cut."""
 
     def __init__(self, connections: Connections, share: int, tell: Callable[[str], None]) -> None:

@@ -99,7 +99,7 @@ class _SignalsHeld:
             cls.block = self
             for number, _, waiting in cls.exchanged:
                 _signal.signal(number, waiting)
-        except BaseException:  # of a signal that was not held yet
+        except BaseException:  # a signal came that was not held yet
             self._leave()
             raise
 
@@ -118,7 +118,7 @@ class _SignalsHeld:
                     left.pop()
                 while came:
                     _signal.raise_signal(came.pop(0))
-            except BaseException as raised:  # of another signal meanwhile
+            except BaseException as raised:  # another signal has come meanwhile
                 error = error or raised
         while came:
             _signal.raise_signal(came.pop(0))

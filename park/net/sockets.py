@@ -34,7 +34,7 @@ from zmq.utils import z85
 from park.errors import NoBroker, ProtocolError
 from park.model import Account
 from park.net import zap
-from park.net.connections import Connection, Connections, Watch, descriptor_of
+from park.net.connections import Connection, Connections, ConnectionWatch, descriptor_of
 from park.net.curve import check_curve
 from park.net.descriptors import DescriptorReserve
 from park.net.keys import OBSERVER, POOL, RESCAN_SECONDS, Key, KeyEntry, KeyPair, Keyring
@@ -217,9 +217,9 @@ class Authenticator(_Polled):
         self._look_at = self._write_at = 0.0
         #: shuts the guarded doors while few descriptors are free, and tells of new connections
         self.reserve = reserve
-        self._watch: Watch | None = None
+        self._watch: ConnectionWatch | None = None
         if reserve is not None and sys.platform == "linux":
-            self._watch = Watch(self.connections, reserve.most // 2, self._tell_cut)
+            self._watch = ConnectionWatch(self.connections, reserve.most // 2, self._tell_cut)
             reserve.opened = self._watch.opened
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = _open(self.context, zmq.REP)
@@ -285,7 +285,7 @@ class Authenticator(_Polled):
 
 class _Socket(_Polled):
     _reserve: DescriptorReserve | None = None
-    #: of a guarded socket: the connections to all of its keeper's
+    #: the connections to all sockets of the keeper; only a guarded socket has them
     _connections: Connections
 
     def __init__(

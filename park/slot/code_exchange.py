@@ -8,7 +8,7 @@ from park.wire import messages
 from park.wire.pack import Buffer
 
 
-class CodeExchange:
+class ProcessCode:
     """See the module; *stack*: the frames of the process."""
 
     def __init__(self, channel: KernelChannel, stack: list[Frame]) -> None:

@@ -19,7 +19,7 @@ def watch(begin: Callable[[], Any], end: Callable[[Any], None]) -> None:
 
     An import within an import is part of the outer one; imports of other threads are left out. Python has no hook for the
     end of an import, so this takes the place of the function that its ``import`` statement calls for modules that are not
-    loaded yet. Those that are loaded are found without it. Its frame is left out of tracebacks, as are those of importlib.
+    loaded yet. Loaded modules are found without it. Tracebacks leave its frame out, as those of importlib.
     """
     importlib: Any = sys.modules["_frozen_importlib"]
     find_and_load = importlib._find_and_load

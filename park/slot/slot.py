@@ -28,7 +28,7 @@ from park.slot.bodies import BodyCache
 from park.slot.body_publisher import BodyPublisher
 from park.slot.captured_output import Tee
 from park.slot.chunk_run import run_chunk
-from park.slot.code_exchange import CodeExchange
+from park.slot.code_exchange import ProcessCode
 from park.slot.control_delivery import ControlDelivery
 from park.slot.early_results import EarlyResults
 from park.slot.frame import Frame, SlotGone
@@ -59,7 +59,7 @@ class Slot:
         #: the descriptor from which it takes a permit before each further unit of a chunk
         self.permits = permits
         self.user_code = UserCode(self.stack)
-        self.codes = CodeExchange(self.channel, self.stack)
+        self.codes = ProcessCode(self.channel, self.stack)
         self.publisher = BodyPublisher(self.channel)
         self.controls = ControlDelivery(self.stack, self.user_code, self.publisher)
         self.early = EarlyResults()

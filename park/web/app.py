@@ -58,7 +58,7 @@ class Site:
         self.watch = watch
         self.gate = gate
         self.cookie = cookie
-        #: where the broker is, for scripts that are copied; "": the local service
+        #: the broker's address, for scripts that are copied; "": the local service
         self.place = place
 
     # -- pages ---------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class Site:
         watch = self.watch
         view = ArchiveView.of(request.query_params)
         page = await asyncio.to_thread(archive_page, watch.service, view)
-        more = len(page.records) >= PAGE_ROWS  # of those asked for, one that cannot be read may be missing
+        more = len(page.records) >= PAGE_ROWS  # one of them may be missing, if it cannot be read
         return _json(
             {
                 "number": watch.board.number,

@@ -40,7 +40,7 @@ class Cursor:
     def passes(self, message: Stream) -> bool:
         """Whether the follower is to see *message*; if so, the cursor moves behind it."""
         if message.kind == "join":
-            # where the broker resumes at the place that was asked for, messages received since then still count
+            # if the broker resumes at the place that was asked for, messages received since then still count
             if self._at is None or message.at != self._asked:
                 self._at = message.at
             return True

@@ -191,9 +191,9 @@ class Share(Message, frozen=True):
 
 class Shared(Message, frozen=True):
     """kernel -> broker: the code *hash* is here. Kernels of the same machine find it as the descriptor *file* of *process*,
-    a sealed file in memory. Those of other machines fetch it at *port*, encrypted: *cipher* is the name of the
-    ciphertext and *key* its key (`park.net.ciphertext`). The broker makes tickets from *secret*. 0: they cannot have
-    it here.
+    a sealed file in memory. Kernels of other machines fetch it at *port*, encrypted: *cipher* is the name of the
+    ciphertext and *key* its key (`park.net.ciphertext`). The broker makes tickets from *secret*. Port 0: they cannot
+    fetch it here.
     """
 
     hash: bytes

@@ -89,7 +89,7 @@ class Pack:
         #: the head and the size of a row; None and 0 for entries
         self._head: bytes | None = None
         self._row = 0
-        #: where each entry begins in the body, and where the last one ends
+        #: the place in the body where each entry begins, and where the last one ends
         self._offsets = [0]
         #: the bytes of all entries or rows
         self._body = view[:0]

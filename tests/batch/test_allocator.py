@@ -27,7 +27,7 @@ from park.batch.allocator import (
 )
 from park.batch.allocator_claims import CLAIM_SECONDS, claims
 from park.batch.systems import Allocation
-from park.model import Backlog
+from park.model import WaitingWork
 
 POLICY = Policy(name="fast", system="slurm", ppn=2, most=3)
 BROKER = broker_id("store")
@@ -106,7 +106,7 @@ class World:
         strays = orphans(BROKER, listed, [a.name for a in self.state.allocations])
         for stray in strays:
             self.jobs[stray.name].state = "ended"
-        actions, self.why = decide(self.policy, self.state, Backlog(self.backlog), self.now)
+        actions, self.why = decide(self.policy, self.state, WaitingWork(self.backlog), self.now)
         self.save()
         for action in actions:
             if isinstance(action, SubmitAllocation):
@@ -228,7 +228,7 @@ def test_what_the_batch_system_never_got_is_lost_after_the_grace() -> None:
 def test_ten_refusals_in_a_row_pause_it_with_the_words_until_it_is_resumed() -> None:
     world = World(Random(5), backlog=9)
     for _ in range(3000):
-        actions, why = decide(world.policy, world.state, Backlog(9), world.now)
+        actions, why = decide(world.policy, world.state, WaitingWork(9), world.now)
         world.now += 5.0
         if SubmitAllocation() in actions:
             allocator.submitting(world.state, "park-x-1", world.now)
@@ -252,7 +252,7 @@ def test_three_starts_without_a_kernel_pause_it_with_the_last_words() -> None:
         now += 5.0
         listed = [Allocation(a.name, a.name, "running") for a in state.allocations if a.cancelled is None]
         Look(policy, state, Sight.of(listed, {}), now, lambda name: "ssh: no route to host").compare()
-        for action in decide(policy, state, Backlog(9), now)[0]:
+        for action in decide(policy, state, WaitingWork(9), now)[0]:
             if isinstance(action, SubmitAllocation):
                 submitted += 1
                 allocator.submitting(state, f"park-x-{submitted}", now)
@@ -273,7 +273,7 @@ def test_allocations_that_find_no_work_come_ever_more_seldom() -> None:
         fresh = [a for a in state.allocations if now - a.asked < 10.0]
         listed = [Allocation(a.name, a.name, "running") for a in fresh]
         Look(policy, state, Sight.of(listed, {a.name: 1 for a in fresh}), now).compare()
-        actions, why = decide(policy, state, Backlog(1), now)
+        actions, why = decide(policy, state, WaitingWork(1), now)
         if SubmitAllocation() in actions:
             asked.append(now)
             allocator.submitting(state, f"park-x-{len(asked)}", now)
@@ -287,12 +287,12 @@ def test_a_queued_one_lives_for_a_while_before_it_is_given_back() -> None:
     allocator.submitting(state, "park-x-1", 0.0)
     allocator.submitted(POLICY, state, "park-x-1", "7")
     for now in (50.0, 60.0):
-        assert decide(POLICY, state, Backlog(1), now)[0] == []
+        assert decide(POLICY, state, WaitingWork(1), now)[0] == []
     since = 100.0
-    assert decide(POLICY, state, Backlog(), since)[0] == []
-    assert decide(POLICY, state, Backlog(), since + POLICY.min_life - 1)[0] == []
+    assert decide(POLICY, state, WaitingWork(), since)[0] == []
+    assert decide(POLICY, state, WaitingWork(), since + POLICY.min_life - 1)[0] == []
     found, why = decide(
-        POLICY, state, Backlog(0, 0, {"for a kernel that has 9 slots": 2}), since + POLICY.min_life
+        POLICY, state, WaitingWork(0, 0, {"for a kernel that has 9 slots": 2}), since + POLICY.min_life
     )
     assert found == [CancelAllocation("park-x-1", "7", "no work is left for it")]
     assert why == "no unit waits that could run here: 2 jobs for a kernel that has 9 slots"
@@ -326,11 +326,11 @@ def test_nodes_that_come_up_one_after_the_other_are_on_the_way() -> None:
     state, policy = AllocatorState(backlog=2), replace(POLICY, nodes=2, spacing=0.0)
     allocator.submitting(state, "park-x-1", 0.0)
     Look(policy, state, Sight.of([], {"park-x-1": 1}), 5.0).compare()
-    assert decide(policy, state, Backlog(2), 5.0) == (
+    assert decide(policy, state, WaitingWork(2), 5.0) == (
         [],
         "the nodes still to come will do for the work that waits",
     )
-    assert decide(policy, state, Backlog(2), 5.0 + allocator.NODES_SECONDS)[0] == [SubmitAllocation()]
+    assert decide(policy, state, WaitingWork(2), 5.0 + allocator.NODES_SECONDS)[0] == [SubmitAllocation()]
 
 
 def test_an_allocation_with_another_name_is_known_by_its_id() -> None:
@@ -347,12 +347,12 @@ def test_one_that_is_removed_ends_all_that_it_has() -> None:
     for number in (1, 2):
         allocator.submitting(state, f"park-x-{number}", 0.0)
     allocator.submitted(policy, state, "park-x-1", "7")
-    found, why = decide(policy, state, Backlog(9), 5.0)
+    found, why = decide(policy, state, WaitingWork(9), 5.0)
     assert found == [CancelAllocation("park-x-1", "7", "its allocator is removed")]
     assert why == "it is being removed: 2 allocations must end first"
     allocator.cancelled(state, "park-x-1", 5.0, "cannot connect")
-    assert decide(policy, state, Backlog(9), 6.0)[0] == []
-    assert decide(policy, state, Backlog(9), 5.0 + allocator.CANCEL_AGAIN_SECONDS)[0] == found
+    assert decide(policy, state, WaitingWork(9), 6.0)[0] == []
+    assert decide(policy, state, WaitingWork(9), 5.0 + allocator.CANCEL_AGAIN_SECONDS)[0] == found
     assert state.allocations[1].stage is Stage.ENDING
 
 
@@ -379,9 +379,9 @@ def test_work_that_another_allocator_has_claimed_is_not_submitted_for() -> None:
     policies = {name: replace(POLICY, name=name) for name in ("fast", "long")}
     states = {name: AllocatorState(backlog=9, proved=True) for name in policies}
     work = {"1": 3, "2": 1}
-    backlogs: dict[str, Backlog | None] = {
-        "fast": Backlog(4, 2, parts=work),
-        "long": Backlog(4, 2, parts=work),
+    backlogs: dict[str, WaitingWork | None] = {
+        "fast": WaitingWork(4, 2, parts=work),
+        "long": WaitingWork(4, 2, parts=work),
     }
     for number in (1, 2):
         allocator.submitting(states["fast"], f"park-x-{number}", 0.0)
@@ -392,7 +392,7 @@ def test_work_that_another_allocator_has_claimed_is_not_submitted_for() -> None:
         [],
         "allocations on the way of fast will do for the work that waits",
     )
-    backlogs["long"] = Backlog(6, 2, parts={"1": 3, "7": 3})
+    backlogs["long"] = WaitingWork(6, 2, parts={"1": 3, "7": 3})
     claimed = claims("long", policies, states, backlogs, 5.0)
     assert claimed == {"fast": 3}, "it cannot take job 7"
     assert decide(policies["long"], states["long"], backlogs["long"], 5.0, claimed)[0] == [SubmitAllocation()]
@@ -402,8 +402,8 @@ def test_work_that_another_allocator_has_claimed_is_not_submitted_for() -> None:
 def test_two_allocators_do_not_claim_the_same_slots() -> None:
     policies = {name: replace(POLICY, name=name) for name in ("fast", "gpu", "long")}
     states = {name: AllocatorState() for name in policies}
-    backlogs = dict.fromkeys(policies, Backlog(2, 1, parts={"1": 2})) | {
-        "long": Backlog(4, 2, parts={"1": 2, "7": 2})
+    backlogs = dict.fromkeys(policies, WaitingWork(2, 1, parts={"1": 2})) | {
+        "long": WaitingWork(4, 2, parts={"1": 2, "7": 2})
     }
     for name in ("fast", "gpu"):
         allocator.submitting(states[name], f"park-{name}-1", 0.0)

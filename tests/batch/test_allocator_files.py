@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from park.batch.allocator import AllocatorState, Policy, Tracked
-from park.batch.allocator_files import MAX_LOG_BYTES, NO_DEFINITIONS, AllocatorFiles, Record
+from park.batch.allocator_files import MAX_LOG_BYTES, NO_DEFINITIONS, AllocatorFiles, AllocatorRecord
 from park.batch.allocator_kernels import (
     KEPT_FILES,
     Access,
@@ -28,7 +28,7 @@ POLICY = Policy(name="fast", system="slurm", nodes=2, ppn=8, walltime=7200.0, la
 
 def test_definitions_and_record_come_back_as_they_were(tmp_path: Path) -> None:
     files = AllocatorFiles(tmp_path)
-    assert (files.definitions(), files.record(), files.changed) == ({}, Record(), NO_DEFINITIONS)
+    assert (files.definitions(), files.record(), files.changed) == ({}, AllocatorRecord(), NO_DEFINITIONS)
     with files.change() as definitions:
         definitions["fast"] = POLICY
     seen = files.changed
@@ -36,7 +36,7 @@ def test_definitions_and_record_come_back_as_they_were(tmp_path: Path) -> None:
         pass
     assert (files.definitions(), files.changed) == ({"fast": POLICY}, seen)
     state = AllocatorState(allocations=[Tracked(name="park-opia-1", asked=3.5)])
-    files.write_record(Record(broker="opia", number=1, states={"fast": state}), durable=True)
+    files.write_record(AllocatorRecord(broker="opia", number=1, states={"fast": state}), durable=True)
     assert files.record().states == {"fast": state}
     with files.change() as definitions:
         definitions.clear()

@@ -18,7 +18,7 @@ import pytest
 
 import park
 from park.batch.ask import ask_of
-from park.batch.keeper import LEAVING_SECONDS, Step, next_step
+from park.batch.keeper import LEAVING_SECONDS, KeeperStep, next_step
 from park.batch.left_over import ALLOCATION, LOCK, remember, take_up
 from park.batch.left_over import ORDER as ORDER_FILE
 from park.batch.private import Order, allocate, foreseen, unreachable
@@ -107,36 +107,54 @@ ENDED = "4711.head has ended before the job"
 @pytest.mark.parametrize(
     ("order", "state", "seen", "over", "step"),
     [
-        (ORDER, JobState.QUEUED, QUEUED, 0, Step("wait", "4711.head is queued, place 12: Not enough nodes")),
-        (ORDER, JobState.RUNNING, RUNNING, 0, Step("wait", "4711.head runs; its kernels have not come yet")),
-        (ORDER, JobState.PAUSED, RUNNING, 0, Step("wait", "4711.head runs; its kernels have not come yet")),
-        (ORDER, JobState.COMPLETE, RUNNING, 1, Step("wait")),
-        (ORDER, JobState.COMPLETE, RUNNING, LEAVING_SECONDS, Step("cancel")),
-        (ORDER, JobState.ABORTED, QUEUED, 0, Step("cancel")),
-        (ORDER, None, QUEUED, 0, Step("cancel")),
-        (ORDER, JobState.FAILED, GONE, 0, Step("leave")),
-        (ORDER, JobState.FAILED, None, 0, Step("leave")),
-        (NEW, JobState.WAITING, None, 0, Step("wait")),
-        (NEW, JobState.QUEUED, None, 0, Step("submit")),
-        (NEW, JobState.ABORTED, None, 0, Step("leave")),
-        (AGAIN, JobState.RUNNING, GONE, 0, Step("submit", ENDED)),
+        (
+            ORDER,
+            JobState.QUEUED,
+            QUEUED,
+            0,
+            KeeperStep("wait", "4711.head is queued, place 12: Not enough nodes"),
+        ),
+        (
+            ORDER,
+            JobState.RUNNING,
+            RUNNING,
+            0,
+            KeeperStep("wait", "4711.head runs; its kernels have not come yet"),
+        ),
+        (
+            ORDER,
+            JobState.PAUSED,
+            RUNNING,
+            0,
+            KeeperStep("wait", "4711.head runs; its kernels have not come yet"),
+        ),
+        (ORDER, JobState.COMPLETE, RUNNING, 1, KeeperStep("wait")),
+        (ORDER, JobState.COMPLETE, RUNNING, LEAVING_SECONDS, KeeperStep("cancel")),
+        (ORDER, JobState.ABORTED, QUEUED, 0, KeeperStep("cancel")),
+        (ORDER, None, QUEUED, 0, KeeperStep("cancel")),
+        (ORDER, JobState.FAILED, GONE, 0, KeeperStep("leave")),
+        (ORDER, JobState.FAILED, None, 0, KeeperStep("leave")),
+        (NEW, JobState.WAITING, None, 0, KeeperStep("wait")),
+        (NEW, JobState.QUEUED, None, 0, KeeperStep("submit")),
+        (NEW, JobState.ABORTED, None, 0, KeeperStep("leave")),
+        (AGAIN, JobState.RUNNING, GONE, 0, KeeperStep("submit", ENDED)),
         (
             ORDER,
             JobState.RUNNING,
             GONE,
             0,
-            Step("leave", f"{ENDED}, with the words: no key; `park alloc give 3` asks for another"),
+            KeeperStep("leave", f"{ENDED}, with the words: no key; `park alloc give 3` asks for another"),
         ),
     ],
 )
 def test_the_keeper_s_next_step(
-    order: Order, state: JobState | None, seen: Allocation | None, over: float, step: Step
+    order: Order, state: JobState | None, seen: Allocation | None, over: float, step: KeeperStep
 ) -> None:
     assert next_step(order, state, seen, 60.0, over, "no key") == step
 
 
 def test_an_allocation_that_is_not_listed_yet_is_waited_for() -> None:
-    assert next_step(ORDER, JobState.QUEUED, None, 1.0, 0.0) == Step("wait")
+    assert next_step(ORDER, JobState.QUEUED, None, 1.0, 0.0) == KeeperStep("wait")
     assert next_step(ORDER, JobState.QUEUED, None, 60.0, 0.0).do == "leave"
 
 

@@ -7,22 +7,22 @@ from typing import Any
 from msgspec.structs import replace
 
 from park.broker.accounts.ledger import CreditPolicy, Terms
-from park.model import Backlog
+from park.model import WaitingWork
 from park.wire import codec, messages
 from tests.sim.desk import Desk, accepted, finished, of
 from tests.sim.wire import PYTHON
 
 
-def ask(desk: Desk, **kind: Any) -> Backlog:
+def ask(desk: Desk, **kind: Any) -> WaitingWork:
     """The answer to a client's question, without its parts; of kernels with four slots, if nothing else is said."""
     return replace(whole(desk, **kind), parts={})
 
 
-def whole(desk: Desk, **kind: Any) -> Backlog:
+def whole(desk: Desk, **kind: Any) -> WaitingWork:
     desk.client("asker")
     out = desk.give(b"asker", messages.Backlog(7, **({"python": PYTHON, "slots": 4} | kind)))
     (answer,) = [send for send in out.sends if isinstance(send.message, messages.Records)]
-    return Backlog.from_map(codec.unpack(answer.payload)[0])
+    return WaitingWork.from_map(codec.unpack(answer.payload)[0])
 
 
 def test_the_part_of_each_job_is_told() -> None:
@@ -35,11 +35,11 @@ def test_the_part_of_each_job_is_told() -> None:
 def test_units_and_drivers_that_wait_count_in_slots() -> None:
     desk = Desk()
     client = desk.client()
-    assert ask(desk) == Backlog()
+    assert ask(desk) == WaitingWork()
     desk.submit(client, inputs=[1, 2, 3])
     desk.submit(client, inputs=None)
     desk.submit(client, inputs=[1, 2], cpus=3)
-    assert ask(desk) == Backlog(3 + 1 + 2 * 3, 3)
+    assert ask(desk) == WaitingWork(3 + 1 + 2 * 3, 3)
 
 
 def test_a_unit_with_half_of_the_gpus_takes_half_of_the_slots() -> None:
@@ -48,7 +48,7 @@ def test_a_unit_with_half_of_the_gpus_takes_half_of_the_slots() -> None:
     desk.submit(client, inputs=[1, 2, 3], gpus=1)
     desk.submit(client, inputs=[1, 2], gpus=0.5, cpus=3)
     assert ask(desk).others == {"for a kernel that has a GPU": 2}
-    assert ask(desk, gpus=2) == Backlog(3 * 2 + 2 * 3, 2)
+    assert ask(desk, gpus=2) == WaitingWork(3 * 2 + 2 * 3, 2)
 
 
 def test_what_runs_or_may_not_run_now_does_not_count() -> None:
@@ -58,9 +58,9 @@ def test_what_runs_or_may_not_run_now_does_not_count() -> None:
     desk.submit(client, inputs=[1], after=[first])
     paused = accepted(desk.submit(client, inputs=[1]))
     desk.give(client, messages.Change(99, paused, paused=True))
-    assert ask(desk) == Backlog(3, 1)
+    assert ask(desk) == WaitingWork(3, 1)
     desk.kernel(slots=2)
-    assert ask(desk) == Backlog(1, 1)
+    assert ask(desk) == WaitingWork(1, 1)
 
 
 def test_it_is_said_why_jobs_do_not_count() -> None:
@@ -70,7 +70,7 @@ def test_it_is_said_why_jobs_do_not_count() -> None:
     desk.submit(client, inputs=[1], labels=["gpu"])
     desk.submit(client, inputs=[1], python="3.99")
     desk.submit(client, inputs=[1], memory=10**10)
-    assert ask(desk, memory=10**9) == Backlog(
+    assert ask(desk, memory=10**9) == WaitingWork(
         0,
         0,
         {
@@ -90,7 +90,7 @@ def test_owners_without_credit_pay_for_no_allocation() -> None:
     desk = Desk(policy=CreditPolicy(Terms(), {"ann": Terms(0, 0)}))
     desk.submit(desk.client(), inputs=[1], priority=4)
     desk.submit(desk.client("c2", "bob"), inputs=[1], priority=4)
-    assert ask(desk, priority=1) == Backlog(1, 1, {"of owners without credit": 1})
+    assert ask(desk, priority=1) == WaitingWork(1, 1, {"of owners without credit": 1})
     assert ask(desk).slots == 2
 
 
@@ -102,7 +102,7 @@ def test_units_that_take_longer_than_an_allocation_do_not_count() -> None:
     desk.now += 100.0
     desk.give(kernel, *finished(run, None, seconds=100.0))
     assert ask(desk, seconds=200.0).slots == 1
-    assert ask(desk, seconds=60.0) == Backlog(0, 0, {"with units that take longer than an allocation": 1})
+    assert ask(desk, seconds=60.0) == WaitingWork(0, 0, {"with units that take longer than an allocation": 1})
 
 
 def test_a_kernel_that_has_come_up_tells_what_the_next_ones_have() -> None:

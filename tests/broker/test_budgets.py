@@ -231,7 +231,7 @@ def test_a_long_answer_that_is_of_no_use_any_more_ends(monkeypatch: pytest.Monke
         out = desk.give(client, messages.Delete(9, reader.job))
         assert messages.Failure(50, "UnknownJob", "job 1 was deleted while it was read") in reader.said(out)
     assert not reader.slices()
-    assert not desk.dispatcher.state.held.long_answers
+    assert not desk.dispatcher.state.deferred.long_answers
 
 
 def test_a_heartbeat_that_names_many_unknown_attempts_is_answered_in_part(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from park.broker.entities import spread as entity
-from park.broker.entities.spread import Place, Spread, Step
+from park.broker.entities.spread import Place, Spread, SpreadStep
 from park.wire import messages
 from tests.sim.desk import Desk, finished, of
 from tests.sim.functions import code
@@ -188,7 +188,7 @@ def test_nobody_waits_for_code_that_does_not_come(story: list[tuple[str, int]]) 
         else:
             getattr(spread, what)(n)
         for step, kernel, holder in list(spread.steps()):
-            if step is Step.TAKE:
+            if step is SpreadStep.TAKE:
                 assert nodes[holder].machine == kernel.machine or spread.holders[holder][1].address
                 assert holder in spread.holders
         spread.check()

@@ -20,13 +20,18 @@ from tests.sim.wire import PYTHON, brisk
 from tests.sim.world import World
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.heavy) for n in range(1, 8))])
-def test_nothing_that_a_kernel_holds_runs_again(seed: int) -> None:
-    rng = random.Random(f"recovery {seed}")
+def populated(seed: int, rng: random.Random) -> tuple[World, Client, Client]:
+    """A world with three kernels, and two clients in it."""
     world = World(seed, pace=exact, latency=brisk)
     for _ in range(3):
         world.kernel(rng.randint(1, 3))
-    ann, bob = world.client("ann"), world.client("bob")
+    return world, world.client("ann"), world.client("bob")
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.heavy) for n in range(1, 8))])
+def test_nothing_that_a_kernel_holds_runs_again(seed: int) -> None:
+    rng = random.Random(f"recovery {seed}")
+    world, ann, bob = populated(seed, rng)
     world.settle()
     # as long as the others of their function and owner: none is taken for a straggler
     naps = [0.05] * 600
@@ -61,10 +66,7 @@ def test_nothing_that_a_kernel_holds_runs_again(seed: int) -> None:
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.heavy) for n in range(2, 8))])
 def test_nothing_of_a_session_runs_again_when_its_broker_dies(seed: int) -> None:
     rng = random.Random(f"sessions {seed}")
-    world = World(seed, pace=exact, latency=brisk)
-    for _ in range(3):
-        world.kernel(rng.randint(1, 3))
-    ann, bob = world.client("ann"), world.client("bob")
+    world, ann, bob = populated(seed, rng)
     sessions = {client: client.session() for client in (ann, bob)}
     world.until(lambda: all(s.done for s in sessions.values()))
     plan = [6, 10, 0.05, 0.01]

@@ -125,7 +125,7 @@ class BrokerJob:
     #: it has left the table
     archived: bool = False
     needs: Needs = field(init=False)
-    #: where its units are dealt, by `Kind`, from when it may want slots on
+    #: the queues that deal its units, by `Kind`, once it may want slots
     doors: tuple[NeedsDoor, ...] = ()
     number: int = field(init=False)
     owner: str = field(init=False)

@@ -37,7 +37,7 @@ class Kernel:
     pid: int
     slots: int
     python: str
-    #: what it has, and whom it serves
+    #: its resources, and the owners that it serves
     profile: KernelProfile
     heard: float
     said: float
@@ -59,7 +59,7 @@ class Kernel:
     fetches: dict[tuple[int, int], int] = field(default_factory=dict)
     #: answers to it of which the end has not been sent
     long_answers: int = 0
-    #: whose key it showed; None: it came over ipc or a lane
+    #: the account of the key that it showed; None: it came over ipc or a lane
     account: Account | None = None
     #: the batch job in whose allocation it runs, and its node's name there
     batch: str = ""
@@ -97,7 +97,7 @@ class Kernel:
     devices: Devices = field(init=False)
     #: seconds after which it shall hand back what it holds, if it was asked to leave and may not know
     grace: float | None = None
-    #: who asked: peers, and the ids of their requests
+    #: the peers that asked for the drain, and the ids of their requests
     drainers: list[tuple[Peer, int]] = field(default_factory=list)
 
     @property
@@ -199,7 +199,7 @@ class Client:
     fetches: dict[tuple[int, int], int] = field(default_factory=dict)
     #: answers to it of which the end has not been sent
     long_answers: int = 0
-    #: whose key it showed; None: it came over ipc or a lane
+    #: the account of the key that it showed; None: it came over ipc or a lane
     account: Account | None = None
 
     @property

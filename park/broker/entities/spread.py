@@ -23,7 +23,7 @@ from park.broker.entities.roster import Kernel
 
 #: Code from this size on is taken from other kernels (bytes).
 MIN_SPREAD_BYTES = 1 << 20
-#: Codes whose holders are known, at most; those that nobody waits for are forgotten first.
+#: The most codes whose holders are known; codes that no kernel waits for are forgotten first.
 MAX_SPREADS = 256
 #: Kernels that fetch a code from one holder at the same time, at most.
 MAX_UPLOADS = 2
@@ -31,7 +31,7 @@ MAX_UPLOADS = 2
 MAX_FAILURES = 2
 
 
-class Step(Enum):
+class SpreadStep(Enum):
     """A message that a kernel is to get about a code."""
 
     #: the code itself
@@ -66,9 +66,9 @@ class Spread:
     size: int
     #: kernels that have the code, or to which it is on its way from the broker
     sent: dict[int, Kernel] = field(default_factory=dict)
-    #: those of them that were asked where it is; True: for other machines, too
+    #: the kernels of `sent` that were asked where it is; True: for other machines, too
     asked: dict[int, bool] = field(default_factory=dict)
-    #: those that were asked for other machines, and have no place for these
+    #: the kernels of `sent` that cannot serve other machines
     closed: set[int] = field(default_factory=set)
     #: kernels that hold the code, and where
     holders: dict[int, tuple[Kernel, Place]] = field(default_factory=dict)
@@ -125,8 +125,8 @@ class Spread:
             self.failed.pop(number, None)
             self.direct.discard(number)
 
-    def steps(self) -> Iterator[tuple[Step, Kernel, int]]:
-        """The messages that kernels are to get now, with the number of the holder for `Step.TAKE`, else 0."""
+    def steps(self) -> Iterator[tuple[SpreadStep, Kernel, int]]:
+        """The messages that kernels are to get now, with the number of the holder for `SpreadStep.TAKE`, else 0."""
         if not self.waiting:
             return
         sources = _Sources(self)
@@ -137,17 +137,17 @@ class Spread:
                 del self.waiting[number]
                 self.taking[number] = kernel, holder.number
                 sources.add(kernel)
-                yield Step.TAKE, kernel, holder.number
+                yield SpreadStep.TAKE, kernel, holder.number
             elif (asked := self._ask(near or sources.far(kernel), abroad=not near)) is not None:
                 yield from asked
                 if not told:
                     self.waiting[number] = kernel, True
-                    yield Step.WAIT, kernel, 0
+                    yield SpreadStep.WAIT, kernel, 0
             else:
                 del self.waiting[number]
                 self.sent[number] = kernel
                 sources.add(kernel)
-                yield Step.SEND, kernel, 0
+                yield SpreadStep.SEND, kernel, 0
 
     def may_take(self, kernel: Kernel, other: Kernel) -> bool:
         """Whether the kernel may be led to the other one."""
@@ -169,7 +169,7 @@ class Spread:
             if holder in self.holders and not share_files(taker, self.holders[holder][0])
         )
 
-    def _ask(self, kernels: Iterable[Kernel], abroad: bool) -> list[tuple[Step, Kernel, int]] | None:
+    def _ask(self, kernels: Iterable[Kernel], abroad: bool) -> list[tuple[SpreadStep, Kernel, int]] | None:
         """Ask one of these kernels where the code is, unless one of them will say it anyway. None: there are no kernels."""
         to_ask, found = None, False
         for kernel in kernels:
@@ -181,7 +181,7 @@ class Spread:
         if to_ask is None:
             return [] if found else None
         self.asked[to_ask.number] = abroad
-        return [(Step.ASK_ABROAD if abroad else Step.ASK, to_ask, 0)]
+        return [(SpreadStep.ASK_ABROAD if abroad else SpreadStep.ASK, to_ask, 0)]
 
     def _will_say(self, kernel: Kernel, abroad: bool) -> bool:
         """Whether the kernel has said where the code is, or will without being asked; *abroad*: for other machines."""

@@ -12,7 +12,7 @@ from park.broker.entities.jobs import BrokerJob
 from park.broker.entities.requirements import KernelProfile, Needs, unmet
 from park.broker.handlers import rights
 from park.broker.state import State
-from park.model import MOST_MEMORY, Backlog
+from park.model import MOST_MEMORY, WaitingWork
 from park.wire import codec, messages
 
 #: Labels of allocators whose kernels' resources are remembered.
@@ -30,7 +30,7 @@ def on_backlog(state: State, effects: Effects, event: Event, message: messages.B
     effects.send(event.peer, messages.Records(message.id), codec.pack([found.as_map()]))
 
 
-def backlog(state: State, m: messages.Backlog, now: float) -> Backlog:
+def backlog(state: State, m: messages.Backlog, now: float) -> WaitingWork:
     """The work that could run at once in kernels of the kind that *m* describes, if there were enough of them."""
     profile, is_known = _profile(state, m)
     slots, jobs, others, parts = 0, 0, Counter[str](), dict[str, int]()
@@ -47,7 +47,7 @@ def backlog(state: State, m: messages.Backlog, now: float) -> Backlog:
                 parts[str(job.number)] = min(wanted, MOST_SLOTS)
         else:
             others[reason or "with units that take longer than an allocation"] += 1
-    return Backlog(min(slots, MOST_SLOTS), jobs, dict(others.most_common(20)), parts)
+    return WaitingWork(min(slots, MOST_SLOTS), jobs, dict(others.most_common(20)), parts)
 
 
 def _profile(state: State, m: messages.Backlog) -> tuple[KernelProfile, bool]:

@@ -139,7 +139,7 @@ def accounts(state: State, owner: str) -> list[dict[str, Any]]:
     found = []
     for name in sorted(known if owner == "*" else {owner}):
         terms = None if state.ledger.policy is None else state.ledger.policy.of(name)
-        balance = None if terms is None else terms.cap  # of an owner without an account yet
+        balance = None if terms is None else terms.cap  # an owner without an account has a full one
         if terms is not None and name in state.ledger.accounts:
             balance = state.ledger.account(name, state.now).balance / MICRO
         found.append(

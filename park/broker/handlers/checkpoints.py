@@ -30,7 +30,7 @@ def on_checkpoint(state: State, effects: Effects, event: Event, message: message
         attempts.settle_twin(state, effects, attempt)  # a unit with a state runs in one attempt only
         job.checkpoints[message.unit] = (message.attempt, message.number)
         effects.writes.append(Write("checkpoint", (job.number, message.unit), event.payload))
-        if job.submit.once:  # of several units each one gets the controls
+        if job.submit.once:  # if there are several units, each one gets the controls
             controls.mark_served(state, effects, job, message.served)
         if known is None or known[0] != message.attempt:
             state.job_list.store(job, effects)

@@ -6,7 +6,7 @@ import hashlib
 
 from park.broker.effects import Effects, Event, Ref
 from park.broker.entities.roster import Kernel
-from park.broker.entities.spread import MAX_SPREADS, MIN_SPREAD_BYTES, Place, Spread, Step, share_files
+from park.broker.entities.spread import MAX_SPREADS, MIN_SPREAD_BYTES, Place, Spread, SpreadStep, share_files
 from park.broker.handlers import validate
 from park.broker.state import State
 from park.wire import messages
@@ -71,14 +71,14 @@ def _forget_oldest(state: State) -> None:
 
 
 def _go_on(state: State, effects: Effects, code: bytes, spread: Spread) -> None:
-    if code not in state.code_cache:  # nobody needs it any more; who waits for it gives up
+    if code not in state.code_cache:  # no unit needs it any more; kernels that wait for it give up
         return
     for step, kernel, holder in spread.steps():
-        if step is Step.SEND:
+        if step is SpreadStep.SEND:
             _send(effects, kernel, code)
-        elif step in (Step.ASK, Step.ASK_ABROAD):
-            effects.send(kernel.peer, messages.Share(code, step is Step.ASK_ABROAD))
-        elif step is Step.WAIT:
+        elif step in (SpreadStep.ASK, SpreadStep.ASK_ABROAD):
+            effects.send(kernel.peer, messages.Share(code, step is SpreadStep.ASK_ABROAD))
+        elif step is SpreadStep.WAIT:
             effects.send(kernel.peer, messages.Offer(code, spread.size))
         else:
             _lead(state, effects, code, spread, kernel, *spread.holders[holder])
@@ -92,7 +92,7 @@ def _lead(
         offer = messages.Offer(code, spread.size, place.process, place.file)
     else:
         state.sharing.tickets += 1
-        # pure, and yet nobody guesses it: the secret is random, and only the holder and the broker know it
+        # deterministic, but not to be guessed: the secret is random, and only the holder and the broker know it
         said = state.sharing.tickets.to_bytes(8, "big") + kernel.incarnation
         ticket = hashlib.blake2b(said, key=place.secret, digest_size=32).digest()
         effects.send(holder.peer, messages.Serve(place.cipher, ticket, TICKET_SECONDS))

@@ -96,7 +96,7 @@ def mark_served(state: State, effects: Effects, job: BrokerJob, served: int) -> 
 def blame(job: BrokerJob, seq: int) -> bool:
     """Note an error of a control. True: this process is the first to report one."""
     kept = job.controls.kept.get(seq) if job.controls is not None else None
-    first = kept is None or not kept.blamed  # of one that a checkpoint has, one process alone knows
+    first = kept is None or not kept.blamed  # a control that a checkpoint has is known to one process alone
     if kept is not None:
         kept.blamed = True
     return first

@@ -26,7 +26,7 @@ def answer(state: State, effects: Effects, job: BrokerJob, w: Waiter) -> None:
     _drop(state, w.key)  # it is asked again, over a new connection
     if len(job.results) + (len(job.root.segments) if job.root is not None else 0) > MAX_ANSWER_SLICE:
         w.member.long_answers += 1
-        state.held.long_answers[w.key] = LongAnswer(job, w, _parts(state, job, w))
+        state.deferred.long_answers[w.key] = LongAnswer(job, w, _parts(state, job, w))
     else:
         for part in _parts(state, job, w):
             effects.answer(w.member.peer, *part)
@@ -34,21 +34,21 @@ def answer(state: State, effects: Effects, job: BrokerJob, w: Waiter) -> None:
 
 def go_on(state: State, effects: Effects) -> None:
     """Send the next slice of one long answer; another one has its turn then."""
-    found = next(filter(_is_wanted, state.held.long_answers.values()), None)
+    found = next(filter(_is_wanted, state.deferred.long_answers.values()), None)
     if found is not None:
         w = found.waiter
         slice_ = list(islice(found.parts, MAX_ANSWER_SLICE))
         for part in slice_:
             effects.answer(w.member.peer, *part)
         if len(slice_) == MAX_ANSWER_SLICE:
-            state.held.long_answers[w.key] = state.held.long_answers.pop(w.key)
+            state.deferred.long_answers[w.key] = state.deferred.long_answers.pop(w.key)
         else:
             _drop(state, w.key)
 
 
 def is_due(state: State) -> bool:
     """Whether a long answer can go on now."""
-    return any(map(_is_wanted, state.held.long_answers.values()))
+    return any(map(_is_wanted, state.deferred.long_answers.values()))
 
 
 def _is_wanted(found: LongAnswer) -> bool:
@@ -64,19 +64,19 @@ def forget(state: State, member: Member, attempt: int, number: int) -> int | Non
 
 def forget_all(state: State, member: Member) -> None:
     """Give a member no more of its long answers."""
-    for key in [key for key, found in state.held.long_answers.items() if found.waiter.member is member]:
+    for key in [key for key, found in state.deferred.long_answers.items() if found.waiter.member is member]:
         _drop(state, key)
 
 
 def _drop(state: State, key: tuple[int, int, int]) -> None:
-    found = state.held.long_answers.pop(key, None)
+    found = state.deferred.long_answers.pop(key, None)
     if found is not None:
         found.waiter.member.long_answers -= 1
 
 
 def end(state: State, effects: Effects, job: BrokerJob) -> None:
     """The job is deleted: its long answers end with a failure."""
-    for found in [a for a in state.held.long_answers.values() if a.job is job]:
+    for found in [a for a in state.deferred.long_answers.values() if a.job is job]:
         w = found.waiter
         _drop(state, w.key)
         text = f"job {job.number} was deleted while it was read"

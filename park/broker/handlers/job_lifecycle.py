@@ -25,8 +25,8 @@ DUE_TOLERANCE_SECONDS = 1e-3
 
 def release_dependents(state: State, effects: Effects) -> None:
     """Look at the jobs that come after those that have ended; a loop, because chains may be long."""
-    while state.held.dependents_due:
-        for number in sorted(state.job_list.dependents.pop(state.held.dependents_due.popleft(), ())):
+    while state.deferred.dependents_due:
+        for number in sorted(state.job_list.dependents.pop(state.deferred.dependents_due.popleft(), ())):
             release(state, effects, state.jobs[number])
 
 
@@ -44,7 +44,7 @@ def release(state: State, effects: Effects, job: BrokerJob) -> None:
     if any(not other.ended for other in others):
         return
     if record.when is not None and record.when > effects.wall + DUE_TOLERANCE_SECONDS:
-        heapq.heappush(state.held.delayed, (record.when, job.number))
+        heapq.heappush(state.deferred.delayed, (record.when, job.number))
         return
     state.job_list.change(job, effects, state=JobState.QUEUED, reason="")
     refresh(state, effects, job)
@@ -234,7 +234,7 @@ def _end(state: State, effects: Effects, job: BrokerJob, last: JobState, reason:
     notify.note_end(state, effects, job)
     _unschedule(state, effects, job)
     effects.ended.append(job.number)
-    state.held.dependents_due.append(job.number)
+    state.deferred.dependents_due.append(job.number)
     for kernel in job.kernels.values():
         kernel.jobs.discard(job.number)
         effects.send(kernel.peer, messages.Release(job.number), after=release_after)

@@ -23,7 +23,7 @@ def on_hand_back(state: State, effects: Effects, event: Event, message: messages
     """The attempt keeps its first units. The others have not begun, and wait again."""
     attempt = attempts.held_by(state, event, message.attempt)
     if attempt is None or attempt.void or attempt.twin is not None:
-        return  # where another attempt is at these units too, the answer brings back what it lacks
+        return  # if another attempt runs these units too, the answer brings back the units that it lacks
     span, map_, job = attempt.span, attempt.map, state.job(attempt.map.job)
     if not span.start < message.stop < span.stop:
         return  # it was said before

@@ -233,9 +233,8 @@ def _map_of_session(state: State, effects: Effects, event: Event, message: messa
         other = state.job(known.job)
         if other.client != job.client or not other.ending:
             raise ProtocolError("another map has this key")
-        job_lifecycle.drop_map(
-            state, effects, known
-        )  # of a session that the client has lost, and opened anew
+        # the client has lost the session of this map, and opened it anew
+        job_lifecycle.drop_map(state, effects, known)
     elif known is not None:
         if known.job != job.number or known.driver:
             raise ProtocolError("another map has this key")

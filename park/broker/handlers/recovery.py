@@ -194,7 +194,7 @@ def _claim(state: State, effects: Effects, map_: JobMap, orphan: Orphan) -> None
     """Take the orphan for an attempt at its map, if its units wait; else it is aborted."""
     job = state.job(map_.job)
     kernel = orphan.kernel
-    profile = kernel.announced  # what began before a pause goes on
+    profile = kernel.announced  # attempts that began before a pause go on
     span = None
     mine = not profile.only or profile.owner == job.owner
     if map_.root and orphan.how != "done":

@@ -65,7 +65,7 @@ def _check_address(text: str) -> None:
 
 
 def check_shared(m: Shared) -> None:
-    """Raises ProtocolError for a place where nobody finds code."""
+    """Raises ProtocolError for a place where no kernel can find code."""
     if not m.process or m.process >= 1 << 31 or m.file >= 1 << 31:
         raise ProtocolError(f"there is no file {m.file} of process {m.process}")
     if m.port and not 1024 <= m.port < 1 << 16:

@@ -163,9 +163,9 @@ class ServiceClock:
         self._virtual: dict[Door, float] = {}
         self._latest = 0.0
         self._order = 0
-        #: where the decay of use is counted from
+        #: the time from which the decay of use is counted
         self._began: float | None = None
-        #: how many jobs are runnable
+        #: the number of runnable jobs
         self.awake = 0
         #: when jobs ceased to be runnable, the last one last
         self._resting: dict[int, float] = {}

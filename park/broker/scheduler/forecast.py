@@ -48,7 +48,7 @@ class Forecast:
             turns[owner].append((tag, order))
             shares[owner] += share
         owners = _Sums((tags[owner], share) for owner, share in shares.items())
-        #: of each owner the sums of his jobs, their turns, and his part of all slots
+        #: by owner: the sums of the owner's jobs, their turns, and the owner's part of all slots
         self._own = {
             owner: (_Sums(own[owner]), sorted(turns[owner]), max(share, 1e-9))
             for owner, share in shares.items()

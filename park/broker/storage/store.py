@@ -86,7 +86,7 @@ class Store(ABC):
 
     id: str
     epoch: int
-    #: where it is, for people
+    #: its place, for people
     place: str = "memory"
 
     @abstractmethod
@@ -220,9 +220,9 @@ class JobStore(Store):
 
     _BATCH = 256
     _BATCH_BYTES = 4 << 20
-    _FIRST_SIZE = 64 << 20  # of the map; the file itself grows as it is written
-    _RESERVE = 16 << 20  # of free space, which jobs may not use
-    _LEAST = 4 << 20  # of it, more than the pages that a commit rewrites beside its values
+    _FIRST_SIZE = 64 << 20  # bytes of the map; the file itself grows as it is written
+    _RESERVE = 16 << 20  # bytes of free space that jobs may not use
+    _LEAST = 4 << 20  # bytes of the reserve: more than the pages that a commit rewrites beside its values
     #: Bytes of pages that were read, after which the map is laid anew: they count as the process's own.
     _MAPPED = 16 << 20
 

@@ -103,7 +103,7 @@ class Writer:
         #: the turns and long values that were put; None: the end
         self._queue: SimpleQueue[tuple[int, list[Write]] | _Load | None] = SimpleQueue()
         self._closing = threading.Event()
-        #: of the thread: the writes that are not on disk, the last turn of them, and whether the end has come
+        #: only the thread uses these: the writes that are not on disk, their last turn, and whether the end has come
         self._batch: dict[tuple[str, Key], Write] = {}
         self._turn = 0
         self._ended = False
@@ -178,7 +178,7 @@ class Writer:
                     self._loads.append(entry)
                     continue
                 self._turn, writes = entry
-                # of several writes of one key only the last counts
+                # only the last of several writes of one key counts
                 self._batch |= {(write.namespace, write.key): write for write in writes}
             self._ended = True
         except Empty:

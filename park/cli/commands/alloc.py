@@ -25,7 +25,7 @@ from park.text import visible
 
 if TYPE_CHECKING:
     from park.batch.allocator import AllocatorState, Policy
-    from park.batch.allocator_files import AllocatorFiles, Record
+    from park.batch.allocator_files import AllocatorFiles, AllocatorRecord
     from park.core.server import ServerProxy
 
 #: Seconds for which the broker may be away before a question to it fails.
@@ -240,7 +240,7 @@ def show(as_json: bool, home: Path | None) -> None:
             print_table(("ALLOCATION", "ALLOCATOR", "JOB", "STAGE", "REASON"), rows)
 
 
-def _shown(policy: Policy, record: Record, is_held: bool, wall: float) -> dict[str, Any]:
+def _shown(policy: Policy, record: AllocatorRecord, is_held: bool, wall: float) -> dict[str, Any]:
     """An allocator with what it has, as JSON has it."""
     from msgspec import to_builtins
 
@@ -257,7 +257,7 @@ def _shown(policy: Policy, record: Record, is_held: bool, wall: float) -> dict[s
     }
 
 
-def standing(policy: Policy, record: Record, is_held: bool, wall: float) -> str:
+def standing(policy: Policy, record: AllocatorRecord, is_held: bool, wall: float) -> str:
     """Why an allocator does nothing more now. *is_held*: a process runs it."""
     if not is_held:
         return "it waits for a broker to run in this home, which takes it up within two seconds"
@@ -388,7 +388,7 @@ def dry_run(name: str, home: Path | None) -> None:
         )
 
 
-def _print_script(home: Path, policy: Policy, record: Record) -> None:
+def _print_script(home: Path, policy: Policy, record: AllocatorRecord) -> None:
     """Print the script of the next allocation, and the command that would submit it. Raises ParkError."""
     from park.batch.allocator import name_of
     from park.batch.allocator_kernels import output_folder

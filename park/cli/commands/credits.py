@@ -21,7 +21,7 @@ def credits() -> None:
     """Show an account and what each job has cost, or grant credits.
 
     A slot-second at priority p costs 2**p - 1 credits: free and background cost nothing, low 1, normal 3, high 15,
-    urgent 63. Whose balance is not positive is served as free until it is again.
+    urgent 63. An owner whose balance is not positive is served as free until it is positive again.
     """
 
 

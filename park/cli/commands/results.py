@@ -92,7 +92,7 @@ def fetch(broker: str | None, selector: str, output: Path | None, folder: Path |
                 output.write_bytes(data)
             except OSError as error:
                 raise InvalidRequest(f"cannot write {output}: {error.strerror}") from error
-        if failed is not None:  # what there is was worth having all the same
+        if failed is not None:  # the results that there are were written all the same
             raise failed
 
 
@@ -176,7 +176,7 @@ def _as_map(message: Log) -> dict[str, Any]:
 def _print_log(message: Log) -> None:
     mark = "" if message.level in ("out", "err") else f"{message.level}: "
     for line in message.text.split("\n"):
-        # of what was written over itself, as bars are, a terminal shows the last
+        # a terminal shows the last text of a line that was written over itself, as bars are
         line = line.rstrip("\r").rpartition("\r")[2]
         click.echo(f"{clock(message.time)}  {plain(mark + line)}")
 
@@ -209,7 +209,7 @@ def run(broker: str | None, job: int, unit: int | None, as_json: bool) -> None:
         what = f"job {job}" if unit is None else f"unit {unit} of job {job}"
         click.echo(f"park: {what} runs here", err=True)
         said: dict[str, Any] = {"job": job, "unit": unit}
-        # what the body prints is not part of the JSON
+        # the body's own output is not part of the JSON
         aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
         try:
             with aside:

@@ -86,7 +86,7 @@ def settings(environment: Mapping[str, str], found: Iterable[Source]) -> tuple[l
     for source in found:
         faults += source.faults
         if not source.faults:
-            # who says where the broker is was looked at before
+            # the sources of the broker's address were looked at before
             known |= {
                 name: Setting(name, value, source.name)
                 for name, value in _flat(source.tables)

@@ -44,19 +44,19 @@ Tell = Callable[["JobRecord"], None]
 def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
     """Wait until jobs have ended.
 
-    Of your own fits, up to ten, the results are shown, as park fetch does. What is to be known of a result, such as that a
-    fit has not converged, is said on stderr.
+    The results of your own fits, up to ten, are shown, as park fetch does. Remarks on a result, such as that a fit has not
+    converged, are written to stderr.
 
-    The exit code is 0 if all are complete, whatever is said of their results, 1 if one failed or was aborted, 5 after the
+    The exit code is 0 if all are complete, also with remarks on their results, 1 if one failed or was aborted, 5 after the
     timeout. Ctrl-C ends only the waiting.
     """
     with in_words():
         from park.errors import WaitTimeout
 
         service = open_service(broker)
-        #: those that have not ended, as far as is known
+        #: the jobs that have not ended, as far as is known
         jobs = chosen(service, selectors, ended=False)
-        if any("-" in text for text in selectors):  # of a range some may be no jobs
+        if any("-" in text for text in selectors):  # some numbers of a range may be no jobs
             jobs = [(record.job, True) for record in records_of(service, jobs)]
         left = dict.fromkeys(job for job, _ in jobs)
         few = len(left) <= MAX_RESULTS_SHOWN

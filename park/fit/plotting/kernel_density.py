@@ -75,7 +75,8 @@ def bandwidth(draws: Array, independent: float, dimensions: int) -> float:
     values = np.sort(draws)
     whole = float(np.std(values))
     spreads = [whole]
-    for share, width in ((0.5, 1.349), (0.25, 0.637)):  # of a normal distribution with a spread of 1
+    # a normal distribution with a spread of 1 has these shares of its draws within these widths
+    for share, width in ((0.5, 1.349), (0.25, 0.637)):
         count = max(1, int(share * values.size))
         spreads.append(float(np.min(values[count:] - values[:-count])) / width)
     spread = min((value for value in spreads if value > 0), default=0.0)

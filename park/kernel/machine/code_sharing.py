@@ -61,7 +61,7 @@ def shared(state: KernelState, code: bytes, data: Buffer, where: messages.Shared
 
 
 def keep(state: KernelState, code: bytes, data: Buffer) -> None:
-    """Code has come. What it replaces is offered no longer, and what has waited for it begins."""
+    """Keep code that has come. Code that it replaces is offered no longer, and units that have waited for it begin."""
     for dropped in code_transfer.keep(state, code, data):
         if dropped in state.codes_shared:
             state.codes_shared.discard(dropped)

@@ -60,7 +60,7 @@ class Process(Struct, eq=False):
     jobs: set[int] = field(default_factory=set)
     #: the number of the last control that it was given, by job
     controls_given: dict[int, int] = field(default_factory=dict)
-    #: those of its jobs whose bodies have to clean up when the job is released
+    #: its jobs whose bodies have to clean up when the job is released
     cleanup_jobs: set[int] = field(default_factory=set)
     #: released jobs whose bodies clean up now: meanwhile the process is given nothing else
     cleaning: set[int] = field(default_factory=set)
