@@ -28,7 +28,8 @@ from park.net.reactor import Reactor
 if TYPE_CHECKING:  # clients load nothing of the broker's
     from park.broker.loop import BrokerLoop
     from park.broker.manager import JobManager
-    from park.net.sockets import Authenticator, Publisher, Router
+    from park.net.authenticator import Authenticator
+    from park.net.sockets import Publisher, Router
 
 #: The longest path of an ipc socket, bytes.
 MAX_IPC_PATH = 107
@@ -113,8 +114,8 @@ class ServiceManager:
 
     def _keyed(self, bind: str, keyring: Keyring, limit: int) -> tuple[Router, Router, Publisher]:
         """The doors at *bind*, and a doorkeeper in the reactor who knows the *keyring*; *limit*: of open files."""
+        from park.net.authenticator import Authenticator
         from park.net.descriptors import DescriptorReserve
-        from park.net.sockets import Authenticator
 
         keyring.entries()  # refuses what others could have changed
         keyring.own(usertag())

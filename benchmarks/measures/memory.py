@@ -29,7 +29,7 @@ from park.body import payload
 from park.core.server import ServerProxy
 from park.model import PYTHON
 from park.net.addresses import find_broker
-from park.net.sockets import Dealer
+from park.net.callers import Dealer
 from park.wire import codec, messages
 
 UNITS = {"grew by": "MB", "units": "1/s"}

@@ -79,7 +79,7 @@ def _ask(
     """Words from the broker, with help, if it answers at once; only those that a shell takes as they are."""
     # loaded before the time counts in which the broker is to answer
     import park.core.connect
-    import park.net.sockets
+    import park.net.callers
     import park.table.query
     from park.errors import ParkError
 

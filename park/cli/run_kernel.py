@@ -76,8 +76,8 @@ def run_kernel(
     from park.kernel.node.read_allocation import allocation_here
     from park.model import texts
     from park.net.addresses import find_broker
+    from park.net.callers import Dealer
     from park.net.keys import KERNEL, POOL
-    from park.net.sockets import Dealer
     from park.util.stdio import log_to
     from park.util.systemd import Supervision
 
@@ -275,7 +275,7 @@ def whose(owner: str | None, only: bool, key: Key | None) -> str:
     from park.net.keys import POOL
 
     if key is not None and key.role != POOL:
-        hint = f"; a key for all owners' comes from `park keys new {key.name} --pool`"
+        hint = f"; a key for all owners' jobs comes from `park keys new {key.name} --pool`"
         other = f", not {owner}'s" if owner not in (None, key.name) else ""
         return f", for {key.name}'s jobs only{other}, because {key.path} is {key.name}'s kernel key{hint}"
     return f", for {owner}'s jobs {'only' if only else 'first'}" if owner else ""

@@ -20,7 +20,7 @@ from park.net.reactor import Reactor
 from park.util.stdio import tell
 
 if TYPE_CHECKING:
-    from park.net.sockets import Dealer
+    from park.net.callers import Dealer
 
 #: Seconds for which a broker may be away before waits for it end.
 PATIENCE_SECONDS = 600.0
@@ -55,7 +55,7 @@ def connect(
         with park.connect("tcp://head:7275") as service:
             print(service.start(abs, range(-3, 0)))
     """
-    from park.net.sockets import check_listener
+    from park.net.callers import check_listener
 
     began = time.monotonic()
     if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience >= 0:
@@ -78,7 +78,7 @@ def _linked(
     place: BrokerAddresses, key: Key | None, whose: str, name: str, patience: float, began: float
 ) -> tuple[Link, Reactor]:
     """A link that the broker at *place* has welcomed, and the reactor that drives it. Raises NoBroker."""
-    from park.net.sockets import Dealer, Subscriber
+    from park.net.callers import Dealer, Subscriber
 
     reactor = Reactor()
     line = Dealer(place.clients, key)

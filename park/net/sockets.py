@@ -1,69 +1,39 @@
-"""ZeroMQ sockets, opened the one way that PARK uses them, with the same methods as the ends of `park.net.inproc`.
-
-Polling. A socket's descriptor is edge-triggered: it signals once that something may have happened, and any use of the
-socket resets it. So a socket looks for a message when its descriptor has signalled, and asks ZeroMQ for events after each
-use until none is left. A reactor may therefore wait for descriptors alone, and the question, which costs some 5 us, is
-asked only where the answer may be yes.
+"""The broker's sockets for clients, kernels and mirrors, with the same methods as the ends of `park.net.inproc`.
 
 Memory. The bytes that are kept for one peer are bounded. ZeroMQ counts messages, so long ones travel in pieces of 256
 KiB: it holds `HIGH_WATER_MESSAGES` of them to a peer (8 MiB) and from a peer (16 MiB, in frames of `MAX_FRAME_BYTES`).
 Messages that ZeroMQ does not take wait in an `Outbox`, at both ends; there a short message may pass a long one that is
 partly out. A mirror that reads too slowly loses changes, sees the gap, and asks for the whole table. At most
 `MAX_PAYLOAD_BYTES` bytes of an unfinished message are kept, for `STALE_PIECES_SECONDS` after its last piece.
-
-Liveness. The system closes a TCP connection whose peer takes nothing that waits for it for `SILENCE_SECONDS`, and ZeroMQ
-drops all that it holds for that peer. ZeroMQ's own heartbeats are off: a peer that fills its queue and closes its
-connection would make one of them end the process (libzmq 4.3.5 asserts ``!_io_error``). Pieces of an unfinished message
-are signs of life, so PARK's heartbeats need not pass them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket as plain
 import sys
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
 from typing import Any
 
 import zmq
-from zmq.utils import z85
 
 from park.errors import NoBroker, ProtocolError
 from park.model import Account
-from park.net import zap
-from park.net.connections import Connection, Connections, ConnectionWatch, descriptor_of
-from park.net.curve import check_curve
+from park.net.authenticator import TABLE, Authenticator
+from park.net.connections import Connection, Connections, descriptor_of
 from park.net.descriptors import DescriptorReserve
-from park.net.keys import OBSERVER, POOL, RESCAN_SECONDS, Key, KeyEntry, KeyPair, Keyring
+from park.net.keys import OBSERVER, POOL
 from park.net.outbox import Frames, Message, Outbox
-from park.net.sealed import SealedBuffer
+from park.net.polled import HIGH_WATER_MESSAGES, TURN_BYTES, Socket
 from park.wire import codec, messages
-from park.wire.fragments import (
-    MAX_PAYLOAD_BYTES,
-    PIECE_BYTES,
-    MemoryBuffer,
-    PayloadBuffer,
-    Reassembly,
-    is_part,
-)
+from park.wire.fragments import MAX_PAYLOAD_BYTES, PIECE_BYTES, Reassembly, is_part
 from park.wire.subjects import about
 
-#: The largest frame that a socket takes, twice the largest piece it is given, bytes.
-MAX_FRAME_BYTES = 2 * PIECE_BYTES
-#: Messages that ZeroMQ holds for and from each peer of a broker; and for each mirror.
-HIGH_WATER_MESSAGES = 32
+#: Messages that ZeroMQ holds for each mirror.
 HIGH_WATER_TABLE_MESSAGES = 256
-#: Messages that ZeroMQ holds for a client or a kernel to read.
-READ_AHEAD_MESSAGES = 1000
-#: Bytes of pieces that are received, or sent to one peer, before other peers get their turn.
-TURN_BYTES = 4 << 20
 #: Outboxes that are flushed when one of the peers may accept messages again.
 FLUSHED_PEERS = 16
-#: Seconds without a sign of life after which the system closes a TCP connection, and seconds between its questions.
-SILENCE_SECONDS, PROBE_SECONDS = 20, 5
 #: Seconds without a further piece after which an unfinished message is dropped.
 STALE_PIECES_SECONDS = 60.0
 #: Bytes of the buffers for unfinished messages: of all peers of one socket, and of one key.
@@ -78,14 +48,6 @@ HELLO_SECONDS = 10.0
 MAX_SUBSCRIPTION_BYTES, READ_AHEAD_SUBSCRIPTIONS, READ_AHEAD_BYTES, MAX_SUBSCRIPTIONS = 512, 8, 4096, 100
 #: Seconds for which a key opens no table, after a peer with it has subscribed to more than the table.
 SHUT_OUT_SECONDS = 10.0
-#: Milliseconds between two attempts to reach a broker that is away, at most: kernels that hold work of its last life have
-#: one lease to reconnect once it is back.
-MAX_RECONNECT_MILLISECONDS = 2_000
-#: Milliseconds that last messages have to leave a closed socket.
-LINGER_MILLISECONDS = 300
-
-#: Seconds between two writings of when keys were used.
-WRITE_USED_SECONDS = 5.0
 #: Connections that a door remembers, at most: without an entry a connection is only cut once its messages are refused.
 MAX_CONNECTIONS = 1 << 14
 #: Letters of the id of a key, at the end of a User-Id.
@@ -99,207 +61,15 @@ _OBSERVED = tuple(codec.start_of(kind) for kind in _OBSERVED_KINDS)
 _HELLOS = (codec.start_of(messages.Hello), codec.start_of(messages.KernelHello))
 #: A subscription to all, and its end.
 _SUBSCRIPTIONS = (b"\x01", b"\x00")
-#: The domain of the table's door (`park.net.zap`).
-TABLE = "table"
 _OBSERVER = f"{OBSERVER} ".encode()
-# plain integers: to combine enums takes longer than to send
-_EVENTS, _POLLIN, _RCVMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.RCVMORE)
-_DONTWAIT, _MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
-#: Frames from this size on are not copied into ZeroMQ.
-_MIN_UNCOPIED_BYTES = 65536
-_TROUBLES: dict[int, str] = {zmq.EVENT_HANDSHAKE_SUCCEEDED: "", zmq.EVENT_HANDSHAKE_FAILED_AUTH: "key"}
 
 
-def _open(
-    context: zmq.Context[zmq.Socket[bytes]], kind: int, hwm: int = READ_AHEAD_MESSAGES
-) -> zmq.Socket[bytes]:
-    socket: zmq.Socket[bytes] = context.socket(kind)
-    socket.linger = 0
-    socket.setsockopt(zmq.SNDHWM, hwm)
-    socket.setsockopt(zmq.RCVHWM, hwm)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-    socket.setsockopt(zmq.RECONNECT_IVL, 100)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, MAX_RECONNECT_MILLISECONDS)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 4_000)
-    return socket
+class _Door(Socket):
+    """A socket that listens."""
 
-
-def check_listener(address: str, seconds: float) -> None:
-    """Raise NoBroker, with the system's reason, if no process listens at *address*; within *seconds* where it can."""
-    try:
-        if address.startswith("ipc://"):
-            with plain.socket(plain.AF_UNIX) as probe:
-                probe.settimeout(seconds)
-                probe.connect(address.removeprefix("ipc://"))
-        else:
-            host, _, port = address.removeprefix("tcp://").rpartition(":")
-            plain.create_connection((host.strip("[]"), int(port)), seconds).close()
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
-        raise NoBroker(
-            f"no broker answers at {address} ({reason[:1].lower()}{reason[1:]}): is it running (`park-broker`), "
-            "and is the address right?"
-        ) from None
-
-
-class _Polled:
-    """A socket that a reactor listens to."""
-
-    _socket: zmq.Socket[bytes]
-    #: the socket was used, so ZeroMQ must be asked for events; and, if not used, whether it may have a message
-    _used, _full = True, False
-
-    def fileno(self) -> int:
-        return int(self._socket.fileno())
-
-    def stir(self, ready: int = 0) -> None:
-        """The descriptor has signalled, nearly always because there is a message."""
-        self._used, self._full = False, True
-
-    def waiting(self) -> bool:
-        """Whether there may be a message to receive."""
-        if self._used:
-            self._used = False
-            self._full = bool(self._socket.get(_EVENTS) & _POLLIN)  # type: ignore[operator]
-        return self._full
-
-    def _put(self, frames: Frames) -> None:
-        """Send one message. Raises the errors of ZeroMQ."""
-        self._used = True
-        send = self._socket.send
-        for frame in frames[:-1]:
-            send(frame, _MORE)
-        last = frames[-1]
-        send(last, _DONTWAIT, copy=len(last) < _MIN_UNCOPIED_BYTES)
-
-    def _get(self, copy: bool = True, named: bool = False) -> list[Any]:
-        """The frames of the next message; [] if there is none. Unless *copy*, the first is a frame object of ZeroMQ.
-
-        *named*: the first frame is the name of a peer, and always followed by another, so ZeroMQ need not be asked for
-        more. (ZeroMQ's own recv_multipart takes twice as long.)
-        """
-        socket = self._socket
-        try:
-            frames: list[Any] = [socket.recv(_DONTWAIT, copy)]
-        except zmq.Again:  # the descriptor signalled another event
-            self._used = self._full = False
-            return []
-        self._used = True
-        if named:
-            frames.append(socket.recv(_DONTWAIT))
-        while socket.get(_RCVMORE):
-            frames.append(socket.recv(_DONTWAIT))
-        return frames
-
-
-class Authenticator(_Polled):
-    """The component of the broker's reactor that authenticates each connection, for all sockets of its context.
-
-    ZeroMQ asks at one address of each context, so the authenticator has its own context. *pair* is the broker's.
-    """
-
-    def __init__(
-        self,
-        pair: KeyPair,
-        find: Callable[[str, float], KeyEntry | None],
-        reserve: DescriptorReserve | None = None,
-        keyring: Keyring | None = None,
-    ) -> None:
-        self.pair = pair
-        self._find = find
-        #: writes the audit log, and tells which keys count no longer
-        self.keyring = keyring
-        #: the sockets that it guards, and the connections to them
-        self.doors: list[KeyedRouter] = []
-        self.connections = Connections()
-        #: until when keys open no table, by their ids
-        self.shut_out: dict[str, float] = {}
-        self._look_at = self._write_at = 0.0
-        #: shuts the guarded doors while few descriptors are free, and tells of new connections
-        self.reserve = reserve
-        self._watch: ConnectionWatch | None = None
-        if reserve is not None and sys.platform == "linux":
-            self._watch = ConnectionWatch(self.connections, reserve.most // 2, self._tell_cut)
-            reserve.opened = self._watch.opened
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = _open(self.context, zmq.REP)
-        self._socket.bind("inproc://zeromq.zap.01")
-
-    def turn(self, now: float) -> None:
-        while self.waiting() and (frames := self._get()):
-            self._put(self._answer(frames, now))
-        if self.keyring is not None and now >= self._look_at:
-            self._look_at = now + RESCAN_SECONDS
-            self._cut_lost(self.keyring, now)
-            if now >= self._write_at:
-                self._write_at = now + WRITE_USED_SECONDS
-                self.keyring.write_used()
-
-    def deadline(self) -> float | None:
-        return None if self.keyring is None else self._look_at
-
-    def _answer(self, frames: list[bytes], now: float) -> list[bytes]:
-        found: list[KeyEntry] = []
-
-        def find(raw: bytes) -> KeyEntry | None:
-            entry = self._find(z85.encode(raw).decode(), now)
-            if entry is not None and frames[2] == TABLE.encode() and now < self.shut_out.get(entry.id, 0.0):
-                return None
-            found.extend((entry,) if entry is not None else ())
-            return entry
-
-        reply = zap.answer(frames, find)
-        if self.keyring is not None:
-            domain, address = frames[2].decode(errors="replace"), frames[3].decode(errors="replace")
-            status, text, who = (frame.decode() for frame in reply[2:5])
-            if status == "200":
-                self.keyring.use(found[0])
-                self.keyring.audit.write(f"connected {who} from {address} to {domain}")
-            else:
-                self.keyring.audit.refused(f"a connection from {address} to {domain}: {text}", now)
-        return reply
-
-    def _cut_lost(self, keyring: Keyring, now: float) -> None:
-        """Cut the connections of keys that were revoked or have expired."""
-        for entry in keyring.lost(now):
-            key = entry.id.encode()
-            count = self.connections.revoke(key)
-            for door in self.doors:
-                door.revoke(key)
-            keyring.audit.write(f"cut {entry.role} {entry.name} {entry.id}: {count} connections")
-
-    def _tell_cut(self, text: str) -> None:
-        if self.keyring is not None:
-            self.keyring.audit.refused(text, time.monotonic())
-
-    def close(self) -> None:
-        """Close all sockets of the context."""
-        if self.reserve is not None:
-            self.reserve.close()
-        if self._watch is not None:
-            self._watch.close()
-        if self.keyring is not None:
-            self.keyring.write_used()
-        self.context.destroy(linger=0)
-
-
-class _Socket(_Polled):
     _reserve: DescriptorReserve | None = None
     #: the connections to all sockets of the keeper; only a guarded socket has them
     _connections: Connections
-
-    def __init__(
-        self, kind: int, context: zmq.Context[zmq.Socket[bytes]] | None = None, hwm: int = READ_AHEAD_MESSAGES
-    ) -> None:
-        self._socket = _open(context if context is not None else zmq.Context.instance(), kind, hwm)
-
-    def _end_silence(self) -> None:
-        """Disconnect peers over TCP that are gone, stopped, or do not read."""
-        self._socket.setsockopt(zmq.TCP_MAXRT, 1000 * SILENCE_SECONDS)
-        self._socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        self._socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, PROBE_SECONDS)
-        self._socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, PROBE_SECONDS)
-        self._socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, SILENCE_SECONDS // PROBE_SECONDS - 1)
 
     def _guard(self, keeper: Authenticator, domain: str) -> None:
         """Let only peers connect that *keeper* accepts for the domain *domain*."""
@@ -333,11 +103,8 @@ class _Socket(_Polled):
             self._reserve.watch(monitor, int.from_bytes(monitor.recv_multipart()[0][2:6], sys.byteorder))
         return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
-    def close(self) -> None:
-        self._socket.close()
 
-
-class Router(_Socket):
+class Router(_Door):
     """The broker's socket for clients, or for kernels, of the same Unix user: over ipc."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]] | None = None) -> None:
@@ -616,167 +383,7 @@ class KeyedRouter(Router):
         return min(super()._limit_of(name), own - self._unfinished[self._payer(name)])
 
 
-class Caller(_Socket):
-    """A socket that connects. With a *key* it authenticates, and knows the reason of a refusal."""
-
-    def __init__(
-        self,
-        kind: int,
-        address: str,
-        key: Key | None = None,
-        context: zmq.Context[zmq.Socket[bytes]] | None = None,
-    ) -> None:
-        super().__init__(kind, context)
-        self._address = address
-        self._monitor: zmq.Socket[bytes] | None = None
-        #: why the last handshake failed: "key" (the broker refused ours), "handshake" (there was none), or ""
-        self._trouble = ""
-        self._look_at = 0.0
-        if key is not None:
-            self._socket.curve_publickey = key.public.encode()
-            self._socket.curve_secretkey = key.secret.encode()
-            self._socket.curve_serverkey = key.broker.encode()
-            self._monitor = self._socket.get_monitor_socket(
-                zmq.EVENT_HANDSHAKE_SUCCEEDED
-                | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-                | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-                | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-            )
-
-    def trouble(self) -> str:
-        """Why the broker does not let us in: "key" (it refused ours), "handshake" (there was none), "" (not known)."""
-        self._look()
-        return self._trouble
-
-    def _look(self) -> None:
-        """See what became of the handshakes. After some failures ZeroMQ rests: call again, at most once a second."""
-        if self._monitor is None or (now := time.monotonic()) < self._look_at:
-            return
-        self._look_at = now + 1.0
-        rests = False
-        while int(self._monitor.get(zmq.EVENTS)) & _POLLIN:
-            # a number of 16 bits and one of 32; zmq.utils.monitor would read it too, and load asyncio and ssl
-            event = int.from_bytes(self._monitor.recv_multipart(_DONTWAIT)[0][:2], sys.byteorder)
-            rests = event in (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
-            self._trouble = _TROUBLES.get(event, "handshake")
-        if rests:
-            with contextlib.suppress(zmq.ZMQError):
-                self._socket.disconnect(self._address)
-            self._socket.connect(self._address)
-            self._used = True
-
-    def _connect(self) -> None:
-        self._socket.setsockopt(zmq.IPV6, int("[" in self._address))
-        try:
-            self._socket.connect(self._address)
-        except zmq.ZMQError as error:
-            self.close()
-            raise NoBroker(
-                f"{self._address!r} is no address of a broker ({os.strerror(error.errno or 0).lower()}): "
-                "give tcp://HOST:PORT, ipc://FOLDER, or the path of a connection file"
-            ) from error
-
-    def close(self) -> None:
-        if self._monitor is not None:
-            self._socket.disable_monitor()
-            self._monitor.close(0)
-        super().close()
-
-
-def _buffer_to_share(size: int) -> PayloadBuffer:
-    """A place for a payload of *size* bytes, from which other processes can have it without a copy, if possible."""
-    try:
-        return SealedBuffer(size)
-    except OSError:
-        return MemoryBuffer(size)
-
-
-class Dealer(Caller):
-    """The socket of a client or a kernel. Its context is its own, so that `close` can wait until the last words are out.
-
-    Messages of the caller wait here, and none of them is dropped while there is contact.
-    """
-
-    def __init__(self, address: str, key: Key | None = None) -> None:
-        if key is not None:
-            check_curve()  # before there is anything to close
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        super().__init__(zmq.DEALER, address, key, self._context)
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)
-        self._socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MESSAGES)
-        self._connect()
-        self._joiner = Reassembly(new_buffer=_buffer_to_share)
-        self._outbox = Outbox(self._offer)
-        self._lively = self._waits = False
-
-    def wait(self, seconds: float) -> bool:
-        """Whether there is a connection within *seconds*."""
-        self._used = True
-        return bool(self._socket.poll(int(1000 * seconds), zmq.POLLOUT))
-
-    def send(self, frames: Frames, said: messages.Message | None = None) -> None:
-        """Send *frames* now or as soon as the broker takes them. *said*: the message; it decides which others it may pass.
-
-        Raises InvalidRequest for a payload of more than `MAX_PAYLOAD_BYTES`.
-        """
-        if not self._waits:
-            if (len(frames) == 1 or len(frames[1]) <= PIECE_BYTES) and self._offer(frames):
-                return
-        elif isinstance(said, messages.Heartbeat):
-            return  # a waiting message is a sign of life itself
-        self._outbox.put(frames, None if said is None else about(said))
-        self._flush()
-
-    def clear(self) -> None:
-        """Drop all that waits: contact was lost, and its senders say it again when there is contact."""
-        self._outbox = Outbox(self._offer)
-        self._waits = False
-
-    def lively(self) -> bool:
-        """Whether a piece of a message has come since this was asked last."""
-        found, self._lively = self._lively, False
-        return found
-
-    def waiting(self) -> bool:
-        found = super().waiting()
-        return (self._waits and self._flush()) or found
-
-    def _offer(self, frames: Frames) -> bool:
-        try:
-            self._put(frames)
-        except zmq.Again:
-            self._look()
-            return False
-        return True
-
-    def _flush(self) -> bool:
-        """Send the messages that the broker takes now. Returns whether it would take more."""
-        self._waits = not self._outbox.flush(TURN_BYTES)
-        return self._outbox.more
-
-    def receive(self) -> Frames | None:
-        left = TURN_BYTES
-        while left > 0 and super().waiting() and (frames := self._get()):
-            if not is_part(frames):
-                return frames
-            left -= sum(map(len, frames))
-            self._lively = True
-            try:
-                whole = self._joiner.feed(frames)
-            except ProtocolError:
-                return frames  # the loop decodes it again, and says so
-            if whole is not None:
-                return whole
-        return None
-
-    def close(self) -> None:
-        self._outbox.flush()
-        self._socket.linger = LINGER_MILLISECONDS
-        super().close()
-        self._context.term()
-
-
-class Publisher(_Socket):
+class Publisher(_Door):
     """The broker's socket towards mirrors; with a *keeper*, towards mirrors with a key."""
 
     def __init__(self, keeper: Authenticator | None = None) -> None:
@@ -830,18 +437,3 @@ class Publisher(_Socket):
                 self._keeper.keyring.audit.refused(
                     f"a request of {who}: it subscribes to more than the table", now
                 )
-
-
-class Subscriber(Caller):
-    """A mirror's end."""
-
-    def __init__(self, address: str, key: Key | None = None) -> None:
-        super().__init__(zmq.SUB, address, key)
-        self._socket.setsockopt(zmq.SUBSCRIBE, b"")
-        self._connect()
-
-    def receive(self) -> Frames | None:
-        if self.waiting() and (frames := self._get()):
-            return frames
-        self._look()
-        return None

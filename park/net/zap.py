@@ -5,7 +5,7 @@ the mechanism, and the public key whose secret half the peer has proved to have.
 User-Id comes with every message of the connection; it names the owner of the key, and no peer can choose it.
 
 The status is 200 (accepted) or 400 (refused). The peer learns of a refusal, and its ZeroMQ rests until it is told to
-connect again, as `park.net.sockets.Caller` does: the key may have been made only just now. (300, "later", would fit
+connect again, as `park.net.callers.Caller` does: the key may have been made only just now. (300, "later", would fit
 better, but then the broker's ZeroMQ often sends no answer at all until the time limit of the handshake.)
 """
 

@@ -18,9 +18,11 @@ import zmq
 
 from park.net import connections, sockets
 from park.net.audit import AUDIT_FILE
+from park.net.authenticator import Authenticator
+from park.net.callers import Subscriber
 from park.net.descriptors import DescriptorReserve
 from park.net.keys import CLIENT, Key, Keyring
-from park.net.sockets import Authenticator, KeyedRouter, Publisher, Subscriber
+from park.net.sockets import KeyedRouter, Publisher
 from park.wire import codec, messages
 from tests.support.fabric import until
 

@@ -43,7 +43,8 @@ RESET_SCRIPT = """
     import os, pathlib, socket, struct, sys, time, zmq
     from park.net import descriptors
     from park.net.keys import Keyring
-    from park.net.sockets import Authenticator, KeyedRouter
+    from park.net.authenticator import Authenticator
+    from park.net.sockets import KeyedRouter
 
     if "bare" in sys.argv:
         descriptors.drop_resets = lambda socket: None

@@ -18,6 +18,7 @@ from park.broker.effects import Flow
 from park.broker.manager import JobManager
 from park.model import PYTHON
 from park.net.addresses import find_broker
+from park.net.callers import Dealer
 from park.net.outbox import (
     MAX_UNTAKEN_BYTES,
     MESSAGE_OVERHEAD_BYTES,
@@ -26,7 +27,8 @@ from park.net.outbox import (
     Outbox,
     StalledPeers,
 )
-from park.net.sockets import HIGH_WATER_MESSAGES, Dealer, Router
+from park.net.polled import HIGH_WATER_MESSAGES
+from park.net.sockets import Router
 from park.service import ServiceManager
 from park.wire import codec, fragments, messages
 from park.wire.fragments import PIECE_BYTES, Reassembly, is_part, split

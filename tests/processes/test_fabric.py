@@ -29,9 +29,9 @@ from park.kernel.loop import KernelLoop
 from park.kernel.node.this_node import Node
 from park.local import LocalService
 from park.net.addresses import check_bind
+from park.net.callers import Dealer
 from park.net.keys import CLIENT
 from park.net.reactor import Reactor
-from park.net.sockets import Dealer
 from park.service import ServiceManager
 from park.wire import codec, messages
 from tests.support.fabric import Fabric, Process, alive, slots_of, until

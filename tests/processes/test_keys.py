@@ -33,6 +33,8 @@ from park.core.server import Server, ServerProxy
 from park.errors import InvalidRequest, NoBroker, Refused
 from park.model import Account
 from park.net.addresses import BrokerAddresses, find_broker, seen_from_elsewhere
+from park.net.authenticator import Authenticator
+from park.net.callers import Dealer, Subscriber
 from park.net.curve import new_pair
 from park.net.keys import (
     CLIENT,
@@ -49,7 +51,7 @@ from park.net.keys import (
     write_private,
 )
 from park.net.reactor import Reactor
-from park.net.sockets import Authenticator, Dealer, KeyedRouter, Subscriber
+from park.net.sockets import KeyedRouter
 from park.net.zap import answer, decide
 from park.service import ServiceManager
 from park.wire import codec, messages

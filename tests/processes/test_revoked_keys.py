@@ -20,8 +20,9 @@ from park.core.connect import connect
 from park.core.server import ServerProxy
 from park.errors import NoBroker, Refused
 from park.net.audit import MAX_AUDIT_BYTES, AuditLog
+from park.net.authenticator import Authenticator
 from park.net.keys import CLIENT, KERNEL, OBSERVER, POOL, Keyring, read_key
-from park.net.sockets import Authenticator, KeyedRouter
+from park.net.sockets import KeyedRouter
 from park.wire import codec, messages
 from tests.support.fabric import Fabric, until
 
