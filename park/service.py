@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # clients load nothing of the broker's
 
 #: The longest path of an ipc socket, bytes.
 MAX_IPC_PATH = 107
-#: How often three free ports in a row are looked for.
+#: Attempts to find three free ports in a row.
 PORT_TRIES = 50
 
 

@@ -396,7 +396,7 @@ def _run_after(effects: Effects, job: BrokerJob, attempt: Attempt) -> int:
 
 
 def preempt(state: State, effects: Effects) -> None:
-    """Of the drivers that hold a slot while another job is due, ask those that are furthest ahead."""
+    """Ask drivers that hold a slot while another job is due to lend it, those that are furthest ahead first."""
     if not state.clock.awake and not state.free_slots.reserved:
         return
     clock, asked = state.clock, []

@@ -45,7 +45,7 @@ from park.model import DRAIN_SECONDS
     "--time-limit",
     callback=seconds,
     metavar="TIME",
-    help="Leave before so much time has passed, such as 3h55m. The end of a batch job counts in any case.",
+    help="Leave before this time has passed, such as 3h55m. The end of a batch job counts in any case.",
 )
 @click.option(
     "--idle-timeout", callback=seconds, metavar="TIME", help="Leave after this time without work, such as 5m."

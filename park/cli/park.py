@@ -91,7 +91,7 @@ def main() -> None:
     """Submit, see and steer the jobs of a PARK broker.
 
     The broker is found through $PARK_BROKER, park.toml, the connection file in the default home, or the --broker of each
-    command. SEL names jobs: 12, 1-5, 1,4, last, all, tag:x. Where something is amiss, `park doctor` says what.
+    command. SEL names jobs: 12, 1-5, 1,4, last, all, tag:x. If something does not work, `park doctor` says why.
     """
     # a command is over before its cycles are worth a look, which took a sixth of the time of a long list
     gc.set_threshold(100_000)

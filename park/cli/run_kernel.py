@@ -282,7 +282,7 @@ def whose(owner: str | None, only: bool, key: Key | None) -> str:
 
 
 def where(here: NodeAllocation) -> str:
-    """In which batch job the kernel is, and for how long, in words."""
+    """The batch job of the kernel and its end, in words."""
     if here.job is None:
         return ""
     end = "" if here.seconds is None else f", which ends in {timedelta(seconds=round(here.seconds))}"
@@ -291,7 +291,7 @@ def where(here: NodeAllocation) -> str:
 
 #: Whether the system tells a waiting thread who has sent a signal, and which processes are below another, as Linux does.
 TELLS_SENDERS = sys.platform == "linux"
-#: Why the process of a unit ends that has sent SIGTERM to its kernel.
+#: The cause of death of a slot process that has sent SIGTERM to its kernel.
 TOLD_TO_STOP = (
     "it sent SIGTERM to its kernel, which serves other jobs too: a unit may end only its own processes"
 )

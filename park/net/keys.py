@@ -43,7 +43,7 @@ KEY_SUFFIX = ".key"
 RESCAN_SECONDS = 1.0
 #: A folder that changed within this time before it was read may change again with the same time stamp.
 _COARSE_NANOSECONDS = 1_000_000_000
-#: In the folder of the keys: when peers last connected with each.
+#: The file in the folder of the keys that tells when peers last connected with each.
 _USED_FILE = ".used"
 _Z85 = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")

@@ -46,7 +46,7 @@ class Pace:
 
 
 def counted(progress: Progress) -> str:
-    """The progress, for people; empty where nothing has been counted. That units are units goes without saying.
+    """The progress, for people; empty where nothing has been counted. The word "units" is left out.
 
     >>> [counted(Progress(*each)) for each in [(1200.0, 10000, "samples"), (3, 7, "units"), (3, 0), (0, 0)]]
     ['1,200/10,000 samples', '3/7', '3 done', '']

@@ -18,7 +18,7 @@ try:
 except ImportError:  # Windows, where no slot process can be started
     fcntl = None  # type: ignore[assignment]
 
-#: Where a standard stream of a child leads: to a pipe, or nowhere.
+#: The target of a child's standard stream: a pipe, or nothing.
 PIPE, DEVNULL = -1, -3
 #: Signals that Python ignores, and that end other programs.
 _SIGNALS = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]

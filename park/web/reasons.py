@@ -1,4 +1,4 @@
-"""Why the jobs on open pages wait. The table does not say it, so the broker is asked now and then."""
+"""The reasons why the jobs on open pages wait. The table does not have them, so the broker is asked now and then."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Reasons:
 
 
 def ask(service: ServerProxy, jobs: Iterable[int]) -> dict[int, str]:
-    """Why each of *jobs* waits. One question after the other: a burst would keep the broker from its work."""
+    """The reason why each of *jobs* waits. The questions come one by one: a burst would keep the broker from its work."""
     found = {}
     for job in jobs:
         with contextlib.suppress(UnknownJob):

@@ -37,16 +37,6 @@ from park.local import LocalService
 from tests.support.fabric import ENVIRONMENT, until
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[LocalService]:
-    service = LocalService()
-    service.configure(slots=2)
-    with service:
-        list(service.map(lambda x: time.sleep(0.2), range(2)))  # both slots are there
-        yield service
-    service.close()
-
-
 class Notes:
     """Calls note themselves in a folder, and wait where they are told to."""
 

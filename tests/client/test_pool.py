@@ -19,16 +19,6 @@ from park.client.pool import Pool
 from park.local import LocalService
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[LocalService]:
-    service = LocalService()
-    service.configure(slots=2)
-    with service:
-        list(service.map(lambda x: time.sleep(0.2), range(2)))  # both slots are there
-        yield service
-    service.close()
-
-
 @pytest.fixture
 def pool(service: LocalService) -> Iterator[Pool]:
     with service.pool() as pool:

@@ -18,16 +18,6 @@ from park.local import LocalService
 from tests.support.fabric import until
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[LocalService]:
-    service = LocalService()
-    service.configure(slots=2)
-    with service:
-        list(service.map(lambda x: time.sleep(0.2), range(2)))  # both slots are there
-        yield service
-    service.close()
-
-
 class Noted:
     """Notes its units in a file as they begin; the last is *late*."""
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from park.broker.effects import Key
 
-#: Of one job, controls that are kept and bytes of all of them.
+#: The most controls of one job that are kept, and their bytes.
 MAX_KEPT_CONTROLS, MAX_KEPT_CONTROL_BYTES = 10_000, 16 << 20
-#: Of all jobs of one owner; each takes some hundred bytes of the broker's memory.
+#: The most controls of all jobs of one owner; each takes some hundred bytes of the broker's memory.
 MAX_OWNER_CONTROLS = 200_000
 #: Keys of deleted controls that stay; no client repeats a control after this many others.
 MAX_SPENT_KEYS = 1000

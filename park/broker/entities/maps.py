@@ -25,11 +25,11 @@ CHUNK_SECONDS = 0.020
 TAIL_SECONDS = 0.004
 #: One decision and its messages, seconds of the broker's time.
 DECISION_SECONDS = 50e-6
-#: The results of a chunk should take no more bytes than this.
+#: The aim for the bytes of a chunk's results.
 MAX_CHUNK_BYTES = 1 << 20
-#: More units are in no chunk.
+#: The most units of a chunk.
 MAX_CHUNK_UNITS = 1 << 16
-#: So often may one unit kill its slot process.
+#: A unit that has killed this number of slot processes fails.
 MAX_KILLS = 3
 
 
@@ -184,7 +184,7 @@ class JobMap(Struct, eq=False):
         return bool(found)
 
     def put_missing(self, spans: Iterable[tuple[int, int]]) -> int:
-        """All units outside *spans* (first unit, stop) wait; none waited before. How many there are."""
+        """Let all units outside *spans* (first unit, stop) wait; none waited before. Returns their number."""
         covered = sorted(spans)
         for segment, count in self.segments.items():
             for lo, hi in gaps(segment, segment + count, covered):

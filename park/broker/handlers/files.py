@@ -14,7 +14,7 @@ from park.errors import InvalidRequest, ProtocolError
 from park.wire import codec, messages
 from park.wire.fragments import MAX_PAYLOAD_BYTES
 
-#: Of one job, characters of a name, and bytes of one file.
+#: The most files of one job, characters of a name, and bytes of one file.
 MAX_FILES, MAX_FILE_NAME_CHARS, MAX_FILE_BYTES = 500, 100, MAX_PAYLOAD_BYTES
 
 

@@ -25,7 +25,7 @@ from park.wire import messages
 from park.wire.codec import unpack
 from park.wire.messages import Message
 
-#: So much is kept of what a kernel says of one orphan; it says no more.
+#: The most events of one orphan that are kept; a kernel sends no more.
 MAX_ORPHAN_EVENTS = 8
 
 #: Seconds that an attempt may have run before it is taken in.

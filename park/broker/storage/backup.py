@@ -23,9 +23,9 @@ from park.broker.storage.store import NAMESPACES, SCHEMA, JobStore, stored_value
 from park.errors import StoreError
 from park.wire import codec
 
-#: Numbers of jobs that may have been given since the copy.
+#: Job numbers that are left out after a restore, because the broker may have given them out since the copy.
 JOB_NUMBER_GAP = 10_000
-#: Of its broker's store, in its home.
+#: The file of the store in a broker's home.
 STORE_FILE = "jobs.mdb"
 
 

@@ -279,7 +279,7 @@ class Journal:
         return talk.passed, talk.kept(-1 if place is None else place)
 
     def _stored(self, job: int) -> _Talk:
-        """As an earlier life has left it. A record that cannot be read is left out, and named."""
+        """The stream of a job of an earlier life, from the store. A record that cannot be read is left out, and named."""
         talk = _Talk(stored=True)
         for namespace, tail in talk.tails.items():
             for key in self._store.keys(namespace, (job,), sys.maxsize):

@@ -13,7 +13,7 @@ from park.errors import StoreError
 
 
 class MemoryStore(Store):
-    """A store without a disk: the same rules, and it ends with the process. For one thread."""
+    """A store without a disk, for one thread. It has the same rules, and ends with the process."""
 
     _BATCH = 1024
 

@@ -286,7 +286,7 @@ class JobStore(Store):
         env = self._env = lmdb.open(
             str(self._file), subdir=False, map_size=self._FIRST_SIZE, max_dbs=len(NAMESPACES), mode=0o600
         )
-        # So would a page that the file ought to have and has not; a page of zeros is an error in words.
+        # Reading a page that the file lacks would end the process, too. A page of zeros is an error in words.
         whole = self._content(env)
         if self._file.stat().st_size < whole:
             os.truncate(self._file, whole)

@@ -50,7 +50,7 @@ def _time(option: str, default: str, help: str) -> Callable[[Any], Any]:
 
 @click.group()
 def alloc() -> None:
-    """Let allocations of a batch system come while work waits.
+    """Submit allocations to a batch system while work waits.
 
     It submits them, and gives them back when there is no work.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from park.kernel.loop import KernelLoop
     from park.net.reactor import Reactor
 
-#: How much the processes of a donation yield to others with ``--nice``: as much as there is.
+#: The niceness of a donation's processes with ``--nice``: the highest that there is.
 NICENESS = 19
 
 
@@ -53,7 +53,7 @@ NICENESS = 19
     metavar="TIME",
     help="Serve again when there was no reason to pause for this time.",
 )
-@click.option("--every", callback=seconds, default="5s", hidden=True, help="Look at the machine so often.")
+@click.option("--every", callback=seconds, default="5s", hidden=True, help="Time between two looks at the machine.")
 @log_option
 def donate(
     broker: str | None,

@@ -273,7 +273,7 @@ def _left(r: JobRecord) -> str:
 
 
 def _doubled(chunks: int) -> str:
-    """Of a job with pure units."""
+    """The line on second starts for a job with pure units."""
     times = {0: "never yet", 1: "once"}.get(chunks, f"{chunks} times")
     return f"a late unit may be started a second time, beside the first ({times})"
 

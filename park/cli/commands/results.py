@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 def fetch(broker: str | None, selector: str, output: Path | None, folder: Path | None, as_json: bool) -> None:
     """Print the result of a job, or write it to a file or files.
 
-    Of a job of which some units have failed it is the results of the others, and why those failed; it ends with code 1.
+    If some units of the job have failed, it prints the results of the others and the errors, and ends with code 1.
 
     The result is unpickled here, which runs code that the job's owner chose: fetch only from people you trust.
     """
@@ -120,15 +120,15 @@ def _save(job: int, result: Any, folder: Path) -> None:
 @broker_option
 @one_argument
 @click.option("--json", "as_json", is_flag=True, help="One JSON array of messages; with -f a line each.")
-@click.option("-f", "--follow", is_flag=True, help="And what comes, until the job has ended.")
+@click.option("-f", "--follow", is_flag=True, help="Show new lines too, until the job has ended.")
 @click.option(
     "--messages",
     "opened",
     is_flag=True,
-    help="With -f: also what its body publishes. Some of it is pickled, and unpickling runs code of the job's owner.",
+    help="With -f: also the messages of its body. Some of them are pickled, and unpickling runs code of the job's owner.",
 )
 def logs(broker: str | None, selector: str, as_json: bool, follow: bool, opened: bool) -> None:
-    """Print what a job has printed and logged: its last lines. Nothing of the job is unpickled here."""
+    """Print the last lines that a job has printed and logged. Nothing of the job is unpickled here."""
     with in_words():
         from park.client.stream import Error, log_lines
         from park.errors import InvalidRequest
@@ -184,7 +184,7 @@ def _print_log(message: Log) -> None:
 @click.command()
 @broker_option
 @click.argument("job", type=int, shell_complete=complete.numbers)
-@click.option("--unit", type=click.IntRange(0), help="Which input; default: the first one that failed.")
+@click.option("--unit", type=click.IntRange(0), help="The number of the input, from 0; default: the first one that failed.")
 @click.option("--json", "as_json", is_flag=True, help="The result or the error as JSON; no debugger opens.")
 def run(broker: str | None, job: int, unit: int | None, as_json: bool) -> None:
     """Run one unit of a job here, in this process, to look at it.

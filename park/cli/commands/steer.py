@@ -24,7 +24,7 @@ json_option: Callable[[Any], Any] = click.option(
 )
 
 yes_option: Callable[[Any], Any] = click.option(
-    "-y", "--yes", is_flag=True, help="Do not ask whether really all jobs are meant."
+    "-y", "--yes", is_flag=True, help="Do not ask before all jobs are changed."
 )
 
 priority_option: Callable[[Any], Any] = click.option(
@@ -118,7 +118,7 @@ def confirm(what: str, jobs: int) -> None:
 def stop(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
     """Ask jobs to end with their best so far.
 
-    They do at their next safe point.
+    They end at their next safe point.
     """
     _ask_for_each(broker, selectors, "stop", "job {} was asked to stop", as_json)
 
@@ -138,9 +138,9 @@ def abort(broker: str | None, selectors: tuple[str, ...], yes: bool, as_json: bo
 @selectors_argument
 @json_option
 def pause(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
-    """Deal nothing more of jobs until they are resumed.
+    """Start no more units of jobs until they are resumed.
 
-    Units that run end; a fit waits at its next step, without a slot.
+    Units that run go on to their end. A fit waits at its next step, without a slot.
     """
     _ask_for_each(broker, selectors, "pause", "job {0} is paused (park resume {0} lets it go on)", as_json)
 
@@ -205,7 +205,7 @@ def control_of(message: str, value: str | None) -> dict[str, Any]:
     "--tag",
     "tags",
     multiple=True,
-    help="Its tags from now on; may be given several times. '' is none.",
+    help="Their tags from now on, in place of the old ones; may be given several times. '' is none.",
     shell_complete=complete.tags,
 )
 @json_option
@@ -214,7 +214,7 @@ def change(
 ) -> None:
     """Change jobs that have not ended.
 
-    It counts from their next unit on.
+    The change counts from their next unit on.
     """
     with in_words():
         service = open_service(broker)
@@ -259,7 +259,7 @@ def retry(
 def delete(broker: str | None, selectors: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Delete jobs that have ended, and their results.
 
-    A job stays, and is named, if it has not ended, or if a job that comes after it has not; the others go.
+    A job that has not ended stays, and so does a job that another one comes after; the command names them.
     """
     _ask_for_each(
         broker, selectors, "delete", "job {} is deleted", as_json, ended=True, ask="" if yes else "delete"

@@ -186,7 +186,7 @@ def submit(
                    park.fit Assembly): it is fitted
     FILE.py:NAME   a function, or an object with a run method: it runs once,
     MODULE:NAME    or with --inputs once for each of them
-    -- ARG...      what each of them finds in sys.argv[1:]
+    -- ARG...      the arguments of each target, in its sys.argv[1:]
 
     All is loaded and checked here before the first is sent. Modules that lie beside the script, or in the working folder,
     travel with it; others must be installed where the kernels run.
