@@ -3,7 +3,9 @@
 `profiles` has each system's commands as data, and `systems` runs them; `one_host` is a batch system for a single host, and
 `dask_cluster` makes one of a cluster of Dask.
 `private` and `keeper` give an allocation to one job of a broker, `fabric` to one script: `torque`, `pbs`, `slurm`, `sge`
-and `local` stand for `BatchFabric` of that system.
+and `local` stand for `BatchFabric` of that system. `park-broker` starts `allocator_keeper`,
+commands and scripts the others. The room imports the words, `park.util` and `park.net`; modules that connect to a broker
+also import the service.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""The demonstration: a measured scattering curve is fitted, from start to plots. ``python -m park.demo`` runs it."""
+"""The demonstration: a measured scattering curve is fitted, from start to plots.
+
+``python -m park.demo`` and ``bin/demo`` run it. It imports `park` and `park.fit`, as any script does.
+"""

@@ -1,4 +1,5 @@
 """Transport: ZeroMQ sockets and their keys, socket pairs, in-process queues, and the loop that waits for them all.
 
-Only this room imports zmq. The link, the broker and the kernel's supervisor stand on it.
+Only this room imports zmq. The link, the broker and the kernel's supervisor use it; it imports the words, the wire and
+`park.util`.
 """

@@ -1,1 +1,4 @@
-"""Small tools that know nothing of jobs: standard streams, progress in words, notebooks, child processes."""
+"""Small tools for all rooms: standard streams, progress in words, notebooks, child processes, and the hub of messages.
+
+They import only the words and the wire.
+"""

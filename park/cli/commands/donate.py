@@ -53,7 +53,9 @@ NICENESS = 19
     metavar="TIME",
     help="Serve again when there was no reason to pause for this time.",
 )
-@click.option("--every", callback=seconds, default="5s", hidden=True, help="Time between two looks at the machine.")
+@click.option(
+    "--every", callback=seconds, default="5s", hidden=True, help="Time between two looks at the machine."
+)
 @log_option
 def donate(
     broker: str | None,

@@ -184,7 +184,11 @@ def _print_log(message: Log) -> None:
 @click.command()
 @broker_option
 @click.argument("job", type=int, shell_complete=complete.numbers)
-@click.option("--unit", type=click.IntRange(0), help="The number of the input, from 0; default: the first one that failed.")
+@click.option(
+    "--unit",
+    type=click.IntRange(0),
+    help="The number of the input, from 0; default: the first one that failed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The result or the error as JSON; no debugger opens.")
 def run(broker: str | None, job: int, unit: int | None, as_json: bool) -> None:
     """Run one unit of a job here, in this process, to look at it.
