@@ -78,7 +78,7 @@ function show(page) {
   const elements = [...shown.values()].map(({ element }) => element);
   const body = $("rows");
   if (!elements.length || elements.length !== body.children.length || elements.some((element, n) => element !== body.children[n])) {
-    body.replaceChildren(...(elements.length ? elements : [empty()]));
+    body.replaceChildren(...(elements.length ? elements : [note(emptyText())]));
   }
   if (kept && shown.has(Number(kept))) shown.get(Number(kept)).element.querySelector("a").focus();
   const filtered = FIELDS.some((name) => view[name]) || view.state;
@@ -113,14 +113,15 @@ function archive(page, filtered) {
   $("forth").disabled = !older;
 }
 
-function empty() {
+function emptyText() {
   const filtered = FIELDS.some((name) => view[name]) || view.state;
   const text = view.archived ? (view.below ? "There are no older ones." : filtered ? "No archived job passes these filters."
     : "The archive is empty: it takes jobs that ended long ago.") : filtered ? "No job passes these filters." : "There are no jobs yet. park submit, or a script, brings some.";
-  return note(text);
+  return text;
 }
 
-const note = (text) => h("tr", {}, h("td", { colspan: COLUMNS.length, class: "empty" }, text));
+/** A row that says why there are no others. On a narrow screen its text stays in the visible part of the table. */
+const note = (text, columns = COLUMNS.length) => h("tr", {}, h("td", { colspan: columns, class: "empty" }, h("span", {}, text)));
 
 /** The address asks for what there is not. */
 function refused(text) {
@@ -227,7 +228,7 @@ function kernels(rows) {
     h("td", {}, meter(k.slots ? k.busy / k.slots : 0, `Busy slots of kernel ${k.kernel}`), ` ${k.busy} of ${k.slots}`, k.gpus ? `, ${k.gpus_busy} of ${k.gpus} GPUs` : ""),
     h("td", {}, badge(k.state), k.pause ? ` ${k.pause}` : ""), h("td", {}, k.serves), h("td", { class: "figure" }, k.memory ? bytes(k.memory) : ""),
     h("td", {}, k.labels.join(", "))));
-  if (!lines.length) lines.push(h("tr", {}, h("td", { colspan: 7, class: "empty" }, "No kernel is connected: park-kernel starts one.")));
+  if (!lines.length) lines.push(note("No kernel is connected: park-kernel starts one.", 7));
   $("kernel-rows").replaceChildren(...lines);
 }
 
@@ -238,7 +239,7 @@ function owners(rows) {
     h("td", { class: "figure" }, String(o.jobs)), part(o.share, `Share due to ${o.owner}`), part(o.now, `Slots of ${o.owner} now`),
     part(o.used, `Slots of ${o.owner} in the last hour`),
     h("td", { class: "figure" }, o.credits === null ? "no limit" : Math.round(o.credits).toLocaleString("en"))));
-  if (!lines.length) lines.push(h("tr", {}, h("td", { colspan: 6, class: "empty" }, "No owner has jobs now.")));
+  if (!lines.length) lines.push(note("No owner has jobs now.", 6));
   $("owner-rows").replaceChildren(...lines);
 }
 
