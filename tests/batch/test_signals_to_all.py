@@ -38,7 +38,7 @@ def tree(pid: int) -> list[int]:
 
 
 def cancel(kernel: Process) -> None:
-    """As Slurm and Torque do it."""
+    """Signal every process of the job, as Slurm and Torque do."""
     for pid in tree(kernel.pid):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)

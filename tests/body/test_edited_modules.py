@@ -184,7 +184,7 @@ def test_versions_are_those_of_all_that_is_imported(write: Write) -> None:
     assert set(edited_modules.versions_of(["edited_h"])) == {"edited_g", "edited_h"}
     before = edited_modules.versions_of(["edited_h"])
     write(edited_g="import json, os")
-    assert edited_modules.versions_of(["edited_h"]) == before  # what is loaded counts
+    assert edited_modules.versions_of(["edited_h"]) == before  # the loaded version counts
     load("edited_g")
     assert edited_modules.versions_of(["edited_h"]) != before
 

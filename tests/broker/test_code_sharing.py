@@ -166,7 +166,7 @@ def test_the_holders_of_few_codes_are_known(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Node:
-    """As much of a kernel as counts here."""
+    """The part of a kernel that counts here."""
 
     def __init__(self, number: int) -> None:
         self.number, self.machine, self.host = number, "ab"[number % 2], "ab"[number % 2]

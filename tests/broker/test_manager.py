@@ -81,7 +81,7 @@ def test_more_drivers_than_a_kernel_may_hold(name: str) -> None:
     world.until(done)
     results = [expected(name, None if name != "chain" else 5)]
     assert all(world.result(r.job) == results for r in requests)
-    # those that wait, one that computes, one idle; code that kills has a process of its own beside
+    # the waiting ones, one that computes, one idle; code that kills has a process of its own beside
     assert most <= DRIVERS_PER_SLOT + 3, most
 
 

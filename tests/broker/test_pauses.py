@@ -40,7 +40,7 @@ def test_a_paused_kernel_gets_nothing_new_and_serves_again() -> None:
     assert of(desk.submit(client, inputs=[5]), messages.Run) == []
     assert desk.dispatcher.explain(1) == f"the kernel that could run it pauses, on node: {KEYBOARD}"
     assert run_of(serving(desk, kernel, "all")).job == 1
-    # what runs there goes on through the next pause
+    # units that run there go on through the next pause
     assert serving(desk, kernel, "none").sends == []
     assert desk.job(1).running == 1
 

@@ -165,7 +165,7 @@ def test_what_jobs_that_are_deleted_took_is_used_again(tmp_path: Path) -> None:
             assert len(service.wait(job, timeout=60)) == 2
             service.delete(job)
             until(lambda: not sum(1 for _ in service.jobs(owner="*")))
-            service.wait(service.start(abs, [-1]), timeout=60)  # what was deleted is swept out meanwhile
+            service.wait(service.start(abs, [-1]), timeout=60)  # deleted records are swept out meanwhile
             service.delete(service.jobs(owner="*")[-1].id)
             sizes.append((fabric.home / "jobs.mdb").stat().st_size)
         assert sizes[-1] <= sizes[2], sizes

@@ -59,7 +59,7 @@ class Attacker:
     # -- the wire ------------------------------------------------------------------------------
 
     def connect(self, port: str, key: Path | None = None, kind: int = zmq.DEALER, heartbeat: int = 0) -> None:
-        """A new connection, with a key that the broker knows, or one that nobody knows."""
+        """A new connection, with a key that the broker knows, or with an unknown one."""
         if self.socket is not None:
             self.socket.close(0)
         self.socket = zmq.Context.instance().socket(kind)

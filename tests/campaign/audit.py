@@ -127,7 +127,7 @@ def _check_job(store: JobStore, job: int, task: Task, told: bool, where: str, fo
         "abort": ["aborted"] if told else ["complete", "aborted"],
     }.get(task.kind, ["complete"])
     if task.kind == "stop":
-        right = ["complete", "aborted"]  # what never started
+        right = ["complete", "aborted"]  # a job that never started
     if record["state"] not in right:
         found.lost.append(f"{where}: job {job} is {record['state']} ({record['reason']}), not {right[0]}")
     total = 1 if task.once else task.count

@@ -57,7 +57,7 @@ class Size:
     throttled: int = 0
     #: seconds without any progress after which something waits that must not
     patience: float = 40.0
-    #: what is planted in the broker: see `planted`
+    #: the bug that is planted in the broker: see `planted`
     planted: str = ""
     #: seconds in which all must be over
     limit: float = 300.0
@@ -83,7 +83,7 @@ class Campaign:
         self.ledger = folder / "ledger"
         self.kernels: list[Process] = []
         self.clients: dict[int, Process] = {}
-        #: what is due later: when, and what
+        #: events that are due later: the time and the event
         self._later: list[tuple[float, Callable[[], None]]] = []
         (folder / "plan.json").write_text(json.dumps(asdict(size) | {"seed": seed}))
         self.port = three_ports(self.random)

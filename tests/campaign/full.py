@@ -107,7 +107,7 @@ def delete(folder: Path) -> None:
 
         until(lambda: "disk is full" in service.status(job).reason, why=lambda: fabric.broker.text)
         had = rests(done(service, job), 3.0)
-        # what is printed leaves the reserve as it is
+        # printed lines leave the reserve as it is
         free = os.statvfs(home).f_bavail * 4096
         time.sleep(5.0)
         assert os.statvfs(home).f_bavail * 4096 == free

@@ -106,7 +106,7 @@ class Moment:
     disk: bytearray = field(default_factory=bytearray)
     #: writes that no sync has followed yet
     loose: list[tuple[int, bytes]] = field(default_factory=list)
-    #: what the last acknowledged transaction left, and what the one left that has begun since
+    #: the values after the last acknowledged transaction, and after the one that has begun since
     promised: Records = field(default_factory=dict)
     begun: Records = field(default_factory=dict)
 
@@ -161,7 +161,7 @@ class Report:
 
 
 def survey(folder: Path, images: int, seed: int = 0, bug: str = "") -> Report:
-    """Record as many lives as *images* need, and look at so many of their images; in *folder*, which is emptied."""
+    """Record as many lives as *images* need, and look at this number of their images; in *folder*, which is emptied."""
     library = faults.library(folder)
     report = Report()
     while report.images < images:

@@ -63,7 +63,7 @@ class Proxy:
         return f"tcp://{HOST}:{self.port}"
 
     def cut(self, door: str, share: float, chance: random.Random) -> None:
-        """Reset so many of the door's connections, with whatever is on its way."""
+        """Reset this number of the door's connections, with all that is on its way."""
         self._each(door, share, chance, Wire.reset)
 
     def hold(self, door: str, share: float, seconds: float, chance: random.Random) -> None:
@@ -128,7 +128,7 @@ class Proxy:
                 pumps = [self._pump(wire, reader, far), self._pump(wire, far_reader, writer)]
                 await asyncio.gather(*pumps)
             except (OSError, asyncio.CancelledError):
-                pass  # nobody listens there, or all is over
+                pass  # no broker listens there, or all is over
             finally:
                 wire.reset()
                 self.wires[door].discard(wire)

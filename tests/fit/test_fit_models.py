@@ -107,7 +107,7 @@ class Polarised:
 
 @dataclass
 class Reflectometer(Sample):
-    """As refl1d: a probe, pairs (Q, R), a profile, and files."""
+    """A sample like those of refl1d: a probe, pairs (Q, R), a profile, and files."""
 
     probe: Any = None
     magnetic: bool = False
@@ -151,7 +151,7 @@ class Reflectometer(Sample):
 
 @dataclass
 class Detector:
-    """As a data object of sasmodels."""
+    """A data object like those of sasmodels."""
 
     qx_data: Any = None
     qy_data: Any = None
@@ -161,7 +161,7 @@ class Detector:
 
 @dataclass
 class Scattering(Sample):
-    """As an experiment of sasmodels: values at the places of an index into the data."""
+    """An experiment like those of sasmodels: values at the places of an index into the data."""
 
     data_type: str = "Iq"
     two: bool = False

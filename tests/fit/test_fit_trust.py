@@ -37,7 +37,7 @@ OPTIMIZERS = [
     *("auto", "lm", "amoeba"),
     *(pytest.param(method, marks=pytest.mark.heavy) for method in ("de", "newton")),
 ]
-#: A fit that has converged may lie so many standard errors off: 0.01 in the likelihood.
+#: The most standard errors by which a converged fit may be off: 0.01 in the likelihood.
 NEAR = 0.15
 Array = np.ndarray[Any, Any]
 
@@ -341,7 +341,7 @@ class TestLimits:
 class TestConvergence:
     T = np.linspace(0, 5, 40)
     Y = 3 * np.exp(-T / 1.5) + 0.4 + 0.05 * np.random.default_rng(6).normal(size=40)
-    #: what each method is told, so that it ends too early
+    #: options with which each method ends too early
     FEW: ClassVar[dict[str, dict[str, Any]]] = {
         "lm": {"steps": 1},
         "amoeba": {"steps": 6},

@@ -113,7 +113,7 @@ def test_what_has_not_begun_goes_back_and_what_runs_ends_with_its_unit() -> None
     assert told(actions, messages.Serving) == [messages.Serving("none", KEYBOARD, 1)]
     assert [(m.attempt, m.count, m.ended) for m in told(actions, messages.Finished)] == [(2, 0, "lost")]
     assert Withdraw(1, 1) in actions
-    # what was on its way meanwhile goes back too
+    # chunks that were on their way meanwhile go back too
     assert [m.ended for m in told(bench.run(3), messages.Finished)] == ["lost"]
     # and the process stays for the time after the pause
     bench.done(1, 1)

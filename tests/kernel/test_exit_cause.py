@@ -117,6 +117,6 @@ def test_a_cleanup_that_never_ends_is_nobody_else_s_crash(tmp_path: Path) -> Non
         fabric.start_kernel(slots=1)
         service = fabric.connect()
         assert service.wait(service.start(Stuck(), [1, 2]), 60) == [1, 2]
-        # whatever comes next finds the slot free, also what must not run twice: the cleanup would keep it for 30 s
+        # the next unit finds the slot free, also one that must not run twice: the cleanup would keep it for 30 s
         for _ in range(3):
             assert service.wait(service.start(abs, [-1], idempotent=False), 60) == [1]

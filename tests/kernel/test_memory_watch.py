@@ -50,7 +50,7 @@ def leaves(megabytes: int) -> int:
 
 def test_a_unit_that_holds_too_much_fails_alone(fabric: Fabric) -> None:
     service = fabric.connect()
-    # what another job has left in the process is not held against it
+    # memory that another job has left in the process does not count
     assert service.wait(service.start(leaves, [160]), 60) == [160]
     with pytest.raises(
         park.JobFailed, match=r"unit 1: it held \d+ MB of memory, more than the 150 MB"
@@ -131,6 +131,6 @@ sys.stdin.read()
         assert 120 * MB < held(process.pid, 100 * MB) < 250 * MB
         watch = MemoryWatch(lambda number: process.pid)
         assert list(watch.look({1: 40 * MB}, now=0.0))
-        watch.begin(1, 1, now=0.0)  # what it holds now was left by others
+        watch.begin(1, 1, now=0.0)  # the memory that it holds now was left by others
         assert not list(watch.look({1: 40 * MB}, now=0.0))
         process.stdin.close()

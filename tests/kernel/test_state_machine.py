@@ -189,7 +189,7 @@ def test_an_abort_interrupts_and_then_kills() -> None:
     assert bench.machine.tick(5.0 + ABORT_GRACE_SECONDS - 0.1) == []
     assert bench.machine.tick(5.0 + ABORT_GRACE_SECONDS) == [KillProcess(1)]
     assert bench.machine.tick(9.0) == []
-    # what was to be aborted is aborted, not crashed
+    # an attempt that was to be aborted is aborted, not crashed
     (ended,) = told(bench.exited(1, "signal 9"), messages.Finished)
     assert (ended.attempt, ended.ended) == (1, "abort")
     assert bench.broker(messages.Abort(attempt=1)) == []
@@ -290,12 +290,12 @@ def test_a_broker_of_another_life_hears_what_is_held_and_answered() -> None:
     assert bench.machine.state.holds == [1, 2]
     assert [entry[5] for entry in bench.machine.describe_attempts()] == ["runs", "done"]
     actions = bench.broker(messages.Welcome("store", 2, 2.0, 20.0, fresh=True))
-    assert CloseProcess(2) in actions  # nobody would tell it to clean up
+    assert CloseProcess(2) in actions  # no broker would tell it to clean up
     assert [m.attempt for m in told(actions, messages.Finished)] == [2]
-    # what runs goes on; its process is replaced when it is done, because earlier jobs may have ended
+    # a running attempt goes on; its process is replaced when it is done, because earlier jobs may have ended
     assert CloseProcess(1) in bench.done(1, 1)
     bench.broker(messages.Committed([2]))
-    assert bench.machine.state.holds == [1]  # nobody stores the answer of 1: it is kept for a while
+    assert bench.machine.state.holds == [1]  # no broker stores the answer of 1: it is kept for a while
     bench.machine.tick(1000.0)
     assert bench.machine.state.holds == [1]  # its broker has said nothing since, and may be dead
     bench.broker(messages.Heartbeat(2), now=1000.0)
@@ -515,14 +515,14 @@ def test_a_process_that_cleans_up_is_given_nothing_until_it_has() -> None:
     assert place(bench.run(2, job=2)) == 2
     bench.done(2, 2)
     assert CloseProcess(1) in bench.slot(1, messages.Cleans(1, done=True))  # there is a slot for one of them
-    # what it prepared when its job had ended, it cleans up at once
+    # a body that was prepared after its job had ended is cleaned up at once
     bench.run(5, job=5)
     bench.broker(messages.Release(5))
     bench.slot(2, messages.Cleans(5))
     bench.done(2, 5)
     assert not bench.machine.state.processes[2].is_free
     bench.slot(2, messages.Cleans(5, done=True))
-    # one that never ends dies, and nobody else is blamed
+    # a cleanup that never ends is killed, and no other job is blamed
     assert place(bench.run(3, job=3)) == 2
     bench.slot(2, messages.Cleans(3))
     bench.done(2, 3)
@@ -620,7 +620,7 @@ def test_a_kernel_that_drains_takes_nothing_new_and_lets_idle_processes_go() -> 
     assert told(bench.machine.withdrawn(1, 1, 3), messages.HandBack) == [messages.HandBack(1, 2, 1)]
     (late,) = told(bench.run(4), messages.Finished)
     assert (late.attempt, late.ended) == (4, "lost")
-    # those that end in time are let go, and the kernel is free when they are gone
+    # processes that end in time are let go, and the kernel is free when they are gone
     assert CloseProcess(1) in bench.done(1, 1)
     assert CloseProcess(2) in bench.done(2, 2)
     assert not bench.machine.left(11.0)

@@ -97,7 +97,7 @@ def test_large_payloads_are_mapped_both_ways(pair: Pair, size: int) -> None:
             1,
             0,
         ]
-        a.send([b"on", received[1][1]])  # what is mapped can go on as it is
+        a.send([b"on", received[1][1]])  # a mapped payload can be passed on as it is
         assert b.recv() == [b"on", payload]
         del received
     assert descriptors() == before

@@ -39,7 +39,7 @@ from tests.support.fabric import Fabric, until
 
 
 class Peer:
-    """Takes so many messages."""
+    """Takes a given number of messages."""
 
     def __init__(self) -> None:
         self.room = 0
@@ -339,7 +339,7 @@ def test_more_units_than_memory_has_room_for_are_refused_for_now(monkeypatch: py
     assert busy.text.endswith("retry after 2 s")
     assert not of(desk.give(client, messages.Units(40, 1, True, map=KEY), units([1])), messages.MapFailed)
     assert desk.dispatcher.state.maps[KEY].total == 10
-    # what is said of the map when those before are answered begins with them
+    # the messages on the map that follow the earlier answers begin with these
     kernel = desk.kernel()
     for _ in range(10):
         for run in list(desk.dispatcher.state.attempts.values()):

@@ -274,7 +274,7 @@ def test_what_runs_goes_on_while_its_broker_is_killed_and_started_again(own: Fab
         own.start_broker()
     assert service.wait(fit, timeout=60) == sum(100 * g + i for g in range(1, 13) for i in range(6))
     units = runs.read_text().split()
-    # what was on its way when the broker died may run twice: a unit each time
+    # a unit that was on its way when the broker died may run twice, one each time
     assert len(set(units)) == 72
     assert len(units) <= 74
     gate.open()
@@ -514,7 +514,7 @@ def test_a_job_is_the_same_messages_on_both_services(
     assert local["k < Run"] == local["k > Finished"] >= 1
 
 
-# -- nobody there --------------------------------------------------------------------------------
+# -- no broker ----------------------------------------------------------------------------------
 
 
 def no_file(folder: Path) -> str:
@@ -760,7 +760,7 @@ def test_strangers_do_not_disturb_the_broker(tmp_path: Path) -> None:
                 for frames in GARBAGE:
                     stranger.send_multipart(frames)
                 until(lambda b=before: loop.malformed == b + len(GARBAGE), 50)  # type: ignore[misc]
-            # as nobody, as a client, as a kernel
+            # before a hello, as a client, as a kernel
             for hello in (
                 None,
                 messages.Hello(os.urandom(16), "stranger", "3.11"),

@@ -56,7 +56,7 @@ def test_a_home_that_nobody_may_write_to_is_said_in_words(how: str, there: bool,
         store = JobStore(home)
         store.commit([Write("job", (1,), b"x")])
         store.close()
-    # inside of a user namespace even root is nobody to the folders of a user that it does not know
+    # inside a user namespace even root has no rights in the folders of an unmapped user
     serve = ["-m", "park.cli.broker", "--home", str(home)]
     if how == "read-only":
         mount = f'mount --bind {place} {place} && mount -o remount,ro,bind {place} {place} && exec "$@"'

@@ -318,7 +318,7 @@ def test_a_user_and_a_token_select_a_key(ring: Keyring, config: Path, tmp_path: 
     assert key_for(there, (CLIENT,), token=other.path) == key_for(
         there, (CLIENT,), "carl", token=str(other.path)
     )
-    # what selects none is said, with what there is, and never with a secret
+    # a selection of no key is refused with the names that there are, and never with a secret
     with pytest.raises(
         InvalidRequest, match=r"'eve' has no key for the broker at .* has keys of ada, ada, bob"
     ):
@@ -509,14 +509,14 @@ def test_park_keys_of_the_broker_that_the_environment_names(
 
 
 def test_a_peer_is_its_connection_and_its_key_together(ring: Keyring, tmp_path: Path) -> None:
-    """A routing id that a peer chose, because another had it before, makes it nobody else."""
+    """A peer that chooses another's former routing id stays itself."""
     keeper = Authenticator(ring.pair(), ring.find)
     door = KeyedRouter(keeper, "clients")
     address = door.bind("tcp://127.0.0.1:0")
     keys = [ring.new(name, CLIENT, tmp_path / name) for name in ("ada", "bob")]
 
     def heard(key: Key) -> bytes:
-        """As whom the door hears a peer with this key; b"": it does not, while it still holds the connection before."""
+        """The name under which the door hears a peer with this key; b"": it still holds the connection before."""
         with zmq.Context() as context, context.socket(zmq.DEALER) as peer:
             peer.linger = 0
             peer.curve_publickey, peer.curve_secretkey = key.public.encode(), key.secret.encode()

@@ -415,7 +415,7 @@ def test_slots_come_up_while_the_script_forks_and_its_forks_live_on(scripts: Scr
                     time.sleep(60)
                     os._exit(0)
             print(started.wait(50), park.local_service.wait(job, 10))
-            # what was left open for children is not open in a slot
+            # descriptors that children inherit are not open in a slot
             print(park.local_service.wait(park.local_service.start(os.path.exists, [f"/proc/self/fd/{write}"])))
         finally:
             for fork in forks:

@@ -150,7 +150,7 @@ def test_two_first_starts_at_once_in_a_fresh_clone(tmp_path: Path) -> None:
     """Both wait for one set-up; a set-up cut short is done again; the next start does nothing."""
     clone = tmp_path / "a clone"
     assert run("git", "clone", "-q", ROOT, clone).returncode == 0
-    (clone / ".venv" / "bin").mkdir(parents=True)  # what a set-up that was cut short may leave
+    (clone / ".venv" / "bin").mkdir(parents=True)  # the folder that a set-up may leave which was cut short
     command = [clone / "bin" / "test", "--version"]
     both = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in "12"

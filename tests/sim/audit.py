@@ -14,7 +14,7 @@ from park.broker.manager import Turn
 from park.wire import codec, pack
 from tests.sim.world import World
 
-#: The books are read after so many turns, and whenever the broker dies.
+#: Turns between two readings of the books; they are also read whenever the broker dies.
 EVERY = 8
 
 

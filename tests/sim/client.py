@@ -97,7 +97,7 @@ class Client(Peer):
         self._names: dict[bytes, str] = {}
         #: requests without an answer, in the order in which they are said
         self.requests: dict[int, Request] = {}
-        #: those of them that were refused on a full disk, until the user says them again
+        #: the requests that were refused on a full disk, until the user sends them again
         self._refused: set[int] = set()
         #: its sessions, by the request that opened each first, and the requests that open them
         self.sessions: dict[Request, ClientSession] = {}
@@ -196,9 +196,9 @@ class Client(Peer):
         return request
 
     def _say_again(self, request: Request) -> None:
-        """As a user does, after a while.
+        """Send a refused request again, as a user does after a while.
 
-        A refused request was not said: it comes after all that the user has said meanwhile.
+        It comes after all requests that the user has sent meanwhile.
         """
         number = request.message.id
         if self.alive and number in self._refused:

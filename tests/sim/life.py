@@ -50,7 +50,7 @@ class Life:
             kernel.owner, kernel.gpus = self.random.choice(["", "bob"]), self.random.choice([0, 1, 2])
 
     def run(self, happenings: int = 20, events: int = 300) -> World:
-        """At least so many happenings, and in all so many events for the dispatcher, one of which is its death."""
+        """At least this number of happenings, and in all this number of events for the dispatcher, one of which is its death."""
         world = self.world
         self.submit_some("broad", None)  # a driver whose map is of drivers
         self.submit_some("heeds", self.random.choice([None, [2, 4]]))
@@ -283,7 +283,7 @@ class Life:
         self.world.shelf.full = not self.world.shelf.full
 
     def jump(self) -> None:
-        """Nobody runs for a while: leases may end."""
+        """All processes stand still for a while: leases may end."""
         self.world.now += self.random.choice([1.0, 5.0, 25.0])
 
     def set_clock(self) -> None:
@@ -350,7 +350,7 @@ class Life:
         world.until(lambda: not any(c.requests for c in world.clients))
         world.now += 1.0
         world.until(lambda: not world.manager.store.count("trash"))
-        # what nobody waits for
+        # attempts that no client waits for
         world.until(
             lambda: not world.dispatcher.state.attempts and not world.dispatcher.state.recovery.orphans
         )
@@ -370,7 +370,7 @@ class Life:
         world.until(lambda: all(j.ended for j in world.dispatcher.state.jobs.values()))
         world.until(
             lambda: not any(k.machine.state.attempts or k.machine.state.answers.stored for k in world.kernels)
-        )  # what was held up
+        )  # messages that were held up
         world.until(lambda: math.isinf(world.dispatcher.state.job_list.next_deadline()))
         self.took = world.now - began
         world.check_nothing_is_left()

@@ -25,7 +25,7 @@ class PayingLife(Life):
 
     def __init__(self, seed: int, disk: Pause | None = None) -> None:
         super().__init__(seed, World(seed, pace=exact, policy=CreditPolicy(), disk=disk))
-        #: what one result of a job costs, micro-credits, by job
+        #: the price of one result, micro-credits, by job
         self.prices: dict[int, int] = {}
         self._asked_for: list[tuple[Request, int]] = []
 

@@ -51,7 +51,7 @@ class Frame:
     #: seconds that it has computed
     seconds: float = 0.0
     maker: Any = None
-    #: what it waits for
+    #: the map or fetch that it waits for
     map: bytes = b""
     #: the code of that map, by name
     maps: str = ""
@@ -104,14 +104,14 @@ class Process:
         self.codes: dict[bytes, Any] = {}
         self.shipped: set[bytes] = set()
         self.stack: list[Frame] = []
-        #: what it was given for bodies, by job; what its bodies have had of that, and the number of the last of these
+        #: by job: controls that it was given for bodies, those that its bodies have had, and the number of the last of these
         self.controls: dict[int, dict[int, int]] = {}
         self.heard: dict[int, list[int]] = {}
         self.served: dict[int, int] = {}
         #: jobs that have ended while something ran
         self.over: list[int] = []
         self.deaf = False
-        #: what will happen when the time has passed, None: nothing runs
+        #: the next step of the running code; None: nothing runs
         self._effect: Callable[[], None] | None = None
         self._chunk: Chunk | None = None
         self._ticket = 0

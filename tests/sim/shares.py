@@ -105,7 +105,7 @@ class Race:
 
 
 def keep_busy(client: Client, name: str, job: Busy, seconds: float) -> Request:
-    """A job with units enough for so many slot-seconds."""
+    """A job with units enough for this number of slot-seconds."""
     count = int(seconds / job.seconds) + 1
     entry = codec.pack(job.seconds)
     return client.submit_packed(name, count, pack.pack_entries([entry] * count), priority=job.priority)

@@ -102,13 +102,13 @@ class World:
         self.served: dict[int, float] = defaultdict(float)
         #: steps of a unit of a job of which a process knows that they are on disk
         self._durable: Counter[tuple[int, int]] = Counter()
-        #: what followers have heard: the number of the last line by attempt
+        #: the number of the last line that followers have heard, by attempt
         self._heard: defaultdict[tuple[Client, int], dict[int, int]] = defaultdict(dict)
         #: units that went on from a checkpoint
         self.restores = 0
         #: of processes, and of the broker
         self.deaths = self.broker_deaths = 0
-        #: what the dispatcher has handled, in all its lives
+        #: the events that the dispatcher has handled, in all its lives
         self.events = 0
         self._heap: list[tuple[float, int, bool, Callable[..., None], tuple[Any, ...]]] = []
         self._entries = itertools.count()
@@ -119,14 +119,14 @@ class World:
         self._tick_at = float("inf")
         self._ticks = (0.0, 0)
         self._times = (heartbeat, lease)
-        #: what is kept over the broker's deaths, if no other store is given
+        #: the store that outlives the broker, if no other one is given
         self.shelf = Shelf()
         self._open_store = store or (lambda: self.shelf)  # type: ignore[assignment,return-value]
         #: how the broker dies next: "", "decided" (before its commit) or "committed" (before it says so)
         self.doom = ""
         #: how likely what is published is lost
         self.loss = 0.0
-        #: what the broker's table was, by store, epoch and number
+        #: the broker's table, by store, epoch and number
         self.past: dict[tuple[str, int, int], tuple[dict[Any, Any], ...]] = {}
         self.watchers: list[Watcher] = []
         self.manager: JobManager
@@ -183,7 +183,7 @@ class World:
         self.served[job] += seconds
 
     def durable(self, job: int, unit: int, steps: int) -> None:
-        """A process was told that its state after so many steps is on disk."""
+        """A process was told that its state after this number of steps is on disk."""
         self._durable[job, unit] = max(steps, self._durable[job, unit])
 
     def restored(self, job: int, unit: int, steps: int, attempt: int) -> None:

@@ -13,11 +13,11 @@ from tests.support.fits import Env
 
 
 class Interrupted(BaseException):
-    """As sudden as a kill."""
+    """An end as sudden as a kill."""
 
 
 class Mortal(Env):
-    """An environment that ends after so many steps; what was kept is there for the next."""
+    """An environment that ends after some steps; its checkpoint is there for the next one."""
 
     def __init__(self, before: Env | None = None, life: float = math.inf) -> None:
         super().__init__()

@@ -56,7 +56,7 @@ def test_beside_a_broker(tmp_path: Path) -> None:
                 visitor.enter()
                 fabric.broker.kill()
                 until(lambda: visitor.http.get("/health").status_code == 503, 50)
-                assert visitor.get("/api/jobs")["rows"] == []  # what was known is still shown
+                assert visitor.get("/api/jobs")["rows"] == []  # the last known table is still shown
                 fabric.start_broker()
                 until(lambda: visitor.http.get("/health").status_code == 200, 50)
         finally:
