@@ -124,7 +124,7 @@ def saver(steps: int | None) -> Generator[Any, Any, Any]:
 
 
 def heeds(count: int | None) -> Generator[Any, Any, Any]:
-    """A driver that goes on until its body has had a number of controls; its result is the first of these."""
+    """A driver that goes on until its body has had *count* controls, and returns them."""
     yield RESTORE
     kept = 0
     while len(heard := (yield HEAR)) < (count or 12):
@@ -136,7 +136,7 @@ def heeds(count: int | None) -> Generator[Any, Any, Any]:
 
 
 def generations(plan: list[Any] | None) -> Generator[Any, Any, Any]:
-    """A fit: generations of naps of *seconds*, and a step of the driver's own after each."""
+    """A fit: *count* generations of *points* naps of *seconds*, and a step of the driver's own after each."""
     count, points, seconds, step = plan or (20, 10, 0.05, 0.01)
     total = 0
     for _ in range(count):

@@ -50,7 +50,7 @@ class Life:
             kernel.owner, kernel.gpus = self.random.choice(["", "bob"]), self.random.choice([0, 1, 2])
 
     def run(self, happenings: int = 20, events: int = 300) -> World:
-        """At least this number of happenings, and in all this number of events for the dispatcher, one of which is its death."""
+        """Run at least this number of *happenings* and of *events* for the dispatcher, one of which is its death."""
         world = self.world
         self.submit_some("broad", None)  # a driver whose map is of drivers
         self.submit_some("heeds", self.random.choice([None, [2, 4]]))

@@ -104,7 +104,7 @@ class Process:
         self.codes: dict[bytes, Any] = {}
         self.shipped: set[bytes] = set()
         self.stack: list[Frame] = []
-        #: by job: controls that it was given for bodies, those that its bodies have had, and the number of the last of these
+        #: by job: controls that it was given, those that its bodies have had, and the number of the last of these
         self.controls: dict[int, dict[int, int]] = {}
         self.heard: dict[int, list[int]] = {}
         self.served: dict[int, int] = {}
