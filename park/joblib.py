@@ -124,7 +124,9 @@ _begun: set[bytes] = set()
 def _batch(
     func: Callable[[], Any], key: bytes, initializer: Callable[..., Any] | None, args: tuple[Any, ...]
 ) -> Any:
-    """In a slot: a batch of calls, before the first one the initializer. (Here its process learns of the backend, too.)"""
+    """Run a batch of calls in a slot, before the first one the initializer. (Here its process learns of the backend,
+    too.)
+    """
     if initializer is not None and key not in _begun:
         initializer(*args)
         _begun.add(key)

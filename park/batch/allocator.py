@@ -248,7 +248,7 @@ class Sight:
 
     @classmethod
     def of(cls, found: Iterable[Allocation], kernels: Mapping[str, int], busy: Iterable[str] = ()) -> Sight:
-        """From the answer of a batch system; a job that holds something counts more than an ended one of that name."""
+        """The allocations in the answer of a batch system. Of two with one name the one that has not ended counts."""
         jobs = sorted(found, key=lambda a: a.state == ENDED, reverse=True)
         return cls({a.name: a for a in jobs}, kernels, frozenset(busy), {a.id: a for a in jobs})
 

@@ -48,7 +48,9 @@ def remember(folder: Path, system: str, id: str) -> None:
 
 
 def take_up(above: Path) -> None:
-    """For each folder in *above* whose process on this machine has ended, start another. Batch systems may be slow."""
+    """Start another process for each folder in *above* whose process on this machine has ended. Batch systems may be
+    slow.
+    """
     for files, module in _MODULES.items():
         for file in above.glob(files):
             with suppress(OSError, MsgspecError):  # its folder goes at this moment, or the file is damaged

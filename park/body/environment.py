@@ -271,7 +271,7 @@ _environment: Environment | None = None
 
 
 def enter(host: Host | None) -> None:
-    """From now on this process runs a body for *host* (None: no body)."""
+    """Set the *host* of the body that this process runs from now on (None: no body)."""
     global _environment
     _environment = Environment(host) if host is not None else None
 

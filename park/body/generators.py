@@ -236,6 +236,6 @@ def _arrived(name: str) -> None:
 
 
 def watch() -> None:
-    """From now on, seed a generator as soon as a unit imports its module."""
+    """Seed a generator, from now on, as soon as a unit imports its module."""
     if not any(isinstance(finder, _Watch) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Watch())

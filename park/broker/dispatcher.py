@@ -191,7 +191,7 @@ class Dispatcher:
         retention.committed(self.state, archived, deleted)
 
     def heard(self, of: Iterable[Heard], count: int = 1) -> list[Send]:
-        """These stream messages are on disk: the acknowledgements that their kernels get now."""
+        """Acknowledge to their kernels stream messages that are on disk."""
         return streams.heard(self.state, of, count)
 
     def tell_disk_space(self, left: int, where: str) -> None:
@@ -217,7 +217,7 @@ class Dispatcher:
     # -- mails ----------------------------------------------------------------------------------
 
     def forget_letters(self, numbers: list[int], now: float) -> Effects:
-        """These letters have left the broker."""
+        """Forget letters that have left the broker."""
         effects = self.state.begin(now)
         notify.forget_letters(self.state, effects, numbers)
         return effects
@@ -229,7 +229,7 @@ class Dispatcher:
     # -- a new life ----------------------------------------------------------------------------
 
     def expect(self, incarnations: set[bytes]) -> None:
-        """These kernels were connected in the broker's last life."""
+        """Expect the kernels that were connected in the broker's last life."""
         recovery.expect(self.state, incarnations)
 
     def restore_clock(self, clock: float, wall: float) -> None:

@@ -183,7 +183,7 @@ class JobManager:
         self._post()
 
     def write_behind(self, wake: Callable[[], None]) -> None:
-        """From now on commit in a thread, which calls *wake* after each commit. A store in memory needs no thread."""
+        """Commit in a thread from now on; it calls *wake* after each commit. A store in memory needs no thread."""
         if self._postman is not None:
             self._postman.start(wake)
         if not isinstance(self.store, MemoryStore):
@@ -260,7 +260,7 @@ class JobManager:
         return not self.full and self.store.free_bytes() - self._backlog > len(event.payload)
 
     def commit_by(self, commits: Commits) -> None:
-        """From now on *commits* makes turns durable."""
+        """Let *commits* make turns durable from now on."""
         assert not self.handed
         self._commits = commits
 

@@ -153,7 +153,7 @@ class Payloads:
                     yield Send(send.peer, failure)
 
     def _failure(self, message: Message, error: ParkError) -> messages.Failure:
-        """In place of a message that cannot be sent; one that is no answer is noted."""
+        """The failure that is sent in place of a message that cannot be sent; a message that is no answer is noted."""
         text = str(error)[:MAX_REASON_CHARS]
         reply = getattr(message, "reply", 0) or getattr(message, "id", 0)
         if not reply:

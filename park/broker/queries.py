@@ -48,7 +48,9 @@ _LAST = {JobState.COMPLETE: "complete", JobState.FAILED: "error", JobState.ABORT
 
 
 class Public:
-    """See the module. *unsaved*: the jobs with records that are decided and not on disk."""
+    """The public records and streams, as the module explains. *unsaved*: the jobs with records that are decided and
+    not on disk.
+    """
 
     def __init__(self, store: Store, dispatcher: Dispatcher, unsaved: Container[int]) -> None:
         self._store = store
@@ -253,7 +255,7 @@ class Public:
     def _rows(
         self, numbers: Iterable[int], names: Sequence[str], explain: Callable[[int], str]
     ) -> Iterator[list[Any]]:
-        """Of the records of these jobs the fields *names*, as they are now if that is on disk, and why they are so.
+        """The fields *names* of the records of these jobs, with the reasons, as far as they are on disk.
 
         Thousands are shown at once, while the broker does nothing else: no record is made for it.
         """

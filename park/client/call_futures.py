@@ -199,7 +199,7 @@ class CallBatch:
         return None
 
     def _arrived(self, call: MapCall) -> None:
-        """In the loop: results have come, or will never come."""
+        """Take results that have come, or will never come (runs in the loop)."""
         left: list[CallFuture] = []
         for start, count, data in call.take_results():
             left += self._tell(start, start + count, _Results(start, data))

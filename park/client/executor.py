@@ -173,7 +173,7 @@ class Executor(concurrent.futures.Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[Any]:
-        """As `concurrent.futures.Executor.map`; PARK finds its own *chunksize*.
+        """Do the same as `concurrent.futures.Executor.map`; PARK finds its own *chunksize*.
 
         A thread of its own reads iterators: results come even while an iterator is slow, or waits for them. With
         *buffersize* the caller reads them: that number of inputs now, and one more for each result that is taken.
@@ -241,7 +241,9 @@ class Executor(concurrent.futures.Executor):
         map_.put(None, closed=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """No more calls; with *wait* until all have ended. *cancel_futures*: those that have not begun never will."""
+        """Take no more calls; with *wait* return when all have ended. *cancel_futures*: calls that have not begun
+        never will.
+        """
         with self._changed:
             self._shut = True
             waiting = list(self._open)

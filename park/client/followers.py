@@ -32,7 +32,7 @@ class Follower(Protocol):
         """A message has come."""
 
     def fail(self, error: ParkError) -> None:
-        """No more messages will come."""
+        """End the follower: no more messages will come."""
 
 
 class Followers:

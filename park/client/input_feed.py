@@ -103,12 +103,12 @@ class InputFeed:
         self._waits = True
 
     def tell_room(self) -> None:
-        """There may be room for more; also from the loop, which waits for nothing here."""
+        """Note that more inputs may be taken. The loop may call it too: it never waits."""
         with self._changed:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """No more inputs are wanted."""
+        """Stop reading inputs."""
         with self._changed:
             self._over = True
             self._values.clear()

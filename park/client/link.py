@@ -37,7 +37,9 @@ ANSWER_SECONDS = 30.0
 
 
 class Link:
-    """See the module. *line* leads to the broker, *listen* opens the way of its table; errors call it *name*."""
+    """The client's end of the connection to a broker. *line* leads to the broker, *listen* opens the way of its table;
+    errors call it *name*.
+    """
 
     def __init__(
         self,

@@ -187,7 +187,7 @@ class MapRun:
             self._session.link.maps.stir(self.call)
 
     def _arrived(self, call: MapCall) -> None:
-        """In the loop: results have come."""
+        """Take results that have come (runs in the loop)."""
         feed = self._feed
         if feed is not None:
             feed.tell_room()
@@ -259,7 +259,7 @@ class MapRun:
             self.cancel(spare=True)
 
     def cancel(self, spare: bool = False) -> None:
-        """No more results are wanted, and no more inputs; *spare*: what runs goes on."""
+        """Want no more results and take no more inputs; *spare*: running units go on."""
         feed = self._feed
         if feed is not None:
             feed.stop()

@@ -79,7 +79,7 @@ class PoolResults:
 
 
 class Pool:
-    """See the module. *slots* tells how many processes there are now. `park.Server.pool` makes one."""
+    """A pool whose workers are slots. *slots* tells their present number. `park.Server.pool` makes one."""
 
     def __init__(self, executor: Executor, slots: Callable[[], int]) -> None:
         executor.finishes_at_exit = False
@@ -204,7 +204,7 @@ class Pool:
     # -- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """No more calls; those that were made end."""
+        """Take no more calls; earlier ones go on to their end."""
         self._over = True
         self._executor.shutdown(wait=False)
 

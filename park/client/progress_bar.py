@@ -77,7 +77,7 @@ class _Terminal:
         ERR.write(text.encode(self.encoding, "replace"), self)
 
     def flush(self) -> None:
-        """Nothing to do: `write` has passed on all that the terminal takes."""
+        """Do nothing: `write` has passed on all that the terminal takes."""
 
     def isatty(self) -> bool:
         return True

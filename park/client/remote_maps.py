@@ -70,7 +70,7 @@ class MapCall:
             self._arrived()
 
     def drop(self, units: Sequence[int]) -> None:
-        """These units, [first, behind the last, ...], had not begun, and never will. No more come."""
+        """Drop units, [first, behind the last, ...], that had not begun, and never will. No more come."""
         self.call.closed = True
         self.dropped = self.dropped or bool(units)
         for start, stop in zip(units[::2], units[1::2], strict=True):
@@ -401,12 +401,12 @@ class RemoteMaps:
             call.fail(error)
 
     def _forgo(self, call: MapCall, units: Sequence[int]) -> None:
-        """These units of the map will never begin, and no more come."""
+        """Give up units of the map that will never begin; no more come."""
         call.drop(units)
         if call.call.complete:
             self._remove(call)
 
     def _remove(self, call: MapCall) -> None:
-        """Nothing more is to be sent of this map."""
+        """Send nothing more of this map."""
         self._maps.pop(call.key, None)
         call.session.calls.pop(call.key, None)

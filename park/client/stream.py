@@ -138,7 +138,7 @@ class Inbox:
             self._arrived.notify()
 
     def fail(self, error: ParkError) -> None:
-        """No more will come."""
+        """End the stream: no more messages will come."""
         with self._arrived:
             self._waiting.append(error)
             self._arrived.notify()
@@ -182,7 +182,7 @@ class MonitorFollower:
             self._call_back(lambda: method(decode(kind, data)))
 
     def fail(self, error: ParkError) -> None:
-        """No more messages will come: the monitor is told, unless its own program has closed the connection."""
+        """Tell the monitor that no more messages will come, unless its own program has closed the connection."""
         method = getattr(self._monitor, "on_error", None)
         if method is not None and not isinstance(error, ServiceClosed):
             self._call_back(lambda: method(Error(str(error))))

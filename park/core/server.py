@@ -576,7 +576,7 @@ class ServerProxy(Server):
         return count_archived(self._link, query or Query(), below)
 
     def rows(self, query: Query, names: Sequence[str], archived: bool = False) -> list[list[Any]]:
-        """Of the same records only the fields *names*, a list a job: cheaper where there are thousands.
+        """The fields *names* of the same records, a list for each job: cheaper for thousands of jobs.
 
         Raises InvalidRequest for a field that records of jobs do not have.
         """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ServiceStack:
-    """See the module. ``with service:`` is short for ``with service_stack.push(service):``.
+    """The services of the open ``with`` blocks. ``with service:`` is short for ``with service_stack.push(service):``.
 
     >>> from park.core.server import local_service, service_stack
     >>> with service_stack.push(local_service):

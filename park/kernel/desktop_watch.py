@@ -14,7 +14,9 @@ from park.model import Serves
 
 
 class DesktopWatch:
-    """See the module. *every*: seconds between two readings; *wake* wakes the reactor, *say* tells people of a change."""
+    """The watch over the desktop of a donation. *every*: seconds between two readings; *wake* wakes the reactor, *say*
+    tells people of a change.
+    """
 
     def __init__(
         self,

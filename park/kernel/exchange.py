@@ -37,8 +37,8 @@ def this_machine() -> str:
 
 
 class CodeExchange:
-    """See the module. *machine*: the name of this machine, as `this_machine` has it. *host*: the address at which other
-    machines reach this one; "": they do not, and it fetches nothing from them.
+    """The exchange of code with other kernels. *machine*: the name of this machine, as `this_machine` has it. *host*:
+    the address at which other machines reach this one; "": they do not, and it fetches nothing from them.
     """
 
     def __init__(self, reactor: Reactor, machine: str, host: str = "") -> None:

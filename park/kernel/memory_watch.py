@@ -24,7 +24,9 @@ _EXACT = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
 
 
 class MemoryWatch:
-    """See the module. Processes are numbers; *pid_of* knows the system's numbers, None for one that has not begun."""
+    """The watch over the memory of slot processes. Processes are numbers; *pid_of* knows the system's numbers, None
+    for one that has not begun.
+    """
 
     def __init__(self, pid_of: Callable[[int], int | None]) -> None:
         self._pid_of = pid_of

@@ -17,7 +17,7 @@ OUTPUT_RETRY_SECONDS = 0.05
 
 
 class OutputRelay:
-    """See the module. Each stream is a descriptor and its `OutputLines`."""
+    """The relay of the output of slot processes. Each stream is a descriptor and its `OutputLines`."""
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor

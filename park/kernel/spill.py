@@ -21,7 +21,7 @@ MIN_FREE_BYTES = 256 << 20
 
 
 class Spill:
-    """See the module. *folder*: $TMPDIR, else /var/tmp, which is a disk where /tmp is memory."""
+    """Answers that lie on the disk. *folder*: $TMPDIR, else /var/tmp, which is a disk where /tmp is memory."""
 
     def __init__(self, folder: str | None = None, max_bytes: int = MAX_SPILL_BYTES) -> None:
         self._folder = (

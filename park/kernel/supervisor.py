@@ -45,7 +45,7 @@ CHANNEL_CLOSED = (
 
 
 class Supervisor:
-    """See the module.
+    """The parent of the slot processes: it starts them, watches them and ends them.
 
     *mark*: the kernel's mark, which its processes carry. *memory*: bytes that the node's processes may use; 0: unknown.
     *place* tells the sys.path and the folder of the script whose service this is; None: processes keep their own.

@@ -20,7 +20,7 @@ REMOVE_SECONDS = 5.0
 
 
 class TemporaryFolders:
-    """See the module."""
+    """The temporary folders of a kernel's slot processes."""
 
     def __init__(self) -> None:
         #: the kernel's folder; None: there is none yet, or none could be made

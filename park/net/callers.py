@@ -76,7 +76,7 @@ class Caller(Socket):
         return self._trouble
 
     def _look(self) -> None:
-        """See what became of the handshakes. After some failures ZeroMQ rests: call again, at most once a second."""
+        """Look at the outcome of handshakes. After some failures ZeroMQ rests: call again, at most once a second."""
         if self._monitor is None or (now := time.monotonic()) < self._look_at:
             return
         self._look_at = now + 1.0

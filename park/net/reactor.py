@@ -339,7 +339,7 @@ class Reactor:
                 self._guest_left = time.monotonic()
 
     def _stand_by(self) -> bool:
-        """In the loop's own thread: leave the loop to a caller that runs it. Returns whether there was one."""
+        """Leave the loop to a caller that runs it (called in the loop's own thread). Returns whether there was one."""
         rest, stood = STAND_BY_SECONDS, False
         while not (self._own or self._stopping) and (
             self._guest is not None or time.monotonic() - self._guest_left < STAND_BY_SECONDS

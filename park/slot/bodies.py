@@ -25,7 +25,7 @@ MAX_FUNCTIONS = 128
 
 
 class BodyCache:
-    """See the module."""
+    """The functions and prepared bodies of the process."""
 
     def __init__(self, slot: Slot) -> None:
         self._slot = slot

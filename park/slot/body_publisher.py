@@ -23,7 +23,7 @@ COALESCED_KINDS = ("progress", "improvement")
 
 
 class BodyPublisher:
-    """See the module."""
+    """The way of a body's messages to the kernel."""
 
     def __init__(self, channel: KernelChannel) -> None:
         self._channel = channel

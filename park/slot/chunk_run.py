@@ -107,7 +107,7 @@ class ChunkRun:
         return self._run.count > 1 and not (self._run.stored or self._run.once)
 
     def send_early(self) -> None:
-        """In a thread: send the results that are there and were not sent yet, if the chunk is late."""
+        """Send the results that are there and were not sent yet, if the chunk is late (called in a thread)."""
         run = self._run
         with self._early:
             begin, end = self._sent_early, len(self._entries)

@@ -9,7 +9,7 @@ from park.wire.pack import Buffer
 
 
 class ProcessCode:
-    """See the module; *stack*: the frames of the process."""
+    """The code of this process. *stack*: the frames of the process."""
 
     def __init__(self, channel: KernelChannel, stack: list[Frame]) -> None:
         self._channel = channel

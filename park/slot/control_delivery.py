@@ -23,7 +23,7 @@ from park.wire.pack import Buffer
 
 
 class ControlDelivery:
-    """See the module; *stack*: the frames of the process."""
+    """The delivery of controls to bodies. *stack*: the frames of the process."""
 
     def __init__(self, stack: list[Frame], user_code: UserCode, publisher: BodyPublisher) -> None:
         self._stack = stack

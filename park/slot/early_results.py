@@ -24,7 +24,9 @@ class LateChunk(Protocol):
 
 
 class EarlyResults:
-    """See the module. `chunks` are those that run, the outermost first; the slot adds and removes them."""
+    """The early results of late chunks. `chunks` are those that run, the outermost first; the slot adds and removes
+    them.
+    """
 
     def __init__(self) -> None:
         self.chunks: list[LateChunk] = []

@@ -15,7 +15,7 @@ _MAIN_THREAD = threading.main_thread().ident
 
 
 def watch(begin: Callable[[], Any], end: Callable[[Any], None]) -> None:
-    """From now on call *begin* before modules are imported, and *end* with what it returned if that went well.
+    """Call *begin*, from now on, before modules are imported, and *end* with its return value if the import went well.
 
     An import within an import is part of the outer one; imports of other threads are left out. Python has no hook for the
     end of an import, so this takes the place of the function that its ``import`` statement calls for modules that are not

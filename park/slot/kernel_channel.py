@@ -14,7 +14,7 @@ from park.wire.pack import Buffer
 
 
 class KernelChannel:
-    """See the module."""
+    """The slot process's end of the channel to its kernel."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel

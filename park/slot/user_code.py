@@ -18,7 +18,7 @@ from park.slot.frame import Frame, SlotGone
 
 
 class UserCode:
-    """See the module; *stack*: the frames of the process."""
+    """The border to user code. *stack*: the frames of the process."""
 
     def __init__(self, stack: list[Frame]) -> None:
         self._stack = stack
@@ -87,7 +87,7 @@ class _Running:
 
 
 class _Paused:
-    """No user code runs in this context; afterwards it is as before. Contexts may lie inside each other."""
+    """A context in which no user code runs; afterwards it is as before. Contexts may lie inside each other."""
 
     __slots__ = ("_before", "_code")
 

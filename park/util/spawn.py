@@ -117,7 +117,7 @@ class SpawnedProcess:
 
 
 def close_inherited(keep: Collection[int]) -> None:
-    """In a child: close all inherited descriptors but the standard streams and those of *keep*."""
+    """Close all inherited descriptors of a child but the standard streams and those of *keep*."""
     with contextlib.suppress(OSError):
         for number in [int(name) for name in os.listdir("/dev/fd")]:
             with contextlib.suppress(OSError):

@@ -111,7 +111,7 @@ class _Shared:
 
 
 class Catalogue:
-    """See the module."""
+    """The index of archived jobs, as the module explains it."""
 
     def __init__(self) -> None:
         self._jobs = array("q")

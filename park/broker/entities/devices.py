@@ -12,7 +12,7 @@ from park.model import WHOLE_GPU, gpu_part
 
 
 class Devices:
-    """See the module. Devices are numbered from 0."""
+    """The GPUs of one kernel, and their parts that units hold. Devices are numbered from 0."""
 
     __slots__ = ("given",)
 

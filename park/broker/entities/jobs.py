@@ -43,7 +43,7 @@ class Waiter:
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """It and no other that waits has this key."""
+        """The key of this wait, which no other one has."""
         return id(self.member), self.attempt, self.id
 
 

@@ -107,7 +107,7 @@ class Kernel:
 
     @property
     def closed(self) -> bool:
-        """It takes no new work now."""
+        """Whether it takes no new work now."""
         return self.draining or self.serves is Serves.NONE
 
     def __post_init__(self) -> None:
@@ -152,7 +152,7 @@ class Kernel:
 
     @property
     def full_of_drivers(self) -> bool:
-        """No further driver may become resident here."""
+        """Whether no further driver may become resident here."""
         return len(self.parked) >= DRIVERS_PER_SLOT * self.slots
 
     def record(self) -> KernelRecord:

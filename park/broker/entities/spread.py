@@ -1,4 +1,4 @@
-"""Which kernels hold long code, and which wait for it: who takes it from whom.
+"""The kernels that hold long code, and those that wait for it: which one takes it from which.
 
 The broker sends long code to as few kernels as it can. A kernel that needs code which another one has, or is about to
 get, takes it from that one. Kernels of one machine and one Unix user share a file in memory. Kernels of different
@@ -47,7 +47,7 @@ class SpreadStep(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a kernel holds a code: the *file* (a descriptor) of its *process*, and for kernels of other machines an
+    """The place of a code in a kernel: the *file* (a descriptor) of its *process*, and for kernels of other machines an
     *address*, the name of the *cipher* text and its *key*. *secret*: for tickets.
     """
 
@@ -162,7 +162,7 @@ class Spread:
         return kernel.host == other.host or not _is_loopback(other.peers)
 
     def uploads(self) -> Counter[int]:
-        """By holder: the kernels of other machines that take the code from it now."""
+        """The kernels of other machines that take the code now, by the holder that they take it from."""
         return Counter(
             holder
             for taker, holder in self.taking.values()

@@ -143,7 +143,7 @@ def _move(state: State, effects: Effects, member: Member, peer: Peer) -> None:
 
 
 def on_flow(state: State, effects: Effects, event: Flow) -> None:
-    """Nothing more is dealt of a slow client's sessions. A peer that was cut off is as one whose connection was cut."""
+    """Deal no more units of a slow client's sessions. A peer that was cut off is as one whose connection was cut."""
     member = state.roster.member(event.peer)
     if member is None:
         return

@@ -42,7 +42,7 @@ _STATES = {
 
 
 def expect(state: State, incarnations: set[bytes]) -> None:
-    """These kernels were there in the broker's last life."""
+    """Expect the kernels that were connected in the broker's last life."""
     state.recovery.expected = set(incarnations)
 
 

@@ -218,7 +218,7 @@ class ServiceClock:
                 del self._owners[o.name]
 
     def reweigh(self, job: int, weight: float) -> None:
-        """From now on the job weighs this much."""
+        """Set the weight of the job from now on."""
         self._jobs[job].weight = weight
 
     def _next_order(self) -> int:
@@ -266,7 +266,9 @@ class ServiceClock:
         j.tag = self._start(j, o.virtual.get(key, o.latest), rates.job, now)
 
     def visit(self, job: int, door: Door, now: float) -> None:
-        """As `wake` and then `sleep`, for a job whose only work is dealt at once, if no other job is runnable."""
+        """Do the same as `wake` and then `sleep`, for a job whose only work is dealt at once, if no other job is
+        runnable.
+        """
         assert not self.awake
         j = self._jobs[job]
         self._rise(j, door, now)

@@ -22,7 +22,7 @@ _NEAR = 1e-6
 
 
 class RunTimes:
-    """See the module."""
+    """The times that jobs with a time limit have run."""
 
     def __init__(self) -> None:
         #: when to look at which job; entries of jobs that do not run are left out when their time comes

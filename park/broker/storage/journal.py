@@ -101,7 +101,7 @@ class _Talk:
 
 
 class Journal:
-    """See the module."""
+    """The stored streams of jobs, as the module explains them."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -30,7 +30,9 @@ class LogEntry(NamedTuple):
 
 @dataclass(slots=True)
 class LogTail:
-    """See the module. The tail lies in *namespace*, and has *most* bytes at most; a message of more is not kept at all."""
+    """The newest messages of a job on disk, in few records. The tail lies in *namespace*, and has *most* bytes at
+    most; a message of more is not kept at all.
+    """
 
     namespace: str
     most: int

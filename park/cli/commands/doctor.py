@@ -420,7 +420,7 @@ def _home_of(fields: dict[str, Any]) -> Path | None:
 
 
 def _tries(status: dict[str, Any]) -> str:
-    """How often the mail that waits longest was tried, and when it is tried next; "": the broker has not said so."""
+    """The number of tries of the mail that waits longest, and the time of the next one; "": the broker has not said."""
     if "next" not in status:
         return ""
     count, wait = status["tries"], status["next"] - time.time()

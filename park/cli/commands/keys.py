@@ -191,5 +191,5 @@ def show(as_json: bool, home: Path | None) -> None:
 
 
 def _until(entry: KeyEntry) -> str:
-    """Until when the key counts."""
+    """The time until which the key counts."""
     return f"{clock(entry.expires)}{'' if entry.counts(time.time()) else ' (expired)'}"

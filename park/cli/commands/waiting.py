@@ -173,7 +173,7 @@ def show_result(service: ServerProxy, record: JobRecord, err: bool = False) -> N
 
 @contextmanager
 def _shown(service: ServerProxy, tell: Tell) -> Iterator[EndLines]:
-    """On a terminal bars, on stderr; elsewhere lines alone."""
+    """Show bars on stderr if it is a terminal, else lines."""
     if not tables.can_draw(sys.stderr):
         yield EndLines(tell)
         return

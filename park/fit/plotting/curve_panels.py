@@ -144,7 +144,7 @@ def _fit(axes: Axes, x: Array, values: Array, color: Any) -> None:
 
 
 def _envelope(x: Array, low: Array, high: Array) -> tuple[Array, Array, Array]:
-    """At most MAX_LINE_POINTS blocks of points: the start of each, its lowest and its highest value."""
+    """The start, the lowest and the highest value of each of at most MAX_LINE_POINTS blocks of points."""
     if x.size <= MAX_LINE_POINTS:
         return x, low, high
     starts = np.linspace(0, x.size, MAX_LINE_POINTS, endpoint=False).astype(int)

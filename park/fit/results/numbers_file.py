@@ -176,7 +176,7 @@ def _image(image: Image) -> dict[str, Any]:
 
 
 def _thin(array: Any, most: int) -> Any:
-    """At most *most* of its entries, evenly spread from the first to the last."""
+    """The array with at most *most* of its entries, evenly spread from the first to the last."""
     if len(array) <= most:
         return array
     return array[np.linspace(0, len(array) - 1, most).round().astype(int)]

@@ -15,7 +15,7 @@ MAX_CODE_BYTES = 128 << 20
 
 
 class KernelCodeCache:
-    """See the module; the code that was used last is last."""
+    """The code that the kernel holds, the most recently used last."""
 
     def __init__(self) -> None:
         self._codes: dict[bytes, Buffer] = {}

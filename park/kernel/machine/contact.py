@@ -96,7 +96,7 @@ def _repeat_published(state: KernelState) -> None:
 
 
 def _forget_all(state: KernelState) -> None:
-    """No broker wants what the kernel holds."""
+    """Forget all that the kernel holds, because no broker wants it."""
     state.queued.clear()
     state.answers.clear()
     state.published.clear()

@@ -85,7 +85,7 @@ def deadlines(state: KernelState) -> Iterator[float]:
 
 
 def _queue_deadline(state: KernelState) -> float | None:
-    """When the chunks that wait for a slot are given back, if none becomes free; None: no chunk waits for one."""
+    """The time at which chunks that wait for a slot are given back, if none becomes free; None: no chunk waits for one."""
     return state.moved_at + LATE_SECONDS if state.queued and _waiting_for_slots(state) else None
 
 

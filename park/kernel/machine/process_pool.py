@@ -22,7 +22,7 @@ MAX_CLEANING_PER_SLOT = 8
 
 
 class ProcessPool:
-    """See the module. *spare*: one process that no owner has used stays ready for the next new owner.
+    """The slot processes of the kernel. *spare*: one process that no owner has used stays ready for the next new owner.
 
     *do* takes the actions that follow.
     """

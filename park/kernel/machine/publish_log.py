@@ -24,7 +24,7 @@ Published = tuple[Publish, Buffer]
 
 
 class PublishLog:
-    """See the module."""
+    """The messages of bodies that the broker does not have yet."""
 
     def __init__(self) -> None:
         #: the numbered messages of each attempt in their order, each with the process that has sent it

@@ -21,7 +21,7 @@ from park.wire.pack import Buffer
 
 
 class KernelState:
-    """See the module. *spare*: one process that no owner has used stays ready for the next new owner.
+    """All that the machine knows. *spare*: one process that no owner has used stays ready for the next new owner.
 
     *spill* takes the bytes of answers that do not fit into memory, and returns the same bytes elsewhere; None: there is
     no room for them, and they are not kept. It has more than 20 attributes because all modules of the machine share it.
@@ -105,7 +105,7 @@ class KernelState:
         return messages.Finished(run.attempt, run.map, run.start, 0, 0.0, ended=how, epoch=self.epoch)
 
     def release(self, held: HeldAttempt) -> None:
-        """No process holds the attempt any more."""
+        """Note that no process holds the attempt any more."""
         del self.attempts[held.run.attempt]
         self.published.end(held.run.attempt)
         self.timers.end(held.run.attempt)

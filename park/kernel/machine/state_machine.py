@@ -106,7 +106,7 @@ ATTEMPT_HANDLERS: dict[type[Message], Callable[..., None]] = {
 
 
 class KernelMachine:
-    """See the module. *spare* and *spill* as in `KernelState`."""
+    """The kernel's decisions, as the module explains. *spare* and *spill* as in `KernelState`."""
 
     def __init__(
         self, slots: int, spare: bool = False, spill: Callable[[Buffer], Buffer | None] = lambda data: None

@@ -42,8 +42,8 @@ def load_limit(processors: int, slots: int) -> float:
 
 
 class Donation:
-    """See the module. *most*: processors that other programs may use. *settle*: seconds without a
-    reason for a pause after which it ends.
+    """The decision whether a desktop lends its slots now. *most*: processors that other programs may use. *settle*:
+    seconds without a reason for a pause after which it ends.
     """
 
     def __init__(self, only_idle: bool, most: float, settle: float) -> None:
