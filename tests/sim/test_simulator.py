@@ -77,7 +77,7 @@ def blocks(kept: int, of: int) -> list[Any]:
     return [*range(kept), *(pytest.param(n, marks=pytest.mark.heavy) for n in range(kept, of))]
 
 
-@pytest.mark.parametrize("tens", blocks(3, of=50))
+@pytest.mark.parametrize("tens", blocks(2, of=50))
 def test_whatever_happens_every_unit_is_answered_once(tens: int, record_property: Property) -> None:
     record_property("simulated", live(range(10 * tens, 10 * tens + 10)))
 
@@ -136,14 +136,14 @@ def test_more_storms(hundreds: int, record_property: Property) -> None:
     record_property("simulated", storm(range(100 * hundreds, 100 * hundreds + 100)))
 
 
-@pytest.mark.parametrize("seed", blocks(4, of=10))
+@pytest.mark.parametrize("seed", blocks(2, of=10))
 def test_a_wall_clock_that_is_set_by_an_hour_or_a_day_changes_nothing(seed: int) -> None:
     deeds = clock_is_set(seed)
     assert len(deeds) > 100
     assert deeds == clock_is_set(seed, often=False)
 
 
-@pytest.mark.parametrize("tens", blocks(2, of=4))
+@pytest.mark.parametrize("tens", blocks(1, of=4))
 def test_whatever_happens_the_books_are_right(tens: int) -> None:
     pay(range(10 * tens, 10 * tens + 10))
 
