@@ -553,8 +553,10 @@ def test_following_a_log_shows_each_line_once_whatever_the_clocks_say_and_over_a
         go("c")
         assert [command.wait() for command in following] == [0, 0]
         said = [text for several in lines.values() for text in several]
-        assert [line.split("info: ")[1] for line in following[0].text.splitlines()] == said
-        assert [json.loads(line)["text"] for line in following[1].text.splitlines()] == said
+        # a broker that is away for long on a busy machine is told on stderr
+        shown = [[x for x in each.text.splitlines() if not x.startswith("park: ")] for each in following]
+        assert [line.split("info: ")[1] for line in shown[0]] == said
+        assert [json.loads(line)["text"] for line in shown[1]] == said
 
 
 def test_a_unit_is_run_here(world: World) -> None:
