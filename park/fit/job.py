@@ -172,13 +172,13 @@ class Uncertainty(Fitting):
         fields, options = _split(options)
         assembly = as_assembly(assembly)
         options |= {"samples": samples, "burn": burn} | ({} if pop is None else {"pop": pop})
-        options = _checked("dream", options, assembly)
+        options, sent = _checked("dream", options, assembly)
         earlier = _earlier(assembly, resume)
         if earlier is not None and not (start is pop is None):
             raise InvalidRequest("resume= goes on with the chains of an earlier run: leave start and pop out")
         seed = _seed(seed)
         every = duration(checkpoint, "checkpoint")
-        body = UncertaintyBody(with_values(assembly), options, _start(assembly, start), seed, every, earlier)
+        body = UncertaintyBody(sent, options, _start(assembly, start), seed, every, earlier)
         request = _request(body, "uncertainty", "uncertainty", seed, {**fields, "after": after})
         _submit(self, request, service, monitor)
 
@@ -195,12 +195,12 @@ def fit_request(
 ) -> Request:
     """The request of a `Fit`, not submitted. *options* belong to the method, *fields* to `park.Request`."""
     assembly = as_assembly(assembly)
-    checked = _checked(method, dict(options or {}), assembly)
+    checked, sent = _checked(method, dict(options or {}), assembly)
     if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
         raise InvalidRequest(f"starts={starts!r} is not a whole number from 1")
     seed = _seed(seed)
     every = duration(checkpoint, "checkpoint")
-    body = FitBody(with_values(assembly), method, checked, _start(assembly, start), starts, seed, every)
+    body = FitBody(sent, method, checked, _start(assembly, start), starts, seed, every)
     return _request(body, "fit", f"fit {method}", seed, fields)
 
 
@@ -221,9 +221,10 @@ def _split(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return fields, {name: value for name, value in given.items() if name not in fields}
 
 
-def _checked(method: str, options: dict[str, Any], assembly: Assembly) -> dict[str, Any]:
+def _checked(method: str, options: dict[str, Any], assembly: Assembly) -> tuple[dict[str, Any], Assembly]:
+    """The checked options, and the assembly with its values here."""
     with preserved_state(*assembly.foreign):
-        return check_method(method, options, assembly.objective)
+        return check_method(method, options, assembly.objective), with_values(assembly)
 
 
 def _seed(seed: Any) -> int:

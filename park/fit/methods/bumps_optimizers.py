@@ -6,6 +6,7 @@ and results are in the user's units.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,13 +26,15 @@ from park.fit.methods.monitor import (
 from park.fit.methods.options import METHODS
 from park.fit.methods.scaled_problem import PenalisedProblem, ScaledProblem
 from park.fit.methods.scaling import Scaling, scaled
-from park.fit.numerics.convergence import judge_convergence
+from park.fit.numerics.convergence import at_minimum, judge_convergence
 from park.fit.numerics.covariance import covariance, curvature
 from park.fit.numerics.derivatives import natural_scale
 from park.fit.problem.objective import Objective
 
 #: A method restarts at its best point, rescaled there, until a run lowers nllf by no more than this.
 RESTART_GAIN_NLLF = 1e-3
+#: Predicted gain in nllf that is not worth a step: a thousandth of a standard error.
+_NEGLIGIBLE_GAIN_NLLF = 1e-6
 #: Limits wider than this multiple of the natural scale are too wide for methods that draw points between them.
 WIDE_LIMITS_RATIO = 1e6
 
@@ -72,7 +75,11 @@ class Optimizer:
             if self.env.should_stop:
                 return found
             again = before - self.value > RESTART_GAIN_NLLF and done < steps
-            if self.method != "newton":
+            if self.method == "newton":
+                if again and math.isinf(before):
+                    self._last_step(found)
+                again = again and (found.verdict is None or found.verdict.promise > RESTART_GAIN_NLLF)
+            else:
                 self._test(found)
                 again = again and self.method == "amoeba" and not found.ended
                 again = again and found.verdict is not None and not found.verdict.converged
@@ -84,6 +91,22 @@ class Optimizer:
         if self.objective.inequalities and self.method in ("amoeba", "newton"):
             found.ended = "; ".join(each for each in (found.ended, _EDGE.format(self.method)) if each)
         return found
+
+    def _last_step(self, found: MethodOutcome) -> None:
+        """Tests *found*, and takes the step to the minimum that accurate derivatives predict, if it leads down.
+
+        newton's differences are rougher, and it ends a little before the minimum. A second run would cost far more.
+        """
+        self._test(found)
+        if found.local is None or found.verdict is None or found.verdict.promise <= _NEGLIGIBLE_GAIN_NLLF:
+            return
+        below, drop = at_minimum(self.objective, found.x, found.local)
+        if drop > 0:
+            self.x, self.value = below, self.evaluations(below)
+            self.monitor.update(self.value, self.x)
+            found.x, found.value = self.x, self.value
+            found.steps, found.convergence = self.at.step, self.monitor.convergence
+            self._test(found)
 
     def _test(self, found: MethodOutcome) -> None:
         """Adds the test of convergence to *found*: a simplex may have collapsed. The result does not repeat the test."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -114,15 +115,17 @@ class PenalisedProblem(ScaledProblem):
 
     def inside(self, u: Any) -> Any:
         """The nearest point within the limits."""
-        inside: Array = np.clip(u, self._low, self._high)
+        inside: Array = np.minimum(np.maximum(u, self._low), self._high)
         return inside
 
     def nllf(self, u: Any = None) -> float:
         u = self._point if u is None else u
-        value = super().nllf(self.inside(u)) + self._offset
-        if not np.isfinite(value):
+        inside = self.inside(u)
+        value = super().nllf(inside) + self._offset
+        if not math.isfinite(value):
             return 2 * self._worst
-        value += float(self._outside(u))
+        away = u - inside
+        value += self._size * float(away @ away)
         self._worst = max(self._worst, value)
         return value
 

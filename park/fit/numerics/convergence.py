@@ -37,11 +37,15 @@ FURTHER_STEPS = 5
 
 
 class ConvergenceVerdict(NamedTuple):
-    """Whether a fit has converged, the *reasons* if not, and the best point (k,) of the test."""
+    """Whether a fit has converged, the *reasons* if not, and the best point (k,) of the test.
+
+    *promise* is the predicted gain in nllf, if that was enough for the verdict.
+    """
 
     converged: bool
     reasons: tuple[str, ...]
     best: Array
+    promise: float = math.inf
 
 
 def judge_convergence(objective: Objective, x: Array, value: float, local: Curvature) -> ConvergenceVerdict:
@@ -53,10 +57,11 @@ def judge_convergence(objective: Objective, x: Array, value: float, local: Curva
         if reasons:
             return ConvergenceVerdict(False, reasons, x)
         lower = 0.0 if local.below is None else _value(objective, x) - _value(objective, local.below)
-        if max(predicted_gain(objective, x, local), lower) <= NLLF_TOLERANCE and local.definite:
-            return ConvergenceVerdict(True, (), x)
+        promise = max(predicted_gain(objective, x, local), lower)
+        if promise <= NLLF_TOLERANCE and local.definite:
+            return ConvergenceVerdict(True, (), x, promise)
         best, gain = improved(objective, x, FURTHER_STEPS)
-        below, drop = _at_minimum(objective, x, local)
+        below, drop = at_minimum(objective, x, local)
         if drop > max(gain, NLLF_TOLERANCE):
             reason = f"the minimum of the quadratic about the best point lowers the negative log likelihood by {drop:.3g}"
             return ConvergenceVerdict(False, (reason,), below)
@@ -79,7 +84,7 @@ def judge_convergence(objective: Objective, x: Array, value: float, local: Curva
     return ConvergenceVerdict(True, (), x)
 
 
-def _at_minimum(objective: Objective, x: Array, local: Curvature) -> tuple[Array, float]:
+def at_minimum(objective: Objective, x: Array, local: Curvature) -> tuple[Array, float]:
     """The minimum of the quadratic about *x*, and its gain in nllf.
 
     Steps of least squares may stop in the noise of a rough model, while the accurate derivatives still show a slope.
@@ -137,8 +142,6 @@ def predicted_gain(objective: Objective, x: Array, local: Curvature) -> float:
 
 def _minimum(objective: Objective, x: Array, local: Curvature) -> tuple[Array, float]:
     """The step (k,) to the minimum of the quadratic about *x* within the limits, and its predicted gain in nllf."""
-    from scipy.optimize import lsq_linear
-
     gradient, factor = local.gradient, local.factor
     unknown = np.zeros(x.size), math.inf
     if not (np.isfinite(gradient).all() and np.isfinite(factor).all()) or local.ends:
@@ -148,9 +151,15 @@ def _minimum(objective: Objective, x: Array, local: Curvature) -> tuple[Array, f
         return unknown
     norms[norms == 0] = 1.0
     # the quadratic as least squares: |F p + f|^2 / 2 with F'f = gradient
-    target = np.linalg.pinv((factor / norms).T, rcond=1e-12) @ (gradient / norms)
+    inverse = np.linalg.pinv(factor / norms, rcond=1e-12)
+    target = inverse.T @ (gradient / norms)
     low = (objective.low - x) * norms - 1e-300
     high = (objective.high - x) * norms + 1e-300
+    step = -(inverse @ target)
+    if np.all((low <= step) & (step <= high)):
+        return step / norms, 0.5 * float(target @ target)
+    from scipy.optimize import lsq_linear
+
     found = lsq_linear(
         factor / norms, -target, bounds=(np.minimum(low, 0.0), np.maximum(high, 1e-300)), tol=1e-14
     )

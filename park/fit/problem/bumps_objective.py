@@ -22,6 +22,9 @@ from park.fit.problem.bumps_undefined import check_holes
 from park.fit.problem.client_values import SINGLE_TOLERANCE, evaluate_start, has_single
 from park.fit.problem.objective import Group, Inequality, Objective, group
 
+#: Relative rounding of nllf and residuals in double precision.
+_ROUNDING = 1e-8
+
 
 class BumpsObjective(Objective):
     """The objective function of a ``FitProblem``.
@@ -81,11 +84,20 @@ class BumpsObjective(Objective):
         excesses = [excess for x in (one, other) if (excess := self._excess(x)) is not None]
         if len(excesses) < 2:
             return True
-        (a, rounding), (b, more) = excesses
-        return abs(a - b) <= rounding + more
+        (a, size), (b, more) = excesses
+        apart, size = abs(a - b), size + more
+        # single precision is looked for only where it matters
+        return apart <= _ROUNDING * size or (self._single and apart <= SINGLE_TOLERANCE * size)
+
+    @cached_property
+    def _excess_at_start(self) -> tuple[float, float] | None:
+        return self._excess_at(self.start)
 
     def _excess(self, x: Array) -> tuple[float, float] | None:
-        """nllf minus half the sum of squared residuals at *x*, with its rounding error; None if there is no value."""
+        return self._excess_at_start if x is self.start else self._excess_at(x)
+
+    def _excess_at(self, x: Array) -> tuple[float, float] | None:
+        """nllf minus half the sum of squared residuals at *x*, and the size of its terms; None if there is no value."""
         with np.errstate(all="ignore"):
             try:
                 nllf = self._likelihood(x)
@@ -96,7 +108,7 @@ class BumpsObjective(Objective):
             half = 0.5 * float(residuals @ residuals)
         if failing or not (np.isfinite(nllf) and np.isfinite(half)):
             return None
-        return nllf - half, (SINGLE_TOLERANCE if self._single else 1e-8) * (abs(nllf) + half + 1)
+        return nllf - half, abs(nllf) + half + 1
 
     def _two_points(self) -> tuple[Array, Array]:
         wide = self.high - self.low

@@ -33,7 +33,7 @@ import numpy as np
 
 from park.body.generators import Generators
 from park.errors import ParkError
-from park.fit.problem.preserved_state import preserved_state, reachable
+from park.fit.problem.preserved_state import reachable
 from park.model import Log
 
 if TYPE_CHECKING:
@@ -129,10 +129,12 @@ def _is_single(value: Any) -> bool:
 
 
 def with_values(assembly: Assembly) -> Assembly:
-    """A copy of the assembly with the values of its objective function in this process."""
+    """A copy of the assembly with the values of its objective function in this process.
+
+    Evaluations may change the models: `park.fit.problem.preserved_state.preserved_state` restores them.
+    """
     objective = assembly.objective
-    with preserved_state(*assembly.foreign):
-        values, steady = _evaluated(objective)
+    values, steady = _evaluated(objective)
     travelling = copy(assembly)
     travelling.sent = ClientValues(
         objective.names, values, steady, objective.number_is, place(), _versions(assembly)

@@ -27,6 +27,8 @@ _LEAF_TYPES = (
     *(int, float, complex, str, bytes, bool, type(None), type, range, slice),
     *(BuiltinFunctionType, ModuleType, np.ndarray, np.generic, np.dtype),
 )
+#: These types themselves are found faster than their subclasses.
+_LEAVES = frozenset(_LEAF_TYPES)
 
 
 @contextlib.contextmanager
@@ -51,13 +53,17 @@ def preserved_state(*roots: Any) -> Iterator[None]:
 
 def reachable(*roots: Any) -> Iterator[Any]:
     """All objects reachable from the *roots* that may hold others, each once, at most `MAX_OBJECTS`."""
-    stack, seen = list(roots), set[int]()
+    stack, seen, skipped = list(roots), set[int](), dict[type, bool]()
     while stack and len(seen) < MAX_OBJECTS:
         one = stack.pop()
-        if isinstance(one, _LEAF_TYPES) or id(one) in seen:
+        kind = type(one)
+        if kind in _LEAVES or id(one) in seen or isinstance(one, _LEAF_TYPES):
             continue
         seen.add(id(one))
-        if _reduces_itself(type(one)):
+        skip = skipped.get(kind)
+        if skip is None:
+            skip = skipped[kind] = _reduces_itself(kind)
+        if skip:
             continue
         if isinstance(one, FunctionType):
             stack += _around(one)
