@@ -71,6 +71,21 @@ def test_the_numbers_are_spread_as_random_ones_are() -> None:
     assert 50 < np.sum((cells - 100) ** 2 / 100) < 170  # chi-squared of 99 degrees of freedom
 
 
+@pytest.mark.parametrize("drawn", [0, 1, 2, 3])
+def test_numpys_generator_is_put_back_whole(drawn: int) -> None:
+    np.random.seed(11)
+    np.random.normal(size=drawn)  # an odd number leaves one for the next call
+    kept = Generators(keep=True)
+    before = np.random.get_state(legacy=False)
+    expected = np.random.normal(size=1000)
+    np.random.normal(size=1 - drawn % 2)
+    kept.restore()
+    after = np.random.get_state(legacy=False)
+    assert np.array_equal(before["state"].pop("key"), after["state"].pop("key"))
+    assert before == after
+    assert np.array_equal(np.random.normal(size=1000), expected)
+
+
 def test_seed_zero_and_long_seeds_work() -> None:
     for number in (0, 2**64 - 1, 2**63, 2**200 + 1):
         seed(number)

@@ -61,6 +61,21 @@ def test_every_method_finds_the_minimum(best: FitResult, method: str) -> None:
     assert all(least <= message.done <= message.total for message in env.of(Progress))
 
 
+def test_newton_takes_its_last_step_with_accurate_derivatives(best: FitResult) -> None:
+    calls = 0
+
+    def counted(x: Any, height: float, time: float, floor: float) -> Any:
+        nonlocal calls
+        calls += 1
+        return decay(x, height, time, floor)
+
+    made = assembly(model=counted)
+    calls = 0
+    result = fit(made, "newton", start={"height": 4, "time": 2})
+    assert np.abs(result.x - best.x) / best.dx == pytest.approx(0, abs=5e-4)
+    assert calls < 165  # a second run of newton would take 171 together, and end further away
+
+
 def test_the_truth_is_within_the_errors(best: FitResult) -> None:
     assert np.abs(best.x - TRUE) / best.dx == pytest.approx(0, abs=3)
     assert best.chisq == pytest.approx(1, abs=0.5)
