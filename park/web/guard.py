@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, Response
 
 from park.web.access import PROXY_HEADER, Gate, is_same_origin
+from park.web.connections import ADMITTED
 from park.web.door import HEADER
 
 #: Paths that need no session: they tell no secret and steer nothing.
@@ -85,6 +86,7 @@ class Guard:
                 "This browser has not been let in",
                 "Open the address that park web printed. Press Enter in the terminal where it runs for a new one.",
             )
+        scope[ADMITTED] = True
         if scope["method"] in ("GET", "HEAD"):
             return None
         own = [*hosts, *(headers.getlist("x-forwarded-host") if proxied else [])]

@@ -25,8 +25,8 @@ from park.text import visible
 MAX_LINES, MAX_STEPS, MAX_MESSAGES = 5_000, 2_000, 200
 #: Feeds at once, and seconds after which a feed that no page asks for is closed.
 MAX_FEEDS, IDLE_SECONDS = 32, 30.0
-#: Characters of a message that a page shows.
-MAX_SHOWN_CHARS = 2_000
+#: Characters of a message, and of a line of a log, that a page shows.
+MAX_SHOWN_CHARS, MAX_LINE_CHARS = 2_000, 10_000
 
 
 class Feed:
@@ -85,11 +85,11 @@ class Feed:
         entry: tuple[str, list[Any] | None]
         match message:
             case Log():
-                entry = ("log", [message.time, message.level, visible(message.text, lines=True)])
+                entry = ("log", [message.time, message.level, _line(message.text)])
             case Improvement():
                 entry = ("steps", _step(message))
             case Error(record=None):
-                entry = ("log", [time.time(), "error", visible(message.text, lines=True)])
+                entry = ("log", [time.time(), "error", _line(message.text)])
             case Complete() | Abort() | Error():
                 entry = ("log", None)
             case Opaque(kind="progress") | Progress():
@@ -112,6 +112,13 @@ class Feed:
                 self._entries[kind].append((self.number, value))
         with contextlib.suppress(RuntimeError):
             self._news(self._job)
+
+
+def _line(text: str) -> str:
+    """A line of a log as a page shows it."""
+    if len(text) > MAX_LINE_CHARS:
+        text = f"{text[:MAX_LINE_CHARS]} ... ({len(text):,} characters)"
+    return visible(text, lines=True)
 
 
 def _step(message: Improvement) -> list[Any]:

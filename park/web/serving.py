@@ -17,6 +17,7 @@ from park.core.server import ServerProxy
 from park.errors import InvalidRequest, ParkError
 from park.web.access import Gate
 from park.web.app import make_app
+from park.web.connections import Connection
 from park.web.door import Door, standing
 from park.web.watch import FabricWatch
 
@@ -46,9 +47,9 @@ class PageServer:
         app = make_app(self._watch, self.gate, f"park-web-{self.port}", place)
         config = uvicorn.Config(
             app,
-            log_level="warning",
+            log_level="error",  # a stranger could fill the log with warnings
             access_log=False,
-            http="h11",
+            http=Connection,
             ws="none",
             loop="asyncio",
             lifespan="on",
