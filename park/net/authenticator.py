@@ -62,6 +62,11 @@ class Authenticator(Polled):
         self._socket = open_socket(self.context, zmq.REP)
         self._socket.bind("inproc://zeromq.zap.01")
 
+    @property
+    def watches(self) -> bool:
+        """Whether it closes the connections of silent peers."""
+        return self._watch is not None
+
     def turn(self, now: float) -> None:
         while self.waiting() and (frames := self._get()):
             self._put(self._answer(frames, now))

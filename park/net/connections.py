@@ -6,7 +6,8 @@ connection. From them the bytes that ZeroMQ has read since it gave out the last 
 when they are too many. This needs Linux.
 
 A thread looks, since the sockets tell nothing of a message that is not complete. It rests while no bytes arrive. It also
-cuts connections that have said nothing for long, and those of a key that has too many: no key may take all descriptors.
+cuts connections that have said nothing for long, those of a key that has too many (no key may take all descriptors), and
+those whose peers are gone, stopped, or do not read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import zmq
@@ -40,10 +41,13 @@ MAX_HELD_BYTES, MAX_ALL_HELD_BYTES = 32 << 20, 1 << 30
 LOOK_SECONDS = 0.05
 #: Seconds in which a connection has to give out its first message, and between two looks for those that have not.
 SILENT_SECONDS, SWEEP_SECONDS = 20.0, 5.0
+#: Seconds without a sign of the peer's system, or in which a peer takes nothing that waits for it; then it is cut.
+SILENCE_SECONDS = 20
 #: An option of sockets, which Python does not name.
 _SO_COOKIE = 57
-#: Where `tcpi_bytes_received`, 64 bits, stands in the system's `struct tcp_info`.
-_RECEIVED_AT = 128
+#: Where fields stand in the system's `struct tcp_info`: milliseconds since the last bytes and the last acknowledgement came
+#: (32 bits), bytes that the peer has acknowledged and bytes that have come from it (64 bits).
+_SILENT_AT, _TAKEN_AT, _RECEIVED_AT = 52, 120, 128
 
 
 class Connection(NamedTuple):
@@ -63,7 +67,7 @@ class Connection(NamedTuple):
         Nothing more comes in, so ZeroMQ reads to the end and closes the connection. To close both ways at once would be
         an error to ZeroMQ, as a reset is (see `park.net.packet_filters`).
         """
-        with contextlib.suppress(OSError), plain.socket(fileno=os.dup(self.descriptor)) as found:
+        with contextlib.suppress(OSError), socket_at(self.descriptor) as found:
             if found.family in (plain.AF_INET, plain.AF_INET6) and _cookie_of(found) == self.cookie:
                 drop_all(found)
                 place = str(found.getpeername()[0])
@@ -116,6 +120,8 @@ class ConnectionWatch:
         self._silent: dict[int, float] = {}
         #: by descriptor: the bytes that had been read of the connection when it gave out its last message
         self._given: dict[int, int] = {}
+        #: by descriptor: the bytes that the peer has taken, and since when it takes no more of those that wait
+        self._taken: dict[int, tuple[int, float]] = {}
         #: by descriptor: the id of the key, where the connection has given out a message
         self._keys: dict[int, str] = {}
         #: by descriptor: the bytes held when the connection was last looked at, where there were any
@@ -131,6 +137,7 @@ class ConnectionWatch:
         """Look at a new connection."""
         self._opened[descriptor] = connection_of(descriptor)
         self._given[descriptor] = 0
+        self._taken.pop(descriptor, None)
         self._keys.pop(descriptor, None)
         self._silent[descriptor] = time.monotonic() + SILENT_SECONDS
         with contextlib.suppress(OSError):  # it has gone again, or was known under this number
@@ -192,6 +199,9 @@ class ConnectionWatch:
                 del self._silent[descriptor]
             elif now >= until:
                 self._cut(descriptor, "it has said nothing")
+        for descriptor in list(self._given):
+            if self._opened[descriptor].is_open() and (reason := self._silence(descriptor, now)):
+                self._cut(descriptor, reason)
         if len(self._keys) > self._share:
             for descriptor in [d for d in list(self._keys) if not self._opened[d].is_open()]:
                 self._keys.pop(descriptor, None)
@@ -202,13 +212,37 @@ class ConnectionWatch:
                 for descriptor in found[self._share :]:
                     self._cut(descriptor, f"its key has more than {self._share:,} connections")
 
+    def _silence(self, descriptor: int, now: float) -> str:
+        """Why the peer seems to be gone or stopped; "": it does not."""
+        silent, taken, waits = _signs(descriptor)
+        before, since = self._taken.get(descriptor, (-1, now))
+        if not waits or taken != before:
+            since = now
+        self._taken[descriptor] = taken, since
+        if silent > SILENCE_SECONDS:
+            return f"there is no sign of it for {silent:.0f} s"
+        return f"it takes nothing for {now - since:.0f} s" if now - since > SILENCE_SECONDS else ""
+
     def _cut(self, descriptor: int, reason: str) -> None:
-        for known in (self._held, self._given, self._silent):
+        for known in (self._held, self._given, self._silent, self._taken):
             known.pop(descriptor, None)
         key = self._keys.pop(descriptor, "")
         whose = f"with the key {key}" if key else "without a message"
         if place := self._opened[descriptor].hang_up():
             self._tell(f"a connection from {place} {whose}: {reason}")
+
+
+@contextlib.contextmanager
+def socket_at(descriptor: int) -> Iterator[plain.socket]:
+    """The socket that has the descriptor, by another one that is closed at the end. Raises OSError where there is none."""
+    own = os.dup(descriptor)
+    try:
+        found = plain.socket(fileno=own)
+    except OSError:  # it is a file now
+        os.close(own)
+        raise
+    with found:
+        yield found
 
 
 def descriptor_of(frame: Any) -> int:
@@ -225,7 +259,7 @@ def connection_of(descriptor: int) -> Connection:
 
 
 def _cookie(descriptor: int) -> int:
-    with contextlib.suppress(OSError), plain.socket(fileno=os.dup(descriptor)) as found:
+    with contextlib.suppress(OSError), socket_at(descriptor) as found:
         return _cookie_of(found)
     return 0
 
@@ -236,10 +270,21 @@ def _cookie_of(socket: plain.socket) -> int:
     return 0
 
 
+def _signs(descriptor: int) -> tuple[float, int, int]:
+    """Of a connection over TCP: seconds without a sign of its peer, bytes that the peer has taken, and bytes that wait."""
+    waiting = array.array("i", [0])
+    with contextlib.suppress(OSError, struct.error), socket_at(descriptor) as connection:
+        found = connection.getsockopt(plain.IPPROTO_TCP, plain.TCP_INFO, 256)
+        fcntl.ioctl(connection, termios.TIOCOUTQ, waiting)
+        (taken,) = struct.unpack_from("Q", found, _TAKEN_AT)
+        return min(struct.unpack_from("II", found, _SILENT_AT)) / 1000, int(taken), waiting[0]
+    return 0.0, 0, 0
+
+
 def _bytes_read(descriptor: int) -> int:
     """The bytes that this process has read of a connection over TCP; 0: there is none."""
     waiting = array.array("i", [0])
-    with contextlib.suppress(OSError, struct.error), plain.socket(fileno=os.dup(descriptor)) as connection:
+    with contextlib.suppress(OSError, struct.error), socket_at(descriptor) as connection:
         counts = connection.getsockopt(plain.IPPROTO_TCP, plain.TCP_INFO, 256)
         fcntl.ioctl(connection, termios.FIONREAD, waiting)
         return int(struct.unpack_from("Q", counts, _RECEIVED_AT)[0]) - waiting[0]

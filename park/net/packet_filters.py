@@ -5,7 +5,8 @@ A listening socket gives its filter to the connections that it accepts. Packets 
 Resets are dropped because of a fault of ZeroMQ. While the queue of a connection is full, libzmq 4.3.5 takes a reset for an
 error and stops. When the queue has room again it reads on, and if it then comes to a heartbeat of ZeroMQ it ends the
 process (it asserts ``!_io_error``). So any peer could end a broker: it fills its queue, sends a heartbeat, and resets the
-connection. Without resets such a connection ends like one whose peer has lost its network.
+connection. Without resets such a connection is like one whose peer has lost its network. To ZeroMQ the end of that by the
+system would be the same error; so `park.net.connections` cuts it before, by an end of input that ZeroMQ reads in order.
 """
 
 from __future__ import annotations

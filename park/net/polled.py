@@ -5,10 +5,11 @@ socket resets it. So a socket looks for a message when its descriptor has signal
 use until none is left. A reactor may therefore wait for descriptors alone, and the question, which costs some 5 us, is
 asked only where the answer may be yes.
 
-Liveness. The system closes a TCP connection whose peer takes nothing that waits for it for `SILENCE_SECONDS`, and ZeroMQ
-drops all that it holds for that peer. ZeroMQ's own heartbeats are off: a peer that fills its queue and closes its
-connection would make one of them end the process (libzmq 4.3.5 asserts ``!_io_error``). Pieces of an unfinished message
-are signs of life, so PARK's heartbeats need not pass them.
+Liveness. A TCP connection is closed whose peer takes nothing that waits for it for `SILENCE_SECONDS`, and ZeroMQ drops all
+that it holds for that peer. `park.net.connections` closes those of a broker: an end by the system would be an error to
+ZeroMQ, as a reset is (see `park.net.packet_filters`). ZeroMQ's own heartbeats are off: a peer that fills its queue and
+closes its connection would make one of them end the process (libzmq 4.3.5 asserts ``!_io_error``). Pieces of an unfinished
+message are signs of life, so PARK's heartbeats need not pass them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import zmq
 
+from park.net.connections import SILENCE_SECONDS
 from park.net.outbox import Frames
 from park.wire.fragments import PIECE_BYTES
 
@@ -28,8 +30,9 @@ READ_AHEAD_MESSAGES = 1000
 HIGH_WATER_MESSAGES = 32
 #: Bytes of pieces that are received, or sent to one peer, before other peers get their turn.
 TURN_BYTES = 4 << 20
-#: Seconds without a sign of life after which the system closes a TCP connection, and seconds between its questions.
-SILENCE_SECONDS, PROBE_SECONDS = 20, 5
+#: Seconds between the questions of the system whether a silent peer is there, and seconds after which it closes a
+#: connection that is watched, should nobody else have closed it.
+PROBE_SECONDS, SYSTEM_SECONDS = 5, 86_400
 #: Milliseconds between two attempts to reach a broker that is away, at most: kernels that hold work of its last life have
 #: one lease to reconnect once it is back.
 MAX_RECONNECT_MILLISECONDS = 2_000

@@ -25,7 +25,7 @@ from park.net.connections import Connection, Connections, descriptor_of
 from park.net.descriptors import DescriptorReserve
 from park.net.keys import OBSERVER, POOL
 from park.net.outbox import Frames, Message, Outbox
-from park.net.polled import HIGH_WATER_MESSAGES, TURN_BYTES, Socket
+from park.net.polled import HIGH_WATER_MESSAGES, SYSTEM_SECONDS, TURN_BYTES, Socket
 from park.wire import codec, messages
 from park.wire.fragments import MAX_PAYLOAD_BYTES, PIECE_BYTES, Reassembly, is_part
 from park.wire.subjects import about
@@ -79,6 +79,8 @@ class _Door(Socket):
         self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # refuse all peers if the keeper is gone
         self._reserve = keeper.reserve
         self._connections = keeper.connections
+        if keeper.watches:
+            self._socket.setsockopt(zmq.TCP_MAXRT, 1000 * SYSTEM_SECONDS)
 
     def bind(self, address: str) -> str:
         """Listen. Returns the actual address (port 0 becomes a free port)."""

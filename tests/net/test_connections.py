@@ -20,8 +20,10 @@ from park.net import connections, sockets
 from park.net.audit import AUDIT_FILE
 from park.net.authenticator import Authenticator
 from park.net.callers import Subscriber
+from park.net.connections import socket_at
 from park.net.descriptors import DescriptorReserve
 from park.net.keys import CLIENT, Key, Keyring
+from park.net.packet_filters import drop_all
 from park.net.sockets import KeyedRouter, Publisher
 from park.wire import codec, messages
 from tests.support.fabric import until
@@ -193,6 +195,42 @@ def test_a_connection_that_says_nothing_is_cut(door: Door, monkeypatch: pytest.M
     door.connect(zmq.DEALER, door.address)
     (line, *_) = until(lambda: door.refusals("it has said nothing"))
     assert "without a message" in line
+
+
+def ends_of_peers(door: Door) -> Iterator[socket.socket]:
+    """The other ends of the door's connections, which are in this process."""
+    port = int(door.address.rpartition(":")[2])
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket_at(int(name)) as found:
+            if found.family == socket.AF_INET and found.getpeername()[1] == port:
+                yield found
+
+
+def test_a_file_that_has_the_descriptor_of_a_connection_is_left_alone(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            assert not connections.connection_of(file.fileno()).hang_up()
+            assert connections._signs(file.fileno()) == (0.0, 0, 0)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_peer_whose_system_gives_no_sign_is_cut(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(connections, "SWEEP_SECONDS", 0.1)
+    door.peer()
+    for end in ends_of_peers(door):
+        drop_all(end)
+    assert "with the key" in until(lambda: door.refusals("there is no sign of it"))[0]
+
+
+def test_a_peer_that_takes_nothing_is_cut(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(connections, "SWEEP_SECONDS", 0.1)
+    door.peer()
+    (descriptor,) = door.keeper.connections._users
+    monkeypatch.setattr(connections, "_signs", lambda d: (0.0, 7, 1 if d == descriptor else 0))
+    assert "with the key" in until(lambda: door.refusals("it takes nothing"))[0]
 
 
 def test_one_key_cannot_take_all_connections(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:

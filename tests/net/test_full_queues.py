@@ -38,16 +38,20 @@ SCRIPT = """
 """
 
 
-#: The same at a door with keys. The peer sends heartbeats of ZeroMQ between its messages, and resets its connection.
+#: The same at a door with keys. The peer sends heartbeats of ZeroMQ between its messages, and resets its connection. The
+#: broker reads on after so many seconds, where three seconds without a sign end a connection.
 RESET_SCRIPT = """
     import os, pathlib, socket, struct, sys, time, zmq
-    from park.net import descriptors
+    from park.net import connections, descriptors, polled
     from park.net.keys import Keyring
     from park.net.authenticator import Authenticator
     from park.net.sockets import KeyedRouter
 
     if "bare" in sys.argv:
         descriptors.drop_resets = lambda socket: None
+    connections.SWEEP_SECONDS = 0.1
+    connections.SILENCE_SECONDS = polled.SILENCE_SECONDS = 3
+    polled.PROBE_SECONDS = 1
     folder = pathlib.Path(sys.argv[1])
     ring = Keyring(folder)
     ring.pair()
@@ -92,7 +96,7 @@ RESET_SCRIPT = """
         time.sleep(0.01)
     os.write(told[1], b"!")
     os.wait()
-    time.sleep(0.2)
+    time.sleep(float(sys.argv[2]))
     count, until = 0, time.monotonic() + 0.5
     while time.monotonic() < until:
         count += bool(receive())
@@ -118,7 +122,12 @@ def test_with_heartbeats_of_zeromq_it_would(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="packet filters of sockets")
 def test_a_peer_that_sends_heartbeats_and_resets_its_connection_harms_nobody(tmp_path: Path) -> None:
-    assert run(RESET_SCRIPT, str(tmp_path)).stdout == "alive\n"
+    assert run(RESET_SCRIPT, str(tmp_path), "0.2").stdout == "alive\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="packet filters of sockets")
+def test_nor_does_it_when_the_broker_reads_long_after_it_has_gone(tmp_path: Path) -> None:
+    assert run(RESET_SCRIPT, str(tmp_path), "6.0").stdout == "alive\n"
 
 
 @pytest.mark.heavy
@@ -130,7 +139,7 @@ def test_without_the_filter_of_resets_it_would(tmp_path: Path) -> None:
     for number in range(20):
         folder = tmp_path / str(number)
         folder.mkdir()
-        seen += run(RESET_SCRIPT, str(folder), "bare").stderr
+        seen += run(RESET_SCRIPT, str(folder), "0.2", "bare").stderr
         if "Assertion failed: !_io_error" in seen:
             return
     raise AssertionError(f"no process was ended: {seen}")
