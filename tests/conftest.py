@@ -18,6 +18,10 @@ hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts commands in the background with Ctrl-C ignored, and all processes of the tests would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 PR_SET_CHILD_SUBREAPER = 36
 if sys.platform == "linux":
     # A process that loses its parent becomes a child of this process instead of init's, and is seen below.

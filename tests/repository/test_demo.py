@@ -22,7 +22,7 @@ def test_the_demonstration_prints_the_table_and_leaves_plots(tmp_path: Path) -> 
         [sys.executable, "-m", "park.demo", "--out", str(out), "--slots", "2"],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=220,
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(root)},
     )

@@ -270,7 +270,7 @@ def test_sphinx_builds_without_a_warning(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=110,
+        timeout=220,
     )
     assert done.returncode == 0, done.stdout
     built = {page.stem for page in tmp_path.glob("*.html")}

@@ -37,7 +37,7 @@ def test_readme_example(code: str, tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=220,
     )
     assert run.returncode == 0, f"{code}\n{run.stdout}{run.stderr}"
 
