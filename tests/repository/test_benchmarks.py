@@ -33,7 +33,8 @@ def test_what_the_disk_costs_is_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "marks"),
     [
-        (("startup", "decisions"), 4),
+        (("startup",), 1),
+        pytest.param(("decisions",), 3, marks=pytest.mark.heavy),
         pytest.param(("latency", "throughput", "generation"), 15, marks=pytest.mark.heavy),
         pytest.param(("mirror", "memory", "sharing", "commands"), 8, marks=pytest.mark.heavy),
         pytest.param(("payloads",), 6, marks=pytest.mark.heavy),

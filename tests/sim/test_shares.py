@@ -101,9 +101,11 @@ def test_a_background_job_keeps_its_share_beside_two_urgent_ones(chunks: int) ->
     assert made.errors()[0] < 0.02 + QUANTUM / CHUNK / chunks
 
 
-@pytest.mark.parametrize("slots", [1, pytest.param(2, marks=pytest.mark.heavy)])
-def test_a_job_of_short_generations_keeps_its_share(slots: int) -> None:
-    short_generations(slots)
+@pytest.mark.parametrize(
+    ("slots", "seconds"), [(1, 20.0), *(pytest.param(n, 60.0, marks=pytest.mark.heavy) for n in (1, 2))]
+)
+def test_a_job_of_short_generations_keeps_its_share(slots: int, seconds: float) -> None:
+    short_generations(slots, seconds)
 
 
 @pytest.mark.parametrize("idle", [0.01, 0.05, 0.099, 0.2, pytest.param(1.0, marks=pytest.mark.heavy)])

@@ -211,14 +211,14 @@ def quiet(slots: int) -> tuple[World, Callable[[str], None]]:
     return world, busy
 
 
-def short_generations(slots: int) -> None:
+def short_generations(slots: int, seconds: float = 60.0) -> None:
     """50 units of 1 ms, then 2 ms of the driver alone, over and over, beside an always-busy job: 95 % of its share."""
     world, busy = quiet(slots)
     busy("ann")
     request = world.client("bob").submit("generations", [[10_000, 50, 0.001, 0.002]])
     world.until(lambda: request.done)
     world.kernel(slots)
-    world.run_for(60.0)
+    world.run_for(seconds)
     assert world.served[request.job] >= 0.95 * sum(world.served.values()) / 2
 
 
