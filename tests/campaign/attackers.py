@@ -38,6 +38,8 @@ BURST = 50
 AGAIN = 0.05
 #: Fetches that the hoarder leaves open, more than a connection may have.
 HOARD = 55_000
+#: Seconds after the attack in which each attacker is refused once more at the latest, also on a busy machine.
+LAST_SECONDS = 150.0
 
 
 class Attacker:
@@ -147,6 +149,16 @@ class Attacker:
             attack()
             for message in self.answers(10):
                 self.judge(message)
+        self.until = time.monotonic() + LAST_SECONDS
+        self.end()
+
+    def end(self) -> None:
+        """Ask for what is refused, until it is: the broker may not have come to it yet."""
+        self.begin()
+        while not self.refused and time.monotonic() < self.until:
+            self.attacks()[0]()
+            for message in self.answers(1000):
+                self.judge(message)
 
     def begin(self) -> None:
         self.connect(self.port)
@@ -204,6 +216,12 @@ class Hoarder(Attacker):
                 pass
         for _ in self.answers(1000):
             pass
+
+    def end(self) -> None:
+        while not self.refused["LimitReached"] and time.monotonic() < self.until:
+            self.hoard()
+            for _ in self.answers(10_000):
+                pass
 
 
 class Thief(Attacker):
@@ -323,6 +341,9 @@ class Stranger(Attacker):
         time.sleep(0.1)
         for door in doors:
             door.close()
+
+    def end(self) -> None:
+        """Nobody answers a stranger."""
 
     def judge(self, message: messages.Message) -> None:
         self.breaches["an answer to a stranger"] += 1
