@@ -50,6 +50,12 @@ def test_code_of_open_maps_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "bytes of code in open maps" in failed.text
 
 
+def test_a_small_machine_has_small_budgets() -> None:
+    assert budgets.at_most(1 << 30, 1 / 8, memory=64 << 30) == 1 << 30
+    assert budgets.at_most(4 << 30, 1 / 4, memory=4 << 30) == 1 << 30
+    assert budgets.MAX_SESSION_CODE_BYTES <= budgets.MAX_ALL_CODE_BYTES <= 4 << 30
+
+
 def test_code_of_all_owners_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budgets, "SMALL_CODE_BYTES", 0)
     monkeypatch.setattr(budgets, "MAX_ALL_CODE_BYTES", 1)

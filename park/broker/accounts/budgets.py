@@ -6,14 +6,31 @@ are in `park.broker.accounts.quotas`.
 
 from __future__ import annotations
 
+import os
+
 from park.errors import LimitReached
+
+
+def at_most(size: int, share: float, memory: int | None = None) -> int:
+    """The bytes of a budget: *size*, or the *share* of the machine's *memory* where that is less.
+
+    >>> at_most(1 << 30, 1 / 8, memory=4 << 30) >> 20
+    512
+    """
+    if memory is None:
+        try:
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, ValueError, OSError):  # not on Linux
+            return size
+    return min(size, int(share * memory))
+
 
 #: Open maps of a client's sessions, with or without units.
 MAX_OPEN_MAPS = 50_000
 #: Bytes of the code of all open maps of an owner's sessions, over all connections.
-MAX_SESSION_CODE_BYTES = 1 << 30
+MAX_SESSION_CODE_BYTES = at_most(1 << 30, 1 / 8)
 #: Bytes of the code that all jobs and maps need now, above which sessions open no map with further code.
-MAX_ALL_CODE_BYTES = 4 << 30
+MAX_ALL_CODE_BYTES = at_most(4 << 30, 1 / 4)
 #: Code of fewer bytes is not summed up: a client's open maps bound it.
 SMALL_CODE_BYTES = 16 << 10
 #: Fetches of one peer that wait for the end of a job.
