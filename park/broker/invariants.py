@@ -40,6 +40,8 @@ def check(state: State, everything: bool = True) -> None:
         for owner, tally in state.job_list.tallies:
             units = sum(m.remaining for m in left.values() if m.owner == owner)
             assert tally.units == units, (owner, tally, units)
+            assert tally.spooled == sum(j.spooled for j in jobs if j.owner == owner)
+        assert state.spooled == sum(j.spooled for j in jobs)
 
 
 def _check_job(state: State, job: BrokerJob) -> None:

@@ -173,6 +173,8 @@ class State:
         self.late: dict[int, float] = {}
         #: answers that came too late or twice
         self.duplicates = 0
+        #: bytes of units of all sessions that are in memory
+        self.spooled = 0
         #: kernels that are owed acknowledgements of stream messages, and when they get them
         self.stream_acks_due: dict[Peer, float] = {}
         self.touched, self.deferred, self.suspects = Touched(), DeferredWork(), Suspects()
@@ -235,6 +237,12 @@ class State:
     def count_slots(self) -> None:
         """The number of slots has changed: the quantum of the service clock follows it."""
         self.clock.quantum = max(QUANTUM, 2 * chunk_seconds(self.roster.slots))
+
+    def count_spooled(self, job: BrokerJob, size: int) -> None:
+        """*size* more bytes of units of a session are in memory."""
+        job.spooled += size
+        self.job_list.tallies.of(job.owner).spooled += size
+        self.spooled += size
 
     def count_running(self, attempt: Attempt, step: int) -> None:
         """The job of the attempt occupies *step* more slots."""

@@ -50,6 +50,36 @@ def test_code_of_open_maps_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "bytes of code in open maps" in failed.text
 
 
+def test_units_of_sessions_are_counted_over_all_connections_of_an_owner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk()
+    clients = [desk.client(), desk.client("c2"), desk.client("c3", user="eve")]
+    sessions = [desk.session(client) for client in clients]
+    desk.give(clients[0], messages.Blob(code("square")), blob("square"))
+    size = len(units([b"u" * 1000]))
+
+    def send(which: int, key: int) -> list[Any]:
+        message = messages.Map(key.to_bytes(16, "big"), sessions[which], code("square"), 1)
+        return of(desk.give(clients[which], message, units([b"u" * 1000])), messages.MapFailed)
+
+    monkeypatch.setattr(budgets, "MAX_OWNER_UNIT_BYTES", 2 * size)
+    assert not send(0, 100)
+    assert not send(1, 101)
+    (failed,) = send(1, 102)
+    assert failed.error == "Busy"
+    assert not send(2, 103)
+    # and over all owners; one who has little is not kept waiting for others
+    monkeypatch.setattr(budgets, "MAX_ALL_UNIT_BYTES", 3 * size)
+    assert "all owners" in send(2, 104)[0].text
+    monkeypatch.setattr(budgets, "MAX_ALL_UNIT_BYTES", 16 * size)
+    assert not send(2, 104)
+    # what has ended counts no more
+    for key in (100, 101):
+        desk.give(clients[key - 100], messages.Cancel(key.to_bytes(16, "big")))
+    assert not send(1, 105)
+
+
 def test_a_small_machine_has_small_budgets() -> None:
     assert budgets.at_most(1 << 30, 1 / 8, memory=64 << 30) == 1 << 30
     assert budgets.at_most(4 << 30, 1 / 4, memory=4 << 30) == 1 << 30

@@ -27,6 +27,9 @@ def at_most(size: int, share: float, memory: int | None = None) -> int:
 
 #: Open maps of a client's sessions, with or without units.
 MAX_OPEN_MAPS = 50_000
+#: Bytes of units of sessions in memory: of one owner, over all connections, and of all owners. An owner with less than a
+#: sixteenth of the latter is not kept waiting for others.
+MAX_OWNER_UNIT_BYTES, MAX_ALL_UNIT_BYTES = at_most(2 << 30, 1 / 8), at_most(8 << 30, 1 / 4)
 #: Bytes of the code of all open maps of an owner's sessions, over all connections.
 MAX_SESSION_CODE_BYTES = at_most(1 << 30, 1 / 8)
 #: Bytes of the code that all jobs and maps need now, above which sessions open no map with further code.

@@ -57,6 +57,8 @@ class Tally:
     bytes: int = 0
     #: controls that are kept for all jobs
     controls: int = 0
+    #: bytes of units of sessions that are in memory
+    spooled: int = 0
 
 
 class Tallies:

@@ -35,7 +35,7 @@ def drop_spent(state: State, effects: Effects, map_: JobMap, segment: int) -> No
     """Delete a segment of a session's map without waiting or running units: such a map may be endless."""
     known = map_.session and state.maps.get(map_.key) is map_
     if known and map_.drop_spent(segment, (state.attempts[n] for n in map_.running)):
-        state.job(map_.job).spooled -= map_.sizes.pop(segment)
+        state.count_spooled(state.job(map_.job), -map_.sizes.pop(segment))
         effects.spool.append(Write("units", map_.key_of(segment), None))
 
 

@@ -175,7 +175,7 @@ def _forget_map(state: State, effects: Effects, job: BrokerJob, map_: JobMap) ->
     del state.maps[map_.key], job.maps[map_.key]
     if dropped := state.code_cache.leave(map_.function):
         drop_code(effects, dropped)
-    job.spooled -= sum(map_.sizes.values())
+    state.count_spooled(job, -sum(map_.sizes.values()))
     map_.sizes.clear()
     if not map_.root:
         effects.spool += [Write("units", map_.key_of(s), None) for s in map_.segments]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from park.broker.accounts import budgets
@@ -60,17 +61,24 @@ def _count_spooled(state: State, map_: JobMap, segment: int, size: int) -> None:
     """Count *size* bytes of a session's map that are in memory now."""
     if map_.session:
         map_.sizes[segment] = size
-        state.jobs[map_.job].spooled += size
+        state.count_spooled(state.jobs[map_.job], size)
 
 
 def _check_spool(state: State, client: Client, size: int) -> None:
     """Whether there is room in memory for more units of its sessions. Raises Busy."""
     held = sum(state.jobs[number].spooled for number in client.open)
-    if held and held + size > MAX_SPOOL_BYTES:
-        raise Busy(
-            f"busy: {held:,} bytes of units of this client wait, and no more than {MAX_SPOOL_BYTES:,} may: retry after "
-            f"{RETRY_SECONDS:.0f} s"
-        )
+    own = state.job_list.tallies.of(client.user).spooled
+    full = own > budgets.MAX_ALL_UNIT_BYTES // 16 and state.spooled + size > budgets.MAX_ALL_UNIT_BYTES
+    for kept, limit, whose in (
+        (held, MAX_SPOOL_BYTES, "this client"),
+        (own, budgets.MAX_OWNER_UNIT_BYTES, client.user),
+        (state.spooled, budgets.MAX_ALL_UNIT_BYTES if full else sys.maxsize, "all owners"),
+    ):
+        if kept and kept + size > limit:
+            raise Busy(
+                f"busy: {kept:,} bytes of units of {whose} wait, and no more than {limit:,} may: retry after "
+                f"{RETRY_SECONDS:.0f} s"
+            )
 
 
 def _check_open_maps(state: State, client: Client, function: bytes) -> None:
