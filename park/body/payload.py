@@ -29,7 +29,9 @@ from park.wire.pack import code_hash as code_hash
 #: Buffers from this size on lie beside their pickle, not inside.
 LARGE_BUFFER_BYTES = 64 * 1024
 
-_BUFFERS, _BYTES = b"b", b"r"
+_BUFFERS, _BYTES, _CODE = b"b", b"r", b"c"
+#: The head of code with parts, and the alignment of each part: that of any number, and of a line of a processor's cache.
+_CODE_HEAD, _ALIGNMENT = struct.Struct("<c7xQ"), 64
 _PLAIN = frozenset({int, float, str, bool, bytes, type(None)})
 #: Heads of packs whose rows are Python's own numbers, with the letters of `struct`.
 _NONE, _NUMBERS = b"None", {int: (b"int", "q"), float: (b"float", "d"), bool: (b"bool", "?")}
@@ -49,36 +51,80 @@ def dumps(obj: Any, what: str = "the body") -> bytes:
 
 
 def dump_code(obj: Any, what: str = "the body") -> bytes:
-    """The pickle of code: as `dumps`, with the versions of the user's own modules that it refers to."""
+    """The pickle of code: as `dumps`, with the versions of the user's own modules that it refers to.
+
+    Large buffers, such as the data of arrays, lie beside the pickle: a process that has the code in a file maps them.
+    """
     own: set[str] = set()
+    large: list[memoryview] = []
     try:
-        blob = pickle_by_value(obj, own=own)
+        blob = pickle_by_value(obj, _collector(large), own=own)
     except Exception as error:
         _refuse(what, obj, error)
-    return pickle.dumps(_WithVersions(blob, edited_modules.versions_of(own)), 5) if own else blob
+    if own:
+        code = _WithVersions(blob, edited_modules.versions_of(own), large)
+        large = []
+        blob = pickle.dumps(code, 5, buffer_callback=_collector(large))
+    return _join_code([blob, *large]) if large else blob
+
+
+def _join_code(parts: Sequence[Any]) -> bytes:
+    """A head with the sizes of the parts, and then each part at a multiple of `_ALIGNMENT`."""
+    sizes = [nbytes(part) for part in parts]
+    pieces: list[Any] = [_CODE_HEAD.pack(_CODE, len(sizes)), struct.pack(f"<{len(sizes)}Q", *sizes)]
+    at = sum(map(len, pieces))
+    for part, size in zip(parts, sizes, strict=True):
+        pieces += [bytes(-at % _ALIGNMENT), part]
+        at += -at % _ALIGNMENT + size
+    return b"".join(pieces)
+
+
+def _code_parts(blob: memoryview) -> list[memoryview]:
+    """The parts that `_join_code` has joined."""
+    try:
+        _, count = _CODE_HEAD.unpack_from(blob)
+        sizes = struct.unpack_from(f"<{count}Q", blob, _CODE_HEAD.size)
+    except struct.error as error:
+        raise ProtocolError("code is cut short") from error
+    at, parts = _CODE_HEAD.size + 8 * count, []
+    for size in sizes:
+        at += -at % _ALIGNMENT
+        parts.append(blob[at : at + size])
+        at += size
+    if at != len(blob) or not parts:
+        raise ProtocolError("code is not as long as it says")
+    return parts
 
 
 class _WithVersions:
     """Pickled code and the versions of the modules that it needs. It unpickles as the code itself."""
 
-    def __init__(self, pickled: bytes, versions: dict[str, str]) -> None:
+    def __init__(self, pickled: bytes, versions: dict[str, str], large: list[memoryview]) -> None:
         self._pickled = pickled
         self._versions = versions
+        self._large = large
 
     def __reduce__(self) -> Any:
-        return _opened, (self._pickled, self._versions)
+        large = map(pickle.PickleBuffer, self._large)
+        return _opened, (pickle.PickleBuffer(self._pickled), self._versions, *large)
 
 
-def _opened(pickled: bytes, versions: dict[str, str]) -> Any:
+def _opened(pickled: Buffer, versions: dict[str, str], *large: Any) -> Any:
     edited_modules.refresh(versions)
-    code = pickle.loads(pickled)
+    code = pickle.loads(pickled, buffers=large)
     edited_modules.compare(versions)
     return code
 
 
-def loads(blob: Buffer) -> Any:
-    """The object that `dumps` or `dump_code` has pickled."""
-    return former_names.loads(blob)
+def loads(blob: Buffer, private: Callable[[Buffer], memoryview] | None = None) -> Any:
+    """The object that `dumps` or `dump_code` has pickled.
+
+    *private* makes of a blob the same bytes in memory that the object may change; without it the large parts are copied.
+    """
+    if bytes(blob[:1]) != _CODE:
+        return former_names.loads(blob)
+    pickled, *large = _code_parts(memoryview(blob) if private is None else private(blob))
+    return former_names.loads(pickled, large if private is not None else [bytearray(part) for part in large])
 
 
 # -- one entry -----------------------------------------------------------------------------------
@@ -117,14 +163,7 @@ def entry_pieces(obj: Any, what: str, lines: bool = True) -> list[Any]:
             return [_BYTES, obj]
         return [pickle.dumps(obj, 5)]
     large: list[memoryview] = []
-
-    def beside(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < LARGE_BUFFER_BYTES:
-            return True
-        large.append(raw)
-        return False
-
+    beside = _collector(large)
     try:
         file = io.BytesIO()
         _PlainPickler(file, 5, buffer_callback=beside).dump(obj)
@@ -139,6 +178,19 @@ def entry_pieces(obj: Any, what: str, lines: bool = True) -> list[Any]:
         return [data]
     sizes = [len(data), *(raw.nbytes for raw in large)]
     return [_BUFFERS, struct.pack(f"<Q{len(sizes)}Q", len(sizes), *sizes), data, *large]
+
+
+def _collector(large: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    """A pickler's callback that adds large buffers to *large*, and leaves the others in the pickle."""
+
+    def beside(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < LARGE_BUFFER_BYTES:
+            return True
+        large.append(raw)
+        return False
+
+    return beside
 
 
 def _decode_buffers(entry: memoryview, loads: Callable[..., Any]) -> Any:

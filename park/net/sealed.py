@@ -10,6 +10,7 @@ the bytes. So the bytes are passed on as their descriptor, and nothing is copied
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import stat
@@ -75,6 +76,14 @@ def map_file(descriptor: int, size: int) -> memoryview:
     weakref.finalize(found, os.close, descriptor)
     _maps.add(found)
     return memoryview(found)
+
+
+def private_copy(data: Buffer) -> memoryview:
+    """The same bytes, for a process that may change them for itself. Of a sealed file only what it changes is copied."""
+    if (descriptor := descriptor_of(data)) >= 0:
+        with contextlib.suppress(OSError):
+            return memoryview(mmap.mmap(descriptor, len(data), access=mmap.ACCESS_COPY))
+    return memoryview(bytearray(data))
 
 
 def descriptor_of(data: Buffer) -> int:

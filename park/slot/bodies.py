@@ -12,6 +12,7 @@ from park.body import edited_modules, environment, payload, seeds
 from park.body.generators import Generators
 from park.errors import ParkError
 from park.model import Log
+from park.net.sealed import private_copy
 from park.slot.unit_results import FailingBody
 from park.wire import messages
 
@@ -59,7 +60,7 @@ class BodyCache:
 
     def _prepare(self, run: messages.Run) -> Any:
         edited_modules.held = len(self._slot.stack) > 1
-        body = payload.loads(self._slot.codes.blobs[run.function])
+        body = payload.loads(self._slot.codes.blobs[run.function], private_copy)
         _report_other_versions()
         if hasattr(body, "prepare"):
             body.prepare(environment.environment())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import mmap
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from park.body.payload import (
     code_hash,
     decode_entry,
     decode_units,
+    dump_code,
     dumps,
     encode_array,
     encode_error,
@@ -29,6 +31,7 @@ from park.body.payload import (
     loads,
 )
 from park.errors import NotPicklable, ProtocolError, UnitError
+from park.net import sealed
 from park.wire.pack import Pack, pack_entries, pack_rows
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -159,6 +162,34 @@ def test_large_buffers_lie_beside_the_pickle() -> None:
     large = bytes(3 * LARGE_BUFFER_BYTES)
     assert len(encode_result(large)) == len(large) + 1
     assert decode_entry(encode_result(large)) == large
+
+
+def test_arrays_of_code_are_mapped_from_a_file_and_change_for_one_process_alone() -> None:
+    array = np.arange(50_000.0)
+
+    def function() -> Any:
+        return array
+
+    blob = dump_code(function)
+    file = sealed.sealed(blob)
+    first, second = (loads(file, sealed.private_copy)() for _ in range(2))
+    assert first.flags.aligned
+    assert isinstance(root_of(first), mmap.mmap), "it is no copy"
+    first[:] = 0
+    for found in (second, loads(blob)()):
+        same(found, array)
+        found[0] = 1  # an array that could be changed still can
+    with pytest.raises(ProtocolError):
+        loads(blob[:-1])
+
+
+def root_of(data: Any) -> Any:
+    """The object whose memory an array uses."""
+    while (below := getattr(data, "base", None)) is not None or (
+        below := getattr(data, "obj", None)
+    ) is not None:
+        data = below
+    return data
 
 
 def test_functions_and_their_data_go_by_value() -> None:
