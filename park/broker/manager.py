@@ -27,7 +27,7 @@ from park.broker.entities.archive import Keep
 from park.broker.handlers.validate import MAX_REQUEST
 from park.broker.payloads import Payloads
 from park.broker.queries import READS, Public
-from park.broker.spooling import Spooler
+from park.broker.spooling import Hold, Spooler
 from park.broker.state import MAX_REASON_CHARS
 from park.broker.storage.journal import Batch
 from park.broker.storage.memory import MemoryStore
@@ -188,17 +188,18 @@ class JobManager:
             self._postman.start(wake)
         if not isinstance(self.store, MemoryStore):
             self._writer = Writer(self.store, wake)
-            self._spooler = Spooler(self._writer.lay)
+            self._spooler = Spooler(self._writer.lay, wake)
             self.commit_by(self._writer)
 
     def sift(self, events: Sequence[Event | Tick | Flow]) -> Sequence[Event | Tick | Flow]:
         """The *events* that can be decided now; the others wait until their long payloads are on disk."""
-        return events if self._spooler is None else self._spooler.sift(events, self._is_for_store)
+        return events if self._spooler is None else self._spooler.sift(events, self._hold)
 
     @property
     def has_laid(self) -> bool:
-        """Whether a long payload has come to the disk since the last `laid`."""
-        return self._writer is not None and self._writer.has_laid
+        """Whether a long payload has come to the disk, or was hashed, since the last `laid`."""
+        spooler, writer = self._spooler, self._writer
+        return spooler is not None and writer is not None and (writer.has_laid or spooler.has_hashed)
 
     @property
     def commit_seconds(self) -> float:
@@ -239,25 +240,30 @@ class JobManager:
         assert self._spooler is not None
         return self._spooler.laid(self._writer.laid())
 
-    def _is_for_store(self, event: Event) -> bool:
+    def _hold(self, event: Event) -> Hold:
         """Whether the event's payload goes to the store, as far as that is known, and the disk has free bytes for it."""
+        state = self.dispatcher.state
         match event.message:
             case Submit(session=session):
                 stored = not session
             case messages.Units(job=job):
                 stored = bool(job)
             case messages.Finished(attempt=number):
-                attempt = self.dispatcher.state.attempts.get(number)
+                attempt = state.attempts.get(number)
                 stored = attempt is None or attempt.map.root
             case messages.File(how=how):
                 stored = how == "put"
-            case messages.Blob(hash=hash):
-                stored = hash not in self.dispatcher.state.code_cache
+            case messages.Blob(hash=hash, brief=brief):
+                if brief or event.peer in state.roster.kernels:  # kernels send the code of drivers' maps
+                    return Hold.NOT if hash in state.code_cache else Hold.HASH
+                stored = not isinstance(self.payloads.spooled.get(("blob", (hash,))), Laid)
+                stored = stored and not state.code_cache.is_kept(hash)
             case _:
                 stored = isinstance(event.message, messages.Checkpoint)
-        if not stored or self.dispatcher.state.roster.member(event.peer) is None:
-            return False
-        return not self.full and self.store.free_bytes() - self._backlog > len(event.payload)
+        if not stored or state.roster.member(event.peer) is None:
+            return Hold.NOT
+        free = not self.full and self.store.free_bytes() - self._backlog > len(event.payload)
+        return Hold.LAY if free else Hold.NOT
 
     def commit_by(self, commits: Commits) -> None:
         """Let *commits* make turns durable from now on."""

@@ -5,13 +5,17 @@ turn, all later turns would wait for it. So the broker holds up a message that b
 writes the payload as a draft (`park.broker.storage.pieces`), some megabytes with each commit, and then decides the
 message, with the draft as its payload. Later messages of the same peer wait behind it, unless they concern other
 subjects (`park.wire.subjects`). Messages of other peers do not wait.
+
+Long code that is not stored waits in the same way until a thread has hashed it.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from msgspec.structs import replace
@@ -19,12 +23,39 @@ from msgspec.structs import replace
 from park.broker.effects import Event, Flow, Peer, Tick
 from park.broker.storage.pieces import LONG_VALUE_BYTES, Laid
 from park.wire import messages
+from park.wire.pack import Buffer, code_hash
 from park.wire.subjects import about
+
+
+class Hold(Enum):
+    """The reason for which a message is held up, if it brings a long payload."""
+
+    NOT = "not"
+    #: its payload is written to disk
+    LAY = "lay"
+    #: its payload is hashed
+    HASH = "hash"
+
+
+class Hashed:
+    """A payload with the hash of its content, its *digest*."""
+
+    __slots__ = ("_data", "digest")
+
+    def __init__(self, data: Buffer, digest: bytes) -> None:
+        self._data = data
+        self.digest = digest
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, part: slice) -> Buffer:
+        return self._data[part]
 
 
 @dataclass(slots=True)
 class _Held:
-    """An event that is held up; *lay*: the number of its payload on its way to the disk, 0: it only stands behind one."""
+    """An event that is held up; *lay*: the number of its payload under way, 0: it only stands behind another one."""
 
     event: Event
     about: frozenset[Any] | None
@@ -32,10 +63,16 @@ class _Held:
 
 
 class Spooler:
-    """Holds up messages as the module says. *lay* takes a number, the payload to write, and whether its hash is wanted."""
+    """Holds up messages as the module says. *lay* takes a number, the payload to write, and whether its hash is wanted.
 
-    def __init__(self, lay: Callable[[int, Any, bool], None]) -> None:
+    *wake* is called from a thread when a payload is hashed.
+    """
+
+    def __init__(self, lay: Callable[[int, Any, bool], None], wake: Callable[[], None]) -> None:
         self._lay = lay
+        self._wake = wake
+        #: payloads that are hashed, by number
+        self._hashed: deque[tuple[int, Hashed]] = deque()
         self._lines: dict[Peer, deque[_Held]] = {}
         self._under_way: dict[int, _Held] = {}
         self._count = 0
@@ -43,17 +80,23 @@ class Spooler:
     def __bool__(self) -> bool:
         return bool(self._lines)
 
+    @property
+    def has_hashed(self) -> bool:
+        """Whether a payload has been hashed since the last `laid`."""
+        return bool(self._hashed)
+
     def sift(
-        self, events: Iterable[Event | Tick | Flow], wanted: Callable[[Event], bool]
+        self, events: Iterable[Event | Tick | Flow], wanted: Callable[[Event], Hold]
     ) -> list[Event | Tick | Flow]:
-        """The events that can be decided now. A long payload is written first if *wanted* is true of its event."""
+        """The events that can be decided now. *wanted* says for which a long payload is written or hashed first."""
         found: list[Event | Tick | Flow] = []
         for event in events:
             if not isinstance(event, Event):
                 found.append(event)
                 continue
             line = self._lines.get(event.peer)
-            long = len(event.payload) > LONG_VALUE_BYTES and wanted(event)
+            hold = wanted(event) if len(event.payload) > LONG_VALUE_BYTES else Hold.NOT
+            long = hold is not Hold.NOT
             if line is None and not long:
                 found.append(event)
                 continue
@@ -66,14 +109,23 @@ class Spooler:
                 self._count += 1
                 held.lay = self._count
                 self._under_way[held.lay] = held
-                self._lay(held.lay, event.payload, isinstance(event.message, messages.Blob))
+                if hold is Hold.LAY:
+                    self._lay(held.lay, event.payload, isinstance(event.message, messages.Blob))
+                else:
+                    args = (held.lay, event.payload)
+                    threading.Thread(target=self._hash, args=args, name="park-hash", daemon=True).start()
             self._lines.setdefault(event.peer, deque()).append(held)
             found.append(Flow(event.peer, "alive"))
         return found
 
+    def _hash(self, number: int, payload: Buffer) -> None:
+        self._hashed.append((number, Hashed(payload, code_hash(payload))))
+        self._wake()
+
     def laid(self, done: Sequence[tuple[int, Laid | None]]) -> list[Event]:
         """Take drafts that are on disk, and return the events to decide now. None: the disk was full; the payload stays."""
-        for number, draft in done:
+        hashed = [self._hashed.popleft() for _ in range(len(self._hashed))]
+        for number, draft in (*done, *hashed):
             held = self._under_way.pop(number)
             held.lay = 0
             if draft is not None:

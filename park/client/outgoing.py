@@ -24,8 +24,8 @@ class Outgoing:
         self.name = name
         self.patience = patience
         self.presence = Presence()
-        #: the hashes of the code that the broker has
-        self._shipped: set[bytes] = set()
+        #: the hashes of the code that the broker has; True: for sessions
+        self._shipped: dict[bytes, bool] = {}
 
     @property
     def live(self) -> bool:
@@ -37,15 +37,16 @@ class Outgoing:
         self.presence.say(time.monotonic() if now is None else now)
         self.line.send(codec.encode(message, data), message)
 
-    def ship(self, code: bytes, blob: Buffer) -> None:
-        """Send the code with this hash, unless the broker has it."""
-        if code not in self._shipped:
-            self._shipped.add(code)
-            self.send(messages.Blob(code), blob)
+    def ship(self, code: bytes, blob: Buffer, brief: bool = False) -> None:
+        """Send the code with this hash, unless the broker has it; *brief*: for a session, which is not stored."""
+        known = self._shipped.get(code)
+        if known is None or (known and not brief):
+            self._shipped[code] = brief
+            self.send(messages.Blob(code, brief=brief), blob)
 
     def lose_code(self, code: bytes) -> None:
         """The broker has dropped this code."""
-        self._shipped.discard(code)
+        self._shipped.pop(code, None)
 
     def lose_all_code(self) -> None:
         """The broker does not know this client any more, nor its code."""

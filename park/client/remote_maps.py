@@ -346,7 +346,7 @@ class RemoteMaps:
         for entry in list(self._maps.values()):
             call, session = entry.call, entry.session
             if call.map.function == code and session.number and not call.begun:
-                self._out.ship(code, entry.code)
+                self._out.ship(code, entry.code, brief=True)
                 for message, data in call.again(session.number, self._out.presence.epoch):
                     self._out.send(message, data)
 
@@ -380,13 +380,13 @@ class RemoteMaps:
 
     def _send_maps(self, session: ClientSession) -> None:
         for call, message, data in session.again(self._out.presence.epoch):
-            self._out.ship(call.map.function, self._maps[call.map.map].code)
+            self._out.ship(call.map.function, self._maps[call.map.map].code, brief=True)
             self._out.send(message, data)
 
     def _send(self, call: MapCall, said: Iterable[tuple[Message, Buffer]]) -> None:
         """Send messages of the map now, if the broker is there; else they are sent when it is back."""
         if self._out.live and call.session.number:
-            self._out.ship(call.call.map.function, call.code)
+            self._out.ship(call.call.map.function, call.code, brief=True)
             for message, data in said:
                 self._out.send(message, data)
 

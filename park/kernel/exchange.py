@@ -3,7 +3,8 @@
 On one machine a kernel lends its code as a sealed file in memory: a kernel of the same Unix user opens it and copies
 nothing. Kernels of other machines fetch it over TCP, encrypted (`park.net.ciphertext`, `park.net.code_server`). The
 server listens at the address from which this machine reaches the broker, and only once the broker has asked for it.
-A kernel checks the hash of code that it takes. All that takes time happens in threads.
+A kernel checks the hash of code that it takes, unless the other one has shown the same key. All that takes time happens
+in threads.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class CodeExchange:
             if offer.address:
                 return self._fetch(offer)
             data = sealed.open_of(offer.process, offer.file, offer.size)
-            return data if code_hash(data) == offer.hash else None
+            return data if offer.trusted or code_hash(data) == offer.hash else None
         except (OSError, EOFError, ValueError):  # its holder is gone, or is no kernel
             return None
 
@@ -137,7 +138,7 @@ class CodeExchange:
                 file.write(whole)
                 number += 1
         found = target.done()
-        if cipher.name != offer.cipher or code_hash(found) != offer.hash:
+        if cipher.name != offer.cipher or not (offer.trusted or code_hash(found) == offer.hash):
             return None
         with contextlib.suppress(OSError):  # others have to take it elsewhere
             self._store(Ciphertext(offer.hash, offer.cipher, offer.key, os.urandom(32), offer.size, file))

@@ -165,11 +165,15 @@ class Part(Message, frozen=True):
 
 
 class Blob(Message, frozen=True):
-    """The code of a function or a body: the payload. From then on both ends name it by the *hash* of its content."""
+    """The code of a function or a body: the payload. From then on both ends name it by the *hash* of its content.
+
+    *brief*: it is for maps of a session, which are not stored.
+    """
 
     carries = True
     hash: bytes
     reply: Count = 0
+    brief: bool = False
 
 
 class NeedBlob(Message, frozen=True):
@@ -207,7 +211,8 @@ class Shared(Message, frozen=True):
 
 class Offer(Message, frozen=True):
     """broker -> kernel: work needs the code *hash*, of *size* bytes, and another kernel has it. This one takes it there,
-    and answers with Shared, or with NeedBlob. The bytes count only if their hash is right.
+    and answers with Shared, or with NeedBlob. The bytes count only if their hash is right. *trusted*: both kernels have
+    shown the same key, so that nobody else can have changed them, and the hash need not be looked at.
 
     *process* and *file*, or *address*, *cipher* and *key*: as in Shared. *ticket* is good for one fetch at the address.
     With neither a process nor an address, that kernel is about to have the code, and a further Offer comes.
@@ -221,6 +226,7 @@ class Offer(Message, frozen=True):
     cipher: bytes = b""
     key: bytes = b""
     ticket: bytes = b""
+    trusted: bool = False
 
 
 class Serve(Message, frozen=True):

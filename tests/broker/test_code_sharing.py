@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from park.broker.entities import spread as entity
 from park.broker.entities.spread import Place, Spread, SpreadStep
+from park.model import Account
 from park.wire import messages
 from tests.sim.desk import Desk, finished, of
 from tests.sim.functions import code
@@ -66,14 +67,15 @@ class Fabric(Desk):
 
 def test_one_kernel_of_a_machine_gets_the_code_and_the_others_take_it_from_there() -> None:
     desk = Fabric(k1="m", k2="m", k3="other", k4="", k5="m")
+    desk.dispatcher.state.roster.kernels[b"k5"].account = Account("bob")
     blob, offer = messages.Blob(SQUARE), messages.Offer(SQUARE, desk.dispatcher.state.code_cache.size(SQUARE))
     senders = [k for k in desk.kernels if blob in to(desk.out, k)]
     assert senders == [b"k1", b"k3", b"k4"]
     assert to(desk.out, b"k1") == [blob, messages.Share(SQUARE)]
     assert to(desk.out, b"k2") == to(desk.out, b"k5") == [offer]
     out = desk.give(b"k1", messages.Shared(SQUARE, 11, 5))
-    there = messages.Offer(SQUARE, offer.size, 11, 5)
-    assert to(out, b"k2") == to(out, b"k5") == [there]
+    assert to(out, b"k2") == [messages.Offer(SQUARE, offer.size, 11, 5, trusted=True)]
+    assert to(out, b"k5") == [messages.Offer(SQUARE, offer.size, 11, 5)], "it has another key"
     assert of(desk.give(b"k2", messages.Shared(SQUARE, 22, 6)), messages.Offer) == []
 
 

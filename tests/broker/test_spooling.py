@@ -13,10 +13,11 @@ import pytest
 
 import park
 from park.broker.effects import Event, Flow, Tick
-from park.broker.spooling import Spooler
+from park.broker.spooling import Hold, Spooler
 from park.broker.storage.pieces import LONG_VALUE_BYTES, Laid
 from park.net.keys import key_folder
 from park.wire import messages
+from park.wire.pack import code_hash
 from tests.campaign.proxy import Proxy, three_ports
 from tests.support.fabric import Fabric, until
 
@@ -24,14 +25,23 @@ LONG_ONE = bytes(LONG_VALUE_BYTES + 1)
 
 
 class Bench:
-    """A `Spooler` of which all is wanted that is no control, and what it has laid."""
+    """A `Spooler` that hashes the code of sessions, and lays down all else but controls; and what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int, bool]] = []
-        self.laying = Spooler(lambda number, value, hashed: self.asked.append((number, len(value), hashed)))
+        self.woken = threading.Event()
+        self.laying = Spooler(
+            lambda number, value, hashed: self.asked.append((number, len(value), hashed)), self.woken.set
+        )
 
     def sift(self, *events: Any) -> list[Any]:
-        return self.laying.sift(events, lambda event: not isinstance(event.message, messages.Control))
+        return self.laying.sift(events, self.hold)
+
+    @staticmethod
+    def hold(event: Event) -> Hold:
+        if isinstance(event.message, messages.Blob) and event.message.brief:
+            return Hold.HASH
+        return Hold.NOT if isinstance(event.message, messages.Control) else Hold.LAY
 
 
 def said(number: int, size: int = 0, peer: bytes = b"k1") -> Event:
@@ -85,6 +95,21 @@ def test_the_hash_of_code_is_made_on_the_way() -> None:
     bench = Bench()
     bench.sift(Event(b"c1", messages.Blob(b"h" * 16), LONG_ONE))
     assert bench.asked == [(1, LONG_VALUE_BYTES + 1, True)]
+
+
+def test_the_code_of_a_session_is_hashed_and_not_written() -> None:
+    bench = Bench()
+    blob = Event(b"c1", messages.Blob(b"h" * 16, brief=True), LONG_ONE)
+    call = Event(b"c1", messages.Map(b"m", 1, b"h" * 16, 1, True, 0))
+    assert bench.sift(blob, call) == [Flow(b"c1", "alive")] * 2
+    assert bench.woken.wait(20)
+    assert bench.laying.has_hashed
+    first, second = bench.laying.laid([])
+    assert (first.message, second) == (blob.message, call)
+    assert first.payload.digest == code_hash(LONG_ONE)
+    assert first.payload[:] == LONG_ONE
+    assert bench.asked == []
+    assert not bench.laying
 
 
 # -- real processes ----------------------------------------------------------------------------------

@@ -40,6 +40,10 @@ class CodeCache:
     def __len__(self) -> int:
         return len(self._sizes)
 
+    def is_kept(self, code: bytes) -> bool:
+        """Whether the store has it."""
+        return code in self._kept
+
     def size(self, code: bytes) -> int:
         """Its bytes."""
         return self._sizes[code]
@@ -121,6 +125,11 @@ class CodeCache:
 
 def check_code(code: bytes, data: bytes | memoryview) -> None:
     """Raises ProtocolError when *code* is not the hash of *data*: no peer may give other code a known name."""
-    known = getattr(data, "digest", b"")  # code on disk was hashed on its way there
-    if (known or code_hash(data[:])) != code:
+    if (digest_of(data) or code_hash(data[:])) != code:
         raise ProtocolError("a blob is not what its hash says")
+
+
+def digest_of(data: object) -> bytes:
+    """The hash of long code, which was made before its message is decided; b"": it was not."""
+    found: bytes = getattr(data, "digest", b"")
+    return found

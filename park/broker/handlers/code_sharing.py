@@ -88,8 +88,9 @@ def _lead(
     state: State, effects: Effects, code: bytes, spread: Spread, kernel: Kernel, holder: Kernel, place: Place
 ) -> None:
     """Lead the kernel to the holder of the code: to its file, or with a ticket to its server."""
+    trusted = kernel.account == holder.account  # who has this key may as well send false results
     if share_files(kernel, holder):
-        offer = messages.Offer(code, spread.size, place.process, place.file)
+        offer = messages.Offer(code, spread.size, place.process, place.file, trusted=trusted)
     else:
         state.sharing.tickets += 1
         # deterministic, but not to be guessed: the secret is random, and only the holder and the broker know it
@@ -97,7 +98,13 @@ def _lead(
         ticket = hashlib.blake2b(said, key=place.secret, digest_size=32).digest()
         effects.send(holder.peer, messages.Serve(place.cipher, ticket, TICKET_SECONDS))
         offer = messages.Offer(
-            code, spread.size, address=place.address, cipher=place.cipher, key=place.key, ticket=ticket
+            code,
+            spread.size,
+            address=place.address,
+            cipher=place.cipher,
+            key=place.key,
+            ticket=ticket,
+            trusted=trusted,
         )
     effects.send(kernel.peer, offer)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from park.broker.accounts import budgets
 from park.broker.accounts.quotas import JOB_RECORD_BYTES
 from park.broker.effects import Effects, Event, Ref, Write
-from park.broker.entities.code_cache import check_code
+from park.broker.entities.code_cache import check_code, digest_of
 from park.broker.entities.jobs import BrokerJob, Waiter
 from park.broker.entities.roster import Client, Member
 from park.broker.handlers import charging, fetches, job_lifecycle, maps, notify, retention, rights, validate
@@ -22,6 +22,10 @@ def on_blob(state: State, effects: Effects, event: Event, message: messages.Blob
         check_code(message.hash, event.payload)
         effects.spool.append(Write("blob", (message.hash,), event.payload))
         job_lifecycle.drop_code(effects, state.code_cache.add(message.hash, len(event.payload)))
+    elif digest_of(event.payload) and not state.code_cache.is_kept(message.hash):
+        # it is on disk now, for a request that will be stored
+        check_code(message.hash, event.payload)
+        effects.spool.append(Write("blob", (message.hash,), event.payload))
     kernel = state.roster.kernels.get(event.peer)
     if kernel is not None:
         kernel.known.add(message.hash)

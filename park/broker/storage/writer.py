@@ -211,7 +211,8 @@ class Writer:
             self._done = self._turn
         if load is not None:
             self._advance(load)
-            slow = self.seconds > SLOW_COMMIT_SECONDS
+            # a slow disk takes few commits a second: they are only small where turns wait for them
+            slow = self.seconds > SLOW_COMMIT_SECONDS and (turned or not self._queue.empty())
             self._pieces = max(1, self._pieces // 2) if slow else min(MAX_COMMIT_PIECES, self._pieces + 1)
         if turned or self._laid:
             self._wake()
