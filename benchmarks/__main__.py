@@ -28,12 +28,13 @@ MEASURES = {
     "mirror": "how late mirrors of the table are, and how fast they catch up",
     "memory": "bytes that brokers, kernels and clients hold",
     "payloads": "megabytes per second of large inputs and results",
+    "spread": "seconds until one long body is at eight kernels, beside bare copies",
     "durability": "price of a home on disk beside one in memory",
     "recovery": "time that a broker takes to open a home with many jobs",
     "commands": "time that park's commands take, Python's start included",
 }
 #: These measures write much to the disk or start many processes. They run only when they are named.
-ONLY_BY_NAME = ("payloads", "durability", "recovery", "commands")
+ONLY_BY_NAME = ("payloads", "spread", "durability", "recovery", "commands")
 #: The studies, with the line that the help shows of each.
 STUDIES = {
     "simulate": "a day of a facility in the simulator: shares, decisions per second, memory",

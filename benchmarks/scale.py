@@ -39,6 +39,8 @@ class Scale:
     memory: int = 1_000_000
     #: bytes of one long payload
     payload: int = 50 << 20
+    #: bytes of one long body
+    body: int = 200_000_000
     #: cold starts in a round
     starts: int = 3
     #: chunks that the dispatcher deals
@@ -61,6 +63,7 @@ QUICK = Scale(
     mirrors=5,
     memory=2000,
     payload=3 << 20,
+    body=2 << 20,
     urgent=2,
 )
 

@@ -62,7 +62,7 @@ def remote(address: str, user: str | None = None, kernels: int = 1) -> Iterator[
     """The service at *address* as *user*, with its kernels."""
     found = park.connect(address, user=user)
     try:
-        until(lambda: len(found.kernels()) == kernels)
+        until(lambda: len(found.kernels()) == kernels, 120.0)
         yield found
     finally:
         found.close()  # type: ignore[attr-defined]
@@ -71,17 +71,25 @@ def remote(address: str, user: str | None = None, kernels: int = 1) -> Iterator[
 @contextmanager
 def fabric(name: str, profiles: Path | None = None) -> Iterator[str]:
     """The address of a broker with one kernel, over "ipc" or "tcp"."""
+    with broker(name, profiles) as (address, start):
+        start()
+        yield address
+
+
+@contextmanager
+def broker(name: str, profiles: Path | None = None) -> Iterator[tuple[str, Callable[..., None]]]:
+    """The address of a broker over "ipc" or "tcp", and a function that starts a kernel: with some slots, and on a machine
+    of its own, as it believes, where *machine* has a name.
+    """
     with tempfile.TemporaryDirectory(prefix="park-bench-") as folder, ExitStack() as processes:
         home = Path(folder)
 
-        def start(command: str, *arguments: str) -> subprocess.Popen[bytes]:
+        def start(command: str, *arguments: str, program: str = "") -> subprocess.Popen[bytes]:
             profile = ["-m", "cProfile", "-o", str(profiles / command)] if profiles else []
-            with (home / f"{command}.log").open("wb") as log:
+            run = ["-c", program] if program else [*profile, "-m", f"park.cli.{command}"]
+            with (home / f"{command}.log").open("ab") as log:
                 process = subprocess.Popen(
-                    [sys.executable, *profile, "-m", f"park.cli.{command}", *arguments],
-                    stdout=log,
-                    stderr=log,
-                    env=environment(),
+                    [sys.executable, *run, *arguments], stdout=log, stderr=log, env=environment()
                 )
             processes.callback(end, process)
             return process
@@ -89,8 +97,8 @@ def fabric(name: str, profiles: Path | None = None) -> Iterator[str]:
         file = home / "connection.json"
         tcp = name == "tcp"
         bind = ["--bind", "tcp://127.0.0.1:0"] if tcp else []
-        broker = start("broker", "--home", folder, *bind)
-        until(lambda: file.exists() or broker.poll() is not None)
+        server = start("broker", "--home", folder, *bind)
+        until(lambda: file.exists() or server.poll() is not None)
         if not file.exists():
             raise RuntimeError((home / "broker.log").read_text())
         address, options = str(file), []
@@ -101,8 +109,13 @@ def fabric(name: str, profiles: Path | None = None) -> Iterator[str]:
             os.environ["XDG_CONFIG_HOME"] = str(home / "config")
             key_folder(address).mkdir(parents=True)
             Keyring(home).new("bench", CLIENT, key_folder(address) / "bench.key")
-        start("kernel", "--broker", address, "--slots", str(SLOTS), *options)
-        yield address
+
+        def start_kernel(slots: int = SLOTS, machine: str = "") -> None:
+            believes = f"from park.kernel import exchange; exchange.this_machine = lambda: {machine!r};"
+            program = f"{believes} from park.cli.kernel import main; main()" if machine else ""
+            start("kernel", "--broker", address, "--slots", str(slots), *options, program=program)
+
+        yield address, start_kernel
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

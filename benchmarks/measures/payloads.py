@@ -102,7 +102,7 @@ def _plain(data: bytes) -> Rows:
 
             def there_and_back() -> bytearray:
                 line.sendall(data)
-                return _all_of(line, len(data))
+                return all_of(line, len(data))
 
             rate = _rate(there_and_back, data)
         end.join(10)
@@ -113,10 +113,10 @@ def return_all(port: int, size: int) -> None:
     """The other end."""
     with socket.create_connection(("127.0.0.1", port)) as line:
         for _ in range(TIMES):
-            line.sendall(_all_of(line, size))
+            line.sendall(all_of(line, size))
 
 
-def _all_of(line: socket.socket, size: int) -> bytearray:
+def all_of(line: socket.socket, size: int) -> bytearray:
     found = bytearray(size)
     view, have = memoryview(found), 0
     while have < size:
