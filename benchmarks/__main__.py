@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,6 +42,7 @@ STUDIES = {
     "hostile": "honest people work while attackers of each role do to a broker what they can",
     "certified": "the certified problems of NIST StRD, fitted by each method",
     "coverage": "how often intervals hold the truth",
+    "peers": "PARK beside other engines, with a picture; also: --peers",
     "fits": "evaluations and time of fits, beside those of another checkout",
 }
 
@@ -51,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["profile"]:
         return _profile(given[1:])
+    if given[:1] == ["--peers"]:
+        given[0] = "peers"
     if given[:1] and given[0] in STUDIES:
         status: int = importlib.import_module(f"benchmarks.studies.{given[0]}").main(given[1:])
         return status
@@ -91,7 +94,9 @@ def _lines(described: dict[str, str]) -> str:
 
 def run(names: list[str], repeat: int, quick: bool) -> dict[str, Any]:
     """Run the measures *names* for *repeat* rounds, print their tables, and return every value."""
-    scale = _calibrated(QUICK if quick else Scale())
+    from benchmarks.work import calibrated
+
+    scale = calibrated(QUICK if quick else Scale())
     found: dict[str, Any] = {
         "machine": {
             "python": platform.python_version(),
@@ -139,12 +144,6 @@ def _measure(name: str) -> ModuleType:
     return importlib.import_module(f"benchmarks.measures.{name}")
 
 
-def _calibrated(scale: Scale) -> Scale:
-    from benchmarks.work import calibrate
-
-    return replace(scale, repeats=calibrate())
-
-
 def _profile(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "python -m benchmarks profile",
@@ -160,9 +159,10 @@ def _profile(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     from benchmarks.profiles import profile
     from benchmarks.services import environment
+    from benchmarks.work import calibrated
 
     os.environ |= environment()
-    print(profile(_measure(options.name), options.on, _calibrated(QUICK if options.quick else Scale())))
+    print(profile(_measure(options.name), options.on, calibrated(QUICK if options.quick else Scale())))
     return 0
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 import park
+from benchmarks.scale import Scale
 
 
 def nothing(x: Any = None) -> Any:
@@ -41,6 +43,11 @@ def calibrate(seconds: float = 1e-3) -> int:
             curve(point)
         took.append((time.process_time() - began) / len(points))
     return max(1, round(some * seconds / min(took)))
+
+
+def calibrated(scale: Scale) -> Scale:
+    """The same scale, with the repeats of this machine."""
+    return replace(scale, repeats=calibrate())
 
 
 def population(points: int) -> np.ndarray[Any, Any]:

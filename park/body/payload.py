@@ -29,7 +29,9 @@ from park.wire.pack import code_hash as code_hash
 #: Buffers from this size on lie beside their pickle, not inside.
 LARGE_BUFFER_BYTES = 64 * 1024
 
-_BUFFERS, _BYTES, _CODE = b"b", b"r", b"c"
+_BUFFERS, _BYTES = b"b", b"r"
+#: The first byte of code with parts: no pickle begins with it.
+_CODE = b"\x01"
 #: The head of code with parts, and the alignment of each part: that of any number, and of a line of a processor's cache.
 _CODE_HEAD, _ALIGNMENT = struct.Struct("<c7xQ"), 64
 _PLAIN = frozenset({int, float, str, bool, bytes, type(None)})

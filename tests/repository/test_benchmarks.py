@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import engines, report
+from benchmarks.measures.engines import UNITS
 from benchmarks.scale import Mark
+from benchmarks.studies import peers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +39,7 @@ def test_what_the_disk_costs_is_measured(tmp_path: Path) -> None:
         pytest.param(("decisions",), 3, marks=pytest.mark.heavy),
         pytest.param(("latency", "throughput", "generation"), 15, marks=pytest.mark.heavy),
         pytest.param(("mirror", "memory", "sharing", "commands"), 8, marks=pytest.mark.heavy),
-        pytest.param(("payloads",), 6, marks=pytest.mark.heavy),
+        pytest.param(("payloads", "spread"), 11, marks=pytest.mark.heavy),
     ],
 )
 def test_a_quick_run_measures_everything(names: tuple[str, ...], marks: int, tmp_path: Path) -> None:
@@ -57,6 +59,29 @@ def test_a_quick_run_measures_everything(names: tuple[str, ...], marks: int, tmp
         assert isinstance(mark["measured"], float)
         assert isinstance(mark["met"], bool)
         assert f"{mark['benchmark']}: {mark['row']}" in done.stdout
+
+
+@pytest.mark.heavy
+def test_other_engines_are_measured_beside_park(tmp_path: Path) -> None:
+    file = tmp_path / "bars.svg"
+    done = benchmarks(
+        "--peers", "--quick", "--repeat", "1", "--only", "PARK local", "Pool", "--picture", str(file)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "PARK local / Pool" in done.stdout
+    assert file.stat().st_size > 10_000
+
+
+def test_an_engine_that_is_not_installed_is_skipped_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(engines.PACKAGES, "Ray", "no_such_package")
+    with pytest.raises(engines.Missing, match="no_such_package is not installed"):
+        engines.version("Ray")
+
+
+def test_less_may_be_better() -> None:
+    values = {"PARK local": {c: [2.0] for c in UNITS}, "Pool": {c: [1.0] for c in UNITS}}
+    (*_, line) = peers.against(values).splitlines()
+    assert line.split()[-5:] == ["2", "2", "0.5", "0.5", "2"]
 
 
 @pytest.mark.heavy
