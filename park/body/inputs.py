@@ -11,6 +11,7 @@ from typing import Any
 from park.body import payload
 from park.errors import InvalidRequest
 from park.wire.fragments import MAX_PAYLOAD_BYTES
+from park.wire.pack import Buffer, Place
 
 #: Units, and bytes of inputs, in the largest batch.
 MAX_BATCH_UNITS, MAX_BATCH_BYTES = 8192, 4 << 20
@@ -47,8 +48,13 @@ def iterator_of(inputs: Iterable[Any]) -> Iterator[Any]:
         ) from None
 
 
-def batches_of(inputs: Iterable[Any], size: Callable[[], int]) -> Iterator[tuple[bytes, bool]]:
-    """Packs of inputs, each with the answer whether it is the last. *size* gives the number of units for the next batch."""
+def batches_of(
+    inputs: Iterable[Any], size: Callable[[], int], place: Place | None = None
+) -> Iterator[tuple[Buffer, bool]]:
+    """Packs of inputs, each with the answer whether it is the last. *size* gives the number of units for the next batch.
+
+    *place*: where a long one is put.
+    """
     if (rows := _rows_of(inputs)) is not None:
         at = 0
         row = max(1, rows[:1].nbytes)
@@ -56,7 +62,7 @@ def batches_of(inputs: Iterable[Any], size: Callable[[], int]) -> Iterator[tuple
         while not last:
             stop = at + max(1, min(size(), MAX_BATCH_BYTES // row))
             last = stop >= len(rows)
-            yield payload.encode_array(rows[at:stop]), last
+            yield payload.encode_array(rows[at:stop], place), last
             at = stop
         return
     iterator = iterator_of(inputs)
@@ -74,27 +80,30 @@ def batches_of(inputs: Iterable[Any], size: Callable[[], int]) -> Iterator[tuple
             values.append(value)
             room -= bytes_of(value)
         last = not following
-        *packs, final = packs_of(values)
+        *packs, final = packs_of(values, place)
         yield from ((pack, False) for pack in packs)
         yield final, last
 
 
-def windows_of(inputs: Iterable[Any]) -> Iterator[bytes]:
-    """Packs of all inputs, each of at most about `WINDOW_BYTES`; no packs where there are no inputs."""
+def windows_of(inputs: Iterable[Any], place: Place | None = None) -> Iterator[Buffer]:
+    """Packs of all inputs, each of at most about `WINDOW_BYTES`; no packs where there are no inputs.
+
+    *place*: where a long one is put.
+    """
     if (rows := _rows_of(inputs)) is not None:
         step = max(1, WINDOW_BYTES // max(1, rows[:1].nbytes))
-        yield from (payload.encode_array(rows[at : at + step]) for at in range(0, len(rows), step))
+        yield from (payload.encode_array(rows[at : at + step], place) for at in range(0, len(rows), step))
         return
     values: list[Any] = []
     room = WINDOW_BYTES
     for value in inputs:
         if values and room <= 0:
-            yield from packs_of(values)
+            yield from packs_of(values, place)
             values, room = [], WINDOW_BYTES
         values.append(value)
         room -= bytes_of(value)
     if values:
-        yield from packs_of(values)
+        yield from packs_of(values, place)
 
 
 def _rows_of(inputs: Any) -> Any:
@@ -107,16 +116,16 @@ def _rows_of(inputs: Any) -> Any:
     return inputs
 
 
-def packs_of(values: list[Any]) -> Iterator[bytes]:
+def packs_of(values: list[Any], place: Place | None = None) -> Iterator[Buffer]:
     """One pack of the inputs; several packs where one would be too long to travel."""
-    pack = payload.encode_units(values)
+    pack = payload.encode_units(values, place=place)
     if len(pack) <= MAX_PAYLOAD_BYTES or len(values) < 2:
         yield pack
         return
     del pack
     half = len(values) // 2
-    yield from packs_of(values[:half])
-    yield from packs_of(values[half:])
+    yield from packs_of(values[:half], place)
+    yield from packs_of(values[half:], place)
 
 
 def bytes_of(value: Any, depth: int = ESTIMATE_DEPTH) -> int:

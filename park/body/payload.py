@@ -23,7 +23,7 @@ from park.body.culprits import culprit_of, pickles
 from park.body.value_pickler import pickle_by_value
 from park.errors import NotPicklable, ProtocolError, UnitError
 from park.wire import codec
-from park.wire.pack import ERROR, Buffer, Pack, error_entry, pack_entries, pack_pieces, pack_rows
+from park.wire.pack import ERROR, Buffer, Pack, Place, error_entry, pack_entries, pack_pieces, pack_rows
 from park.wire.pack import code_hash as code_hash
 
 #: Buffers from this size on lie beside their pickle, not inside.
@@ -269,14 +269,17 @@ class _PlainPickler(pickle.Pickler):
 # -- many ----------------------------------------------------------------------------------------
 
 
-def encode_units(values: Sequence[Any], what: str = "an input") -> bytes:
-    """The pack of these inputs or results: rows where all are numbers of one kind, or arrays of one shape and kind."""
+def encode_units(values: Sequence[Any], what: str = "an input", place: Place | None = None) -> Buffer:
+    """The pack of these inputs or results: rows where all are numbers of one kind, or arrays of one shape and kind.
+
+    *place*: where a long one is put.
+    """
     kinds = set(map(type, values))
     if len(kinds) == 1:
         (kind,) = kinds
         if kind is type(None):
             return pack_rows(_NONE, bytes(len(values)), len(values))
-        block = _numbers(values, kind) if kind in _NUMBERS else _alike(values, kind)
+        block = _numbers(values, kind) if kind in _NUMBERS else _alike(values, kind, place)
         if block is not None:
             return block
         if kind in _PLAIN and kind is not bytes:
@@ -286,14 +289,14 @@ def encode_units(values: Sequence[Any], what: str = "an input") -> bytes:
         entry = entry_pieces(value, what)
         sizes.append(sum(map(nbytes, entry)))
         pieces += entry
-    return pack_pieces(sizes, pieces)
+    return pack_pieces(sizes, pieces, place)
 
 
-def encode_array(array: Any) -> bytes:
+def encode_array(array: Any, place: Place | None = None) -> Buffer:
     """The pack of a numpy array of at least one dimension: each index of axis 0 is a unit."""
     plain = type(array).__module__ == "numpy" and type(array).__name__ == "ndarray"
-    rows = _rows(array, len(array)) if plain else None
-    return encode_units(list(array)) if rows is None else rows
+    rows = _rows(array, len(array), place) if plain else None
+    return encode_units(list(array), place=place) if rows is None else rows
 
 
 def decode_units(pack: Buffer) -> list[Any]:
@@ -321,7 +324,7 @@ def nbytes(piece: Any) -> int:
     return len(piece) if type(piece) is bytes else piece.nbytes
 
 
-def _numbers(values: Sequence[Any], kind: type) -> bytes | None:
+def _numbers(values: Sequence[Any], kind: type) -> Buffer | None:
     head, letter = _NUMBERS[kind]
     try:
         return pack_rows(head, struct.pack(f"<{len(values)}{letter}", *values), len(values))
@@ -329,7 +332,7 @@ def _numbers(values: Sequence[Any], kind: type) -> bytes | None:
         return None
 
 
-def _alike(values: Sequence[Any], kind: type) -> bytes | None:
+def _alike(values: Sequence[Any], kind: type, place: Place | None) -> Buffer | None:
     """Rows of equal one-dimensional arrays, or of numpy's numbers; None: *values* are neither."""
     numpy = sys.modules.get("numpy")
     if numpy is None or not hasattr(numpy, "ndarray"):
@@ -339,11 +342,12 @@ def _alike(values: Sequence[Any], kind: type) -> bytes | None:
         dtype, shape = first.dtype, first.shape
         if len(shape) != 1 or not all(value.dtype == dtype and value.shape == shape for value in values):
             return None
-        return _rows(numpy.array(values, dtype), len(values))
+        block = first[None] if len(values) == 1 else numpy.array(values, dtype)
+        return _rows(block, len(values), place)
     if is_number(kind):
         dtype = values[0].dtype
         if kind is not numpy.timedelta64 or all(value.dtype == dtype for value in values):
-            return _rows(numpy.array(values, dtype), len(values))
+            return _rows(numpy.array(values, dtype), len(values), place)
     return None
 
 
@@ -360,13 +364,14 @@ def _dtypes(numpy: Any) -> frozenset[type]:
     return frozenset(numpy.sctypeDict.values())
 
 
-def _rows(array: Any, count: int) -> bytes | None:
+def _rows(array: Any, count: int, place: Place | None) -> Buffer | None:
     """The pack of an array's rows; None where the name of its dtype does not describe it fully."""
     dtype = array.dtype
     if not array.ndim or not array.nbytes or dtype.kind not in "biufcSUmM" or dtype.metadata:
         return None
     head = " ".join((dtype.str, *map(str, array.shape[1:]))).encode("ascii")
-    return pack_rows(head, array.tobytes(), count)
+    rows = array.reshape(-1).view("u1").data if array.flags.c_contiguous else array.tobytes()
+    return pack_rows(head, rows, count, place)
 
 
 # -- errors --------------------------------------------------------------------------------------

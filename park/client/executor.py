@@ -26,6 +26,7 @@ from park.client.input_feed import CONTAINERS
 from park.client.maps import MapRun, MapSession
 from park.client.pending import Reply
 from park.errors import NotPicklable, ParkError, ServiceClosed
+from park.net.sealed import SealedBuffer
 from park.util.stdio import tell
 from park.wire import messages
 
@@ -64,7 +65,11 @@ class Running:
         """One more input; or, with *closed*, none."""
         with self._lock:
             if self.run is not None and not self.run.closed:
-                self.run.put(payload.encode_units([] if closed else [call]), 0 if closed else 1, closed)
+                self.run.put(
+                    payload.encode_units([] if closed else [call], place=SealedBuffer),
+                    0 if closed else 1,
+                    closed,
+                )
 
     def join(self) -> None:
         """Send the rest of its inputs. Inputs that are read as results are taken are not sent any more."""

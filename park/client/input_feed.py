@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from park.body.inputs import MAX_BATCH_BYTES, MAX_BATCH_SECONDS, batches_of, bytes_of, iterator_of, packs_of
 from park.errors import ServiceClosed
-from park.wire.pack import Pack
+from park.net.sealed import SealedBuffer
+from park.wire.pack import Buffer, Pack
 
 #: Seconds that the first inputs have to be sent together.
 FIRST_INPUTS_SECONDS = 0.01
@@ -29,7 +30,7 @@ CONTAINERS = (list, tuple, range, str, bytes, bytearray, dict, set, frozenset, d
 class InputSink(Protocol):
     """The map as the feed sees it."""
 
-    def put(self, data: bytes, count: int, closed: bool) -> None:
+    def put(self, data: Buffer, count: int, closed: bool) -> None:
         """Take a batch; *closed*: it is the last. One thread at a time."""
 
     def has_room(self) -> bool:
@@ -60,10 +61,10 @@ class InputFeed:
         #: *failed*
         self.error: BaseException | None = None
         self.failed = False
-        self._batches: Iterator[tuple[bytes, bool]] | None = None
+        self._batches: Iterator[tuple[Buffer, bool]] | None = None
         numpy = sys.modules.get("numpy")
         if type(inputs) in CONTAINERS or (numpy is not None and isinstance(inputs, numpy.ndarray)):
-            self._batches = batches_of(inputs, sink.batch_size)
+            self._batches = batches_of(inputs, sink.batch_size, SealedBuffer)
             self.flush()
             if eager and not self.ended:
                 self._start(self._send_rest)
@@ -83,12 +84,12 @@ class InputFeed:
             with self._changed:
                 values, self._values, self._bytes, closed = self._values, [], 0, self._read
             if (values or closed) and not (self.ended or self._over):
-                *packs, last = packs_of(values)
+                *packs, last = packs_of(values, SealedBuffer)
                 for pack in packs:
                     self._put(pack, False)
                 self._put(last, closed)
 
-    def _put(self, data: bytes, closed: bool) -> None:
+    def _put(self, data: Buffer, closed: bool) -> None:
         self._sink.put(data, Pack(data).count, closed)
         self._sent_at = time.perf_counter()
         self.ended = closed

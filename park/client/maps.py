@@ -26,8 +26,9 @@ from park.client.remote_maps import MapCall
 from park.client.requests import name_of, random_seed, session_fields
 from park.errors import InvalidRequest, ParkError, UnitError
 from park.model import NOT_IN_SESSIONS, make_request
+from park.net.sealed import SealedBuffer
 from park.wire import calls, messages
-from park.wire.pack import Pack
+from park.wire.pack import Buffer, Pack
 
 #: Units in the first batch.
 FIRST_BATCH_UNITS = 64
@@ -71,7 +72,7 @@ class MapSession:
         self,
         code: bytes,
         blob: bytes,
-        data: bytes,
+        data: Buffer,
         count: int,
         closed: bool = True,
         on_result: Callable[[MapCall], None] | None = None,
@@ -83,7 +84,7 @@ class MapSession:
     def open_calls(
         self,
         code: tuple[bytes, bytes],
-        data: bytes,
+        data: Buffer,
         numbers: range,
         seed: int,
         on_result: Callable[[MapCall], None],
@@ -141,7 +142,7 @@ class MapRun:
 
     # -- what the feed asks for ------------------------------------------------------------------
 
-    def put(self, data: bytes, count: int, closed: bool) -> None:
+    def put(self, data: Buffer, count: int, closed: bool) -> None:
         """Send more inputs."""
         if self.call is None:
             hook = None if self._on_end is None and not self._eager else self._arrived
@@ -342,11 +343,11 @@ class Mapper:
 
     def _run(self, points: Iterable[Any]) -> list[Any]:
         values: list[Any] = []
-        for data in windows_of(points):
+        for data in windows_of(points, SealedBuffer):
             values += self._map(data, Pack(data).count)
         return values
 
-    def _map(self, data: bytes, count: int) -> list[Any]:
+    def _map(self, data: Buffer, count: int) -> list[Any]:
         """The results of one message of points."""
         call = self._session.open(self._code, self._blob, data, count)
         done = False

@@ -35,6 +35,7 @@ from park.model import (
     is_kind,
     wall_time,
 )
+from park.net.sealed import SealedBuffer
 from park.wire import codec, messages
 from park.wire.pack import Buffer, Pack
 
@@ -109,7 +110,7 @@ def submit(link: Link, request: Request, tags: list[str], accepted: Callable[[in
     once = request.inputs is None
     with collecting() as references:
         blob = payload.dump_code(request.body)
-        batches = iter(()) if once else batches_of(request.inputs, lambda: MAX_BATCH_UNITS)
+        batches = iter(()) if once else batches_of(request.inputs, lambda: MAX_BATCH_UNITS, SealedBuffer)
         data, closed = (b"", True) if once else next(batches)
     message = messages.Submit(
         id=0,
@@ -150,7 +151,7 @@ def _send(
     message: messages.Submit,
     data: Buffer,
     blob: Buffer,
-    batches: Iterator[tuple[bytes, bool]],
+    batches: Iterator[tuple[Buffer, bool]],
     accepted: Callable[[int], None],
 ) -> int:
     """Submit a job with its first units *data*, then the *batches* of the others."""
@@ -169,7 +170,7 @@ def _send(
     return job
 
 
-def _send_inputs(link: Link, job: int, sent: int, batches: Iterator[tuple[bytes, bool]]) -> None:
+def _send_inputs(link: Link, job: int, sent: int, batches: Iterator[tuple[Buffer, bool]]) -> None:
     """Bring a lazy iterable to its end into the store."""
     replies: list[Reply] = []
     for data, closed in batches:

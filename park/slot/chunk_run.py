@@ -13,6 +13,7 @@ from park.body.causes import MAX_CAUSE_CHARACTERS
 from park.body.generators import Generators
 from park.errors import Abort, Stop, UnitError
 from park.model import NOT_RUN
+from park.net.sealed import SealedBuffer
 from park.slot import descendants
 from park.slot.captured_output import CapturedLogging
 from park.slot.frame import Frame
@@ -204,9 +205,9 @@ class ChunkRun:
     def _send_results(self) -> None:
         run, entries, errors = self._run, self._entries, self._errors
         if self._all_fixed:
-            results = payload.encode_units(entries)
+            results = payload.encode_units(entries, place=SealedBuffer)
         else:
-            results = pack_entries([entry_of(result) for result in entries])
+            results = pack_entries([entry_of(result) for result in entries], SealedBuffer)
         if too_long := too_long_errors(len(results), run.start, len(entries)):
             errors, results = too_long, pack_entries([entry_of(error) for error in too_long])
         first = errors[0] if errors else None

@@ -15,6 +15,7 @@ from park.body import environment, payload, seeds
 from park.body.inputs import windows_of
 from park.body.results import decode_results, job_result
 from park.errors import REFUSALS, InvalidRequest, ParkError, Stop, UnitError
+from park.net.sealed import SealedBuffer
 from park.slot.frame import Frame
 from park.wire import messages
 from park.wire.fragments import check_size
@@ -88,7 +89,7 @@ class BodyHost:
             try:
                 frame.raise_abort()
                 results: list[Any] = []
-                for data in windows_of(units):
+                for data in windows_of(units, SealedBuffer):
                     results += self._map(frame, code, data, len(results))
             finally:
                 frame.code = None
@@ -96,7 +97,7 @@ class BodyHost:
             slot.controls.deliver()
         return results
 
-    def _map(self, frame: Frame, code: tuple[bytes, bytes], data: bytes, before: int) -> list[Any]:
+    def _map(self, frame: Frame, code: tuple[bytes, bytes], data: Buffer, before: int) -> list[Any]:
         """The results of one message of inputs; *before*: units of the map in earlier messages."""
         slot, run = self._slot, frame.run
         seed = seeds.mix(frame.seed, frame.maps)

@@ -14,14 +14,20 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
 from park.errors import ProtocolError
 from park.wire import codec
+from park.wire.fragments import PayloadBuffer
 
 Buffer = bytes | memoryview
+
+#: Makes the place for a long pack, such as a file in memory that goes to another process as it is. Raises OSError.
+Place = Callable[[int], PayloadBuffer]
+#: Bytes of a pack that gets such a place, and of each of its pieces, about.
+MIN_PLACED_BYTES, MIN_PLACED_PIECE_BYTES = 1 << 20, 64 << 10
 
 _HEADER = struct.Struct("<cxxxIQ")
 _ENTRIES, _ROWS = b"E", b"R"
@@ -32,22 +38,39 @@ def code_hash(blob: Buffer) -> bytes:
     return hashlib.blake2b(blob, digest_size=16).digest()
 
 
-def pack_entries(entries: Sequence[Buffer]) -> bytes:
+def pack_entries(entries: Sequence[Buffer], place: Place | None = None) -> Buffer:
     """The pack of these entries."""
-    return pack_pieces([len(entry) for entry in entries], entries)
+    return pack_pieces([len(entry) for entry in entries], entries, place)
 
 
-def pack_pieces(sizes: Sequence[int], pieces: Iterable[Any]) -> bytes:
+def pack_pieces(sizes: Sequence[int], pieces: Iterable[Any], place: Place | None = None) -> Buffer:
     """The pack of ``len(sizes)`` entries, whose bytes are *pieces* in turn; each byte is copied once."""
     if not sizes:
         return b""
     header = _HEADER.pack(_ENTRIES, 0, len(sizes))
-    return b"".join((header, struct.pack(f"<{len(sizes)}Q", *sizes), *pieces))
+    return _put([header, struct.pack(f"<{len(sizes)}Q", *sizes), *pieces], place)
 
 
-def pack_rows(head: bytes, rows: Any, count: int) -> bytes:
+def pack_rows(head: bytes, rows: Any, count: int, place: Place | None = None) -> Buffer:
     """The pack of *count* rows of one size, at least a byte; *rows* is a contiguous buffer of bytes."""
-    return b"".join((_HEADER.pack(_ROWS, len(head), count), head, rows)) if count else b""
+    return _put([_HEADER.pack(_ROWS, len(head), count), head, rows], place) if count else b""
+
+
+def _put(pieces: list[Any], place: Place | None) -> Buffer:
+    """The pieces one after the other: many bytes in a few pieces at the *place* for them, if there is one."""
+    views = [memoryview(piece).cast("B") for piece in pieces if len(piece)] if place is not None else []
+    size = sum(map(len, views))
+    if place is None or size < MIN_PLACED_BYTES or size < MIN_PLACED_PIECE_BYTES * (len(views) - 2):
+        return b"".join(pieces)
+    try:
+        target = place(size)
+        at = 0
+        for view in views:
+            target.put(at, view)
+            at += len(view)
+        return target.done()
+    except OSError:  # no file in memory is to be had
+        return b"".join(pieces)
 
 
 def _sizes(payload: Buffer, count: int) -> tuple[int, ...]:
@@ -106,12 +129,12 @@ class Pack:
         kind = "entries" if self._head is None else "rows"
         return f"<Pack of {self.count} {kind}, {len(self._view)} bytes>"
 
-    def slice(self, i: int, j: int) -> bytes:
-        """The pack of units *i* to *j* (not included)."""
+    def slice(self, i: int, j: int) -> Buffer:
+        """The pack of units *i* to *j* (not included). A long whole one is not copied."""
         if not 0 <= i <= j <= self.count:
             raise ProtocolError(f"units {i} to {j} are not in a pack of {self.count}")
         if i == 0 and j == self.count:
-            return bytes(self._view)
+            return self._view.toreadonly() if len(self._view) > MIN_PLACED_BYTES else bytes(self._view)
         if i == j:
             return b""
         if self._head is not None:

@@ -183,6 +183,23 @@ def test_arrays_of_code_are_mapped_from_a_file_and_change_for_one_process_alone(
         loads(blob[:-1])
 
 
+def no_place(size: int) -> Any:
+    raise OSError("no descriptor is left")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[b"x" * (1 << 20), 3], [np.arange(1 << 18)], [np.arange(1 << 18), np.ones((512, 512)).T], [b"x" * 100]],
+    ids=["bytes", "rows", "arrays", "short"],
+)
+def test_a_long_pack_is_put_into_a_file(values: list[Any]) -> None:
+    pack, filed = encode_units(values), encode_units(values, place=sealed.SealedBuffer)
+    assert filed == pack == encode_units(values, place=no_place)
+    assert (sealed.descriptor_of(filed) >= 0) == (len(pack) > 1 << 20)
+    for value, found in zip(values, decode_units(filed), strict=True):
+        same(value, found)
+
+
 def root_of(data: Any) -> Any:
     """The object whose memory an array uses."""
     while (below := getattr(data, "base", None)) is not None or (
