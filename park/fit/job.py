@@ -120,8 +120,10 @@ class Uncertainty(Fitting):
 
     The chains run *burn* generations of burn-in, then draw *samples* points, one for each chain and generation. They
     continue until they have mixed, that is, until R-hat of each parameter is at most *rhat* and its effective sample size
-    is at least *ess*. They draw *max_samples* at most (0 means ten times *samples*; with ``max_samples=samples`` they never
-    continue). If the chains have not mixed by then, ``result.converged`` is False and ``result.message`` gives the figures.
+    is at least *ess*. They draw *max_samples* at most; with ``max_samples=samples`` they never continue. The default, 0,
+    means ten times *samples*, and fifty times (four million values at most) for chains that are about to mix: R-hat is at
+    most 1.2, and so many draws will have the effective sample size. If the chains have not mixed by then,
+    ``result.converged`` is False and ``result.message`` gives the figures.
 
     *pop* is the number of chains for each parameter, or, if negative, the number of all chains. The default is ten for each
     parameter up to forty chains, and at least two for each parameter. With *thin* one generation of every *thin* is kept.

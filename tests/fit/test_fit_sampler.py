@@ -15,6 +15,7 @@ import park
 from park.errors import InvalidRequest
 from park.fit import Assembly, FitResult, Model, Parameter, Uncertainty
 from park.fit.bodies import FitBody, UncertaintyBody
+from park.fit.methods.dream import MixingVerdict, Sampler
 from park.fit.methods.options import chains_of, check_method
 from park.model import Log, Progress
 from tests.support.quick import NOISE, POWERS, Quick, X, cubic
@@ -73,6 +74,20 @@ class TestMixing:
         assert "at most 1.05 is good; the effective sample size is" in short.message
         assert "the intervals are not to be trusted" in short.message
         assert "NOT CONVERGED" in repr(short)
+
+    @pytest.mark.parametrize(
+        ("rhat", "effective", "drawn"), [(1.1, 0.05, 10_000), (1.3, 0.05, 2_000), (1.1, 0.03, 2_000)]
+    )
+    def test_chains_that_are_about_to_mix_may_draw_more(
+        self, monkeypatch: pytest.MonkeyPatch, rhat: float, effective: float, drawn: int
+    ) -> None:
+        def judged(sampler: Sampler) -> MixingVerdict:
+            k = sampler.x0.size
+            return MixingVerdict(1.0, np.full(k, rhat), np.full(k, effective * sampler._drawn), 1.0)
+
+        monkeypatch.setattr(Sampler, "_judge", judged)
+        result = sample(cubic(), samples=200, burn=0)
+        assert f"not mixed after {drawn:,} samples" in result.message
 
     def test_the_bounds_are_the_users(self) -> None:
         result = sample(cubic(), samples=800, burn=20, rhat=2.0, ess=20)

@@ -23,6 +23,10 @@ from park.model import Log, Progress
 
 #: Default limit of samples, as a multiple of the request, for chains that have not mixed.
 SAMPLE_LIMIT_FACTOR = 10
+#: The same for chains that are about to mix: R-hat is at most this, and the effective sample size will suffice by then.
+LONG_SAMPLE_LIMIT_FACTOR, PROMISING_RHAT = 50, 1.2
+#: Largest number of values that these further draws may have together (32 MB): they travel with the result.
+MAX_LONG_DRAW_VALUES = 4_000_000
 #: Chains count as stuck if each has at most this number of effective draws after this number of generations.
 STUCK_EFFECTIVE_DRAWS, STUCK_GENERATIONS = 4, 200
 #: Smallest and largest factor by which the number of samples grows in one round.
@@ -41,8 +45,13 @@ class MixingVerdict:
 
     def good(self, bound: float, least: float) -> bool:
         """Whether each R-hat is at most *bound* and each effective sample size at least *least*."""
-        worst = max(float(np.max(self.rhat)), self.depth)  # nan is not good
-        return bool(np.isfinite(worst) and worst <= bound and np.min(self.ess) >= least)
+        return bool(self.worst <= bound and np.min(self.ess) >= least)
+
+    @property
+    def worst(self) -> float:
+        """The largest R-hat; infinite if one is unknown."""
+        worst = float(np.max([*self.rhat, self.depth]))
+        return worst if math.isfinite(worst) else math.inf
 
 
 def run_dream(run: MethodRun, options: dict[str, Any], x0: Array, earlier: Any = None) -> MethodOutcome:
@@ -130,13 +139,23 @@ class Sampler:
             return True
         if self.verdict.good(self.options["rhat"], self.options["ess"]):
             return False
-        most = self.options["max_samples"] or SAMPLE_LIMIT_FACTOR * self.options["samples"]
+        most = self.options["max_samples"] or self._default_limit(began)
         least = began - self._requested - self.at.more  # samples of controls do not count towards the limit
         more = min(int(began * self._growth()), self.before + most + least)
         if more - began < self.chains:
             return False
         self.at.more += more - began
         return True
+
+    def _default_limit(self, began: int) -> int:
+        """The limit of samples, after *began* of them: it is higher where more samples are sure to help."""
+        samples: int = self.options["samples"]
+        limit = SAMPLE_LIMIT_FACTOR * samples
+        longer = min(LONG_SAMPLE_LIMIT_FACTOR * samples, MAX_LONG_DRAW_VALUES // self.x0.size)
+        with np.errstate(all="ignore"):
+            needed = began * self.options["ess"] / float(np.min(self.verdict.ess))
+        promising = self.verdict.worst <= PROMISING_RHAT and needed <= self.before + longer
+        return max(limit, longer) if promising else limit
 
     def _growth(self) -> float:
         """The factor by which the next round is longer than the draws so far."""

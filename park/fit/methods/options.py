@@ -12,8 +12,9 @@ from park.fit.problem.objective import Objective
 from park.model import REQUEST_FIELDS
 
 #: The options of each method with their defaults. All methods but auto and lm are bumps' own and use bumps' names.
-#: DREAM has further options: it continues until *rhat* and *ess* are reached, up to *max_samples* (0 means ten times
-#: *samples*). A *pop* of 0 means the default number of chains (`chains_of`), and *init* "auto" means "cov" about a fit.
+#: DREAM has further options: it continues until *rhat* and *ess* are reached, up to *max_samples* (0 means ten to fifty
+#: times *samples*). A *pop* of 0 means the default number of chains (`chains_of`), and *init* "auto" means "cov" about a
+#: fit.
 METHODS: dict[str, dict[str, Any]] = {
     "auto": {"steps": 1000, "xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15},
     "amoeba": {"steps": 1000, "radius": 0.15, "xtol": 1e-6, "ftol": 1e-8},
