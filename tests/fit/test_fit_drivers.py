@@ -131,6 +131,16 @@ def test_a_method_that_takes_its_last_step_says_so(method: str, steps: int) -> N
     assert f"it took its last of {steps} steps" in result.message
 
 
+def test_least_squares_that_stays_on_a_ripple_says_how_to_go_on() -> None:
+    def stepped(x: Any, a: float, b: float) -> Any:
+        return np.floor(200 * (a * x + b)) / 200 + 0.02 * np.sin(400 * a)
+
+    model = Model(stepped, a=Parameter(1.2, limits=(0, 5)), b=Parameter(0.0, limits=(-5, 5)))
+    result = fit(Assembly((model, (X, 2 * X + 1, 0.1))), "lm")
+    assert not result.converged
+    assert "fit with method 'auto', which searches further" in result.message
+
+
 def test_between_limits_too_wide_points_are_of_no_use() -> None:
     wide = {name: Parameter(1.0, limits=(-1e9, 1e9)) for name in ("height", "time", "floor")}
     y = decay(X, *TRUE) + 0.05 * NOISE

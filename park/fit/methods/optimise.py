@@ -65,6 +65,8 @@ def optimise(
     return found
 
 
+#: The remedy for least squares that has not converged.
+_FURTHER = "fit with method 'auto', which searches further, or from more points (starts=10)"
 #: First trust radii of least squares, in natural scales, tried until a fit passes the test of convergence.
 _TRUST_RADII = (1.0, 30.0, 0.1)
 
@@ -98,7 +100,11 @@ class _Search:
                 break
         if self._verdict.converged or self._env.should_stop:
             return self._best()
-        for start in (self._best().x, x0) if simplex else ():
+        if not simplex:
+            best, verdict = self._best(), self._verdict
+            best.verdict = verdict._replace(reasons=(*verdict.reasons, _FURTHER))
+            return best
+        for start in (self._best().x, x0):
             self._say(
                 f"a simplex search goes on from {dict(zip(self._objective.names, start.tolist(), strict=True))}"
             )
