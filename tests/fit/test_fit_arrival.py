@@ -17,6 +17,7 @@ from bumps.fitproblem import FitProblem
 import park
 from park.body import payload
 from park.fit import Assembly, Fit, Model, Uncertainty
+from park.fit.job import fit_request
 from park.fit.methods.monitor import Evaluate, FailedEvaluation
 from park.fit.problem.client_values import ModelDiffers, compare, place, with_values
 from park.model import Log
@@ -67,7 +68,8 @@ def problem(model: Any, noise: float = 0.01) -> FitProblem:
 
 
 def arrived(sent: Assembly) -> Assembly:
-    copy: Assembly = payload.loads(payload.dumps(with_values(sent)))
+    body = fit_request(sent).body
+    copy: Assembly = payload.loads(payload.dumps(body)).assembly
     return copy
 
 
