@@ -434,17 +434,17 @@ class TestConvergence:
         assert found.chisq == pytest.approx(1, abs=0.2)
         assert abs(found["time"].value - 2.1) < 4 * found["time"].stderr
 
-    def test_a_plateau_is_said(self) -> None:
-        """newton leaves a peak that lies outside the data, and ends where the model describes none of them."""
+    def test_an_end_where_the_model_describes_no_data_is_said(self) -> None:
+        """newton leaves a peak that lies outside the data, and ends on a plateau, or on a slope that leads there."""
         x = np.linspace(400.0, 500.0, 35)
         bell = Model(lambda x, b1, b2, b3: b1 / b2 * np.exp(-0.5 * ((x - b3) / b2) ** 2), b1=Parameter(1.0),
                      b2=Parameter(10.0), b3=Parameter(500.0))  # fmt: skip
         data = (x, 0.38 * np.exp(-0.5 * ((x - 451.5) / 4.09) ** 2))
         lost, right = fit(Assembly((bell, data)), "newton"), fit(Assembly((bell, data)))
-        assert "on a plateau" in lost.message
-        assert "standard errors of b1" in lost.message
+        assert not lost.converged
+        assert "on a plateau" in lost.message or "the slope at the end" in lost.message
         assert right.x[1:] == pytest.approx([4.09, 451.5], rel=1e-3)
-        assert "plateau" not in right.message
+        assert right.converged
 
     def test_a_chi_squared_far_above_one_is_said(self) -> None:
         x = np.linspace(0, 10, 60)
