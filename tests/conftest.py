@@ -83,10 +83,10 @@ def strangers(before: dict[int, str]) -> dict[int, str]:
 
 @pytest.fixture(autouse=True)
 def no_process_left() -> Iterator[None]:
-    """Fails a test whose processes are still there 3 s after it, and ends them for the next test's sake."""
+    """Fails a test whose processes are still there 15 s after it, and ends them for the next test's sake."""
     before = children()
     yield
-    give_up = time.monotonic() + 3.0
+    give_up = time.monotonic() + 15.0
     while (left := strangers(before)) and time.monotonic() < give_up:
         time.sleep(0.02)
     for pid in left:
