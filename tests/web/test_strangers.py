@@ -82,6 +82,7 @@ def test_strangers_without_end_do_not_keep_the_user_out(server: PageServer) -> N
             park.local_service.wait(park.local_service.start(abs, [-1]), timeout=60)
             assert next(events)[0] == "delta"
             until(lambda: all(map(is_cut, crowd)))
+            park.local_service.wait(park.local_service.start(abs, [-2]), timeout=60)
             assert next(events)[0] == "delta"
 
 
