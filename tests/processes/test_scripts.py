@@ -799,7 +799,7 @@ def test_what_a_body_has_started_ends_with_its_job_or_its_service(scripts: Scrip
     )
     first, second = sorted(text.splitlines()[:2])
     assert first == "True True"
-    assert not any(alive(pid) for pid in json.loads(second)), "it has left in good order"
+    until(lambda: not any(map(alive, json.loads(second))), why=lambda: "it has left in good order")
 
 
 @pytest.mark.parametrize("death", [signal.SIGTERM, signal.SIGKILL])
