@@ -122,7 +122,7 @@ class Uncertainty(Fitting):
     continue until they have mixed, that is, until R-hat of each parameter is at most *rhat* and its effective sample size
     is at least *ess*. They draw *max_samples* at most; with ``max_samples=samples`` they never continue. The default, 0,
     means ten times *samples*, and fifty times (four million values at most) for chains that are about to mix: R-hat is at
-    most 1.2, and so many draws will have the effective sample size. If the chains have not mixed by then,
+    most 1.2, and that number of draws will have the effective sample size. If the chains have not mixed by then,
     ``result.converged`` is False and ``result.message`` gives the figures.
 
     *pop* is the number of chains for each parameter, or, if negative, the number of all chains. The default is ten for each

@@ -456,7 +456,7 @@ def test_a_private_job_goes_on_in_the_next_allocation(tmp_path: Path) -> None:
     assert "the allocation ended before the job" in first.text
     again = run("again")
     try:
-        assert again.wait(50) == 0, again.text
+        assert again.wait(90) == 0, again.text
     finally:
         again.end()
     assert "goes on with job 1" in again.text

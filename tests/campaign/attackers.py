@@ -343,7 +343,7 @@ class Stranger(Attacker):
             door.close()
 
     def end(self) -> None:
-        """Nobody answers a stranger."""
+        """A stranger gets no answer."""
 
     def judge(self, message: messages.Message) -> None:
         self.breaches["an answer to a stranger"] += 1

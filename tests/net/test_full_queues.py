@@ -39,7 +39,7 @@ SCRIPT = """
 
 
 #: The same at a door with keys. The peer sends heartbeats of ZeroMQ between its messages, and resets its connection. The
-#: broker reads on after so many seconds, where three seconds without a sign end a connection.
+#: broker reads on after this time (seconds), where three seconds without a sign end a connection.
 RESET_SCRIPT = """
     import os, pathlib, socket, struct, sys, time, zmq
     from park.net import connections, descriptors, polled

@@ -290,7 +290,7 @@ def test_a_script_does_not_mind_who_hears_it(
     )
     files.callback(script.wait)
     files.callback(script.kill)
-    assert script.wait(50) == 0
+    assert script.wait(90) == 0
     assert (tmp_path / "found").read_text() == "[0, 1, 2] 3 3"
     assert (tmp_path / "first").read_text() == "kept"
 

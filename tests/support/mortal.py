@@ -41,7 +41,7 @@ def run(body: Any, env: Env) -> FitResult:
 
 
 def interrupted(make: Any, *lives: float) -> tuple[FitResult, list[Mortal]]:
-    """The result of a body that is interrupted after so many steps of each life, and its environments."""
+    """The result of a body that is interrupted after a given number of steps of each life, and its environments."""
     envs: list[Mortal] = []
     for life in (*lives, math.inf):
         envs.append(Mortal(envs[-1] if envs else None, life))
