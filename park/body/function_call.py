@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from park.body import payload
-from park.errors import Abort, UnitError
+from park.errors import Abort, UnitError, in_words
 
 
 class _Raised:
@@ -46,12 +46,30 @@ def _built_in(kind: type) -> Any:
     return next(base for base in kind.__mro__ if base.__module__ == "builtins")
 
 
-def _travels(value: Any) -> bool:
+def _copy_of(value: Any) -> Any:
+    """The value as it arrives; None: it does not."""
     try:
-        payload.loads(payload.dumps(value))
+        return payload.loads(payload.dumps(value))
     except BaseException:
-        return False
-    return True
+        return None
+
+
+def _travels(value: Any) -> bool:
+    return value is None or _copy_of(value) is not None
+
+
+def _arrives(raised: _Raised) -> bool:
+    """Whether an exception comes out again: some exceptions pickle as something else."""
+    copy = _copy_of(raised)
+    return copy is not None and isinstance(copy.error, BaseException)
+
+
+def _text_of(error: BaseException) -> str:
+    """The traceback of the exception that is handled here. The methods of *error* may raise anything themselves."""
+    try:
+        return traceback.format_exc()
+    except BaseException:
+        return in_words(error)
 
 
 class FunctionCall:
@@ -66,9 +84,9 @@ class FunctionCall:
         except Abort:
             raise
         except BaseException as error:
-            text = traceback.format_exc()
+            text = _text_of(error)
             for raised in (_Raised(error, text), _RaisedInParts(error, text)):
-                if _travels(raised):
+                if _arrives(raised):
                     return raised
             raise error from None  # it cannot travel: its text can
 

@@ -15,6 +15,7 @@ import io
 import pickle
 import struct
 import sys
+import types
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -166,11 +167,8 @@ def entry_pieces(obj: Any, what: str, lines: bool = True) -> list[Any]:
         return [pickle.dumps(obj, 5)]
     large: list[memoryview] = []
     beside = _collector(large)
-    try:
-        file = io.BytesIO()
-        _PlainPickler(file, 5, buffer_callback=beside).dump(obj)
-        data = file.getvalue()
-    except _PLAINLY_NOT:
+    data = _plain_pickle(obj, beside)
+    if data is None:
         large.clear()
         try:
             data = pickle_by_value(obj, beside, lines)
@@ -253,11 +251,25 @@ _PLAINLY_NOT = (
 )
 
 
+def _plain_pickle(obj: Any, beside: Callable[[pickle.PickleBuffer], bool]) -> bytes | None:
+    """The pickle of *obj*; None where parts of it may have to go by value."""
+    file = io.BytesIO()
+    try:
+        _PlainPickler(file, 5, buffer_callback=beside).dump(obj)
+    except _PLAINLY_NOT:
+        return None
+    return file.getvalue()
+
+
+#: Objects that have a module of their own. Others are not asked: their attributes may be computed, and may raise.
+_NAMED = (type, types.FunctionType, types.BuiltinFunctionType)
+
+
 class _PlainPickler(pickle.Pickler):
     """Pickles Python's own types and numpy's, and refuses all others, because they may have to go by value."""
 
     def reducer_override(self, obj: Any) -> Any:
-        named = obj if isinstance(obj, type) or hasattr(obj, "__qualname__") else type(obj)
+        named: Any = obj if isinstance(obj, _NAMED) else type(obj)
         module = getattr(named, "__module__", None)
         if isinstance(module, str) and module.partition(".")[0] == "numpy":
             if named.__name__ == "ndarray" and named is type(obj) and not obj.flags.forc:

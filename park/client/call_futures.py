@@ -128,7 +128,14 @@ class CallFuture(concurrent.futures.Future[Any]):
         super().add_done_callback(fn)
 
     def result(self, timeout: float | None = None) -> Any:
-        return super().result(self._attend(timeout))
+        left = self._attend(timeout)
+        error = super().exception(left)
+        if error is None:
+            return super().result(0)
+        try:
+            raise error  # here, because before Python 3.14 an exception that is not true counts as none
+        finally:
+            del self, error  # the traceback of the exception holds this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         return super().exception(self._attend(timeout))

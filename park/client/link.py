@@ -32,7 +32,8 @@ from park.wire.messages import Message
 from park.wire.pack import Buffer
 from park.wire.presence import BrokerConnection, Contact
 
-#: Seconds in which a broker answers a request that needs no waiting.
+#: Seconds in which a broker answers a request that needs no waiting. They count from the last piece of a long message that
+#: went or came: over a slow network a long request takes minutes.
 ANSWER_SECONDS = 30.0
 
 
@@ -111,12 +112,21 @@ class Link:
 
     def answer(self, reply: Reply) -> tuple[Message, Buffer]:
         """The last message of the answer. Raises the broker's refusal; WaitTimeout where it does not come in time."""
-        if not reply.wait(ANSWER_SECONDS):
+        if not self.is_answered(reply):
             self.forget(reply)
             raise WaitTimeout(
                 f"{self.name} did not answer within {ANSWER_SECONDS:.0f} s: is the broker still there?"
             )
         return reply.value()
+
+    def is_answered(self, reply: Reply) -> bool:
+        """Whether the answer comes while the broker is there."""
+        moved = None
+        while moved != self._line.moved:
+            moved = self._line.moved
+            if reply.wait(ANSWER_SECONDS):
+                return True
+        return False
 
     def forget(self, reply: Reply) -> None:
         """The answer is not wanted any more."""

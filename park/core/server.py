@@ -509,7 +509,7 @@ class ServerProxy(Server):
             came = self._interrupted(number, reply, limit)
         if not came:
             record = self.status(number)
-            if record.state.ended and reply.wait(ANSWER_SECONDS):  # the answer was on its way
+            if record.state.ended and self._link.is_answered(reply):  # the answer was on its way
                 return waiting.result_of(reply)
             self._link.forget(reply)
             raise WaitTimeout(

@@ -135,6 +135,7 @@ class Dealer(Caller):
         self._joiner = Reassembly(new_buffer=_buffer_to_share)
         self._outbox = Outbox(self._offer)
         self._lively = self._waits = False
+        self._pieces_received = 0
 
     def wait(self, seconds: float) -> bool:
         """Whether there is a connection within *seconds*."""
@@ -164,6 +165,11 @@ class Dealer(Caller):
         found, self._lively = self._lively, False
         return found
 
+    @property
+    def moved(self) -> int:
+        """A number that changes whenever a piece of a long message has gone or come."""
+        return self._outbox.taken + self._pieces_received
+
     def waiting(self) -> bool:
         found = super().waiting()
         return (self._waits and self._flush()) or found
@@ -188,6 +194,7 @@ class Dealer(Caller):
                 return frames
             left -= sum(map(len, frames))
             self._lively = True
+            self._pieces_received += 1
             try:
                 whole = self._joiner.feed(frames)
             except ProtocolError:

@@ -36,6 +36,10 @@ class BrokerConnection(Protocol):
     def lively(self) -> bool:
         """Whether part of an unfinished message has arrived since the last call."""
 
+    @property
+    def moved(self) -> int:
+        """A number that changes whenever a piece of a long message has gone or come."""
+
     def waiting(self) -> bool: ...
 
     def receive(self) -> list[Any] | None: ...

@@ -197,6 +197,21 @@ class Blocked(Exception):
         raise RuntimeError(f"no {name}")
 
 
+class NotTrue(Exception):
+    def __bool__(self) -> bool:
+        return False
+
+
+class NeitherTrueNorFalse(Exception):
+    def __bool__(self) -> bool:
+        raise RuntimeError("ask me something else")
+
+
+class PicklesAsANumber(Exception):
+    def __reduce__(self) -> Any:
+        return int, ("7",)
+
+
 def raise_it(kind: Callable[[str], BaseException], file: Path) -> None:
     with file.open("a") as out:
         out.write("x")
@@ -215,6 +230,9 @@ KINDS: list[Any] = [
     LeavesInItsText,
     Refuses,
     Blocked,
+    NotTrue,
+    NeitherTrueNorFalse,
+    PicklesAsANumber,
     functools.partial(lambda text, of: BaseExceptionGroup(text, [of()]), of=KeyboardInterrupt),
 ]
 
@@ -232,8 +250,12 @@ def test_any_exception_is_the_result_of_its_unit_once(
         list(service.map(functools.partial(raise_it, kind), [tmp_path / "map"]))
     with service.executor() as executor:
         assert isinstance(executor, Executor)
-        error = executor.submit(raise_it, kind, tmp_path / "call").exception(60)
-    if kind is park.Abort or (kind is Blocked and sys.version_info < (3, 13)):
+        future = executor.submit(raise_it, kind, tmp_path / "call")
+        error = future.exception(60)
+        with pytest.raises(type(error)) as raised:  # type: ignore[arg-type]
+            future.result()
+    assert raised.value is error
+    if kind is park.Abort:
         assert isinstance(error, park.UnitError)  # it does not pickle
     else:
         assert type(error).__name__ == name

@@ -281,6 +281,27 @@ def test_what_cannot_be_pickled_is_named(obj: Any, words: str) -> None:
         encode_result(obj)
 
 
+class Computed:
+    """An object whose attributes are computed, and none of which is there."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+
+def test_no_attribute_of_an_object_is_asked_for() -> None:
+    assert type(decode_entry(encode_result(Computed()))) is Computed
+    assert [type(value) for value in decode_units(encode_units([Computed(), 1]))] == [Computed, int]
+
+
+def test_a_refusal_shows_the_error_of_pickle_alone() -> None:
+    with pytest.raises(NotPicklable) as refused:
+        encode_result(i for i in "ab")
+    errors = [refused.value]
+    while errors[-1] is not None:
+        errors.append(errors[-1].__context__)
+    assert [type(error).__name__ for error in errors[:-1]] == ["Unpicklable", "TypeError"]
+
+
 def test_objects_that_refuse_are_named() -> None:
     class Refuses:
         def __reduce__(self) -> Any:

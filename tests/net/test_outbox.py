@@ -253,6 +253,29 @@ def test_a_router_keeps_what_its_peer_does_not_read_and_loses_nothing(
     assert all(size > 0 for size in behind.values())
 
 
+def test_pieces_of_long_messages_show_that_something_moves(ends: tuple[Router, Dealer, bytes]) -> None:
+    router, dealer, name = ends
+    payload = bytes(8 * PIECE_BYTES)
+    numbers = [dealer.moved]
+    dealer.send(codec.encode(messages.Heartbeat()), messages.Heartbeat())
+    assert dealer.moved == numbers[-1]
+    dealer.send(codec.encode(messages.Blob(b"h"), payload))
+    until(
+        lambda: (
+            stirred(dealer)
+            and (dealer.waiting() or True)
+            and stirred(router)
+            and router.receive()
+            and not dealer._waits
+        )
+    )
+    numbers.append(dealer.moved)
+    router.send(name, codec.encode(messages.Blob(b"h"), payload))
+    until(lambda: stirred(router) and (router.flush() or True) and stirred(dealer) and dealer.receive())
+    numbers.append(dealer.moved)
+    assert len(set(numbers)) == 3
+
+
 def test_a_long_message_arrives_both_ways_and_short_ones_pass_it(ends: tuple[Router, Dealer, bytes]) -> None:
     router, dealer, name = ends
     long, short = messages.Blob(b"h" * 16), messages.Resume(7)
