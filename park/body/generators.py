@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import random
 import struct
 import sys
 from collections.abc import Callable
@@ -35,23 +34,24 @@ class Generator(Protocol):
     def restore(self, state: Any) -> None: ...
 
 
-class _Python:
-    """The generator of `random`."""
+class _Random:
+    """The generator of the module ``random``, which a slot process does not load itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._random: Any = module.seed.__self__
         # The method that `random.seed` calls in the end, without its look at texts and versions.
-        self._random: Any = random.seed.__self__  # type: ignore[attr-defined]
-        self._seed = super(random.Random, self._random).seed  # type: ignore[misc]
+        self._seed = super(module.Random, self._random).seed
 
     def seed(self, seed: int) -> None:
         self._seed(seed)
         self._random.gauss_next = None
 
     def state(self) -> Any:
-        return random.getstate()
+        return self._module.getstate()
 
     def restore(self, state: Any) -> None:
-        random.setstate(state)
+        self._module.setstate(state)
 
 
 class _Numpy:
@@ -176,9 +176,8 @@ def _noise(n: int) -> int:
     return z ^ (z >> 31)
 
 
-_python = _Python()
 #: The loaded ones, by the module that brings them.
-_loaded: dict[str, Generator] = {"random": _python}
+_loaded: dict[str, Generator] = {}
 
 
 def _numba(_: Any) -> Generator:
@@ -186,7 +185,11 @@ def _numba(_: Any) -> Generator:
 
 
 #: Makes the generator of a module, once the module is loaded.
-_MADE: dict[str, Callable[[Any], Generator]] = {"numpy.random": _Numpy, "numba": _numba}
+_MADE: dict[str, Callable[[Any], Generator]] = {
+    "random": _Random,
+    "numpy.random": _Numpy,
+    "numba": _numba,
+}
 
 
 def _look() -> None:

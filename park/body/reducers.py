@@ -14,7 +14,6 @@ import importlib
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -109,6 +108,8 @@ def _compiled(kernel: Any, info: Any, dtype: Any, path: str, source: str | None)
         if _opens(place):
             return place
         os.makedirs(folder, exist_ok=True)
+        import tempfile  # it loads `random`, which then is seeded for each unit
+
         with tempfile.TemporaryDirectory(prefix=".park-", dir=folder) as new:
             kernel.SAS_DLL_PATH = new
             made = kernel.make_dll(text, info, dtype)

@@ -13,7 +13,6 @@ import importlib
 import operator
 import os
 import platform
-import tempfile
 from _ctypes import CFuncPtr
 from collections.abc import Callable
 from typing import Any
@@ -136,6 +135,8 @@ def _open_copy(kind: Any, path: str, data: bytes, use: dict[str, bool]) -> Any:
             return kind(_places[known], **use)
         except OSError:
             pass  # the system has looked for the file
+    import tempfile  # it loads `random`, which then is seeded for each unit
+
     with tempfile.TemporaryDirectory(prefix="park-") as folder:
         _places[known] = os.path.join(folder, os.path.basename(path))
         with open(_places[known], "wb") as file:
