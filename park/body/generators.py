@@ -41,7 +41,7 @@ class _Random:
         self._module = module
         self._random: Any = module.seed.__self__
         # The method that `random.seed` calls in the end, without its look at texts and versions.
-        self._seed = super(module.Random, self._random).seed
+        self._seed: Any = super(module.Random, self._random).seed  # type: ignore[misc]
 
     def seed(self, seed: int) -> None:
         self._seed(seed)

@@ -455,13 +455,15 @@ class JobManager:
     def _keep(self, out: Effects, turn: Turn, shown: bool = False) -> None:
         """Add the effects of one event to the turn. *shown*: the answers to a Fetch go at once, before the commit."""
         payloads = self.payloads
-        payloads.spool(out.spool)
+        if out.spool:
+            payloads.spool(out.spool)
         for w in out.writes:
             value = payloads.pend(turn.number, w)
             if value is not None and not isinstance(value, Laid):  # a draft is on disk already
                 turn.size += len(value)
             turn.writes.append(w if value is w.value else Write(w.namespace, w.key, value))
-        turn.sends += payloads.loaded(out.sends)
+        if out.sends:
+            turn.sends += payloads.loaded(out.sends)
         for send in out.sends_after_commit:
             at_once = shown and isinstance(send.message, _SHOWS)
             # the results and inputs of a job may be large: each is loaded when its turn has come
@@ -471,8 +473,10 @@ class JobManager:
             )
             sends = turn.sends if at_once else turn.sends_after_commit
             sends += [send] if later else payloads.loaded([send])
-        payloads.unpend(turn.number, out.writes)
-        payloads.unspool(out.spool)
+        if out.writes:
+            payloads.unpend(turn.number, out.writes)
+        if out.spool:
+            payloads.unspool(out.spool)
         if out.publications or out.ended or out.gone:
             turn.sends += self.public.say(out)
         turn.deltas += out.deltas

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 _yield: Callable[[], None] | None = getattr(os, "sched_yield", None)
 #: A thread whose last wait was shorter than this spins this long before it blocks (seconds).
-SPIN_SECONDS = 0.0 if _yield is None else 0.0005
+SPIN_SECONDS = 0.0 if _yield is None else 0.001
 #: A yield that takes longer than this (seconds) shows that no processor is to spare.
 CROWDED_SECONDS = 0.0005
 #: Seconds without spinning after that. The pause doubles each time that the thread finds no spare processor again.

@@ -255,3 +255,24 @@ def test_preparing_depends_on_the_job_or_on_the_code() -> None:
         != preparation_seed(2, b"12345678")
     )
     assert preparation_seed(None, b"12345678") != preparation_seed(None, b"87654321")
+
+
+# -- what is not used costs nothing --------------------------------------------------------------
+
+
+def test_a_slot_process_seeds_random_only_for_units_that_load_it() -> None:
+    program = """
+import sys, park.slot.slot
+from park.body.generators import Generators, watch
+assert "random" not in sys.modules, "each unit of every map would pay for its seed"
+watch()
+drawn = []
+generators = Generators(keep=False)
+for number in (7, 8, 7):
+    generators.seed(number)
+    import random
+    drawn.append(random.random())
+generators.restore()
+assert drawn[0] == drawn[2] != drawn[1], drawn
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
