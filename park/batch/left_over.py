@@ -29,13 +29,13 @@ ORDER, ALLOCATION = "order.json", "allocation.json"
 _MODULES = {f"job-*/{ORDER}": "park.batch.keeper", f"script-*/{ALLOCATION}": "park.batch.left_over"}
 
 
-class Host(Struct):
+class HostFile(Struct):
     """The part of both files that names the machine of the keeper or the script."""
 
     host: str
 
 
-class ScriptAllocation(Host):
+class ScriptAllocation(HostFile):
     """The allocation *id* of a script at a batch *system*."""
 
     system: str
@@ -54,7 +54,7 @@ def take_up(above: Path) -> None:
     for files, module in _MODULES.items():
         for file in above.glob(files):
             with suppress(OSError, MsgspecError):  # its folder goes at this moment, or the file is damaged
-                if json.decode(file.read_bytes(), type=Host).host == platform.node():
+                if json.decode(file.read_bytes(), type=HostFile).host == platform.node():
                     with locked(file.with_name(LOCK)) as free:
                         pass
                     if free:

@@ -20,7 +20,7 @@ STRANGER_SECONDS, ANSWER_SECONDS = 10.0, 30.0
 ADMITTED = "park.admitted"
 
 
-class Connection(H11Protocol):
+class PageConnection(H11Protocol):
     """A connection of a browser, or of a stranger."""
 
     def connection_made(self, transport: Any) -> None:
@@ -29,7 +29,7 @@ class Connection(H11Protocol):
         self.began = self.loop.time()
         self._look_at = self.loop.call_later(STRANGER_SECONDS, self._look)
         if len(self.connections) > MAX_CONNECTIONS:
-            others = [c for c in self.connections if isinstance(c, Connection) and not c.admitted]
+            others = [c for c in self.connections if isinstance(c, PageConnection) and not c.admitted]
             min(others, key=lambda c: c.began, default=self).drop()
 
     def connection_lost(self, exc: Exception | None) -> None:

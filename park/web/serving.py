@@ -17,7 +17,7 @@ from park.core.server import ServerProxy
 from park.errors import InvalidRequest, ParkError
 from park.web.access import Gate
 from park.web.app import make_app
-from park.web.connections import Connection
+from park.web.connections import PageConnection
 from park.web.door import Door, standing
 from park.web.watch import FabricWatch
 
@@ -49,7 +49,7 @@ class PageServer:
             app,
             log_level="error",  # a stranger could fill the log with warnings
             access_log=False,
-            http=Connection,
+            http=PageConnection,
             ws="none",
             loop="asyncio",
             lifespan="on",
