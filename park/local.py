@@ -21,12 +21,13 @@ from park.broker.storage.memory import MemoryStore
 from park.broker.storage.store import JobStore
 from park.client.link import Link
 from park.client.pending import Reply
-from park.core.server import ServerProxy, usertag
+from park.core.server import ServerProxy
 from park.errors import InvalidRequest, ParkError, ServiceClosed, UnknownJob
+from park.identity import usertag
 from park.kernel.loop import KernelLoop
 from park.kernel.node.file_limit import fit_slots
 from park.kernel.node.gpus import gpus_of
-from park.kernel.node.read_allocation import usable_cpus
+from park.kernel.node.slot_count import check_slots, default_slots
 from park.kernel.node.this_node import this_node
 from park.service import ServiceManager
 from park.util.stdio import keep_numbers, tell
@@ -185,23 +186,6 @@ def _few(argv: list[Any]) -> list[str]:
 def _unfinished(manager: JobManager) -> list[int]:
     jobs = manager.dispatcher.state.jobs.values()
     return [j.number for j in jobs if not j.record.state.ended and not j.session]
-
-
-def check_slots(slots: Any, what: str) -> int:
-    """*slots* if it is a number of slots; *what* names it in the error. Raises InvalidRequest."""
-    if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 4096:
-        raise InvalidRequest(f"{what}={slots!r} is not a whole number from 1 to 4096")
-    return slots
-
-
-def default_slots() -> int:
-    """$PARK_SLOTS, else the CPUs that this process may use."""
-    text = os.environ.get("PARK_SLOTS", "")
-    if text:
-        if not text.isdigit():
-            raise InvalidRequest(f"PARK_SLOTS={text!r} is not a whole number from 1 to 4096")
-        return check_slots(int(text), "PARK_SLOTS")
-    return usable_cpus()
 
 
 local_service = LocalService()

@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from park.core.server import usertag
 from park.errors import InvalidRequest, NoBroker, ParkError, Refused, StoreError
+from park.identity import usertag
 from park.net.addresses import (
     ADDRESS_NAMES,
     CONNECTION_FILE_VERSION,

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Self
 
-from park.core.server import usertag
 from park.errors import NoBroker
+from park.identity import usertag
 from park.net.keys import POOL, Keyring, plain_name
 
 #: Seconds in which the broker must be ready, and in which it must have ended.

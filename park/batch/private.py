@@ -20,10 +20,10 @@ from park.batch.left_over import ORDER, start
 from park.batch.profiles import Ask, Profile, filled, profile, script_of
 from park.batch.systems import submit
 from park.config import default_home, said_broker
-from park.core.connect import key_for
 from park.core.server import ServerProxy
 from park.errors import BatchError
 from park.net.addresses import find_broker
+from park.net.admission import key_for
 from park.net.keys import KERNEL, POOL
 
 #: Seconds without a broker after which kernels leave their allocation, and the keeper gives it back.

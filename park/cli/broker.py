@@ -88,7 +88,7 @@ def main(
     """
     from park.broker.manager import JobManager
     from park.broker.storage.store import JobStore
-    from park.cli.config import credit_policy, keep_policy, limit_policy, mail_settings
+    from park.cli.broker_terms import credit_policy, keep_policy, limit_policy, mail_settings
     from park.config import default_home
     from park.net.addresses import check_bind
     from park.service import ServiceManager

@@ -98,9 +98,9 @@ class ServiceCommand(click.Command):
                 raise click.BadParameter(text, ctx, error.param, error.param_hint) from None
 
     def _configured(self) -> dict[str, Any]:
-        from park.cli.config import options_of
+        from park.config import read
 
-        found = options_of(self.name or "", os.environ)
+        found = read(os.environ).get(self.name or "", {})
         return {
             param.name: found[option]
             for param in self.params

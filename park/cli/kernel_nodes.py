@@ -55,9 +55,9 @@ def relayed(through: str | None, broker: str | None, key: Path | None) -> Iterat
     if through is None:
         yield []
         return
-    from park.core.connect import key_for
     from park.kernel.relay import Relay
     from park.net.addresses import find_broker
+    from park.net.admission import key_for
     from park.net.keys import KERNEL, POOL
     from park.util.stdio import tell
 

@@ -70,12 +70,12 @@ def run_kernel(
 
     *watch* makes one more part of its reactor, from the kernel, the reactor and the number of slots.
     """
-    from park.core.connect import FIRST_HELLO_SECONDS, key_for, refusal
-    from park.core.server import usertag
+    from park.identity import usertag
     from park.kernel.loop import KernelLoop
     from park.kernel.node.read_allocation import allocation_here
     from park.model import texts
     from park.net.addresses import find_broker
+    from park.net.admission import FIRST_HELLO_SECONDS, key_for, refusal
     from park.net.callers import Dealer
     from park.net.keys import KERNEL, POOL
     from park.util.stdio import log_to
@@ -171,7 +171,7 @@ def say(text: str, level: str = "info") -> None:
 def slots_of(text: str, here: NodeAllocation) -> int:
     """The slots by ``--slots``, else by $PARK_SLOTS, else those of the allocation; more than it has are worth a warning."""
     from park.kernel.node.file_limit import fit_slots
-    from park.local import check_slots, default_slots
+    from park.kernel.node.slot_count import check_slots, default_slots
 
     if text != "auto":
         count = check_slots(int(text) if text.isdigit() else text, "--slots")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import atexit
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from park.client.link import Link
 from park.config import said_broker
-from park.core.server import ServerProxy, usertag
+from park.core.server import ServerProxy
 from park.core.service_stack import service_stack
-from park.errors import InvalidRequest, NoBroker, Refused
+from park.errors import InvalidRequest, NoBroker
+from park.identity import usertag
 from park.model import owner_name
 from park.net.addresses import BrokerAddresses, find_broker
-from park.net.keys import CLIENT, KEY_SUFFIX, OBSERVER, Key, find_key, read_key
+from park.net.admission import FIRST_HELLO_SECONDS, key_for, refusal
+from park.net.keys import CLIENT, OBSERVER, Key
 from park.net.reactor import Reactor
 from park.util.stdio import tell
 
@@ -28,8 +29,6 @@ PATIENCE_SECONDS = 600.0
 FIRST_ANSWER_SECONDS = 4.5
 #: Seconds in which a broker that has taken the connection must answer: with thousands of kernels it may be busy.
 BUSY_ANSWER_SECONDS = 30.0
-#: Seconds that the first hello waits for a connection; the next one is sent a second later.
-FIRST_HELLO_SECONDS = 0.5
 
 
 def connect(
@@ -118,58 +117,6 @@ def _answers(link: Link, reactor: Reactor, line: Dealer, began: float, address: 
         "warning",
     )
     return link.wait_live(began + BUSY_ANSWER_SECONDS - time.monotonic())
-
-
-def key_for(
-    place: BrokerAddresses,
-    roles: tuple[str, ...],
-    user: str | None = None,
-    file: Path | None = None,
-    token: str | os.PathLike[str] | None = None,
-) -> Key | None:
-    """The key to show at *place*, of *file* if it is given; None over ipc, where none is needed.
-
-    Raises NoBroker where there is none, Refused for one that others could have read, or that is for other *roles*;
-    more about *user* and *token* at `park.net.keys.find_key`.
-    """
-    if place.is_local:
-        for name, given in (("--key", file), ("token=", token)):
-            if given is not None:
-                raise InvalidRequest(
-                    f"{place.clients} takes no key: with {name} give the broker's tcp address"
-                )
-        return None
-    own = place.key if CLIENT in roles and place.key is not None and place.key.exists() else None
-    if token is None:
-        file = own if file is None and user is None else file
-    elif isinstance(token, os.PathLike) or token.endswith(KEY_SUFFIX):
-        file, token = Path(token).expanduser(), None
-    if file is None:
-        return find_key(place.clients, roles, user, usertag(), token, own)
-    key = read_key(file)
-    if key.role not in roles:
-        who, how = ("client", "NAME") if CLIENT in roles else ("kernel", "NAME --kernel")
-        raise Refused(
-            f"{file} is a {key.role}'s key: a {who} needs a key of its own, from `park keys new {how}`"
-        )
-    if user is not None and key.name != user:
-        raise InvalidRequest(f"{file} is the key of {key.name}, not of {user!r}")
-    return key
-
-
-def refusal(address: str, key: Key | None, trouble: str) -> str:
-    """Why the broker at *address* does not let us in, as its socket saw it (`Caller.trouble`); "": it is not known."""
-    if key is None or not trouble:
-        return ""
-    if trouble == "key":
-        return (
-            f"the broker at {address} does not let us in with {key.path}: the key of {key.name} is not, or no longer, "
-            f"registered there as a {key.role}'s (`park keys list` on its machine shows which are)"
-        )
-    return (
-        f"something listens at {address} but does not let us in with {key.path}: that key is for another broker, or "
-        "for one that had another home, or what listens there is no broker"
-    )
 
 
 class RemoteService(ServerProxy):

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import math
 import os
-import platform
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,6 +36,8 @@ from park.client.requests import JobCopy
 from park.client.stream import Inbox, Messages, MonitorFollower, decode
 from park.core.service_stack import service_stack
 from park.errors import InvalidRequest, ParkError, WaitTimeout
+from park.identity import own_notify, own_tags
+from park.identity import usertag as usertag
 from park.job import Job, Jobs, check_timeout, job_of_record, number_of
 from park.model import (
     DRAIN_SECONDS,
@@ -51,7 +52,6 @@ from park.model import (
     is_channel,
     make_request,
     notify_words,
-    owner_name,
     priority_number,
     split_notify,
     takes_request_fields,
@@ -68,41 +68,6 @@ if TYPE_CHECKING:
 
 #: The last job that each thread has submitted, with its service.
 _last = threading.local()
-
-
-def usertag(environment: Mapping[str, str] | None = None) -> str:
-    """The name of this user, for people: PARKTAG, the user part of PARKMAIL, LOGNAME, USERNAME, or the host's name.
-
-    Raises InvalidRequest where that is longer than 200 bytes.
-
-    >>> usertag({"PARKMAIL": "ada@example.org"})
-    'ada'
-    """
-    env = os.environ if environment is None else environment
-    mail = env.get("PARKMAIL", "").partition("@")[0]
-    logname, username = env.get("LOGNAME", ""), env.get("USERNAME", "")
-    names = (
-        env.get("PARKTAG", ""),
-        mail,
-        logname if logname != "root" else "",
-        username if username not in ("Administrator", "root") else "",
-        platform.node(),
-    )
-    return owner_name(next((name for name in names if name), "somebody"))
-
-
-def own_tags() -> list[str]:
-    """The `usertag` as the tag of a request, if it can be one."""
-    with contextlib.suppress(InvalidRequest):
-        return list(texts(usertag(), "tag"))
-    return []
-
-
-def own_notify(environment: Mapping[str, str] | None = None) -> str:
-    """The *notify* that PARKMAIL stands for: an address, and when behind a blank. "": it is not set, or is no address."""
-    with contextlib.suppress(InvalidRequest):
-        return notify_words((os.environ if environment is None else environment).get("PARKMAIL", ""))
-    return ""
 
 
 #: Tags that every request of this process gets besides its own. It may be changed.

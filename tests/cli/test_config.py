@@ -13,9 +13,9 @@ from park.broker.accounts.ledger import CreditPolicy, Terms
 from park.broker.accounts.quotas import LimitPolicy, Limits
 from park.broker.entities.archive import Keep
 from park.cli.broker import main as broker_main
+from park.cli.broker_terms import credit_policy, keep_policy, limit_policy
 from park.cli.commands.donate import donate
 from park.cli.commands.settings import config, settings
-from park.cli.config import credit_policy, keep_policy, limit_policy
 from park.cli.kernel import main as kernel_main
 from park.config import SERVICES, config_files, read, said_broker, sources
 from park.errors import InvalidRequest

@@ -21,7 +21,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
 import park
-from park.cli.config import mail_settings
+from park.cli.broker_terms import mail_settings
 from park.local import LocalService
 from park.mail.postman import MAX_HELD_LETTERS
 from tests.support.fabric import Fabric, Process, until

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import park
-from park.cli.config import mail_settings
+from park.cli.broker_terms import mail_settings
 from park.core.server import own_notify
 from park.errors import InvalidRequest
 from park.mail.letter import composed

@@ -28,11 +28,12 @@ from park.cli.park import main
 from park.client.link import Link
 from park.core import connect as connect_module
 from park.core import server
-from park.core.connect import connect, key_for, refusal
+from park.core.connect import connect
 from park.core.server import Server, ServerProxy
 from park.errors import InvalidRequest, NoBroker, Refused
 from park.model import Account
 from park.net.addresses import BrokerAddresses, find_broker, seen_from_elsewhere
+from park.net.admission import key_for, refusal
 from park.net.authenticator import Authenticator
 from park.net.callers import Dealer, Subscriber
 from park.net.curve import new_pair

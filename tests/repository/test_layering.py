@@ -47,6 +47,22 @@ def test_no_imports_go_in_a_circle() -> None:
     assert circle({module: path.read_text() for module, path in MODULES.items()}) == []
 
 
+def test_a_kernel_loads_nothing_of_brokers_and_clients() -> None:
+    """Not even on its way to a broker: thousands of kernels start, and each keeps what it has loaded."""
+    command = [sys.executable, "-X", "importtime", "-m", "park.cli.kernel", "--broker", "ipc:///nowhere"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as kernel:
+        assert kernel.stderr is not None
+        told: list[str] = []
+        for line in kernel.stderr:
+            told.append(line)
+            if line.startswith("park-kernel:"):  # it has begun
+                kernel.terminate()
+    loaded = {line.rpartition("|")[2].strip() for line in told}
+    assert "park.net.callers" in loaded, told
+    rooms = ("park.broker", "park.client", "park.core", "park.body", "park.mail", "park.local")
+    assert [name for name in loaded if name.startswith((*rooms, "cloudpickle", "lmdb"))] == []
+
+
 @pytest.mark.parametrize("module", NEVER_LOADS)
 def test_import_loads_nothing_heavy(module: str) -> None:
     assert loaded_by(module).isdisjoint(NEVER_LOADS[module])

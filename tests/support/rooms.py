@@ -29,7 +29,18 @@ class Room:
 
 #: The rooms from the ground up: each imports only rooms above it in this table.
 ROOMS = (
-    Room("words", ("park.version", "park.errors", "park.model", "park.config", "park.backends", "park.text")),
+    Room(
+        "words",
+        (
+            "park.version",
+            "park.errors",
+            "park.model",
+            "park.config",
+            "park.backends",
+            "park.text",
+            "park.identity",
+        ),
+    ),
     Room("wire", ("park.wire",), ("words",), ("msgpack",)),
     Room("util", ("park.util",), ("words", "wire")),
     Room("table", ("park.table",), ("words", "wire")),

@@ -231,8 +231,8 @@ class Exam:
             self.home = _home_of(fields)
 
     def _keys(self) -> Iterator[Check]:
-        from park.core.connect import key_for
         from park.errors import ParkError
+        from park.net.admission import key_for
         from park.net.keys import CLIENT, OBSERVER, Keyring
 
         if self.place is not None and not self.place.is_local:

@@ -111,13 +111,13 @@ def _home(environment: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _slots(environment: Mapping[str, str]) -> tuple[int, str]:
-    from park.local import default_slots
+    from park.kernel.node.slot_count import default_slots
 
     return default_slots(), "PARK_SLOTS" if environment.get("PARK_SLOTS") else BUILT_IN
 
 
 def _user(environment: Mapping[str, str]) -> tuple[str, str]:
-    from park.core.server import usertag
+    from park.identity import usertag
 
     user = usertag(environment)
     names = ("PARKTAG", "PARKMAIL", "LOGNAME", "USERNAME")

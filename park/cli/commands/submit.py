@@ -254,8 +254,8 @@ def _fields(options: dict[str, Any], private: bool) -> dict[str, Any]:
 
 def _notify(mail: str | None, when: str) -> str:
     """The *notify* of ``--mail`` and ``--mail-type``. Raises InvalidRequest."""
-    from park.core.server import own_notify
     from park.errors import InvalidRequest
+    from park.identity import own_notify
     from park.model import notify_address, split_notify
 
     if when == "never":

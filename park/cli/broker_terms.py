@@ -1,4 +1,4 @@
-"""The terms of a broker and the options of services, out of the configuration (`park.config`)."""
+"""The terms of a broker, out of the configuration (`park.config`): credits, limits, retention, mail."""
 
 from __future__ import annotations
 
@@ -76,9 +76,3 @@ def mail_settings(environment: Mapping[str, str] | None = None) -> MailSettings 
     zone, limit = mail.pop("zone", ""), mail.pop("limit", MailPolicy().limit)
     policy = MailPolicy(hour, minute, zone, limit, has_addresses, tuple(sorted(channels)))
     return MailSettings(policy=policy, channels=channels, **mail)
-
-
-def options_of(service: str, environment: Mapping[str, str]) -> Tables:
-    """The options of a *service* that are configured. Raises InvalidRequest, which names the file and the key."""
-    found: Tables = read(environment).get(service, {})
-    return found
