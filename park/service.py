@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # clients load nothing of the broker's
     from park.broker.loop import BrokerLoop
     from park.broker.manager import JobManager
     from park.net.authenticator import Authenticator
+    from park.net.intake import Intake
     from park.net.sockets import Publisher, Router
 
 #: The longest path of an ipc socket, bytes.
@@ -80,9 +81,10 @@ class ServiceManager:
         there only those are let in who have a key, which the broker knows from *home*. Raises InvalidRequest,
         Refused for key files that others could have changed, NoBroker where nothing can be bound.
         """
-        from park.broker.loop import BrokerLoop
+        from park.broker.loop import LONG_MESSAGES, BrokerLoop
         from park.net.curve import has_curve
         from park.net.descriptors import raise_limit
+        from park.net.intake import Intake
         from park.net.sockets import Publisher, Router
 
         if bind is not None:
@@ -93,12 +95,13 @@ class ServiceManager:
         if bind is not None or has_curve():
             self.keyring = Keyring(home if home is not None else folder)
             self.keyring.pair()
-        local = (Router(), Router(), Publisher())
+        intake = Intake(LONG_MESSAGES)
+        local = (Router(None, intake), Router(None, intake), Publisher())
         try:
             for name, door in zip(ADDRESS_NAMES, local, strict=True):
                 self.endpoints[name] = door.bind(f"ipc://{folder / name}")
             keyed = (
-                self._keyed(bind, self.keyring, limit)
+                self._keyed(bind, self.keyring, limit, intake)
                 if bind is not None and self.keyring is not None
                 else None
             )
@@ -112,7 +115,9 @@ class ServiceManager:
         self.reactor.add(self.loop)
         return self
 
-    def _keyed(self, bind: str, keyring: Keyring, limit: int) -> tuple[Router, Router, Publisher]:
+    def _keyed(
+        self, bind: str, keyring: Keyring, limit: int, intake: Intake
+    ) -> tuple[Router, Router, Publisher]:
         """The doors at *bind*, and a doorkeeper in the reactor who knows the *keyring*; *limit*: of open files."""
         from park.net.authenticator import Authenticator
         from park.net.descriptors import DescriptorReserve
@@ -122,7 +127,7 @@ class ServiceManager:
         keeper = Authenticator(keyring.pair(), keyring.find, DescriptorReserve(limit), keyring)
         for tries_left in reversed(range(PORT_TRIES if bind.endswith(":0") else 1)):
             try:
-                doors = self._row(bind, keeper)
+                doors = self._row(bind, keeper, intake)
                 break
             except NoBroker:
                 if not tries_left:
@@ -134,11 +139,15 @@ class ServiceManager:
         self.reactor.add(keeper)
         return doors
 
-    def _row(self, bind: str, keeper: Authenticator) -> tuple[Router, Router, Publisher]:
+    def _row(self, bind: str, keeper: Authenticator, intake: Intake) -> tuple[Router, Router, Publisher]:
         """Doors at a port and the two after it. Raises NoBroker if one of them is taken."""
         from park.net.sockets import KeyedRouter, Publisher
 
-        doors = (KeyedRouter(keeper, "clients"), KeyedRouter(keeper, "kernels"), Publisher(keeper))
+        doors = (
+            KeyedRouter(keeper, "clients", intake),
+            KeyedRouter(keeper, "kernels", intake),
+            Publisher(keeper),
+        )
         try:
             first = self.tcp["clients"] = doors[0].bind(bind)
             for name, door, address in zip(ADDRESS_NAMES[1:], doors[1:], check_bind(first)[1:], strict=True):

@@ -13,16 +13,20 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from park.broker.accounts import budgets
 from park.broker.effects import Event, Flow, Ref, Send, Tick
 from park.broker.faults import Faults
-from park.broker.manager import JobManager, Turn
+from park.broker.manager import LONG_PAYLOAD_BYTES, JobManager, Turn
 from park.broker.storage.pieces import Laid
 from park.errors import ProtocolError, StoreError, in_words
 from park.model import Account, Delta
+from park.net.intake import Room
 from park.net.outbox import Outbox, StalledPeers
 from park.util.stdio import record, tell
 from park.wire import codec, messages
 
+#: Budgets of the long messages that come.
+LONG_MESSAGES = Room(budgets.MAX_ALL_LONG_BYTES, budgets.MAX_OWNER_LONG_BYTES, budgets.MAX_PEER_LONG_BYTES)
 #: Messages of one side that are taken in one turn.
 MAX_TURN_MESSAGES = 256
 #: Bytes of messages after which no more are taken in one turn.
@@ -63,6 +67,12 @@ class PeerSocket(Protocol):
 
     def cut(self, name: bytes) -> None:
         """Drop the messages that wait for this peer."""
+
+    def release(self, name: bytes, size: int) -> None:
+        """A long message of this peer, with a payload of *size* bytes, was decided, or is dropped."""
+
+    def release_all(self) -> None:
+        """No long message that has come whole is kept any longer."""
 
     def waiting(self) -> bool: ...
 
@@ -240,6 +250,7 @@ class BrokerLoop:
             left := self.faults.shut_out_for(self._sender(side + name), time.monotonic())
         ):
             self._refuse(door, name, frames, left)
+            self._drop(door, name, frames)
             return
         try:
             message, payload = codec.decode(frames)
@@ -249,6 +260,7 @@ class BrokerLoop:
                 account = door.account(name)
         except Exception as error:
             self.malformed += 1
+            self._drop(door, name, frames)
             if not isinstance(error, ProtocolError):  # no frame should lead there
                 self.faults.blame(self._sender(side + name), time.monotonic())
                 tell(f"park-broker: a message could not be decoded: {in_words(error)}", "error")
@@ -259,6 +271,12 @@ class BrokerLoop:
             return
         self._seen[side, ">", type(message)] += 1
         events.append(Event(side + name, message, payload, account))
+
+    @staticmethod
+    def _drop(door: PeerSocket, name: bytes, frames: list[Any]) -> None:
+        """Keep these frames, which will not be decided, no longer."""
+        if len(frames) > 1 and (size := len(frames[-1])) > LONG_PAYLOAD_BYTES:
+            door.release(name, size)
 
     def _refuse(self, door: PeerSocket, name: bytes, frames: list[Any], left: float) -> None:
         """Tell a peer that is shut out why, if it waits for an answer."""
@@ -272,6 +290,9 @@ class BrokerLoop:
 
     def _do(self, events: Sequence[Event | Tick | Flow], now: float) -> None:
         turn = self._decide(events, now)
+        for peer, size in turn.taken:
+            if (door := self._doors.get(peer[:1])) is not None:
+                door.release(peer[1:], size)
         self._send(turn.sends)
         self.manager.hand_in(turn)
         if self.manager.handed:
@@ -317,6 +338,8 @@ class BrokerLoop:
             ) from second
         successor.write_behind(self._wake)
         self.manager = successor
+        for door in self._doors.values():
+            door.release_all()
         self._slow.clear()
         turn = successor.decide([Tick(time.time())], now)
         if isinstance(event, Event) and (reply := getattr(event.message, "id", 0)):

@@ -22,7 +22,7 @@ from park.broker.accounts.budgets import MAX_ANSWERS_PER_TURN, MAX_POSTPONED
 from park.broker.accounts.ledger import CreditPolicy
 from park.broker.accounts.quotas import LimitPolicy
 from park.broker.dispatcher import Dispatcher
-from park.broker.effects import Effects, Event, Flow, Send, Tick, Write
+from park.broker.effects import Effects, Event, Flow, Peer, Send, Tick, Write
 from park.broker.entities.archive import Keep
 from park.broker.handlers.validate import MAX_REQUEST
 from park.broker.payloads import Payloads
@@ -40,6 +40,7 @@ from park.mail.notices import FIT_FILE, MAX_FIT_BYTES, MAX_FITS, Letter
 from park.model import Delta
 from park.table.table import Table
 from park.wire import codec, messages
+from park.wire.fragments import PIECE_BYTES
 from park.wire.messages import Submit
 
 if TYPE_CHECKING:  # the local service sends no mail: `smtplib` and `email` take some 20 ms and 2 MB
@@ -53,6 +54,8 @@ QUIET_BACKLOG_BYTES = 2 << 20
 DISK_POLL_SECONDS = 0.2
 #: Seconds for which a request waits for a full disk; then its sender is told so.
 DISK_PATIENCE_SECONDS = 3.0
+#: The payloads of long messages have more bytes, and came in pieces.
+LONG_PAYLOAD_BYTES = PIECE_BYTES
 #: Bytes in the backlog for a change of the table, and for a record beside its value.
 _CHANGE_BYTES = 250
 #: The answers to a Fetch.
@@ -80,12 +83,20 @@ class Turn(Struct):
     #: the jobs that this turn archives, and deletes
     archived: list[int] = field(default_factory=list)
     deleted: list[int] = field(default_factory=list)
+    #: senders of long messages that are decided, or dropped, with the bytes of their payloads
+    taken: list[tuple[Peer, int]] = field(default_factory=list)
     #: mails that are due
     letters: list[Letter] = field(default_factory=list)
     #: the numbers of mails that have left
     posted: list[int] = field(default_factory=list)
     #: the turn deletes records that deleted jobs have left
     sweeps: bool = False
+
+
+def _note_taken(turn: Turn, event: Event) -> None:
+    """Note that the event is decided, or dropped: if it is long, its sender has room for more."""
+    if (size := len(event.payload)) > LONG_PAYLOAD_BYTES:
+        turn.taken.append((event.peer, size))
 
 
 class JobManager:
@@ -282,11 +293,16 @@ class JobManager:
             dispatcher.tell_disk_space(left, self.store.place)
             short = left < MAX_REQUEST or dispatcher.state.disk.waiting
             self.full = dispatcher.state.disk.trouble if short else ""
+        if self._spooler is not None:
+            for dropped in self._spooler.dropped:
+                _note_taken(turn, dropped)
+            self._spooler.dropped.clear()
         answers: Counter[bytes] = Counter()
-        in_turn = self._in_turn(events, answers, now) if self._postponed or len(events) > 1 else events
+        in_turn = self._in_turn(events, answers, turn) if self._postponed or len(events) > 1 else events
         for event in in_turn:
             self.deciding = event
             if isinstance(event, Event):
+                _note_taken(turn, event)
                 message = event.message
                 try:
                     restore.recall_named(self.store, dispatcher, message)
@@ -327,7 +343,7 @@ class JobManager:
         return turn
 
     def _in_turn(
-        self, events: Iterable[Event | Tick | Flow], answers: Counter[bytes], now: float
+        self, events: Iterable[Event | Tick | Flow], answers: Counter[bytes], turn: Turn
     ) -> Iterator[Event | Tick | Flow]:
         """The events of this turn: postponed ones first, then the new ones.
 
@@ -346,11 +362,12 @@ class JobManager:
             ):
                 yield event
             else:
-                self.dispatcher.state.roster.heard(event.peer, now)
+                self.dispatcher.state.roster.heard(event.peer, turn.at)
                 waiting = self._postponed.setdefault(event.peer, deque())
                 waiting.append(event)
                 if len(waiting) > MAX_POSTPONED:
-                    del self._postponed[event.peer]
+                    for each in self._postponed.pop(event.peer):
+                        _note_taken(turn, each)
                     yield Flow(event.peer, "cut")
 
     def next_deadline(self, now: float) -> float:

@@ -4,7 +4,8 @@ A turn is on disk when all its writes are, and turns get there in order. With a 
 turn, all later turns would wait for it. So the broker holds up a message that brings a long payload for the store. It
 writes the payload as a draft (`park.broker.storage.pieces`), some megabytes with each commit, and then decides the
 message, with the draft as its payload. Later messages of the same peer wait behind it, unless they concern other
-subjects (`park.wire.subjects`). Messages of other peers do not wait.
+subjects (`park.wire.subjects`). Messages of other peers do not wait. The door of the peer bounds the bytes of long messages
+(`park.net.intake`); a peer of which too many short ones wait is cut off, and says them again when it is back.
 
 Long code that is not stored waits in the same way until a thread has hashed it.
 """
@@ -12,7 +13,7 @@ Long code that is not stored waits in the same way until a thread has hashed it.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -20,6 +21,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from park.broker.accounts.budgets import MAX_BEHIND, MAX_BEHIND_BYTES
 from park.broker.effects import Event, Flow, Peer, Tick
 from park.broker.storage.pieces import LONG_VALUE_BYTES, Laid
 from park.wire import messages
@@ -74,6 +76,10 @@ class Spooler:
         #: payloads that are hashed, by number
         self._hashed: deque[tuple[int, Hashed]] = deque()
         self._lines: dict[Peer, deque[_Held]] = {}
+        #: messages of peers that are cut off; the caller takes them out
+        self.dropped: list[Event] = []
+        #: bytes of the short messages in each line
+        self._behind: Counter[Peer] = Counter()
         self._under_way: dict[int, _Held] = {}
         self._count = 0
 
@@ -104,6 +110,13 @@ class Spooler:
             if line is not None and not long and topics is not None and _may_pass(topics, line):
                 found.append(event)
                 continue
+            if not long and line is not None:
+                self._behind[event.peer] += len(event.payload)
+                if len(line) >= MAX_BEHIND or self._behind[event.peer] > MAX_BEHIND_BYTES:
+                    self.dropped += [event, *self._cut(line)]
+                    del self._behind[event.peer]
+                    found.append(Flow(event.peer, "cut"))
+                    continue
             held = _Held(event, topics)
             if long:
                 self._count += 1
@@ -117,6 +130,14 @@ class Spooler:
             self._lines.setdefault(event.peer, deque()).append(held)
             found.append(Flow(event.peer, "alive"))
         return found
+
+    def _cut(self, line: deque[_Held]) -> list[Event]:
+        """Take out all messages but those whose payloads are under way."""
+        gone = [held.event for held in line if not held.lay]
+        kept = [held for held in line if held.lay]
+        line.clear()
+        line.extend(kept)
+        return gone
 
     def _hash(self, number: int, payload: Buffer) -> None:
         self._hashed.append((number, Hashed(payload, code_hash(payload))))
@@ -136,6 +157,7 @@ class Spooler:
                 found.append(line.popleft().event)
             if not line:
                 del self._lines[peer]
+                self._behind.pop(peer, None)
         return found
 
 

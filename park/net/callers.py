@@ -12,16 +12,19 @@ import zmq
 
 from park.errors import NoBroker, ProtocolError
 from park.net.curve import check_curve
+from park.net.intake import WINDOW_BYTES
 from park.net.keys import Key
 from park.net.outbox import Frames, Outbox
 from park.net.polled import HIGH_WATER_MESSAGES, TURN_BYTES, Socket
 from park.net.sealed import SealedBuffer
 from park.wire import messages
+from park.wire.codec import decode, start_of
 from park.wire.fragments import PIECE_BYTES, MemoryBuffer, PayloadBuffer, Reassembly, is_part
 from park.wire.subjects import about
 
 #: Milliseconds that last messages have to leave a closed socket.
 LINGER_MILLISECONDS = 300
+_PROCEED = start_of(messages.Proceed)
 _TROUBLES: dict[int, str] = {zmq.EVENT_HANDSHAKE_SUCCEEDED: "", zmq.EVENT_HANDSHAKE_FAILED_AUTH: "key"}
 
 
@@ -136,6 +139,8 @@ class Dealer(Caller):
         self._outbox = Outbox(self._offer)
         self._lively = self._waits = False
         self._pieces_received = 0
+        #: bytes of long messages that may go before the broker says that there is room for more
+        self._window = WINDOW_BYTES
 
     def wait(self, seconds: float) -> bool:
         """Whether there is a connection within *seconds*."""
@@ -150,7 +155,7 @@ class Dealer(Caller):
         if not self._waits:
             if (len(frames) == 1 or len(frames[1]) <= PIECE_BYTES) and self._offer(frames):
                 return
-        elif isinstance(said, messages.Heartbeat):
+        elif isinstance(said, messages.Heartbeat) and self._window > 0:
             return  # a waiting message is a sign of life itself
         self._outbox.put(frames, None if said is None else about(said))
         self._flush()
@@ -158,7 +163,7 @@ class Dealer(Caller):
     def clear(self) -> None:
         """Drop all that waits: contact was lost, and its senders say it again when there is contact."""
         self._outbox = Outbox(self._offer)
-        self._waits = False
+        self._waits, self._window = False, WINDOW_BYTES
 
     def lively(self) -> bool:
         """Whether a piece of a message has come since this was asked last."""
@@ -175,11 +180,16 @@ class Dealer(Caller):
         return (self._waits and self._flush()) or found
 
     def _offer(self, frames: Frames) -> bool:
+        piece = is_part(frames)
+        if piece and self._window <= 0:
+            return False
         try:
             self._put(frames)
         except zmq.Again:
             self._look()
             return False
+        if piece:
+            self._window -= len(frames[-1])
         return True
 
     def _flush(self) -> bool:
@@ -190,6 +200,9 @@ class Dealer(Caller):
     def receive(self) -> Frames | None:
         left = TURN_BYTES
         while left > 0 and super().waiting() and (frames := self._get()):
+            if frames[0].startswith(_PROCEED):
+                self._proceed(frames)
+                continue
             if not is_part(frames):
                 return frames
             left -= sum(map(len, frames))
@@ -202,6 +215,14 @@ class Dealer(Caller):
             if whole is not None:
                 return whole
         return None
+
+    def _proceed(self, frames: Frames) -> None:
+        """The broker has room for more of our long messages."""
+        with contextlib.suppress(ProtocolError):
+            message, _ = decode(frames)
+            assert isinstance(message, messages.Proceed)
+            self._window += message.size
+        self._flush()
 
     def close(self) -> None:
         self._outbox.flush()

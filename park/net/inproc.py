@@ -88,6 +88,12 @@ class InprocRouter:
     def cut(self, name: bytes) -> None:
         """Does nothing: no messages wait for a peer."""
 
+    def release(self, name: bytes, size: int) -> None:
+        """Does nothing: the messages of a process are in its memory already."""
+
+    def release_all(self) -> None:
+        """Does nothing, as `release`."""
+
     def waiting(self) -> bool:
         """Whether there is something to receive."""
         return bool(self.inbox)

@@ -2,9 +2,11 @@
 
 Memory. The bytes that are kept for one peer are bounded. ZeroMQ counts messages, so long ones travel in pieces of 256
 KiB: it holds `HIGH_WATER_MESSAGES` of them to a peer (8 MiB) and from a peer (16 MiB, in frames of `MAX_FRAME_BYTES`).
+Long messages that come are kept where there is room for them (`park.net.intake`), until the broker has decided them.
 Messages that ZeroMQ does not take wait in an `Outbox`, at both ends; there a short message may pass a long one that is
 partly out. A mirror that reads too slowly loses changes, sees the gap, and asks for the whole table. At most
-`MAX_PAYLOAD_BYTES` bytes of an unfinished message are kept, for `STALE_PIECES_SECONDS` after its last piece.
+`MAX_PAYLOAD_BYTES` bytes of an unfinished message are kept, for `STALE_PIECES_SECONDS` after its last piece, or as long as
+it waits for room.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from park.model import Account
 from park.net.authenticator import TABLE, Authenticator
 from park.net.connections import Connection, Connections, descriptor_of
 from park.net.descriptors import DescriptorReserve
+from park.net.intake import MAX_EARLY_BYTES, TELL_BYTES, Intake, Passage
 from park.net.keys import OBSERVER, POOL
 from park.net.outbox import Frames, Message, Outbox
 from park.net.polled import HIGH_WATER_MESSAGES, SYSTEM_SECONDS, TURN_BYTES, Socket
@@ -36,8 +39,8 @@ HIGH_WATER_TABLE_MESSAGES = 256
 FLUSHED_PEERS = 16
 #: Seconds without a further piece after which an unfinished message is dropped.
 STALE_PIECES_SECONDS = 60.0
-#: Bytes of the buffers for unfinished messages: of all peers of one socket, and of one key.
-MAX_UNFINISHED_BYTES, MAX_KEY_UNFINISHED_BYTES = 4 << 30, 1 << 30
+#: Seconds between two looks for such messages, at most.
+STALE_LOOK_SECONDS = 2.0
 #: Bytes of a message, and of a hello with what a kernel holds, of a peer that has not said hello.
 MAX_STRANGER_BYTES, MAX_HELLO_BYTES = 64 << 10, 64 << 20
 #: Seconds in which a peer that sends messages has to say hello.
@@ -62,6 +65,11 @@ _HELLOS = (codec.start_of(messages.Hello), codec.start_of(messages.KernelHello))
 #: A subscription to all, and its end.
 _SUBSCRIPTIONS = (b"\x01", b"\x00")
 _OBSERVER = f"{OBSERVER} ".encode()
+
+
+def long_size(frames: Frames) -> int:
+    """The bytes of the payload of a message that is too long for one piece; 0: it is shorter."""
+    return size if len(frames) > 1 and (size := len(frames[-1])) > PIECE_BYTES else 0
 
 
 class _Door(Socket):
@@ -109,15 +117,19 @@ class _Door(Socket):
 class Router(_Door):
     """The broker's socket for clients, or for kernels, of the same Unix user: over ipc."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]] | None = None) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]] | None = None, intake: Intake | None = None
+    ) -> None:
         super().__init__(zmq.ROUTER, context, HIGH_WATER_MESSAGES)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._end_silence()
-        #: by peer: its unfinished message, and the time of its last piece
-        self._joiners: dict[bytes, tuple[Reassembly, float]] = {}
+        #: the long messages that come, to all sockets of the broker
+        self._intake = intake or Intake()
+        #: by peer: its unfinished message
+        self._joiners: dict[bytes, tuple[Reassembly, Passage]] = {}
         self._look_at = 0.0
-        #: bytes of the buffers for unfinished messages, by payer and (b"") of all
-        self._unfinished: Counter[bytes] = Counter()
+        #: by peer: bytes for which there is room and of which it was not told
+        self._untold: OrderedDict[bytes, int] = OrderedDict()
         #: by peer: the messages that it has not accepted yet
         self._outboxes: dict[bytes, Outbox] = {}
         #: peers whose pieces have arrived since `lively` was last called
@@ -203,50 +215,105 @@ class Router(_Door):
         while left > 0 and self.waiting() and (taken := self._take()):
             name, *frames = taken
             if not is_part(frames):
+                if size := long_size(frames):
+                    self._intake.keep(self._peer(name), self._payer(name), size)
                 return name, frames
             left -= sum(map(len, frames))
             self._lively.add(name)
-            joiner = self._drop_unfinished(name) or Reassembly()
-            joiner.limit = self._limit_of(name)
-            try:
-                whole = joiner.feed(frames)
-            except ProtocolError:
-                return name, frames  # the loop decodes it again, and counts it
-            if whole is not None:
+            if (whole := self._join(name, frames)) is not None:
                 return name, whole
-            for payer in (b"", self._payer(name)):
-                self._unfinished[payer] += joiner.size
-            self._joiners[name] = joiner, self._drop_stale()
         return None
 
+    def _join(self, name: bytes, frames: Frames) -> Frames | None:
+        """Take in a piece. Returns the whole message with its last piece, or the piece where it breaks the rules, so that
+        the loop decodes it again, and counts it.
+        """
+        now = self._drop_stale()
+        joiner, passage = self._joiners.pop(name, None) or (Reassembly(), None)
+        before, joiner.limit = joiner.begun, self._limit_of(name)
+        try:
+            whole = joiner.feed(frames)
+        except ProtocolError:
+            if passage is not None:
+                self._intake.drop(passage, now)
+            if size := long_size(frames):
+                self._intake.keep(self._peer(name), self._payer(name), size)
+            return frames
+        if passage is not None and (joiner.begun != before or (whole is None and not joiner.have)):
+            self._intake.drop(passage, now)
+            passage = None
+        if joiner.begun != before:
+            total = joiner.size + joiner.head
+            passage = self._intake.begin(
+                self._peer(name), self._payer(name), joiner.size, lambda: self._has_room(name, total), now
+            )
+        if passage is None:
+            return None  # the rest of a message whose beginning was lost
+        if whole is not None:
+            self._intake.complete(passage, now)
+            if not long_size(whole):
+                self.release(name, joiner.size)
+            return whole
+        self._joiners[name] = joiner, passage
+        if not self._intake.came(passage, joiner.have, now):
+            self._drop_unfinished(name)
+            self._too_early(name)
+        return None
+
+    def _has_room(self, name: bytes, size: int) -> None:
+        """There is room for *size* bytes of the peer. It is told when they are many."""
+        untold = self._untold.pop(name, 0) + size
+        if untold >= TELL_BYTES:
+            self.send(name, codec.encode(messages.Proceed(untold)))
+            return
+        self._untold[name] = untold
+        if len(self._untold) > MAX_CONNECTIONS:
+            other, untold = self._untold.popitem(last=False)
+            self.send(other, codec.encode(messages.Proceed(untold)))
+
+    def release(self, name: bytes, size: int) -> None:
+        """A long message of the peer, with a payload of *size* bytes, was decided."""
+        self._intake.release(self._peer(name), self._payer(name), size, time.monotonic())
+
+    def release_all(self) -> None:
+        """All long messages that have come whole were decided, or are gone."""
+        self._intake.release_all(time.monotonic())
+
+    def _peer(self, name: bytes) -> tuple[int, bytes]:
+        """The peer, among those of all sockets."""
+        return id(self), name
+
     def _payer(self, name: bytes) -> bytes:
-        """The peers to whose budget the buffers of the peer count."""
+        """The peers to whose budget the long messages of the peer count."""
         return b"ipc"
 
     def _limit_of(self, name: bytes) -> int:
         """The longest payload that the peer may begin now, bytes."""
-        return min(MAX_PAYLOAD_BYTES, MAX_UNFINISHED_BYTES - self._unfinished[b""])
+        return MAX_PAYLOAD_BYTES
 
-    def _drop_unfinished(self, name: bytes) -> Reassembly | None:
-        """Take the unfinished message of the peer out of the books."""
-        kept = self._joiners.pop(name, None)
-        if kept is None:
-            return None
-        for payer in (b"", self._payer(name)):
-            self._unfinished[payer] -= kept[0].size
-            if not self._unfinished[payer]:
-                del self._unfinished[payer]
-        return kept[0]
+    def _too_early(self, name: bytes) -> None:
+        """The peer has sent much more of a message than there was room for; it was dropped."""
+
+    def _drop_unfinished(self, name: bytes) -> None:
+        """Keep the unfinished message of the peer no longer."""
+        if (kept := self._joiners.pop(name, None)) is not None:
+            self._intake.drop(kept[1], time.monotonic())
 
     def _drop_stale(self) -> float:
-        """Drop unfinished messages whose senders have not gone on. Returns the time."""
+        """Drop unfinished messages whose senders do not go on. Returns the time."""
         now = time.monotonic()
         if now >= self._look_at:
-            self._look_at = now + STALE_PIECES_SECONDS / 4
-            for name, (_, at) in list(self._joiners.items()):
-                if now >= at + STALE_PIECES_SECONDS:
+            self._look_at = now + min(STALE_LOOK_SECONDS, STALE_PIECES_SECONDS / 4)
+            slow = set(self._intake.slow(now))
+            for name, (_, passage) in list(self._joiners.items()):
+                if passage in slow or (passage.has_room and now >= passage.at + STALE_PIECES_SECONDS):
                     self._drop_unfinished(name)
+                    if passage in slow:
+                        self._give_up(name)
         return now
+
+    def _give_up(self, name: bytes) -> None:
+        """The unfinished message of the peer was dropped, because the peer is slow and others wait."""
 
     def _take(self) -> list[bytes]:
         """The next message, after the name of its peer; [] if there is none."""
@@ -260,8 +327,8 @@ class KeyedRouter(Router):
     a later connection with the same id and another key is another peer.
     """
 
-    def __init__(self, keeper: Authenticator, domain: str) -> None:
-        super().__init__(keeper.context)
+    def __init__(self, keeper: Authenticator, domain: str, intake: Intake | None = None) -> None:
+        super().__init__(keeper.context, intake)
         self._guard(keeper, domain)
         keeper.doors.append(self)
         self._audit = keeper.keyring.audit if keeper.keyring is not None else None
@@ -290,6 +357,8 @@ class KeyedRouter(Router):
                 self._refuse(name, frames)
             elif name[-ID_LETTERS:] not in self._connections.revoked:
                 return got
+            if size := long_size(frames):
+                self.release(name, size)
         return None
 
     def _refuse(self, name: bytes, frames: Frames) -> None:
@@ -381,8 +450,18 @@ class KeyedRouter(Router):
         return name[-ID_LETTERS:]
 
     def _limit_of(self, name: bytes) -> int:
-        own = MAX_HELLO_BYTES if name in self._strangers else MAX_KEY_UNFINISHED_BYTES
-        return min(super()._limit_of(name), own - self._unfinished[self._payer(name)])
+        return MAX_HELLO_BYTES if name in self._strangers else MAX_PAYLOAD_BYTES
+
+    def _too_early(self, name: bytes) -> None:
+        self._note(
+            name, f"it sent {MAX_EARLY_BYTES >> 20} MB of a long message, and there was no room for it"
+        )
+
+    def _give_up(self, name: bytes) -> None:
+        """The peer sends all that was not answered when it is back."""
+        self._note(name, "it was slow with a long message, and others waited for room")
+        if (holder := self._holders.get(name[1 : 1 + name[0]])) is not None and holder[0] == name:
+            holder[1].hang_up()
 
 
 class Publisher(_Door):

@@ -127,6 +127,8 @@ class Reassembly:
         self._head: bytes | None = None
         self._payload: PayloadBuffer | None = None
         self._have = 0
+        #: the number of messages that have begun; the bytes of the last one's payload and head
+        self.begun = self.size = self.head = 0
         #: the size of the unfinished message and the size of its head, as each of its parts repeats them
         self._whole = (0, 0)
 
@@ -152,6 +154,7 @@ class Reassembly:
             except (OSError, MemoryError) as error:
                 raise ProtocolError(f"there is no memory for a payload of {size:,} bytes") from error
             self._whole, self._head = whole, bytes(view[: part.head])
+            self.begun, self.size, self.head = self.begun + 1, size, part.head
             self._have, piece = part.head, view[part.head :]
         elif self._head is None or part.start != self._have or whole != self._whole:
             self.clear()  # a part between was lost
@@ -174,9 +177,9 @@ class Reassembly:
         return frames
 
     @property
-    def size(self) -> int:
-        """The bytes of the buffer for the unfinished message."""
-        return 0 if self._payload is None else len(self._payload)
+    def have(self) -> int:
+        """The bytes of the unfinished message that have come; 0: there is none."""
+        return self._have
 
     def clear(self) -> None:
         """Drop the unfinished message, as on a new connection."""

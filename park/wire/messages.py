@@ -164,6 +164,15 @@ class Part(Message, frozen=True):
     head: Count
 
 
+class Proceed(Message, frozen=True):
+    """broker -> peer: there is room for *size* more bytes of the long messages that the peer sends in parts.
+
+    A peer sends some megabytes of them before it is told (`park.net.intake`).
+    """
+
+    size: Count
+
+
 class Blob(Message, frozen=True):
     """The code of a function or a body: the payload. From then on both ends name it by the *hash* of its content.
 

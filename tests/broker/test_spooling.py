@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import park
+from park.broker import spooling
 from park.broker.effects import Event, Flow, Tick
 from park.broker.spooling import Hold, Spooler
 from park.broker.storage.pieces import LONG_VALUE_BYTES, Laid
@@ -109,6 +110,22 @@ def test_the_code_of_a_session_is_hashed_and_not_written() -> None:
     assert first.payload.digest == code_hash(LONG_ONE)
     assert first.payload[:] == LONG_ONE
     assert bench.asked == []
+    assert not bench.laying
+
+
+@pytest.mark.parametrize("limit", ["MAX_BEHIND", "MAX_BEHIND_BYTES"])
+def test_a_peer_of_which_too_much_waits_behind_is_cut_off(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spooling, limit, 2 if limit == "MAX_BEHIND" else 20)
+    bench = Bench()
+    long, late = said(1, LONG_VALUE_BYTES + 1), said(1, 15)
+    assert bench.sift(long, late) == [Flow(b"k1", "alive")] * 2
+    other = said(1, 15, peer=b"k2")
+    assert bench.sift(late, other) == [Flow(b"k1", "cut"), other]
+    assert bench.laying.dropped == [late, late]
+    (event,) = bench.laying.laid([(1, draft())])  # its payload is on its way to the disk
+    assert event.message == long.message
     assert not bench.laying
 
 

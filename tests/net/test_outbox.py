@@ -286,7 +286,13 @@ def test_a_long_message_arrives_both_ways_and_short_ones_pass_it(ends: tuple[Rou
     got: list[Any] = []
     while len(got) < 2:
         got.append(
-            until(lambda: stirred(router) and stirred(dealer) and (dealer.waiting(), router.receive())[1])
+            until(
+                lambda: (
+                    stirred(router)
+                    and stirred(dealer)
+                    and (dealer.waiting(), dealer.receive(), router.receive())[2]
+                )
+            )
         )
     assert router.lively() == {name}
     assert [codec.decode(frames)[0] for _, frames in got] == [short, long]

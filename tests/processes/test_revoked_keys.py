@@ -271,10 +271,9 @@ def test_before_a_hello_a_peer_may_cost_little(doorway: Doorway, monkeypatch: py
     assert isinstance(until(doorway.heard)[1], messages.Blob)
 
 
-def test_buffers_of_unfinished_messages_have_a_budget_and_an_end(
+def test_an_unfinished_message_ends_unless_it_waits_for_room(
     doorway: Doorway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("park.net.sockets.MAX_KEY_UNFINISHED_BYTES", 1 << 20)
     monkeypatch.setattr("park.net.sockets.STALE_PIECES_SECONDS", 0.4)
     ada, door = doorway.call("ada"), doorway.door
     ada.send_multipart(codec.encode(messages.Hello(b"i" * 16, "ada", "3.11", 1)))
@@ -284,11 +283,18 @@ def test_buffers_of_unfinished_messages_have_a_budget_and_an_end(
     def begin(size: int) -> None:
         ada.send_multipart(codec.encode(messages.Part(0, size, len(head)), head))
 
-    begin(2 << 20)  # over the budget: the loop hears of it, and nothing is kept
+    begin((512 << 20) + len(head) + 1)  # too long: the loop hears of it, and nothing is kept
     assert isinstance(until(doorway.heard)[1], messages.Part)
     assert not door._joiners
     begin(1 << 19)
     until(lambda: doorway.heard() is None and door._joiners)
-    assert door._unfinished[b""] == door._unfinished[name[-10:]] == (1 << 19) - len(head)
+    assert door._intake.used == (1 << 19) - len(head)
     until(lambda: door.lively() is not None and not door._joiners)  # without another message
-    assert not door._unfinished
+    assert not door._intake.used
+    door._intake.keep("other", name[-10:], 1 << 30)  # the budget of its key is used up
+    begin(1 << 19)
+    until(lambda: doorway.heard() is None and door._joiners)
+    ((_, passage),) = door._joiners.values()
+    passage.at -= 1.0
+    door._drop_stale()
+    assert door._joiners

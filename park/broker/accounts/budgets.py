@@ -34,6 +34,12 @@ MAX_OWNER_UNIT_BYTES, MAX_ALL_UNIT_BYTES = at_most(2 << 30, 1 / 8), at_most(8 <<
 MAX_SESSION_CODE_BYTES = at_most(1 << 30, 1 / 8)
 #: Bytes of the code that all jobs and maps need now, above which sessions open no map with further code.
 MAX_ALL_CODE_BYTES = at_most(4 << 30, 1 / 4)
+#: Bytes of long messages under way, from the first piece until they are decided: of all peers, of an owner, of one peer.
+#: A single message may have more. Before a peer is told that there is room it sends some megabytes.
+MAX_ALL_LONG_BYTES, MAX_OWNER_LONG_BYTES = at_most(4 << 30, 1 / 8), at_most(1 << 30, 1 / 16)
+MAX_PEER_LONG_BYTES = at_most(512 << 20, 1 / 32)
+#: Messages of one peer, and their bytes, that wait behind a long one of the same subject.
+MAX_BEHIND, MAX_BEHIND_BYTES = 50_000, at_most(256 << 20, 1 / 32)
 #: Code of fewer bytes is not summed up: a client's open maps bound it.
 SMALL_CODE_BYTES = 16 << 10
 #: Fetches of one peer that wait for the end of a job.
