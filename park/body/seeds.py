@@ -1,5 +1,9 @@
 """Seeds of 64 bits, derived from one another: a request's seed gives those of its maps, and a map's seed those of its
 units.
+
+The client makes the seed of a request (`park.client.requests`) or of a session (`park.client.maps`), and the slot process
+that of a map inside a unit (`park.slot.host`). `Run` carries it, `park.slot.chunk_run` mixes it with the number of the unit,
+and `park.body.generators` seeds the global generators.
 """
 
 from __future__ import annotations

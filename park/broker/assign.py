@@ -33,22 +33,25 @@ def deal(state: State, effects: Effects) -> None:
 
 
 def _deal_waiting(state: State, effects: Effects) -> None:
-    clock, dealing = state.clock, state.free_slots
+    clock, slots = state.clock, state.free_slots
     touched: list[Kernel] = []
+    # first the kernels of this event, which may have reserved slots and drivers of their own
     while state.touched.kernels:  # a deal here may open a door there
         kernel = state.touched.kernels.pop(next(iter(state.touched.kernels)))
         touched.append(kernel)
         while kernel.free > 0 and _deal_on(state, effects, kernel):
             pass
-    for profile in list(dealing.free):
-        while clock.awake and profile in dealing.free:
+    # then every other free slot, by the kind of its kernel
+    for profile in list(slots.free):
+        while clock.awake and profile in slots.free:
             place = _next_place(state, effects, profile)
             if place is None:
                 break
             touched.append(place[1])
             _give(state, effects, *place)
-    for kernel in list(dealing.full.values()) if clock.awake and dealing.full else ():
-        while kernel.number in dealing.full and _deal_full(state, effects, kernel):
+    # then the kernels where no further driver may start
+    for kernel in list(slots.full.values()) if clock.awake and slots.full else ():
+        while kernel.number in slots.full and _deal_full(state, effects, kernel):
             touched.append(kernel)
     for kernel in [*touched, *state.touched.kernels.values()]:
         if kernel.free <= 0:
@@ -396,7 +399,7 @@ def _run_after(effects: Effects, job: BrokerJob, attempt: Attempt) -> int:
 
 
 def preempt(state: State, effects: Effects) -> None:
-    """Ask drivers that hold a slot while another job is due to lend it, those that are furthest ahead first."""
+    """Ask attempts that hold slots while another job is due to lend them: those of the jobs that are furthest ahead first."""
     if not state.clock.awake and not state.free_slots.reserved:
         return
     clock, asked = state.clock, []
@@ -469,7 +472,7 @@ def _elsewhere(state: State, job: BrokerJob, kernel: Kernel) -> Kernel | None:
     for profile in state.free_slots.free:
         if not unmet(job.needs, profile) and (not profile.only or profile.owner == job.owner):
             found = state.free_slots.place(profile, (), job.needs)
-            if found is kernel and len(state.free_slots.free[profile]) > 1:
+            if found is kernel and len(state.free_slots.free[profile]) > 1:  # the next call names another one
                 found = state.free_slots.place(profile, (), job.needs)
             if _fits_anew(found, job) and (best is None or best is kernel):
                 best = found

@@ -6,7 +6,7 @@ are on disk. It has no socket, clock, file or thread, and it opens no payload.
 
 `HANDLERS` names the function that handles each message; the docstring of its module says how.
 After the handler, whatever the event has made possible follows: answers for which the disk has room now, dependents of
-ended jobs, and free slots (`park.broker.assign`).
+ended jobs, and free slots: `park.broker.scheduler.fairshare` says which job is next, `park.broker.assign` where it runs.
 
 How a job moves: a Submit makes it waiting or queued. The service clock picks a job for each free slot. In that job
 a driver whose map has ended goes first, then the next units of the deepest map. A driver that sends a Map gives its slot

@@ -9,6 +9,8 @@ only that file. A broker keeps in its home::
     keys/.used                      when peers last connected with each key
     audit.log                       see `park.net.audit`
 
+`park.net.zap` checks the keys of peers that connect.
+
 Files have mode 0600 and belong to the user of the process. Files that other users can read or change are refused.
 """
 

@@ -1,4 +1,4 @@
-"""The job that is served next, read from the broker's own explanations of why jobs wait."""
+"""A guess for the page at the job that is served next, from the words in which the broker explains why jobs wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Words for people: why a job waits, what its share is, and when to expect its next unit."""
+"""Words for people: why a job waits, what its share is, and when to expect its next unit.
+
+Two readers look for parts of these sentences, and change with them: `park.web.next_turn` and `park.client.stall_notice`.
+"""
 
 from __future__ import annotations
 

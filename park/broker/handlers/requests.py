@@ -196,7 +196,7 @@ def on_fetch(state: State, effects: Effects, event: Event, message: messages.Fet
 
 
 def _check_fetches(member: Member) -> None:
-    """Whether the member may ask for one more job. Raises LimitReached."""
+    """Raises LimitReached unless the member may ask for one more job."""
     limit = budgets.MAX_WAITING_FETCHES
     budgets.check(
         len(member.fetches) + member.long_answers, limit, "fetches that wait", "wait for fewer jobs at once"

@@ -25,7 +25,7 @@ def client(state: State, event: Event) -> Client:
 
 
 def check_sender(state: State, event: Event, job: int, owner: str) -> None:
-    """Whether the sender may steer the *owner*'s job, or see its payloads. Raises Refused."""
+    """Raises Refused unless the sender may steer the *owner*'s job, and see its payloads."""
     member = state.roster.member(event.peer)
     assert member is not None
     message = event.message
@@ -34,10 +34,7 @@ def check_sender(state: State, event: Event, job: int, owner: str) -> None:
 
 
 def check_right(member: Member, job: int, owner: str, attempt: Attempt | None = None) -> None:
-    """Whether *member* may steer *job* of *owner*, or see its payloads; a kernel does so for *attempt*.
-
-    Raises Refused.
-    """
+    """Raises Refused unless *member* may steer *job* of *owner*, and see its payloads; a kernel may for *attempt*."""
     if member.account is None:
         return
     if isinstance(member, Kernel):
@@ -52,7 +49,7 @@ def check_right(member: Member, job: int, owner: str, attempt: Attempt | None = 
 
 
 def check_drain(member: Member, kernel: Kernel) -> None:
-    """Whether *member* may send the kernel away: its owner, by the key that it showed, or the admin. Raises Refused."""
+    """Raises Refused unless *member* may send the kernel away: its owner, by the key that it showed, or the admin."""
     if member.account is None or (kernel.account is not None and kernel.account.name == member.account.name):
         return
     whose = (
@@ -67,6 +64,6 @@ def check_drain(member: Member, kernel: Kernel) -> None:
 
 
 def check_return(member: Member | None, account: Account | None) -> None:
-    """Whether a peer with *account* may come back as *member*. Raises Refused."""
+    """Raises Refused unless a peer with *account* may come back as *member*."""
     if member is not None and member.account != account:
         raise Refused("another peer has this incarnation: make one of your own, of 16 random bytes")

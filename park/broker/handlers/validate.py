@@ -40,7 +40,7 @@ MAX_ALLOCATION = 400
 
 
 def check_hello(m: Hello | KernelHello) -> None:
-    """Raises InvalidRequest or ProtocolError for what no peer is."""
+    """Raises InvalidRequest or ProtocolError where a field of the hello is too long or has a wrong form."""
     if len(m.incarnation) != 16:
         raise ProtocolError(f"an incarnation has 16 bytes, not {len(m.incarnation)}")
     names = [m.user] if isinstance(m, Hello) else [m.user, m.owner]
@@ -71,11 +71,11 @@ def check_shared(m: Shared) -> None:
     if m.port and not 1024 <= m.port < 1 << 16:
         raise ProtocolError(f"a kernel serves code at no port {m.port}")
     if m.port and (len(m.cipher), len(m.key), len(m.secret)) != (16, 32, 32):
-        raise ProtocolError("the name, the key or the secret of a ciphertext is not as long as it is")
+        raise ProtocolError("a ciphertext has a name of 16 bytes, a key of 32 and a secret of 32")
 
 
 def _check_kernel(m: KernelHello) -> None:
-    """Raises ProtocolError for an announcement that no node makes."""
+    """Raises ProtocolError where a field of the hello is too long or has a wrong form."""
     if not 1 <= m.slots <= MAX_SLOTS:
         raise ProtocolError(f"a kernel has 1 to {MAX_SLOTS} slots, not {m.slots}")
     for name in m.environments:

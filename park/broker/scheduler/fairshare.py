@@ -257,7 +257,7 @@ class ServiceClock:
         queue.put(j)
 
     def _rise(self, j: _Job, door: Door, now: float) -> None:
-        """Its tag, and its owner's, where they begin."""
+        """Set the tags of a job that becomes runnable, and of its owner."""
         o = j.owner
         self._resting.pop(j.number, None)
         key, rates = _needs(door), self._rates(j, now)

@@ -1,4 +1,4 @@
-"""Drivers that hold a slot although another job is due.
+"""Attempts that hold a slot although another job is due.
 
 A driver that waits in a map has given its slot back. One that computes by itself, a serial optimizer for instance,
 would keep it for days: it is asked to lend it at its next safe point, where the fit layer is in every iteration.
@@ -11,32 +11,32 @@ import math
 from park.broker.entities.maps import Attempt
 from park.broker.scheduler.fairshare import QUANTUM
 
-#: Drivers that one round looks at, at most.
-MAX_ROUND_DRIVERS = 64
+#: Attempts that one round looks at, at most.
+MAX_ROUND_ATTEMPTS = 64
 
 
 class Preemption:
-    """The drivers that hold a slot now, and when to look at them again."""
+    """The attempts that hold slots now, and when to look at them again. Drivers and long units are asked to lend theirs."""
 
     def __init__(self) -> None:
         self._running: dict[int, Attempt] = {}
         self._next = 0.0
 
     def begin(self, attempt: Attempt) -> None:
-        """The driver has got a slot."""
+        """The attempt has got its slots."""
         self._running[attempt.number] = attempt
 
     def end(self, attempt: Attempt) -> None:
-        """The driver holds no slot any more."""
+        """The attempt holds no slot any more."""
         self._running.pop(attempt.number, None)
 
     def round(self, now: float) -> list[Attempt]:
-        """The next drivers that have had their slot for a quantum and were not asked yet."""
+        """The next attempts that have had their slots for a quantum and were not asked yet."""
         if not self._running or now < self._next:
             return []
         self._next = now + QUANTUM
         found = []
-        for number in list(self._running)[:MAX_ROUND_DRIVERS]:
+        for number in list(self._running)[:MAX_ROUND_ATTEMPTS]:
             attempt = self._running.pop(number)
             self._running[number] = attempt  # the others come first in the next round
             if attempt.asked is None and not attempt.told and now - attempt.since >= QUANTUM:

@@ -33,7 +33,7 @@ from park.wire.pack import Buffer
 MAX_LOG_BYTES, MAX_SAID_BYTES = 256 << 10, 1 << 20
 #: Seconds between two writings of a job, and of a job that is followed or has published much.
 WRITE_SECONDS, URGENT_WRITE_SECONDS = 1.0, 0.02
-#: The same where the first writing was not all.
+#: Seconds until the rest is written, where one writing did not take all.
 BUSY_WRITE_SECONDS = 0.1
 #: Bytes of a job that are much.
 URGENT_BYTES = 64 << 10

@@ -51,15 +51,33 @@ from park.errors import StoreError
 if sys.platform != "win32":
     import fcntl
 
-# fmt: off
 NAMESPACES = (
-    "meta", "job", "submit", "key", "blob", "units", "results", "account", "charge", "kernel", "attempt",
-    "checkpoint", "archive", "spans", "trash", "log", "said", "stream", "file", "control", "piece", "draft",
-    "mail",
+    "meta",  # identity, schema and clock of the store
+    "job",  # the state of each job in memory
+    "submit",  # its request
+    "key",  # the keys of requests that were taken, so that a repeated one is recognised
+    "blob",  # code, by its hash
+    "units",  # packs of inputs
+    "results",  # packs of results
+    "account",  # credits of owners
+    "charge",  # seconds that jobs have used
+    "kernel",  # kernels that hold attempts
+    "attempt",  # leased units, and who holds them
+    "checkpoint",  # the newest state of units
+    "archive",  # records of ended jobs that have left the memory
+    "spans",  # what the archive holds, by blocks
+    "trash",  # jobs whose other records are still to be deleted
+    "log",  # tails of the logs of jobs
+    "said",  # tails of the other messages of jobs
+    "stream",  # the newest message of each kind that stays true, such as progress
+    "file",  # files of jobs
+    "control",  # control messages that bodies have not taken
+    "piece",  # pieces of long values of the other namespaces
+    "draft",  # pieces that no record names yet
+    "mail",  # letters and the news for them
 )
-# fmt: on
 
-#: The words of the last two, which LMDB passes on without the number.
+#: What the system says for EDQUOT and EFBIG, which LMDB passes on without the number.
 _QUOTA_WORDS = (os.strerror(errno.EDQUOT), os.strerror(errno.EFBIG))
 #: Seconds between two looks for readers that have died.
 READER_CHECK_SECONDS = 1.0

@@ -1,4 +1,6 @@
-"""The test of convergence at the end of every fit, independent of the method.
+"""The test of convergence at the end of every optimiser that was not stopped, independent of the method.
+
+`park.fit.methods.dream` judges chains.
 
 A fit has converged if no further step would lower the negative log likelihood (nllf). The quadratic approximation about the
 point predicts the gain of a step to its minimum within the limits. If the prediction exceeds `NLLF_TOLERANCE`, the

@@ -14,7 +14,7 @@ from park.wire.pack import Buffer
 
 
 def describe_attempts(state: KernelState) -> list[list[Any]]:
-    """The credentials of a hello: a row for each attempt of `KernelState.holds`, in that order.
+    """The attempts that a hello names: a row for each attempt of `KernelState.holds`, in that order.
 
     Answers that a row names are kept until contact is made.
     """

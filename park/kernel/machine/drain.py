@@ -84,7 +84,7 @@ def _ask_for_checkpoints(state: KernelState) -> bool:
             if held.run.stored and held.early_end is EarlyEnd.NONE and not asked:
                 state.driver_checkpoints.ask(held.run.attempt)
                 state.do(ToSlot(process.number, messages.Save(held.run.attempt)))
-                found_driver |= held.is_driver
+                found_driver |= held.is_worth_checkpoint
     return found_driver
 
 
@@ -95,7 +95,7 @@ def _misses_checkpoints(state: KernelState) -> bool:
         for number in state.driver_checkpoints.missing
         if number in state.attempts
     )
-    return any(held.is_driver and held.early_end is EarlyEnd.NONE for held in missing)
+    return any(held.is_worth_checkpoint and held.early_end is EarlyEnd.NONE for held in missing)
 
 
 def on_checkpoint_saved(state: KernelState, attempt: int, number: int) -> None:

@@ -70,8 +70,8 @@ class HeldAttempt(Struct):
     has_driven: bool = False
 
     @property
-    def is_driver(self) -> bool:
-        """Whether the state of the body is worth a wait for its checkpoint when the kernel leaves."""
+    def is_worth_checkpoint(self) -> bool:
+        """Whether a kernel that leaves waits for a checkpoint of the body: it is a driver, or it has made one."""
         return self.run.once or self.has_driven
 
     def move(self, to: SlotUse | EarlyEnd) -> None:
