@@ -2,8 +2,8 @@
 units.
 
 The client makes the seed of a request (`park.client.requests`) or of a session (`park.client.maps`), and the slot process
-that of a map inside a unit (`park.slot.host`). `Run` carries it, `park.slot.chunk_run` mixes it with the number of the unit,
-and `park.body.generators` seeds the global generators.
+that of a map inside a unit (`park.slot.host`). `Run` carries it, `park.slot.chunk_run` mixes it with the number of the
+unit, and `park.body.generators` seeds the global generators.
 """
 
 from __future__ import annotations

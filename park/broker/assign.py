@@ -399,7 +399,7 @@ def _run_after(effects: Effects, job: BrokerJob, attempt: Attempt) -> int:
 
 
 def preempt(state: State, effects: Effects) -> None:
-    """Ask attempts that hold slots while another job is due to lend them: those of the jobs that are furthest ahead first."""
+    """Ask attempts that hold slots while another job is due to lend them: of the jobs furthest ahead first."""
     if not state.clock.awake and not state.free_slots.reserved:
         return
     clock, asked = state.clock, []

@@ -29,7 +29,7 @@ from park.broker.payloads import Payloads
 from park.broker.queries import READS, Public
 from park.broker.spooling import Hold, Spooler
 from park.broker.state import MAX_REASON_CHARS
-from park.broker.storage.journal import Batch
+from park.broker.storage.job_messages import Batch
 from park.broker.storage.memory import MemoryStore
 from park.broker.storage.pieces import Laid
 from park.broker.storage.store import Store

@@ -19,7 +19,7 @@ from park.broker.effects import Effects, Event, Heard, Peer, Send, Write
 from park.broker.entities.jobs import BrokerJob
 from park.broker.handlers import rights
 from park.broker.handlers.explain import explainer
-from park.broker.storage.journal import Batch, Journal
+from park.broker.storage.job_messages import Batch, JobMessages
 from park.broker.storage.latest import LatestMessages
 from park.broker.storage.store import Store
 from park.errors import ParkError, Refused
@@ -59,14 +59,14 @@ class Public:
         self.table = Table()
         self._index = JobIndex()
         self.stream = message_stream()
-        self.journal = Journal(store)
+        self.job_messages = JobMessages(store)
         self.snapshots = LatestMessages(store)
 
     def begin(self, rows: Iterable[Delta], now: float) -> None:
         """The table as a new life finds it."""
         self.table = Table.from_header(pack_deltas(rows), 0)
         self._index = JobIndex(self.table.jobs.values())
-        self.journal.begin({job for job, row in self.table.jobs.items() if not row.state.ended}, now)
+        self.job_messages.begin({job for job, row in self.table.jobs.items() if not row.state.ended}, now)
         for job, kind, payload in self.snapshots.restore():
             row = self.table.jobs.get(job)
             if row is None or row.state.ended:
@@ -99,7 +99,7 @@ class Public:
         if record.state is JobState.RUNNING and fresh:
             yield from self._publish(record.job, 0, "start", codec.pack(record.as_map()))
         elif record.state.ended:
-            for entry in self.journal.last_words(record.job):
+            for entry in self.job_messages.last_words(record.job):
                 yield from self._publish(record.job, *entry)
             yield from self._publish(record.job, 0, _LAST[record.state], _last(record.as_map()))
             self.stream.close(record.job)
@@ -113,16 +113,16 @@ class Public:
                 self.snapshots.put(p.job, p.kind, p.payload)
             if p.header and p.kind:
                 self.stream.set_header(p.job, p.kind, p.payload)
-            if not self.journal.take(p, stored, self.stream.watched(p.job)):
+            if not self.job_messages.take(p, stored, self.stream.watched(p.job)):
                 yield from self._publish(p.job, 0, p.kind, p.payload)
         for job in out.ended:
-            self.journal.end(job)
+            self.job_messages.end(job)
         for peer in out.gone:
             self.stream.drop_peer(peer)
 
     def forget(self, job: int) -> None:
         """Write nothing more of *job*: it is deleted, perhaps not yet on disk, and a later record would outlive it."""
-        self.journal.forget(job)
+        self.job_messages.forget(job)
         self.snapshots.end(job)
 
     def writes(self, now: float, quiet: bool, has_space: bool) -> tuple[list[Write], list[Batch]]:
@@ -130,13 +130,13 @@ class Public:
 
         *quiet*: the disk has time for the records that are written about once a second.
         """
-        if now < self.deadline and not self.journal.has_ends:
+        if now < self.deadline and not self.job_messages.has_ends:
             return [], []
         if not has_space:
-            self.journal.put_off(now)
+            self.job_messages.put_off(now)
         if not (has_space and quiet):
             self.snapshots.put_off(now)
-        writes, batches = self.journal.batches(now, quiet) if has_space else ([], [])
+        writes, batches = self.job_messages.batches(now, quiet) if has_space else ([], [])
         return writes + self.snapshots.writes(now), batches
 
     def pass_on(self, batches: list[Batch], now: float) -> tuple[list[Send], list[Heard], int]:
@@ -144,7 +144,7 @@ class Public:
         sends = [
             send
             for batch in batches
-            for entry in self.journal.on_disk(batch, now)
+            for entry in self.job_messages.on_disk(batch, now)
             for send in self._publish(batch.job, *entry)
         ]
         heard = [heard for batch in batches for heard in batch.heard]
@@ -153,7 +153,7 @@ class Public:
     @property
     def deadline(self) -> float:
         """The time at which `writes` is due; infinity: nothing waits."""
-        return min(self.journal.deadline, self.snapshots.deadline)
+        return min(self.job_messages.deadline, self.snapshots.deadline)
 
     def _publish(self, job: int, at: int, kind: str, payload: Any) -> Iterator[Send]:
         for peer, message, data in self.stream.publish(job, kind, payload, at=at):
@@ -210,7 +210,7 @@ class Public:
                     yield Send(peer, messages.Failure(message.id, "Refused", str(error)))
                     return
                 if isinstance(message, messages.Logs):
-                    lines = self.journal.lines(message.job)
+                    lines = self.job_messages.lines(message.job)
                     yield Send(peer, messages.Records(message.id), codec.pack(lines))
                 else:
                     yield Send(peer, messages.Done(message.id))
@@ -222,7 +222,7 @@ class Public:
         """
         number, id, since = message.job, message.id, message.since
         shown = self._shown(number)
-        passed, kept = self.journal.since(number, since)
+        passed, kept = self.job_messages.since(number, since)
         at, lost = passed, ""
         if since is None:
             kept = [entry for entry in kept if message.logs and entry.kind == "log"]
@@ -248,7 +248,7 @@ class Public:
         if row is None or row.state.ended:
             yield Send(peer, messages.Stream(number, _LAST[shown["state"]], True, id), _last(shown))
             return
-        self.journal.hurry(number)
+        self.job_messages.hurry(number)
         for stream, payload in self.stream.subscribe(number, peer):
             yield Send(peer, replace(stream, reply=id), payload)
 

@@ -16,13 +16,13 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from park.client.broker_notices import WaitNotices
 from park.client.callbacks import Callbacks
 from park.client.followers import Followers
 from park.client.outgoing import Outgoing
 from park.client.pending import Pending, Reply
 from park.client.remote_maps import RemoteMaps
 from park.client.table_feed import Listener, TableFeed
-from park.client.wait_notices import WaitNotices
 from park.errors import ParkError, ProtocolError, ServiceClosed, WaitTimeout
 from park.model import PYTHON
 from park.net.reactor import Lock, Reactor

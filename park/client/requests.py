@@ -18,9 +18,9 @@ from park.body import payload
 from park.body.inputs import MAX_BATCH_UNITS, batches_of, check_function
 from park.body.reference import collecting
 from park.client.job_number import number_of
+from park.client.job_waits import result_of
 from park.client.link import Link
 from park.client.pending import Reply
-from park.client.waiting import result_of
 from park.errors import InvalidRequest, NotComplete, ParkError, UnitError
 from park.model import (
     MAX_CONTROL_BYTES,

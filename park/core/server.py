@@ -26,7 +26,7 @@ from msgspec import Struct
 from park.backends import offer
 from park.body import environment
 from park.body.inputs import check_function
-from park.client import requests, waiting
+from park.client import job_waits, requests
 from park.client.job_files import JobFiles
 from park.client.job_lists import archived_rows, count_archived, find_rows, query_of
 from park.client.link import ANSWER_SECONDS, Link
@@ -469,25 +469,25 @@ class ServerProxy(Server):
         limit = check_timeout(timeout)
         reply = self._link.request(lambda n: messages.Fetch(n, number, wait=True))
         try:
-            came = waiting.attend(self._link, number, reply, limit)
+            came = job_waits.attend(self._link, number, reply, limit)
         except KeyboardInterrupt:
             came = self._interrupted(number, reply, limit)
         if not came:
             record = self.status(number)
             if record.state.ended and self._link.is_answered(reply):  # the answer was on its way
-                return waiting.result_of(reply)
+                return job_waits.result_of(reply)
             self._link.forget(reply)
             raise WaitTimeout(
                 f"job {number} is {record.state} after {timeout} s"
                 + (f": {record.reason}" if record.reason else "")
             )
-        return waiting.result_of(reply)
+        return job_waits.result_of(reply)
 
     def _interrupted(self, job: int, reply: Reply, limit: float | None) -> bool:
         """Ctrl-C in `wait`: the job goes on. (A service that stops the job returns whether it ended in time.)"""
         if isinstance(self._over, ServerProxy):
             return self._over._interrupted(job, reply, limit)
-        waiting.leave_running(self._link, job, reply)
+        job_waits.leave_running(self._link, job, reply)
         raise KeyboardInterrupt from None
 
     def status(self, job: Any) -> JobRecord:
@@ -495,9 +495,9 @@ class ServerProxy(Server):
         _, data = self._link.ask(lambda n: messages.Status(n, number))
         return JobRecord.from_map(codec.unpack(data)[0])
 
-    def reason(self, job: Any) -> waiting.Reason:
+    def reason(self, job: Any) -> job_waits.Reason:
         """Why a job does not run, to be looked at again and again."""
-        return waiting.Reason(self._link, number_of(job))
+        return job_waits.Reason(self._link, number_of(job))
 
     def jobs(
         self, filter: Any = None, owner: str | None = None, since: datetime | float | None = None
@@ -697,9 +697,9 @@ class ServerProxy(Server):
     def when_ended(self, job: int, callback: Callable[[], None]) -> None:
         self._link.request(lambda n: messages.Fetch(n, job, wait=True, results=False), on_finish=callback)
 
-    def ends(self, jobs: Iterable[Any]) -> waiting.Ends:
+    def ends(self, jobs: Iterable[Any]) -> job_waits.Ends:
         """The ends of *jobs*, as they come."""
-        return waiting.Ends(self._link, [number_of(job) for job in jobs])
+        return job_waits.Ends(self._link, [number_of(job) for job in jobs])
 
     # -- sessions ------------------------------------------------------------------------------
 

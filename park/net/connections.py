@@ -6,8 +6,8 @@ connection. From them the bytes that ZeroMQ has read since it gave out the last 
 when they are too many. This needs Linux.
 
 A thread looks, since the sockets tell nothing of a message that is not complete. It rests while no bytes arrive. It also
-cuts connections whose peers have said nothing for long, those of a key that has too many (no key may take all descriptors), and
-those whose peers are gone, stopped, or do not read.
+cuts connections whose peers have said nothing for long, those of a key that has too many (no key may take all
+descriptors), and those whose peers are gone, stopped, or do not read.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 A job's stream is the messages that its body publishes: progress, improvements, log lines, messages of its own kinds.
 The hub passes them on and forgets them. But some stay true until the next of their kind, such as the latest
 progress; it keeps those, one a kind, as the stream's header. (The disk has the header, and the last lines of
-the log: `park.broker.storage.latest`, `park.broker.storage.journal`.) A watcher that joins gets the header first and then
-every later message in order, with nothing lost or doubled between, because `subscribe` does both at once.
+the log: `park.broker.storage.latest`, `park.broker.storage.job_messages`.) A watcher that joins gets the header first
+and then every later message in order, with nothing lost or doubled between, because `subscribe` does both at once.
 
 The hub is pure: it returns the messages with their peers, and the caller sends them.
 """

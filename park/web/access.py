@@ -23,7 +23,7 @@ PROXY_HEADER = "x-park-proxy"
 
 
 class Gate:
-    """The door of one web process. *names*: host names that are allowed besides those of loopback.
+    """The sessions and tokens of one web process. *names*: host names that are allowed besides those of loopback.
 
     *proxy* is the secret of a proxy that has checked the user already, such as Jupyter's; "": there is none.
     """
@@ -32,8 +32,8 @@ class Gate:
         self.names = LOOPBACK_NAMES | {name.lower().strip("[]").rstrip(".") for name in names}
         self._proxy = proxy
         self._secret = secrets.token_bytes(32)
-        #: the secret that another process of the same user shows to get a token (`park.web.door`)
-        self.door = secrets.token_urlsafe(32)
+        #: the secret that another process of the same user shows to get a token (`park.web.page_file`)
+        self.file_secret = secrets.token_urlsafe(32)
         #: the end of each token's life, by its hash
         self._tokens: dict[bytes, float] = {}
         #: hashes of the keys of sessions, the oldest first
@@ -61,9 +61,9 @@ class Gate:
         """Whether *session* is the key of an open session."""
         return bool(session) and _hash(session) in self._sessions
 
-    def is_door(self, shown: str) -> bool:
+    def is_file_secret(self, shown: str) -> bool:
         """Whether *shown* is the secret of the private file."""
-        return hmac.compare_digest(shown.encode("utf-8", "replace"), self.door.encode())
+        return hmac.compare_digest(shown.encode("utf-8", "replace"), self.file_secret.encode())
 
     def is_proxy(self, shown: str) -> bool:
         """Whether *shown* is the secret of the proxy that has checked the user."""

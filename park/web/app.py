@@ -98,7 +98,7 @@ class Site:
         return response
 
     async def token(self, request: Request) -> Response:
-        """A new token; `park.web.guard` has checked the secret of the door."""
+        """A new token; `park.web.guard` has checked the secret of the page's file."""
         return _json({"token": self.gate.new_token(time.monotonic())})
 
     # -- numbers -------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 
 from park.web.access import PROXY_HEADER, Gate, is_same_origin
 from park.web.connections import ADMITTED
-from park.web.door import HEADER
+from park.web.page_file import HEADER
 
 #: Paths that need no session: they tell no secret and steer nothing.
 OPEN_PATHS = ("/login", "/health", "/metrics")
@@ -74,7 +74,7 @@ class Guard:
                 "This page does not answer to that host name",
                 "Use the address that park web printed, or start park web with --allow-host and the name.",
             )
-        if scope["path"] == "/token" and self._gate.is_door(headers.get(HEADER, "")):
+        if scope["path"] == "/token" and self._gate.is_file_secret(headers.get(HEADER, "")):
             return None if scope["method"] == "POST" else Response(status_code=405)
         if scope["path"] in OPEN_PATHS or _is_static(scope):
             return None if scope["method"] in ("GET", "HEAD") else Response(status_code=405)

@@ -18,7 +18,7 @@ from park.errors import InvalidRequest, ParkError
 from park.web.access import Gate
 from park.web.app import make_app
 from park.web.connections import PageConnection
-from park.web.door import Door, standing
+from park.web.page_file import PageFile, written
 from park.web.watch import FabricWatch
 
 #: The port that is tried first, and the address at which the page listens: other machines cannot reach it.
@@ -58,7 +58,7 @@ class PageServer:
             timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(config)
-        self._door = Door(os.getpid(), self.port, self.gate.door, place)
+        self._file = PageFile(os.getpid(), self.port, self.gate.file_secret, place)
         self._thread: threading.Thread | None = None
 
     @property
@@ -73,7 +73,7 @@ class PageServer:
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM."""
-        with contextlib.suppress(KeyboardInterrupt), standing(self._door):
+        with contextlib.suppress(KeyboardInterrupt), written(self._file):
             self._server.run(sockets=[self._socket])
 
     def start(self) -> None:

@@ -82,11 +82,11 @@ def test_the_log_of_a_job_is_not_written_once_its_deletion_is_decided() -> None:
     job = ended(world, client, "square", [1])
     public = world.manager.public
     said = Publication(job, "log", codec.pack(["last words", "out", 0.0]), False, 1, 1, b"k")
-    public.journal.take(said, stored=True, followed=False)
-    public.journal._due = float("inf")  # not before
+    public.job_messages.take(said, stored=True, followed=False)
+    public.job_messages._due = float("inf")  # not before
     client.ask(messages.Delete(0, job))
     world.until(lambda: job not in world.dispatcher.state.jobs)
-    assert job not in public.journal._talks
+    assert job not in public.job_messages._talks
     swept(world)
     assert not records(world, job)
 

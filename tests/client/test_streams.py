@@ -19,7 +19,7 @@ import pytest
 
 import park
 from park.broker.effects import Heard, Publication, Write
-from park.broker.storage.journal import (
+from park.broker.storage.job_messages import (
     KEEP_ENDED_SECONDS,
     MAX_LOG_BYTES,
     MAX_SAID_BYTES,
@@ -29,7 +29,7 @@ from park.broker.storage.journal import (
     URGENT_WRITE_SECONDS,
     WRITE_SECONDS,
     Batch,
-    Journal,
+    JobMessages,
 )
 from park.broker.storage.latest import LatestMessages
 from park.broker.storage.memory import MemoryStore
@@ -81,23 +81,23 @@ def line(text: str) -> bytes:
 
 
 class Desk:
-    """A journal on a store, with what a broker does around it. Jobs are followed and the disk has time, where not said."""
+    """Messages of jobs on a store, with what a broker does around them. Jobs are followed and the disk has time."""
 
     def __init__(self, store: MemoryStore | None = None) -> None:
         self.store = store or MemoryStore()
-        self.journal = Journal(self.store)
+        self.job_messages = JobMessages(self.store)
         self.heard: list[Heard] = []
         self.now = 100.0
 
     def say(self, number: int, text: str = "", job: int = 1, kind: str = "log", **more: Any) -> bool:
         stored, followed = more.pop("stored", True), more.pop("followed", True)
         said = Publication(job, kind, line(text or f"{number}"), False, more.pop("attempt", 7), number, b"k")
-        return self.journal.take(said, stored, followed)
+        return self.job_messages.take(said, stored, followed)
 
     def write(self, seconds: float = 1.0, quiet: bool = True) -> list[Batch]:
         """Some seconds later: what is to be written is; it is on disk when the batches are `told`."""
         self.now += seconds
-        writes, batches = self.journal.batches(self.now, quiet)
+        writes, batches = self.job_messages.batches(self.now, quiet)
         self.written = writes
         self.store.commit(writes)
         return batches
@@ -105,14 +105,14 @@ class Desk:
     def tell(self, batches: list[Batch]) -> list[str]:
         """The messages of followers, each by its first word."""
         self.heard += [heard for batch in batches for heard in batch.heard]
-        found = [e for batch in batches for e in self.journal.on_disk(batch, self.now)]
+        found = [e for batch in batches for e in self.job_messages.on_disk(batch, self.now)]
         return [codec.unpack(e.data)[0] for e in found]
 
     def texts(self, job: int = 1) -> list[str]:
-        return [codec.unpack(data)[0] for data in self.journal.lines(job)]
+        return [codec.unpack(data)[0] for data in self.job_messages.lines(job)]
 
     def since(self, place: int, job: int = 1) -> list[str]:
-        return [codec.unpack(e.data)[0] for e in self.journal.since(job, place)[1]]
+        return [codec.unpack(e.data)[0] for e in self.job_messages.since(job, place)[1]]
 
 
 def test_a_message_is_passed_on_and_its_kernel_told_when_it_is_on_disk() -> None:
@@ -120,11 +120,11 @@ def test_a_message_is_passed_on_and_its_kernel_told_when_it_is_on_disk() -> None
     assert desk.say(1)
     assert desk.say(2, kind="count")
     batches = desk.write()
-    assert (desk.journal.since(1, 0), desk.heard) == ((0, []), [])
+    assert (desk.job_messages.since(1, 0), desk.heard) == ((0, []), [])
     assert desk.tell(batches) == ["1", "2"]
     assert desk.heard == [(b"k", 7, 2)]
     assert (desk.since(0), desk.since(1), desk.texts()) == (["1", "2"], ["2"], ["1"])
-    assert desk.journal.deadline == math.inf
+    assert desk.job_messages.deadline == math.inf
 
 
 def test_what_comes_again_is_dropped_and_its_kernel_told_again_in_this_life_and_the_next() -> None:
@@ -170,7 +170,7 @@ def test_who_follows_does_not_wait_and_others_are_written_once_a_second() -> Non
     assert desk.tell(desk.write(0.0)) == ["1"]
     desk.say(2, followed=False)
     assert desk.tell(desk.write(0.9)) == []
-    desk.journal.hurry(1)
+    desk.job_messages.hurry(1)
     assert desk.tell(desk.write(0.0)) == ["2"]
     desk.say(3, followed=False)
     desk.say(4, "x" * URGENT_BYTES, followed=False)
@@ -186,18 +186,18 @@ def test_all_that_a_job_has_said_goes_to_the_disk_with_its_end_and_is_kept_for_a
     desk.tell(desk.write())
     desk.say(2, followed=False)
     desk.say(3, kind="count", followed=False)
-    desk.journal.end(1)
-    assert desk.journal.has_ends
+    desk.job_messages.end(1)
+    assert desk.job_messages.has_ends
     batches = desk.write(0.0, quiet=False)
     assert desk.texts() == ["1", "2"]
     assert desk.tell(batches) == ["2", "3"]
-    assert not desk.journal._talks
+    assert not desk.job_messages._talks
     assert (desk.texts(), desk.since(1)) == (["1", "2"], ["2", "3"])
-    assert desk.journal.deadline == desk.now + KEEP_ENDED_SECONDS
+    assert desk.job_messages.deadline == desk.now + KEEP_ENDED_SECONDS
     later = Desk(desk.store)
-    later.journal.begin(set(), later.now)
+    later.job_messages.begin(set(), later.now)
     later.write(KEEP_ENDED_SECONDS)
-    assert (later.store.count("said"), later.journal.deadline) == (0, math.inf)
+    assert (later.store.count("said"), later.job_messages.deadline) == (0, math.inf)
     assert later.texts() == ["1", "2"]
 
 
@@ -208,7 +208,7 @@ def test_sessions_are_not_written_and_who_is_deleted_leaves_nothing() -> None:
     assert desk.written == []
     assert desk.texts() == ["1"]
     desk.say(1, job=2)
-    desk.journal.forget(2)
+    desk.job_messages.forget(2)
     assert desk.tell(desk.write()) == []
     assert desk.written == []
     assert desk.heard == [(b"k", 7, 1)] * 2
@@ -228,14 +228,14 @@ def test_logs_and_messages_are_bounded_and_records_that_are_spent_go() -> None:
     for n in range(100):
         desk.say(number + 1 + n, "x" * 10_000)
         desk.tell(desk.write())
-    assert sum(map(len, desk.journal.lines(1))) <= MAX_LOG_BYTES
+    assert sum(map(len, desk.job_messages.lines(1))) <= MAX_LOG_BYTES
     assert sum(len(value) for _, value in desk.store.scan("log")) < MAX_LOG_BYTES + 20_000
-    last, kept = desk.journal.since(1, 0)
+    last, kept = desk.job_messages.since(1, 0)
     assert last == number + 100 > len(kept) > 20
     # what is longer than all that is kept is passed on, and not kept
     desk.say(number + 101, "y" * MAX_SAID_BYTES, kind="count")
     assert len(desk.tell(desk.write())) == 1
-    assert Desk(desk.store).journal.since(1, last) == (last + 1, [])
+    assert Desk(desk.store).job_messages.since(1, last) == (last + 1, [])
 
 
 def test_a_writing_is_bounded_and_all_get_their_turn() -> None:
@@ -244,7 +244,7 @@ def test_a_writing_is_bounded_and_all_get_their_turn() -> None:
         for n in range(25):
             desk.say(n + 1, "x" * 10_000, job=job)
     lots = 0
-    while desk.journal.deadline < math.inf:
+    while desk.job_messages.deadline < math.inf:
         desk.tell(desk.write(URGENT_WRITE_SECONDS))
         assert (
             sum(len(w.value) for w in desk.written if isinstance(w.value, bytes))
@@ -259,14 +259,14 @@ def test_messages_wait_for_a_disk_that_is_full_in_bounded_memory() -> None:
     jobs = range(1, 2 * MAX_WAITING_ENDED + 1)
     for job in jobs:
         desk.say(1, f"of {job}", job=job)
-        desk.journal.end(job)
-    desk.journal.put_off(desk.now)
-    assert desk.journal.deadline == desk.now + WRITE_SECONDS
+        desk.job_messages.end(job)
+    desk.job_messages.put_off(desk.now)
+    assert desk.job_messages.deadline == desk.now + WRITE_SECONDS
     # their ends are told all the same, after what they have said
-    assert [codec.unpack(e.data)[0] for e in desk.journal.last_words(jobs[-1])] == [f"of {jobs[-1]}"]
+    assert [codec.unpack(e.data)[0] for e in desk.job_messages.last_words(jobs[-1])] == [f"of {jobs[-1]}"]
     assert desk.tell(desk.write()) == [f"of {job}" for job in jobs[MAX_WAITING_ENDED:-1]]
     assert [w.key for w in desk.written] == [(job, 1) for job in jobs[MAX_WAITING_ENDED:]]
-    assert desk.journal.deadline == math.inf
+    assert desk.job_messages.deadline == math.inf
     assert len(desk.heard) == len(jobs)
 
 
@@ -761,7 +761,7 @@ def test_the_last_message_comes_once_and_one_who_waits_for_a_job_that_is_gone_is
 def test_who_follows_a_job_is_told_that_the_broker_is_away_and_let_go(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("park.client.wait_notices.AWAY_NOTICE_SECONDS", 0.5)
+    monkeypatch.setattr("park.client.broker_notices.AWAY_NOTICE_SECONDS", 0.5)
     with Fabric(tmp_path) as fabric, connect(fabric.address, "tester", patience=2.5) as service:
         monitor = Hears()
         messages = service.stream(service.start(abs, [1], when=1000, monitor=monitor))

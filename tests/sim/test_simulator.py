@@ -40,7 +40,7 @@ from park.broker.handlers import (
 )
 from park.broker.scheduler.fairshare import ServiceClock
 from park.broker.state import State
-from park.broker.storage.journal import Journal
+from park.broker.storage.job_messages import JobMessages
 from park.errors import ParkError
 from park.kernel.machine import code_cache, late_chunks, process
 from park.kernel.machine.publish_log import PublishLog
@@ -349,14 +349,14 @@ def keeps_nothing_that_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def takes_what_comes_again_for_new(monkeypatch: pytest.MonkeyPatch) -> None:
-    take = Journal.take
+    take = JobMessages.take
 
-    def wrong(self: Journal, p: Any, *given: Any) -> bool:
+    def wrong(self: JobMessages, p: Any, *given: Any) -> bool:
         if p.job in self._talks:
             self._talks[p.job].marks.clear()
         return take(self, p, *given)
 
-    monkeypatch.setattr(Journal, "take", wrong)
+    monkeypatch.setattr(JobMessages, "take", wrong)
 
 
 def has_heard_what_is_not_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:

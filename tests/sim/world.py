@@ -449,7 +449,7 @@ class World:
         here = {key[0] for namespace in ("job", "archive") for key, _ in store.scan(namespace)}
         for number in d.jobs:
             lines: dict[int, int] = {}
-            for line in self.manager.public.journal.lines(number):
+            for line in self.manager.public.job_messages.lines(number):
                 check_next(lines, *codec.unpack(line))
         for (number, _), data in store.scan("results"):
             job, (value, *_) = d.jobs.get(number), values(data)

@@ -84,7 +84,7 @@ def test_a_page_that_runs_already_is_named(tmp_path: Path) -> None:
         with Visitor(address[0]) as visitor:
             visitor.enter()
             assert visitor.http.post("/token").status_code == 403
-            assert visitor.http.post("/token", headers={"X-Park-Door": "guess"}).status_code == 403
+            assert visitor.http.post("/token", headers={"X-Park-Page": "guess"}).status_code == 403
         (file,) = tmp_path.glob("park-web-*/*.json")
         assert file.stat().st_mode & 0o777 == 0o600
     finally:

@@ -18,8 +18,8 @@ from park.cli.show.tables import command_of, plain, print_table
 from park.util.pace import bounded, counted
 
 if TYPE_CHECKING:
+    from park.client.job_waits import Reason
     from park.client.live_table import LiveTable
-    from park.client.waiting import Reason
     from park.core.server import ServerProxy
     from park.model import JobRecord, Progress
     from park.table.query import Query

@@ -19,7 +19,7 @@ from park.util.pace import Pace, counted, span
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from park.client.waiting import Reason
+    from park.client.job_waits import Reason
     from park.core.server import ServerProxy
     from park.model import JobRecord
 

@@ -68,10 +68,10 @@ def web(broker: str | None, port: int, hosts: tuple[str, ...], local: bool, no_b
 def _running(place: str, port: int, local: bool) -> str | None:
     """A new address of a page of this user that shows the same already. Raises InvalidRequest where *local* finds none."""
     from park.errors import InvalidRequest
-    from park.web.door import doors, knock
+    from park.web.page_file import new_address, pages
 
-    for door in doors():
-        if door.place == place and (local or door.port == port) and (address := knock(door)):
+    for page in pages():
+        if page.place == place and (local or page.port == port) and (address := new_address(page)):
             return address
     if local:
         raise InvalidRequest(

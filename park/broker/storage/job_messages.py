@@ -100,7 +100,7 @@ class _Talk:
         return sorted((e for e in entries if since < e.at <= self.passed), key=lambda e: e.at)
 
 
-class Journal:
+class JobMessages:
     """The stored streams of jobs, as the module explains them."""
 
     def __init__(self, store: Store) -> None:

@@ -1,4 +1,4 @@
-"""The way in to a page that runs already: another process of the same user gets a new address of it.
+"""The private file of each page that runs: with it another process of the same user gets a new address of the page.
 
 Each page writes a private file with its port and a secret. Only the same Unix user can read the
 file. The page answers the secret with a new one-time token.
@@ -20,12 +20,12 @@ from msgspec import DecodeError, Struct, ValidationError, json
 from park.errors import Refused
 
 #: The header that carries the secret.
-HEADER = "x-park-door"
+HEADER = "x-park-page"
 #: Seconds for which an answer is waited for.
 ANSWER_SECONDS = 5.0
 
 
-class Door(Struct, frozen=True):
+class PageFile(Struct, frozen=True):
     """The content of the file. *place*: the broker that the page shows; "": the local service of process *pid*."""
 
     pid: int
@@ -46,14 +46,14 @@ def folder() -> Path:
 
 
 @contextlib.contextmanager
-def standing(door: Door) -> Iterator[None]:
-    """The file of *door* exists while the ``with`` lasts. A page without a place for the file works too."""
+def written(page: PageFile) -> Iterator[None]:
+    """The file of *page* exists while the ``with`` lasts. A page without a place for the file works too."""
     file: Path | None = None
     try:
-        file = folder() / f"{door.port}.json"
+        file = folder() / f"{page.port}.json"
         file.unlink(missing_ok=True)
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            out.write(json.encode(door))
+            out.write(json.encode(page))
     except (OSError, Refused, AttributeError):  # Windows has no getuid
         file = None
     try:
@@ -63,7 +63,7 @@ def standing(door: Door) -> Iterator[None]:
             file.unlink(missing_ok=True)
 
 
-def doors() -> list[Door]:
+def pages() -> list[PageFile]:
     """The pages of this user that run on this machine, as their files say."""
     found = []
     try:
@@ -72,16 +72,16 @@ def doors() -> list[Door]:
         return []
     for file in files:
         with contextlib.suppress(OSError, DecodeError, ValidationError):
-            door = json.decode(file.read_bytes(), type=Door)
-            if Path(f"/proc/{door.pid}").exists() or not Path("/proc/self").exists():
-                found.append(door)
+            page = json.decode(file.read_bytes(), type=PageFile)
+            if Path(f"/proc/{page.pid}").exists() or not Path("/proc/self").exists():
+                found.append(page)
     return found
 
 
-def knock(door: Door) -> str | None:
+def new_address(page: PageFile) -> str | None:
     """A new address of the page; None where no page answers."""
-    base = f"http://127.0.0.1:{door.port}"
-    request = Request(f"{base}/token", data=b"", headers={HEADER: door.secret}, method="POST")
+    base = f"http://127.0.0.1:{page.port}"
+    request = Request(f"{base}/token", data=b"", headers={HEADER: page.secret}, method="POST")
     try:
         with build_opener(ProxyHandler({})).open(request, timeout=ANSWER_SECONDS) as answer:
             return f"{base}/login?token={json.decode(answer.read(1000))['token']}"
