@@ -50,8 +50,8 @@ def _deal_waiting(state: State, effects: Effects) -> None:
             touched.append(place[1])
             _give(state, effects, *place)
     # then the kernels where no further driver may start
-    for kernel in list(slots.full.values()) if clock.awake and slots.full else ():
-        while kernel.number in slots.full and _deal_full(state, effects, kernel):
+    for kernel in list(slots.at_driver_limit.values()) if clock.awake and slots.at_driver_limit else ():
+        while kernel.number in slots.at_driver_limit and _deal_full(state, effects, kernel):
             touched.append(kernel)
     for kernel in [*touched, *state.touched.kernels.values()]:
         if kernel.free <= 0:

@@ -242,7 +242,7 @@ class Link:
             case messages.Failure():
                 self.followers.refused(message)
             case messages.Header():
-                self.feed.receive_snapshot(message, data, now)
+                self.feed.receive_header(message, data, now)
             case messages.NeedBlob():
                 self._out.lose_code(message.hash)
                 self.maps.send_code_again(message.hash)

@@ -95,7 +95,7 @@ class TableFeed:
             self._has_table = True
             self._synced.finish()
 
-    def receive_snapshot(self, message: messages.Header, data: Buffer, now: float) -> None:
+    def receive_header(self, message: messages.Header, data: Buffer, now: float) -> None:
         """The whole table has come."""
         self.mirror.feed(message, data, now)
 

@@ -26,9 +26,9 @@ MARK_VARIABLE = "PARK_KERNEL_MARK"
 #: The environment variable that holds the number of a slot process.
 NUMBER_VARIABLE = "PARK_SLOT_PROCESS"
 #: The variables by which the orphan killer knows the mark, and the folder.
-_REAPED_VARIABLE, _FOLDER_VARIABLE = "PARK_REAPED_MARK", "PARK_REAPED_FOLDER"
+_MARK_VARIABLE, _FOLDER_VARIABLE = "PARK_ORPHANS_MARK", "PARK_ORPHANS_FOLDER"
 #: Seconds after which the orphan killer gives up on processes that do not die.
-REAP_SECONDS = 10.0
+KILL_SECONDS = 10.0
 
 
 def start(mark: str, folder: str = "") -> SpawnedProcess | None:
@@ -42,7 +42,7 @@ def start(mark: str, folder: str = "") -> SpawnedProcess | None:
     return SpawnedProcess(
         [sys.executable, "-I", "-S", __file__, str(os.getpid())],
         {name: value for name, value in os.environ.items() if name != MARK_VARIABLE}
-        | {_REAPED_VARIABLE: mark, _FOLDER_VARIABLE: folder},
+        | {_MARK_VARIABLE: mark, _FOLDER_VARIABLE: folder},
         stdout=DEVNULL,
         stderr=DEVNULL,
         start_new_session=True,  # a terminal's signals do not reach it
@@ -90,10 +90,10 @@ def main(parent: int, mark: str, folder: str) -> None:
             os.getppid() == parent
         ):  # else the parent had ended before, and the number may be another process's
             select.select([descriptor], [], [])
-    end(mark, REAP_SECONDS)
+    end(mark, KILL_SECONDS)
     if folder:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), os.environ[_REAPED_VARIABLE], os.environ[_FOLDER_VARIABLE])
+    main(int(sys.argv[1]), os.environ[_MARK_VARIABLE], os.environ[_FOLDER_VARIABLE])

@@ -92,7 +92,7 @@ class Supervisor:
         self._unread: set[int] = set()
         self._output = OutputRelay(reactor)
         self._oom = OomWatch()
-        self._reaper: SpawnedProcess | None = None
+        self._orphan_killer: SpawnedProcess | None = None
         self._folders = TemporaryFolders()
 
     def __len__(self) -> int:
@@ -146,9 +146,9 @@ class Supervisor:
             process.wait(2.0)
             process.close()
         self._processes.clear()
-        if self._reaper is not None:
-            self._reaper.kill()
-            self._reaper.wait()
+        if self._orphan_killer is not None:
+            self._orphan_killer.kill()
+            self._orphan_killer.wait()
             orphan_killer.end(self._mark, STOP_SECONDS)
         self._folders.close()
 
@@ -172,10 +172,10 @@ class Supervisor:
         if process.number not in self._processes:
             return
         try:
-            if self._reaper is None:
+            if self._orphan_killer is None:
                 if self._place is None:  # kernels of a script share its temporary files
                     self._folders.open()
-                self._reaper = orphan_killer.start(self._mark, str(self._folders.root or ""))
+                self._orphan_killer = orphan_killer.start(self._mark, str(self._folders.root or ""))
             process.start(self._folders.make(process.number))
         except OSError as error:
             process.channel.close()

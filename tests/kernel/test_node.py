@@ -18,7 +18,7 @@ from park.broker.entities.requirements import profile_of
 from park.kernel.machine.exit_cause import ExitCause
 from park.kernel.node.interpreter import interpreter_at, own_interpreter
 from park.kernel.node.memory import memory, oom_kills
-from park.kernel.node.this_node import MAX_PACKAGES, Node, packages, this_node
+from park.kernel.node.this_node import MAX_PACKAGE_BYTES, Node, packages, this_node
 from park.model import PYTHON
 from park.wire import codec, messages
 from tests.support.fabric import Fabric, until
@@ -161,7 +161,7 @@ def test_more_packages_than_fit_into_a_head_are_left_out(tmp_path: Path) -> None
     assert 500 < len(found) < 3000
     hello = messages.KernelHello(b"i" * 16, "ada", "node", 1, 512, "3.11", list(range(1024)), packages=found)
     head = codec.encode(hello)[0]
-    assert len(head) < MAX_PACKAGES + 8192
+    assert len(head) < MAX_PACKAGE_BYTES + 8192
 
 
 def test_the_packages_of_a_node_are_found_by_names_of_folders(monkeypatch: pytest.MonkeyPatch) -> None:

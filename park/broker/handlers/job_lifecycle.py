@@ -92,7 +92,7 @@ def refresh(state: State, effects: Effects, job: BrokerJob) -> None:
     door = None if ready is None else state.door(job, ready)
     if door is not None:
         clock.wake(number, door, now)
-        if state.free_slots.full:  # a driver that waits in a full kernel may compute a share
+        if state.free_slots.at_driver_limit:  # a driver that waits in a full kernel may compute a share
             for map_ in job.maps.values():
                 driver = state.attempts.get(map_.driver)
                 if driver is not None and map_.waiting:

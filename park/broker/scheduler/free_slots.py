@@ -23,7 +23,7 @@ class FreeSlots:
         #: kernels with an unreserved free slot, by profile; the one whose slots were busy longest first
         self.free: dict[KernelProfile, dict[int, Kernel]] = {}
         #: kernels with a free slot that may take no further process
-        self.full: dict[int, Kernel] = {}
+        self.at_driver_limit: dict[int, Kernel] = {}
         #: kernels that keep slots free for a wide unit
         self.reserved: dict[int, Kernel] = {}
         #: the needs that each profile of a connected kernel meets, among those of living jobs
@@ -83,16 +83,16 @@ class FreeSlots:
         group = self.free.get(kernel.profile)
         if kernel.free > 0 and not kernel.reserved:
             if kernel.full_of_drivers:
-                self.full[number] = kernel
+                self.at_driver_limit[number] = kernel
             else:
-                self.full.pop(number, None)
+                self.at_driver_limit.pop(number, None)
                 if group is None:
                     self.free[kernel.profile] = {number: kernel}
                 else:
                     group[number] = kernel
                 return
         else:
-            self.full.pop(number, None)
+            self.at_driver_limit.pop(number, None)
         if group is not None and group.pop(number, None) is not None and not group:
             del self.free[kernel.profile]
 
@@ -107,7 +107,7 @@ class FreeSlots:
         self.changed(kernel)
 
     def _remove(self, kernel: Kernel) -> None:
-        self.full.pop(kernel.number, None)
+        self.at_driver_limit.pop(kernel.number, None)
         group = self.free.get(kernel.profile)
         if group is not None:
             group.pop(kernel.number, None)
@@ -141,6 +141,8 @@ class FreeSlots:
             open_ = kernel.free > 0 and not kernel.reserved and not kernel.closed
             listed = kernel.number in self.free.get(kernel.profile, {})
             assert listed == (open_ and not kernel.full_of_drivers), kernel.number
-            assert (kernel.number in self.full) == (open_ and kernel.full_of_drivers), kernel.number
+            assert (kernel.number in self.at_driver_limit) == (open_ and kernel.full_of_drivers), (
+                kernel.number
+            )
             assert (kernel.number in self.reserved) == bool(kernel.reserved), kernel.number
             assert kernel.closed or kernel.profile in self._doors

@@ -18,7 +18,7 @@ from park.kernel.node.interpreter import Interpreter, own_interpreter
 from park.kernel.node.memory import memory
 
 #: Bytes of package names and versions that are announced at most: they travel in the head of one message.
-MAX_PACKAGES = 24 * 1024
+MAX_PACKAGE_BYTES = 24 * 1024
 _FOLDER = re.compile(r"(?P<name>.+?)-(?P<version>[^-]+)(-py\d[^-]*(-.+)?)?\.(dist|egg)-info")
 
 
@@ -73,7 +73,7 @@ def this_node(
 def packages(path: Iterable[str]) -> dict[str, str]:
     """The versions of the packages that are installed on a *path* such as sys.path; the first one found counts."""
     found: dict[str, str] = {}
-    bytes_left = MAX_PACKAGES
+    bytes_left = MAX_PACKAGE_BYTES
     for folder in path:
         for name, version in _installed(folder or "."):
             bytes_left -= len(name) + len(version) + 4
