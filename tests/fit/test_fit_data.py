@@ -140,6 +140,16 @@ class TestMasks:
         for y in (MaskedColumn(LEVEL, mask=LEVEL > 3), [*LEVEL[:7], np.ma.masked]):
             assert Data(TIME, y).left_out > 0
 
+    @pytest.mark.parametrize("method", ["lm", "amoeba"])
+    def test_a_model_may_return_extended_precision(self, method: str) -> None:
+        plain, extended = (
+            fit(assembly((TIME, LEVEL, 0.1), lambda t, a, d=d: (a * t).astype(d), a=(0, 10)), method)
+            for d in (np.float64, np.longdouble)
+        )
+        assert extended.converged
+        assert extended.x == pytest.approx(plain.x, rel=1e-6)
+        assert extended.dx == pytest.approx(plain.dx, rel=1e-6)
+
     def test_a_model_that_returns_masked_values_has_none_there(self) -> None:
         a = assembly((TIME + 0.1, LEVEL), lambda t, a: np.ma.log(t - a), a=(0.0, 2.0))
         assert np.isnan(a.residuals([1.0])).tolist() == (TIME + 0.1 <= 1).tolist()
@@ -266,6 +276,22 @@ class TestNumbers:
     def test_what_is_no_number_is_refused(self, y: Any, says: str) -> None:
         with pytest.raises(InvalidRequest, match=says):
             Data(TIME, y)
+
+    @pytest.mark.parametrize(
+        ("y", "dy", "says"),
+        [
+            (1e-200, None, "y is of the size 5e-200"),
+            (1e200, None, "y is of the size"),
+            (1e-160, 1e-160, "y is of the size"),
+            (1.0, 1e-160, "dy is of the size 1e-160"),
+            (1.0, 1e160, "dy is of the size 1e.160"),
+        ],
+    )
+    def test_a_unit_in_which_squares_vanish_is_refused(self, y: float, dy: float | None, says: str) -> None:
+        with pytest.raises(InvalidRequest, match=says):
+            Data(TIME, y * LEVEL, dy)
+        huge = np.where(TIME.mean() < TIME, 1.0, 1e200)  # takes points out of a fit
+        assert len(Data(TIME, 0 * LEVEL, huge)) == LEVEL.size
 
     @pytest.mark.parametrize(
         ("x", "says"),

@@ -12,7 +12,7 @@ from park.fit.arrays import Array
 from park.fit.problem import row_labels
 from park.fit.problem.coordinates import Flags, are_several, columns_of, coordinates_of
 from park.fit.problem.correlated_errors import covariance_of, whitening
-from park.fit.problem.data_checks import errors_of, not_finite, refuse_errors
+from park.fit.problem.data_checks import errors_of, not_finite, refuse_errors, refuse_sizes
 from park.fit.problem.input_arrays import read, unit_of
 
 
@@ -106,6 +106,7 @@ class Data:
             refuse_errors(errors, out)
         if out.all():
             raise InvalidRequest(f"no point is left: all {out.size} are masked or not finite")
+        refuse_sizes(values.values[~out], None if errors is None else errors.values[~out])
         self._take(values.values, None if errors is None else errors.values, matrix, out)
 
     def _masked_coordinates(self, masked: Flags | None) -> Flags | bool:
@@ -138,8 +139,8 @@ class Data:
         if cov is not None:
             dy = self._spread(np.sqrt(np.diag(cov)), y)
         self.x, self.y, self.dy, self.cov = self._points.values, y, dy, cov
-        #: shape and kind of dtype of y; the values of a model must have the same
-        self.shape, self.kind = y.shape, y.dtype.kind
+        #: shape, dtype and its kind of y; the values of a model must have the same shape and kind
+        self.shape, self.dtype, self.kind = y.shape, y.dtype, y.dtype.kind
         #: real points without mask and without correlations: residuals need no further step
         self._plain = self._good is None and cov is None and self.kind != "c"
         self._arrange()
@@ -179,6 +180,8 @@ class Data:
             theory = np.ma.filled(theory.astype(np.result_type(theory.dtype, np.float64)), np.nan)
         values: NDArray[Any] = np.asarray(theory)
         self._check(values)
+        if np.result_type(values, self.dtype) != self.dtype:  # linear algebra has no extended precision
+            values = values.astype(self.dtype)
         return values
 
     def _check(self, theory: NDArray[Any]) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from park.errors import InvalidRequest
 from park.fit.problem.coordinates import Coordinates, Flags
 from park.fit.problem.input_arrays import InputColumn, read, where
+
+#: Range of the size of y and dy in which squares, and sums of squares, are float64 numbers.
+_SIZES = (1e-100, 1e100)
 
 
 def errors_of(dy: Any, y: InputColumn, with_cov: bool) -> InputColumn | None:
@@ -92,3 +96,16 @@ def refuse_errors(errors: InputColumn, out: Flags) -> None:
             f"dy must be positive; it is {errors.values.flat[bad[0]]:g} at index {where(int(bad[0]), out.shape)}: "
             f"give the point its error or leave it out with a mask (numpy.ma); without dy errors are estimated"
         )
+
+
+def refuse_sizes(y: NDArray[Any], dy: NDArray[Any] | None) -> None:
+    """Raises InvalidRequest for values whose squares are zero or infinite as float64 numbers.
+
+    The largest y and the smallest dy count: a huge dy takes a single point out of the fit.
+    """
+    for what, size in (("y", np.abs(y).max()), ("dy", np.abs(dy).min() if dy is not None else 1.0)):
+        if size and not _SIZES[0] <= size <= _SIZES[1]:
+            raise InvalidRequest(
+                f"{what} is of the size {size:.0e}, and squares of such numbers are not float64 numbers: give y in a "
+                f"unit in which it is of a size near 1"
+            )

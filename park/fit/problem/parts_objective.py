@@ -139,7 +139,7 @@ class PartsObjective(Objective):
         try:
             theory = self._calls[n](**{k: values[i] for k, i in self._arguments[n].items()})
             data = part.data
-            if type(theory) is np.ndarray and theory.shape == data.shape and theory.dtype.kind == data.kind:
+            if type(theory) is np.ndarray and theory.shape == data.shape and theory.dtype == data.dtype:
                 return theory
             return data.comparable(theory)
         except WrongShape as error:
