@@ -35,6 +35,8 @@ from park.fit.problem.objective import Objective
 RESTART_GAIN_NLLF = 1e-3
 #: Predicted gain in nllf that is not worth a step: a thousandth of a standard error.
 _NEGLIGIBLE_GAIN_NLLF = 1e-6
+#: Predicted gain in nllf of a step so short, a fiftieth of a standard error, that the errors before it hold after it.
+_SAME_CURVATURE_GAIN_NLLF = 2e-4
 #: Limits wider than this multiple of the natural scale are too wide for methods that draw points between them.
 WIDE_LIMITS_RATIO = 1e6
 
@@ -102,11 +104,13 @@ class Optimizer:
             return
         below, drop = at_minimum(self.objective, found.x, found.local)
         if drop > 0:
+            promise = found.verdict.promise
             self.x, self.value = below, self.evaluations(below)
             self.monitor.update(self.value, self.x)
             found.x, found.value = self.x, self.value
             found.steps, found.convergence = self.at.step, self.monitor.convergence
-            self._test(found)
+            if promise > _SAME_CURVATURE_GAIN_NLLF:
+                self._test(found)
 
     def _test(self, found: MethodOutcome) -> None:
         """Adds the test of convergence to *found*: a simplex may have collapsed. The result does not repeat the test."""
@@ -233,7 +237,7 @@ class BumpsMonitor:
         members = history.population_points[0] if len(values) else None
         self._monitor.update(
             shadow.likelihood(history.value[0], u),
-            x(shadow.inside(u)),
+            lambda: x(shadow.inside(u)),
             shadow.likelihood(values[0], members) if len(values) else None,
             (lambda: x(shadow.inside(members))) if len(values) else None,
             lambda: _state(self._monitor.at.method, history, self._coordinates),

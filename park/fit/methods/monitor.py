@@ -6,6 +6,7 @@ points ends the fit with this traceback; a model that fails at some points leave
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import traceback
@@ -31,6 +32,9 @@ from park.model import Improvement, Log, Progress
 
 #: Parts of the sorted values of a population that a row of convergence shows.
 _POPULATION_QUANTILES = (0.0, 0.2, 0.5, 0.8, 1.0)
+
+#: Python sorts a population of at most this size faster than numpy.
+_SMALL_POPULATION = 100
 
 
 class ModelFailed(ParkError, RuntimeError):
@@ -110,7 +114,7 @@ class Evaluations:
         self._first: Array | None = None
 
     def __call__(self, x: Any) -> float:
-        x = np.array(x, dtype=np.float64)
+        x = np.asarray(x, dtype=np.float64)
         self._begin(x)
         return self._value(self.function(x))
 
@@ -126,15 +130,15 @@ class Evaluations:
         return [self._value(value) for value in self._mapper(copied)]
 
     def _begin(self, x: Array | None) -> None:
-        if self._first is None:
-            self._first = x
+        if self._first is None and x is not None:
+            self._first = x.copy()
 
     def _value(self, value: float | FailedEvaluation) -> float:
         self.count += 1
         if isinstance(value, FailedEvaluation):
             self._tell(value.traceback)
             return float("inf")
-        self.finite += bool(np.isfinite(value))
+        self.finite += math.isfinite(value)
         return float(value)
 
     def failed(self, error: Exception) -> None:
@@ -237,28 +241,29 @@ class Monitor:
         """Records one iteration: its best *value* at *point*, and the values (n,) of its *population*.
 
         *points* returns the points (n, k) of the population, and *state* the state from which the method can continue.
+        *point*, too, may be a function that returns it.
         """
         self._evaluations.verify()
         self._env.ready()
         at = self.at
         at.step += 1
         if value < at.value:
-            at.value, at.point = float(value), np.array(point, dtype=np.float64)
+            at.value, at.point = float(value), np.array(_known(point), dtype=np.float64)
             named = dict(zip(self._objective.names, at.point.tolist(), strict=True))
             self._env.publish(Improvement(at.value, named, at.step))
             self._quality = self._objective.quality(at.value)
         row = [at.value]
         if population is not None and len(population) > 1:
-            ordered = np.sort(np.asarray(population, dtype=np.float64)).tolist()
+            ordered = _sorted(population)
             row += [ordered[round(part * (len(ordered) - 1))] for part in _POPULATION_QUANTILES]
         at.rows.append(row)
         self._env.publish(self._told(self._progress(at.step)))
         if self._asked is not None:
             at.extended = self._asked.samples
             if self._asked.wanted:
-                best = point if at.point is None else at.point
+                best = _known(point) if at.point is None else at.point
                 values = [value] if population is None else population
-                where = [point] if points is None else points()
+                where = [_known(point)] if points is None else points()
                 self._asked.answer(at.method, at.step, self._objective.names, where, values, best, at.value)
         if self._keeper is not None:
             self._keeper.offer(lambda: replace(at, state=state()))
@@ -273,6 +278,19 @@ class Monitor:
         """The convergence rows (steps, columns), cut to the shortest row: a first row may lack its population."""
         width = min((len(row) for row in self.at.rows), default=1)
         return np.array([row[:width] for row in self.at.rows]).reshape(-1, width)
+
+
+def _known(point: Any) -> Any:
+    return point() if callable(point) else point
+
+
+def _sorted(population: Any) -> list[float]:
+    """The values of a population in ascending order, nan last."""
+    values: list[float] = np.asarray(population, dtype=np.float64).tolist()
+    if len(values) > _SMALL_POPULATION or any(value != value for value in values):
+        ordered: list[float] = np.sort(values).tolist()
+        return ordered
+    return sorted(values)
 
 
 def step_progress(most: float) -> Callable[[int], Progress]:

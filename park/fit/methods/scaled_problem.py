@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,16 @@ class ScaledProblem:
         covariance: Callable[[Array], Array],
         x0: Array,
     ) -> None:
-        self._problem = objective.problem()
+        self._objective = objective
         self._names = objective.names
         self._coordinates = coordinates
         self._evaluate = evaluate
         self._covariance = covariance
         self.setp(coordinates.u(x0))
+
+    @cached_property
+    def _problem(self) -> Any:
+        return self._objective.problem()
 
     def __getattr__(self, name: str) -> Any:
         """The attributes that do not depend on coordinates: the name, and derived, visible and integer variables."""

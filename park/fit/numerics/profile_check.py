@@ -13,6 +13,7 @@ distances: a promise that holds there belongs to a smooth model that is not quad
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -170,13 +171,13 @@ class _Line:
         slope = part * float(self._gradient @ step)
         rises = [self._rise(way * part * step) for way in ((1, -1) if both else (1,))]
         found = [rise - way * slope for rise, way in zip(rises, (1, -1), strict=False)]
-        known = [each for each in found if np.isfinite(each)]
-        highest = max((abs(each) for each in rises if np.isfinite(each)), default=np.nan)
+        known = [each for each in found if math.isfinite(each)]
+        highest = max((abs(each) for each in rises if math.isfinite(each)), default=np.nan)
         self.largest = float(np.fmax(self.largest, highest / (part**2 / 2)))
-        return float(np.mean(known)) / (part**2 / 2) if known else np.nan
+        return sum(known) / len(known) / (part**2 / 2) if known else np.nan
 
     def _rise(self, step: Array) -> float:
-        point = np.clip(self._x + step, self._low, self._high)
+        point = np.minimum(np.maximum(self._x + step, self._low), self._high)
         found = self._nllf(point) - self._value
         if found < -self.drop:
             self.lowest, self.drop = point, -found
@@ -185,9 +186,9 @@ class _Line:
     def _room(self, step: Array) -> float:
         """The part of *step*, at most 1, that leads to no limit."""
         with np.errstate(all="ignore"):
-            above, below = (self._high - self._x) / step, (self._low - self._x) / step
-        parts = np.where(step > 0, above, np.where(step < 0, below, np.inf))
-        return float(min(np.min(parts, initial=1.0), 1.0))
+            parts = np.where(step > 0, self._high - self._x, self._low - self._x) / step
+        parts[step == 0] = np.inf  # also where the value is at a limit: 0/0
+        return float(parts.min(initial=1.0))
 
 
 def conditional_errors(

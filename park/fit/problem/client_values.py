@@ -25,6 +25,8 @@ import platform
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -97,9 +99,16 @@ class ClientValues:
 
 def number(objective: Objective, x: Array) -> float:
     """The figure that is compared: half the sum of squared residuals, or the nllf of a bumps problem."""
+    with _quiet():
+        return objective.number(x)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the warnings of numpy and of models."""
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return objective.number(x)
+        yield
 
 
 # -- in the client -------------------------------------------------------------------------------
@@ -150,9 +159,10 @@ def _evaluated(objective: Objective) -> tuple[tuple[ComparedValue, ...], bool | 
         return (_value(objective, objective.start, known.value, known.single),), None
     values = []
     try:
-        for x in (objective.start, _near(objective)):  # the model may have changed since `check`
-            values.append(_value(objective, x, number(objective, x), known.single))
-        again = number(objective, objective.start)
+        with _quiet():
+            for x in (objective.start, _near(objective)):  # the model may have changed since `check`
+                values.append(_value(objective, x, objective.number(x), known.single))
+            again = objective.number(objective.start)
     except Exception:  # the model may fail nearby
         return tuple(values), None
     return tuple(values), values[0].agrees(again)

@@ -70,7 +70,7 @@ class Model:
         for name, given in values.items():
             self._take(name, given, known.get(name))
         try:
-            self._signature()
+            self._signature(function, arguments)
         except InvalidRequest as error:
             raise InvalidRequest(f"model {self.name}: {error}") from None
 
@@ -114,17 +114,16 @@ class Model:
             raise InvalidRequest(f"there are two values for {name}")
         self.parameters[name] = self._shown[name] = parameter
 
-    def _signature(self, function: Any = None) -> Signature:
+    def _signature(self, function: Any, arguments: list[inspect.Parameter] | None) -> Signature:
         given = [*self.parameters, *(name for name in self.constants if name not in self.parameters)]
-        function = self.function if function is None else function
-        return Signature(function, arguments_of(self.function), given, self._vectors)
+        return Signature(function, arguments, given, self._vectors)
 
     def on(self, data: Data) -> Bound:
         """The function at the points of *data*.
 
         Raises InvalidRequest if data and function differ in the number of coordinates.
         """
-        signature = self._signature(typed(self.function, data.y.dtype))
+        signature = self._signature(typed(self.function, data.y.dtype), arguments_of(self.function))
         return Bound(signature, data.coordinates(signature.coordinates), self.constants)
 
     def advice(self, error: Exception) -> str:
@@ -139,7 +138,7 @@ class Model:
         return f"{type(error).__name__}: {error}; parameters are floats: for an int give {', '.join(whole)}"
 
     def __repr__(self) -> str:
-        coordinates = self._signature().coordinates
+        coordinates = self._signature(self.function, arguments_of(self.function)).coordinates
         name = f"{self.name}({', '.join(coordinates)})" if len(coordinates) > 1 else self.name
         return f"Model({', '.join([name, *(f'{key}={value!r}' for key, value in self._shown.items())])})"
 

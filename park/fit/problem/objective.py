@@ -17,6 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -238,7 +239,11 @@ class Objective(ABC):
     def inside(self, x: Array) -> bool:
         """Whether *x* is within the limits."""
         # Plain floats are several times faster than arrays for a few parameters.
-        for value, low, high in zip(x.tolist(), self.low.tolist(), self.high.tolist(), strict=True):
+        for value, (low, high) in zip(x.tolist(), self._ranges, strict=True):
             if not low <= value <= high:
                 return False
         return True
+
+    @cached_property
+    def _ranges(self) -> list[tuple[float, float]]:
+        return list(zip(self.low.tolist(), self.high.tolist(), strict=True))
