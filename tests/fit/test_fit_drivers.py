@@ -22,6 +22,7 @@ from park.fit.results.result import FitResult
 from park.model import Improvement, Log, Progress
 from tests.support import nist
 from tests.support.fits import NOISE, SETTINGS, TRUE, Env, X, assembly, decay, fit, sample
+from tests.support.rooms import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,16 @@ def test_the_job_says_what_is_to_be_known_of_its_result(best: FitResult) -> None
     fit(assembly(model=lambda x, height, time, floor: decay(x, height, time, floor - 2)), "lm", ended)
     (said,) = ended.remarks
     assert said.startswith("floor ended at its limit 1; reduced chi-squared is 15.9, far above 1")
+
+
+def test_the_docs_name_each_option_with_its_default() -> None:
+    page = (ROOT / "docs" / "fits.rst").read_text()
+    table = page.partition("options with their defaults\n")[2].partition("==\n\n")[0]
+    rows = re.split(r"^``(\w+)`` +", table, flags=re.MULTILINE)
+    found = dict(zip(rows[1::2], rows[2::2], strict=True))
+    for method, options in METHODS.items():
+        said = [f"``{name}={repr(v).replace(chr(39), chr(34))}``" for name, v in options.items()]
+        assert re.findall(r"``\w+=[^`]*``", found[method]) == said
 
 
 @pytest.mark.parametrize("method", METHODS)
