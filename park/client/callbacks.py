@@ -23,8 +23,13 @@ class Callbacks:
     def add(self, callback: Callable[[], None]) -> None:
         """Run *callback* after those that were added before."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="park-callbacks", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="park-callbacks", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter ends, and Python starts no threads any more
+                _call(callback)
+                return
+            self._thread = thread
         self._queue.put(callback)
 
     def close(self) -> None:
@@ -33,8 +38,12 @@ class Callbacks:
 
     def _run(self) -> None:
         while (callback := self._queue.get()) is not None:
-            try:
-                callback()
-            except BaseException:  # also SystemExit: futures and monitors depend on this thread
-                tell(f"park: a callback failed:\n{traceback.format_exc()}")
+            _call(callback)
             del callback  # frees the objects that it refers to before the thread waits for the next one
+
+
+def _call(callback: Callable[[], None]) -> None:
+    try:
+        callback()
+    except BaseException:  # also SystemExit: futures and monitors depend on the thread
+        tell(f"park: a callback failed:\n{traceback.format_exc()}")

@@ -348,7 +348,8 @@ def _finish() -> None:
     notice.daemon = True
     try:
         if _busy:
-            notice.start()
+            with contextlib.suppress(RuntimeError):  # Python 3.12.0 and 3.12.1 start no threads at their end
+                notice.start()
         while _busy:
             next(iter(_busy))._join()
     finally:

@@ -68,8 +68,8 @@ class ChunkRun:
     def run(self) -> None:
         """Run the chunk and send its results."""
         slot, run = self._slot, self._run
-        if run.job not in slot.children_before:
-            slot.children_before[run.job] = descendants.own()
+        if run.job not in slot.started_before:
+            slot.started_before[run.job] = descendants.started()
         argv = self._enter()
         try:
             self._run_units()

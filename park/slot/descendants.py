@@ -1,4 +1,4 @@
-"""Processes that bodies have started: children of a slot process, and orphans that it has adopted.
+"""Processes and threads that bodies have started: children of a slot process, and orphans that it has adopted.
 
 A slot process adopts its descendants whose parents end, where the system supports that, as Linux does. So programs in
 sessions of their own, and daemons, are found among its children.
@@ -10,8 +10,10 @@ import contextlib
 import ctypes
 import os
 import signal
+import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from park.util.processes import children
 
@@ -36,9 +38,22 @@ def own() -> set[int]:
     return set()
 
 
-def left(before: set[int]) -> set[int]:
-    """The children that were not there *before*, without Python's helpers."""
-    return {pid for pid in own() - before if not _is_helper(pid)}
+class Started(NamedTuple):
+    """The children and the threads of this process at one time."""
+
+    children: set[int]
+    threads: set[threading.Thread]
+
+
+def started() -> Started:
+    """All that there is now."""
+    return Started(own(), set(threading.enumerate()))
+
+
+def left(before: Started) -> bool:
+    """Whether there are children or threads that were not there *before*, other than helpers that harm no other job."""
+    threads = set(threading.enumerate()) - before.threads
+    return any(not _is_helper(pid) for pid in own() - before.children) or any(map(_may_go_on, threads))
 
 
 def end() -> None:
@@ -52,6 +67,12 @@ def end() -> None:
     with contextlib.suppress(OSError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+
+
+def _may_go_on(thread: threading.Thread) -> bool:
+    """Whether the thread is one of Python's that a body has started. The watch of tqdm's bars sleeps most of the time."""
+    module = type(thread).__module__.partition(".")[0]
+    return not isinstance(thread, threading._DummyThread) and module != "tqdm"
 
 
 def _is_helper(pid: int) -> bool:

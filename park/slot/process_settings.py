@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from park.slot import import_settings
+from park.slot import import_settings, library_settings
 
 try:
     import resource
@@ -91,10 +91,7 @@ class ProcessSettings:
                 lambda: _locale.setlocale(_locale.LC_ALL),
                 lambda v: _locale.setlocale(_locale.LC_ALL, v),
             ),
-            "hooks": (
-                lambda: tuple(getattr(sys, name, None) for name in HOOK_NAMES),
-                _set_hooks,
-            ),
+            "hooks": (lambda: tuple(getattr(sys, name, None) for name in HOOK_NAMES), _set_hooks),
             "threads": (lambda: threading.excepthook, lambda hook: setattr(threading, "excepthook", hook)),
             "trace": (
                 lambda: (sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()),
@@ -105,9 +102,10 @@ class ProcessSettings:
             "recursion": (sys.getrecursionlimit, sys.setrecursionlimit),
             "switches": (sys.getswitchinterval, sys.setswitchinterval),
             "digits": (sys.get_int_max_str_digits, sys.set_int_max_str_digits),
-            "garbage": (lambda: (gc.isenabled(), gc.get_threshold()), _set_gc),
+            "garbage": (_gc, _set_gc),
             "stack": (threading.stack_size, threading.stack_size),
-            "logging": (_logging, _set_logging),
+            "logging": (library_settings.logging, library_settings.set_logging),
+            "plots": (library_settings.plots, library_settings.set_plots),
             "timeout": (
                 lambda: _of("socket", "getdefaulttimeout"),
                 lambda v: _of("socket", "setdefaulttimeout", v),
@@ -294,9 +292,15 @@ def _trace_memory(wanted: bool) -> None:
     _of("tracemalloc", "start" if wanted else "stop")
 
 
-def _set_gc(values: tuple[bool, tuple[int, int, int]]) -> None:
+def _gc() -> tuple[bool, tuple[int, int, int], int, list[Any]]:
+    return gc.isenabled(), gc.get_threshold(), gc.get_debug(), list(gc.callbacks)
+
+
+def _set_gc(values: tuple[bool, tuple[int, int, int], int, list[Any]]) -> None:
     (gc.enable if values[0] else gc.disable)()
     gc.set_threshold(*values[1])
+    gc.set_debug(values[2])
+    gc.callbacks[:] = values[3]
 
 
 def _set_limits(values: tuple[tuple[int, int], ...]) -> None:
@@ -314,17 +318,3 @@ def _of(module: str, name: str, *given: Any) -> Any:
 
 def _temporary() -> Any:
     return getattr(sys.modules.get("tempfile"), "tempdir", None)
-
-
-def _logging() -> tuple[Any, ...]:
-    logging: Any = sys.modules.get("logging")
-    if logging is None or not hasattr(logging, "root"):
-        return (30, [], 0)
-    return logging.root.level, list(logging.root.handlers), logging.root.manager.disable
-
-
-def _set_logging(values: tuple[Any, ...]) -> None:
-    logging: Any = sys.modules["logging"]
-    logging.root.setLevel(values[0])
-    logging.root.handlers[:] = values[1]
-    logging.disable(values[2])

@@ -65,8 +65,10 @@ class Slot:
         self.early = EarlyResults()
         self.bodies = BodyCache(self)
         self.host = BodyHost(self)
-        #: the children of this process when a job came to it, by job
-        self.children_before: dict[int, set[int]] = {}
+        #: the children and threads of this process when a job came to it, by job
+        self.started_before: dict[int, descendants.Started] = {}
+        #: a job that has ended has left something here that others must not meet
+        self._spent = False
         #: sys.argv for jobs that have none of their own
         self.argv = list(environment.DEFAULT_ARGV)
         #: the job in whose context variables this process is; 0: none
@@ -159,7 +161,7 @@ class Slot:
         if run.job != self._last_job:
             self._last_job = run.job
             edited_modules.forget_edited()
-        if self.settings.enter(run.job):  # a setting cannot be made for this job: it needs a fresh process
+        if self._spent or self.settings.enter(run.job):  # this job needs a fresh process
             self.channel.send(messages.Cleans(run.job, spent=True))
             lost = messages.Finished(run.attempt, run.map, run.start, 0, 0.0, ended="lost", epoch=run.epoch)
             self.channel.send(lost, pack_entries([]))
@@ -193,14 +195,14 @@ class Slot:
         return self.settings.context(job).run(function, *given)
 
     def _release(self, job: int) -> None:
-        """The job has ended: clean up, and tell the kernel if the job has left processes behind."""
+        """The job has ended: clean up, and tell the kernel if the job has left processes or threads behind."""
         self.controls.forget(job)
         cleans = self.bodies.release(job)
         self.settings.forget(job)
-        before = self.children_before.pop(job, None)
-        spent = before is not None and bool(descendants.left(before))
-        if cleans or spent:
-            self.channel.send(messages.Cleans(job, done=cleans, spent=spent))
+        before = self.started_before.pop(job, None)
+        self._spent = self._spent or (before is not None and descendants.left(before))
+        if cleans or self._spent:
+            self.channel.send(messages.Cleans(job, done=cleans, spent=self._spent))
 
     def _set_up(self, setup: messages.Setup) -> None:
         """Take the sys.path, the folder and the arguments of the script whose service this is."""

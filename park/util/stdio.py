@@ -75,8 +75,10 @@ class StandardStream:
             self._size += len(data)
             self._pour()
             if self._waiting and self._thread is None:
-                self._thread = threading.Thread(target=self._write_on, name="park output", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._write_on, name="park output", daemon=True)
+                with contextlib.suppress(RuntimeError):  # at the end of Python, where `flush` writes the rest
+                    thread.start()
+                    self._thread = thread
 
     def goes_on(self, source: object) -> bool:
         """Whether the last line was begun by *source* and has not ended."""

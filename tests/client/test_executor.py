@@ -32,6 +32,7 @@ from typing import Any
 import pytest
 
 import park
+from park.client.callbacks import Callbacks
 from park.client.executor import Executor
 from park.local import LocalService
 from tests.support.fabric import ENVIRONMENT, until
@@ -367,6 +368,21 @@ def test_a_callback_that_raises_hangs_nothing(
 
 
 # -- shutdown ------------------------------------------------------------------------------------
+
+
+def test_callbacks_run_at_the_end_of_python_which_starts_no_threads(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    done: list[int] = []
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    callbacks = Callbacks()
+    callbacks.add(lambda: done.append(1 // 0))
+    callbacks.add(lambda: done.append(2))
+    assert done == [2]
+    assert "a callback failed" in capfd.readouterr().err
 
 
 def test_leaving_waits_for_calls_and_maps(service: LocalService, notes: Notes) -> None:

@@ -791,9 +791,8 @@ def test_what_a_body_has_started_ends_with_its_job_or_its_service(scripts: Scrip
                 (pids,) = service.wait(service.start(leaves, [0], priority="urgent"))
                 print(ended(pids), service.wait(served) == list(range(300)))
                 waits = service.start(lambda: (print(leaves(0), flush=True), time.sleep(60)))
-                while service.status(waits).state != "running":
+                while not any("]" in log.text for log in service.logs(waits)):
                     time.sleep(0.01)
-                time.sleep(0.5)
             """
         ),
     )

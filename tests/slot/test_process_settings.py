@@ -20,11 +20,14 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 from park.core.server import ServerProxy
 from park.errors import JobFailed
@@ -47,6 +50,10 @@ def handler(*_: Any) -> None:
 def pair() -> str:
     """A locale that is not the one at hand."""
     return "C.UTF-8" if locale.setlocale(locale.LC_ALL) == "C" else "C"
+
+
+def ignore(*_: Any) -> None:
+    """Does nothing."""
 
 
 class Finder:
@@ -112,6 +119,23 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: (logging.disable(50), logging.basicConfig(level=10)),
         lambda: (logging.root.level, len(logging.root.handlers), logging.root.isEnabledFor(40)),
     ),
+    "a logger": (
+        lambda: (
+            logging.getLogger("some.library").setLevel(10),
+            logging.getLogger("other").addHandler(logging.NullHandler()),
+        ),
+        lambda: [(log.level, len(log.handlers)) for log in map(logging.getLogger, ("some.library", "other"))],
+    ),
+    "watches of garbage": (
+        lambda: (gc.callbacks.append(ignore), gc.set_debug(gc.DEBUG_UNCOLLECTABLE)),
+        lambda: (len(gc.callbacks), gc.get_debug()),
+    ),
+    "matplotlib's parameters": (
+        lambda: matplotlib.rcParams.update({"lines.linewidth": 9}),
+        lambda: matplotlib.rcParams["lines.linewidth"],
+    ),
+    "matplotlib's backend": (lambda: pyplot.switch_backend("svg"), lambda: pyplot.get_backend()),
+    "figures": (lambda: pyplot.figure(), lambda: pyplot.get_fignums()),
     "time-out": (lambda: socket.setdefaulttimeout(0.1), socket.getdefaulttimeout),
     "temporary files": (lambda: setattr(tempfile, "tempdir", "/elsewhere"), lambda: tempfile.gettempdir()),
     "children": (
@@ -222,6 +246,23 @@ def test_what_cannot_be_set_back_takes_another_process(service: ServerProxy) -> 
     after = service.wait(service.start(seen), timeout=60)
     assert after[0] != before[0]
     assert after[1] == before[1]
+
+
+def test_threads_that_a_job_has_left_meet_no_other_job(service: ServerProxy) -> None:
+    def leaves() -> int:
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+        return os.getpid()
+
+    def seen() -> tuple[int, int]:
+        with ThreadPoolExecutor(2) as pool:  # whose threads end with it
+            list(pool.map(abs, range(5)))
+        return os.getpid(), threading.active_count()
+
+    before = service.wait(service.start(seen), timeout=60)
+    assert service.wait(service.start(leaves), timeout=60) == before[0]
+    after = service.wait(service.start(seen), timeout=60)
+    assert after[1] == before[1] == 1
+    assert after[0] != before[0]
 
 
 MODULE = """

@@ -1,0 +1,77 @@
+"""Settings of libraries that a job may change for all code in the process: those of logging and of matplotlib.
+
+A library that is not loaded has no settings. Each function reads, or sets, all settings of one library.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def logging() -> tuple[Any, ...]:
+    """Level and handlers of the root logger, the level that is disabled, and the loggers that differ from a new one."""
+    module: Any = sys.modules.get("logging")
+    if module is None or not hasattr(module, "root"):
+        return (30, [], 0, {})
+    # there may be hundreds of loggers, and this is read whenever another job comes
+    changed = {
+        name: _state(logger)
+        for name, logger in _loggers(module)
+        if logger.level or logger.handlers or logger.disabled or not logger.propagate
+    }
+    return module.root.level, list(module.root.handlers), module.root.manager.disable, changed
+
+
+def set_logging(values: tuple[Any, ...]) -> None:
+    """Set what `logging` returns."""
+    module: Any = sys.modules["logging"]
+    module.root.setLevel(values[0])
+    module.root.handlers[:] = values[1]
+    module.disable(values[2])
+    for name, logger in _loggers(module):
+        wanted = values[3].get(name, _NEW_LOGGER)
+        if _state(logger) != wanted:
+            level, handlers, logger.propagate, logger.disabled = wanted
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+
+
+#: The state of a logger that was just made.
+_NEW_LOGGER: tuple[int, list[Any], bool, bool] = (0, [], True, False)
+
+
+def _state(logger: Any) -> tuple[int, list[Any], bool, bool]:
+    return logger.level, list(logger.handlers), logger.propagate, logger.disabled
+
+
+def _loggers(module: Any) -> list[tuple[str, Any]]:
+    """All loggers but the root, by name; others are places in the tree of names."""
+    return [
+        (n, it) for n, it in list(module.root.manager.loggerDict.items()) if isinstance(it, module.Logger)
+    ]
+
+
+def plots() -> tuple[Any, ...]:
+    """The values of matplotlib's parameters, without a look for its backend, and the open figures of pyplot."""
+    parameters: Any = getattr(sys.modules.get("matplotlib"), "rcParams", None)
+    if parameters is None:
+        return ((), [])
+    figures: Any = getattr(sys.modules.get("matplotlib._pylab_helpers"), "Gcf", None)
+    return tuple(dict.values(parameters)), list(getattr(figures, "figs", {}).items())
+
+
+def set_plots(values: tuple[Any, ...]) -> None:
+    """Set what `plots` returns."""
+    parameters: Any = sys.modules["matplotlib"].rcParams
+    backend = dict.get(parameters, "backend")
+    dict.update(
+        parameters, zip(dict.keys(parameters), values[0], strict=False)
+    )  # each was checked when it was first set
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None and dict.get(parameters, "backend") is not backend:
+        pyplot._backend_mod = None  # type: ignore[attr-defined]  # pyplot loads the other one when it needs it
+    figures: Any = getattr(sys.modules.get("matplotlib._pylab_helpers"), "Gcf", None)
+    if figures is not None:
+        figures.figs.clear()
+        figures.figs.update(values[1])
