@@ -26,6 +26,7 @@ MEASURES = {
     "decisions": "messages that a dispatcher answers in a second, without sockets",
     "sharing": "how close each job comes to its share of the slots",
     "mirror": "how late mirrors of the table are, and how fast they catch up",
+    "page": "what the web page costs the broker, how late its rows are, how its memory grows",
     "memory": "bytes that brokers, kernels and clients hold",
     "payloads": "megabytes per second of large inputs and results",
     "spread": "seconds until one long body is at eight kernels, beside bare copies",
@@ -33,8 +34,8 @@ MEASURES = {
     "recovery": "time that a broker takes to open a home with many jobs",
     "commands": "time that park's commands take, Python's start included",
 }
-#: These measures write much to the disk or start many processes. They run only when they are named.
-ONLY_BY_NAME = ("payloads", "spread", "durability", "recovery", "commands")
+#: These measures write much to the disk, or start many processes or a browser. They run only when they are named.
+ONLY_BY_NAME = ("page", "payloads", "spread", "durability", "recovery", "commands")
 #: The studies, with the line that the help shows of each.
 STUDIES = {
     "simulate": "a day of a facility in the simulator: shares, decisions per second, memory",

@@ -33,7 +33,7 @@ _loaded = 0
 
 
 def is_own(module: ModuleType) -> bool:
-    """Whether the module is the user's own: a Python file that is neither installed nor part of PARK."""
+    """Whether the module is the user's own: a Python file, compiled or not, neither installed nor part of PARK."""
     file = getattr(module, "__file__", None)
     return isinstance(file, str) and module.__name__ != "__main__" and _is_own(file)
 
@@ -41,7 +41,7 @@ def is_own(module: ModuleType) -> bool:
 @cache
 def _is_own(file: str) -> bool:
     return (
-        file.endswith(".py")
+        file.endswith((".py", ".pyc"))
         and not os.path.realpath(file).startswith(_installed())
         and f"{os.sep}site-packages{os.sep}" not in file
         and f"{os.sep}dist-packages{os.sep}" not in file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import py_compile
 import subprocess
 import sys
 import textwrap
@@ -65,6 +66,19 @@ def test_an_edited_module_is_loaded_anew_in_the_same_service(tmp_path: Path, wri
             assert list(service.map(module.value, [2])) == [2 + step]
             with service.executor() as pool:
                 assert pool.submit(module.value, 3).result(50) == 3 + step
+
+
+def test_a_module_without_its_source_counts_too(write: Write, tmp_path: Path) -> None:
+    own = LocalService()
+    own.configure(slots=1)
+    source = tmp_path / "modules" / "compiled_a.py"
+    with own as service:
+        for step in (1, 20):
+            write(compiled_a=f"def value(x): return x + {step}")
+            py_compile.compile(str(source), str(source.with_suffix(".pyc")), doraise=True)
+            source.unlink()
+            module = load("compiled_a")
+            assert service.wait(service.start(module.value, [1]), timeout=60) == [1 + step]
 
 
 def test_what_a_module_imports_counts_too(write: Write) -> None:

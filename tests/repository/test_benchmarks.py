@@ -40,6 +40,7 @@ def test_what_the_disk_costs_is_measured(tmp_path: Path) -> None:
         pytest.param(("latency", "throughput", "generation"), 15, marks=pytest.mark.heavy),
         pytest.param(("mirror", "memory", "sharing", "commands"), 8, marks=pytest.mark.heavy),
         pytest.param(("payloads", "spread"), 11, marks=pytest.mark.heavy),
+        pytest.param(("page",), 1, marks=pytest.mark.heavy),
     ],
 )
 def test_a_quick_run_measures_everything(names: tuple[str, ...], marks: int, tmp_path: Path) -> None:
