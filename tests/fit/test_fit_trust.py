@@ -533,6 +533,23 @@ class TestConvergence:
         return float(high - low) / 2
 
 
+class TestResidualsWithoutErrors:
+    """Without dy no chi-squared tells a wrong fit: the residuals themselves do."""
+
+    X = np.random.default_rng(3).permutation(np.linspace(0, 10, 120))
+
+    def fitted(self, y: Array, dy: float | None = None, speed: float = 2.6) -> FitResult:
+        model = Model(lambda x, a, w: a * np.sin(w * x), a=(0, 5), w=Parameter(speed, limits=(0.1, 6)))
+        return fit(Assembly((model, (self.X, y) if dy is None else (self.X, y, dy))), "lm")
+
+    def test_a_local_minimum_leaves_a_trend(self) -> None:
+        y = 3 * np.sin(2.7 * self.X) + np.random.default_rng(4).normal(0, 0.1, self.X.size)
+        assert "neighbours" not in self.fitted(y).message
+        assert "no pure scatter" in self.fitted(y, speed=1.2).message
+        assert "neighbours" not in self.fitted(y, dy=0.1, speed=1.2).message  # chi-squared tells it
+        assert "neighbours" not in self.fitted(3 * np.sin(2.7 * self.X)).message  # exact but for rounding
+
+
 class TestUnknownErrors:
     T = np.linspace(0, 8, 32)
     QUIET = 1.5 * T + 2 + 0.05 * np.random.default_rng(1).normal(size=32)

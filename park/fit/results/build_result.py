@@ -22,8 +22,9 @@ from park.fit.numerics.covariance import Curvature, curvature
 from park.fit.numerics.intervals import widened
 from park.fit.problem.assembly import Assembly
 from park.fit.problem.objective import Objective
+from park.fit.results.residual_trend import trends
 from park.fit.results.result import Estimate, FitResult
-from park.fit.results.result_curves import make_result_curves
+from park.fit.results.result_curves import ResultCurves, make_result_curves
 from park.model import Log
 
 #: A value counts as at a limit within this part of its standard error.
@@ -66,7 +67,7 @@ def build_result(assembly: Assembly, method: str, found: MethodOutcome, env: Env
     )
     chisq, statistic = goodness(objective, x, found.value, local)
     _warn_of_shape(objective, chisq, statistic, local if draws is None else None, remarks)
-    for note in (*found.notes, *portrait.notes, *objective.notes):
+    for note in (*found.notes, *_trends(portrait, remarks), *portrait.notes, *objective.notes):
         remarks.add(note)
     return FitResult(
         names=objective.names,
@@ -227,6 +228,14 @@ def _warn_of_shape(
             f"reduced chi-squared is {chisq:.3g}, far above 1: the model or dy is wrong, or this is a local minimum; "
             "fit from more points (starts=10) or with method 'de'"
         )
+
+
+def _trends(portrait: ResultCurves, remarks: _Remarks) -> list[str]:
+    """Remarks on parts without dy whose residuals are no pure scatter."""
+    found: list[str] = []
+    with remarks.guard("the test of the residuals"):
+        found += trends(portrait.curves)
+    return found
 
 
 def _at_limit(
