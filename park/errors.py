@@ -123,7 +123,7 @@ class JobFailed(ParkError, RuntimeError):
         self.results = results
 
     def __str__(self) -> str:
-        return _with_traceback(f"job {self.job} failed: {self.cause}", self.traceback)
+        return _with_traceback(with_cause(f"job {self.job} failed", self.cause), self.traceback)
 
 
 class JobAborted(ParkError, RuntimeError):
@@ -139,7 +139,7 @@ class JobAborted(ParkError, RuntimeError):
         self.partial = partial
 
     def __str__(self) -> str:
-        return f"job {self.job} was aborted" + (f": {visible(self.reason)}" if self.reason else "")
+        return with_cause(f"job {self.job} was aborted", visible(self.reason))
 
 
 class Abort(BaseException):
@@ -159,13 +159,28 @@ def _with_traceback(text: str, traceback: str) -> str:
     return f"{text}\n\nRemote traceback:\n{visible(traceback.rstrip(), lines=True)}" if traceback else text
 
 
+def with_cause(end: str, cause: str) -> str:
+    """The sentence that says an *end* and its *cause*; where the cause begins with the last word of the end, once.
+
+    >>> with_cause("job 1 was aborted", "aborted by its owner")
+    'job 1 was aborted by its owner'
+    >>> with_cause("job 1 failed", "unit 3: ValueError")
+    'job 1 failed: unit 3: ValueError'
+    """
+    word = end.rpartition(" ")[2]
+    rest = cause[len(word) :]
+    if cause.casefold().startswith(word.casefold()) and not rest[:1].isalnum():
+        return end + rest
+    return f"{end}: {cause}" if cause else end
+
+
 def in_words(error: BaseException) -> str:
     """The class of any exception and the first line of its text, also where it has none to give."""
     try:
         text = str(error).strip().partition("\n")[0]
     except BaseException:
         text = "(its __str__ fails)"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return with_cause(type(error).__name__, text)
 
 
 def did_you_mean(word: str, known: Iterable[str], after: str = "") -> str:

@@ -630,7 +630,7 @@ def test_wait_says_how_it_ended(world: World) -> None:
     assert done == f"job {world.done} is complete\n"
     assert failed.startswith(f"park: job {world.failed} failed: unit 1: ZeroDivisionError: division by zero")
     assert f"park fetch {world.failed}: traceback" in failed
-    assert aborted == f"park: job {world.aborted} was aborted: aborted by its owner\n"
+    assert aborted == f"park: job {world.aborted} was aborted by its owner\n"
     assert late.text == f"park: job {world.held} is waiting after 0.1 s: waits for its time\n"
 
 
@@ -714,7 +714,7 @@ def test_abort_ends_it_now(world: World) -> None:
     waiting = world.start("wait", job)
     assert world.run("abort", job) == f"job {job} is being aborted\n"
     assert waiting.wait() == 1
-    assert waiting.text == f"park: job {job} was aborted: aborted by its owner\n"
+    assert waiting.text == f"park: job {job} was aborted by its owner\n"
 
 
 def test_ctrl_c_in_wait_leaves_the_jobs_alone(world: World) -> None:
@@ -755,7 +755,7 @@ def test_several_jobs_are_waited_for_with_a_bar_each(world: World) -> None:
             assert "二" in terminal.text
             assert "0/1" in terminal.text
             world.service.abort(second)
-            until(lambda: f"job {second} was aborted: aborted by its owner" in terminal.text)
+            until(lambda: f"job {second} was aborted by its owner" in terminal.text)
             assert waiting.running
             world.service.abort(first)
             until(lambda: terminal.text and not waiting.running)

@@ -14,6 +14,7 @@ from park.broker.entities.requirements import Kind, Needs, unmet
 from park.broker.entities.roster import Kernel
 from park.broker.handlers import charging
 from park.broker.state import State
+from park.errors import with_cause
 from park.model import JobState, Serves
 
 #: Seconds after which a driver that was asked for its slot and keeps it is named.
@@ -182,4 +183,4 @@ def _seconds(seconds: float) -> str:
 def failed_dependency(other: BrokerJob) -> str:
     """Why a job that comes after *other*, which has failed or was aborted, fails too."""
     verb = "has failed" if other.state is JobState.FAILED else "was aborted"
-    return f"job {other.number}, which it comes after, {verb}: {other.facts.reason}".rstrip(": ")
+    return with_cause(f"job {other.number}, which it comes after, {verb}", other.facts.reason)

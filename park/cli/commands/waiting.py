@@ -14,6 +14,7 @@ import click
 from park.cli.common import broker_option, in_words, open_service
 from park.cli.select import chosen, records_of, selectors_argument
 from park.cli.show import tables
+from park.errors import with_cause
 from park.util.pace import Pace, counted, span
 
 if TYPE_CHECKING:
@@ -137,9 +138,9 @@ def tell_end(record: JobRecord) -> None:
     text = f"job {job} is {record.state}"
     if record.state == "failed":
         hint = f" (park fetch {job}: traceback)" if record.failed else ""
-        text = f"park: job {job} failed: {reason}{hint}"
+        text = with_cause(f"park: job {job} failed", reason) + hint
     elif record.state == "aborted":
-        text = f"park: job {job} was aborted" + (f": {reason}" if reason else "")
+        text = with_cause(f"park: job {job} was aborted", reason)
     click.echo(tables.plain(text), err=record.state != "complete")
     tell_remark(record)
 
