@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -114,6 +115,30 @@ def test_a_home_without_a_broker_is_copied_too(tmp_path: Path) -> None:
     assert codec.unpack(new.get("meta", ("next_job",)) or b"") == 17 + JOB_NUMBER_GAP
     new.close()
     assert sorted(os.listdir(tmp_path / "new")) == ["broker.lock", "jobs.mdb", "jobs.mdb-lock"]
+
+
+def test_what_a_killed_backup_has_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    """Given a backup that is killed and one that goes on, when a third is made, then only the first's file is gone."""
+    JobStore(tmp_path / "a").close()
+    script = """
+        import os, sys, time
+        from pathlib import Path
+        from park.broker.storage import backup
+        def stay(part): print("begun", flush=True); time.sleep(600)
+        backup._looked_at = stay
+        backup.back_up(Path(sys.argv[1]), Path(sys.argv[2]))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "a")]
+    killed, living = (Process([*command, str(tmp_path / name)], tmp_path / f"{name}.log") for name in "xy")
+    try:
+        for process in (killed, living):
+            until(lambda process=process: "begun" in process.text, why=lambda: killed.text + living.text)  # type: ignore[misc]
+        killed.kill()
+        assert len(list(tmp_path.glob(".*"))) == 2
+        back_up(tmp_path / "a", tmp_path / "copy")
+        assert [file.name for file in tmp_path.glob(".*")] == [f".y.{living.pid}.park-backup"]
+    finally:
+        living.kill()
 
 
 def test_what_is_no_copy_is_refused_and_nothing_is_left(tmp_path: Path) -> None:

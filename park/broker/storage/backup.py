@@ -12,6 +12,9 @@ cannot mend one thing: units that were answered after the copy run again, and so
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +26,13 @@ from park.broker.storage.store import NAMESPACES, SCHEMA, JobStore, stored_value
 from park.errors import StoreError
 from park.wire import codec
 
+if sys.platform != "win32":
+    import fcntl
+
 #: Job numbers that are left out after a restore, because the broker may have given them out since the copy.
 JOB_NUMBER_GAP = 10_000
+#: The end of the name of a copy that is not whole.
+_PART = ".park-backup"
 #: The file of the store in a broker's home.
 STORE_FILE = "jobs.mdb"
 
@@ -46,19 +54,17 @@ def back_up(home: Path, file: Path) -> Copy:
     source = home / STORE_FILE
     if not source.is_file():
         raise StoreError(f"there is no store in {home}: name a broker's home with --home")
-    part = file.with_name(f".{file.name}.{os.getpid()}")
+    part = file.with_name(f".{file.name}.{os.getpid()}{_PART}")
     try:
         if file.exists():
             raise StoreError(f"{file} is there already: name a new file")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
+        _sweep(file.parent)
+        with _begun(part) as descriptor:
             with lmdb.open(str(source), subdir=False, readonly=True, max_dbs=len(NAMESPACES)) as env:
                 env.copyfd(descriptor, compact=True)
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        copy = _looked_at(part)
-        os.link(part, file)  # unlike a rename it never takes the place of another file
+            copy = _looked_at(part)
+            os.link(part, file)  # unlike a rename it never takes the place of another file
         _sync(file.parent)
         return copy
     except (OSError, lmdb.Error) as error:
@@ -156,6 +162,31 @@ def _check(file: Path, namespace: str, key: bytes, record: bytes) -> None:
         stored_value(namespace, key, memoryview(record))
     except StoreError as error:
         raise StoreError(f"{file} is damaged: {error}") from None
+
+
+@contextmanager
+def _begun(part: Path) -> Iterator[int]:
+    """A new file for a copy, locked as long as it is written."""
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not os.fstat(descriptor).st_nlink:
+            raise StoreError(f"another backup has swept {part} away: try again")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what backups that were killed have left in the folder."""
+    for part in folder.glob(f".*{_PART}"):
+        with suppress(OSError):  # it is gone, or somebody else's
+            descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def _private(file: str, flags: int) -> int:
