@@ -91,6 +91,8 @@ def load(file: Path) -> tuple[Tables, str, bool]:
         return {}, f"{file} cannot be read: {error.strerror}", True
     except ValueError as error:  # no TOML, or no text
         return {}, f"{file} is no TOML: {error}", True
+    except RecursionError:
+        return {}, f"{file} is no TOML: its values nest too deep", True
 
 
 @functools.lru_cache(maxsize=16)
@@ -255,8 +257,8 @@ def _check_expression(value: Any, where: str) -> None:
     _check_text(value, where)
     try:
         re.compile(value)
-    except re.error as error:
-        raise InvalidRequest(f"{where} = {value!r} is no regular expression: {error}") from None
+    except (re.error, RecursionError, OverflowError) as error:
+        raise InvalidRequest(f"{where} = {value!r:.200} is no regular expression: {error}") from None
 
 
 def _check_port(value: Any, where: str) -> None:

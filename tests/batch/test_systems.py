@@ -102,6 +102,8 @@ def test_park_toml_changes_profiles_and_adds_some(tmp_path: Path) -> None:
     [
         ('[batch.own]\nsubmit = ["x"]', r"\[batch.own\] of park.toml needs system = "),
         ('[batch.torque]\nrecord = "("', "is no regular expression"),
+        (f'[batch.torque]\nrecord = "{"(" * 5000}"', "is no regular expression"),
+        ('[batch.torque]\nrecord = "a{99999999999999999999}"', "is no regular expression"),
         ('[batch.torque]\nsubmit = "qsub"', "is no list of texts"),
         ('[batch.torque]\nstates = {R = "runs"}', "is none of queued, running, ended, unknown"),
         ('[batch.torque]\nsumbit = ["qsub"]', r"batch.torque.sumbit is not known.*did you mean submit"),

@@ -98,6 +98,7 @@ def test_where_the_files_are(monkeypatch: pytest.MonkeyPatch) -> None:
             "credits.owners.ada.age is not known; [credits.owners.ada] has cap",
         ),
         ("[credits\ncap = 1", "is no TOML: "),
+        ("cap = " + "[" * 100_000, "is no TOML: "),
     ],
 )
 def test_what_cannot_be_so_is_named_with_its_file(place: Place, text: str, words: str) -> None:
