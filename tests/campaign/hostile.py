@@ -6,6 +6,7 @@ long they waited at most, how evenly they were served, how much memory the broke
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -116,6 +117,10 @@ class Report:
         return "\n".join([*lines, *(f"BROKEN: {text}" for text in self.broken)])
 
 
+class _BrokerEnded(Exception):
+    """The broker has ended: nothing more can be seen."""
+
+
 class Hostile:
     """One campaign in *folder* for *seconds*. *planted*: a hole in the broker, see `tests.campaign.planted`.
 
@@ -151,12 +156,13 @@ class Hostile:
             services = {owner: fabric.connect(owner) for owner in self.owners}
             until(lambda: len(services[self.owners[0]].kernels()) == len(kernels), 60.0)
             shared = {owner: service.start(nap, [0.002] * 200_000) for owner, service in services.items()}
-            self._phase(self.report.calm, services, shared)
-            attackers = {role: self._attack(role) for role in ROLES}
-            self._phase(self.report.work, services, shared)
-            for role, process in attackers.items():
-                process.wait(self.seconds + PATIENCE_SECONDS)
-                self.report.attackers[role] = json.loads(process.text.splitlines()[-1])
+            with contextlib.suppress(_BrokerEnded):
+                self._phase(self.report.calm, services, shared)
+                attackers = {role: self._attack(role) for role in ROLES}
+                self._phase(self.report.work, services, shared)
+                for role, process in attackers.items():
+                    process.wait(self.seconds + PATIENCE_SECONDS)
+                    self.report.attackers[role] = json.loads(process.text.splitlines()[-1])
             self._judge(services, shared, kernels)
         return self.report
 
@@ -171,6 +177,8 @@ class Hostile:
         for thread in threads:
             thread.start()
         self._watch()
+        if not self.fabric.broker.running:  # the owners would wait for it
+            raise _BrokerEnded
         after = {owner: self._done(service, shared[owner]) for owner, service in services.items()}
         phase.served = {owner: after[owner] - before[owner] for owner in services}
         for thread in threads:
