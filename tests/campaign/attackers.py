@@ -11,6 +11,7 @@ import os
 import random
 import socket
 import struct
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -34,6 +35,8 @@ from tests.support.any_value import any_of
 KINDS = sorted(dispatcher.HANDLERS, key=lambda kind: kind.__name__)
 #: Messages of an attack between two looks at the answers.
 BURST = 50
+#: Messages on a connection that is then reset.
+RESET_MESSAGES = 5000
 #: How often an attacker comes anew instead.
 AGAIN = 0.05
 #: Fetches that the hoarder leaves open, more than a connection may have.
@@ -127,9 +130,16 @@ class Attacker:
         self.raw([bytes(500_000)] * 200)
 
     def reset(self) -> None:
+        """Fill the queue of a connection and reset it, in another process: ZeroMQ may abort there, too."""
+        subprocess.run(
+            [sys.executable, "-m", "tests.campaign.attackers", *sys.argv[1:], "reset"], check=False
+        )
+        self.sent += RESET_MESSAGES
+
+    def fill_and_reset(self) -> None:
         """Fill the queue, with heartbeats of ZeroMQ between, and reset the connection."""
         self.connect("clients" if self.key is None else self.port, heartbeat=1)
-        for number in range(5000):
+        for number in range(RESET_MESSAGES):
             self.raw([b"x" * 10])
             if number % 100 == 0:
                 time.sleep(0.001)
@@ -137,7 +147,6 @@ class Attacker:
             with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as end:
                 if end.family == socket.AF_INET:
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.begin()
 
     def run(self, seconds: float) -> None:
         """Attack, in any order, for so long."""
@@ -165,7 +174,7 @@ class Attacker:
         self.hello()
 
     def attacks(self) -> list[Callable[[], None]]:
-        return [self.fuzz, self.fuzz, self.claim_memory, self.reset]
+        return [self.fuzz, self.fuzz, self.claim_memory, self.reset, self.reset]
 
     def judge(self, message: messages.Message) -> None:
         """Look for an answer that must not come."""
@@ -294,7 +303,7 @@ class BadKernel(Attacker):
         list(self.answers(500))
 
     def attacks(self) -> list[Callable[[], None]]:
-        return [self.fuzz, self.announce, self.forge, self.name_much, self.reset]
+        return [self.fuzz, self.announce, self.forge, self.name_much, *(3 * [self.reset])]
 
     def name_much(self) -> None:
         """Heartbeats that name thousands of attempts, of which each is answered."""
@@ -352,8 +361,12 @@ class Stranger(Attacker):
 ROLES = {kind.__name__: kind for kind in (Hoarder, Thief, Observer, BadKernel, Stranger)}
 
 
-def main(role: str, endpoints: str, key: str, seconds: str, seed: str) -> None:
+def main(role: str, endpoints: str, key: str, seconds: str, seed: str, what: str = "") -> None:
     attacker = ROLES[role](json.loads(endpoints), Path(key) if key else None, int(seed))
+    if what == "reset":
+        attacker.until = time.monotonic() + 10.0
+        attacker.fill_and_reset()
+        os._exit(0)
     attacker.run(float(seconds))
     report = {"sent": attacker.sent, "refused": attacker.refused, "breaches": attacker.breaches}
     print(json.dumps(report), flush=True)
