@@ -257,12 +257,12 @@ def test_others_wait_while_the_user_is_at_the_keyboard_and_own_jobs_run(desktop:
     until(lambda: own.kernels()[0].serves == "own")
     job = other.start(nap, [0.0, 0.0])
     until(lambda: KEYBOARD in other.status(job).reason)
-    assert own.wait(own.start(nap, [0.0, 0.0]), 20) == [0.0, 0.0]
+    assert own.wait(own.start(nap, [0.0, 0.0]), 60) == [0.0, 0.0]
     shown = desktop.fabric.park("kernels")
     assert shown.wait() == 0
     assert f"others pause: {KEYBOARD}" in shown.text
     desktop.user_is_away(True)
-    assert other.wait(job, 30) == [0.0, 0.0]
+    assert other.wait(job, 60) == [0.0, 0.0]
     until(lambda: "serves again" in process.text)
     process.popen.terminate()
     assert process.wait() == 0
