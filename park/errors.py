@@ -166,10 +166,12 @@ def with_cause(end: str, cause: str) -> str:
     'job 1 was aborted by its owner'
     >>> with_cause("job 1 failed", "unit 3: ValueError")
     'job 1 failed: unit 3: ValueError'
+    >>> with_cause("job 1 failed", "failed-over node")
+    'job 1 failed: failed-over node'
     """
     word = end.rpartition(" ")[2]
     rest = cause[len(word) :]
-    if cause.casefold().startswith(word.casefold()) and not rest[:1].isalnum():
+    if cause.casefold().startswith(word.casefold()) and rest[:1] in ("", *" :,;."):
         return end + rest
     return f"{end}: {cause}" if cause else end
 

@@ -77,7 +77,7 @@ NAMESPACES = (
     "mail",  # letters and the news for them
 )
 
-#: What the system says for EDQUOT and EFBIG, which LMDB passes on without the number.
+#: The system's texts for EDQUOT and EFBIG: LMDB passes on the text of such an error without its number.
 _QUOTA_WORDS = (os.strerror(errno.EDQUOT), os.strerror(errno.EFBIG))
 #: Seconds between two looks for readers that have died.
 READER_CHECK_SECONDS = 1.0
