@@ -51,6 +51,7 @@ from park.broker.handlers import (
 )
 from park.broker.state import State
 from park.errors import Busy, ParkError, ProtocolError
+from park.wait_reason import words
 from park.wire import messages
 from park.wire.messages import Message, Submit
 
@@ -256,7 +257,7 @@ class Dispatcher:
 
     def explain(self, number: int) -> str:
         """One sentence: why the job waits, its share, and when to expect its next unit; or the cause of its end."""
-        return explain.explainer(self.state)(number)
+        return words(explain.explainer(self.state)(number))
 
     def __repr__(self) -> str:
         return f"<Dispatcher {len(self.state.jobs)} jobs, epoch {self.state.epoch}>"

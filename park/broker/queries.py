@@ -7,6 +7,7 @@ started or ended, after all messages that its body published before.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
@@ -27,6 +28,7 @@ from park.model import Delta, JobRecord, JobState
 from park.table.query import JobIndex, Query
 from park.table.table import Table, pack_deltas
 from park.util.msgstream import LATEST_KINDS, message_stream
+from park.wait_reason import WaitReason, words
 from park.wire import codec, messages
 
 #: Archived jobs that are shown at a time.
@@ -200,7 +202,11 @@ class Public:
                     yield Send(peer, messages.Failure(message.id, "UnknownJob", text))
                     return
                 if isinstance(message, messages.Status):
-                    yield Send(peer, messages.Records(message.id), codec.pack([self._shown(message.job)]))
+                    explain = functools.cache(explainer(self._dispatcher.state))
+                    shown = self._shown(message.job, explain)
+                    if job is not None:
+                        shown["wait"] = explain(message.job).as_map()
+                    yield Send(peer, messages.Records(message.id), codec.pack([shown]))
                     return
                 try:
                     # a job that is being deleted has its row until that is on disk
@@ -221,7 +227,7 @@ class Public:
         from then on every new one. For an ended job the last message tells how it ended.
         """
         number, id, since = message.job, message.id, message.since
-        shown = self._shown(number)
+        shown = self._shown(number, explainer(self._dispatcher.state))
         passed, kept = self.job_messages.since(number, since)
         at, lost = passed, ""
         if since is None:
@@ -253,7 +259,7 @@ class Public:
             yield Send(peer, replace(stream, reply=id), payload)
 
     def _rows(
-        self, numbers: Iterable[int], names: Sequence[str], explain: Callable[[int], str]
+        self, numbers: Iterable[int], names: Sequence[str], explain: Callable[[int], WaitReason]
     ) -> Iterator[list[Any]]:
         """The fields *names* of the records of these jobs, with the reasons, as far as they are on disk.
 
@@ -274,7 +280,7 @@ class Public:
             row.pop()
             if job is not None:
                 for i in why:
-                    row[i] = explain(number)
+                    row[i] = words(explain(number))
                 for i in where:
                     row[i] = self._hosts(job)
             yield row
@@ -291,9 +297,9 @@ class Public:
                 stored = codec.unpack(self._store.get("archive", (number,)) or b"")
                 yield [stored.get(name, _NONE[name]) for name in names]
 
-    def _shown(self, number: int) -> dict[str, Any]:
+    def _shown(self, number: int, explain: Callable[[int], WaitReason]) -> dict[str, Any]:
         """The record of one job as a map, likewise."""
-        return dict(zip(_FIELDS, next(self._rows([number], _FIELDS, self._dispatcher.explain)), strict=True))
+        return dict(zip(_FIELDS, next(self._rows([number], _FIELDS, explain)), strict=True))
 
 
 def _last(record: dict[str, Any]) -> bytes:

@@ -8,13 +8,12 @@ the job runs after all.
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
+
+from park.wait_reason import OF_CLIENT, Cause, WaitReason, announcement
 
 #: Seconds between two looks, and after a look that has found the job running.
 LOOK_SECONDS, LOOK_AFTER_RUNNING_SECONDS = 0.75, 10.0
-#: Beginnings of reasons that the client itself causes: its inputs come slowly, or it takes results slowly.
-CLIENT_REASONS = ("waits for more inputs", "waits until its client")
 
 
 class StallNotice:
@@ -29,8 +28,8 @@ class StallNotice:
         self._rests_until = 0.0
         #: nothing of the job ran at the last look
         self._idle = False
-        #: the reason that was told last, without its numbers
-        self._told = ""
+        #: the reason that the user was told last; None: none, or the job has run since
+        self._told: WaitReason | None = None
 
     def begin(self, now: float) -> None:
         """A thread begins to wait."""
@@ -40,27 +39,24 @@ class StallNotice:
     def look(self, job: int, progress: int, now: float) -> bool:
         """Whether to ask the service now why *job* does not run; 0: no thread waits. *progress* counts its results."""
         if not job:
-            self.due, self._told = math.inf, ""
+            self.due, self._told = math.inf, None
             return False
         self.due = now + LOOK_SECONDS
         same = (job, progress) == (self._job, self._progress)
         if not same:
             self._job, self._progress = job, progress
             self._rests_until, self._idle = 0.0, False
-        return not self.asked and now >= self._rests_until and (same or bool(self._told))
+        return not self.asked and now >= self._rests_until and (same or self._told is not None)
 
     def heard(self, record: dict[str, Any], now: float) -> str:
         """The sentence to tell, now that the service has answered with the job's *record*; "" for none."""
-        job, reason = record["job"], record["reason"]
-        if record["running"] or not reason or reason.startswith(CLIENT_REASONS):
+        job, reason = record["job"], WaitReason.beside(record)
+        if record["running"] or reason.cause is Cause.NONE or reason.cause in OF_CLIENT:
             self._idle, self._rests_until = False, now + LOOK_AFTER_RUNNING_SECONDS
-            told, self._told = self._told, ""
-            return f"job {job} runs" if told and record["running"] else ""
+            told, self._told = self._told, None
+            return f"job {job} runs" if told is not None and record["running"] else ""
         idle, self._idle = self._idle, True
-        kind = re.sub(r"[\d.]+", "", reason)
-        if not idle or kind == self._told:
+        if not idle or reason.is_like(self._told):
             return ""
-        self._told = kind
-        if reason.startswith("waits"):
-            return f"job {job} {reason}"
-        return f"job {job} waits: {reason.removeprefix('waiting: ')}"
+        self._told = reason
+        return announcement(job, reason)

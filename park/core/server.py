@@ -59,6 +59,7 @@ from park.model import (
 )
 from park.table.query import Query
 from park.util.stdio import tell
+from park.wait_reason import WaitReason
 from park.wire import codec, messages
 
 if TYPE_CHECKING:
@@ -494,6 +495,12 @@ class ServerProxy(Server):
         number = number_of(job)
         _, data = self._link.ask(lambda n: messages.Status(n, number))
         return JobRecord.from_map(codec.unpack(data)[0])
+
+    def wait_reason(self, job: Any) -> WaitReason:
+        """Why a job waits, as fields; `park.wait_reason.words` gives the sentence. Raises UnknownJob."""
+        number = number_of(job)
+        _, data = self._link.ask(lambda n: messages.Status(n, number))
+        return WaitReason.beside(codec.unpack(data)[0])
 
     def reason(self, job: Any) -> job_waits.Reason:
         """Why a job does not run, to be looked at again and again."""

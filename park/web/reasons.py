@@ -9,27 +9,24 @@ from park.core.server import ServerProxy
 from park.errors import UnknownJob
 from park.model import JobRecord
 from park.text import visible
+from park.wait_reason import WaitReason, words
 
 #: Jobs that are asked about, and seconds for which one counts as shown.
 MAX_REASONS, SHOWN_SECONDS = 200, 20.0
 
 
 class Reasons:
-    """The sentences that the broker has said last, by job."""
+    """The last answers of the broker, by job."""
 
     def __init__(self) -> None:
-        self._texts: dict[int, str] = {}
+        #: why each job waits
+        self.by_job: Mapping[int, WaitReason] = {}
         #: when a page showed the job last (seconds)
         self._shown: dict[int, float] = {}
 
     def of(self, job: int) -> str:
         """Why *job* waits; "": it does not wait, or its reason is not known yet."""
-        return self._texts.get(job, "")
-
-    @property
-    def texts(self) -> Mapping[int, str]:
-        """All reasons, by job."""
-        return self._texts
+        return _shown(self.by_job.get(job))
 
     def show(self, job: int, now: float) -> None:
         """A page shows the job."""
@@ -45,16 +42,21 @@ class Reasons:
             if (record := records.get(job)) is not None and not record.state.ended and not record.reason
         ][:MAX_REASONS]
 
-    def take(self, texts: dict[int, str]) -> list[int]:
-        """Store the answers of the broker. Returns the jobs on open pages whose reason has changed."""
-        before, self._texts = self._texts, texts
-        return [job for job in self._shown if texts.get(job) != before.get(job)]
+    def take(self, answers: Mapping[int, WaitReason]) -> list[int]:
+        """Store the answers of the broker. Returns the jobs on open pages whose reason has changed in words."""
+        before, self.by_job = self.by_job, answers
+        return [job for job in self._shown if _shown(answers.get(job)) != _shown(before.get(job))]
 
 
-def ask(service: ServerProxy, jobs: Iterable[int]) -> dict[int, str]:
+def ask(service: ServerProxy, jobs: Iterable[int]) -> dict[int, WaitReason]:
     """The reason why each of *jobs* waits. The questions come one by one: a burst would keep the broker from its work."""
     found = {}
     for job in jobs:
         with contextlib.suppress(UnknownJob):
-            found[job] = visible(service.status(job).reason)
+            found[job] = service.wait_reason(job)
     return found
+
+
+def _shown(reason: WaitReason | None) -> str:
+    """The sentence on the page."""
+    return "" if reason is None else visible(words(reason))

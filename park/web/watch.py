@@ -217,7 +217,7 @@ class FabricWatch:
         if changed:
             records = [self.table.jobs.get(job) for job in changed[:MAX_ROWS]]
             event["jobs"] = [self.row(record) for record in records if record is not None]
-        served = next_turn.served_next(first, self._reasons.texts)
+        served = next_turn.served_next(first, self._reasons.by_job)
         turn = None if served is None else self.row(served)
         if turn != self._next:
             self._next = event["next"] = turn

@@ -429,7 +429,7 @@ class Credits(Message, frozen=True):
 
 class Backlog(Message, frozen=True):
     """client -> broker: asks how many slots the work that waits could use in kernels of a kind. The broker answers with
-    Records: one map, as `park.model.Backlog` has it.
+    Records: one map, as `park.model.WaitingWork` has it.
 
     *like*: a label; once a kernel with it has connected, its resources count, else *python*, *slots*, *memory* (0: enough),
     *gpus* and *labels*, and whatever packages are asked for. *owner* and *only* are as in a KernelHello. Units that take
@@ -504,6 +504,8 @@ class Forget(Message, frozen=True):
 class Status(Message, frozen=True):
     """client -> broker: asks for the record of one job (*job*), or, where that is 0, for the records of all jobs that
     match the other fields (`park.table.query.Query`). The broker answers with Records.
+
+    The map of one job has the entry "wait" besides: why it waits, the fields of `park.wait_reason.WaitReason`.
 
     *fields*: only these fields, as a list of values for each job; empty: all fields, as a map for each job. *below*:
     archived jobs with smaller numbers, newest first, a page at a time; an empty page is the last. With *below* and `COUNT`

@@ -23,6 +23,7 @@ from park.core import server
 from park.core.server import ServerProxy
 from park.kernel.machine import code_cache, process
 from park.local import LocalService
+from park.wait_reason import Cause, words
 
 
 def square(x: float) -> float:
@@ -355,6 +356,7 @@ def test_a_reference_becomes_the_value(service: ServerProxy) -> None:
     assert second.record.after == (first.id,)
     assert second.state == "waiting"
     assert f"waits for job {first.id}" in second.reason
+    assert service.wait_reason(second).job == first.id
     assert second.wait() == 6
     assert first.result == [1, 2, 3]
 
@@ -710,10 +712,13 @@ def test_what_no_kernel_has_is_said_at_once(service: ServerProxy) -> None:
         ({"requires": {"no-such-package": ""}}, "no kernel has the package no-such-package"),
         ({"requires": [("numpy", "<1.0")]}, "no kernel has numpy <1.0"),
     ]
-    for fields, words in needs:
+    for fields, text in needs:
         job = service.job(service.start(square, [1], **fields))
         assert job.state == "queued"
-        assert job.reason.startswith(words)
+        assert job.reason.startswith(text)
+        reason = service.wait_reason(job)
+        assert reason.cause is Cause.REQUIREMENT
+        assert words(reason) == job.reason
         job.abort()
 
 

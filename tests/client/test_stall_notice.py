@@ -6,60 +6,78 @@ import itertools
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from park.client.stall_notice import CLIENT_REASONS, StallNotice
+from park.client.stall_notice import StallNotice
+from park.wait_reason import OF_CLIENT, Cause, WaitReason, words
 from tests.support.fabric import ENVIRONMENT, Fabric, until
 
 # -- when ----------------------------------------------------------------------------------------
 
 
-def told(*answers: tuple[str, int], came: int = 0) -> list[tuple[float, str]]:
-    """Times and sentences that are told of a job that is waited for from 0 s on, at each *answer* of the service."""
+NOTHING = WaitReason()
+NO_KERNEL = WaitReason(Cause.NO_KERNEL)
+
+
+def told(*answers: tuple[WaitReason, int], came: int = 0, fields: bool = True) -> list[tuple[float, str]]:
+    """Times and sentences that are told of a job that is waited for from 0 s on, at each *answer* of the service.
+
+    Without *fields* the service sends sentences alone, as another release does.
+    """
     notice, said, now = StallNotice(), [], 0.0
     notice.begin(now)
     for reason, running in answers:
         now = notice.due
         if notice.look(7, came, now):
-            text = notice.heard({"job": 7, "reason": reason, "running": running}, now)
+            record = {"job": 7, "reason": words(reason), "running": running}
+            text = notice.heard(record | ({"wait": reason.as_map()} if fields else {}), now)
             if text:
                 said.append((now, text))
     return said
 
 
+def busy(share: float, **more: Any) -> WaitReason:
+    return WaitReason(Cause.TURN, "all slots", share=share, slots=4, seconds=60 * share, **more)
+
+
 def test_a_job_that_runs_is_no_news() -> None:
-    assert told(*[("", 2)] * 20) == []
-    assert told(*[("runs on 2 slots, with more to do", 2)] * 20) == []
-    assert told(*[("", 0)] * 20) == []
+    assert told(*[(NOTHING, 2)] * 20) == []
+    assert told(*[(WaitReason(Cause.MORE, running=2, slots=4), 2)] * 20) == []
+    assert told(*[(NOTHING, 0)] * 20) == []
 
 
-@pytest.mark.parametrize("reason", ["no kernel is connected", "all slots are busy", "waits for job 3"])
-def test_a_reason_is_told_within_three_seconds_and_once(reason: str) -> None:
-    [(when, text)] = told(*[(reason, 0)] * 30)
+@pytest.mark.parametrize("fields", [True, False])
+@pytest.mark.parametrize("reason", [NO_KERNEL, busy(0.5), WaitReason(Cause.OTHER_JOB, job=3, state="queued")])
+def test_a_reason_is_told_within_three_seconds_and_once(reason: WaitReason, fields: bool) -> None:
+    [(when, text)] = told(*[(reason, 0)] * 30, fields=fields)
     assert when <= 3
-    assert text in (f"job 7 waits: {reason}", f"job 7 {reason}")
+    assert text in (f"job 7 waits: {words(reason)}", f"job 7 {words(reason)}")
 
 
 def test_a_reason_that_changes_is_told_again_and_one_whose_numbers_change_is_not() -> None:
-    busy = [(f"all slots are busy: its share is {n} %", 0) for n in range(5)]
-    texts = [text for _, text in told(*busy, *[("no kernel is connected", 0)] * 3, *[("", 1)] * 2, *busy)]
-    assert [text.removeprefix("job 7 ").removeprefix("waits: ") for text in texts] == [
-        "all slots are busy: its share is 2 %",
-        "no kernel is connected",
-        "runs",
+    shares = [(busy(n / 5), 0) for n in range(5)]
+    texts = [text for _, text in told(*shares, *[(NO_KERNEL, 0)] * 3, *[(NOTHING, 1)] * 2, *shares)]
+    assert texts == [f"job 7 waits: {words(busy(0.4))}", "job 7 waits: no kernel is connected", "job 7 runs"]
+
+
+def test_a_new_name_in_a_reason_is_told() -> None:
+    reasons = [busy(0.5), busy(0.5, broke="ada"), busy(0.5, disk="the disk is full"), busy(0.5, holder=3)]
+    assert [text for _, text in told(*[(reason, 0) for reason in reasons for _ in range(3)])] == [
+        f"job 7 waits: {words(reason)}" for reason in reasons
     ]
 
 
-@pytest.mark.parametrize("reason", CLIENT_REASONS)
-def test_what_the_client_itself_is_the_cause_of_is_not_told(reason: str) -> None:
-    assert told(*[(f"{reason} to go on", 0)] * 10) == []
+@pytest.mark.parametrize("cause", sorted(OF_CLIENT))
+def test_what_the_client_itself_is_the_cause_of_is_not_told(cause: Cause) -> None:
+    assert told(*[(WaitReason(cause), 0)] * 10) == []
 
 
-@given(st.lists(st.tuples(st.sampled_from(["", "a", "b"]), st.integers(0, 1)), max_size=30))
-def test_nothing_is_told_twice_in_a_row(answers: list[tuple[str, int]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from([NOTHING, NO_KERNEL, busy(0.5)]), st.integers(0, 1)), max_size=30))
+def test_nothing_is_told_twice_in_a_row(answers: list[tuple[WaitReason, int]]) -> None:
     texts = [text for _, text in told(*answers)]
     assert all(a != b for a, b in itertools.pairwise(texts))
     assert texts.count("job 7 runs") <= len(texts) / 2

@@ -39,6 +39,7 @@ ROOMS = (
             "park.backends",
             "park.text",
             "park.identity",
+            "park.wait_reason",
         ),
     ),
     Room("wire", ("park.wire",), ("words",), ("msgpack",)),

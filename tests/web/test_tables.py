@@ -10,6 +10,7 @@ from msgspec import json
 
 from park.errors import InvalidRequest
 from park.model import AccountRecord, JobRecord, JobState, KernelRecord
+from park.wait_reason import Cause, WaitReason
 from park.web import next_turn, rows, steering
 from park.web.board import KEPT_EVENTS, Board
 from park.web.fit_file import read
@@ -123,12 +124,12 @@ def test_usage_counts_the_last_hour() -> None:
 
 
 def test_the_soonest_unit_is_next() -> None:
-    texts = {
-        1: "its next unit in about 3 min",
-        2: "its next unit in about a second",
-        3: "no kernel is connected",
+    reasons = {
+        1: WaitReason(Cause.TURN, "all slots", seconds=180.0),
+        2: WaitReason(Cause.TURN, "all slots", seconds=0.5),
+        3: WaitReason(Cause.NO_KERNEL),
     }
-    assert next_turn.served_next(JOBS, texts) is BOB
+    assert next_turn.served_next(JOBS, reasons) is BOB
     assert next_turn.served_next(JOBS, {}) is None
     assert next_turn.candidates(JOBS) == [BOB]
 

@@ -16,8 +16,9 @@ from park.broker.accounts.budgets import MAX_ANSWER_SLICE
 from park.broker.effects import Effects, Ref
 from park.broker.entities.jobs import BrokerJob, LongAnswer, Waiter
 from park.broker.entities.roster import Client, Member
-from park.broker.handlers import explain
+from park.broker.handlers.explain import explainer
 from park.broker.state import State
+from park.wait_reason import words
 from park.wire import codec, messages
 
 
@@ -106,5 +107,5 @@ def _parts(state: State, job: BrokerJob, w: Waiter) -> Iterator[tuple[Any, ...]]
     fields = codec.fields(job.submit) if request else {}
     record = job.record
     if not record.state.ended:
-        record = replace(record, reason=explain.explainer(state)(job.number))
+        record = replace(record, reason=words(explainer(state)(job.number)))
     yield (messages.Fetched(w.id, record.as_map(), fields, w.attempt, once=job.submit.once),)
