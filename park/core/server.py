@@ -1,4 +1,4 @@
-"""The service as clients see it: `Server`, the abstract service, and `ServerProxy`, one over a link.
+"""The service as clients see it: `ServerProxy`, a `Server` over the link to a broker, and the default service.
 
 `default_service` is used where no service is named: that of the innermost ``with``, else the newest open connection,
 else `local_service`.
@@ -8,22 +8,15 @@ Inherit from `ServerProxy` to make a type of service with methods of its own, ov
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
 import os
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
-
-from park.backends import offer
 from park.body import environment
 from park.body.inputs import check_function
 from park.client import job_waits, requests
@@ -34,7 +27,9 @@ from park.client.live_table import LiveTable
 from park.client.pending import Reply
 from park.client.requests import JobCopy
 from park.client.stream import Inbox, Messages, MonitorFollower, decode
-from park.core.service_stack import service_stack
+from park.core.broker_info import BrokerInfo, broker_info
+from park.core.interface import Server as Server
+from park.core.service_stack import service_stack as service_stack
 from park.errors import InvalidRequest, ParkError, WaitTimeout
 from park.identity import own_notify, own_tags
 from park.identity import usertag as usertag
@@ -50,7 +45,6 @@ from park.model import (
     WaitingWork,
     check_grant,
     is_channel,
-    make_request,
     notify_words,
     priority_number,
     split_notify,
@@ -65,11 +59,9 @@ from park.wire import codec, messages
 if TYPE_CHECKING:
     from park.client.executor import Executor
     from park.client.maps import MapIterator, Mapper
-    from park.client.pool import Pool
 
 #: The last job that each thread has submitted, with its service.
 _last = threading.local()
-
 
 #: Tags that every request of this process gets besides its own. It may be changed.
 TAGS: list[str] = own_tags()
@@ -99,217 +91,6 @@ def __getattr__(name: str) -> Any:
     from park.local import local_service
 
     return local_service
-
-
-class Connector:
-    """``Server.connect(user, token)``: another connection, as another user.
-
-    Of the class it leads to the broker that $PARK_BROKER or a park.toml names, of a service to that service's own.
-    """
-
-    def __get__(self, service: Server | None, kind: type[Server] | None = None) -> Callable[..., ServerProxy]:
-        return functools.partial(self._connect, service)
-
-    @staticmethod
-    def _connect(
-        service: Server | None, user: str | None = None, token: str | os.PathLike[str] | None = None
-    ) -> ServerProxy:
-        """A connection of the *user*, by the key of that name which *token* selects; see `park.connect`."""
-        from park.core.connect import connect
-
-        return connect(None if service is None else service._broker, user=user, token=token)
-
-
-class About(Struct, frozen=True):
-    """A broker as it presents itself: its *place*, the *release* of PARK that it runs, its *store* and the number and
-    beginning of its life (*epoch*; *since*, seconds since 1970), seconds between signs of life (*heartbeat*) and until
-    a silent client is lost (*lease*), and by how many its clock is *ahead* of the one here (None: it has not
-    said so; it does with the table, every second).
-    """
-
-    place: str
-    release: str
-    store: str
-    epoch: int
-    since: float
-    heartbeat: float
-    lease: float
-    ahead: float | None
-    #: messages at which the broker itself has failed since its process began, as it published last
-    faults: int = 0
-    #: whether it sends mails about ended jobs
-    mails: bool = False
-    #: the time of its last write to the disk (seconds) and the number of its clients, as it published last
-    commit_seconds: float = 0.0
-    clients: int = 0
-    #: bytes of its store's file in pages that hold nothing, as it published last
-    unused_bytes: int = 0
-
-
-class Server(ABC):
-    """A service that runs jobs.
-
-    It has more than 25 public methods, because it is the whole interface of a service: one method for each request.
-    """
-
-    #: ``connect(user, token)``: another connection to the service, as another user
-    connect = Connector()
-
-    @property
-    def _broker(self) -> Any:
-        """The address at which `connect` finds the broker. Raises InvalidRequest where there is none."""
-        return None
-
-    @abstractmethod
-    def submit(self, request: Request, monitor: Any = None, when: datetime | float | None = None) -> int:
-        """Submit *request*; the number of its job, once the service has it for good."""
-
-    @abstractmethod
-    def wait(self, job: Any = None, timeout: float | None = None) -> Any:
-        """Wait for the end of a job (None: this thread's last) and return its result."""
-
-    @abstractmethod
-    def status(self, job: Any) -> JobRecord:
-        """The record of a job as it is now. Raises UnknownJob."""
-
-    @abstractmethod
-    def jobs(
-        self, filter: Any = None, owner: str | None = None, since: datetime | float | None = None
-    ) -> list[Job]:
-        """The jobs of *owner* (None: your own, "*": everybody's) that pass the *filter*."""
-
-    @abstractmethod
-    def fetch(self, job: Any) -> JobCopy:
-        """The record, the request and the result of a job."""
-
-    @abstractmethod
-    def stream(self, job: Any, timeout: float | None = None, logs: bool = False) -> Iterator[Any]:
-        """The messages of a job as they come."""
-
-    @abstractmethod
-    def files(self, job: Any) -> Mapping[str, bytes]:
-        """The files that a job has kept, by name."""
-
-    @abstractmethod
-    def logs(self, job: Any) -> list[Log]:
-        """The last lines that a job has printed and logged."""
-
-    @abstractmethod
-    def stop(self, job: Any) -> None:
-        """Ask a job to end at its next safe point with its best so far."""
-
-    @abstractmethod
-    def abort(self, job: Any) -> None:
-        """End a job now."""
-
-    @abstractmethod
-    def pause(self, job: Any) -> None:
-        """Deal nothing more of a job until `resume`; a body waits at its next safe point, without a slot."""
-
-    @abstractmethod
-    def resume(self, job: Any) -> None:
-        """Let a paused job go on."""
-
-    @abstractmethod
-    def control(self, job: Any, message: str | dict[str, Any]) -> bool:
-        """Give the body of a job a message; False: the job has ended."""
-
-    @abstractmethod
-    def delete(self, job: Any) -> None:
-        """Forget a job that has ended, with its request, inputs and results."""
-
-    @abstractmethod
-    def set(self, job: Any, priority: int | str | None = None, tags: Iterable[str] | None = None) -> None:
-        """Change the priority or the tags of a job that has not ended (None: as it is)."""
-
-    @abstractmethod
-    def set_tags(self, tags: str | Iterable[str]) -> None:
-        """Give all later requests to this service these tags, besides their own."""
-
-    @abstractmethod
-    def set_email(self, address: str, when: str = "daily") -> None:
-        """Send news of the end of all later jobs of this service to *address*, if their requests name none."""
-
-    @abstractmethod
-    def credits(self, owner: str | None = None) -> list[AccountRecord]:
-        """The account of *owner* (None: your own, "*": everybody's)."""
-
-    @abstractmethod
-    def grant(self, owner: str, credits: float) -> None:
-        """Give an owner more credits; only the broker's own user may."""
-
-    @abstractmethod
-    def kernels(self) -> list[KernelRecord]:
-        """The kernels that are connected."""
-
-    @abstractmethod
-    def drain(self, kernel: int, grace: float = DRAIN_SECONDS) -> None:
-        """Send a kernel away in good order."""
-
-    @abstractmethod
-    def when_ended(self, job: int, callback: Callable[[], None]) -> None:
-        """Call *callback*, in a thread of the service, when the job has ended."""
-
-    @abstractmethod
-    @takes_request_fields(NOT_IN_SESSIONS)
-    def map(
-        self, fn: Callable[[Any], Any], inputs: Iterable[Any], ordered: bool = True, **fields: Any
-    ) -> MapIterator:
-        """Run *fn* over *inputs* in a session; an iterator over the results."""
-
-    @abstractmethod
-    @takes_request_fields(NOT_IN_SESSIONS)
-    def mapper(self, fn: Callable[[Any], Any], **fields: Any) -> Mapper:
-        """A callable that maps *fn* over points; many maps in one session."""
-
-    @abstractmethod
-    @takes_request_fields(NOT_IN_SESSIONS)
-    def executor(self, **fields: Any) -> Executor:
-        """A `concurrent.futures.Executor` on the service."""
-
-    @property
-    def slots(self) -> int:
-        """The slots of all kernels that take work now."""
-        return sum(k.slots for k in self.kernels() if k.standing not in ("draining", "paused"))
-
-    @takes_request_fields(NOT_IN_SESSIONS)
-    def pool(self, **fields: Any) -> Pool:
-        """A pool as of `multiprocessing`, for tools that take one; *fields* are those of `park.Request`.
-
-        For scipy's ``workers=pool.map``, the ``pool=`` of emcee and dynesty, lmfit's ``workers=pool``::
-
-            with park.local_service as service, service.pool() as pool:
-                scipy.optimize.differential_evolution(f, bounds, workers=pool.map, updating="deferred")
-        """
-        from park.client.pool import Pool
-
-        return Pool(self.executor(**fields), lambda: self.slots)
-
-    @takes_request_fields()
-    def start(
-        self,
-        body: Any,
-        inputs: Any = None,
-        monitor: Any = None,
-        **fields: Any,
-    ) -> int:
-        """Submit *body*, to run once or over *inputs*; *fields* are those of `park.Request`. The job's number."""
-        return self.submit(make_request(body, inputs, fields), monitor=monitor)
-
-    def job(self, job: Any) -> Job:
-        """A handle on a job: of the class that made it, where that is installed. Raises UnknownJob."""
-        return job_of_record(self, self.status(job))
-
-    def __enter__(self) -> Self:
-        offer()
-        service_stack.push(self)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(ParkError):  # it ends in another task than it has begun in
-            service_stack.pop(self)
 
 
 class ServerProxy(Server):
@@ -653,26 +434,9 @@ class ServerProxy(Server):
         """Meanwhile the caller shows by itself when the broker is away."""
         return self._link.hush()
 
-    def about(self) -> About:
+    def about(self) -> BrokerInfo:
         """The broker as it presented itself when it last welcomed this client."""
-        link = self._link
-        w = link.welcome
-        assert w is not None
-        return About(
-            link.name,
-            w.release,
-            w.store,
-            w.epoch,
-            w.since,
-            w.heartbeat,
-            w.lease,
-            link.feed.ahead,
-            link.feed.faults,
-            bool(w.mails),
-            link.feed.commit_seconds,
-            link.feed.clients,
-            link.feed.unused_bytes,
-        )
+        return broker_info(self._link)
 
     def credits(self, owner: str | None = None) -> list[AccountRecord]:
         """The account of *owner* (None: your own), a list of one, or of everybody ("*"), by name.

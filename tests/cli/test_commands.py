@@ -23,7 +23,8 @@ from park.cli.commands.top import Seen, picture
 from park.cli.show import screen
 from park.cli.show.tables import flat
 from park.client.live_table import LiveTable
-from park.core.server import TAGS, About, ServerProxy
+from park.core.broker_info import BrokerInfo
+from park.core.server import TAGS, ServerProxy
 from park.model import AccountRecord, Delta, KernelRecord
 from park.table.mirror import Mirror
 from park.table.query import Query
@@ -375,7 +376,7 @@ def test_a_narrow_screen_leaves_lines_out_and_says_so() -> None:
         table.apply(Delta("job", n, {"state": "running", "running": 2}))
     mirror = Mirror()
     mirror.table = table
-    about = About("tcp://head:7275", "1.0", "store", 3, 0.0, 2.0, 20.0, None)
+    about = BrokerInfo("tcp://head:7275", "1.0", "store", 3, 0.0, 2.0, 20.0, None)
     accounts = [AccountRecord(f"owner{n}", share=n / 28) for n in range(8)]
     seen = Seen(about, LiveTable(mirror, lambda call: call()), accounts)
     for width, height in [(80, 24), (160, 24), (40, 12), (80, 60)]:

@@ -157,7 +157,7 @@ ROOMS = (
 LATER = {
     ("park.local", "park.web.serving"): "the local service shows its page when it is asked for",
     ("park.core.server", "park.local"): "the default service is the local one where nothing else is named",
-    ("park.core.server", "park.core.connect"): "a service leads to another connection, as another user",
+    ("park.core.interface", "park.core.connect"): "a service leads to another connection, as another user",
 }
 
 #: Modules that no module of a room may import: the broker carries pickles and opens none.

@@ -21,7 +21,8 @@ from park.util.pace import bounded
 
 if TYPE_CHECKING:
     from park.client.live_table import LiveTable
-    from park.core.server import About, ServerProxy
+    from park.core.broker_info import BrokerInfo
+    from park.core.server import ServerProxy
     from park.model import AccountRecord, JobRecord
 
 #: Seconds between two looks at the accounts while they are watched: they change all the time.
@@ -58,7 +59,7 @@ def top(broker: str | None, as_json: bool, watch: bool) -> None:
 class Seen(NamedTuple):
     """The content of the screen."""
 
-    about: About
+    about: BrokerInfo
     table: LiveTable
     accounts: list[AccountRecord]
 
