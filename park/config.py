@@ -50,7 +50,7 @@ from pathlib import Path
 from typing import Any
 
 from park.errors import InvalidRequest, did_you_mean
-from park.model import MOST_CREDITS, MOST_MEMORY, mail_address, memory_bytes
+from park.model import MAX_CREDITS, MAX_MEMORY_BYTES, mail_address, memory_bytes
 
 Tables = dict[str, Any]
 #: Raises InvalidRequest for a value that cannot be; the text names the setting.
@@ -175,8 +175,8 @@ def _merge(into: Tables, new: Tables) -> None:
 
 
 def _check_credits(value: Any, where: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_CREDITS:
-        raise InvalidRequest(f"{where} = {value!r} is no number of credits from 0 to {MOST_CREDITS:.0e}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_CREDITS:
+        raise InvalidRequest(f"{where} = {value!r} is no number of credits from 0 to {MAX_CREDITS:.0e}")
 
 
 def _number(text: str) -> float | str:
@@ -187,7 +187,7 @@ def _number(text: str) -> float | str:
 
 
 def _check_count(value: Any, where: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_MEMORY:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_MEMORY_BYTES:
         raise InvalidRequest(f"{where} = {value!r} is no whole number from 0 on")
 
 

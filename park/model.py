@@ -25,11 +25,11 @@ from park.errors import InvalidRequest, did_you_mean
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 #: More bytes, and more threads, than any unit can need.
-MOST_MEMORY, MOST_CPUS = 10**18, 1 << 16
+MAX_MEMORY_BYTES, MAX_UNIT_CPUS = 10**18, 1 << 16
 #: More GPUs than any node has.
-MOST_GPUS = 64
+MAX_NODE_GPUS = 64
 #: No account holds more credits than this.
-MOST_CREDITS = 1e12
+MAX_CREDITS = 1e12
 
 #: The names of priorities. A priority p weighs 2**p.
 PRIORITIES = {"background": -3, "free": 0, "low": 1, "normal": 2, "high": 4, "urgent": 6}
@@ -417,9 +417,9 @@ def owner_name(name: str) -> str:
 
 def check_grant(credits: float) -> None:
     """Raises InvalidRequest for what no account can be given."""
-    if isinstance(credits, bool) or not isinstance(credits, int | float) or not 0 < credits <= MOST_CREDITS:
+    if isinstance(credits, bool) or not isinstance(credits, int | float) or not 0 < credits <= MAX_CREDITS:
         raise InvalidRequest(
-            f"a grant of {credits!r} is no number of credits above 0 and up to {MOST_CREDITS:.0e}"
+            f"a grant of {credits!r} is no number of credits above 0 and up to {MAX_CREDITS:.0e}"
         )
 
 
@@ -433,7 +433,7 @@ def memory_bytes(memory: float | str) -> int:
     number = memory
     if found:
         number = float(found[1]) * 1000.0 ** " kMGT".index(found[2] or " ")
-    if isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number <= MOST_MEMORY:
+    if isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number <= MAX_MEMORY_BYTES:
         return round(number)
     raise InvalidRequest(f"memory={memory!r} is neither a number of bytes nor a text such as '4 GB'")
 
@@ -457,10 +457,10 @@ def gpu_count(gpus: Any) -> float:
     (0.5, 2.0)
     """
     number = isinstance(gpus, int | float) and not isinstance(gpus, bool)
-    if number and (gpus == 0 or 0.001 <= gpus <= 1 or (gpus == gpus // 1 and 1 < gpus <= MOST_GPUS)):
+    if number and (gpus == 0 or 0.001 <= gpus <= 1 or (gpus == gpus // 1 and 1 < gpus <= MAX_NODE_GPUS)):
         return float(gpus)
     raise InvalidRequest(
-        f"gpus={gpus!r} is neither a part of a GPU, such as 0.5, nor a whole number up to {MOST_GPUS}"
+        f"gpus={gpus!r} is neither a part of a GPU, such as 0.5, nor a whole number up to {MAX_NODE_GPUS}"
     )
 
 
@@ -659,8 +659,12 @@ class Request:
     def __post_init__(self) -> None:
         if self.on_error not in ("continue", "stop"):
             raise InvalidRequest(f"on_error={self.on_error!r} is neither 'continue' nor 'stop'")
-        if isinstance(self.cpus, bool) or not isinstance(self.cpus, int) or not 1 <= self.cpus <= MOST_CPUS:
-            raise InvalidRequest(f"cpus={self.cpus!r} is not a whole number from 1 to {MOST_CPUS:,}")
+        if (
+            isinstance(self.cpus, bool)
+            or not isinstance(self.cpus, int)
+            or not 1 <= self.cpus <= MAX_UNIT_CPUS
+        ):
+            raise InvalidRequest(f"cpus={self.cpus!r} is not a whole number from 1 to {MAX_UNIT_CPUS:,}")
         object.__setattr__(self, "memory", memory_bytes(self.memory))
         object.__setattr__(self, "gpus", gpu_count(self.gpus))
         environment_name(self.environment)

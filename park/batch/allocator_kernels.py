@@ -24,7 +24,7 @@ LOST_SECONDS = 60.0
 #: Allocations whose script and output are kept when they have ended.
 KEPT_FILES = 20
 #: Bytes at the end of an allocation's output in which its last words are looked for, and the most characters of these.
-_TAIL_BYTES, _MOST_WORDS = 4096, 300
+_TAIL_BYTES, _MAX_LINE_CHARS = 4096, 300
 
 
 def label_of(name: str) -> str:
@@ -148,7 +148,7 @@ def last_words(folder: Path, name: str) -> str:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
             if any(lines):
-                return [line for line in lines if line][-1][:_MOST_WORDS]
+                return [line for line in lines if line][-1][:_MAX_LINE_CHARS]
     return ""
 
 

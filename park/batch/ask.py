@@ -10,7 +10,7 @@ from park.errors import InvalidRequest, did_you_mean
 from park.model import duration
 
 #: The shortest wall time: a kernel may need a quarter of that to leave in good order.
-LEAST_SECONDS = 60.0
+MIN_WALLTIME_SECONDS = 60.0
 #: Words of an ask; nodes and ppn may also be joined by a colon.
 WORDS = ("nodes", "ppn", "walltime", "queue", "account")
 
@@ -50,10 +50,10 @@ def make_ask(
         if isinstance(value, bool) or not re.fullmatch(r"[1-9]\d{0,5}", str(value)):
             raise InvalidRequest(f"{word}={value} is no whole number from 1 on")
     seconds = walltime_seconds(walltime)
-    if seconds < LEAST_SECONDS:
+    if seconds < MIN_WALLTIME_SECONDS:
         raise InvalidRequest(
             f"walltime={walltime} leaves no time for work: a kernel needs up to 16 s to leave in good order, so ask for "
-            f"{LEAST_SECONDS:.0f} s at least"
+            f"{MIN_WALLTIME_SECONDS:.0f} s at least"
         )
     return Ask("", int(nodes), int(ppn), seconds, queue, account, tuple(lines))
 

@@ -26,11 +26,11 @@ from park.model import JobState
 from park.util.file_lock import locked
 
 #: Seconds between two looks at the batch system: the first ones, doubled each time, and the most.
-FIRST_LOOK_SECONDS, MOST_LOOK_SECONDS = 1.0, 30.0
+FIRST_LOOK_SECONDS, MAX_LOOK_SECONDS = 1.0, 30.0
 #: Seconds that kernels have to leave a running allocation when their job has ended.
 LEAVING_SECONDS = 30.0
 #: The most folders that are kept of allocations that went wrong.
-MOST_FOLDERS = 20
+MAX_ENDED_FOLDERS = 20
 #: Seconds after a submission in which the batch system need not list the job yet.
 LISTED_SECONDS = 10.0
 
@@ -115,7 +115,7 @@ class Keeper:
                             ends.next(pause)
                         else:
                             time.sleep(FIRST_LOOK_SECONDS)
-                        pause = min(2 * pause, MOST_LOOK_SECONDS)
+                        pause = min(2 * pause, MAX_LOOK_SECONDS)
                     return
             except (NoBroker, Refused) as error:
                 print(error, flush=True)
@@ -194,7 +194,7 @@ class Keeper:
             return
         self._folder.rename(self._folder.with_name(f"ended-{self._folder.name}"))
         ended = sorted(self._folder.parent.glob("ended-*"), key=lambda folder: folder.stat().st_mtime)
-        for old in ended[:-MOST_FOLDERS]:
+        for old in ended[:-MAX_ENDED_FOLDERS]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _last_words(self) -> str:

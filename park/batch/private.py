@@ -29,7 +29,7 @@ from park.net.keys import KERNEL, POOL
 #: Seconds without a broker after which kernels leave their allocation, and the keeper gives it back.
 AWAY_SECONDS = 600.0
 #: Characters of a batch system's words that the table shows.
-MOST_WORDS = 300
+MAX_CAUSE_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,6 @@ def allocate(
 def refused(job: int, error: BatchError) -> str:
     """The state of an allocation that the batch system did not give, in words."""
     words = "".join(letter if letter.isprintable() else " " for letter in str(error))
-    if len(words) > MOST_WORDS:  # the cause stands at the end
-        words = f"{words[: MOST_WORDS // 3]} ... {words[-MOST_WORDS * 2 // 3 :]}"
+    if len(words) > MAX_CAUSE_CHARS:  # the cause stands at the end
+        words = f"{words[: MAX_CAUSE_CHARS // 3]} ... {words[-MAX_CAUSE_CHARS * 2 // 3 :]}"
     return f"is not to be had ({words}); `park alloc give {job}` asks again"

@@ -31,7 +31,7 @@ __all__ = [
 #: Seconds within which a command of a batch system must answer.
 COMMAND_SECONDS = 30.0
 #: The most characters of a system's words in an error.
-_MOST_WORDS = 1000
+_MAX_TEXT_CHARS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,4 +174,4 @@ def _run(
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]} ..."
+    return text if len(text) <= _MAX_TEXT_CHARS else f"{text[:_MAX_TEXT_CHARS]} ..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from park.broker.effects import Effects, Write
 from park.broker.entities.jobs import BrokerJob
 from park.broker.entities.maps import CHUNK_SECONDS, Attempt, AttemptState, JobMap, Span
-from park.broker.entities.requirements import KernelProfile, Kind, NeedsDoor, unmet
+from park.broker.entities.requirements import KernelProfile, Kind, WorkClass, unmet
 from park.broker.entities.roster import DRIVERS_PER_SLOT, Kernel
 from park.broker.handlers import attempt_state, attempts, charging, code_sharing, controls, job_lifecycle
 from park.broker.scheduler.stragglers import MIN_STRAGGLER_SECONDS
@@ -13,8 +13,8 @@ from park.broker.state import State
 from park.model import JobState
 from park.wire import codec, messages
 
-#: A door of the service clock: one of a set of needs, or of the drivers that wait at a kernel (`BrokerJob.driver_door`).
-Door = NeedsDoor | int
+#: A work class of the service clock, or the one of the drivers that wait at a kernel (`BrokerJob.driver_class`).
+AnyWorkClass = WorkClass | int
 
 
 def deal(state: State, effects: Effects) -> None:
@@ -36,7 +36,7 @@ def _deal_waiting(state: State, effects: Effects) -> None:
     clock, slots = state.clock, state.free_slots
     touched: list[Kernel] = []
     # first the kernels of this event, which may have reserved slots and drivers of their own
-    while state.touched.kernels:  # a deal here may open a door there
+    while state.touched.kernels:  # a deal here may make work there
         kernel = state.touched.kernels.pop(next(iter(state.touched.kernels)))
         touched.append(kernel)
         while kernel.free > 0 and _deal_on(state, effects, kernel):
@@ -61,40 +61,45 @@ def _deal_waiting(state: State, effects: Effects) -> None:
 
 def _next_place(state: State, effects: Effects, profile: KernelProfile) -> tuple[BrokerJob, Kernel] | None:
     """The job that is due at the kernels of a profile, and one of them; None: no job is."""
-    doors: list[Door] = [*state.free_slots.doors(profile)]
-    while number := state.clock.pick(doors, effects.now, owner=profile.owner, only=profile.only):
+    work_classes: list[AnyWorkClass] = [*state.free_slots.work_classes(profile)]
+    while number := state.clock.pick(work_classes, effects.now, owner=profile.owner, only=profile.only):
         job = state.jobs[number]
         kernel = state.free_slots.place(profile, job.kernels, job.needs)
         if not _lacks_gpus(kernel, job):
             return job, kernel
-        doors = [door for door in doors if not _for_gpus(door)]
+        work_classes = [work_class for work_class in work_classes if not _for_gpus(work_class)]
     return None
 
 
-def _doors(state: State, kernel: Kernel) -> list[Door]:
-    """The doors at which this kernel looks: those of its profile, and those of the drivers that wait there."""
-    doors: list[Door] = [*state.free_slots.doors(kernel.profile), kernel.number]
-    return [*doors, -kernel.number] if kernel.profile.gpus else doors
+def _work_classes(state: State, kernel: Kernel) -> list[AnyWorkClass]:
+    """The work classes that this kernel serves: those of its profile, and those of the drivers that wait there."""
+    work_classes: list[AnyWorkClass] = [*state.free_slots.work_classes(kernel.profile), kernel.number]
+    return [*work_classes, -kernel.number] if kernel.profile.gpus else work_classes
 
 
 def _pick(
-    state: State, effects: Effects, kernel: Kernel, doors: list[Door], prefer: int = 0, anyone: bool = False
+    state: State,
+    effects: Effects,
+    kernel: Kernel,
+    work_classes: list[AnyWorkClass],
+    prefer: int = 0,
+    anyone: bool = False,
 ) -> int:
-    """The job that is due at *doors* of this kernel; 0: none is. *anyone*: of all owners alike.
+    """The job that is due in *work_classes* of this kernel; 0: none is. *anyone*: of all owners alike.
 
     Where no GPU is free for it, units without GPUs go past it, and those with GPUs do not: it gets the next one.
     """
     owner, only = ("", False) if anyone else (kernel.profile.owner, kernel.profile.only)
-    number = state.clock.pick(doors, effects.now, prefer, owner, only)
+    number = state.clock.pick(work_classes, effects.now, prefer, owner, only)
     if number and _lacks_gpus(kernel, state.jobs[number]):
-        doors = [door for door in doors if not _for_gpus(door)]
-        number = state.clock.pick(doors, effects.now, prefer, owner, only)
+        work_classes = [work_class for work_class in work_classes if not _for_gpus(work_class)]
+        number = state.clock.pick(work_classes, effects.now, prefer, owner, only)
     return number
 
 
-def _for_gpus(door: Door) -> bool:
-    """Whether jobs that need GPUs stand at this door."""
-    return door < 0 if isinstance(door, int) else door.needs.gpus > 0
+def _for_gpus(work_class: AnyWorkClass) -> bool:
+    """Whether the units of this work class need GPUs."""
+    return work_class < 0 if isinstance(work_class, int) else work_class.needs.gpus > 0
 
 
 def _lacks_gpus(kernel: Kernel, job: BrokerJob) -> bool:
@@ -119,7 +124,7 @@ def _deal_on(state: State, effects: Effects, kernel: Kernel) -> bool:
         return True
     if kernel.full_of_drivers:
         return _deal_full(state, effects, kernel)
-    number = _pick(state, effects, kernel, _doors(state, kernel), kernel.last)
+    number = _pick(state, effects, kernel, _work_classes(state, kernel), kernel.last)
     if not number:  # a driver of an owner for whom it pauses can go on nowhere else
         return kernel.profile.only and not kernel.announced.only and _resume_on(state, effects, kernel)
     _give(state, effects, state.jobs[number], kernel)
@@ -140,8 +145,10 @@ def _deal_full(state: State, effects: Effects, kernel: Kernel) -> bool:
     code that makes no maps find a process. A few units of unknown code are tried."""
     inside = _inside(state, kernel)
     most = Kind.UNKNOWN if len(kernel.parked) < (DRIVERS_PER_SLOT + 1) * kernel.slots else Kind.PLAIN
-    doors: list[Door] = [d for d in state.free_slots.doors(kernel.profile) if d.kind <= most]
-    number = _pick(state, effects, kernel, doors)
+    work_classes: list[AnyWorkClass] = [
+        d for d in state.free_slots.work_classes(kernel.profile) if d.kind <= most
+    ]
+    number = _pick(state, effects, kernel, work_classes)
     if inside is not None and (not number or state.clock.before(inside[0]) <= state.clock.before(number)):
         job, work = state.jobs[inside[0]], inside[1]
         if isinstance(work, Attempt):
@@ -218,7 +225,7 @@ def _deal_ahead(state: State, effects: Effects, kernel: Kernel) -> None:
     Not where another job is between two generations: its next one would have to wait for that chunk too.
     """
     while kernel.free <= 0 and not (kernel.reserved or kernel.stalled) and len(kernel.ahead) < kernel.offers:
-        number = _pick(state, effects, kernel, _doors(state, kernel), kernel.last)
+        number = _pick(state, effects, kernel, _work_classes(state, kernel), kernel.last)
         if not number or kernel.full_of_drivers or state.clock.rests(number, effects.now):
             return
         job = state.jobs[number]
@@ -247,11 +254,13 @@ def deal_at_once(state: State, effects: Effects, job: BrokerJob, map_: JobMap) -
     plain = job.needs.plain and not job.submit.max_time
     if not (alone and plain and map_.waiting == 1 and job.dealt and job.next_ready() is map_):
         return False
-    door = state.door(job, map_)
+    work_class = state.work_class(job, map_)
     for profile in state.free_slots.free:
-        if door in state.free_slots.doors(profile) and (not profile.only or profile.owner == job.owner):
+        if work_class in state.free_slots.work_classes(profile) and (
+            not profile.only or profile.owner == job.owner
+        ):
             kernel = state.free_slots.place(profile, job.kernels, job.needs)
-            state.clock.visit(job.number, door, effects.now)
+            state.clock.visit(job.number, work_class, effects.now)
             _give_out(state, effects, job, map_, 1, kernel)
             state.touched.jobs.add(job.number)
             return True
@@ -334,7 +343,7 @@ def _new_attempt(
         needs,
         effects.now,
         cost,
-        state.clock.serve(job.number, state.door(job, map_), cost, effects.now),
+        state.clock.serve(job.number, state.work_class(job, map_), cost, effects.now),
         expected,
         charging.price(state, weight),
         weight,
@@ -420,12 +429,12 @@ def preempt(state: State, effects: Effects) -> None:
 def _due_instead(state: State, effects: Effects, attempt: Attempt, room: bool) -> int:
     """The job that is due for the slot of this attempt, or for its GPUs; *room*: other slots are free."""
     kernel = attempt.kernel
-    doors = _doors(state, kernel)
+    work_classes = _work_classes(state, kernel)
     if not attempt.devices:
-        return _pick(state, effects, kernel, doors)
+        return _pick(state, effects, kernel, work_classes)
     if room:
-        doors = [door for door in doors if _for_gpus(door)]
-    return state.clock.pick(doors, effects.now, 0, kernel.profile.owner, kernel.profile.only)
+        work_classes = [work_class for work_class in work_classes if _for_gpus(work_class)]
+    return state.clock.pick(work_classes, effects.now, 0, kernel.profile.owner, kernel.profile.only)
 
 
 def _reissue_stragglers(state: State, effects: Effects) -> None:

@@ -78,14 +78,14 @@ def _check_job(state: State, job: BrokerJob) -> None:
         assert not job.checkpoints
         return
     assert job.attempts or job.maps or job.session, "nothing of it is left: it should have ended"
-    doors: set[object] = {job.driver_door(kernel) for kernel in job.resumable}
+    work_classes: set[object] = {job.driver_class(kernel) for kernel in job.resumable}
     ready = job.next_ready()
-    opened = set(state.clock.doors(job.number)) & set(job.doors)
+    opened = set(state.clock.work_classes(job.number)) & set(job.work_classes)
     if ready is not None:
-        doors |= opened or {state.door(job, ready)}
+        work_classes |= opened or {state.work_class(job, ready)}
     assert len(opened) <= 1
-    expected = doors if job.dealt and job.reserved is None else set()
-    assert state.clock.doors(job.number) == expected, (job.record, doors)
+    expected = work_classes if job.dealt and job.reserved is None else set()
+    assert state.clock.work_classes(job.number) == expected, (job.record, work_classes)
     # the service clock counts the seconds that were used and the estimates of running units
     charged = job.seconds + sum(state.attempts[n].charged for n in job.attempts)
     assert abs(state.clock.charged(job.number) - charged) < 1e-6 * (1.0 + charged), job.record

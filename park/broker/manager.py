@@ -24,7 +24,7 @@ from park.broker.accounts.quotas import LimitPolicy
 from park.broker.dispatcher import Dispatcher
 from park.broker.effects import Effects, Event, Flow, Peer, Send, Tick, Write
 from park.broker.entities.archive import Keep
-from park.broker.handlers.validate import MAX_REQUEST
+from park.broker.handlers.validate import MAX_REQUEST_BYTES
 from park.broker.payloads import Payloads
 from park.broker.queries import READS, Public
 from park.broker.spooling import Hold, Spooler
@@ -291,7 +291,7 @@ class JobManager:
             self._disk_poll_at = now + DISK_POLL_SECONDS
             left = 0 if self._commits.stuck else self.store.free_bytes() - self._backlog
             dispatcher.tell_disk_space(left, self.store.place)
-            short = left < MAX_REQUEST or dispatcher.state.disk.waiting
+            short = left < MAX_REQUEST_BYTES or dispatcher.state.disk.waiting
             self.full = dispatcher.state.disk.trouble if short else ""
         if self._spooler is not None:
             for dropped in self._spooler.dropped:

@@ -21,7 +21,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from park.broker.accounts.budgets import MAX_BEHIND, MAX_BEHIND_BYTES
+from park.broker.accounts.budgets import MAX_BEHIND_BYTES, MAX_BEHIND_MESSAGES
 from park.broker.effects import Event, Flow, Peer, Tick
 from park.broker.storage.pieces import LONG_VALUE_BYTES, Laid
 from park.wire import messages
@@ -112,7 +112,7 @@ class Spooler:
                 continue
             if not long and line is not None:
                 self._behind[event.peer] += len(event.payload)
-                if len(line) >= MAX_BEHIND or self._behind[event.peer] > MAX_BEHIND_BYTES:
+                if len(line) >= MAX_BEHIND_MESSAGES or self._behind[event.peer] > MAX_BEHIND_BYTES:
                     self.dropped += [event, *self._cut(line)]
                     del self._behind[event.peer]
                     found.append(Flow(event.peer, "cut"))

@@ -17,11 +17,11 @@ from park.broker.entities.archive import Archive, Catalogue, Keep
 from park.broker.entities.code_cache import CodeCache
 from park.broker.entities.jobs import BrokerJob, JobList, LongAnswer
 from park.broker.entities.maps import Attempt, JobMap, Orphan, Trial, chunk_seconds
-from park.broker.entities.requirements import KernelProfile, Kind, NeedsDoor
+from park.broker.entities.requirements import KernelProfile, Kind, WorkClass
 from park.broker.entities.roster import Kernel, Roster
 from park.broker.entities.spread import CodeSharing
 from park.broker.scheduler.estimates import Estimates
-from park.broker.scheduler.fairshare import QUANTUM, ServiceClock
+from park.broker.scheduler.fairshare import QUANTUM_SLOT_SECONDS, ServiceClock
 from park.broker.scheduler.forecast import Forecast
 from park.broker.scheduler.free_slots import FreeSlots
 from park.broker.scheduler.preemption import Preemption
@@ -227,16 +227,16 @@ class State:
         gone = ": it was deleted, or it was a session that is over" if self.job_list.given(number) else ""
         return f"job {number} is unknown{gone}"
 
-    def door(self, job: BrokerJob, map_: JobMap) -> NeedsDoor:
-        """The door through which the next units of the map are dealt."""
+    def work_class(self, job: BrokerJob, map_: JobMap) -> WorkClass:
+        """The work class of the next units of the map."""
         if map_.once or map_.function in job.callers:
-            return job.doors[Kind.DRIVER]
+            return job.work_classes[Kind.DRIVER]
         known = self.estimates.get(map_.owner, map_.function) is not None
-        return job.doors[Kind.PLAIN if known else Kind.UNKNOWN]
+        return job.work_classes[Kind.PLAIN if known else Kind.UNKNOWN]
 
     def count_slots(self) -> None:
         """The number of slots has changed: the quantum of the service clock follows it."""
-        self.clock.quantum = max(QUANTUM, 2 * chunk_seconds(self.roster.slots))
+        self.clock.quantum = max(QUANTUM_SLOT_SECONDS, 2 * chunk_seconds(self.roster.slots))
 
     def count_spooled(self, job: BrokerJob, size: int) -> None:
         """*size* more bytes of units of a session are in memory."""

@@ -40,7 +40,7 @@ from park.wire import codec, messages
 from park.wire.pack import Buffer, Pack
 
 #: The most jobs that one may come after: their numbers travel in the head of a message.
-MAX_AFTER = 4_000
+MAX_AFTER_JOBS = 4_000
 #: Batches of lazy inputs that are on their way to the store at a time.
 BATCHES_UNDER_WAY = 8
 
@@ -267,8 +267,8 @@ def numbers_of(after: Any) -> set[int]:
 
 def check_after(jobs: list[int]) -> None:
     """Raises InvalidRequest for more *jobs* than a request may come after."""
-    if len(jobs) > MAX_AFTER:
+    if len(jobs) > MAX_AFTER_JOBS:
         raise InvalidRequest(
-            f"a job may come after {MAX_AFTER:,} others, and this one after {len(jobs):,}: submit what they do as the "
+            f"a job may come after {MAX_AFTER_JOBS:,} others, and this one after {len(jobs):,}: submit what they do as the "
             "units of one job (inputs=...) and come after that, or let each come after the one before"
         )

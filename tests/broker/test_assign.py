@@ -570,7 +570,7 @@ def test_a_single_unit_that_is_dealt_at_once_is_dealt_as_in_its_turn(
                 running.append((send.peer, send.message))
         places = [
             [
-                (j.number, j.tag, j.owner.tag, j.charged, j.slept, j.owner.slept, len(j.doors))
+                (j.number, j.tag, j.owner.tag, j.charged, j.slept, j.owner.slept, len(j.work_classes))
                 for j in jobs.values()
             ]
             for jobs in (desk.dispatcher.state.clock._jobs for desk in desks)

@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from park.broker.scheduler.fairshare import LEAST_USAGE, QUANTUM, ServiceClock, longest_wait
+from park.broker.scheduler.fairshare import MIN_USAGE_FACTOR, QUANTUM_SLOT_SECONDS, ServiceClock, longest_wait
 
-DOOR = "any"
+PLAIN_WORK = "any"
 HOUR = 3600.0
 
 
@@ -17,10 +17,10 @@ def serve(clock: ServiceClock, times: int, cost: float = 1.0, now: float = 0.0) 
     """The number of times each job is served when all that are runnable always want more."""
     served: Counter[int] = Counter()
     for _ in range(times):
-        job = clock.pick([DOOR], now)
+        job = clock.pick([PLAIN_WORK], now)
         assert job
         served[job] += 1
-        clock.serve(job, DOOR, cost, now)
+        clock.serve(job, PLAIN_WORK, cost, now)
         clock.check()
     return served
 
@@ -29,19 +29,19 @@ def clock_with(*jobs: tuple[int, str, int], born: float = 0.0) -> ServiceClock:
     clock = ServiceClock()
     for number, owner, priority in jobs:
         clock.add(number, owner, 2.0**priority, born)
-        clock.wake(number, DOOR, 0.0)
+        clock.wake(number, PLAIN_WORK, 0.0)
     return clock
 
 
 def test_nothing_is_due_when_nothing_is_runnable() -> None:
     clock = clock_with((1, "ann", 0))
     assert clock.awake
-    clock.sleep(1, DOOR, 0.0)
+    clock.sleep(1, PLAIN_WORK, 0.0)
     assert not clock.awake
-    assert clock.pick([DOOR], 0.0) == 0
-    clock.wake(1, DOOR, 0.0)
+    assert clock.pick([PLAIN_WORK], 0.0) == 0
+    clock.wake(1, PLAIN_WORK, 0.0)
     assert clock.pick(["another"], 0.0) == 0
-    assert clock.pick(["another", DOOR], 0.0) == 1
+    assert clock.pick(["another", PLAIN_WORK], 0.0) == 1
 
 
 def test_owners_share_equally_however_many_jobs_they_have() -> None:
@@ -70,16 +70,16 @@ def test_an_urgent_job_lifts_none_of_its_owner_s_free_ones() -> None:
 def serve_quickly(clock: ServiceClock, times: int) -> Counter[int]:
     served: Counter[int] = Counter()
     for _ in range(times):
-        job = clock.pick([DOOR], 0.0)
+        job = clock.pick([PLAIN_WORK], 0.0)
         served[job] += 1
-        clock.serve(job, DOOR, 0.01, 0.0)
+        clock.serve(job, PLAIN_WORK, 0.01, 0.0)
     return served
 
 
 def test_who_waits_long_is_served_more_and_who_used_much_less() -> None:
     clock = clock_with((1, "ann", 0))
     clock.add(2, "bob", 1.0, 24 * HOUR)
-    clock.wake(2, DOOR, 24 * HOUR)
+    clock.wake(2, PLAIN_WORK, 24 * HOUR)
     assert clock.rates(1, 24 * HOUR).job == 2 * clock.rates(2, 24 * HOUR).job
     served = serve(clock, 300, now=24 * HOUR)
     assert served[1] == pytest.approx(200, abs=2)
@@ -89,29 +89,29 @@ def test_who_waits_long_is_served_more_and_who_used_much_less() -> None:
     assert clock.usage("bob", 24 * HOUR) == 1.0
     assert clock.usage("ann", 48 * HOUR) == pytest.approx(1 / 1.5)
     clock.used("ann", 1e9, 48 * HOUR)
-    assert clock.usage("ann", 48 * HOUR) == LEAST_USAGE
+    assert clock.usage("ann", 48 * HOUR) == MIN_USAGE_FACTOR
 
 
 def test_idle_time_earns_nothing() -> None:
     clock = clock_with((1, "ann", 0), (2, "bob", 0))
-    clock.sleep(2, DOOR, 0.0)
+    clock.sleep(2, PLAIN_WORK, 0.0)
     serve(clock, 100)
-    clock.wake(2, DOOR, 1.0)
+    clock.wake(2, PLAIN_WORK, 1.0)
     served = serve(clock, 100)
     assert served[1] == pytest.approx(50, abs=1)
 
 
 def test_a_short_sleep_keeps_the_tag_but_not_more_than_a_quantum_of_it() -> None:
     clock = clock_with((1, "ann", 0), (2, "bob", 0))
-    cost = QUANTUM / 10
-    clock.sleep(2, DOOR, 0.0)
+    cost = QUANTUM_SLOT_SECONDS / 10
+    clock.sleep(2, PLAIN_WORK, 0.0)
     serve(clock, 5, cost)
-    clock.wake(2, DOOR, QUANTUM / 2)
+    clock.wake(2, PLAIN_WORK, QUANTUM_SLOT_SECONDS / 2)
     served = serve(clock, 5, cost)
     assert served[2] >= 4  # bob makes up for what he is behind
-    clock.sleep(2, DOOR, 1.0)
+    clock.sleep(2, PLAIN_WORK, 1.0)
     serve(clock, 1000, cost)
-    clock.wake(2, DOOR, 1.0 + QUANTUM / 2)
+    clock.wake(2, PLAIN_WORK, 1.0 + QUANTUM_SLOT_SECONDS / 2)
     served = serve(clock, 100, cost)
     assert served[2] == pytest.approx(55, abs=2)  # a quantum's worth more than half
 
@@ -120,9 +120,9 @@ def test_a_correction_gives_the_share_back() -> None:
     clock = clock_with((1, "ann", 0), (2, "bob", 0))
     served: Counter[int] = Counter()
     for _ in range(300):
-        job = clock.pick([DOOR], 0.0)
+        job = clock.pick([PLAIN_WORK], 0.0)
         served[job] += 1
-        rates = clock.serve(job, DOOR, 10.0, 0.0)
+        rates = clock.serve(job, PLAIN_WORK, 10.0, 0.0)
         clock.charge(job, (1.0 if job == 1 else 2.0) - 10.0, rates)
         clock.check()
     assert served[1] == pytest.approx(200, abs=2)
@@ -130,45 +130,45 @@ def test_a_correction_gives_the_share_back() -> None:
 
 def test_a_refund_of_hours_does_not_keep_others_waiting_for_hours() -> None:
     clock = clock_with((1, "ann", 0), (2, "bob", 0))
-    rates = clock.serve(1, DOOR, HOUR, 0.0)
-    served = serve(clock, 1000, QUANTUM / 10)
+    rates = clock.serve(1, PLAIN_WORK, HOUR, 0.0)
+    served = serve(clock, 1000, QUANTUM_SLOT_SECONDS / 10)
     assert served == {2: 1000}
     clock.refund(1, HOUR, rates)
     assert clock.charged(1) == 0.0
-    served = serve(clock, 100, QUANTUM / 10)
+    served = serve(clock, 100, QUANTUM_SLOT_SECONDS / 10)
     assert served[1] == pytest.approx(55, abs=2)
 
 
-def test_doors_and_owners_of_kernels() -> None:
+def test_work_classes_and_owners_of_kernels() -> None:
     clock = ServiceClock()
-    for number, owner, door in [(1, "ann", "gpu"), (2, "bob", DOOR), (3, "cid", DOOR)]:
+    for number, owner, work_class in [(1, "ann", "gpu"), (2, "bob", PLAIN_WORK), (3, "cid", PLAIN_WORK)]:
         clock.add(number, owner, 1.0, 0.0)
-        clock.wake(number, door, 0.0)
-    assert clock.pick([DOOR], 0.0) == 2
-    assert clock.pick([DOOR, "gpu"], 0.0) == 1
-    assert clock.pick([DOOR], 0.0, owner="cid") == 3
-    assert clock.pick([DOOR], 0.0, owner="ann") == 2
-    assert clock.pick([DOOR], 0.0, owner="ann", only=True) == 0
-    # whoever could not be served through one door loses nothing, and gains nothing, at it
+        clock.wake(number, work_class, 0.0)
+    assert clock.pick([PLAIN_WORK], 0.0) == 2
+    assert clock.pick([PLAIN_WORK, "gpu"], 0.0) == 1
+    assert clock.pick([PLAIN_WORK], 0.0, owner="cid") == 3
+    assert clock.pick([PLAIN_WORK], 0.0, owner="ann") == 2
+    assert clock.pick([PLAIN_WORK], 0.0, owner="ann", only=True) == 0
+    # an owner that could not be served in one work class loses nothing, and gains nothing, in it
     for _ in range(10):
-        clock.serve(clock.pick([DOOR], 0.0), DOOR, 1.0, 0.0)
+        clock.serve(clock.pick([PLAIN_WORK], 0.0), PLAIN_WORK, 1.0, 0.0)
     clock.add(4, "dan", 1.0, 0.0)
-    clock.wake(4, DOOR, 0.0)
+    clock.wake(4, PLAIN_WORK, 0.0)
     assert serve(clock, 30)[4] == pytest.approx(10, abs=1)
 
 
 def test_a_slot_stays_with_its_job_for_a_quantum_unless_the_other_is_new() -> None:
     clock = clock_with((1, "ann", 0), (2, "bob", 0))
-    assert clock.pick([DOOR], 0.0) == 1
-    clock.serve(1, DOOR, QUANTUM / 4, 0.0)
-    assert clock.pick([DOOR], 0.0, prefer=1) == 2  # bob's first unit goes out early
-    clock.serve(2, DOOR, QUANTUM / 4, 0.0)
+    assert clock.pick([PLAIN_WORK], 0.0) == 1
+    clock.serve(1, PLAIN_WORK, QUANTUM_SLOT_SECONDS / 4, 0.0)
+    assert clock.pick([PLAIN_WORK], 0.0, prefer=1) == 2  # bob's first unit goes out early
+    clock.serve(2, PLAIN_WORK, QUANTUM_SLOT_SECONDS / 4, 0.0)
     stays = 0
-    while clock.pick([DOOR], 0.0, prefer=1) == 1:
-        clock.serve(1, DOOR, QUANTUM / 4, 0.0)
+    while clock.pick([PLAIN_WORK], 0.0, prefer=1) == 1:
+        clock.serve(1, PLAIN_WORK, QUANTUM_SLOT_SECONDS / 4, 0.0)
         stays += 1
     assert stays == 5
-    assert clock.pick([DOOR], 0.0, prefer=7) == 2
+    assert clock.pick([PLAIN_WORK], 0.0, prefer=7) == 2
 
 
 def test_a_job_that_has_ended_is_forgotten() -> None:
@@ -197,11 +197,11 @@ def test_nobody_starves() -> None:
         bounds = {n: longest_wait(owner, 2.0**priority, rates, longest, slots) for n, owner, priority in jobs}
         for _ in range(5000):
             now = min(ends)
-            job = clock.pick([DOOR], now, prefer=rng.choice(jobs)[0])
+            job = clock.pick([PLAIN_WORK], now, prefer=rng.choice(jobs)[0])
             last[job] = now
             cost = rng.uniform(0.001, longest)
             ends[ends.index(now)] = now + cost
-            served = clock.serve(job, DOOR, longest, now)
+            served = clock.serve(job, PLAIN_WORK, longest, now)
             clock.charge(job, cost - longest, served)
             for n, since in last.items():
                 assert now - since <= bounds[n], (n, jobs)

@@ -113,11 +113,11 @@ def test_the_code_of_a_session_is_hashed_and_not_written() -> None:
     assert not bench.laying
 
 
-@pytest.mark.parametrize("limit", ["MAX_BEHIND", "MAX_BEHIND_BYTES"])
+@pytest.mark.parametrize("limit", ["MAX_BEHIND_MESSAGES", "MAX_BEHIND_BYTES"])
 def test_a_peer_of_which_too_much_waits_behind_is_cut_off(
     limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spooling, limit, 2 if limit == "MAX_BEHIND" else 20)
+    monkeypatch.setattr(spooling, limit, 2 if limit == "MAX_BEHIND_MESSAGES" else 20)
     bench = Bench()
     long, late = said(1, LONG_VALUE_BYTES + 1), said(1, 15)
     assert bench.sift(long, late) == [Flow(b"k1", "alive")] * 2

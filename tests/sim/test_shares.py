@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from park.broker.scheduler.fairshare import QUANTUM
+from park.broker.scheduler.fairshare import QUANTUM_SLOT_SECONDS
 from tests.sim.shares import Busy, Race, fluid, shares
 from tests.support.trials import (
     CHUNK,
@@ -98,7 +98,7 @@ def test_a_background_job_keeps_its_share_beside_two_urgent_ones(chunks: int) ->
     made = race([Busy("ann", -3), Busy("bob", 6), Busy("cat", 6)], chunks)
     share = made.served[0] / sum(made.served)
     assert share >= 0.98 / 1025
-    assert made.errors()[0] < 0.02 + QUANTUM / CHUNK / chunks
+    assert made.errors()[0] < 0.02 + QUANTUM_SLOT_SECONDS / CHUNK / chunks
 
 
 @pytest.mark.parametrize(

@@ -333,11 +333,11 @@ def forgets_a_refund(monkeypatch: pytest.MonkeyPatch) -> None:
 def serves_the_least_charged_first(monkeypatch: pytest.MonkeyPatch) -> None:
     pick = ServiceClock.pick
 
-    def wrong(self: ServiceClock, doors: Any, *given: Any, **more: Any) -> int:
-        doors = list(doors)
-        if not pick(self, doors, *given, **more):
+    def wrong(self: ServiceClock, work_classes: Any, *given: Any, **more: Any) -> int:
+        work_classes = list(work_classes)
+        if not pick(self, work_classes, *given, **more):
             return 0
-        due = [j for j in self._jobs.values() if not j.doors.isdisjoint(doors)]
+        due = [j for j in self._jobs.values() if not j.work_classes.isdisjoint(work_classes)]
         return min(due, key=lambda j: (j.charged, j.number)).number
 
     monkeypatch.setattr(ServiceClock, "pick", wrong)

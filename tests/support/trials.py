@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from park.broker.accounts.ledger import MICRO, CreditPolicy
 from park.broker.manager import Turn
-from park.broker.scheduler.fairshare import QUANTUM, longest_wait
+from park.broker.scheduler.fairshare import QUANTUM_SLOT_SECONDS, longest_wait
 from park.wire import messages
 from tests.sim.audit import Audit
 from tests.sim.disk import lame
@@ -159,7 +159,7 @@ def share_at_once(seed: int) -> None:
     """Few chunks: within 2 % and what a job may be ahead of its turn, which all others share, and its siblings most."""
     made = race(mix(seed), chunks=30, slots=1 + seed % 3, seed=seed)
     right = fluid(made.jobs, sum(made.served))
-    ahead = QUANTUM + 1.5 * max(max(job.seconds, CHUNK) for job in made.jobs)
+    ahead = QUANTUM_SLOT_SECONDS + 1.5 * max(max(job.seconds, CHUNK) for job in made.jobs)
     for job, had, wanted in zip(made.jobs, made.served, right, strict=True):
         least = min(other.rate for other in made.jobs if other.owner == job.owner)
         part = max(1.0, len(made.jobs) * wanted / sum(right), job.rate / least)

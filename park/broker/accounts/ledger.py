@@ -23,7 +23,7 @@ from typing import Any
 
 from park.broker.effects import Effects, Write
 from park.errors import InvalidRequest
-from park.model import MOST_CREDITS, Delta, check_grant, owner_name
+from park.model import MAX_CREDITS, Delta, check_grant, owner_name
 from park.wire import codec
 
 #: Micro-credits in one credit.
@@ -48,12 +48,8 @@ class Terms:
     def __post_init__(self) -> None:
         for name in ("cap", "rate"):
             value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not 0 <= value <= MOST_CREDITS
-            ):
-                raise InvalidRequest(f"{name}={value!r} is no number of credits from 0 to {MOST_CREDITS:.0e}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_CREDITS:
+                raise InvalidRequest(f"{name}={value!r} is no number of credits from 0 to {MAX_CREDITS:.0e}")
 
 
 @dataclass(frozen=True, slots=True)

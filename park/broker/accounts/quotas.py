@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
 from park.errors import InvalidRequest, LimitReached
-from park.model import MOST_MEMORY
+from park.model import MAX_MEMORY_BYTES
 
 #: Bytes that a job takes in the store beside its request, code, inputs and results.
 JOB_RECORD_BYTES = 2000
@@ -31,9 +31,9 @@ class Limits:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_MEMORY:
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_MEMORY_BYTES:
                 raise InvalidRequest(
-                    f"{f.name}={value!r} is no limit: a whole number from 0 to {MOST_MEMORY:.0e}"
+                    f"{f.name}={value!r} is no limit: a whole number from 0 to {MAX_MEMORY_BYTES:.0e}"
                 )
 
 

@@ -19,7 +19,7 @@ from park.broker.accounts.quotas import Tallies
 from park.broker.effects import Effects, Write
 from park.broker.entities.controls import Controls
 from park.broker.entities.maps import Attempt, JobMap
-from park.broker.entities.requirements import Needs, NeedsDoor, needs_of
+from park.broker.entities.requirements import Needs, WorkClass, needs_of
 from park.broker.entities.roster import Kernel, Member
 from park.model import ENDED, Delta, JobRecord, JobState, OwnerRecord
 from park.wire import codec
@@ -126,7 +126,7 @@ class BrokerJob:
     archived: bool = False
     needs: Needs = field(init=False)
     #: the queues that deal its units, by `Kind`, once it may want slots
-    doors: tuple[NeedsDoor, ...] = ()
+    work_classes: tuple[WorkClass, ...] = ()
     number: int = field(init=False)
     owner: str = field(init=False)
     session: bool = field(init=False)
@@ -220,8 +220,8 @@ class BrokerJob:
     def has_work(self) -> bool:
         return bool(self.resumable) or self.next_ready() is not None
 
-    def driver_door(self, kernel: int) -> int:
-        """The door through which its drivers go on at the kernel of this number; drivers with GPUs have their own."""
+    def driver_class(self, kernel: int) -> int:
+        """The work class of its drivers that go on at the kernel of this number; drivers with GPUs have their own."""
         return -kernel if self.needs.gpus else kernel
 
     def add_resumable(self, attempt: Attempt) -> None:

@@ -52,10 +52,10 @@ class Kind(enum.IntEnum):
     DRIVER = 2
 
 
-class NeedsDoor(Struct, frozen=True, gc=False, eq=False):
-    """A door for one set of needs and one kind of code. A kernel full of drivers looks through some doors only.
+class WorkClass(Struct, frozen=True, gc=False, eq=False):
+    """Units with one set of needs and one kind of code. A kernel that is full of drivers serves some work classes only.
 
-    Jobs with the same needs share their doors (`park.broker.scheduler.free_slots`): each is equal to itself only.
+    Jobs with the same needs share their work classes (`park.broker.scheduler.free_slots`): each is equal to itself only.
     """
 
     needs: Needs

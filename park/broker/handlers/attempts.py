@@ -82,7 +82,7 @@ def resume(state: State, effects: Effects, attempt: Attempt) -> None:
     attempt.charged = (
         min(state.clock.quantum, FIRST_GUESS_SECONDS if estimate is None else estimate) * attempt.cost
     )
-    attempt.rates = state.clock.serve(job.number, job.doors[Kind.DRIVER], attempt.charged, effects.now)
+    attempt.rates = state.clock.serve(job.number, job.work_classes[Kind.DRIVER], attempt.charged, effects.now)
     attempt.weight = charging.weight(state, effects, job)
     attempt.price = charging.price(state, attempt.weight)
     last = effects.last_results.get(attempt.number)

@@ -12,7 +12,7 @@ from park.broker.entities.jobs import BrokerJob
 from park.broker.entities.requirements import KernelProfile, Needs, unmet
 from park.broker.handlers import rights
 from park.broker.state import State
-from park.model import MOST_MEMORY, WaitingWork
+from park.model import MAX_MEMORY_BYTES, WaitingWork
 from park.wire import codec, messages
 
 #: Labels of allocators whose kernels' resources are remembered.
@@ -20,7 +20,7 @@ MAX_REMEMBERED = 1000
 #: Jobs whose part of the backlog is told.
 MAX_PARTS = 1000
 #: More slots than any allocator asks for.
-MOST_SLOTS = 1 << 30
+MAX_BACKLOG_SLOTS = 1 << 30
 
 
 def on_backlog(state: State, effects: Effects, event: Event, message: messages.Backlog) -> None:
@@ -44,10 +44,10 @@ def backlog(state: State, m: messages.Backlog, now: float) -> WaitingWork:
         if wanted:
             slots, jobs = slots + wanted, jobs + 1
             if jobs <= MAX_PARTS:
-                parts[str(job.number)] = min(wanted, MOST_SLOTS)
+                parts[str(job.number)] = min(wanted, MAX_BACKLOG_SLOTS)
         else:
             others[reason or "with units that take longer than an allocation"] += 1
-    return WaitingWork(min(slots, MOST_SLOTS), jobs, dict(others.most_common(20)), parts)
+    return WaitingWork(min(slots, MAX_BACKLOG_SLOTS), jobs, dict(others.most_common(20)), parts)
 
 
 def _profile(state: State, m: messages.Backlog) -> tuple[KernelProfile, bool]:
@@ -63,7 +63,7 @@ def _profile(state: State, m: messages.Backlog) -> tuple[KernelProfile, bool]:
         if m.like in state.allocated:
             return state.allocated[m.like], True
     labels = tuple(sorted({*m.labels, *([m.like] if m.like else [])}))
-    memory = m.memory or MOST_MEMORY
+    memory = m.memory or MAX_MEMORY_BYTES
     return KernelProfile(m.python, m.slots, memory, labels, (), m.owner, m.only, gpus=m.gpus), False
 
 

@@ -55,7 +55,7 @@ class WaitReasons:
             return WaitReason(Cause.RECOVERY)
         if job.held:
             return WaitReason(Cause.RESULTS)
-        drives = ready is not None and state.door(job, ready).kind is Kind.DRIVER
+        drives = ready is not None and state.work_class(job, ready).kind is Kind.DRIVER
         if job.needs.job and not state.roster.slots_for(job.owner, job.needs.job):
             cause = Cause.ALLOCATION if record.allocation else Cause.NO_ALLOCATION
             return WaitReason(cause, record.allocation, job.number)

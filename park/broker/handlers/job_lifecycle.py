@@ -77,7 +77,7 @@ def unpause(state: State, effects: Effects, job: BrokerJob) -> None:
 
 
 def refresh(state: State, effects: Effects, job: BrokerJob) -> None:
-    """Tell the service clock through which doors the job has units to deal."""
+    """Tell the service clock in which work classes the job has units to deal."""
     number, clock, now = job.number, state.clock, effects.now
     state.touched.jobs.add(number)
     if job.submit.max_time:
@@ -89,20 +89,20 @@ def refresh(state: State, effects: Effects, job: BrokerJob) -> None:
         unreserve(state, effects, job.reserved)
     open_ = dealt and job.reserved is None
     ready = job.next_ready() if open_ else None
-    door = None if ready is None else state.door(job, ready)
-    if door is not None:
-        clock.wake(number, door, now)
+    work_class = None if ready is None else state.work_class(job, ready)
+    if work_class is not None:
+        clock.wake(number, work_class, now)
         if state.free_slots.at_driver_limit:  # a driver that waits in a full kernel may compute a share
             for map_ in job.maps.values():
                 driver = state.attempts.get(map_.driver)
                 if driver is not None and map_.waiting:
                     state.touched.kernels[driver.kernel.number] = driver.kernel
     for here, waiting in job.resumable.items() if open_ else ():
-        clock.wake(number, job.driver_door(here), now)
+        clock.wake(number, job.driver_class(here), now)
         state.touched.kernels[here] = waiting[0].kernel
-    doors = clock.doors(number)
-    if len(doors) > (door is not None):
-        for other in [d for d in doors if d is not door]:
+    work_classes = clock.work_classes(number)
+    if len(work_classes) > (work_class is not None):
+        for other in [d for d in work_classes if d is not work_class]:
             if not open_ or not isinstance(other, int) or abs(other) not in job.resumable:
                 clock.sleep(number, other, now)
 

@@ -117,8 +117,8 @@ def _new_job(state: State, effects: Effects, message: Submit, client: Client, co
 def join_clock(state: State, effects: Effects, job: BrokerJob, born: float) -> None:
     """The job may want slots from now on; it was submitted at *born*."""
     state.clock.add(job.number, job.owner, charging.weight(state, effects, job), born, job.seconds)
-    job.doors = state.free_slots.need(job.needs)
-    job.needs = job.doors[0].needs
+    job.work_classes = state.free_slots.need(job.needs)
+    job.needs = job.work_classes[0].needs
     effects.deltas += state.ledger.deltas([job.owner])
 
 

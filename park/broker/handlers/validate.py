@@ -13,9 +13,9 @@ from park.model import (
     MAX_CONTROL_BYTES,
     MAX_KIND_BYTES,
     MAX_LATEST_BYTES,
+    MAX_MEMORY_BYTES,
+    MAX_NODE_GPUS,
     MAX_PROGRESS,
-    MOST_GPUS,
-    MOST_MEMORY,
     Serves,
     command_words,
     control_too_large,
@@ -32,11 +32,11 @@ from park.wire.messages import Change, Control, Hello, KernelHello, Publish, Sha
 #: More slots than any node has.
 MAX_SLOTS = 1 << 16
 #: The last second of the year 9999, the latest time that calendars know (seconds since 1970).
-MAX_TIME = 253402300799.0
+MAX_WALL_SECONDS = 253402300799.0
 #: Bytes of a request without its inputs: it travels back, beside the job's record, in one head.
-MAX_REQUEST = 24 * 1024
+MAX_REQUEST_BYTES = 24 * 1024
 #: Characters of what a client says of a job's allocation.
-MAX_ALLOCATION = 400
+MAX_ALLOCATION_CHARS = 400
 
 
 def check_hello(m: Hello | KernelHello) -> None:
@@ -80,13 +80,13 @@ def _check_kernel(m: KernelHello) -> None:
         raise ProtocolError(f"a kernel has 1 to {MAX_SLOTS} slots, not {m.slots}")
     for name in m.environments:
         environment_name(name)
-    if m.gpus > MOST_GPUS:
-        raise ProtocolError(f"a kernel has at most {MOST_GPUS} GPUs, not {m.gpus}")
+    if m.gpus > MAX_NODE_GPUS:
+        raise ProtocolError(f"a kernel has at most {MAX_NODE_GPUS} GPUs, not {m.gpus}")
     if m.peers:
         _check_address(m.peers)
     if m.serves not in tuple(Serves):
         raise ProtocolError(f"a kernel cannot serve {m.serves!r:.40}")
-    if m.memory > MOST_MEMORY:
+    if m.memory > MAX_MEMORY_BYTES:
         raise ProtocolError(f"memory={m.memory} is more than any node has")
     for count, limit, kind in (
         (len(m.packages), budgets.MAX_PACKAGES, "packages"),
@@ -135,7 +135,7 @@ def check_submit(m: Submit, payload: bytes | memoryview) -> None:
     command_words(m.argv)
     if m.notify != notify_words(m.notify):
         raise ProtocolError(f"notify={m.notify!r:.80} is not written as an address and when")
-    if m.when is not None and not (math.isfinite(m.when) and 0.0 <= m.when <= MAX_TIME):
+    if m.when is not None and not (math.isfinite(m.when) and 0.0 <= m.when <= MAX_WALL_SECONDS):
         raise InvalidRequest(
             f"when={m.when} is not a time: it counts seconds since 1970, up to the year 9999"
         )
@@ -146,9 +146,9 @@ def check_submit(m: Submit, payload: bytes | memoryview) -> None:
             raise InvalidRequest(f"{what}={seconds} is not a number of seconds")
     check_needs(m)
     size = len(codec.pack(codec.fields(m)))
-    if size > MAX_REQUEST:
+    if size > MAX_REQUEST_BYTES:
         raise InvalidRequest(
-            f"name, tags and after of the request take {size:,} bytes, more than {MAX_REQUEST:,}: "
+            f"name, tags and after of the request take {size:,} bytes, more than {MAX_REQUEST_BYTES:,}: "
             "put what is long into the body or the inputs"
         )
     if len(m.python) > budgets.MAX_TEXT_CHARS:
@@ -175,9 +175,11 @@ def check_change(m: Change) -> None:
         priority_number(m.priority)
     if m.tags is not None:
         texts(m.tags, "tag")
-        if len(codec.pack(list(m.tags))) > MAX_REQUEST // 2:
-            raise InvalidRequest(f"the tags take more than {MAX_REQUEST // 2:,} bytes")
-    if m.allocation is not None and not (m.allocation.isprintable() and len(m.allocation) <= MAX_ALLOCATION):
+        if len(codec.pack(list(m.tags))) > MAX_REQUEST_BYTES // 2:
+            raise InvalidRequest(f"the tags take more than {MAX_REQUEST_BYTES // 2:,} bytes")
+    if m.allocation is not None and not (
+        m.allocation.isprintable() and len(m.allocation) <= MAX_ALLOCATION_CHARS
+    ):
         raise InvalidRequest(
-            f"allocation {m.allocation!r:.80} is no printable text of at most {MAX_ALLOCATION} characters"
+            f"allocation {m.allocation!r:.80} is no printable text of at most {MAX_ALLOCATION_CHARS} characters"
         )

@@ -25,9 +25,9 @@ time earns nothing, and work done is not forgotten. Fits come in generations, wi
 in which they must not lose the service that is due to them: after a sleep of at most one quantum a job keeps its tag,
 but is never more than one quantum's worth of work behind v.
 
-Doors. Not every kernel takes every unit: a door stands for one set of needs and one kind of code, or for one kernel on
-which drivers of a job want to go on. A job is runnable through the doors that it has opened; a kernel looks through
-those that are its own. Each set of needs has its own v, because service of one says little about the queue of another.
+Work classes. Not every kernel takes every unit: a work class is one set of needs with one kind of code, or the drivers
+that want to go on at one kernel. A job is runnable in the classes in which it has work; a kernel serves some
+classes. Each set of needs has its own v, because service of one says little about the queue of another.
 
 Preference. A process that has a job prepared should go on with it: a slot may stay with its job while that is
 at most one quantum ahead of the one that is due, unless the one that is due was never served.
@@ -37,7 +37,7 @@ two services of one job all others can be served only until their tags have pass
 states how long that is.
 
 Each queue is a heap whose entries are corrected when they reach the top, so a decision costs the logarithm of the
-number of owners and jobs, and a constant for each door.
+number of owners and jobs, and a constant for each work class.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ from park.broker.entities.maps import Rates
 from park.broker.scheduler.forecast import Forecast
 
 #: Slot-seconds by which a job may be served ahead of the one that is due, and seconds for which it keeps its tag.
-QUANTUM = 0.1
+QUANTUM_SLOT_SECONDS = 0.1
 #: Seconds in which recorded use is halved.
-HALF_LIFE = 24 * 3600.0
+USAGE_HALF_LIFE_SECONDS = 24 * 3600.0
 #: Slot-seconds of use above the mean that halve an owner's rate.
-USE_SCALE = 100_000.0
+USAGE_SCALE_SLOT_SECONDS = 100_000.0
 #: An owner's rate is never divided by more than this for its use.
-LEAST_USAGE = 0.25
+MIN_USAGE_FACTOR = 0.25
 #: Seconds after which a job's age counts double.
-FULL_AGE = 24 * 3600.0
+FULL_AGE_SECONDS = 24 * 3600.0
 
-#: A door through which a job may be served: any hashable value. Doors with the same `needs` lead to one queue.
-Door = Any
+#: A class of work in which a job may be served: any hashable value. Classes with the same `needs` share one virtual time.
+AnyWorkClass = Any
 
 
 class _Entry(Struct, eq=False):
@@ -130,17 +130,17 @@ class _Job(_Entry, eq=False, kw_only=True):
     served: bool = False
     #: slot-seconds that it was charged, by the estimates that stand
     charged: float = 0.0
-    doors: set[Door] = field(default_factory=set)
+    work_classes: set[AnyWorkClass] = field(default_factory=set)
 
 
 class _Owner(_Entry, eq=False, kw_only=True):
     name: str
-    #: tag of the job served last within this owner, by door
-    virtual: dict[Door, float] = field(default_factory=dict)
+    #: tag of the job served last within this owner, by work class
+    virtual: dict[AnyWorkClass, float] = field(default_factory=dict)
     latest: float = 0.0
     jobs: dict[int, _Job] = field(default_factory=dict)
-    #: its runnable jobs by door; a door without any is not there
-    queues: dict[Door, _Queue[_Job]] = field(default_factory=dict)
+    #: its runnable jobs by work class; a class without any is not there
+    queues: dict[AnyWorkClass, _Queue[_Job]] = field(default_factory=dict)
     #: weight x slot-seconds, as if all were used now: grown by what the past has decayed
     use: float = 0.0
 
@@ -151,16 +151,16 @@ class ServiceClock:
     It has more than 25 public methods: its heaps, tags and sums change together, in every one of them.
     """
 
-    def __init__(self, quantum: float = QUANTUM) -> None:
+    def __init__(self, quantum: float = QUANTUM_SLOT_SECONDS) -> None:
         self.quantum = quantum
         self._jobs: dict[int, _Job] = {}
         self._owners: dict[str, _Owner] = {}
-        #: owners with runnable jobs, by door
-        self._queues: dict[Door, _Queue[_Owner]] = {}
-        #: the doors with the same needs that are open
-        self._doors: dict[Any, list[Door]] = {}
+        #: owners with runnable jobs, by work class
+        self._queues: dict[AnyWorkClass, _Queue[_Owner]] = {}
+        #: the classes with runnable jobs, by their needs
+        self._work_classes: dict[Any, list[AnyWorkClass]] = {}
         #: tag of the owner served last, by needs and at all
-        self._virtual: dict[Door, float] = {}
+        self._virtual: dict[AnyWorkClass, float] = {}
         self._latest = 0.0
         self._order = 0
         #: the time from which the decay of use is counted
@@ -200,13 +200,13 @@ class ServiceClock:
     @property
     def waiting(self) -> list[int]:
         """The jobs that are runnable."""
-        return [n for n, j in self._jobs.items() if j.doors]
+        return [n for n, j in self._jobs.items() if j.work_classes]
 
     def remove(self, job: int, now: float) -> None:
         """The job has ended."""
         j = self._jobs[job]
-        for door in list(j.doors):
-            self.sleep(job, door, now)
+        for work_class in list(j.work_classes):
+            self.sleep(job, work_class, now)
         self._resting.pop(job, None)
         del self._jobs[job], j.owner.jobs[job]
         o = j.owner
@@ -230,48 +230,48 @@ class ServiceClock:
     def runnable(self, job: int) -> bool:
         """Whether the job is marked as having work to deal."""
         j = self._jobs.get(job)
-        return j is not None and bool(j.doors)
+        return j is not None and bool(j.work_classes)
 
-    def doors(self, job: int) -> Collection[Door]:
-        """The doors that the job has opened."""
-        return self._jobs[job].doors
+    def work_classes(self, job: int) -> Collection[AnyWorkClass]:
+        """The work classes in which the job has work."""
+        return self._jobs[job].work_classes
 
-    def wake(self, job: int, door: Door, now: float) -> None:
-        """The job has work that could be dealt now through *door*."""
+    def wake(self, job: int, work_class: AnyWorkClass, now: float) -> None:
+        """The job has work of *work_class* that could be dealt now."""
         j = self._jobs[job]
-        if door in j.doors:
+        if work_class in j.work_classes:
             return
         o = j.owner
-        if not j.doors:
+        if not j.work_classes:
             self.awake += 1
-            self._rise(j, door, now)
-        j.doors.add(door)
-        queue = o.queues.get(door)
+            self._rise(j, work_class, now)
+        j.work_classes.add(work_class)
+        queue = o.queues.get(work_class)
         if queue is None:
-            queue = o.queues[door] = _Queue()
-            owners = self._queues.get(door)
+            queue = o.queues[work_class] = _Queue()
+            owners = self._queues.get(work_class)
             if owners is None:
-                owners = self._queues[door] = _Queue()
-                self._doors.setdefault(_needs(door), []).append(door)
+                owners = self._queues[work_class] = _Queue()
+                self._work_classes.setdefault(_needs(work_class), []).append(work_class)
             owners.put(o)
         queue.put(j)
 
-    def _rise(self, j: _Job, door: Door, now: float) -> None:
+    def _rise(self, j: _Job, work_class: AnyWorkClass, now: float) -> None:
         """Set the tags of a job that becomes runnable, and of its owner."""
         o = j.owner
         self._resting.pop(j.number, None)
-        key, rates = _needs(door), self._rates(j, now)
+        key, rates = _needs(work_class), self._rates(j, now)
         if not o.queues:
             o.tag = self._start(o, self._virtual.get(key, self._latest), rates.owner, now)
         j.tag = self._start(j, o.virtual.get(key, o.latest), rates.job, now)
 
-    def visit(self, job: int, door: Door, now: float) -> None:
+    def visit(self, job: int, work_class: AnyWorkClass, now: float) -> None:
         """Do the same as `wake` and then `sleep`, for a job whose only work is dealt at once, if no other job is
         runnable.
         """
         assert not self.awake
         j = self._jobs[job]
-        self._rise(j, door, now)
+        self._rise(j, work_class, now)
         j.slept = j.owner.slept = now
         self._resting[job] = now
 
@@ -280,32 +280,32 @@ class ServiceClock:
             return max(entry.tag, v)
         return max(entry.tag, v - self.quantum / rate)
 
-    def sleep(self, job: int, door: Door, now: float) -> None:
-        """The job has nothing to deal through *door* now."""
+    def sleep(self, job: int, work_class: AnyWorkClass, now: float) -> None:
+        """The job has nothing of *work_class* to deal now."""
         j = self._jobs[job]
-        if door not in j.doors:
+        if work_class not in j.work_classes:
             return
-        j.doors.discard(door)
-        if not j.doors:
+        j.work_classes.discard(work_class)
+        if not j.work_classes:
             self.awake -= 1
             j.slept = now
             self._resting[job] = now
         o = j.owner
-        queue = o.queues[door]
+        queue = o.queues[work_class]
         queue.discard(j)
         if not queue:
-            del o.queues[door]
+            del o.queues[work_class]
             if not o.queues:
                 o.slept = now
-            owners = self._queues[door]
+            owners = self._queues[work_class]
             owners.discard(o)
             if not owners:
-                del self._queues[door]
-                key = _needs(door)
-                kin = self._doors[key]
-                kin.remove(door)
+                del self._queues[work_class]
+                key = _needs(work_class)
+                kin = self._work_classes[key]
+                kin.remove(work_class)
                 if not kin:
-                    del self._doors[key]
+                    del self._work_classes[key]
 
     def rests(self, but: int, now: float) -> bool:
         """Whether a job other than *but* has slept for at most a quantum: it may go on at any moment."""
@@ -319,41 +319,46 @@ class ServiceClock:
     # -- the next job ---------------------------------------------------------------------------
 
     def pick(
-        self, doors: Iterable[Door], now: float, prefer: int = 0, owner: str = "", only: bool = False
+        self,
+        work_classes: Iterable[AnyWorkClass],
+        now: float,
+        prefer: int = 0,
+        owner: str = "",
+        only: bool = False,
     ) -> int:
-        """The job that is due at one of *doors*, or *prefer* where the rule allows it; 0: none is runnable there.
+        """The job that is due in one of *work_classes*, or *prefer* where the rule allows it; 0: none is runnable there.
 
         With *owner*, that owner's jobs come first, or with *only* no others at all.
         """
-        doors = [d for d in doors if d in self._queues]
-        if not doors:
+        work_classes = [d for d in work_classes if d in self._queues]
+        if not work_classes:
             return 0
         o: _Owner | None = None
         if owner:
             own = self._owners.get(owner)
-            if own is not None and any(d in own.queues for d in doors):
+            if own is not None and any(d in own.queues for d in work_classes):
                 o = own
         if o is None:
             if only:
                 return 0
-            o = _due(self._queues, doors)
+            o = _due(self._queues, work_classes)
             assert o is not None
-        j = _due(o.queues, doors)
+        j = _due(o.queues, work_classes)
         assert j is not None
         if prefer and prefer != j.number and j.served:
             p = self._jobs.get(prefer)
-            if p is not None and (not owner or p.owner is o) and self._may_stay(p, o, doors, now):
+            if p is not None and (not owner or p.owner is o) and self._may_stay(p, o, work_classes, now):
                 return prefer
         return j.number
 
-    def _may_stay(self, p: _Job, due: _Owner, doors: Iterable[Door], now: float) -> bool:
-        """Whether *p* is runnable at *doors* and at most one quantum ahead of the owner that is due."""
-        if p.doors.isdisjoint(doors):
+    def _may_stay(self, p: _Job, due: _Owner, work_classes: Iterable[AnyWorkClass], now: float) -> bool:
+        """Whether *p* is runnable in *work_classes* and at most one quantum ahead of the owner that is due."""
+        if p.work_classes.isdisjoint(work_classes):
             return False
         o, rates = p.owner, self._rates(p, now)
         if (o.tag - due.tag) * rates.owner > self.quantum:
             return False
-        first = _due(o.queues, doors)
+        first = _due(o.queues, work_classes)
         return first is not None and first.served and (p.tag - first.tag) * rates.job <= self.quantum
 
     def before(self, job: int) -> tuple[float, float, int]:
@@ -361,14 +366,14 @@ class ServiceClock:
         j = self._jobs[job]
         return j.owner.tag, j.tag, j.order
 
-    def serve(self, job: int, door: Door, cost: float, now: float) -> Rates:
+    def serve(self, job: int, work_class: AnyWorkClass, cost: float, now: float) -> Rates:
         """Charge the job *cost* slot-seconds, by estimate. Returns the rates that a correction has to use."""
         j = self._jobs[job]
         o = j.owner
         # a job that is served before its turn does not move v beyond the job that is due: others start there
-        key = _needs(door)
+        key = _needs(work_class)
         due, own = o.tag, j.tag
-        for other in self._doors.get(key, ()):
+        for other in self._work_classes.get(key, ()):
             first = self._queues[other].first()
             if first is not None and first.tag < due:
                 due = first.tag
@@ -413,10 +418,10 @@ class ServiceClock:
     def _fallen(self, j: _Job) -> None:
         """The tags of a job and its owner may be less now."""
         o = j.owner
-        for door in j.doors:
-            o.queues[door].put(j)
-        for door in o.queues:
-            self._queues[door].put(o)
+        for work_class in j.work_classes:
+            o.queues[work_class].put(j)
+        for work_class in o.queues:
+            self._queues[work_class].put(o)
 
     # -- rates ---------------------------------------------------------------------------------
 
@@ -425,7 +430,7 @@ class ServiceClock:
         return self._rates(self._jobs[job], now)
 
     def _rates(self, j: _Job, now: float) -> Rates:
-        rate = j.weight * (1.0 + min(1.0, max(0.0, now - j.born) / FULL_AGE))
+        rate = j.weight * (1.0 + min(1.0, max(0.0, now - j.born) / FULL_AGE_SECONDS))
         return Rates(rate, rate * self._usage(j.owner, now))
 
     def usage(self, owner: str, now: float) -> float:
@@ -437,7 +442,7 @@ class ServiceClock:
         above = o.use - self._all_use / self._working if self._working else 0.0
         if above <= 0.0:
             return 1.0
-        return max(LEAST_USAGE, 1.0 / (1.0 + above * self._decay(now) / USE_SCALE))
+        return max(MIN_USAGE_FACTOR, 1.0 / (1.0 + above * self._decay(now) / USAGE_SCALE_SLOT_SECONDS))
 
     def used(self, owner: str, amount: float, now: float) -> None:
         """An owner has used *amount* = weight x slot-seconds (negative: it is taken back)."""
@@ -457,7 +462,7 @@ class ServiceClock:
     def _decay(self, now: float) -> float:
         if self._began is None:
             self._began = now
-        return math.exp2((self._began - now) / HALF_LIFE)
+        return math.exp2((self._began - now) / USAGE_HALF_LIFE_SECONDS)
 
     # -- words about it ------------------------------------------------------------------------
 
@@ -500,27 +505,27 @@ class ServiceClock:
             o = j.owner
             assert o.jobs[number] is j
             assert self._owners[o.name] is o
-            assert j.doors <= o.queues.keys()
+            assert j.work_classes <= o.queues.keys()
             assert o.queues.keys() <= self._queues.keys()
-            for door in j.doors:
-                assert o.queues[door]._stands[j.order] <= j.tag
-                assert self._queues[door]._stands[o.order] <= o.tag
+            for work_class in j.work_classes:
+                assert o.queues[work_class]._stands[j.order] <= j.tag
+                assert self._queues[work_class]._stands[o.order] <= o.tag
         if jobs is None:
             assert self._resting.keys() <= self._jobs.keys()
-            for door, owners in self._queues.items():
-                assert len(owners) == sum(door in o.queues for o in self._owners.values())
+            for work_class, owners in self._queues.items():
+                assert len(owners) == sum(work_class in o.queues for o in self._owners.values())
 
 
-def _needs(door: Door) -> Any:
-    """The key of the queue behind a door: its needs, without the kind of the code."""
-    return getattr(door, "needs", door)
+def _needs(work_class: AnyWorkClass) -> Any:
+    """The needs of a work class, without the kind of the code."""
+    return getattr(work_class, "needs", work_class)
 
 
-def _due(queues: Mapping[Door, _Queue[T]], doors: Iterable[Door]) -> T | None:
-    """The entry with the least tag in the *queues* at one of *doors*."""
+def _due(queues: Mapping[AnyWorkClass, _Queue[T]], work_classes: Iterable[AnyWorkClass]) -> T | None:
+    """The entry with the least tag in the *queues* of *work_classes*."""
     least: T | None = None
-    for door in doors:
-        entry = queues[door].first() if door in queues else None
+    for work_class in work_classes:
+        entry = queues[work_class].first() if work_class in queues else None
         if entry is not None and (least is None or (entry.tag, entry.order) < (least.tag, least.order)):
             least = entry
     return least
@@ -532,7 +537,7 @@ def longest_wait(
     owners: Mapping[str, Sequence[float]],
     longest: float,
     slots: int,
-    quantum: float = QUANTUM,
+    quantum: float = QUANTUM_SLOT_SECONDS,
 ) -> float:
     """Seconds after which a runnable job has surely been given its next unit, if all kernels suit all jobs.
 
@@ -555,6 +560,6 @@ def longest_wait(
     siblings.remove(rate)
     served = [(behind * r + slack, r) for r in siblings]
     own = sum(amount for amount, _ in served)
-    moved = (behind + sum(amount / r for amount, r in served)) / LEAST_USAGE
+    moved = (behind + sum(amount / r for amount, r in served)) / MIN_USAGE_FACTOR
     others = sum(moved * max(rates) + slack for name, rates in owners.items() if name != owner and rates)
     return round((own + others) / slots + longest, 9)

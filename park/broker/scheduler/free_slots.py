@@ -1,6 +1,6 @@
-"""The kernels that have free slots, and the doors through which they may be served.
+"""The kernels that have free slots, and the work classes that they serve.
 
-Kernels with the same profile stand together: a decision looks at profiles, not at kernels. A door of the service
+Kernels with the same profile stand together: a decision looks at profiles, not at kernels. A work class of the service
 clock is a set of needs with a kind of code, or the number of a kernel on which a driver wants to go on.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from park.broker.entities.requirements import KernelProfile, Kind, Needs, NeedsDoor, unmet
+from park.broker.entities.requirements import KernelProfile, Kind, Needs, WorkClass, unmet
 from park.broker.entities.roster import Kernel
 
 #: Kernels that a search looks at, at most, for one with the job prepared, or with slots for a wide unit.
@@ -27,19 +27,21 @@ class FreeSlots:
         #: kernels that keep slots free for a wide unit
         self.reserved: dict[int, Kernel] = {}
         #: the needs that each profile of a connected kernel meets, among those of living jobs
-        self._doors: dict[KernelProfile, list[NeedsDoor]] = {}
+        self._work_classes: dict[KernelProfile, list[WorkClass]] = {}
         self._kernels: Counter[KernelProfile] = Counter()
         #: the one object that all kernels of a profile share, so that looking it up compares nothing
         self._profiles: dict[KernelProfile, KernelProfile] = {}
         self._needs: Counter[Needs] = Counter()
-        #: the doors of jobs with such needs, so that comparing them looks no further than at the object
-        self._shared: dict[Needs, tuple[NeedsDoor, ...]] = {}
+        #: the work classes of each set of needs; one object each, so that a comparison looks at the object alone
+        self._shared: dict[Needs, tuple[WorkClass, ...]] = {}
 
     def join(self, kernel: Kernel) -> None:
         profile = kernel.profile = self._profiles.setdefault(kernel.profile, kernel.profile)
         self._kernels[profile] += 1
-        if profile not in self._doors:
-            self._doors[profile] = [d for n in self._needs if not unmet(n, profile) for d in self._shared[n]]
+        if profile not in self._work_classes:
+            self._work_classes[profile] = [
+                d for n in self._needs if not unmet(n, profile) for d in self._shared[n]
+            ]
         self.changed(kernel)
 
     def leave(self, kernel: Kernel) -> None:
@@ -47,28 +49,28 @@ class FreeSlots:
         self._remove(kernel)
         self._kernels[profile] -= 1
         if not self._kernels[profile]:
-            del self._kernels[profile], self._doors[profile], self._profiles[profile]
+            del self._kernels[profile], self._work_classes[profile], self._profiles[profile]
 
-    def need(self, needs: Needs) -> tuple[NeedsDoor, ...]:
-        """Count one job more with these needs. Returns the doors of the jobs with such needs."""
+    def need(self, needs: Needs) -> tuple[WorkClass, ...]:
+        """Count one job more with these needs. Returns the work classes of jobs with such needs."""
         self._needs[needs] += 1
         if self._needs[needs] == 1:
-            self._shared[needs] = tuple(NeedsDoor(needs, kind) for kind in Kind)
-            for profile, doors in self._doors.items():
+            self._shared[needs] = tuple(WorkClass(needs, kind) for kind in Kind)
+            for profile, work_classes in self._work_classes.items():
                 if not unmet(needs, profile):
-                    doors += self._shared[needs]
+                    work_classes += self._shared[needs]
         return self._shared[needs]
 
     def need_no_more(self, needs: Needs) -> None:
         self._needs[needs] -= 1
         if not self._needs[needs]:
             del self._needs[needs], self._shared[needs]
-            for doors in self._doors.values():
-                doors[:] = [d for d in doors if d.needs != needs]
+            for work_classes in self._work_classes.values():
+                work_classes[:] = [d for d in work_classes if d.needs != needs]
 
-    def doors(self, profile: KernelProfile) -> list[NeedsDoor]:
-        """The doors that a kernel of this profile serves."""
-        return self._doors[profile]
+    def work_classes(self, profile: KernelProfile) -> list[WorkClass]:
+        """The work classes that a kernel of this profile serves."""
+        return self._work_classes[profile]
 
     @property
     def profiles(self) -> Iterable[KernelProfile]:
@@ -145,4 +147,4 @@ class FreeSlots:
                 kernel.number
             )
             assert (kernel.number in self.reserved) == bool(kernel.reserved), kernel.number
-            assert kernel.closed or kernel.profile in self._doors
+            assert kernel.closed or kernel.profile in self._work_classes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from park.broker.entities.maps import Attempt
-from park.broker.scheduler.fairshare import QUANTUM
+from park.broker.scheduler.fairshare import QUANTUM_SLOT_SECONDS
 
 #: Attempts that one round looks at, at most.
 MAX_ROUND_ATTEMPTS = 64
@@ -34,12 +34,12 @@ class Preemption:
         """The next attempts that have had their slots for a quantum and were not asked yet."""
         if not self._running or now < self._next:
             return []
-        self._next = now + QUANTUM
+        self._next = now + QUANTUM_SLOT_SECONDS
         found = []
         for number in list(self._running)[:MAX_ROUND_ATTEMPTS]:
             attempt = self._running.pop(number)
             self._running[number] = attempt  # the others come first in the next round
-            if attempt.asked is None and not attempt.told and now - attempt.since >= QUANTUM:
+            if attempt.asked is None and not attempt.told and now - attempt.since >= QUANTUM_SLOT_SECONDS:
                 found.append(attempt)
         return found
 

@@ -31,7 +31,7 @@ PUBLISH_SECONDS = 5.0
 #: Bytes that should be free on the disk of the store.
 LOW_DISK_BYTES = 1 << 30
 #: Files that a broker or a kernel may have to hold open at once.
-OPEN_FILES = 1024
+MIN_OPEN_FILES = 1024
 #: The name under which PARK is installed.
 DISTRIBUTION = "park-fit"
 
@@ -150,8 +150,8 @@ class Exam:
 
     def _machine(self) -> Iterator[Check]:
         files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        few = files != resource.RLIM_INFINITY and files < OPEN_FILES
-        remedy = f"ulimit -n {OPEN_FILES} before a broker or a kernel is started here" if few else ""
+        few = files != resource.RLIM_INFINITY and files < MIN_OPEN_FILES
+        remedy = f"ulimit -n {MIN_OPEN_FILES} before a broker or a kernel is started here" if few else ""
         yield Check("open files", FAULT if few else OK, f"{files:,} at once, up to {most:,}", remedy)
         try:
             os.close(os.memfd_create("park"))

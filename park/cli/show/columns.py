@@ -18,16 +18,16 @@ BRIEF_COLUMNS = ("elapsed", "left", "host")
 #: The unit of a column of plain numbers, for its heading.
 UNITS = {"used": "s"}
 #: Times that are shown, in seconds since 1970: from the year 1 to the year 9999, a day off the ends for the time zone.
-MIN_TIME, MAX_TIME = -62_135_510_400.0, 253_402_214_400.0
+MIN_WALL_SECONDS, MAX_WALL_SECONDS = -62_135_510_400.0, 253_402_214_400.0
 #: Lengths of time that are shown, at most: a thousand years, in seconds.
-MAX_SPAN = 31_557_600_000.0
+MAX_SPAN_SECONDS = 31_557_600_000.0
 
 
 def clock(seconds: float | None, short: bool = False) -> str:
     """A time for people, in their time zone; *short*: as much as is needed today."""
     if seconds is None:
         return ""
-    if not MIN_TIME <= seconds <= MAX_TIME:
+    if not MIN_WALL_SECONDS <= seconds <= MAX_WALL_SECONDS:
         return "?"
     return _clock(int(seconds), time.localtime()[:3] if short else None)
 
@@ -88,7 +88,7 @@ def span(seconds: float) -> str:
     >>> [span(s) for s in (0.4, 59, 61, 3700, 90000)]
     ['0s', '59s', '1m01s', '1h01m', '1d01h']
     """
-    if not abs(seconds) <= MAX_SPAN:
+    if not abs(seconds) <= MAX_SPAN_SECONDS:
         return "?"
     whole = int(seconds)
     for unit, name, below, lower in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from park.errors import InvalidRequest
-from park.model import MOST_GPUS
+from park.model import MAX_NODE_GPUS
 
 #: The variables that tell a process which GPUs it sees.
 CUDA, ROCM = "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"
@@ -54,8 +54,8 @@ def gpus_of(text: str, environment: Mapping[str, str], what: str = "--gpus ") ->
     A number counts also where no command lists GPUs. Where *environment* lets the kernel see some only, these are all.
     Raises InvalidRequest.
     """
-    if text != "auto" and not (text.isdigit() and int(text) <= MOST_GPUS):
-        raise InvalidRequest(f"{what}{text!r} is neither 'auto' nor a number up to {MOST_GPUS}")
+    if text != "auto" and not (text.isdigit() and int(text) <= MAX_NODE_GPUS):
+        raise InvalidRequest(f"{what}{text!r} is neither 'auto' nor a number up to {MAX_NODE_GPUS}")
     if text == "0":
         return NO_GPUS
     found = _found(environment)
@@ -78,7 +78,7 @@ def _found(environment: Mapping[str, str]) -> Gpus:
             names = [name.strip() for name in seen.split(",")]
             return Gpus(variable, tuple(name for name in names if name and not name.startswith("-")))
         if found := without_split(list(dict.fromkeys(pattern.findall(_said_by(command))))):
-            return Gpus(variable, tuple(found[:MOST_GPUS]))
+            return Gpus(variable, tuple(found[:MAX_NODE_GPUS]))
     return NO_GPUS
 
 

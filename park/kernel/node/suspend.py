@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 #: Seconds of sleep that matter: a broker may have missed the kernel meanwhile.
-LEAST_SECONDS = 1.0
+MIN_SLEEP_SECONDS = 1.0
 
 
 def clock_with_sleep() -> float:
@@ -28,7 +28,7 @@ class SleepWatch:
     def look(self, now: float, with_sleep: float) -> float:
         """Seconds that the machine has slept since the last look; 0: it has not."""
         slept = with_sleep - now - self._ahead
-        if slept < LEAST_SECONDS:
+        if slept < MIN_SLEEP_SECONDS:
             return 0.0
         self._ahead += slept
         return slept
