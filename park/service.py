@@ -39,9 +39,9 @@ PORT_TRIES = 50
 
 
 class ServiceManager:
-    """One broker in this process: its jobs, and the doors through which clients and kernels come.
+    """One broker in this process: its jobs, and the sockets to which clients and kernels connect.
 
-    Without `listen` the doors are lanes, for links and kernels of the same thread.
+    Without `listen` lanes take the place of sockets, for links and kernels of the same thread.
     """
 
     def __init__(self, manager: JobManager, reactor: Reactor | None = None) -> None:
@@ -78,7 +78,7 @@ class ServiceManager:
         """Begin to serve over sockets: over ipc in *home* (None: in a private folder), and at *bind* if it is given.
 
         *bind* is ``tcp://HOST:PORT``, of any of this machine's addresses, PORT 0 for three free ones in a row:
-        there only those are let in who have a key, which the broker knows from *home*. Raises InvalidRequest,
+        only peers with a key that the broker knows from *home* may connect there. Raises InvalidRequest,
         Refused for key files that others could have changed, NoBroker where nothing can be bound.
         """
         from park.broker.loop import LONG_MESSAGES, BrokerLoop
@@ -98,16 +98,16 @@ class ServiceManager:
         intake = Intake(LONG_MESSAGES)
         local = (Router(None, intake), Router(None, intake), Publisher())
         try:
-            for name, door in zip(ADDRESS_NAMES, local, strict=True):
-                self.endpoints[name] = door.bind(f"ipc://{folder / name}")
+            for name, listener in zip(ADDRESS_NAMES, local, strict=True):
+                self.endpoints[name] = listener.bind(f"ipc://{folder / name}")
             keyed = (
                 self._keyed(bind, self.keyring, limit, intake)
                 if bind is not None and self.keyring is not None
                 else None
             )
         except ParkError:
-            for door in local:
-                door.close()
+            for listener in local:
+                listener.close()
             raise
         self.loop = BrokerLoop(self.manager, *local, self.reactor.wake, keyed)
         for router in (*local[:2], *(keyed[:2] if keyed is not None else ())):
@@ -118,7 +118,10 @@ class ServiceManager:
     def _keyed(
         self, bind: str, keyring: Keyring, limit: int, intake: Intake
     ) -> tuple[Router, Router, Publisher]:
-        """The doors at *bind*, and a doorkeeper in the reactor who knows the *keyring*; *limit*: of open files."""
+        """The sockets at *bind*, and an authenticator in the reactor that checks keys by the *keyring*.
+
+        *limit*: of open files.
+        """
         from park.net.authenticator import Authenticator
         from park.net.descriptors import DescriptorReserve
 
@@ -127,7 +130,7 @@ class ServiceManager:
         keeper = Authenticator(keyring.pair(), keyring.find, DescriptorReserve(limit), keyring)
         for tries_left in reversed(range(PORT_TRIES if bind.endswith(":0") else 1)):
             try:
-                doors = self._row(bind, keeper, intake)
+                listeners = self._three(bind, keeper, intake)
                 break
             except NoBroker:
                 if not tries_left:
@@ -137,26 +140,28 @@ class ServiceManager:
             keeper.reserve.start()
         self.reactor.listen(keeper.fileno(), keeper.stir)
         self.reactor.add(keeper)
-        return doors
+        return listeners
 
-    def _row(self, bind: str, keeper: Authenticator, intake: Intake) -> tuple[Router, Router, Publisher]:
-        """Doors at a port and the two after it. Raises NoBroker if one of them is taken."""
+    def _three(self, bind: str, keeper: Authenticator, intake: Intake) -> tuple[Router, Router, Publisher]:
+        """Sockets at a port and the two after it. Raises NoBroker if one of the ports is taken."""
         from park.net.sockets import KeyedRouter, Publisher
 
-        doors = (
+        listeners = (
             KeyedRouter(keeper, "clients", intake),
             KeyedRouter(keeper, "kernels", intake),
             Publisher(keeper),
         )
         try:
-            first = self.tcp["clients"] = doors[0].bind(bind)
-            for name, door, address in zip(ADDRESS_NAMES[1:], doors[1:], check_bind(first)[1:], strict=True):
-                self.tcp[name] = door.bind(address)
+            first = self.tcp["clients"] = listeners[0].bind(bind)
+            for name, listener, address in zip(
+                ADDRESS_NAMES[1:], listeners[1:], check_bind(first)[1:], strict=True
+            ):
+                self.tcp[name] = listener.bind(address)
         except (NoBroker, InvalidRequest) as error:
-            for door in doors:
-                door.close()
+            for listener in listeners:
+                listener.close()
             raise NoBroker(str(error)) from error
-        return doors
+        return listeners
 
     def write_connection(self, file: Path) -> None:
         """Write the connection file (mode 0600), whole or not at all; on a full disk in place of the last one.

@@ -63,7 +63,7 @@ class Host(Protocol):
 
 
 class Environment:
-    """A running body's door to the fabric. Get it with `park.environment()`, use it from the body's main thread."""
+    """The fabric as a running body sees it. Get it with `park.environment()`, use it from the body's main thread."""
 
     def __init__(self, host: Host) -> None:
         self._host = host

@@ -4,8 +4,8 @@ A turn is on disk when all its writes are, and turns get there in order. With a 
 turn, all later turns would wait for it. So the broker holds up a message that brings a long payload for the store. It
 writes the payload as a draft (`park.broker.storage.pieces`), some megabytes with each commit, and then decides the
 message, with the draft as its payload. Later messages of the same peer wait behind it, unless they concern other
-subjects (`park.wire.subjects`). Messages of other peers do not wait. The door of the peer bounds the bytes of long messages
-(`park.net.intake`); a peer of which too many short ones wait is cut off, and says them again when it is back.
+subjects (`park.wire.subjects`). Messages of other peers do not wait. `park.net.intake` bounds the bytes of long messages. A
+peer of which too many short ones wait is cut off, and sends them again when it is back.
 
 Long code that is not stored waits in the same way until a thread has hashed it.
 """

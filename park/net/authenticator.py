@@ -16,13 +16,13 @@ from park.net.descriptors import DescriptorReserve
 from park.net.keys import RESCAN_SECONDS, KeyEntry, KeyPair, Keyring
 from park.net.polled import Polled, open_socket
 
-#: The domain of the table's door (`park.net.zap`).
+#: The domain of the table's socket (`park.net.zap`).
 TABLE = "table"
 #: Seconds between two writings of when keys were used.
 WRITE_USED_SECONDS = 5.0
 
 
-class RevocableDoor(Protocol):
+class RevocableSocket(Protocol):
     """A guarded socket that tells its broker of revoked keys."""
 
     def revoke(self, key: bytes) -> None:
@@ -47,12 +47,12 @@ class Authenticator(Polled):
         #: writes the audit log, and tells which keys count no longer
         self.keyring = keyring
         #: the sockets that it guards, and the connections to them
-        self.doors: list[RevocableDoor] = []
+        self.guarded_sockets: list[RevocableSocket] = []
         self.connections = Connections()
         #: until when keys open no table, by their ids
         self.shut_out: dict[str, float] = {}
         self._look_at = self._write_at = 0.0
-        #: shuts the guarded doors while few descriptors are free, and tells of new connections
+        #: shuts the guarded sockets while few descriptors are free, and tells of new connections
         self.reserve = reserve
         self._watch: ConnectionWatch | None = None
         if reserve is not None and sys.platform == "linux":
@@ -106,8 +106,8 @@ class Authenticator(Polled):
         for entry in keyring.lost(now):
             key = entry.id.encode()
             count = self.connections.revoke(key)
-            for door in self.doors:
-                door.revoke(key)
+            for guarded in self.guarded_sockets:
+                guarded.revoke(key)
             keyring.audit.write(f"cut {entry.role} {entry.name} {entry.id}: {count} connections")
 
     def _tell_cut(self, text: str) -> None:

@@ -1,12 +1,12 @@
-"""A reserve of file descriptors: doors on TCP accept no connection while few descriptors are free.
+"""A reserve of file descriptors: the broker accepts no connection over TCP while few descriptors are free.
 
 ZeroMQ ends the process when it cannot accept a connection on a Unix socket for want of a descriptor, and any stranger can
-take descriptors over TCP. So a thread counts the accepted connections of the doors on TCP, and the open descriptors of the
-process. Where the reserve begins, it shuts the doors: the system drops the packets that would open a connection, and the
-callers try again by themselves. Open connections go on. Strangers that never finish a handshake are cut after the time
-limit of the handshake, and the doors open again.
+take descriptors over TCP. So a thread counts the connections that the listening sockets on TCP accept, and the open
+descriptors of the process. Where the reserve begins, it shuts the listening sockets: the system drops the packets that
+would open a connection, and the callers try again by themselves. Open connections go on. Strangers that never finish a
+handshake are cut after the time limit of the handshake, and the sockets listen again.
 
-Shutting is one system call on the listening socket. The loop of the broker need not be idle for it. Open doors drop
+One system call shuts a listening socket. The loop of the broker need not be idle for it. A socket that listens drops
 resets of connections; `park.net.packet_filters` says why.
 """
 
@@ -38,7 +38,7 @@ MAX_DESCRIPTORS = 65_536
 MIN_RESERVE = 512
 #: Seconds between two counts of the open descriptors.
 COUNT_SECONDS = 1.0
-#: Seconds between two reports that the doors are shut.
+#: Seconds between two reports that the listening sockets are shut.
 REPORT_SECONDS = 60.0
 
 
@@ -63,7 +63,7 @@ def raise_limit() -> int:
 
 
 def most_in_use(limit: int) -> int:
-    """The number of open descriptors from which on the doors are shut.
+    """The number of open descriptors at which the listening sockets are shut.
 
     >>> [most_in_use(limit) for limit in (256, 1024, 4096, 65536)]
     [128, 512, 3072, 49152]
@@ -77,24 +77,24 @@ def open_descriptors() -> int:
 
 
 class DescriptorReserve:
-    """Watches the doors on TCP, in a thread of its own; *limit*: the number of descriptors that may be open."""
+    """Watches the listening sockets on TCP, in a thread of its own; *limit*: the number of descriptors that may be open."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.most = most_in_use(limit)
-        #: the monitors of the doors, and their listening sockets
+        #: the listening sockets, and their monitors
         self._monitors: list[zmq.Socket[bytes]] = []
         self._listeners: list[plain.socket] = []
         self._thread: threading.Thread | None = None
         self._wake = os.pipe()
         self.is_shut = False
-        #: is called in the thread with the descriptor of each new connection
+        #: called in the thread with the descriptor of each new connection
         self.opened: Callable[[int], object] = lambda descriptor: None
         #: the time from which on the next shutting is reported, and whether the last one was
         self._tell_at, self._told = 0.0, False
 
     def watch(self, monitor: zmq.Socket[bytes], listener: int) -> None:
-        """Watch a door from `start` on: its *monitor*, which tells of accepted connections, and its listening socket."""
+        """Watch a listening socket from `start` on; its *monitor* tells of the connections that it accepts."""
         self._monitors.append(monitor)
         self._listeners.append(plain.socket(fileno=os.dup(listener)))
         drop_resets(self._listeners[-1])
@@ -135,7 +135,10 @@ class DescriptorReserve:
             monitor.close(0)
 
     def _count(self) -> int:
-        """Count the open descriptors and shut or open the doors. Returns how many may be opened before the next count."""
+        """Count the open descriptors, and shut the sockets or let them listen.
+
+        Returns the number of descriptors that may open before the next count.
+        """
         used = open_descriptors()
         if not self.is_shut and used >= self.most:
             self._shut(True)
@@ -162,7 +165,7 @@ class DescriptorReserve:
 
 
 def _accepted(monitor: zmq.Socket[bytes]) -> Iterator[int]:
-    """The descriptors of the connections of which the monitor tells now: each event has a number of 16 bits, and this."""
+    """The descriptors of the connections that the monitor reports now: each event has 16 bits, then the descriptor."""
     with contextlib.suppress(zmq.Again):
         while True:
             yield int.from_bytes(monitor.recv_multipart(zmq.DONTWAIT)[0][2:6], sys.byteorder)

@@ -201,9 +201,9 @@ class Reactor:
         self._pid = os.getpid()
         self._stopping = False
         self._error: BaseException | None = None
-        #: the caller that runs the loop (set only under `_door`), and the time at which the last one left
+        #: the caller that runs the loop (set only under `_guest_lock`), and the time at which the last one left
         self._guest: object | None = None
-        self._door = threading.Lock()
+        self._guest_lock = threading.Lock()
         self._guest_left = -1e9
         #: the lock that this caller waits for, while it waits for descriptors
         self._awaited: Lock | None = None
@@ -313,7 +313,7 @@ class Reactor:
             return lock.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX))
         me = object()  # identifies the guest, wherever a signal handler raises
         try:
-            with self._door:
+            with self._guest_lock:
                 if self._guest is None:
                     self._guest = me
             if self._guest is not me:

@@ -45,13 +45,13 @@ STALE_LOOK_SECONDS = 2.0
 MAX_STRANGER_BYTES, MAX_HELLO_BYTES = 64 << 10, 64 << 20
 #: Seconds in which a peer that sends messages has to say hello.
 HELLO_SECONDS = 10.0
-#: Bytes of a frame that the table's door takes from a peer with a key (handshakes have the longest), subscriptions that
+#: Bytes of a frame that the table's socket takes from a peer with a key (handshakes have the longest), subscriptions that
 #: ZeroMQ holds from one such peer, bytes that the system holds, and subscriptions that are looked at between two changes of
 #: the table.
 MAX_SUBSCRIPTION_BYTES, READ_AHEAD_SUBSCRIPTIONS, READ_AHEAD_BYTES, MAX_SUBSCRIPTIONS = 512, 8, 4096, 100
 #: Seconds for which a key opens no table, after a peer with it has subscribed to more than the table.
 SHUT_OUT_SECONDS = 10.0
-#: Connections that a door remembers, at most: without an entry a connection is only cut once its messages are refused.
+#: Connections that a socket remembers, at most: without an entry a connection is only cut once its messages are refused.
 MAX_CONNECTIONS = 1 << 14
 #: Letters of the id of a key, at the end of a User-Id.
 ID_LETTERS = 10
@@ -72,8 +72,8 @@ def long_size(frames: Frames) -> int:
     return size if len(frames) > 1 and (size := len(frames[-1])) > PIECE_BYTES else 0
 
 
-class _Door(Socket):
-    """A socket that listens."""
+class _ListeningSocket(Socket):
+    """A socket of the broker to which peers connect."""
 
     _reserve: DescriptorReserve | None = None
     #: the connections to all sockets of the keeper; only a guarded socket has them
@@ -114,7 +114,7 @@ class _Door(Socket):
         return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
 
-class Router(_Door):
+class Router(_ListeningSocket):
     """The broker's socket for clients, or for kernels, of the same Unix user: over ipc."""
 
     def __init__(
@@ -330,7 +330,7 @@ class KeyedRouter(Router):
     def __init__(self, keeper: Authenticator, domain: str, intake: Intake | None = None) -> None:
         super().__init__(keeper.context, intake)
         self._guard(keeper, domain)
-        keeper.doors.append(self)
+        keeper.guarded_sockets.append(self)
         self._audit = keeper.keyring.audit if keeper.keyring is not None else None
         #: by routing id: the name of the peer, and its connection; the peer that was silent longest comes first
         self._holders: OrderedDict[bytes, tuple[bytes, Connection]] = OrderedDict()
@@ -464,7 +464,7 @@ class KeyedRouter(Router):
             holder[1].hang_up()
 
 
-class Publisher(_Door):
+class Publisher(_ListeningSocket):
     """The broker's socket towards mirrors; with a *keeper*, towards mirrors with a key."""
 
     def __init__(self, keeper: Authenticator | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Checks of messages at the door: their fields become keys of records and parts of heads."""
+"""Checks of messages before anything else looks at them: their fields become keys of records and parts of heads."""
 
 from __future__ import annotations
 
