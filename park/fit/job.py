@@ -225,8 +225,8 @@ def _split(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _checked(method: str, options: dict[str, Any], assembly: Assembly) -> tuple[dict[str, Any], Assembly]:
     """The checked options, and the assembly with its values here."""
-    with preserved_state(*assembly.foreign):
-        return check_method(method, options, assembly.objective), with_values(assembly)
+    with preserved_state(*assembly.foreign) as objects:
+        return check_method(method, options, assembly.objective), with_values(assembly, objects)
 
 
 def _seed(seed: Any) -> int:

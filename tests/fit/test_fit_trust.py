@@ -115,6 +115,31 @@ class TestLikelihoods:
         assert found.x == pytest.approx([5 / 60], rel=1e-3)
         assert found.dx == pytest.approx([math.sqrt(5) / 60], rel=1e-2)
 
+    @pytest.mark.parametrize("method", ["auto", "amoeba", "de", "newton"])
+    def test_no_counts_at_all_are_a_minimum_at_the_limit(self, method: str) -> None:
+        """nllf is a straight line there: no second derivative, and the slope holds the rate at its limit."""
+        t = np.linspace(1.0, 2.0, 32)
+        curve = PoissonCurve(lambda t, rate: rate * t, t, np.zeros(t.size), rate=2.0)
+        curve.rate.range(0, 30)
+        found = fit(FitProblem(curve), method)
+        assert found.converged, found.message
+        assert found.x == pytest.approx([0], abs=1e-6)
+        assert found.at_limit == ("rate",)
+        assert found.dx == pytest.approx([0.5 / t.sum()], rel=1e-3)
+        assert "rises by 1/2" in found.message
+
+    def test_a_background_without_counts_leaves_the_errors_of_the_signal(self) -> None:
+        t = np.arange(16.0)
+        y = np.where(t < 8, np.random.default_rng(5).poisson(40.0, t.size), 0).astype(float)
+        curve = PoissonCurve(lambda t, signal, dark: signal * (t < 8) + dark, t, y, signal=9.0, dark=0.5)
+        curve.signal.range(0, 500)
+        curve.dark.range(0, 50)
+        found = fit(FitProblem(curve))
+        assert found.converged, found.message
+        assert found.x == pytest.approx([0, y.sum() / 8], abs=2e-3)
+        assert found.dx == pytest.approx([0.5 / 8, math.sqrt(y.sum()) / 8], rel=1e-2)
+        assert found.at_limit == ("dark",)
+
     @pytest.mark.heavy
     def test_a_sample_of_counts_agrees(self) -> None:
         problem, x, cov, _ = self.counted()

@@ -47,9 +47,10 @@ class Curvature:
     infinite variances for parameters that the data do not determine. *ends* are the constraints on which the point
     lies. *student* (k,) are the degrees of freedom of each standard error, infinite if dy is known. *error* (k,) is
     the relative error of the derivatives. *chisq* is the sum of squared residuals over the variances of the errors.
-    *definite* is False at a saddle. *alone* (k,) are the conditional standard errors, of parameters that move alone.
-    *below* (k,) is a point with a lower nllf, if one was found, *flat* says that nllf hardly rises along a parameter
-    at any distance, and *note* tells why the covariance holds only roughly.
+    *definite* is False at a saddle. *held* (k,) marks parameters that a slope holds at a limit (`_held`). *alone* (k,) are
+    the conditional standard errors, of parameters that move alone. *below* (k,) is a point with a lower nllf, if one was
+    found, *flat* says that nllf hardly rises along a parameter at any distance, and *note* tells why the covariance holds
+    only roughly.
     """
 
     gradient: Array
@@ -60,6 +61,7 @@ class Curvature:
     error: Array | None = None
     chisq: float = np.nan
     definite: bool = True
+    held: NDArray[np.bool_] | None = None
     alone: Array | None = None
     below: Array | None = None
     flat: bool = False
@@ -158,7 +160,9 @@ def _checked(
     low, high = objective.low, objective.high
 
     def check_of(local: Curvature, alone: Array) -> ProfileCheck:
-        return check_profile(nllf, x, value, local.gradient, alone, local.cov, low, high, noise)
+        # the error of a parameter that is held includes its slope
+        slope = local.gradient if local.held is None else np.where(local.held, 0.0, local.gradient)
+        return check_profile(nllf, x, value, slope, alone, local.cov, low, high, noise)
 
     check, note = check_of(local, alone), ""
     blind = np.isinf(np.diag(local.cov))
@@ -299,6 +303,9 @@ def _from_differences(objective: Objective, x: Array, rise: float) -> Curvature:
     k = x.size
     if not np.isfinite(hessian).all():
         return Curvature(gradient, np.zeros((k, k)), np.full((k, k), np.inf), definite=False)
+    held, reach = _held(objective, x, gradient, np.diag(hessian))
+    hessian[held] = hessian[:, held] = 0.0
+    hessian[held, held] = reach[held] ** -2
     norms = np.sqrt(np.abs(np.diag(hessian)))
     norms[norms == 0] = 1.0
     values, vectors = np.linalg.eigh(hessian / np.outer(norms, norms))
@@ -309,7 +316,26 @@ def _from_differences(objective: Objective, x: Array, rise: float) -> Curvature:
     normals = np.array([normal for _, normal in ends]).reshape(-1, k)
     names = tuple(inequality for inequality, _ in ends)
     cov, alone = _inverse(factor, normals), 1 / _norms(factor)
-    return Curvature(gradient, factor, cov, names, definite=definite, alone=alone)
+    return Curvature(gradient, factor, cov, names, definite=definite, held=held, alone=alone)
+
+
+#: A value counts as at a limit within this part of the distance at which nllf rises by 1/2. The test of convergence asks
+#: no more.
+_HELD_PART = 0.02
+
+
+def _held(objective: Objective, x: Array, gradient: Array, second: Array) -> tuple[NDArray[np.bool_], Array]:
+    """The parameters that a slope of nllf holds at a limit, and the distances (k,) at which nllf rises by 1/2.
+
+    There the *gradient* (k,) points outward, and over that distance it tells more than the *second* derivatives (k,), which
+    need not be positive: counts of zero have none. Such a point is a minimum, and the distance is the standard error.
+    """
+    slope = np.abs(gradient)
+    reach = 1 / (slope + np.sqrt(np.square(gradient) + np.maximum(second, 0.0)))
+    near = _HELD_PART * np.where(np.isfinite(reach), reach, 0.0)
+    outward = ((x - objective.low <= near) & (gradient > 0)) | ((objective.high - x <= near) & (gradient < 0))
+    held: NDArray[np.bool_] = outward & (np.square(gradient) > second) & np.isfinite(reach)
+    return held, reach
 
 
 #: A constraint counts as reached within this part of a conditional standard error.
@@ -340,6 +366,8 @@ def active(objective: Objective, x: Array, gradient: Array, factor: Array) -> li
 _SHORT_STEP_RISE = 1e-4
 #: The same for a step of one conditional standard error, for a model that is not smooth.
 _LONG_STEP_RISE = 0.5
+#: The distance in steps that second differences keep from a limit.
+_OFF_LIMIT = 1.001
 
 
 def second_derivatives(
@@ -352,8 +380,8 @@ def second_derivatives(
     """The gradient (k,) and the second derivatives (k, k) of nllf, the function *model*, at *x*.
 
     *rise* is the mean rise of nllf above and below, by which steps are chosen. Within one step of a limit the derivatives
-    are evaluated one step inside. A second pass along the eigenvectors of the first keeps them accurate for correlated
-    parameters.
+    are evaluated a little more than one step inside, because nllf may be infinite on the limit. A second pass along the
+    eigenvectors of the first keeps them accurate for correlated parameters.
     """
 
     def nllf(point: Array) -> float:  # rounding may carry a step to a limit across it
@@ -364,7 +392,7 @@ def second_derivatives(
     sizes = np.array([_reach(nllf, x, j, low, high, value, target) for j in range(x.size)])
     room = (high - low) / 4
     sizes = np.minimum(sizes, room)
-    center = np.clip(x, low + sizes, high - sizes)
+    center = np.clip(x, low + _OFF_LIMIT * sizes, high - _OFF_LIMIT * sizes)
     gradient, hessian = _along(nllf, center, np.diag(sizes))
     scaled = hessian * np.outer(sizes, sizes)
     if not np.isfinite(scaled).all():
@@ -406,7 +434,7 @@ def _reach(
     noise = 8 * EPS * abs(value)
     for _ in range(60):
         center = x.copy()
-        center[j] = min(max(x[j], low[j] + step), high[j] - step)
+        center[j] = min(max(x[j], low[j] + _OFF_LIMIT * step), high[j] - _OFF_LIMIT * step)
         up, down = center.copy(), center.copy()
         up[j], down[j] = center[j] + step, center[j] - step
         rise = abs(nllf(up) + nllf(down) - 2 * nllf(center)) / 2

@@ -25,7 +25,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -127,26 +127,33 @@ def evaluate_start(objective: Objective, single: bool) -> StartValue | None:
 def has_single(problem: Any) -> bool:
     """Whether data or models of a bumps problem hold numbers of single precision."""
     for one in reachable(problem):
-        if any(map(_is_single, vars(one).values() if hasattr(one, "__dict__") else ())):
-            return True
+        for value in vars(one).values() if hasattr(one, "__dict__") else ():
+            if isinstance(value, _WITH_DTYPE) and _is_single(value):
+                return True
     return False
 
 
+#: a dtype, or values that have one
+_WITH_DTYPE = (np.ndarray, np.generic, np.dtype)
+
+
 def _is_single(value: Any) -> bool:
-    dtype = value.dtype if isinstance(value, np.ndarray | np.generic) else value
-    return isinstance(dtype, np.dtype) and dtype.name in SINGLE_DTYPES
+    dtype = value if isinstance(value, np.dtype) else value.dtype
+    return dtype.name in SINGLE_DTYPES
 
 
-def with_values(assembly: Assembly) -> Assembly:
+def with_values(assembly: Assembly, objects: Iterable[Any] | None = None) -> Assembly:
     """A copy of the assembly with the values of its objective function in this process.
 
-    Evaluations may change the models: `park.fit.problem.preserved_state.preserved_state` restores them.
+    Evaluations may change the models: `park.fit.problem.preserved_state.preserved_state` restores them. *objects*, if
+    known, are all that belong to the models.
     """
+    objects = reachable(*assembly.foreign) if objects is None else objects
     objective = assembly.objective
     values, steady = _evaluated(objective)
     travelling = copy(assembly)
     travelling.sent = ClientValues(
-        objective.names, values, steady, objective.number_is, place(), _versions(assembly)
+        objective.names, values, steady, objective.number_is, place(), _versions(assembly, objects)
     )
     return travelling
 
@@ -196,10 +203,10 @@ def place() -> str:
     return f"{platform.node()} ({platform.machine()}, Python {platform.python_version()} in {sys.prefix}, user {user})"
 
 
-def _versions(assembly: Assembly) -> dict[str, str]:
-    """The versions of the libraries that the models use, by name."""
+def _versions(assembly: Assembly, objects: Iterable[Any]) -> dict[str, str]:
+    """The versions of the libraries that the models with these *objects* use, by name."""
     names = {"numpy", "scipy", "bumps"}
-    for one in (*(part.model.function for part in assembly.parts), *reachable(*assembly.foreign)):
+    for one in (*(part.model.function for part in assembly.parts), *objects):
         module = getattr(one if callable(one) else type(one), "__module__", None) or ""
         names.add(str(module).partition(".")[0])
     return {name: version for name in sorted(names) if (version := _version(name))}

@@ -32,14 +32,15 @@ _LEAVES = frozenset(_LEAF_TYPES)
 
 
 @contextlib.contextmanager
-def preserved_state(*roots: Any) -> Iterator[None]:
+def preserved_state(*roots: Any) -> Iterator[list[Any]]:
     """Restores attributes, lists and dicts of all objects reachable from the *roots*, and random generators, at its end.
 
-    Lists and dicts in the closure of a function keep their changes: the script may use them.
+    It yields these objects. Lists and dicts in the closure of a function keep their changes: the script may use them.
     """
-    kept, generators = list(_states(roots)), Generators(keep=True)
+    objects = list(reachable(*roots))
+    kept, generators = list(_states(objects)), Generators(keep=True)
     try:
-        yield
+        yield objects
     finally:
         generators.restore()
         for state, copy in kept:
@@ -93,9 +94,9 @@ def _around(function: FunctionType) -> Iterator[Any]:
                 yield cell.cell_contents
 
 
-def _states(roots: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
-    """Each dict, list and attribute dict with a copy of it."""
-    for one in reachable(*roots):
+def _states(objects: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """Each dict, list and attribute dict of the *objects* with a copy of it."""
+    for one in objects:
         if type(one) in (dict, list) and len(one) <= MAX_ITEMS:
             yield one, one.copy()
         attributes = _attributes(one)

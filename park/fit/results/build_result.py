@@ -247,11 +247,19 @@ def _at_limit(
         near = np.where(np.isfinite(wide), np.fmin(_AT_LIMIT_SIGMAS * dx, 1e-3 * wide), _AT_LIMIT_SIGMAS * dx)
         near = np.where(np.isfinite(near), near, 0.0)
         below, above = x - objective.low <= near, objective.high - x <= near
+        held = np.zeros(x.size, dtype=bool) if local is None or local.held is None else local.held
+        below |= held & (x - objective.low < objective.high - x)
+        above |= held & ~below
     limits = np.where(below, objective.low, objective.high)
     ended = {n: limits[i] for i, n in enumerate(objective.names) if below[i] or above[i]}
     names = list(ended)
     if ended:
         remarks.add(", ".join(f"{name} ended at its limit {limit:.6g}" for name, limit in ended.items()))
+    if (held & np.isfinite(dx)).any():
+        names_held = ", ".join(name for name, each in zip(objective.names, held, strict=True) if each)
+        remarks.add(
+            f"the error of {names_held} is the distance at which the negative log likelihood rises by 1/2"
+        )
     ends = () if local is None else local.ends
     if ends:
         remarks.add(f"the fit ended on {' and '.join(end.text for end in ends)}")

@@ -48,7 +48,7 @@ def keep_numbers(result: FitResult, env: Env) -> None:
 def zipped(files: Mapping[str, bytes]) -> bytes:
     """The compressed *files* of a result, by what follows their base name, as one archive."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for suffix, content in files.items():
             archive.writestr(f"fit{suffix}", zlib.decompress(content))
     return out.getvalue()
