@@ -11,7 +11,7 @@ first use, and would find them empty if their attributes went back.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -54,31 +54,46 @@ def preserved_state(*roots: Any) -> Iterator[list[Any]]:
 
 def reachable(*roots: Any) -> Iterator[Any]:
     """All objects reachable from the *roots* that may hold others, each once, at most `MAX_OBJECTS`."""
-    stack, seen, skipped = list(roots), set[int](), dict[type, bool]()
+    stack, seen = list(roots), set[int]()
+    insides: dict[type, Callable[[Any], Iterable[Any]] | None] = {}
     while stack and len(seen) < MAX_OBJECTS:
         one = stack.pop()
         kind = type(one)
-        if kind in _LEAVES or id(one) in seen or isinstance(one, _LEAF_TYPES):
+        if kind in _LEAVES or id(one) in seen:
+            continue
+        if kind not in insides:
+            insides[kind] = _inside(kind)
+        inside = insides[kind]
+        if inside is None:
             continue
         seen.add(id(one))
-        skip = skipped.get(kind)
-        if skip is None:
-            skip = skipped[kind] = _reduces_itself(kind)
-        if skip:
-            continue
-        if isinstance(one, FunctionType):
-            stack += _around(one)
-            continue
-        yield one
-        if isinstance(one, dict | list | tuple | set | frozenset) and len(one) > MAX_ITEMS:
-            continue
-        if isinstance(one, dict):
-            stack += one.values()
-        elif isinstance(one, list | tuple | set | frozenset):
-            stack += one
-        elif isinstance(one, MethodType):
-            stack.append(one.__self__)
-        stack += _attributes(one).values()
+        if kind is not FunctionType:
+            yield one
+        stack += inside(one)
+
+
+def _inside(kind: type) -> Callable[[Any], Iterable[Any]] | None:
+    """A function that maps an object of the class *kind* to the objects in it; None if they do not matter."""
+    if issubclass(kind, _LEAF_TYPES) or _reduces_itself(kind):
+        return None
+    if kind is FunctionType:
+        return _around
+    if kind in (list, tuple, set, frozenset):
+        return lambda one: one if len(one) <= MAX_ITEMS else ()
+    if kind is dict:
+        return lambda one: one.values() if len(one) <= MAX_ITEMS else ()
+    if issubclass(kind, dict | list | tuple | set | frozenset):
+        return _in_container
+    if kind is MethodType:
+        return lambda one: (one.__self__, *_attributes(one).values())
+    return lambda one: _attributes(one).values()
+
+
+def _in_container(one: Any) -> Iterable[Any]:
+    """The items and attributes of a container of a class of its own."""
+    if len(one) > MAX_ITEMS:
+        return ()
+    return (*(one.values() if isinstance(one, dict) else one), *_attributes(one).values())
 
 
 def _reduces_itself(kind: type) -> bool:
@@ -97,10 +112,10 @@ def _around(function: FunctionType) -> Iterator[Any]:
 def _states(objects: list[Any]) -> Iterator[tuple[Any, Any]]:
     """Each dict, list and attribute dict of the *objects* with a copy of it."""
     for one in objects:
-        if type(one) in (dict, list) and len(one) <= MAX_ITEMS:
-            yield one, one.copy()
-        attributes = _attributes(one)
-        if attributes:
+        if type(one) is dict or type(one) is list:
+            if len(one) <= MAX_ITEMS:
+                yield one, one.copy()
+        elif attributes := _attributes(one):
             yield attributes, dict(attributes)
 
 
