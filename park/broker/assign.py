@@ -285,9 +285,9 @@ def _give_out(
     attempt = _issue(state, effects, job, map_, map_.take(size), kernel)
     known = state.estimates.get(map_.owner, map_.function) is not None
     if not map_.waiting and known and _may_run_twice(job, map_):
-        for number in [attempt.number] if map_.tail else map_.running:
+        for number in [attempt.number] if map_.all_dealt else map_.running:
             state.stragglers.watch(state.attempts[number])
-        map_.tail = True
+        map_.all_dealt = True
 
 
 def _issue(
@@ -441,7 +441,7 @@ def _reissue_stragglers(state: State, effects: Effects) -> None:
     """Issue late chunks again where slots are free and nothing else is due."""
     for number in state.stragglers.late(effects.now):
         attempt = state.attempts.get(number)
-        if attempt is None or attempt.twin is not None or attempt.void or attempt.told:
+        if attempt is None or attempt.twin is not None or attempt.void or attempt.order:
             continue
         if attempt.driver or attempt.parked:
             continue

@@ -94,11 +94,11 @@ def _check_job(state: State, job: BrokerJob) -> None:
 def _check_told(state: State, job: BrokerJob) -> None:
     """Each kernel that runs the job's own units gets its controls."""
     assert job.controls is not None
-    assert job.controls.told.keys() <= job.kernels.keys()
+    assert job.controls.sent.keys() <= job.kernels.keys()
     holders = {state.attempts[n].kernel.number for n in job.attempts if state.attempts[n].map.root}
-    assert holders <= job.controls.told.keys(), "a kernel runs it, and does not hear"
+    assert holders <= job.controls.sent.keys(), "a kernel runs it, and does not hear"
     for number in holders:
-        assert job.controls.told[number] == job.controls.last, "a control waits, and no event will send it"
+        assert job.controls.sent[number] == job.controls.last, "a control waits, and no event will send it"
 
 
 def _check_attempt(state: State, a: Attempt) -> None:

@@ -52,7 +52,7 @@ class Link:
         patience: float = float("inf"),
     ) -> None:
         self._reactor = reactor
-        self._line = line
+        self._connection = line
         self.user = user
         self.name = name
         #: names this client to brokers, for the life of the link
@@ -122,8 +122,8 @@ class Link:
     def is_answered(self, reply: Reply) -> bool:
         """Whether the answer comes while the broker is there."""
         moved = None
-        while moved != self._line.moved:
-            moved = self._line.moved
+        while moved != self._connection.moved:
+            moved = self._connection.moved
             if reply.wait(ANSWER_SECONDS):
                 return True
         return False
@@ -153,14 +153,14 @@ class Link:
 
     def waiting(self) -> bool:
         """Whether a message or a change of the table has come, a follower wants to leave, or work was deferred."""
-        came = self._line.waiting() or self.feed.waiting()
+        came = self._connection.waiting() or self.feed.waiting()
         return came or bool(self._deferred) or self.followers.waiting()
 
     def turn(self, now: float) -> None:
         """Handle all that has come, and send all that is due."""
         while self._deferred:
             self._deferred.popleft()()
-        while (frames := self._line.receive()) is not None:
+        while (frames := self._connection.receive()) is not None:
             try:
                 message, data = codec.decode(frames)
             except ProtocolError as error:
@@ -171,7 +171,7 @@ class Link:
                 assert isinstance(message, messages.Welcome)
                 self._welcome(message)
             self._receive(message, data, now)
-        if self._line.lively():
+        if self._connection.lively():
             self.presence.feel(now)
         self.feed.receive(now)
         self.maps.send_due(now)
@@ -189,7 +189,7 @@ class Link:
         """Say goodbye; all that waits raises ServiceClosed."""
         if self._out.live:
             self._out.send(messages.Goodbye("its client has left"))
-        self._line.close()
+        self._connection.close()
         self.feed.close()
         self._fail(ServiceClosed(f"the connection to {self.name} was closed"))
         self.feed.table.close()
@@ -208,7 +208,7 @@ class Link:
         if now >= self._notices.due():
             self._notices.look(self.maps, now)
         if due == "hello":
-            self._line.clear()
+            self._connection.clear()
             self._out.send(messages.Hello(self._incarnation, self.user, PYTHON), now=now)
         elif due == "heartbeat":
             self._out.send(messages.Heartbeat(self.presence.epoch), now=now)

@@ -125,13 +125,13 @@ class RemoteService(ServerProxy):
     def __init__(self, link: Link, reactor: Reactor, broker: str | os.PathLike[str]) -> None:
         super().__init__(link)
         self._reactor = reactor
-        self._said = broker
+        self._address = broker
         atexit.register(self.close)
         service_stack.opened(self)
 
     @property
     def _broker(self) -> str | os.PathLike[str]:
-        return self._said
+        return self._address
 
     def close(self) -> None:
         """End the connection; jobs go on, sessions end."""

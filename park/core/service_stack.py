@@ -29,7 +29,7 @@ class ServiceStack:
     """
 
     def __init__(self) -> None:
-        self._here: ContextVar[tuple[Server, ...]] = ContextVar("park_services", default=())
+        self._services: ContextVar[tuple[Server, ...]] = ContextVar("park_services", default=())
         self._lock = threading.Lock()
         #: the process's connections and ``with`` blocks, the newest last
         self._open: list[Server] = []
@@ -39,16 +39,16 @@ class ServiceStack:
 
     def __len__(self) -> int:
         """The number of open ``with`` blocks of this thread or task."""
-        return len(self._here.get())
+        return len(self._services.get())
 
     def __iter__(self) -> Iterator[Server]:
         """Their services, the innermost last."""
-        return iter(self._here.get())
+        return iter(self._services.get())
 
     @property
     def current(self) -> Server | None:
         """The innermost of this thread or task, else the newest of the process, else None."""
-        here = self._here.get()
+        here = self._services.get()
         if here:
             return here[-1]
         with self._lock:
@@ -56,16 +56,16 @@ class ServiceStack:
 
     def push(self, service: Server) -> contextlib.AbstractContextManager[Server]:
         """Make *service* the current one, until `pop`, or to the end of the ``with`` block that this is used in."""
-        self._here.set((*self._here.get(), service))
+        self._services.set((*self._services.get(), service))
         self.opened(service)
         return _PushedService(self, service)
 
     def pop(self, service: Server | None = None) -> Server:
         """Take the current one, or that *service*, off again, and return it. Raises ParkError where there is none."""
-        here = self._here.get()
+        here = self._services.get()
         for at in reversed(range(len(here))):
             if service is None or here[at] is service:
-                self._here.set(here[:at] + here[at + 1 :])
+                self._services.set(here[:at] + here[at + 1 :])
                 self.closed(here[at])
                 return here[at]
         if service is not None:  # its block was begun in another task

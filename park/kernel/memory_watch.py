@@ -39,7 +39,7 @@ class MemoryWatch:
         """A process is about to be given a chunk of a job with a limit."""
         if self._before.get(process, (0, 0))[0] != job:
             pid = self._pid_of(process)
-            self._before[process] = job, held(pid) if pid is not None else 0
+            self._before[process] = job, bytes_of_tree(pid) if pid is not None else 0
         self.due = min(self.due, now + CLOSE_LOOK_SECONDS)
 
     def end(self, process: int) -> None:
@@ -53,14 +53,14 @@ class MemoryWatch:
             pid = self._pid_of(process)
             before = self._before.get(process, (0, 0))[1]
             limit += max(0, OWN_BYTES - before)
-            size = (held(pid, limit) if pid is not None else 0) - before
+            size = (bytes_of_tree(pid, limit) if pid is not None else 0) - before
             if size > limit:
                 yield process, size
             elif size > CLOSE_SHARE * limit:
                 self.due = now + CLOSE_LOOK_SECONDS
 
 
-def held(pid: int, limit: float = math.inf) -> int:
+def bytes_of_tree(pid: int, limit: float = math.inf) -> int:
     """The bytes that a process and those below it hold.
 
     Children of a fork share pages with their parent. Each page is counted once only where the quick sum is above *limit*,

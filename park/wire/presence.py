@@ -63,9 +63,9 @@ class Presence:
         self._silence = MISSED_HEARTBEATS * self.heartbeat
         #: the time at which `due` first saw the broker missed; None: it is heard
         self._missed: float | None = None
-        self._heard = -1e9
-        self._said = -1e9
-        self._called = -1e9
+        self._last_heard = -1e9
+        self._last_sent = -1e9
+        self._last_hello = -1e9
 
     def __repr__(self) -> str:
         return f"<Presence {self.state.value}, epoch {self.epoch}>"
@@ -87,11 +87,11 @@ class Presence:
     def call_again(self) -> None:
         """Say hello at once: the broker may have forgotten this peer in a time that it did not see pass."""
         self.state = Contact.CALLING
-        self._called = -1e9
+        self._last_hello = -1e9
 
     def feel(self, now: float) -> None:
         """A sign of life: part of a message of the broker has arrived."""
-        self._heard = now
+        self._last_heard = now
         if self.state is Contact.LIVE:
             self._missed = None
 
@@ -103,29 +103,31 @@ class Presence:
 
     def say(self, now: float) -> None:
         """Note that a message was sent to the broker."""
-        self._said = now
+        self._last_sent = now
 
     def due(self, now: float) -> str:
         """ "hello", "heartbeat" or "": the message that the caller must send now.
 
         It adds the same numbers as `deadline`: with another rounding, a deadline could pass while nothing is due.
         """
-        if self.state is Contact.LIVE and now >= self._heard + self.lease:
+        if self.state is Contact.LIVE and now >= self._last_heard + self.lease:
             self.state = Contact.CALLING
-        if self._missed is None and (self.state is Contact.CALLING or now >= self._heard + self._silence):
+        if self._missed is None and (
+            self.state is Contact.CALLING or now >= self._last_heard + self._silence
+        ):
             self._missed = now
         if self.state is Contact.CALLING:
-            if now >= self._called + HELLO_RETRY_SECONDS:
-                self._called = self._said = now
+            if now >= self._last_hello + HELLO_RETRY_SECONDS:
+                self._last_hello = self._last_sent = now
                 return "hello"
-        elif now >= self._said + self.heartbeat:
-            self._said = now
+        elif now >= self._last_sent + self.heartbeat:
+            self._last_sent = now
             return "heartbeat"
         return ""
 
     def deadline(self) -> float:
         """The time at which `due` may next ask for a message."""
         if self.state is Contact.CALLING:
-            return self._called + HELLO_RETRY_SECONDS
-        missed = self._heard + (self._silence if self._missed is None else self.lease)
-        return min(self._said + self.heartbeat, self._heard + self.lease, missed)
+            return self._last_hello + HELLO_RETRY_SECONDS
+        missed = self._last_heard + (self._silence if self._missed is None else self.lease)
+        return min(self._last_sent + self.heartbeat, self._last_heard + self.lease, missed)

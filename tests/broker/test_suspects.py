@@ -119,8 +119,8 @@ def test_what_runs_for_long_may_lose_more_kernels() -> None:
     for _ in range(5):
         desk.now += INNOCENT_SECONDS
         for name in desk.living:
-            desk.dispatcher.state.roster.kernels[name].heard = desk.now
-        desk.dispatcher.state.roster.clients[desk.mine].heard = desk.now
+            desk.dispatcher.state.roster.kernels[name].last_heard = desk.now
+        desk.dispatcher.state.roster.clients[desk.mine].last_heard = desk.now
         (attempt,) = desk.runs()
         desk.vanish(attempt.kernel.peer)
     assert desk.job(1).state is JobState.RUNNING

@@ -14,7 +14,7 @@ import pytest
 
 import park
 from park.kernel.machine.actions import KillProcess
-from park.kernel.memory_watch import MemoryWatch, held
+from park.kernel.memory_watch import MemoryWatch, bytes_of_tree
 from park.wire import messages
 from tests.sim.desk import Desk, accepted, of
 from tests.support.bench import B, Bench, told
@@ -127,8 +127,8 @@ sys.stdin.read()
         assert process.stdout is not None
         for _ in range(4):
             process.stdout.readline()
-        assert held(process.pid) > 440 * MB
-        assert 120 * MB < held(process.pid, 100 * MB) < 250 * MB
+        assert bytes_of_tree(process.pid) > 440 * MB
+        assert 120 * MB < bytes_of_tree(process.pid, 100 * MB) < 250 * MB
         watch = MemoryWatch(lambda number: process.pid)
         assert list(watch.look({1: 40 * MB}, now=0.0))
         watch.begin(1, 1, now=0.0)  # the memory that it holds now was left by others

@@ -245,7 +245,7 @@ def never_ends_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def wrong(self: Roster, now: float) -> Any:
         for member in (*self.kernels.values(), *self.clients.values()):
-            member.heard = now
+            member.last_heard = now
         return look(self, now)
 
     monkeypatch.setattr(Roster, "look", wrong)

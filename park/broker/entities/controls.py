@@ -45,7 +45,7 @@ class Controls:
         self.spent: dict[int, bytes] = {}
         self._keys: set[bytes] = set()
         #: the last control that was sent to each kernel with a unit of the job's own map
-        self.told: dict[int, int] = {}
+        self.sent: dict[int, int] = {}
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._keys
@@ -108,7 +108,7 @@ class Controls:
         assert self._keys == {*self.spent.values(), *(k.key for k in self.kept.values())}
         assert len(self._keys) == len(numbers), "one is kept twice"
         assert self.bytes == sum(k.size for k in self.kept.values()) <= MAX_KEPT_CONTROL_BYTES
-        assert all(seq <= self.last for seq in self.told.values())
+        assert all(seq <= self.last for seq in self.sent.values())
 
 
 def record(job: int, seq: int, key: bytes) -> Key:

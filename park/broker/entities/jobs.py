@@ -102,7 +102,7 @@ class BrokerJob:
     #: bytes of the units of a session's maps that are in memory
     spooled: int = 0
     #: true for a session whose client takes its results more slowly than they come
-    held: bool = False
+    client_slow: bool = False
     #: kernels of the broker's last life may hold work of it
     recovering: bool = False
     #: [start, count] of units that must not run twice and were dealt in an earlier life
@@ -182,7 +182,9 @@ class BrokerJob:
     @property
     def dealt(self) -> bool:
         """Whether its units are dealt, if there are any."""
-        return self.facts.state in (JobState.QUEUED, JobState.RUNNING) and not (self.recovering or self.held)
+        return self.facts.state in (JobState.QUEUED, JobState.RUNNING) and not (
+            self.recovering or self.client_slow
+        )
 
     @property
     def stops_at_failure(self) -> bool:

@@ -92,7 +92,7 @@ class JobMap(Struct, eq=False):
     kills: dict[int, int] = field(default_factory=dict)
     #: number of kernels lost while they ran a unit, by unit; and units that wait until others like them have run
     losses: dict[int, int] = field(default_factory=dict)
-    held: deque[Span] = field(default_factory=deque)
+    held_back: deque[Span] = field(default_factory=deque)
     #: its code has killed a process: it never runs inside a driver's
     apart: bool = False
     #: the turn in which its last units came
@@ -103,7 +103,7 @@ class JobMap(Struct, eq=False):
     #: its driver was lost, and with it the results of its units
     lost: bool = False
     #: all its units have been dealt: late chunks are watched
-    tail: bool = False
+    all_dealt: bool = False
     #: units of each chunk of this round, and how many chunks of it are left
     round_size: int = 0
     round_left: int = 0
@@ -171,15 +171,15 @@ class JobMap(Struct, eq=False):
             self.pending.insert(at, one)
         self.waiting += len(span)
 
-    def hold(self, span: Span) -> None:
+    def hold_back(self, span: Span) -> None:
         """Hold these units back until others have run; they are not in the queue."""
-        self.held.append(span)
+        self.held_back.append(span)
 
-    def let(self, span: Span | None = None) -> bool:
+    def release(self, span: Span | None = None) -> bool:
         """These units (None: all that were held) wait as any other; whether there were some."""
-        found = [one for one in self.held if span in (None, one)]
+        found = [one for one in self.held_back if span in (None, one)]
         for one in found:
-            self.held.remove(one)
+            self.held_back.remove(one)
             self._put(one, first=True)
         return bool(found)
 
@@ -203,14 +203,16 @@ class JobMap(Struct, eq=False):
         """Drop the segment if nothing of it waits, or runs in one of the *attempts*; whether that was so."""
         if (self.closed and len(self.segments) < 2) or segment not in self.segments:
             return False
-        if any(span.segment == segment for span in (*self.pending, *self.held, *(a.span for a in attempts))):
+        if any(
+            span.segment == segment for span in (*self.pending, *self.held_back, *(a.span for a in attempts))
+        ):
             return False
         del self.segments[segment]
         return True
 
     def again(self, running: Iterable[Attempt]) -> int:
         """Let answered units wait again whose answers were lost on their way. Returns their number."""
-        self.let()
+        self.release()
         waiting, self.pending = self.pending, deque()
         self._count(-self.waiting)
         self.waiting = 0
@@ -236,7 +238,7 @@ class JobMap(Struct, eq=False):
 
     def skip(self, ranges: Sequence[int]) -> None:
         """These units, [first, behind the last, ...], need not run, if they wait: their results are there."""
-        self.let()
+        self.release()
         self.withdraw(ranges)
 
     def withdraw(self, ranges: Sequence[int]) -> list[int]:
@@ -262,7 +264,7 @@ class JobMap(Struct, eq=False):
     def stop(self) -> None:
         """Close the map and drop the units that wait: no unit begins any more."""
         self.closed = True
-        self.let()
+        self.release()
         self._count(-self.waiting)
         self.pending.clear()
         self.waiting = 0
@@ -295,7 +297,7 @@ class JobMap(Struct, eq=False):
             if a.twin is None or a.number < a.twin.number:
                 running += len(a.span)
         assert self.waiting == sum(len(s) for s in self.pending)
-        held = sum(len(s) for s in self.held)
+        held = sum(len(s) for s in self.held_back)
         assert self.remaining == self.waiting + held + running, (self.remaining, self.waiting, held, running)
         assert 0 <= self.remaining <= self.total - self.base
         kept = sum(self.segments.values())
@@ -434,7 +436,7 @@ class Attempt(Struct, eq=False):
     early: int = 0
     early_failed: int = 0
     #: "", "stop" or "abort": the order that it was given
-    told: str = ""
+    order: str = ""
     #: the GPUs that it sees: the same ones each time that it goes on
     devices: tuple[int, ...] = ()
 
@@ -475,7 +477,7 @@ class Orphan(Struct):
     #: its kernel may claim it until this time
     until: float
     #: the last control that it was given
-    told: int = 0
+    last_control: int = 0
     #: messages of its kernel about it
     events: list[Event] = field(default_factory=list)
 

@@ -39,8 +39,9 @@ class Kernel:
     python: str
     #: its resources, and the owners that it serves
     profile: KernelProfile
-    heard: float
-    said: float
+    #: when its last message came, and when the last message went to it
+    last_heard: float
+    last_sent: float
     #: attempts that occupy slots now
     running: set[int] = field(default_factory=set)
     #: slots that they occupy, and that are left, and bytes that they need
@@ -76,15 +77,15 @@ class Kernel:
     joined: int = 0
     #: when the time of what runs was last looked at
     accrued: float = 0.0
-    #: attempts whose answers are on disk, which it has not been told; their bytes, and when it was last told
+    #: attempts whose answers are on disk and not confirmed to the kernel; their bytes; the time of the last confirmation
     confirm: list[int] = field(default_factory=list)
     confirm_bytes: int = 0
     confirmed: float = 0.0
-    #: messages of streams that were heard, which it has not been told: the last by attempt; and when it was last told
-    marks: dict[int, int] = field(default_factory=dict)
-    told: float = 0.0
-    #: how many messages these are, about
-    untold: int = 0
+    #: the last message of each attempt's stream that is on disk and not acknowledged to the kernel; the time of the last
+    #: acknowledgement; and about how many messages wait for one
+    stream_acks: dict[int, int] = field(default_factory=dict)
+    stream_acks_sent: float = 0.0
+    stream_acks_due: int = 0
     #: it has given back units that waited there: none wait there again until it has a free slot
     stalled: bool = False
     #: it takes no new work, and will leave
@@ -188,8 +189,9 @@ class Client:
     incarnation: bytes
     user: str
     python: str
-    heard: float
-    said: float
+    #: when its last message came, and when the last message went to it
+    last_heard: float
+    last_sent: float
     number: int = 0
     #: sessions, and jobs that it still feeds with inputs: they end with it
     open: set[int] = field(default_factory=set)
@@ -273,7 +275,7 @@ class Roster:
     def move(self, member: Member, peer: Peer, now: float) -> None:
         """The same kernel or client came back, perhaps over a new connection."""
         self.drop(member)
-        member.peer, member.heard = peer, now
+        member.peer, member.last_heard = peer, now
         if isinstance(member, Kernel):
             self.kernels[peer] = self._kernel_of[member.incarnation] = member
             self._count(member, member.offers)
@@ -327,7 +329,7 @@ class Roster:
         member = self.kernels.get(peer) or self.clients.get(peer)
         if member is None:
             return False
-        member.heard = now
+        member.last_heard = now
         return True
 
     def said_to(self, effects: Effects) -> None:
@@ -337,7 +339,7 @@ class Roster:
             for send in sends:
                 member = kernels.get(send.peer) or clients.get(send.peer)
                 if member is not None:
-                    member.said = effects.now
+                    member.last_sent = effects.now
 
     def look(self, now: float) -> tuple[list[Member], list[Member]]:
         """The members whose lease has run out, and the members that are due a heartbeat."""
@@ -345,12 +347,12 @@ class Roster:
             return [], []
         # the same sums as in the deadlines: rounded otherwise, a deadline would come and nothing be due
         members: list[Member] = [*self.kernels.values(), *self.clients.values()]
-        silent = [m for m in members if now >= m.heard + self.lease]
-        there = [m for m in members if now < m.heard + self.lease]
-        due = [m for m in there if now >= m.said + self.heartbeat]
+        silent = [m for m in members if now >= m.last_heard + self.lease]
+        there = [m for m in members if now < m.last_heard + self.lease]
+        due = [m for m in there if now >= m.last_sent + self.heartbeat]
         for member in due:
-            member.said = now
-        deadlines = (min(m.heard + self.lease, m.said + self.heartbeat) for m in there)
+            member.last_sent = now
+        deadlines = (min(m.last_heard + self.lease, m.last_sent + self.heartbeat) for m in there)
         self.next_look = min(deadlines, default=float("inf"))
         if (
             len(there) > MANY_MEMBERS

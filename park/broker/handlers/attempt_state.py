@@ -63,9 +63,9 @@ def ask_to_lend(effects: Effects, attempt: Attempt) -> None:
 
 def end_attempt(effects: Effects, attempt: Attempt, how: str, soft: bool = False) -> None:
     """Tell the attempt to "stop" or to "abort", once."""
-    if attempt.told in (how, "abort"):
+    if attempt.order in (how, "abort"):
         return
-    attempt.told = how
+    attempt.order = how
     number = attempt.number
     message = messages.Abort(attempt=number) if how == "abort" else messages.Stop(attempt=number, soft=soft)
     # after the Run, which may wait for the disk

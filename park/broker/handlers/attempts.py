@@ -39,7 +39,7 @@ def drop_spent(state: State, effects: Effects, map_: JobMap, segment: int) -> No
         effects.spool.append(Write("units", map_.key_of(segment), None))
 
 
-def park(state: State, effects: Effects, job: BrokerJob, attempt: Attempt, to: AttemptState) -> None:
+def give_up_slots(state: State, effects: Effects, job: BrokerJob, attempt: Attempt, to: AttemptState) -> None:
     """Let the driver wait IN_MAP, or LENT at a safe point, or the unit go on ASIDE: its slot goes back to the fabric."""
     if attempt.parked:  # the answers of its last map were lost, or its kernel had not seen that they had come
         attempt_state.move(state, attempt, to)
@@ -68,7 +68,7 @@ def on_lent(state: State, effects: Effects, event: Event, message: messages.Lent
     if state.attempts.get(attempt.number) is not attempt:
         return
     settle_twin(state, effects, attempt)
-    park(state, effects, job, attempt, AttemptState.LENT)
+    give_up_slots(state, effects, job, attempt, AttemptState.LENT)
     attempt.asked = None
     job_lifecycle.refresh(state, effects, job)
 

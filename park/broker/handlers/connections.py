@@ -123,7 +123,7 @@ def _reconnect(
     for number in sorted(held - kernel.holds - claimed):
         effects.send(peer, messages.Abort(attempt=number))
     for attempt in [state.attempts[n] for n in sorted(kernel.holds)]:
-        told, attempt.told = attempt.told, ""
+        told, attempt.order = attempt.order, ""
         if told:
             attempt_state.end_attempt(effects, attempt, told, soft=not attempt.map.root)
 
@@ -148,22 +148,22 @@ def on_flow(state: State, effects: Effects, event: Flow) -> None:
     if member is None:
         return
     if event.how == "alive":
-        member.heard = effects.now
+        member.last_heard = effects.now
         return
     if isinstance(member, Client):
         _hold(state, effects, member, event.how == "slow")
     if event.how == "cut":  # until it has said hello again it is not known, and nothing can reach it
         fetches.forget_all(state, member)
-        heard = member.heard
+        heard = member.last_heard
         _move(state, effects, member, CUT_PREFIX + event.peer)
-        member.heard = heard
+        member.last_heard = heard
 
 
 def _hold(state: State, effects: Effects, client: Client, slow: bool) -> None:
     if client.slow is not slow:
         client.slow = slow
         for job in [state.jobs[n] for n in sorted(client.open)]:
-            job.held = slow and job.session
+            job.client_slow = slow and job.session
             job_lifecycle.refresh(state, effects, job)
 
 
@@ -239,7 +239,7 @@ def lose(state: State, effects: Effects, member: Member, reason: str, silent: bo
             job = state.jobs[number]
             job.kernels.pop(member.number, None)
             if job.controls is not None:
-                job.controls.told.pop(member.number, None)
+                job.controls.sent.pop(member.number, None)
         if not member.closed:
             state.free_slots.leave(member)
         state.touched.kernels.pop(member.number, None)

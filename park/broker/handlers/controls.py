@@ -53,7 +53,7 @@ def keep(state: State, effects: Effects, job: BrokerJob, key: bytes, payload: by
         held = (state.attempts[number] for number in job.attempts)
         listeners = {a.kernel.number: a.kernel for a in held if a.map.root}
     else:
-        listeners = {number: job.kernels[number] for number in controls.told}
+        listeners = {number: job.kernels[number] for number in controls.sent}
     state.touched.jobs.add(job.number)
     for kernel in listeners.values():
         deliver(state, effects, job, kernel)
@@ -64,19 +64,19 @@ def deliver(state: State, effects: Effects, job: BrokerJob, kernel: Kernel) -> N
     controls = job.controls
     if controls is None:
         return
-    for seq, kept in controls.after(controls.told.get(kernel.number, 0)):
+    for seq, kept in controls.after(controls.sent.get(kernel.number, 0)):
         # not before the control is on disk, nor before the kernel is welcome
         control = messages.Control(job.number, seq=seq)
         payload = Ref("control", record(job.number, seq, kept.key))
         effects.send(kernel.peer, control, payload, after=max(kept.turn, kernel.joined))
-    controls.told[kernel.number] = controls.last
+    controls.sent[kernel.number] = controls.last
 
 
 def redeliver(state: State, effects: Effects, kernel: Kernel) -> None:
     """Send the controls again that were on their way to the kernel: they are lost."""
     for number in sorted(kernel.jobs):
         job = state.jobs[number]
-        if job.controls is not None and job.controls.told.pop(kernel.number, None) is not None:
+        if job.controls is not None and job.controls.sent.pop(kernel.number, None) is not None:
             deliver(state, effects, job, kernel)
 
 

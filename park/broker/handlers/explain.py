@@ -53,7 +53,7 @@ class WaitReasons:
             return WaitReason()
         if job.recovering:
             return WaitReason(Cause.RECOVERY)
-        if job.held:
+        if job.client_slow:
             return WaitReason(Cause.RESULTS)
         drives = ready is not None and state.work_class(job, ready).kind is Kind.DRIVER
         if job.needs.job and not state.roster.slots_for(job.owner, job.needs.job):

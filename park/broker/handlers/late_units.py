@@ -53,7 +53,7 @@ def look(state: State, effects: Effects) -> None:
         job = state.job(attempt.map.job)
         if _holds_up(job, attempt):
             effects.send(attempt.kernel.peer, messages.Aside(number))
-            attempts.park(state, effects, job, attempt, AttemptState.ASIDE)
+            attempts.give_up_slots(state, effects, job, attempt, AttemptState.ASIDE)
             job_lifecycle.refresh(state, effects, job)
         else:
             state.late[number] = effects.now + PATIENCE_SECONDS

@@ -222,7 +222,7 @@ def _map_of_driver(state: State, effects: Effects, event: Event, message: messag
     attempt.maps.add(map_.key)
     job.callers.add(attempt.map.function)
     attempts.settle_twin(state, effects, attempt)  # an attempt that makes maps runs once at a time
-    attempts.park(state, effects, job, attempt, AttemptState.IN_MAP)
+    attempts.give_up_slots(state, effects, job, attempt, AttemptState.IN_MAP)
     job_lifecycle.refresh(state, effects, job)
     job_lifecycle.check_map(state, effects, map_)
 

@@ -251,7 +251,7 @@ def _is_superseded(job: BrokerJob, orphan: Orphan) -> bool:
     units = range(orphan.start, orphan.start + orphan.count)
     late = any(unit in units and by > orphan.number for unit, (by, _) in job.checkpoints.items())
     # controls that a checkpoint has and it was not told are kept nowhere else
-    return late or (job.controls is not None and orphan.told < job.controls.served)
+    return late or (job.controls is not None and orphan.last_control < job.controls.served)
 
 
 def held_back(state: State, effects: Effects, event: Event, message: Message) -> bool:

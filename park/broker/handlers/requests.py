@@ -60,7 +60,7 @@ def _open_session(state: State, effects: Effects, event: Event, message: Submit,
     charging.check_quota(state, client.user, 1, message.count + message.once, 0)
     job = _new_job(state, effects, message, client, code=0)
     effects.answer(event.peer, messages.Accepted(message.id, job.number, received=message.count))
-    job.held = client.slow
+    job.client_slow = client.slow
     client.open.add(job.number)
     state.job_list.change(job, effects, state=JobState.RUNNING, started=effects.wall)
     job_lifecycle.refresh(state, effects, job)

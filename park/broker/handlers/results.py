@@ -96,7 +96,7 @@ def _judge(
             _blame(state, effects, job, attempt, cause, "")
         else:  # the map was cancelled: its units run no more
             attempts.take_back(state, effects, attempt, cause)
-    elif message.ended == "abort" and attempt.told != "abort" and job.wants(map_):
+    elif message.ended == "abort" and attempt.order != "abort" and job.wants(map_):
         _blame(state, effects, job, attempt, "it raised park.Abort, though no request had aborted it", "")
     else:
         _take(state, effects, job, attempt, payload, message)

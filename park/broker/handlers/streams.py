@@ -28,7 +28,7 @@ def on_publish(state: State, effects: Effects, event: Event, message: messages.P
     job = _publisher(state, kernel, message)
     if job is None:  # its attempt is void, or its job has ended
         if message.number:
-            if message.attempt not in state.attempts and message.attempt not in kernel.marks:
+            if message.attempt not in state.attempts and message.attempt not in kernel.stream_acks:
                 # first, so that no later life takes in an attempt whose first messages are missing
                 effects.answer(event.peer, messages.Abort(attempt=message.attempt))
             effects.sends_after_commit += heard(state, [(event.peer, message.attempt, message.number)])
@@ -79,10 +79,10 @@ def heard(state: State, of: Iterable[Heard], count: int = 1) -> list[Send]:
     for peer, attempt, number in of:
         kernel = state.roster.kernels.get(peer)
         if kernel is not None:
-            kernel.marks[attempt] = max(number, kernel.marks.get(attempt, 0))
-            kernel.untold += count
-            state.stream_acks_due.setdefault(peer, kernel.told + STREAM_ACK_SECONDS)
-            if kernel.untold >= STREAM_ACKS:  # a body with many messages waits for acknowledgements
+            kernel.stream_acks[attempt] = max(number, kernel.stream_acks.get(attempt, 0))
+            kernel.stream_acks_due += count
+            state.stream_acks_due.setdefault(peer, kernel.stream_acks_sent + STREAM_ACK_SECONDS)
+            if kernel.stream_acks_due >= STREAM_ACKS:  # a body with many messages waits for acknowledgements
                 state.stream_acks_due[peer] = state.now
     due = [peer for peer, at in state.stream_acks_due.items() if state.now >= at]
     return [Send(peer, message) for peer in due for message in _acknowledgements(state, peer)]
@@ -93,8 +93,8 @@ def _acknowledgements(state: State, peer: Peer) -> Iterator[messages.Committed]:
     del state.stream_acks_due[peer]
     kernel = state.roster.kernels.get(peer)
     if kernel is not None:
-        flat = [part for mark in kernel.marks.items() for part in mark]
-        kernel.marks.clear()
-        kernel.told, kernel.untold = state.now, 0
+        flat = [part for mark in kernel.stream_acks.items() for part in mark]
+        kernel.stream_acks.clear()
+        kernel.stream_acks_sent, kernel.stream_acks_due = state.now, 0
         for n in range(0, len(flat), MAX_ACK_NUMBERS):
             yield messages.Committed([], flat[n : n + MAX_ACK_NUMBERS])

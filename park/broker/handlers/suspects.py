@@ -67,12 +67,12 @@ def count_loss(state: State, effects: Effects, kernel: Kernel, suspected: list[A
             attempts.drop_spent(state, effects, map_, span.segment)
         elif losses >= MAX_KILLS - 1 and worst > 1:
             held.appendleft((map_, span))
-            map_.hold(span)
+            map_.hold_back(span)
         else:
             map_.give_back(span)
     if held:
         state.suspects.trials.append(Trial(held.popleft(), held))
-        state.suspects.trials[-1].now[0].let(state.suspects.trials[-1].now[1])
+        state.suspects.trials[-1].now[0].release(state.suspects.trials[-1].now[1])
     for map_ in {id(map_): map_ for map_, _ in spans}.values():
         job = state.job(map_.job)
         if map_.waiting:
@@ -94,7 +94,7 @@ def look_at_trials(state: State, effects: Effects) -> None:
     for trial in list(state.suspects.trials):
         while trial.later and _is_through(state, effects, *trial.now):
             trial.now = map_, span = trial.later.popleft()
-            if map_.let(span):
+            if map_.release(span):
                 job = state.job(map_.job)
                 job.list_ready(map_)
                 job_lifecycle.refresh(state, effects, job)
@@ -109,7 +109,7 @@ def _is_through(state: State, effects: Effects, map_: JobMap, span: Span) -> boo
     runs = [a for a in (state.attempts[n] for n in map_.running) if a.span.start <= span.start < a.span.stop]
     if runs:
         return all(effects.now >= a.since + TRIAL_SECONDS for a in runs)
-    return not any(waits.start <= span.start < waits.stop for waits in (*map_.pending, *map_.held))
+    return not any(waits.start <= span.start < waits.stop for waits in (*map_.pending, *map_.held_back))
 
 
 def deadline(state: State) -> float:

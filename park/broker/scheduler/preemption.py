@@ -39,7 +39,7 @@ class Preemption:
         for number in list(self._running)[:MAX_ROUND_ATTEMPTS]:
             attempt = self._running.pop(number)
             self._running[number] = attempt  # the others come first in the next round
-            if attempt.asked is None and not attempt.told and now - attempt.since >= QUANTUM_SLOT_SECONDS:
+            if attempt.asked is None and not attempt.order and now - attempt.since >= QUANTUM_SLOT_SECONDS:
                 found.append(attempt)
         return found
 

@@ -264,7 +264,7 @@ class JobStore(Store):
         self._reading = threading.Lock()
         #: sizes of drafts; the long values in use, by the number of their pieces; the next such number
         self._drafts: dict[int, int] = {}
-        self._held: weakref.WeakValueDictionary[int, Laid] = weakref.WeakValueDictionary()
+        self._referenced: weakref.WeakValueDictionary[int, Laid] = weakref.WeakValueDictionary()
         self._ids = count(1)
         #: bytes that were read since the map was laid
         self._mapped = 0
@@ -274,7 +274,7 @@ class JobStore(Store):
             self.close()
             if isinstance(error, StoreError) or not isinstance(error, OSError | lmdb.Error):
                 raise
-            raise self._said(error, "cannot open the store") from error
+            raise self._error(error, "cannot open the store") from error
 
     def __repr__(self) -> str:
         jobs = "closed" if self._env is None else f"{self.count('job')} jobs"
@@ -322,7 +322,7 @@ class JobStore(Store):
             last = decode_key(cursor.key())[0] if cursor.last() else 0
             self._ids = count(int(last) + 1)
 
-    def _said(self, error: Exception, what: str) -> StoreError:
+    def _error(self, error: Exception, what: str) -> StoreError:
         """*error* in words; its errno says whether the disk is full."""
         full = isinstance(error, lmdb.DiskError) or getattr(error, "errno", None) in FULL_ERRNOS
         over = next((words for words in _QUOTA_WORDS if words in str(error)), "")
@@ -370,7 +370,7 @@ class JobStore(Store):
             return
         tight = size and self._free() < size + self._LEAST
         if tight and (large or self.unused_bytes() < 2 * size + self._LEAST):
-            raise self._said(OSError(errno.ENOSPC, ""), "cannot write to the store")
+            raise self._error(OSError(errno.ENOSPC, ""), "cannot write to the store")
         with self._writing:
             env, _ = self._live("meta")
             if self._lost:
@@ -382,7 +382,7 @@ class JobStore(Store):
                 self._end = self._content(env)
                 self._spare.fill(self._end)
             except lmdb.Error as error:
-                said = self._said(error, "cannot write to the store")
+                said = self._error(error, "cannot write to the store")
                 if said.errno != errno.ENOSPC:
                     self._lost = str(said)
                 raise said from error
@@ -406,9 +406,9 @@ class JobStore(Store):
         return self._laid(next(self._ids), size)
 
     def _laid(self, id: int, size: int) -> Laid:
-        laid = self._held.get(id)
+        laid = self._referenced.get(id)
         if laid is None:
-            laid = self._held[id] = Laid(id, size, self._piece)
+            laid = self._referenced[id] = Laid(id, size, self._piece)
         return laid
 
     def _in_pieces(self, writes: Iterable[Write]) -> Iterator[Write]:
@@ -468,7 +468,7 @@ class JobStore(Store):
         if not self._drafts:
             return
         with self._reading:  # a reader that has found a draft holds it by now
-            gone = {id: size for id, size in self._drafts.items() if id not in self._held}
+            gone = {id: size for id, size in self._drafts.items() if id not in self._referenced}
         for id, size in gone.items():
             laid = Laid(id, size, self._piece)
             keys: list[tuple[str, bytes, bytes | None]] = []
@@ -503,7 +503,7 @@ class JobStore(Store):
         try:
             return shutil.disk_usage(self.folder).free + spare.size(self._end)
         except OSError as error:
-            raise self._said(error, "cannot see how many bytes are free for the store") from error
+            raise self._error(error, "cannot see how many bytes are free for the store") from error
 
     def unused_bytes(self) -> int:
         with self._reading:
@@ -513,7 +513,7 @@ class JobStore(Store):
                     info = env.info()
                     stats = [txn.stat(db) for db in self._namespaces.values()]
             except lmdb.Error as error:
-                raise self._said(error, "cannot read the store") from error
+                raise self._error(error, "cannot read the store") from error
         used = sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
         return int((info["last_pgno"] + 1 - used) * stats[0]["psize"])
 
@@ -530,7 +530,7 @@ class JobStore(Store):
                     record = txn.get(raw)
                     return None if record is None else self._value(namespace, raw, memoryview(record))
             except lmdb.Error as error:
-                raise self._said(
+                raise self._error(
                     error, f"cannot read {key!r} in namespace {namespace!r} of the store"
                 ) from error
 
@@ -567,7 +567,7 @@ class JobStore(Store):
                                 number += 1
                     return number
             except lmdb.Error as error:
-                raise self._said(error, f"cannot read namespace {namespace!r} of the store") from error
+                raise self._error(error, f"cannot read namespace {namespace!r} of the store") from error
 
     def keys(self, namespace: str, prefix: Key, most: int) -> list[Key]:
         first = encode_key(prefix)
@@ -583,7 +583,7 @@ class JobStore(Store):
                                 break
                             found.append(decode_key(key))
             except lmdb.Error as error:
-                raise self._said(error, f"cannot read namespace {namespace!r} of the store") from error
+                raise self._error(error, f"cannot read namespace {namespace!r} of the store") from error
         return found
 
     def _batch(self, namespace: str, first: bytes, last: bytes) -> list[tuple[bytes, Any]]:
@@ -601,7 +601,7 @@ class JobStore(Store):
                             batch.append((key, self._value(namespace, key, memoryview(record))))
                             size += len(record)
             except lmdb.Error as error:
-                raise self._said(error, f"cannot read namespace {namespace!r} of the store") from error
+                raise self._error(error, f"cannot read namespace {namespace!r} of the store") from error
         return batch
 
     def close(self) -> None:
