@@ -1,4 +1,4 @@
-"""The lines on stderr for a user who waits: the broker is away, or nothing runs of what is waited for."""
+"""Lines on stderr for a user who waits: the broker is away, or no unit of the awaited job runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class WaitNotices:
 
     @contextlib.contextmanager
     def hush(self) -> Iterator[None]:
-        """Write nothing in this block: the caller shows by itself that the broker is away."""
+        """Write no line in this block: the caller shows by itself that the broker is away."""
         self._hushed += 1
         try:
             yield

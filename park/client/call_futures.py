@@ -65,8 +65,8 @@ class _Dropped:
 class CallFuture(concurrent.futures.Future[Any]):
     """The future of a call. The thread that waits in `result` settles it, which saves waking another.
 
-    Where none waits, or where there are callbacks of the user's, the callbacks' thread does: no code of the user's
-    may hold up the loop.
+    If no thread waits, or if the user has added callbacks, the thread of callbacks settles it, because user code must
+    not hold up the loop.
     """
 
     def __init__(self, owner: CallOwner) -> None:
@@ -79,14 +79,14 @@ class CallFuture(concurrent.futures.Future[Any]):
         #: locked until the outcome is here
         self._arrival = threading.Lock()
         self._arrival.acquire()
-        #: held by the thread that waits, and taken for good by the one that settles
+        #: held by a thread that waits; the thread that settles takes it for good
         self._attended, self._settling = threading.Lock(), threading.Lock()
         self._observed = False
         #: it was to be cancelled, and had begun
         self.begun = False
 
     def arrived(self, outcome: _Results | _Dropped | BaseException) -> bool:
-        """The outcome is here. Returns whether the callbacks' thread has to `settle` it: no thread waits that will."""
+        """Take the outcome. Returns whether the thread of callbacks has to `settle` it, because no waiting thread will."""
         self._outcome = outcome
         self._arrival.release()
         return isinstance(outcome, _Dropped) or self._observed or not self._attended.locked()
@@ -133,7 +133,7 @@ class CallFuture(concurrent.futures.Future[Any]):
         if error is None:
             return super().result(0)
         try:
-            raise error  # here, because before Python 3.14 an exception that is not true counts as none
+            raise error  # raised here, because before Python 3.14 an exception that is false counts as no exception
         finally:
             del self, error  # the traceback of the exception holds this frame
 
@@ -145,7 +145,7 @@ class CallFuture(concurrent.futures.Future[Any]):
         self._attend(None)
 
     def _attend(self, timeout: float | None) -> float | None:
-        """Wait and settle, unless another thread does; the time that is left."""
+        """Wait and settle, unless another thread does. Returns the time that is left."""
         if self._observed or self.done() or not self._attended.acquire(False):
             return timeout
         began = time.monotonic()
@@ -239,6 +239,6 @@ def _settle(link: Link, futures: list[CallFuture]) -> None:
     try:
         while futures:
             futures.pop().settle()
-    finally:  # a callback of the user's may raise anything; the others are settled all the same
+    finally:  # a callback of the user may raise anything; the other futures are settled all the same
         futures.reverse()
         _settle_later(link, futures)

@@ -1,8 +1,8 @@
 """`concurrent.futures` on the fabric: an executor whose workers are slots.
 
-It keeps the promises of the standard library's. Each call runs once. Leaving its ``with``, ``shutdown``, and the end of the
-interpreter wait for all calls, those of maps too. ``cancel`` says whether the call will never run: one that has begun
-goes on. A call that cannot travel, or raises, is its future's exception.
+It keeps the promises of the standard library's executors. Each call runs once. Leaving its ``with``, ``shutdown``, and
+the end of the interpreter wait for all calls, those of maps too. ``cancel`` says whether the call will never run; a
+call that has begun goes on. If a call cannot travel, or raises, its future has the exception.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from park.wire import messages
 
 #: Seconds after which a script that waits for calls at its end says so.
 EXIT_NOTICE_SECONDS = 3.0
-#: Seconds in which the broker says whether a call has begun; else it is taken to have.
+#: Seconds within which the broker must say whether a call has begun; later the call counts as begun.
 CANCEL_ANSWER_SECONDS = 5.0
 #: While fewer calls have not ended, each call is sent at once; later ones are gathered until the loop's next turn.
 CALLS_SENT_AT_ONCE = 8
@@ -180,8 +180,8 @@ class Executor(concurrent.futures.Executor):
     ) -> Iterator[Any]:
         """Do the same as `concurrent.futures.Executor.map`; PARK finds its own *chunksize*.
 
-        A thread of its own reads iterators: results come even while an iterator is slow, or waits for them. With
-        *buffersize* the caller reads them: that number of inputs now, and one more for each result that is taken.
+        A thread of its own reads iterators, so that results come even while an iterator is slow or waits for them. With
+        *buffersize* the calling thread reads that number of inputs now, and one more for each result that it takes.
         """
         if buffersize is not None and not isinstance(buffersize, int):
             raise TypeError("buffersize must be an integer or None")
@@ -246,8 +246,8 @@ class Executor(concurrent.futures.Executor):
         map_.put(None, closed=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; with *wait* return when all have ended. *cancel_futures*: calls that have not begun
-        never will.
+        """Take no more calls; with *wait* return when all have ended. *cancel_futures*: cancel calls that have not
+        begun.
         """
         with self._changed:
             self._shut = True
@@ -341,7 +341,7 @@ class Executor(concurrent.futures.Executor):
 
 
 def _finish() -> None:
-    """The interpreter ends: first all calls do, as those of the standard library's executors."""
+    """Wait for all calls before the interpreter ends, as executors of the standard library do."""
     global _exiting
     _exiting = True
     notice = threading.Timer(EXIT_NOTICE_SECONDS, _say_so)
@@ -370,7 +370,7 @@ def _forked() -> None:
     _busy.clear()
 
 
-# before threads are joined, and before whatever is registered with `atexit`: the service closes there
+# registered to run before threads are joined and before `atexit` functions, because the service closes there
 getattr(threading, "_register_atexit", atexit.register)(_finish)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)

@@ -68,7 +68,7 @@ class Followers:
         return self._ask(make)
 
     def unwatch(self, job: int, follower: Follower) -> None:
-        """The follower leaves the job with the next turn of the loop. Any thread may call this."""
+        """Stop following the job, from the next turn of the loop on. Any thread may call this."""
         self._leaving.append((job, follower))
         self._reactor.wake()
 
@@ -84,7 +84,7 @@ class Followers:
             self._leave(*self._leaving.popleft())
 
     def forget_places(self) -> None:
-        """The broker has another store: places in the streams of the old one mean nothing there."""
+        """Forget all places: the broker has another store, where the old places mean nothing."""
         for followers in self.by_job.values():
             for follower in followers.values():
                 follower.place.forget()
@@ -98,7 +98,9 @@ class Followers:
                 self._out.send(messages.Watch(number, job, follower.logs, follower.place.ask()))
 
     def receive(self, message: messages.Stream, data: Buffer) -> None:
-        """A message of a job's stream: for all its followers, or, as part of an answer, for the one that asked."""
+        """Pass on a message of a job's stream: to all its followers or, if it is part of an answer, to the one that
+        asked.
+        """
         followers = self.by_job.get(message.job, {})
         if message.reply:
             followers = {n: f for n, f in followers.items() if n == message.reply}
@@ -148,5 +150,5 @@ class Followers:
 
 
 def _ends_stream(kind: str, data: Buffer) -> bool:
-    """Whether this message of a job's stream is the last; an error is, if it has the record of the job."""
+    """Whether this message ends the job's stream. An error does if it has the record of the job."""
     return kind in ("complete", "abort") or (kind == "error" and codec.unpack(data)["record"] is not None)

@@ -40,11 +40,13 @@ class InputSink(Protocol):
         """Units of a full batch."""
 
     def stir(self) -> None:
-        """Let the thread that waits for results look: there is something to send."""
+        """Wake the thread that waits for results, because there are inputs to send."""
 
 
 class InputFeed:
-    """Reads *inputs*, and gives them to *sink*; ``eager``: as soon as it has room, whether or not anybody asks."""
+    """Reads *inputs*, and passes them to *sink*. ``eager``: as soon as the sink takes more, even if no thread waits for
+    results.
+    """
 
     def __init__(self, inputs: Iterable[Any], sink: InputSink, eager: bool = False) -> None:
         self._sink = sink
@@ -52,7 +54,7 @@ class InputFeed:
         self._sending, self._changed = threading.Lock(), threading.Condition()
         self._values: list[Any] = []
         self._bytes = 0
-        #: the inputs have come to their end; no more are wanted; a thread waits for results
+        #: the inputs have ended; no more are wanted; a thread waits for results
         self._read = self._over = self._waits = False
         self._sent_at = 0.0
         #: the last batch was sent
@@ -161,7 +163,7 @@ class InputFeed:
             self._changed.wait_for(lambda: self._over or self._sink.has_room())
 
     def _end(self, send: Any) -> bool:
-        """Send, and let the thread that waits look: it raises the error if sending fails."""
+        """Send, and wake the thread that waits; if sending fails, that thread raises the error."""
         try:
             send()
         except BaseException as error:

@@ -68,7 +68,7 @@ def leave_running(link: Link, job: int, reply: Reply) -> None:
 
 
 class Reason:
-    """Why a job does not run. The service is asked once a second at most, and no call waits for its answer."""
+    """Why a job does not run. It asks the service once a second at most, and no call waits for the answer."""
 
     def __init__(self, link: Link, job: int) -> None:
         self._link = link
@@ -103,7 +103,7 @@ class Ends:
         }
 
     def next(self, timeout: float) -> JobRecord | None:
-        """The record of the next job that has ended; None: none did within *timeout* seconds.
+        """The record of the next job that has ended; None: no job ended within *timeout* seconds.
 
         Raises UnknownJob of a deleted job, Refused of another owner's, NoBroker where the broker stays away.
         """

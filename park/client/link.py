@@ -4,9 +4,9 @@
 `table_feed` the copy of the public table; `outgoing` sends, `wait_notices` tells a user who waits why nothing comes.
 
 A thread that calls a link runs the reactor's cycle itself; a thread that waits for an answer waits on a plain lock.
-Requests, sessions and maps go on over a cut connection and over the death of a broker: they are sent again when it is back.
-If the broker stays away for longer than *patience* seconds, each wait for an answer, for results or for the messages of a
-job raises NoBroker; sessions end, and their maps have to be made again.
+Requests, sessions and maps survive a cut connection and the death of a broker: the link sends them again when the
+broker is back. If the broker stays away for longer than *patience* seconds, each wait for an answer, for results or for
+messages of a job raises NoBroker. Sessions end then, and their maps must be made again.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from park.wire.messages import Message
 from park.wire.pack import Buffer
 from park.wire.presence import BrokerConnection, Contact
 
-#: Seconds in which a broker answers a request that needs no waiting. They count from the last piece of a long message that
-#: went or came: over a slow network a long request takes minutes.
+#: Seconds within which a broker answers a request that need not wait. They count from the last piece of a long message
+#: in either direction, because over a slow network a long request takes minutes.
 ANSWER_SECONDS = 30.0
 
 
@@ -77,7 +77,7 @@ class Link:
     # -- called by any thread ------------------------------------------------------------------
 
     def wait_live(self, timeout: float) -> bool:
-        """Whether the broker has welcomed this client, or does within *timeout* seconds."""
+        """Wait up to *timeout* seconds for the broker's welcome. Returns whether this client is in contact."""
         return self._welcomed.wait(timeout)
 
     def request(
@@ -111,7 +111,7 @@ class Link:
         return self.answer(self.request(make, data))
 
     def answer(self, reply: Reply) -> tuple[Message, Buffer]:
-        """The last message of the answer. Raises the broker's refusal; WaitTimeout where it does not come in time."""
+        """The last message of the answer. Raises the error of a refusal, and WaitTimeout if no answer comes in time."""
         if not self.is_answered(reply):
             self.forget(reply)
             raise WaitTimeout(
@@ -214,7 +214,7 @@ class Link:
             self._out.send(messages.Heartbeat(self.presence.epoch), now=now)
 
     def _welcome(self, message: messages.Welcome) -> None:
-        """The broker is there, or is back: send again all that was not answered."""
+        """The broker is there (again): send everything again that was not answered."""
         last, self.welcome = self.welcome, message
         self._welcomed.finish()
         self.feed.mirror.lost()

@@ -2,8 +2,8 @@
 
 The mirror is fed in the loop, where no code of a user's may run. So each follower has a list of changes of its own
 (`Changes`), which the loop fills and the follower empties: in the thread of the service's callbacks, in the loop of a
-GUI (``call_soon=``), or in the thread that iterates. A follower that falls far behind is told less often, not late
-for ever: of the changes that wait, those of one row become one, from the first record to the last.
+GUI (``call_soon=``), or in the thread that iterates. For a follower that falls far behind, the waiting changes of each
+row are merged into one, from the first record to the last. So it gets fewer changes instead of ever later ones.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Changes:
         self._most = most
         #: the number of changes that leads to a merge
         self._limit = most
-        #: the follower was told that something waits, and has not come since
+        #: the follower was told that changes wait, and has not taken them since
         self._told = False
         self._lock = threading.Lock()
 
@@ -61,7 +61,7 @@ class Changes:
 
 
 def merged(changes: list[Change]) -> list[Change]:
-    """One change for each row, from its first record to its last; rows that are as they were are left out.
+    """One change for each row, from its first record to its last. Rows that are as before are left out.
 
     >>> merged([(None, OwnerRecord("ada")), (OwnerRecord("ada"), OwnerRecord("ada", 2))])
     [(None, OwnerRecord(owner='ada', jobs=2, credits=None))]
@@ -178,7 +178,7 @@ class LiveTable:
     def changes(self, timeout: float | None = None) -> TableChanges:
         """An iterator over (old, new) of each row that changes from now on; it ends with the connection.
 
-        Where nothing changes for *timeout* seconds it ends, and goes on when it is asked again::
+        It ends if nothing changes for *timeout* seconds, and goes on when it is iterated again::
 
             for old, new in service.table.changes():
                 print(old, "->", new)

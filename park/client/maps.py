@@ -1,9 +1,8 @@
-"""Sessions: jobs whose driver is the client itself. `service.map`, mappers, and what executors are made of.
+"""Sessions: jobs whose driver is the client itself. They serve `service.map`, mappers and executors.
 
-Nothing of a session is stored, and it ends with its client. It does not end with its broker: the client keeps what has not
-been answered, opens the session anew where the broker has lost it, and gets each result once (`park.wire.calls`).
-Inputs are read as results come (`park.client.input_feed`), so that a lazy iterable of any length needs little memory
-on either side.
+A session is not stored, and ends with its client, but not with its broker. The client keeps all units without an
+answer, opens the session anew if the broker has lost it, and gets each result once (`park.wire.calls`). Inputs are read
+as results come (`park.client.input_feed`), so that a lazy iterable of any length needs little memory on either side.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from park.wire.pack import Buffer, Pack
 FIRST_BATCH_UNITS = 64
 #: Batches under way, and bytes of the results of all of them, as far as they can be foreseen.
 BATCHES_UNDER_WAY, RESULT_BYTES_UNDER_WAY = 4, 64 << 20
-#: Bytes of inputs that are on their way, or wait: less than what the broker has room for.
+#: Bytes of inputs that are on their way or wait: fewer than the broker has room for.
 INPUT_BYTES_UNDER_WAY = 192 << 20
 #: Seconds between two looks for the first input.
 INPUT_POLL_SECONDS = 0.005
@@ -112,8 +111,8 @@ def _close(link: Link, kept: calls.ClientSession) -> None:
 class MapRun:
     """One map of a session under way: its inputs are read and sent, its results are taken, in order or as they come.
 
-    ``eager``: what is read is sent as long as the broker keeps up, whether or not results are taken; *inputs* None: they
-    are put by the owner of the map. *on_end* is called once, in the loop, when all results have come, or none will.
+    ``eager``: inputs are sent as long as the broker keeps up, even if no results are taken. *inputs* None: the owner of
+    the map puts them. *on_end* is called once, in the loop, when all results have come or no more will.
     """
 
     def __init__(
@@ -130,7 +129,7 @@ class MapRun:
         self._eager = eager
         self._on_end = on_end
         self.call: MapCall | None = None
-        #: units that were sent, with their bytes; that came back; and that were taken, with the bytes of their results
+        #: units sent, with their bytes; units that came back; units that were taken, with the bytes of their results
         self._sent = self._sent_bytes = 0
         self._taken = self._size = 0
         self.closed = False
@@ -222,7 +221,7 @@ class MapRun:
         return self._took(self._taken)
 
     def _look(self) -> bool:
-        """Send what there is to send; whether all is over. Raises what has ended it."""
+        """Send the inputs that can go. Returns whether the map is over. Raises the error that has ended it."""
         feed = self._feed
         if feed is not None:
             if feed.failed and feed.error is not None:
@@ -260,7 +259,7 @@ class MapRun:
             self.cancel(spare=True)
 
     def cancel(self, spare: bool = False) -> None:
-        """Want no more results and take no more inputs; *spare*: running units go on."""
+        """Cancel the map: take no more inputs and results. *spare*: running units go on."""
         feed = self._feed
         if feed is not None:
             feed.stop()

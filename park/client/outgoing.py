@@ -1,8 +1,8 @@
 """The way out to the broker: a message is sent at once while the broker is in contact.
 
 `Outgoing` knows whether the broker is there (`park.wire.presence`), how long it may stay away, and which code it has.
-It keeps no message: requests and maps, which are sent again when the broker comes back, are kept by `park.client.pending`
-and `park.client.remote_maps`.
+It keeps no messages: `park.client.pending` and `park.client.remote_maps` keep requests and maps, and send them again
+when the broker comes back.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Requests that the broker has not answered yet.
 
-A request is kept until its answer is complete, and is sent again when the broker comes back. That is safe: each request
-carries a key, or means the same when it is sent twice.
+A request is kept until its answer is complete, and is sent again when the broker comes back. That is safe, because each
+request carries a key, or has the same effect when it is sent twice.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LAST_ANSWERS = (
 def refusal(
     message: messages.Failure | messages.MapFailed, unknown: type[ParkError] = ParkError
 ) -> ParkError:
-    """The error that the broker refuses with; of the class *unknown* where this release does not know its name."""
+    """The error in a refusal of the broker; of the class *unknown* if this release does not know its name."""
     return REFUSALS.get(message.error, unknown)(message.text)
 
 
@@ -65,7 +65,7 @@ class Reply:
         if not self._finished:
             if not self._reactor.attend(self._lock, timeout):
                 return False
-            self._lock.release()  # for other threads that wait; a later `wait` does not take the lock
+            self._lock.release()  # wakes other threads that wait; a later `wait` does not take the lock
         return True
 
     def value(self) -> tuple[Message, Buffer]:
@@ -118,7 +118,7 @@ class Pending:
         else:
             codec.encode(
                 message, data
-            )  # raises now, not when the broker is back, if the message cannot be sent
+            )  # a message that cannot be encoded raises now, and not when the broker is back
         self._questions[number] = Question(message, data, code, reply)
         return reply
 

@@ -1,8 +1,9 @@
-"""A pool, as of `multiprocessing`, whose processes are the fabric's slots: for tools that take one.
+"""A pool like that of `multiprocessing`, for tools that take one. Its processes are the slots of the fabric.
 
 Samplers and optimizers ask a pool for ``map``, and look how many processes it has: in ``size``, ``_processes`` or
-``_max_workers``. Functions of the script and its notebook travel, and what they raise comes back as itself.
-As there, the end of the interpreter waits for no call: a script that wants all of them calls ``close`` and ``join``.
+``_max_workers``. Functions of the script or notebook travel, and their exceptions come back as themselves. As with
+`multiprocessing`, the end of the interpreter waits for no call: a script that wants all results calls ``close`` and
+``join``.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class AsyncResult:
         return self._future.done()
 
     def successful(self) -> bool:
-        """Whether it has raised nothing. Raises ValueError before it is `ready`."""
+        """Whether the call has ended without an exception. Raises ValueError before it is `ready`."""
         if not self.ready():
             raise ValueError("the result is not ready")
         return self._future.exception() is None

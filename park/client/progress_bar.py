@@ -87,7 +87,7 @@ class _Terminal:
 
 
 def _made(title: str, form: str) -> Any:
-    """tqdm's bar. Its total is 1: that of a job may change, which tqdm's bar in a notebook does not follow."""
+    """tqdm's bar, with a total of 1: the total of a job may change, and tqdm's bar in a notebook does not show that."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a notebook without widgets gets a bar of text
         if shell() is None:

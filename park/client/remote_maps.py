@@ -1,7 +1,7 @@
 """The maps of a client's sessions, as they run at the broker.
 
-A session and the units of its maps that are not answered are kept here (`park.wire.calls`), so that they go on over a cut
-connection and over the death of a broker. The units are sent again, and each result is passed on once.
+Sessions, and units of their maps without an answer, are kept here (`park.wire.calls`). So they survive a cut connection
+and the death of a broker: the units are sent again, and each result is passed on once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from park.wire.fragments import check_size
 from park.wire.messages import Message
 from park.wire.pack import Buffer
 
-#: Seconds after which a map is sent again that the broker had no memory for.
+#: Seconds after which a map goes again for which the broker had no memory.
 BUSY_RETRY_SECONDS = 2.0
 
 
@@ -70,7 +70,7 @@ class MapCall:
             self._arrived()
 
     def drop(self, units: Sequence[int]) -> None:
-        """Drop units, [first, behind the last, ...], that had not begun, and never will. No more come."""
+        """Drop units, [first, behind the last, ...], that will never run. No further units come."""
         self.call.closed = True
         self.dropped = self.dropped or bool(units)
         for start, stop in zip(units[::2], units[1::2], strict=True):
@@ -163,7 +163,7 @@ class RemoteMaps:
     # -- called by any thread ------------------------------------------------------------------
 
     def open_session(self, submit: messages.Submit) -> tuple[ClientSession, Reply]:
-        """Ask for a session; *submit* opens it, now and whenever the broker has lost it."""
+        """Open a session with *submit*, now and whenever the broker has lost it."""
         session = ClientSession(submit)
 
         def start() -> Reply:
@@ -256,7 +256,7 @@ class RemoteMaps:
         return self._reactor.call(ask)
 
     def stir(self, call: MapCall) -> None:
-        """Let the thread that waits for results of the map look at its inputs."""
+        """Wake the thread that waits for results of the map, so that it looks at its inputs."""
         self._reactor.call(call.stir)
 
     # -- in the reactor's loop -----------------------------------------------------------------

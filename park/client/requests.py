@@ -1,4 +1,4 @@
-"""Requests and what becomes of them in messages: `submit`, `fetch`, and the fields that a request has in both.
+"""Requests as messages: `submit`, `fetch`, and the fields of a request in both forms.
 
 `job_fields` and `session_fields` turn a `park.Request` into the fields of a Submit message; `request_of` turns them back.
 """
@@ -39,7 +39,7 @@ from park.net.sealed import SealedBuffer
 from park.wire import codec, messages
 from park.wire.pack import Buffer, Pack
 
-#: The most jobs that one may come after: their numbers travel in the head of a message.
+#: The largest number of jobs in `after`, because their numbers travel in the head of a message.
 MAX_AFTER_JOBS = 4_000
 #: Batches of lazy inputs that are on their way to the store at a time.
 BATCHES_UNDER_WAY = 8
@@ -163,7 +163,7 @@ def _send(
     if not message.closed:
         try:
             _send_inputs(link, job, message.count, batches)
-        except BaseException:  # the job has not got all its inputs, so that it could never complete
+        except BaseException:  # the job lacks some of its inputs, so it could never complete
             with contextlib.suppress(ParkError):
                 link.ask(lambda n: messages.Abort(n, job))
             raise

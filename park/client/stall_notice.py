@@ -1,8 +1,8 @@
-"""Decides when to tell a user who waits for a job that nothing of it runs, and why.
+"""Decides when to tell a waiting user that no unit of the job runs, and why.
 
-A client asks the service now and then about the job that it waits for. If no result has come, and the service says twice
-in a row that nothing of the job runs, the user is told the reason: within three seconds, again when it changes, and when
-the job runs after all.
+A client asks the service now and then about the job that it waits for. If no result has come, and the service says
+twice in a row that no unit of the job runs, the client tells the user the reason within three seconds. It tells the
+reason again when that changes, and says when the job runs after all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class StallNotice:
         self.asked = False
         self._job = self._progress = 0
         self._rests_until = 0.0
-        #: nothing of the job ran at the last look
+        #: no unit of the job ran at the last look
         self._idle = False
         #: the reason that the user was told last; None: none, or the job has run since
         self._told: WaitReason | None = None

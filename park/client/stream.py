@@ -34,8 +34,8 @@ class Join(Struct, frozen=True, gc=False):
     """The first message for a new follower: the job as it is now. Then come its latest messages of the kinds that
     stay true, such as progress, then every later message in order.
 
-    It comes again after the contact was lost; then what came meanwhile follows it, as far as the broker keeps it, and an
-    `Error` without a record says how many messages are missing.
+    It comes again after contact was lost. Then the messages that came meanwhile follow, as far as the broker keeps
+    them, and an `Error` without a record says how many are missing.
     """
 
     record: JobRecord
@@ -48,8 +48,8 @@ class Complete(Struct, frozen=True, gc=False):
 
 
 class Error(Struct, frozen=True, gc=False):
-    """Something went wrong: *text* says what. *record* is that of a job that has failed, and then it is the last message;
-    None: the job goes on, but messages were left out, or can come no more, or the body has no method for a control.
+    """An error, with a *text*. With the *record* of a failed job it is the last message. With None the job goes on:
+    messages were left out or cannot come any more, or the body has no method for a control.
     """
 
     text: str
@@ -112,7 +112,7 @@ def log_lines(messages: Iterable[Any]) -> Iterator[Log | Error]:
 
 
 class Inbox:
-    """Messages that have come and were not taken. Filled in the loop, emptied in other threads.
+    """Messages that have come and were not taken. The loop fills it, other threads empty it.
 
     Beyond `MAX_WAITING` messages the oldest are left out; in their place comes an `Error` that says how many they were.
     """
@@ -151,7 +151,7 @@ class Inbox:
             self._arrived.notify_all()
 
     def take(self, timeout: float | None) -> Any:
-        """The next message; None once it is closed. Raises WaitTimeout, or why no more will come."""
+        """The next message; None once it is closed. Raises WaitTimeout, or the error for which no more messages come."""
         with self._arrived:
             if not self._arrived.wait_for(lambda: self._waiting or self._closed, timeout):
                 raise WaitTimeout(f"no message came within {timeout} s")

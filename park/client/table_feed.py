@@ -1,4 +1,6 @@
-"""The copy of the public table: follows what the broker publishes, and asks for the whole where something is missing."""
+"""The copy of the public table. It follows the changes that the broker publishes, and asks for the whole table if one
+is missing.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,7 @@ class TableFeed:
         self._has_table = False
 
     def wait_synced(self, timeout: float) -> bool:
-        """Whether the table has ever been here, or comes within *timeout* seconds; it is followed from now on."""
+        """Follow the table from now on. Returns whether it is here, or comes within *timeout* seconds."""
 
         def follow() -> None:
             if self._listener is None:

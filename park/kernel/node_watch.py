@@ -1,8 +1,8 @@
-"""Starts one kernel on each node, passes on what they say, and ends them all.
+"""Starts one kernel on each node, passes on their output, and ends them all.
 
-One line reports a kernel that does not come up, with its last words; the others go on. When this
-process ends, whichever way, the kernels leave: their standard input ends, or the batch system ends them. A node is idle
-when its kernel has left and others work: it is given back to the batch system, where that can be done.
+One line reports a kernel that does not come up, with its last words; the others go on. When this process ends, however
+that happens, the kernels leave: their standard input ends, or the batch system ends them. A node whose kernel has left
+while others work is idle. It is given back to the batch system if that is possible.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_LAST_WORDS_CHARS = 300
 #: Lines of last words that are kept.
 _LAST = 3
 READ_BYTES = 1 << 16
-#: Seconds for which a node must have been idle before it is given back: most kernels leave together.
+#: Seconds for which a node must be idle before it is given back, because most kernels leave together.
 RELEASE_SECONDS = 15.0
 #: Seconds between two looks at those that have ended.
 LOOK_SECONDS = 0.2
@@ -39,7 +39,7 @@ class NodeKernel:
     process: subprocess.Popen[bytes]
     since: float
     up: bool = False
-    #: when it ended, and until when its node was idle then: until it was given back, or all have ended
+    #: when the kernel ended, and until when its node was idle: until the node was given back, or all kernels had ended
     ended: float | None = None
     idle_until: float | None = None
     #: its node was given back, or it was found that this cannot be done
@@ -59,7 +59,7 @@ class NodeKernel:
 class NodeWatch:
     """The kernels of all nodes. *say* prints a line: the node ("" for the watch itself), and a text.
 
-    *release* gives a node back, and gets those that stay; it returns whether that was done, and a text about it.
+    *release* gets a node to give back and the nodes that stay; it returns whether it was done, and a text.
     """
 
     def __init__(

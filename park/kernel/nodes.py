@@ -11,9 +11,9 @@ from pathlib import Path
 
 from park.kernel.node.allocation import PBS, SLURM, BatchJob, short_name
 
-#: Options of srun that give a step all that the job has on one node, beside whatever else runs there.
+#: Options of srun that give a step all resources of the job on one node, even if other steps run there.
 SRUN = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=none", "--mem=0", "--unbuffered")
-#: Options of ssh that let it fail where it would ask, and notice a node that is gone.
+#: Options of ssh that let it fail instead of asking a question, and notice a node that is gone.
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15", "-o", "ConnectTimeout=20")
 #: The program that sets up the environment of a kernel on another node.
 STARTER = Path(__file__).with_name("start_on_node.py")
@@ -86,7 +86,7 @@ def release_command(
 
 
 def shipped(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that a kernel on another node gets: all but those that each node has for itself."""
+    """The variables for a kernel on another node: all except those that each node sets for itself."""
     return {name: value for name, value in environment.items() if name not in _OWN}
 
 

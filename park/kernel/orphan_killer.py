@@ -1,10 +1,11 @@
 """The orphan killer: it outlives a killed kernel and ends its bodies' programs (``python orphan_killer.py PARENT``).
 
-Slot processes die with their kernel, but programs that bodies have started do not, nor do processes that have left their
-process group. All of them inherit the kernel's mark in their environment. The orphan killer waits for the end of its
-parent, then kills every process that carries the mark, until none is left. It carries no mark itself: it knows the mark
-by another variable, because all users of the machine see arguments of processes. A kernel that leaves in good order
-does the same (`end`). The orphan killer also removes the kernel's folder of temporary files.
+Slot processes die with their kernel, but programs that bodies have started do not, nor do processes that have left
+their process group. All of them inherit the kernel's mark in their environment. The orphan killer waits for the end of
+its parent, then kills every process that carries the mark, until none is left. It does not carry the mark itself. It
+gets the mark in another variable, and not as an argument, because all users of the machine see the arguments of
+processes. A kernel that leaves in good order does the same (`end`). The orphan killer also removes the kernel's folder
+of temporary files.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ KILL_SECONDS = 10.0
 
 
 def start(mark: str, folder: str = "") -> SpawnedProcess | None:
-    """Start an orphan killer of this process; None where the system, unlike Linux, cannot tell of the end of another
-    one. *folder*: what it removes then."""
+    """Start an orphan killer of this process; None if the system, unlike Linux, does not report the end of another
+    process. *folder*: a folder that it removes then.
+    """
     if not hasattr(os, "pidfd_open"):
         return None
     # inside the function, because the orphan killer itself runs without any module of PARK

@@ -1,6 +1,6 @@
 """The lines that a slot process writes to a standard stream, on their way to the kernel's own stream.
 
-A kernel escapes what steers a terminal. A script's own processes print as the script does.
+A kernel escapes control characters, which could steer a terminal. The processes of a script print as the script does.
 """
 
 from __future__ import annotations

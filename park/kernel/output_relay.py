@@ -1,7 +1,7 @@
 """Standard output and error of slot processes on their way to the kernel's own streams.
 
-A stream is not read while the kernel's own stream is full: its process waits then. A line that has not ended is passed on
-after a while all the same.
+While the kernel's own stream is full, it does not read the streams of processes, and the processes wait. A line that
+has not ended is passed on after a while all the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from park.kernel.output_lines import OutputLines
 from park.net.reactor import Reactor
 
-#: Seconds between two looks whether the kernel's own streams take something again.
+#: Seconds between two looks whether the kernel's own streams accept output again.
 OUTPUT_RETRY_SECONDS = 0.05
 
 

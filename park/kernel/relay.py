@@ -1,6 +1,6 @@
 """A relay on one node: the kernels of all nodes reach the broker through one connection of ssh, which this node opens.
 
-CURVE holds between kernel and broker, so neither the relay nor its nodes can read or change what passes.
+CURVE encrypts between kernel and broker, so neither the relay nor its nodes can read or change the messages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Self
 
-#: Options of ssh for a connection that only forwards, fails where it would ask, and notices when the other end is gone.
+#: Options of ssh for a connection that only forwards, fails instead of asking a question, and notices when the other
+#: end is gone.
 SSH = ("ssh", "-N", "-T", "-g", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes")
 KEEP_ALIVE_OPTIONS = (
     "-o",

@@ -66,7 +66,7 @@ class SlotProcess:
         self.channel = Channel(ours)
         self.permits = Permits()
         self._popen: SpawnedProcess | None = None
-        #: a descriptor that is readable when the process has ended; None where the system has no such thing
+        #: a descriptor that becomes readable when the process ends (pidfd); None if the system has none
         self.pidfd: int | None = None
         #: the lines that it writes to its standard streams
         self._out, self._err = (OutputLines(to, None if of_script else prefix) for to in (OUT, ERR))
@@ -149,8 +149,8 @@ class SlotProcess:
         self._signal(INTERRUPT_SIGNAL)
 
     def kill(self) -> None:
-        """End the process, its process group, and what they have started, at once; the group also when the process itself
-        has ended unwaited for.
+        """Kill the process, its process group, and the programs that they have started. The group is killed even if the
+        process itself has ended already.
         """
         if self._popen is not None and self._popen.returncode is None:
             below = descendants(self._popen.pid)  # also those that have left the group
@@ -190,7 +190,9 @@ class SlotProcess:
         return True
 
     def _look(self, timeout: float) -> None:
-        """Wait until it has ended, but do not reap it: its number, and its group's, are still its own."""
+        """Wait until it has ended, but do not reap it, so that no other process gets its number or the number of its
+        group.
+        """
         assert self.pidfd is not None
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
@@ -216,7 +218,7 @@ def options() -> list[str]:
 
 
 def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without PARK's own variables: bodies are told of no broker, home or key of the kernel.
+    """The environment without PARK's own variables, so that bodies do not see the broker, home or key of the kernel.
 
     >>> without_settings({"PARK_BROKER": "/home/ada/connection.json", "PARKTAG": "ada", "PATH": "/bin"})
     {'PATH': '/bin'}
@@ -229,12 +231,13 @@ def slot_environment(
 ) -> dict[str, str]:
     """The environment of a slot process: it finds PARK, and libraries use *cpus* threads unless the user chose a number.
 
-    Another *program* than this process's has its own PARK and libraries; its folder comes first on the PATH.
+    If *program* is another interpreter than this process's, it has its own PARK and libraries, and its folder comes
+    first on the PATH.
     """
     env = dict(environment)
     for name in THREAD_VARIABLES:
         env.setdefault(name, str(cpus))
-    # Sets of texts have one order in all processes, so that a sum over such a set is one number.
+    # All processes hash texts alike, so that a sum over a set of texts has one rounding everywhere.
     env.setdefault("PYTHONHASHSEED", "0")
     if program != sys.executable:
         env["PATH"] = os.pathsep.join([str(Path(program).parent), env.get("PATH", os.defpath)])

@@ -33,7 +33,9 @@ class Spill:
         self._warned = False
 
     def put(self, data: Buffer) -> Buffer | None:
-        """The same bytes on the disk, until no one holds them; None: they were refused, and a warning says why."""
+        """The same bytes on the disk, for as long as anything refers to them; None: the disk refused them, and a
+        warning says why.
+        """
         try:
             if self.used + len(data) > self._max_bytes:
                 raise OSError(f"{self._max_bytes >> 20} MB lie there already")

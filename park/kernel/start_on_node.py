@@ -1,7 +1,7 @@
 """Runs a command on another node in the environment of the job script: ``python start_on_node.py FILE COMMAND...``.
 
-`pbsdsh` gives almost no environment, and ssh not the batch job's. The script needs no module of PARK, which may only be
-found with the variables of the file.
+`pbsdsh` gives almost no environment, and ssh not the batch job's. The script imports nothing of PARK, because PARK may
+only be found with the variables of the file.
 """
 
 from __future__ import annotations

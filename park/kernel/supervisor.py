@@ -1,6 +1,6 @@
 """The slot processes of one kernel, as the system's processes: started, talked to, watched and ended.
 
-The supervisor decides nothing. It hands on the messages of the processes, and says why each of them has ended.
+The supervisor decides nothing. It passes on the messages of the processes, and reports why each of them has ended.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ READ, WRITE = 1, 2
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGKILL") if hasattr(signal, name)
 )
-#: The cause of death of a process that went on without its channel.
+#: The cause of the end of a process that closed its channel and went on.
 CHANNEL_CLOSED = (
     "its process closed its connection to the kernel: descriptors that a body did not open are not its own"
 )
@@ -88,7 +88,7 @@ class Supervisor:
         self._exited: list[SlotProcess] = []
         #: numbers of processes that could not be made, and why
         self._failed_starts: list[tuple[int, str]] = []
-        #: processes that are not read, because too much that they have published waits
+        #: processes that are not read, because too many of their messages wait
         self._unread: set[int] = set()
         self._output = OutputRelay(reactor)
         self._oom = OomWatch()
@@ -106,7 +106,7 @@ class Supervisor:
 
     @property
     def any_unread(self) -> bool:
-        """Whether a process is not read because too much that it has published waits."""
+        """Whether a process is not read because too many of its messages wait."""
         return bool(self._unread)
 
     def turn(self, now: float) -> None:
@@ -134,7 +134,7 @@ class Supervisor:
         yield from self._output.deadlines()
 
     def stop(self) -> None:
-        """End all processes: those that do not go by themselves are killed."""
+        """End all processes, and kill those that do not end by themselves."""
         for process in self._processes.values():
             process.interrupt()
             process.channel.finish()
@@ -292,7 +292,7 @@ class Supervisor:
             self._exited.append(process)
 
     def _take_exit(self, process: SlotProcess) -> None:
-        """The process has ended, or its channel has: read what is left, then say so."""
+        """A process or its channel has ended: read the remaining messages, then report the end."""
         process.end(0.25)
         process.wait(5.0)
         with contextlib.suppress(EOFError, ProtocolError, OSError):

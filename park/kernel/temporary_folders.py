@@ -1,6 +1,7 @@
-"""A temporary folder for each slot process, below one folder of the kernel: it is removed with all that bodies have left.
+"""A temporary folder for each slot process, below one folder of the kernel. It is removed with all files that bodies
+have left.
 
-A folder may hold very much, so another thread removes it. The orphan killer removes the folder of a kernel that was
+A folder may hold many files, so another thread removes it. The orphan killer removes the folder of a kernel that was
 killed.
 """
 
@@ -58,7 +59,7 @@ class TemporaryFolders:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder with all that is in it, also where a body has taken away the right to do so."""
+    """Remove a folder with its content, even if a body has made parts of it read-only."""
     shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
         for below, _, _ in os.walk(folder):  # from the top, so that it comes to what it has just opened

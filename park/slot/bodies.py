@@ -35,7 +35,7 @@ class BodyCache:
         self._bodies: dict[tuple[int, bytes], Any] = {}
 
     def get(self, run: messages.Run, generators: Generators) -> Any:
-        """The function, or the body prepared for this job. Where it cannot be made, a body that fails in every unit."""
+        """The function, or the body prepared for this job. If it cannot be made, a body that fails in every unit."""
         slot = self._slot
         try:
             function = self._functions.get(run.function)
@@ -81,7 +81,7 @@ class BodyCache:
         self._functions.pop(code, None)
 
     def release(self, job: int) -> bool:
-        """The job has ended: clean its bodies up. Returns whether there was anything to clean up."""
+        """Clean up the bodies of a job that has ended. Returns whether there was anything to clean up."""
         keys = [key for key in self._bodies if key[0] == job]
         cleans = any(hasattr(self._bodies[key], "cleanup") for key in keys)
         for key in keys:
@@ -114,7 +114,7 @@ class BodyCache:
 
 
 def _report_other_versions() -> None:
-    """Publish a warning where modules here are not those of the client."""
+    """Publish a warning if modules here differ from those of the client."""
     if found := edited_modules.differences():
         are = "is another version" if len(found) == 1 else "are other versions"
         text = f"{', '.join(sorted(found))} {are} on {platform.node()} than in the client"

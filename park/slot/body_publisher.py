@@ -1,4 +1,4 @@
-"""Messages of bodies on their way to the kernel: in order, and those of coalesced kinds only now and then."""
+"""Messages of bodies on their way to the kernel: in order, and of coalesced kinds only the latest now and then."""
 
 from __future__ import annotations
 

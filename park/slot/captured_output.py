@@ -1,8 +1,7 @@
 """The output of bodies: it goes to the streams of the process as before, and its lines to the job's log too.
 
 Bodies print at any time, from any thread; only the main thread talks to the kernel. So lines wait here until the main
-thread takes them. Between two visits of the main thread a limited number of characters is kept, and the lines beyond are
-counted.
+thread takes them. Between two of its visits a limited number of characters is kept; further lines are only counted.
 """
 
 from __future__ import annotations

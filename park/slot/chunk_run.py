@@ -58,11 +58,11 @@ class ChunkRun:
         #: results and errors of the units so far
         self._entries: list[Any] = []
         self._errors: list[UnitError] = []
-        #: no result can change any more, so that all are encoded together at the end
+        #: true while no result can change any more, so that all are encoded together at the end
         self._all_fixed = True
-        #: held while results are sent early; the number of those that were; and whether no more are
+        #: held while results are sent early; the number of results that were sent early; whether early sends have ended
         self._early, self._sent_early, self._is_over = threading.Lock(), 0, False
-        #: how the chunk was ended before its last unit: "abort", "stop"; "": it was not
+        #: how the chunk was ended before its last unit: "abort" or "stop"; "": it was not
         self._ended = ""
 
     def run(self) -> None:
@@ -104,11 +104,11 @@ class ChunkRun:
 
     @property
     def _may_be_early(self) -> bool:
-        """Whether somebody may wait for some of its results; those of a stored job are stored together."""
+        """Whether a driver or client may wait for single results. Results of a stored job are stored together."""
         return self._run.count > 1 and not (self._run.stored or self._run.once)
 
     def send_early(self) -> None:
-        """Send the results that are there and were not sent yet, if the chunk is late (called in a thread)."""
+        """If the chunk is late, send the results that have not been sent yet (called in a thread)."""
         run = self._run
         with self._early:
             begin, end = self._sent_early, len(self._entries)
@@ -171,7 +171,9 @@ class ChunkRun:
             return iter([(0, None)])
         try:
             return enumerate(payload.decode_units(self._data), run.start)
-        except Exception:  # one at a time, so that only the units fail whose inputs cannot be read here
+        except (
+            Exception
+        ):  # decode inputs one at a time, so that only units fail whose inputs cannot be read here
             return enumerate(map(decode, Pack(self._data).entries()), run.start)
 
     def _run_unit(self, function: Any, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The code of functions and bodies that this process has, and that its kernel has got from it."""
+"""The code of functions and bodies: the code that this process has, and the code that its kernel got from it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Controls on their way to a body: ``on_<kind>(message)`` is called at its safe points.
 
-A control is a dict with a ``kind``. Each process that runs a job's own units gives its body all of them, in their order:
-between units (for a body that runs once, not before it has begun), in ``env.ready()`` and when a map that the body has
-made is over; never two at a time. An error in a control is told on the job's stream, and the job goes on.
+A control is a dict with a ``kind``. Each process that runs units of a job's root map gives its body all controls in
+their order: between units, in ``env.ready()``, and when a map of the body has ended. A body that runs once gets them
+after it has begun. Only one control is handled at a time. The error of a control goes to the job's stream, and the job
+goes on.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class ControlDelivery:
 
     @property
     def pending(self) -> bool:
-        """Whether a control may wait that the body on top of the stack has not had."""
+        """Whether the body on top of the stack may have a control to come."""
         return self._pending
 
     def keep(self, message: messages.Control, data: Buffer) -> None:
@@ -51,11 +52,11 @@ class ControlDelivery:
         self._pending = True
 
     def restart(self, job: int, served: int) -> None:
-        """The job's body is made anew, and its state includes the controls up to *served*."""
+        """Note that the job's body is made anew; its state includes the controls up to *served*."""
         self._served[job] = served
 
     def restored(self, job: int, served: int) -> None:
-        """The job's body goes on from a checkpoint that includes the controls up to *served*."""
+        """Note that the job's body goes on from a checkpoint, which includes the controls up to *served*."""
         self._served[job] = served
         self._pending = True
 

@@ -31,7 +31,7 @@ def adopt() -> None:
 
 
 def own() -> set[int]:
-    """The children of this process; where it has none, the system says so at once."""
+    """The children of this process. If there are none, one system call says so."""
     with contextlib.suppress(ChildProcessError):
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return children(os.getpid())

@@ -1,8 +1,8 @@
-"""Results that would wait behind a unit that is late: they are sent before their chunk ends.
+"""Early results: results that would wait behind a late unit are sent before their chunk ends.
 
-A unit may wait for what the script does once it has the results of earlier units. The process is in that unit, so a thread
-looks now and then whether a chunk is late. It sleeps while there are none. It ends before a body forks, and starts again
-afterwards.
+A unit may wait for something that the script does when it has the results of earlier units. The main thread is inside
+that unit, so another thread looks now and then whether a chunk is late. It sleeps while no chunk runs. It ends before a
+body forks, and starts again afterwards.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class EarlyResults:
 
     def __init__(self) -> None:
         self.chunks: list[LateChunk] = []
-        #: whether the thread is there, is to end, and sleeps until a chunk comes; and the event that wakes it
+        #: whether the thread is there, is to end, or sleeps until a chunk comes; and the event that wakes it
         self._running = self._ending = self._sleeps = False
         self._bell = threading.Event()
         #: held by the thread while it lives

@@ -1,7 +1,7 @@
 """An attempt that runs in a slot process.
 
-A process holds a stack of frames: the outermost first, each later one a chunk that runs inside the map that the one
-before it waits for.
+A process holds a stack of frames, the outermost first. Each frame runs a chunk of the map for which the frame before it
+waits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class SlotGone(BaseException):
 class Frame(Struct, eq=False):
     """One attempt on the stack.
 
-    It has more than 20 attributes: all that a process knows of an attempt ends with its frame.
+    It has more than 20 attributes: everything that a process knows of an attempt, which ends with the frame.
     """
 
     run: messages.Run

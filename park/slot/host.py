@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _MAIN_THREAD = threading.main_thread().ident
 #: Safe points of a stopped body after which it ends, unless it looks at should_stop.
 SAFE_POINTS_WITHOUT_CHECK = 2
-#: Safe points this close together (seconds) are one: a look for messages takes some 15 us, and a fit may have three in
-#: each of its short iterations.
+#: Safe points closer together than this (seconds) count as one: a look for messages takes some 15 us, and a fit may
+#: have three safe points in a short iteration.
 SAFE_POINT_SECONDS = 0.001
 #: Seconds that a body that stops or makes a checkpoint may go on without the slot that it has lent.
 STOP_WITHOUT_SLOT_SECONDS = 10.0
@@ -64,8 +64,8 @@ class BodyHost:
         return self._slot.stack[-1].save_requested
 
     def _caller(self) -> Frame:
-        """The frame of the body that calls. Raises InvalidRequest in other threads, whose waits would take each other's
-        messages.
+        """The frame of the calling body. Raises InvalidRequest in other threads, because their waits would take each
+        other's messages.
         """
         if threading.get_ident() != _MAIN_THREAD:
             raise InvalidRequest(
@@ -255,7 +255,7 @@ class BodyHost:
     # -- safe points ---------------------------------------------------------------------------
 
     def ready(self) -> None:
-        """The body is at a safe point: messages go out and come in, and it may have to wait here, or to end."""
+        """The safe point of a body: messages go out and come in, and the body may have to wait here, or to end."""
         slot = self._slot
         now = time.monotonic()
         if slot.stack:
@@ -282,10 +282,10 @@ class BodyHost:
             self._lend_slot(frame)
 
     def _lend_slot(self, frame: Frame) -> None:
-        """Another job is due, or this one is paused: wait here without a slot.
+        """Wait here without a slot, because another job is due or this one is paused.
 
-        A body that is told to stop, or to make a checkpoint, goes on without one, since that takes little time. The second
-        time it waits.
+        A body that is told to stop, or to make a checkpoint, goes on without a slot, because that takes little time. At
+        the next safe point it waits.
         """
         slot = self._slot
         may_go_on, frame.lend, frame.without_slot_since = frame.without_slot_since is None, False, None

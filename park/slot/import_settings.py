@@ -17,9 +17,9 @@ _MAIN_THREAD = threading.main_thread().ident
 def watch(begin: Callable[[], Any], end: Callable[[Any], None]) -> None:
     """Call *begin*, from now on, before modules are imported, and *end* with its return value if the import went well.
 
-    An import within an import is part of the outer one; imports of other threads are left out. Python has no hook for the
-    end of an import, so this takes the place of the function that its ``import`` statement calls for modules that are not
-    loaded yet. Loaded modules are found without it. Tracebacks leave its frame out, as those of importlib.
+    An import within an import is part of the outer one; imports of other threads are left out. Python has no hook for
+    the end of an import, so this class replaces the function that the ``import`` statement calls for modules that are
+    not loaded yet. Loaded modules are found without it. Tracebacks leave its frame out, as those of importlib.
     """
     importlib: Any = sys.modules["_frozen_importlib"]
     find_and_load = importlib._find_and_load

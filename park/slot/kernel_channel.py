@@ -1,4 +1,6 @@
-"""The connection of a slot process to its kernel, and the messages that wait here for the code that they are for."""
+"""The connection of a slot process to its kernel, and messages that wait until the frame that they concern can take
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Settings of a process that a job may change for all code in it, and that another job finds as on a fresh process.
+"""Settings that a job may change for all code in its process. Another job finds them as in a fresh process.
 
-The process notes the folder, the environment, ``sys.path``, filters of warnings, handlers of signals, limits and the like
-when it begins, and compares them when a chunk of another job comes. It undoes the changes of the last job, and keeps them
+At its beginning the process notes its folder, environment, ``sys.path``, filters of warnings, signal handlers, limits
+and others. When a chunk of another job comes it compares them. It undoes the changes of the last job, and keeps them
 for that job's next chunk, since its body may have been prepared here. Each job has a context of its own for context
 variables (decimal's precision, numpy's handling of errors). A unit of the same job costs one comparison.
 
-Modules that are loaded, and changes in them, stay, and so do the settings that modules have made while they were imported
-(`park.slot.import_settings`). Where a setting cannot be undone (a lowered hard limit, say), the
-other job needs another process.
+Loaded modules and changes in them stay, and so do settings that modules made while they were imported
+(`park.slot.import_settings`). Where a setting cannot be undone (a lowered hard limit, say), the other job needs another
+process.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def _set_warnings(values: tuple[Any, ...]) -> None:
 
 
 def _show_warnings_again() -> None:
-    """Let warnings that were shown once be shown again, to the next job."""
+    """Forget which warnings were shown, so that the next job sees them again."""
     changed: Any = getattr(warnings, "_filters_mutated", None)
     if changed is not None:
         with contextlib.suppress(Exception):

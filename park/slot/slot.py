@@ -176,8 +176,8 @@ class Slot:
     def _run_inside(self, run: messages.Run, data: Buffer) -> None:
         """Run a chunk while a body waits.
 
-        The body may catch every exception. If one came from here and the body went on, nothing would answer the chunk: so
-        the process ends, and the kernel says why.
+        The body may catch every exception. If it caught one of the slot itself and went on, the chunk would never be
+        answered. So the process ends then, and the kernel reports why.
         """
         try:
             run_chunk(self, run, data)
@@ -237,7 +237,7 @@ def _die_with(parent: int) -> None:
 
 
 def _offer_to_oom_killer() -> None:
-    """Let the system kill a slot process rather than its kernel where memory is short."""
+    """Let the system kill a slot process rather than its kernel when memory is short."""
     with contextlib.suppress(OSError):
         score = Path("/proc/self/oom_score_adj")
         score.write_text(str(min(1000, int(score.read_text()) + OOM_SCORE)))
@@ -252,7 +252,7 @@ def _disregard(*_: object) -> None:
 
 
 def _disregard_termination() -> None:
-    """Handle SIGTERM, which was blocked when this process was started, by nothing."""
+    """Ignore SIGTERM with an empty handler; the signal was blocked when this process was started."""
     signal.signal(signal.SIGTERM, _disregard)
     if hasattr(signal, "pthread_sigmask"):
         signal.siginterrupt(signal.SIGTERM, False)  # system calls of libraries go on

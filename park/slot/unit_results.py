@@ -40,7 +40,7 @@ class _Failed(Exception):
 
 
 class FailingBody:
-    """Stands for a body or an input that could not be made: every unit with it fails with the reason."""
+    """A placeholder for a body or an input that could not be made. Every unit with it fails with the reason."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
@@ -85,7 +85,7 @@ def too_long_errors(size: int, start: int, count: int) -> list[UnitError]:
 def trace_of(error: BaseException) -> str:
     """The traceback without PARK's own frames in front.
 
-    An error whose class is `complete` needs none: its words and notes are returned.
+    An error whose class is `complete` needs no traceback: only its words and notes are returned.
     """
     if getattr(type(error), "complete", False):
         long = [f"{type(error).__name__}: {error}"] if len(str(error)) > MAX_CAUSE_CHARACTERS else []

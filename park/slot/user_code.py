@@ -41,7 +41,7 @@ class UserCode:
             raise Abort("the job was aborted")
 
     def raise_own(self, error: BaseException) -> None:
-        """Raise an exception of the slot that user code has let through, whatever the code made of it.
+        """Raise the slot's own exception again if user code has passed it on or wrapped it.
 
         Returns where *error* is the result of user code. In a forked child it does not return.
         """
@@ -87,7 +87,7 @@ class _Running:
 
 
 class _Paused:
-    """A context in which no user code runs; afterwards it is as before. Contexts may lie inside each other."""
+    """A context in which no user code runs; afterwards the former state counts again. Contexts may be nested."""
 
     __slots__ = ("_before", "_code")
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 SLURM, PBS, SGE = "Slurm", "PBS", "SGE"
 #: Seconds between SIGTERM and SIGKILL where the batch system does not say: Torque's default, which is the shortest.
 KILL_WAIT_SECONDS = 2.0
-#: A number from here on, of bytes or of microseconds of a period, stands for no limit.
+#: Numbers of at least this, of bytes or of microseconds, stand for "no limit".
 _NO_LIMIT = 1 << 60
-#: Clocks that are further apart than this are worth a remark (seconds).
+#: A difference of clocks above this is worth a remark (seconds).
 CLOCK_SKEW_SECONDS = 60.0
 
 
@@ -236,7 +236,7 @@ def pbs_kill_wait(queues: str) -> float | None:
 
 
 def clock_remark(environment: Mapping[str, str], now: float) -> str:
-    """A sentence where the batch system's clock and this node's, *now* in seconds since 1970, do not agree; or ""."""
+    """A sentence if the clocks of the batch system and of this node (*now*, seconds since 1970) differ; else ""."""
     start, end = (environment.get(name, "") for name in ("SLURM_JOB_START_TIME", "SLURM_JOB_END_TIME"))
     if start.isdecimal() and int(start) > now + CLOCK_SKEW_SECONDS:
         ahead = int(start) - now
@@ -251,8 +251,8 @@ def clock_remark(environment: Mapping[str, str], now: float) -> str:
 
 
 def slurm_seconds_left(environment: Mapping[str, str], now: float) -> float | None:
-    """The time that is left by Slurm's variables; None: they do not say. Where the clocks differ, a kernel is taken to
-    begin with its allocation.
+    """The time that is left by Slurm's variables; None: they do not say. If the clocks differ, the kernel counts as
+    begun with its allocation.
 
     >>> slurm_seconds_left({"SLURM_JOB_START_TIME": "0", "SLURM_JOB_END_TIME": "600"}, 100.0)
     500.0

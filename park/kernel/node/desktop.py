@@ -1,8 +1,8 @@
 """Whether a desktop serves now: the decision from readings of the machine and the time.
 
-Jobs of others are guests on a desktop. While its user is at the keyboard it serves the user's own jobs only, or with
-*only_idle* none. On battery, or when other programs need the processors, it serves none. A pause
-begins at once. It ends after some time without a reason, so that jobs do not come and go with each touch of a key.
+Jobs of others are guests on a desktop. While its user is at the keyboard, the desktop serves the user's own jobs only,
+or with *only_idle* no job. On battery, or when other programs need the processors, it serves no job. A pause begins at
+once. It ends after some time without a reason for it, so that jobs do not come and go with each key press.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Verdict:
 
 
 def load_limit(processors: int, slots: int) -> float:
-    """The processors that other programs may use beside *slots*: those that are not lent, a quarter of all at least.
+    """The processors that other programs may use beside the *slots*: those that are not lent, but at least a quarter of
+    all.
 
     >>> load_limit(8, 4), load_limit(8, 8)
     (4.0, 2.0)
@@ -51,7 +52,7 @@ class Donation:
         self._most = most
         self._settle = settle
         self._verdict: Verdict | None = None
-        #: since when the readings allow more than the verdict; None: they do not
+        #: since when the readings allow more than the last verdict; None: they allow no more
         self._easier_since: float | None = None
 
     def decide(self, readings: Readings, now: float) -> Verdict:

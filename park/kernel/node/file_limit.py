@@ -20,7 +20,8 @@ PROCESSES_PER_SLOT = 5
 def fit_slots(slots: int) -> tuple[int, str]:
     """The number of these *slots* that the limit of open files allows, and a sentence for the user; "": all of them.
 
-    Raises the soft limit as far as that helps and is allowed. Raises InvalidRequest where not even one slot is possible.
+    It raises the soft limit as far as that helps and is allowed. Raises InvalidRequest if the limit does not allow even
+    one slot.
     """
     if resource is None:
         return slots, ""

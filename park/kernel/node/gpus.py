@@ -1,7 +1,7 @@
 """The GPUs of a node: their names, and the variables by which a slot process sees some of them.
 
-CUDA and ROCm read the variable when a program first uses them. So a slot process has it from its start on, before it
-imports anything.
+CUDA and ROCm read their variable when a program first uses them. So a slot process has the variable from its start on,
+before it imports anything.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LISTS = {
     CUDA: (("nvidia-smi", "-L"), re.compile(r"\(UUID: ((?:GPU|MIG)-[^)]+)\)")),
     ROCM: (("rocm-smi", "--showid"), re.compile(r"GPU\[(\d+)\]")),
 }
-#: Seconds that such a command may take: it may have to load the driver first.
+#: Seconds that the command may take, because it may have to load the driver first.
 LIST_SECONDS = 30.0
 
 
@@ -51,8 +51,8 @@ NO_GPUS = Gpus()
 def gpus_of(text: str, environment: Mapping[str, str], what: str = "--gpus ") -> Gpus:
     """The GPUs by *text*, "auto" or a number: those that are found, or the first of them. *what* says it in the error.
 
-    A number counts also where no command lists GPUs. Where *environment* lets the kernel see some only, these are all.
-    Raises InvalidRequest.
+    A number counts even if no command lists GPUs. If the *environment* lets the kernel see only some GPUs, only these
+    count. Raises InvalidRequest.
     """
     if text != "auto" and not (text.isdigit() and int(text) <= MAX_NODE_GPUS):
         raise InvalidRequest(f"{what}{text!r} is neither 'auto' nor a number up to {MAX_NODE_GPUS}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from park.model import PYTHON
 from park.version import __version__
 
-#: An interpreter that does not answer in this time is refused: a cold file system takes seconds (seconds).
+#: Seconds within which an interpreter must answer; on a cold file system it takes seconds to start.
 ANSWER_SECONDS = 60.0
 #: Printed by the interpreter: its version, its paths, and the release of PARK there (None: it has none).
 _ASK = """
@@ -42,7 +42,7 @@ def own_interpreter() -> Interpreter:
 def interpreter_at(place: Path) -> Interpreter:
     """The interpreter at *place*: a program, or the folder of an environment (venv, conda).
 
-    Raises ValueError in words where there is none, where it does not answer, and where its PARK is missing or of another
+    Raises ValueError if there is no interpreter, if it does not answer, and if its PARK is missing or of another
     release.
     """
     import json  # the local service, which has its own interpreter, starts without it

@@ -1,4 +1,6 @@
-"""The memory that the processes of this node may use, and the processes that the system has killed for want of it."""
+"""The memory that the processes of this node may use, and the processes that the system has killed because memory was
+short.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ def memory(root: Path = Path("/")) -> int:
     except (AttributeError, ValueError, OSError):  # not on Linux
         return 0
     limits = []
-    # a group is limited by those around it too; inside a container only the outermost may be seen
+    # the groups around a group limit it too; inside a container only the outermost may be visible
     for folder, new in control_groups("memory", root):
         found = _number(folder / ("memory.max" if new else "memory.limit_in_bytes"))
         if 0 < found < _NO_LIMIT:
@@ -31,9 +33,9 @@ def memory(root: Path = Path("/")) -> int:
 
 
 def oom_kills(root: Path = Path("/")) -> int:
-    """The number of processes that the system has killed for want of memory; 0: unknown.
+    """The number of processes that the system has killed because memory was short; 0: unknown.
 
-    It counts those of this control group, or else those of the machine.
+    It counts processes of this control group, or else of the machine.
     """
     files = [
         folder / ("memory.events" if new else "memory.oom_control")
@@ -52,7 +54,7 @@ def oom_kills(root: Path = Path("/")) -> int:
 
 
 class OomWatch:
-    """Whether the system has just killed a process for want of memory. It does not say which one it was."""
+    """Whether the system has just killed a process because memory was short. The system does not say which process."""
 
     def __init__(self) -> None:
         self._kills = oom_kills()

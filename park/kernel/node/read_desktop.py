@@ -53,7 +53,9 @@ class DesktopReader:
         return None if touched is None else time.time() - touched < TERMINAL_IDLE_SECONDS
 
     def _others(self) -> float | None:
-        """The processors that other programs have used since the load was last taken; as then, if that was just now."""
+        """The processors that other programs have used since the last reading; the last value again if that was just
+        now.
+        """
         seconds = time.monotonic() - self._read_at
         if seconds >= LOAD_SECONDS:
             before, self._times = self._times, self._cpu_times()
@@ -62,7 +64,7 @@ class DesktopReader:
         return self._load
 
     def _cpu_times(self) -> tuple[float, float]:
-        """Processor seconds of all programs, and of the kernel with its processes; those that have ended count too."""
+        """Processor seconds of all programs, and of the kernel with its processes. Ended processes count too."""
         all_ = psutil.cpu_times()
         idle = all_.idle + getattr(all_, "iowait", 0.0) + getattr(all_, "steal", 0.0)
         guests = getattr(all_, "guest", 0.0) + getattr(

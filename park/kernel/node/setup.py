@@ -16,7 +16,9 @@ _OF_THE_SHELL = ("_", "SHLVL", "PWD", "OLDPWD")
 
 
 def environment_after(command: str, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment that *command* leaves in a login shell. Raises ValueError, with its last words, where it fails."""
+    """The environment that *command* leaves in a login shell. Raises ValueError with the last output if the command
+    fails.
+    """
     environment = os.environ if environment is None else environment
     with tempfile.TemporaryFile() as file:  # the command's own output must not be taken for the environment
         number = file.fileno()

@@ -1,4 +1,4 @@
-"""The number of slots that a user asks for, and the number where no one does."""
+"""The number of slots: the one that a user asks for, or the default."""
 
 from __future__ import annotations
 

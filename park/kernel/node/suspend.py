@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-#: Seconds of sleep that matter: a broker may have missed the kernel meanwhile.
+#: A shorter sleep (seconds) does not matter: the broker has not missed the kernel meanwhile.
 MIN_SLEEP_SECONDS = 1.0
 
 
 def clock_with_sleep() -> float:
-    """Seconds that have passed, those of sleep too; where the system has no such clock, those of `time.monotonic`."""
+    """Seconds on a clock that counts sleep too; if the system has no such clock, `time.monotonic`."""
     number = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if number is None else time.clock_gettime(number)
 
