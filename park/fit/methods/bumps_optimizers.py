@@ -35,7 +35,8 @@ from park.fit.problem.objective import Objective
 RESTART_GAIN_NLLF = 1e-3
 #: Predicted gain in nllf that is not worth a step: a thousandth of a standard error.
 _NEGLIGIBLE_GAIN_NLLF = 1e-6
-#: Predicted gain in nllf of a step so short, a fiftieth of a standard error, that the errors before it hold after it.
+#: Predicted gain in nllf of a step of a fiftieth of a standard error: after so short a step the errors from before it
+#: still hold.
 _SAME_CURVATURE_GAIN_NLLF = 2e-4
 #: Limits wider than this multiple of the natural scale are too wide for methods that draw points between them.
 WIDE_LIMITS_RATIO = 1e6

@@ -23,9 +23,10 @@ from park.model import Log, Progress
 
 #: Default limit of samples, as a multiple of the request, for chains that have not mixed.
 SAMPLE_LIMIT_FACTOR = 10
-#: The same for chains that are about to mix: R-hat is at most this, and the effective sample size will suffice by then.
+#: The same for chains that are about to mix: their R-hat is at most `PROMISING_RHAT`, and the effective sample size
+#: would suffice at that limit.
 LONG_SAMPLE_LIMIT_FACTOR, PROMISING_RHAT = 50, 1.2
-#: Largest number of values that these further draws may have together (32 MB): they travel with the result.
+#: Largest number of values of these further draws together (32 MB), because they travel with the result.
 MAX_LONG_DRAW_VALUES = 4_000_000
 #: Chains count as stuck if each has at most this number of effective draws after this number of generations.
 STUCK_EFFECTIVE_DRAWS, STUCK_GENERATIONS = 4, 200

@@ -196,7 +196,7 @@ class Evaluations:
 class MethodRun:
     """The surroundings of a run: its *objective*, the fabric in *env*, and its *evaluations*.
 
-    *keeper* stores its checkpoints, and *asked* holds the requests to it; None: there are none.
+    *keeper* stores its checkpoints, and *asked* holds the requests to it (None: without checkpoints, without requests).
     """
 
     objective: Objective

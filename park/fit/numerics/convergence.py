@@ -174,8 +174,8 @@ def improved(
 ) -> tuple[Array, float]:
     """The best point after *steps* steps from *x*, and their gain in nllf; *x* itself if they gain nothing.
 
-    It ends early once *should_stop* is true. Exceptions of the model are raised: a test that fails is not a test that
-    passes.
+    It ends early once *should_stop* is true. Exceptions of the model are raised, because a test that cannot run has not
+    been passed.
     """
     taken = 0
 

@@ -149,7 +149,7 @@ def _checked(
     noise: float,
     by_long_steps: Callable[[Array], Curvature],
 ) -> Curvature:
-    """The curvature *local* at *x*, or the one *by_long_steps* where that keeps its promise better, with a note.
+    """The curvature *local* at *x*, or the one *by_long_steps* if that predicts the rise of nllf better, with a note.
 
     *value* is *nllf* at *x*, and *noise* its rounding noise. The long steps (k,) change nllf as one conditional standard
     error does.
@@ -172,7 +172,7 @@ def _checked(
         second = check_of(other, alone)
         lost = np.isinf(np.diag(other.cov))
         found = blind & ~lost
-        # on a plateau only one side has a slope: the second difference is as large as the first
+        # at the edge of a plateau only one side has a slope, so the second difference is as large as the first
         slopes = other.error is None or bool((other.error[found] < _PLATEAU_DERIVATIVE_ERROR).all())
         if second.kept and slopes and (lost <= blind).all() and (check.rough or found.any()):
             local, check = other, second

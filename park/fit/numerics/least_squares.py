@@ -185,7 +185,9 @@ class _TangentGain:
         self._whole = 0.5 * (points if single and length else length**2)
 
     def is_below(self, limit: float) -> bool:
-        """Whether the gain is at most *limit*. The parameter that alone gains most mostly tells."""
+        """Whether the gain is at most *limit*. The parameter with the largest gain by itself mostly decides that
+        quickly.
+        """
         columns = self._columns
         if not columns.size or self._whole == 0:
             return True
@@ -209,10 +211,10 @@ def least_squares(
 ) -> Array:
     """Minimises nllf of an *objective* of squared residuals from *start*, and returns the best point, shape (k,).
 
-    MINPACK (Levenberg-Marquardt) runs while it stays inside the limits. Where it leaves them, scipy's trust-region method
-    takes over, which knows limits, and MINPACK once more from its end. *radius* bounds the first step, in natural scales.
-    *iteration* is called with the point and its nllf at each Jacobian, and may raise `Stopped`. *options* are scipy's
-    tolerances xtol, ftol and gtol.
+    MINPACK (Levenberg-Marquardt) runs while it stays inside the limits. If it leaves them, scipy's trust-region method,
+    which respects limits, takes over, and MINPACK runs once more from its end point. *radius* bounds the first step, in
+    natural scales. *iteration* is called with the point and its nllf at each Jacobian, and may raise `Stopped`.
+    *options* are scipy's tolerances xtol, ftol and gtol.
     """
     problem = _Compressed(objective, start, iteration)
     if not np.isfinite(problem.residuals(start)).all():

@@ -1,7 +1,7 @@
 """Builds the result of a fit from the outcome of its method: standard errors, test of convergence, warnings, curves.
 
-The search is over, and no failure may lose its outcome: if errors or curves cannot be computed, the result comes
-without them and says why.
+A failure here must not lose the outcome of the search: if errors or curves cannot be computed, the result comes without
+them and says why.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The numbers of a result as plain JSON: the file ``fit.json`` that a fit keeps with its job; and the files of its models.
 
-A page or a program of any language draws the fit from it without pickle, numpy or the fit's own libraries. Lines have at
-most `MAX_POINTS` points, images `MAX_PIXELS` in each direction, draws `MAX_DRAWS` rows; what goes beyond is thinned evenly.
-Numbers have seven digits; null stands for one that is not finite.
+A page or a program of any language draws the fit from it without pickle, numpy or the fit's own libraries. Lines have
+at most `MAX_POINTS` points, images `MAX_PIXELS` in each direction, draws `MAX_DRAWS` rows. Longer ones are thinned
+evenly. Numbers have seven digits; null stands for one that is not finite.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A test of residuals for scatter, where there is no dy with which to compare them.
 
-Errors that are estimated from the residuals hold if each residual is independent of the others. A wrong model, or a
-local minimum, leaves residuals that follow a curve: along x each is like the one before it. With dy such a fit shows by
-its chi-squared; without dy nothing else shows it.
+Errors that are estimated from the residuals are right if the residuals are independent. A wrong model, or a local
+minimum, leaves residuals that follow a curve: along x each is like the one before it. With dy, chi-squared shows such a
+fit. Without dy only this test shows it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The curves and files of a result, for plots and for saving.
 
-They are made when the fit is over, and no failure may lose the fit: if a model fails here, or a curve is too large, the
-result comes without it, and a remark says why.
+They are made when the fit is over, and a failure must not lose the fit: if a model fails here, or a curve is too large,
+the result comes without the curve, and a remark says why.
 """
 
 from __future__ import annotations
