@@ -1,4 +1,5 @@
 """The scheduler: which job is served next, which slots are free, which work is preempted or repeated.
 
-Its modules are pure and read entities; the one that assigns chunks to kernels, `park.broker.assign`, calls them.
+`fairshare` picks the job that is served next. The modules are pure and read entities. `park.broker.assign`, which deals
+chunks to kernels, calls them.
 """
