@@ -197,7 +197,7 @@ class Dispatcher:
 
     def tell_disk_space(self, left: int, where: str) -> None:
         """The disk *where* the store is has *left* free bytes for jobs, inputs and results."""
-        self.state.disk.tell(left, where)
+        self.state.disk.tell(left, where, self.state.wall)
 
     # -- retention -----------------------------------------------------------------------------
 

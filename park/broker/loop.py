@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from park.broker.accounts import budgets
 from park.broker.effects import Event, Flow, Ref, Send, Tick
 from park.broker.faults import Faults
-from park.broker.manager import LONG_PAYLOAD_BYTES, JobManager, Turn
+from park.broker.manager import LONG_PAYLOAD_BYTES, JobManager
 from park.broker.storage.pieces import Laid
+from park.broker.turns import Turn
 from park.errors import ProtocolError, StoreError, in_words
 from park.model import Account, Delta
 from park.net.intake import Room
@@ -160,7 +161,7 @@ class BrokerLoop:
         try:
             if self.manager.handed:
                 self._complete()
-                self._send(self.manager.late_answers(now))
+                self._send(self.manager.late_answers())
             if self.manager.has_laid:
                 self._do(self.manager.laid(), now)
             if now >= self._flush_at:
@@ -181,6 +182,7 @@ class BrokerLoop:
                             commit=self.manager.commit_seconds,
                             clients=len(self.manager.dispatcher.state.roster.clients),
                             unused=self.manager.store.unused_bytes(),
+                            full=self.manager.full,
                         )
                     )
                 )

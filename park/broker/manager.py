@@ -15,29 +15,25 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, field
-
 from park.broker import restore
 from park.broker.accounts.budgets import MAX_ANSWERS_PER_TURN, MAX_POSTPONED
 from park.broker.accounts.ledger import CreditPolicy
 from park.broker.accounts.quotas import LimitPolicy
 from park.broker.dispatcher import Dispatcher
-from park.broker.effects import Effects, Event, Flow, Peer, Send, Tick, Write
+from park.broker.effects import Effects, Event, Flow, Send, Tick, Write
 from park.broker.entities.archive import Keep
-from park.broker.handlers.validate import MAX_REQUEST_BYTES
 from park.broker.payloads import Payloads
 from park.broker.queries import READS, Public
 from park.broker.spooling import Hold, Spooler
 from park.broker.state import MAX_REASON_CHARS
-from park.broker.storage.job_messages import Batch
 from park.broker.storage.memory import MemoryStore
 from park.broker.storage.pieces import Laid
 from park.broker.storage.store import Store
 from park.broker.storage.sweep import Sweeper
 from park.broker.storage.writer import Commits, InPlace, Writer
+from park.broker.turns import Turn, as_one
 from park.errors import StoreError
 from park.mail.notices import FIT_FILE, MAX_FIT_BYTES, MAX_FITS, Letter
-from park.model import Delta
 from park.table.table import Table
 from park.wire import codec, messages
 from park.wire.fragments import PIECE_BYTES
@@ -46,51 +42,23 @@ from park.wire.messages import Submit
 if TYPE_CHECKING:  # the local service sends no mail: `smtplib` and `email` take some 20 ms and 2 MB
     from park.mail.postman import Postman
 
-#: With this many bytes on their way to the disk, the broker decides no further turn.
+#: With this many bytes on their way to the disk, the broker decides no further turn, or if the disk is full, no request
+#: that needs more of it.
 MAX_BACKLOG_BYTES = 16 << 20
 #: With this many bytes on their way to the disk, streams and logs are not written: they can wait.
 QUIET_BACKLOG_BYTES = 2 << 20
 #: Seconds after which the free space of the disk is looked at again.
 DISK_POLL_SECONDS = 0.2
-#: Seconds for which a request waits for a full disk; then its sender is told so.
-DISK_PATIENCE_SECONDS = 3.0
 #: The payloads of long messages have more bytes, and came in pieces.
 LONG_PAYLOAD_BYTES = PIECE_BYTES
-#: Bytes in the backlog for a change of the table, and for a record beside its value.
-_CHANGE_BYTES = 250
 #: The answers to a Fetch.
 _SHOWS = (messages.Results, messages.Blob, messages.Units, messages.Fetched)
+#: Turns that have waited for a full disk become one when there are so many.
+MAX_LATE_TURNS = 64
+#: Requests that may need more of the disk. Those that end or delete jobs are always taken.
+_GROWING = (Submit, messages.Change, messages.Control, messages.File, messages.Grant)
 #: The acknowledgements of requests that change records.
 _ACKNOWLEDGEMENTS = (messages.Done, messages.Accepted, messages.Records, messages.Filed)
-
-
-class Turn(Struct):
-    """The effects of one turn. The loop sends, calls `JobManager.hand_in`, and publishes and acknowledges at completion."""
-
-    number: int = 0
-    #: when it was decided, monotonic seconds
-    at: float = 0.0
-    sends: list[Send] = field(default_factory=list)
-    writes: list[Write] = field(default_factory=list)
-    deltas: list[Delta] = field(default_factory=list)
-    sends_after_commit: list[Send] = field(default_factory=list)
-    #: messages of jobs that go to their followers when the turn is completed
-    said: list[Batch] = field(default_factory=list)
-    #: about the bytes in memory that the turn holds until it is completed
-    size: int = 0
-    #: for a completed turn that changes the table: the Deltas message with its payload
-    publish: tuple[messages.Deltas, bytes] | None = None
-    #: the jobs that this turn archives, and deletes
-    archived: list[int] = field(default_factory=list)
-    deleted: list[int] = field(default_factory=list)
-    #: senders of long messages that are decided, or dropped, with the bytes of their payloads
-    taken: list[tuple[Peer, int]] = field(default_factory=list)
-    #: mails that are due
-    letters: list[Letter] = field(default_factory=list)
-    #: the numbers of mails that have left
-    posted: list[int] = field(default_factory=list)
-    #: the turn deletes records that deleted jobs have left
-    sweeps: bool = False
 
 
 def _note_taken(turn: Turn, event: Event) -> None:
@@ -288,11 +256,7 @@ class JobManager:
         dispatcher = self.dispatcher
         dispatcher.begin_turn(turn.number)
         if now >= self._disk_poll_at:
-            self._disk_poll_at = now + DISK_POLL_SECONDS
-            left = 0 if self._commits.stuck else self.store.free_bytes() - self._backlog
-            dispatcher.tell_disk_space(left, self.store.place)
-            short = left < MAX_REQUEST_BYTES or dispatcher.state.disk.waiting
-            self.full = dispatcher.state.disk.trouble if short else ""
+            self._look_at_disk(now)
         if self._spooler is not None:
             for dropped in self._spooler.dropped:
                 _note_taken(turn, dropped)
@@ -312,6 +276,10 @@ class JobManager:
                         failure = messages.Failure(message.id, "StoreError", str(error)[:MAX_REASON_CHARS])  # type: ignore[attr-defined]
                         turn.sends.append(Send(event.peer, failure))
                         continue
+                if self.jammed and isinstance(message, _GROWING):
+                    text = dispatcher.state.disk.refusal
+                    turn.sends.append(Send(event.peer, messages.Failure(message.id, "Refused", text)))
+                    continue
                 if isinstance(message, READS) and dispatcher.state.roster.heard(event.peer, now):
                     turn.sends += self.public.answer(event)
                     continue
@@ -341,6 +309,14 @@ class JobManager:
             self._keep(Effects(writes=self._sweeper.writes()), turn)
             turn.sweeps = True
         return turn
+
+    def _look_at_disk(self, now: float) -> None:
+        """Tell the dispatcher how much of the disk is free."""
+        self._disk_poll_at = now + DISK_POLL_SECONDS
+        left = 0 if self._commits.stuck else self.store.free_bytes() - self._backlog
+        self.dispatcher.tell_disk_space(left, self.store.place)
+        disk = self.dispatcher.state.disk
+        self.full = disk.trouble if disk.is_full else ""
 
     def _in_turn(
         self, events: Iterable[Event | Tick | Flow], answers: Counter[bytes], turn: Turn
@@ -379,17 +355,18 @@ class JobManager:
     def hand_in(self, turn: Turn) -> None:
         """The turn's writes go to the disk; `completed` gives it back when they are there. In order of their numbers."""
         if turn.writes or turn.deltas or turn.sends_after_commit or turn.said:
-            turn.size += _CHANGE_BYTES * (len(turn.writes) + len(turn.deltas))
+            turn.measure()
             self._backlog += turn.size
             self.handed.append(turn)
             if turn.writes:
+                turn.put = turn.number
                 self._commits.put(turn.number, turn.writes)
 
     @property
     def has_completed(self) -> bool:
         """Whether a turn is on disk that `completed` has not given. Raises StoreError if the disk has failed for good."""
         first, done = self.handed[0] if self.handed else None, self._commits.done()
-        return first is not None and (not first.writes or first.number <= done)
+        return first is not None and first.put <= done
 
     def cause(self, error: StoreError) -> StoreError:
         """Why *error* came: after a write that failed nothing can be read either, and only the writer knows why."""
@@ -402,15 +379,22 @@ class JobManager:
 
     @property
     def behind(self) -> bool:
-        """Whether the disk is so far behind that nothing more should be decided."""
-        return self._backlog >= MAX_BACKLOG_BYTES
+        """Whether the disk is so far behind, and moves, that nothing more should be decided."""
+        return self._backlog >= MAX_BACKLOG_BYTES and not self._commits.stuck
 
-    def late_answers(self, now: float) -> list[Send]:
-        """Words for senders whose requests have waited long for a full disk, in place of the acknowledgements."""
+    @property
+    def jammed(self) -> bool:
+        """Whether so much waits for a full disk that no request is taken that may need more of it."""
+        return self._backlog >= MAX_BACKLOG_BYTES and bool(self._commits.stuck)
+
+    def late_answers(self) -> list[Send]:
+        """Words for senders whose requests the full disk has refused for now, in place of the acknowledgements."""
         told: list[Send] = []
+        late: list[Turn] = []
         for turn in self.handed if self._commits.stuck else ():
-            if now < turn.at + DISK_PATIENCE_SECONDS:
+            if turn.put > self._commits.refused:
                 break
+            late.append(turn)
             kept: list[Send] = []
             for send in turn.sends_after_commit:
                 message = send.message
@@ -420,7 +404,19 @@ class JobManager:
                 words = self.dispatcher.state.disk.delay(getattr(message, "job", 0))
                 told.append(Send(send.peer, messages.Failure(message.reply, "Refused", words)))
             turn.sends_after_commit = kept
+        if len(late) > MAX_LATE_TURNS:
+            self._join(late)
         return told
+
+    def _join(self, late: list[Turn]) -> None:
+        """Let these turns, the first ones that are handed in, be one from now on."""
+        one, replaced = as_one(late, self.public.table.names())
+        self.payloads.replaced(replaced)
+        for turn in late:
+            self._backlog -= turn.size
+            self.handed.popleft()
+        self._backlog += one.size
+        self.handed.appendleft(one)
 
     def completed(self) -> Iterator[Turn]:
         """The durable turns, folded into the table, each with its messages to publish and to send."""
@@ -476,8 +472,6 @@ class JobManager:
             payloads.spool(out.spool)
         for w in out.writes:
             value = payloads.pend(turn.number, w)
-            if value is not None and not isinstance(value, Laid):  # a draft is on disk already
-                turn.size += len(value)
             turn.writes.append(w if value is w.value else Write(w.namespace, w.key, value))
         if out.sends:
             turn.sends += payloads.loaded(out.sends)

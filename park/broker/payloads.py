@@ -87,13 +87,17 @@ class Payloads:
             self.pending[where] = (turn, None)
             self._packs.pop(where, None)
 
-    def saved(self, turn: int, writes: Iterable[Write]) -> None:
+    def saved(self, turn: int, writes: list[Write]) -> None:
         """Forget the pending values of a turn that is on disk."""
         for w in writes:
             where = (w.namespace, w.key)
-            last, _ = self.pending.get(where, (0, None))
-            if last == turn:
+            if where in self.pending and self.pending[where][0] <= turn:
                 del self.pending[where]
+        self.replaced(writes)
+
+    def replaced(self, writes: Iterable[Write]) -> None:
+        """These writes count no longer: they are on disk, or later ones have taken their place."""
+        for w in writes:
             if w.namespace in _SHOWN_OF_JOBS:
                 job = _job(w)
                 self.unsaved[job] -= 1

@@ -28,7 +28,7 @@ from park.model import Delta, JobRecord, JobState
 from park.table.query import JobIndex, Query
 from park.table.table import Table, pack_deltas
 from park.util.msgstream import LATEST_KINDS, message_stream
-from park.wait_reason import WaitReason, words
+from park.wait_reason import Cause, WaitReason, words
 from park.wire import codec, messages
 
 #: Archived jobs that are shown at a time.
@@ -189,7 +189,7 @@ class Public:
                     rows = self._archived(islice(numbers, most), names)
                 else:
                     found = self._index.find(_query(message), self.table.jobs)
-                    rows = self._rows(found, names, explainer(self._dispatcher.state))
+                    rows = self._rows(found, names, self._explainer())
                 if not message.fields:
                     rows = (dict(zip(_FIELDS, row, strict=True)) for row in rows)  # type: ignore[misc]
                 yield Send(peer, messages.Records(message.id), codec.pack(list(rows)))
@@ -202,7 +202,7 @@ class Public:
                     yield Send(peer, messages.Failure(message.id, "UnknownJob", text))
                     return
                 if isinstance(message, messages.Status):
-                    explain = functools.cache(explainer(self._dispatcher.state))
+                    explain = functools.cache(self._explainer())
                     shown = self._shown(message.job, explain)
                     if job is not None:
                         shown["wait"] = explain(message.job).as_map()
@@ -227,7 +227,7 @@ class Public:
         from then on every new one. For an ended job the last message tells how it ended.
         """
         number, id, since = message.job, message.id, message.since
-        shown = self._shown(number, explainer(self._dispatcher.state))
+        shown = self._shown(number, self._explainer())
         passed, kept = self.job_messages.since(number, since)
         at, lost = passed, ""
         if since is None:
@@ -284,6 +284,19 @@ class Public:
                 for i in where:
                     row[i] = self._hosts(job)
             yield row
+
+    def _explainer(self) -> Callable[[int], WaitReason]:
+        """The function that explains jobs as they are shown: the news of some may wait for a full disk."""
+        explain, disk = explainer(self._dispatcher.state), self._dispatcher.state.disk
+        if not disk.is_full:
+            return explain
+
+        def why(number: int) -> WaitReason:
+            reason = explain(number)
+            unsaid = reason.cause is Cause.NONE and number in self._unsaved
+            return WaitReason(Cause.DISK, disk.trouble) if unsaid else reason
+
+        return why
 
     def _hosts(self, job: BrokerJob) -> list[str]:
         """The kernels that run units of the job now."""

@@ -57,6 +57,7 @@ class TableFeed:
         self.commit_seconds, self.clients = 0.0, 0
         #: bytes of its store's file in pages that hold nothing
         self.unused_bytes = 0
+        self.full = ""
         self._synced = Reply(reactor)
         self._has_table = False
 
@@ -91,7 +92,7 @@ class TableFeed:
                     self.ahead = message.wall - time.time()
                     self.faults = message.faults
                     self.commit_seconds, self.clients = message.commit, message.clients
-                    self.unused_bytes = message.unused
+                    self.unused_bytes, self.full = message.unused, message.full
         self.mirror.tick(now)
         if not self._has_table and self.mirror.state is MirrorState.LIVE:
             self._has_table = True

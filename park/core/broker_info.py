@@ -31,6 +31,8 @@ class BrokerInfo(Struct, frozen=True):
     clients: int = 0
     #: bytes of its store's file in pages that hold nothing, as it published last
     unused_bytes: int = 0
+    #: the sentence that its disk is full, as it published last; "": it has room
+    full: str = ""
 
 
 def broker_info(link: Link) -> BrokerInfo:
@@ -51,4 +53,5 @@ def broker_info(link: Link) -> BrokerInfo:
         feed.commit_seconds,
         feed.clients,
         feed.unused_bytes,
+        feed.full,
     )

@@ -181,6 +181,10 @@ class Table:
         self.seq += 1
         return old, new
 
+    def names(self) -> set[tuple[str, int | str]]:
+        """The table and the key of each row."""
+        return {(name, key) for name, rows in self._rows.items() for key in rows}
+
     def changes(self, other: Table) -> list[tuple[AnyRecord | None, AnyRecord | None]]:
         """The differences of *other*: (row of this table, row of *other*) for each row that is new, changed or gone."""
         return [

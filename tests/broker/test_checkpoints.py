@@ -128,7 +128,7 @@ def test_one_that_found_no_room_is_followed_by_the_next_after_a_while() -> None:
     desk = Desk()
     kernel = desk.kernel()
     job, run = dealt(desk)
-    desk.dispatcher.state.disk.tell(2, "here")
+    desk.dispatcher.state.disk.tell(2, "here", 0.0)
     out = desk.give(kernel, messages.Checkpoint(run.attempt, job, 0, 1), b"one")
     assert not out.writes
     assert not out.sends_after_commit

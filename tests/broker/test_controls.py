@@ -208,7 +208,7 @@ def test_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     error, text = refused(say(desk, job, b"said", 7))
     assert (error, "for all jobs of ann" in text) == ("LimitReached", True)
     monkeypatch.setattr(handlers, "MAX_OWNER_CONTROLS", 100)
-    desk.dispatcher.state.disk.tell(2, "here")
+    desk.dispatcher.state.disk.tell(2, "here", 0.0)
     assert refused(say(desk, job, b"said", 8))[0] == "Refused"
     desk.client("c2", account=Account("eve"))
     error, text = refused(say(desk, job, b"said", 9, b"c2"))

@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from park.broker.effects import Event
 from park.broker.entities.roster import Client, Kernel
-from park.broker.manager import JobManager, Turn
+from park.broker.manager import JobManager
 from park.broker.storage.memory import MemoryStore
+from park.broker.turns import Turn
 from park.model import Account, JobState
 from park.wire import messages
 from park.wire.messages import Message

@@ -5,7 +5,8 @@
  *   w a write; m a write that is on disk when it returns (O_DSYNC); s all before is on disk; t the length is now OFFSET.
  * PARK_DISK_MOOD: a file. While its first letter is
  *   e   a sync, or a write that would be one, is an I/O error;
- *   k   the process is killed instead of its next sync;  m   ... instead of its next write of a root page.
+ *   k   the process is killed instead of its next sync;  m   ... instead of its next write of a root page;
+ *   q   the user's quota is used up: a write beyond the 8th megabyte is refused.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -59,6 +60,12 @@ static void note(char kind, uint64_t offset, const struct iovec *data, int count
     close(fd);
 }
 
+static int refused(off_t offset) {
+    if (offset < (8 << 20) || mood() != 'q') return 0;
+    errno = EDQUOT;
+    return 1;
+}
+
 static int synced(int fd) { return fcntl(fd, F_GETFL) & O_DSYNC; }
 
 ssize_t pwrite(int fd, const void *data, size_t size, off_t offset) {
@@ -70,6 +77,7 @@ ssize_t pwrite(int fd, const void *data, size_t size, off_t offset) {
         if (now == 'm') raise(SIGKILL);
         if (now == 'e') return errno = EIO, -1;
     }
+    if (refused(offset)) return -1;
     ssize_t done = real(fd, data, size, offset);
     struct iovec whole = {(void *)data, size};
     if (done > 0) note(synced(fd) ? 'm' : 'w', offset, &whole, 1, done);
@@ -81,6 +89,7 @@ ssize_t writev(int fd, const struct iovec *data, int count) {
     if (!real) real = dlsym(RTLD_NEXT, "writev");
     if (!store(fd)) return real(fd, data, count);
     off_t offset = lseek(fd, 0, SEEK_CUR);
+    if (refused(offset)) return -1;
     ssize_t done = real(fd, data, count);
     if (done > 0) note('w', offset, data, count, done);
     return done;

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from park.broker import manager
 from park.broker.accounts import budgets
 from park.broker.dispatcher import HANDLERS, Dispatcher
 from park.broker.effects import Effects, Event
@@ -97,6 +98,11 @@ def has_no_spare() -> None:
     spare.SPARE_BYTES = 0
 
 
+def has_a_short_backlog() -> None:
+    """Few bytes may be on their way to the disk."""
+    manager.MAX_BACKLOG_BYTES = 1 << 19
+
+
 HOLES: dict[str, Callable[[], None]] = {
     hole.__name__: hole for hole in (believes_any_kernel, has_no_budgets, lets_anybody_steer, obeys_resets)
 }
@@ -112,5 +118,6 @@ BUGS: dict[str, Callable[[], None]] = {
 
 
 if __name__ == "__main__":
-    (BUGS | HOLES | {has_no_spare.__name__: has_no_spare})[sys.argv[1]]()
+    settings = {change.__name__: change for change in (has_no_spare, has_a_short_backlog)}
+    (BUGS | HOLES | settings)[sys.argv[1]]()
     main(sys.argv[2:])

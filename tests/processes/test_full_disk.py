@@ -8,14 +8,17 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import lmdb
 import pytest
 
+import park
 from park.broker.effects import Write
 from park.broker.storage.store import NAMESPACES, JobStore
-from park.errors import JobFailed
+from park.core.server import ServerProxy
+from park.errors import JobFailed, Refused
 from tests.campaign import faults
 from tests.support.fabric import Fabric, Process, until
 
@@ -130,6 +133,73 @@ def test_what_was_acknowledged_outlives_an_error_of_the_disk_and_a_kill_within_a
         wanted = sorted([*(f"job {n}" for n in range(20)), "late"])
         until(lambda: sorted(r.name for r in service.table.jobs.values() if r.state.ended) == wanted)
         assert [service.wait(n) for n in (*jobs, *late)] == [*([n] for n in range(20)), [99]]
+
+
+@pytest.mark.skipif(not faults.POSSIBLE, reason="there is no C compiler")
+def test_while_much_waits_for_a_quota_that_is_used_up_all_are_answered_in_words(tmp_path: Path) -> None:
+    class Hears:  # it travels by value
+        def run(self) -> str:
+            while not park.environment().should_stop:
+                time.sleep(0.05)
+                park.environment().ready()
+            return "stopped"
+
+    mood = tmp_path / "mood"
+    settings = {"LD_PRELOAD": str(faults.library(tmp_path)), "PARK_DISK_MOOD": str(mood)}
+    command = ("tests.campaign.planted", "has_a_short_backlog")
+    with Fabric(tmp_path, lease=3.0, settings=settings, command=command) as fabric:
+        fabric.start_kernel(slots=2)
+        service = fabric.connect()
+        old = [service.start(abs, [-n]) for n in (1, 2)]
+        assert [service.wait(n, timeout=60) for n in old] == [[1], [2]]
+        run = service.start(Hears())
+        until(lambda: service.status(run).state == "running")
+        # when many submit at once, and nobody had foreseen that there is no room
+        mood.write_text("quota")
+        said: list[str] = []
+
+        def submit(mine: ServerProxy, n: int) -> None:
+            try:
+                mine.start(len, [bytes(1_000_000)], name=f"job {n}")
+            except Refused as error:
+                said.append(str(error))
+
+        askers = [threading.Thread(target=submit, args=(fabric.connect(), n)) for n in range(60)]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join(60.0)
+        taken = sum(" is taken" in words for words in said)
+        assert all("the broker's disk is full (at " in words for words in said)
+        assert taken + sum("no new jobs" in words for words in said) == len(said)
+        # then readers are answered, and all else in words
+        time.sleep(2 * 3.0)  # longer than a lease
+        for command, code, words in (
+            (("jobs",), 0, "disk is full"),
+            (("show", str(run)), 0, "running"),
+            (("why", str(run)), 0, f"job {run} is running"),
+            (("kernels",), 0, "2/2"),
+            (("fetch", str(old[0])), 0, "[1]"),
+            (("doctor",), 1, "disk is full"),
+            (("set", str(run), "-p", "high"), 6, "until there is room"),
+            (("submit", "os:getpid"), 6, "until there is room"),
+            (("stop", str(run)), 6, "takes effect"),
+            (("delete", str(old[1])), 6, "takes effect"),
+        ):
+            ran = fabric.park(*command)
+            assert ran.wait(60) == code, (command, ran.text)
+            assert words in ran.text, (command, ran.text)
+        with pytest.raises(Refused, match=r"disk is full .*, since 20.*until there is room"):
+            service.map(abs, [1, 2])
+        assert fabric.broker.running, fabric.broker.text
+        # and when there is room, nothing is lost
+        mood.unlink()
+        assert service.wait(run, timeout=60) == "stopped"
+        rows = service.table.jobs
+        until(lambda: all(row.state == "complete" for row in rows.values()), why=lambda: str(rows))
+        assert sum(row.name.startswith("job ") for row in rows.values()) == len(askers) - len(said) + taken
+        until(lambda: old[1] not in rows)
+        assert list(service.map(abs, [-3])) == [3]
 
 
 def assert_matches(pattern: str, text: str) -> None:

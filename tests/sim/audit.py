@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from park.broker.accounts.ledger import MICRO
-from park.broker.manager import Turn
+from park.broker.turns import Turn
 from park.wire import codec, pack
 from tests.sim.world import World
 

@@ -15,6 +15,8 @@ from park.broker.storage.memory import MemoryStore
 if TYPE_CHECKING:
     from tests.sim.world import World
 
+#: Seconds after which a full disk is tried again.
+RETRY_SECONDS = 0.5
 #: The seconds that a commit takes; None: none, there is no disk.
 Pause = Callable[[random.Random], float]
 
@@ -25,7 +27,12 @@ def lame(chance: random.Random) -> float:
 
 
 class Shelf:
-    """A store in memory that outlives its brokers, and can be full."""
+    """A store in memory that outlives its brokers, and can be full.
+
+    *jams*: then it takes not even the writes that are on their way.
+    """
+
+    jams = False
 
     def __init__(self) -> None:
         self.full = False
@@ -44,7 +51,7 @@ class Shelf:
 class Disk:
     """The disk that makes the turns of one life of the broker durable."""
 
-    stuck = ""
+    refused = 0
 
     def __init__(self, world: World, pause: Pause) -> None:
         self._world = world
@@ -53,6 +60,10 @@ class Disk:
         self._waiting: list[tuple[int, list[Write]]] = []
         self._busy = False
         self._done = 0
+
+    @property
+    def stuck(self) -> str:
+        return "full" if self._world.shelf.full and self._world.shelf.jams else ""
 
     def put(self, turn: int, writes: list[Write]) -> None:
         self._waiting.append((turn, writes))
@@ -75,6 +86,12 @@ class Disk:
 
     def _end(self, batch: list[tuple[int, list[Write]]]) -> None:
         if self._store is None:
+            return
+        if self.stuck:
+            batch += self._waiting
+            self._waiting, self.refused = [], batch[-1][0]
+            self._world.at(self._world.now + RETRY_SECONDS, self._end, batch)
+            self._world.complete()
             return
         self._store.commit([write for _, writes in batch for write in writes])
         self._done = batch[-1][0]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from park.broker import assign
+from park.broker import assign, manager
 from park.broker.dispatcher import HANDLERS, Dispatcher
 from park.broker.effects import Effects, Event
 from park.broker.entities import maps
@@ -38,15 +38,17 @@ from park.broker.handlers import (
     results,
     streams,
 )
+from park.broker.manager import JobManager
 from park.broker.scheduler.fairshare import ServiceClock
 from park.broker.state import State
 from park.broker.storage.job_messages import JobMessages
+from park.broker.turns import Turn
 from park.errors import ParkError
 from park.kernel.machine import code_cache, late_chunks, process
 from park.kernel.machine.publish_log import PublishLog
 from park.table.mirror import Mirror
 from park.wire.messages import Committed, Early, HandBack, Publish, Submit
-from tests.sim.disk import Disk
+from tests.sim.disk import Disk, Shelf
 from tests.sim.functions import exact
 from tests.sim.world import World
 from tests.support.replay import recorded
@@ -120,6 +122,23 @@ def test_lives_in_which_every_chunk_is_large_and_late(monkeypatch: pytest.Monkey
     live(range(8))
     assert said[HandBack] > 5
     assert said[Early]
+
+
+@pytest.mark.parametrize("block", blocks(2, of=10))
+def test_lives_on_a_disk_that_takes_nothing_for_a_while(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[int] = []
+    join = JobManager._join
+
+    def counted(self: JobManager, late: list[Turn]) -> None:
+        joined.append(len(late))
+        join(self, late)
+
+    monkeypatch.setattr(JobManager, "_join", counted)
+    monkeypatch.setattr(manager, "MAX_LATE_TURNS", 3)
+    monkeypatch.setattr(manager, "MAX_BACKLOG_BYTES", 100_000)
+    monkeypatch.setattr(Shelf, "jams", True)
+    live(range(8 * block + 1, 8 * block + 9, 2))
+    assert len(joined) > 4
 
 
 @pytest.mark.heavy
@@ -526,6 +545,7 @@ DOORS = {
     "park.broker.entities.archive",
     "park.broker.accounts.ledger",
     "park.broker.manager",
+    "park.broker.turns",
     "park.broker.restore",
     "park.broker.effects",
     "park.broker.storage.memory",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from park.broker.manager import Turn
+from park.broker.turns import Turn
 from park.wire import messages
 from tests.sim.world import World
 

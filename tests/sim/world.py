@@ -18,10 +18,11 @@ from park.broker.accounts.ledger import CreditPolicy
 from park.broker.dispatcher import Dispatcher
 from park.broker.effects import Event, Send, Tick
 from park.broker.entities.archive import Keep
-from park.broker.manager import JobManager, Turn
+from park.broker.manager import JobManager
 from park.broker.restore import recall
 from park.broker.storage.store import Store
 from park.broker.storage.sweep import OF_JOBS
+from park.broker.turns import Turn
 from park.kernel.machine.process_pool import MAX_IDLE_PER_SLOT
 from park.wire import codec, messages
 from tests.sim.client import Client
@@ -349,6 +350,7 @@ class World:
         if self.doom == "committed" and self.manager.has_completed:
             self.restart_broker()
             return
+        self._post(self.manager.late_answers())
         for turn in self.manager.completed():
             for judge in self.judges:
                 judge.turned(turn)

@@ -6,11 +6,12 @@ Tests call them with the real machines, and with machines in which a bug is plan
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from park.broker.accounts.ledger import MICRO, CreditPolicy
-from park.broker.manager import Turn
 from park.broker.scheduler.fairshare import QUANTUM_SLOT_SECONDS, longest_wait
+from park.broker.turns import Turn
 from park.wire import messages
 from tests.sim.audit import Audit
 from tests.sim.disk import lame
@@ -110,7 +111,10 @@ class Deeds:
     def decided(self, turn: Turn) -> None:
         said = [s for s in (*turn.sends, *turn.sends_after_commit) if not isinstance(s.message, TIMED)]
         store = self._world.manager.store.id
-        self.done += [(self._world.now, f"{s.peer!r} {s.message}".replace(store, "here")) for s in said]
+        texts = [
+            re.sub(r", since [-0-9 :]+", "", f"{s.peer!r} {s.message}".replace(store, "here")) for s in said
+        ]
+        self.done += [(self._world.now, text) for text in texts]
 
     def turned(self, turn: Turn) -> None:
         """Nothing to note."""

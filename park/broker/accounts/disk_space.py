@@ -10,6 +10,7 @@ goes on: readers are answered, sessions run, jobs end.
 from __future__ import annotations
 
 import sys
+import time
 
 from msgspec.structs import replace
 
@@ -18,6 +19,8 @@ from park.errors import Refused
 
 #: Seconds between two looks at the results that wait.
 WAITING_POLL_SECONDS = 1.0
+#: With fewer free bytes than a small request takes, the disk is full.
+MIN_FREE_BYTES = 24 << 10
 #: Bytes of waiting results in memory; of further results only the size is kept.
 MAX_WAITING_BYTES = 32 << 20
 
@@ -28,6 +31,8 @@ class DiskSpace:
     def __init__(self) -> None:
         self._left = sys.maxsize
         self._where = ""
+        #: when it became full, in words; "": it is not
+        self._since = ""
         #: results that did not fit, by attempt; of two for one attempt the last
         self.waiting: dict[int, Event] = {}
         #: bytes of their payloads in memory, and the sizes of the payloads that are not in memory
@@ -38,9 +43,18 @@ class DiskSpace:
         #: when the waiting results are looked at again
         self.look_at = 0.0
 
-    def tell(self, left: int, where: str) -> None:
-        """Take a new reading: *left* bytes are free *where* the store is."""
+    def tell(self, left: int, where: str, wall: float) -> None:
+        """Take a new reading at *wall* clock: *left* bytes are free *where* the store is."""
         self._left, self._where = left, where
+        if not self.is_full:
+            self._since = ""
+        elif not self._since:
+            self._since = f", since {time.strftime('%Y-%m-%d %H:%M', time.localtime(wall))}"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it was full at the last reading, or results wait."""
+        return self._left < MIN_FREE_BYTES or bool(self.waiting)
 
     def use(self, size: int) -> bool:
         """Take *size* bytes; False: there are fewer, and none is taken."""
@@ -52,15 +66,20 @@ class DiskSpace:
     def demand(self, size: int) -> None:
         """Take bytes for a job, inputs, a file or a control. Raises Refused if there are fewer, or if results wait."""
         if self.waiting or not self.use(size):
-            raise Refused(
-                f"{self.trouble}: no new jobs, inputs, files and messages are taken until there is room; "
-                "`park delete` makes room"
-            )
+            raise Refused(self.refusal)
+
+    @property
+    def refusal(self) -> str:
+        """The answer to a request for which there is no room."""
+        return (
+            f"{self.trouble}: no new jobs, inputs, files and messages are taken until there is room; "
+            "`park delete` makes room"
+        )
 
     @property
     def trouble(self) -> str:
-        """The sentence that says that the disk is full, and where."""
-        return f"the broker's disk is full (at {self._where})"
+        """The sentence that says that the disk is full, where, and since when by the broker's clock."""
+        return f"the broker's disk is full (at {self._where}{self._since})"
 
     def delay(self, job: int) -> str:
         """The answer to a request that the disk has not taken for a while. *job*: the job that it makes; 0: none."""

@@ -46,10 +46,13 @@ class WaitReasons:
             return WaitReason(Cause.OTHER_JOB, job=before.number, state=before.state)
         if job.root is not None and not job.root.closed and not job.root.waiting and not job.attempts:
             return WaitReason(Cause.INPUTS)
-        if state.disk.waiting and any(number in state.disk.waiting for number in job.attempts):
-            return WaitReason(Cause.DISK, state.disk.trouble)
         ready = job.next_ready()
-        if ready is None and not job.resumable:
+        idle = ready is None and not job.resumable
+        if any(n in state.disk.waiting for n in job.attempts) or (
+            idle and state.disk.is_full and not job.session
+        ):
+            return WaitReason(Cause.DISK, state.disk.trouble)
+        if idle:
             return WaitReason()
         if job.recovering:
             return WaitReason(Cause.RECOVERY)
@@ -116,7 +119,7 @@ class WaitReasons:
             Cause.TURN,
             self._scarce(job),
             seconds=work / max(1, slots),
-            disk=state.disk.trouble if state.disk.waiting else "",
+            disk=state.disk.trouble if state.disk.is_full else "",
             holder=0 if longest is None else longest.map.job,
             holder_seconds=0.0 if longest is None else state.now - (longest.asked or state.now),
         )

@@ -7,7 +7,7 @@ commit, under much load commits grow by themselves. Turns become durable in the 
 
 Long values are laid down beside the turns: each commit takes some megabytes of them along, so that no turn waits for more.
 
-While the disk is full nothing is acknowledged, and the writer tries again each second. Deletions do not wait with the
+While the disk is full nothing is acknowledged, and the writer tries again twice a second. Deletions do not wait with the
 rest, because they may free bytes: the writer first deletes jobs and the records that they have left, and then tries all
 other writes again, in one transaction. Any other error is final; `done` raises it in the loop's thread.
 """
@@ -30,8 +30,8 @@ from park.broker.storage.store import JobStore, Store
 from park.broker.storage.sweep import MAX_SWEEP_RECORDS, leavings
 from park.errors import StoreError
 
-#: Seconds after which a full disk is looked at again.
-DISK_RETRY_SECONDS = 1.0
+#: Seconds after which a full disk is tried again.
+DISK_RETRY_SECONDS = 0.5
 #: Seconds that `Writer.close` waits for a disk that does not answer.
 CLOSE_SECONDS = 30.0
 #: Pieces of long values in one commit, at most.
@@ -45,8 +45,9 @@ _DELETED = ("job", "archive", "trash")
 class Commits(Protocol):
     """Makes turns durable. Turns have numbers that grow."""
 
-    #: why nothing gets to the disk at present, "" if it does
+    #: why nothing gets to the disk at present, "" if it does; the last turn that it has refused meanwhile
     stuck: str
+    refused: int
     #: the time that the last commit took, seconds
     seconds: float
 
@@ -64,6 +65,7 @@ class InPlace:
     """Commits inside `put`: for stores in memory, and for callers that wait for the disk anyway."""
 
     stuck = ""
+    refused = 0
     seconds = 0.0
 
     def __init__(self, store: Store) -> None:
@@ -97,6 +99,7 @@ class Writer:
 
     def __init__(self, store: Store, wake: Callable[[], None]) -> None:
         self.stuck = ""
+        self.refused = 0
         self.seconds = 0.0
         self._store = store
         self._wake = wake
@@ -200,6 +203,8 @@ class Writer:
             self.stuck = str(error)
             self._wake()
             if not self._make_room():
+                self.refused = self._turn
+                self._wake()
                 self._closing.wait(DISK_RETRY_SECONDS)
             self._take(wait=False)
             return

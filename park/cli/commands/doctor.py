@@ -380,6 +380,9 @@ class Exam:
                 yield Check("allocators", OK, found)
 
     def _store(self) -> Iterator[Check]:
+        if self.service is not None and (full := self.service.about().full):
+            remedy = "park delete what is not needed, or make room there (a quota may be used up on a disk with free bytes)"
+            yield Check("store", FAULT, f"{full}: new jobs are refused, and kernels keep results", remedy)
         if self.home is None:
             if self.service is not None:
                 yield Check("store", NOTE, "it lies on the broker's machine: run park doctor there for it")

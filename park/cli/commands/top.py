@@ -191,6 +191,8 @@ def _head(seen: Seen, now: float | None) -> list[Line]:
             f"the broker has failed at {about.faults} message{'s'[: about.faults != 1]}: its log says more"
         )
         lines.append([(words, "red")])
+    if about.full:
+        lines.append([(tables.plain(about.full), "red")])
     if table.stale:
         lines.insert(0, [("no sign of the broker: what follows may be old", "bold red")])
     return lines

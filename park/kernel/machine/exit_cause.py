@@ -1,4 +1,4 @@
-"""Why a slot process has ended, in words that say only what is known."""
+"""Why a slot process has ended, in words: everything that is known, and no more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import signal
 from dataclasses import dataclass
 
-#: The part of all memory above which a shortage of memory may be the cause of a kill.
+#: The part of all memory from which on a shortage may be why a process was killed.
 SHORTAGE_FRACTION = 0.85
 
 

@@ -188,3 +188,5 @@ class Head(Message, frozen=True):
     clients: Count = 0
     #: bytes of its store's file in pages that hold nothing
     unused: Count = 0
+    #: the sentence that its disk is full; "": it has room
+    full: str = ""
