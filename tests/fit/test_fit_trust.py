@@ -348,6 +348,50 @@ class TestLimits:
         assert found.x == pytest.approx([0.5, 1.5], abs=1e-6)
         assert sorted(found.at_limit) == ["a", "b"]
 
+    @pytest.mark.parametrize("method", OPTIMIZERS)
+    @pytest.mark.parametrize(
+        ("edge", "most", "corner"),
+        [("max(a, b)", 1.5, [1.5, 1.5]), ("abs(a) + abs(b)", 2.5, [0.0, 2.5]), ("abs(a - b)", 0.0, None)],
+    )
+    def test_on_an_edge_of_a_constraint_only_free_directions_have_errors(
+        self, edge: str, most: float, corner: list[float] | None, method: str
+    ) -> None:
+        """The same fit with what cannot move put in by hand has the same errors."""
+        f = np.stack([np.exp(-self.T), 0.2 * self.T, np.cos(2 * self.T)], axis=1) / 0.2
+        truth = [0.0, 9.0, 1.0] if "+" in edge else [4.0, 3.0, 1.0]
+        y = 0.2 * f @ truth + 0.2 * np.random.default_rng(8).normal(size=self.T.size)
+        given = {
+            name: Parameter(value, limits=(-20, 20))
+            for name, value in zip("abc", (0.5, 0.5, 0.2), strict=True)
+        }
+        given["fence"] = Parameter(expression=edge, limits=(-math.inf, most))
+        model = Model(lambda t, a, b, c, fence: 0.2 * f @ np.array([a, b, c]), **given)
+        if (found := attempt(Assembly((model, (self.T, y, 0.2))), method)) is None:
+            return
+        if method in ("amoeba", "de") and not found.converged:
+            assert "'auto' follows them" in found.message or "it took its last" in found.message
+            return
+        free = np.array([[0, 0, 1.0]]) if corner else np.array([[1.0, 1.0, 0], [0, 0, 1.0]])
+        fixed = np.array([*corner, 0.0]) if corner else np.zeros(3)
+        cov = np.linalg.inv((f @ free.T).T @ (f @ free.T))
+        x = fixed + free.T @ (cov @ (f @ free.T).T @ (y / 0.2 - f @ fixed))
+        assert found.x == pytest.approx(x, abs=2e-3)
+        assert found.dx == pytest.approx(errors(free.T @ cov @ free), rel=5e-2, abs=1e-9)
+        assert "fence" in found.at_limit
+        assert ("a" in found.at_limit and "a and b cannot move" in found.message) == (corner is not None)
+
+    def test_a_notch_in_a_region_is_no_edge_that_holds(self) -> None:
+        """max(a, b) >= 2 leaves out a corner: a fit ends on one of its sides, and moves freely along it."""
+        given = {
+            name: Parameter(value, limits=(-20, 20)) for name, value in zip("ab", (3.0, 1.0), strict=True)
+        }
+        given["fence"] = Parameter(expression="max(a, b)", limits=(2.0, math.inf))
+        model = Model(lambda t, a, b, fence: a * np.exp(-t) + b * 0.2 * t, **given)
+        found = fit(Assembly((model, (self.T, 1.2 * np.exp(-self.T) + 0.1 * self.T, 0.2))))
+        f = 0.2 * self.T / 0.2
+        assert found.x[0] == pytest.approx(2, abs=1e-6)
+        assert found.dx == pytest.approx([0, (f @ f) ** -0.5], rel=1e-2, abs=1e-9)
+
     def test_a_method_that_stops_at_an_edge_names_one_that_does_not(self) -> None:
         problem = self.problem(3.0)
         assert fit(problem).converged

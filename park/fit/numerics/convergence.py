@@ -17,9 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from park.fit.arrays import Array
-from park.fit.numerics.constrained import minimise_constrained
+from park.fit.numerics.constrained import minimise_constrained, moved_inside
 from park.fit.numerics.covariance import EXACT_SPREAD_RATIO, Curvature, curvature
 from park.fit.numerics.derivatives import natural_scale
+from park.fit.numerics.fences import fenced_minimum
 from park.fit.numerics.least_squares import Stopped, least_squares
 from park.fit.numerics.no_effect import has_effect
 from park.fit.problem.objective import Objective
@@ -34,6 +35,8 @@ _ROUGH_DERIVATIVE_ERROR = 0.05
 _NOISE_DERIVATIVE_ERROR = 0.5
 #: Effect of a parameter, in standard errors, below which it counts as none.
 _NO_EFFECT_SIGMAS = 1e-4
+#: Parts of the step to the minimum of the quadratic that are tried where there are constraints.
+_STEP_PARTS = (1.0, 0.3, 0.1, 0.03, 0.01)
 #: Number of further steps in the test.
 FURTHER_STEPS = 5
 
@@ -75,7 +78,7 @@ def judge_convergence(objective: Objective, x: Array, value: float, local: Curva
             return ConvergenceVerdict(False, (f"{steps} (chi-squared by {2 * gain:.3g})",), best)
         if not (np.isfinite(local.gradient).all() and np.isfinite(local.factor).all()):
             return ConvergenceVerdict(False, ("the model has no finite derivatives at the best point",), x)
-        promise = 0.0 if local.ends or objective.inequalities else _unreached_gain(objective, best)
+        promise = _unreached_gain(objective, best)
     if promise > _MAX_UNREACHED_GAIN:
         reason = f"the slope at the end promises {promise:.3g} in the negative log likelihood, and steps do not get it"
         return ConvergenceVerdict(False, (reason,), best)
@@ -92,8 +95,13 @@ def at_minimum(objective: Objective, x: Array, local: Curvature) -> tuple[Array,
     Steps of least squares may stop in the noise of a rough model, while the accurate derivatives still show a slope.
     """
     step, _ = _minimum(objective, x, local)
-    below = np.clip(x + step, objective.low, objective.high)
-    gain = _value(objective, x) - _value(objective, below)
+    if objective.inequalities:  # they are linear over a short part of the step
+        scale = 1 / np.maximum(np.linalg.norm(local.factor, axis=0), 1e-300)
+        points = [moved_inside(objective, x + part * step, scale) for part in _STEP_PARTS]
+    else:
+        points = [np.clip(x + step, objective.low, objective.high)]
+    value, below = min(((_value(objective, point), point) for point in points), key=lambda pair: pair[0])
+    gain = _value(objective, x) - value
     return (below, gain) if gain > 0 else (x, 0.0)
 
 
@@ -146,11 +154,14 @@ def _minimum(objective: Objective, x: Array, local: Curvature) -> tuple[Array, f
     """The step (k,) to the minimum of the quadratic about *x* within the limits, and its predicted gain in nllf."""
     gradient, factor = local.gradient, local.factor
     unknown = np.zeros(x.size), math.inf
-    if not (np.isfinite(gradient).all() and np.isfinite(factor).all()) or local.ends:
+    if not (np.isfinite(gradient).all() and np.isfinite(factor).all()):
         return unknown
     norms = np.linalg.norm(factor, axis=0)
     if np.any((norms == 0) & (gradient != 0)):
         return unknown
+    if objective.inequalities:
+        least = fenced_minimum(objective, x, gradient, factor)
+        return least.step, least.gain
     norms[norms == 0] = 1.0
     # the quadratic as least squares: |F p + f|^2 / 2 with F'f = gradient
     inverse = np.linalg.pinv(factor / norms, rcond=1e-12)

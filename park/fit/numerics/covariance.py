@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from park.fit.arrays import Array
-from park.fit.numerics.constrained import normal_of
 from park.fit.numerics.derivatives import EPS, Derivative, difference_steps
+from park.fit.numerics.fences import fenced_minimum
 from park.fit.numerics.least_squares import Triangles
 from park.fit.numerics.profile_check import ProfileCheck, check_profile, conditional_errors
 from park.fit.problem.objective import Inequality, Objective
@@ -120,8 +120,7 @@ def _from_jacobian(
     )
     length, factor = triangles.joined(likely)
     gradient = factor[0] * length
-    ends = active(objective, x, gradient, factor)
-    normals = np.array([normal for _, normal in ends]).reshape(-1, k)
+    names, normals = _held_by(objective, x, gradient, factor)
     variances, left = _variances(objective, residuals, triangles)
     weights = np.array([(g.emphasis / v) ** 0.5 for g, v in zip(objective.groups, variances, strict=True)])
     student = np.full(k, np.inf)
@@ -135,7 +134,6 @@ def _from_jacobian(
         cov, chisq, alone = _inverse(weighted, normals), length**2, 1 / _norms(weighted)
         if objective.unknown:
             student = _students(triangles, weights, cov, left)
-    names = tuple(inequality for inequality, _ in ends)
     local = Curvature(gradient, factor, cov, names, student, derivative.error, chisq, alone=alone)
     return local, weights
 
@@ -283,6 +281,18 @@ def _free_directions(normals: Array, k: int) -> Array:
     return free
 
 
+def _held_by(
+    objective: Objective, x: Array, gradient: Array, factor: Array
+) -> tuple[tuple[Inequality, ...], Array]:
+    """The constraints on which *x* lies and that hold the minimum there, and the normals (c, k) of their sides."""
+    if not objective.inequalities:
+        return (), np.empty((0, x.size))
+    holding = fenced_minimum(objective, x, gradient, factor).holding
+    sides = [(side.inequality, side.normal) for side in holding if side.inequality is not None]
+    normals = np.array([normal for _, normal in sides]).reshape(-1, x.size)
+    return tuple(dict.fromkeys(inequality for inequality, _ in sides)), normals
+
+
 def _of_likelihood(objective: Objective, x: Array) -> Curvature:
     def by_long_steps(_: Array) -> Curvature:
         return _from_differences(objective, x, _LONG_STEP_RISE)
@@ -312,9 +322,7 @@ def _from_differences(objective: Objective, x: Array, rise: float) -> Curvature:
     definite = bool(values.min(initial=0.0) > -1e-6 * max(values.max(initial=0.0), 1e-300))
     values = np.where(values < 1e-9 * values.max(initial=0.0), 0.0, values)
     factor = (np.sqrt(values) * vectors).T * norms
-    ends = active(objective, x, gradient, factor)
-    normals = np.array([normal for _, normal in ends]).reshape(-1, k)
-    names = tuple(inequality for inequality, _ in ends)
+    names, normals = _held_by(objective, x, gradient, factor)
     cov, alone = _inverse(factor, normals), 1 / _norms(factor)
     return Curvature(gradient, factor, cov, names, definite=definite, held=held, alone=alone)
 
@@ -336,30 +344,6 @@ def _held(objective: Objective, x: Array, gradient: Array, second: Array) -> tup
     outward = ((x - objective.low <= near) & (gradient > 0)) | ((objective.high - x <= near) & (gradient < 0))
     held: NDArray[np.bool_] = outward & (np.square(gradient) > second) & np.isfinite(reach)
     return held, reach
-
-
-#: A constraint counts as reached within this part of a conditional standard error.
-_ACTIVE_SIGMAS = 1e-2
-
-
-def active(objective: Objective, x: Array, gradient: Array, factor: Array) -> list[tuple[Inequality, Array]]:
-    """The active constraints at *x*, each with the gradient (k,) of its slack.
-
-    A constraint is active if *x* lies on it and the minimum of the quadratic with *gradient* and *factor* violates it.
-    """
-    if not objective.inequalities:
-        return []
-    norms = _norms(factor)
-    inverse = np.linalg.pinv(factor / norms, rcond=1e-9)
-    step = -(inverse @ (inverse.T @ (gradient / norms))) / norms
-    found = []
-    for inequality in objective.inequalities:
-        normal = normal_of(inequality, x, 1 / norms)
-        unit = float(np.linalg.norm(normal / norms))
-        slack = inequality.slack(x)
-        if unit > 0 and slack <= _ACTIVE_SIGMAS * unit and slack + normal @ step < 0:
-            found.append((inequality, normal))
-    return found
 
 
 #: Rise of nllf by a step of second differences: a few hundredths of a standard error, far above the rounding noise.

@@ -29,6 +29,8 @@ from park.model import Log
 
 #: A value counts as at a limit within this part of its standard error.
 _AT_LIMIT_SIGMAS = 1e-3
+#: A parameter cannot move on a constraint if its error there is below this part of its conditional standard error.
+_STILL_SIGMAS = 1e-6
 #: Relative error of a derivative above which the result warns of it.
 _ROUGH_DERIVATIVE_ERROR = 0.05
 #: Ratio of a standard error to its value above which the result looks for a plateau of the likelihood.
@@ -261,9 +263,16 @@ def _at_limit(
             f"the error of {names_held} is the distance at which the negative log likelihood rises by 1/2"
         )
     ends = () if local is None else local.ends
-    if ends:
-        remarks.add(f"the fit ended on {' and '.join(end.text for end in ends)}")
-    names += [name for end in ends for name in end.names]
+    if ends and local is not None and local.alone is not None:
+        still = [
+            n for n, each in zip(objective.names, dx <= _STILL_SIGMAS * local.alone, strict=True) if each
+        ]
+        where = (
+            f", where {' and '.join(still)} cannot move and {'have' if still[1:] else 'has'} no error"
+            * bool(still)
+        )
+        remarks.add(f"the fit ended on {' and '.join(end.text for end in ends)}{where}")
+        names += [name for end in ends for name in end.names] + still
     return tuple(dict.fromkeys(names))
 
 
