@@ -87,7 +87,7 @@ def _pick(
 ) -> int:
     """The job that is due in *work_classes* of this kernel; 0: none is. *anyone*: of all owners alike.
 
-    Where no GPU is free for it, units without GPUs go past it, and those with GPUs do not: it gets the next one.
+    A job that waits for a GPU gets the next free one: jobs without GPUs overtake it meanwhile, jobs with GPUs do not.
     """
     owner, only = ("", False) if anyone else (kernel.profile.owner, kernel.profile.only)
     number = state.clock.pick(work_classes, effects.now, prefer, owner, only)
@@ -103,7 +103,9 @@ def _for_gpus(work_class: AnyWorkClass) -> bool:
 
 
 def _lacks_gpus(kernel: Kernel, job: BrokerJob) -> bool:
-    """Whether the job's next unit here needs GPUs that are not free; a driver goes on with the ones that it had."""
+    """Whether the job's next unit needs GPUs that are not free at this kernel. A driver goes on with the GPUs that it
+    had.
+    """
     if not job.needs.gpus:
         return False
     if waiting := job.resumable.get(kernel.number):
@@ -125,7 +127,7 @@ def _deal_on(state: State, effects: Effects, kernel: Kernel) -> bool:
     if kernel.full_of_drivers:
         return _deal_full(state, effects, kernel)
     number = _pick(state, effects, kernel, _work_classes(state, kernel), kernel.last)
-    if not number:  # a driver of an owner for whom it pauses can go on nowhere else
+    if not number:  # the kernel pauses for the owner of the driver, which can go on nowhere else
         return kernel.profile.only and not kernel.announced.only and _resume_on(state, effects, kernel)
     _give(state, effects, state.jobs[number], kernel)
     return True
@@ -141,8 +143,9 @@ def _resume_on(state: State, effects: Effects, kernel: Kernel) -> bool:
 
 
 def _deal_full(state: State, effects: Effects, kernel: Kernel) -> bool:
-    """Deal to a kernel where no further driver may start: drivers go on, chunks run inside waiting drivers, and units of
-    code that makes no maps find a process. A few units of unknown code are tried."""
+    """Deal to a kernel where no further driver may start. Drivers that wait there go on, chunks run inside waiting
+    drivers, and units of code that makes no maps get a process. A few units of unknown code are tried.
+    """
     inside = _inside(state, kernel)
     most = Kind.UNKNOWN if len(kernel.parked) < (DRIVERS_PER_SLOT + 1) * kernel.slots else Kind.PLAIN
     work_classes: list[AnyWorkClass] = [
@@ -162,11 +165,12 @@ def _deal_full(state: State, effects: Effects, kernel: Kernel) -> bool:
 
 
 def _inside(state: State, kernel: Kernel) -> tuple[int, Attempt | JobMap] | None:
-    """The job that is due of those whose drivers wait here, with the driver that goes on, or the map to deal from.
+    """Of the jobs whose drivers wait at this kernel the one that is due, with the driver that goes on or the map to
+    deal from.
 
-    A driver here of whose map nothing is here is the innermost of its process, so that a chunk of that map
-    runs inside it: there is one such driver in each chain of drivers that wait. A driver of an owner for whom the kernel
-    pauses may go on, but it gets no new units here.
+    A chunk runs only inside the innermost waiting driver of a process: the one of whose map no chunk is at this kernel.
+    Each chain of waiting drivers has one such driver. A driver of an owner for whom the kernel pauses may go on, but it
+    gets no new units here.
     """
     profile = kernel.profile
     found: dict[int, Attempt | JobMap] = {}
@@ -194,17 +198,19 @@ def _inside(state: State, kernel: Kernel) -> tuple[int, Attempt | JobMap] | None
 
 
 def _fits(kernel: Kernel, job: BrokerJob) -> bool:
-    """Whether there is room here for what the job would do next."""
+    """Whether the kernel has the slots, memory and GPUs that the job would use next."""
     return kernel.has_slots(job.needs) and not _lacks_gpus(kernel, job)
 
 
 def _fits_anew(kernel: Kernel, job: BrokerJob) -> bool:
-    """Whether there is room here for a unit of the job."""
+    """Whether the kernel has the slots, memory and GPUs for a unit of the job."""
     return kernel.fits(job.needs)
 
 
 def _give(state: State, effects: Effects, job: BrokerJob, kernel: Kernel) -> None:
-    """The job gets a slot here: for a driver of it that wants to go on, else for units. A wide unit waits for room."""
+    """Give the job a slot of this kernel: for a driver of it that wants to go on, else for units. A wide unit waits
+    until enough slots are free.
+    """
     if not _fits(kernel, job):
         kernel.reserved, job.reserved = job.number, kernel
         state.free_slots.reserve(kernel)
@@ -220,9 +226,9 @@ def _give(state: State, effects: Effects, job: BrokerJob, kernel: Kernel) -> Non
 
 
 def _deal_ahead(state: State, effects: Effects, kernel: Kernel) -> None:
-    """Let a chunk wait ahead for the next free slot where all are busy, if it is due.
+    """If all slots are busy, let a chunk that is due wait at the kernel for the next free slot.
 
-    Not where another job is between two generations: its next one would have to wait for that chunk too.
+    It does not where another job is between two generations: the next generation would wait for that chunk too.
     """
     while kernel.free <= 0 and not (kernel.reserved or kernel.stalled) and len(kernel.ahead) < kernel.offers:
         number = _pick(state, effects, kernel, _work_classes(state, kernel), kernel.last)
@@ -248,7 +254,7 @@ def _may_be_ahead(state: State, job: BrokerJob, map_: JobMap, kernel: Kernel) ->
 def deal_at_once(state: State, effects: Effects, job: BrokerJob, map_: JobMap) -> bool:
     """Deal the one unit of a session's map, if a slot is free and no job waits; else it takes its turn.
 
-    `deal` would give the same unit the same slot, in twice the time: a client that asks for one unit waits for it.
+    `deal` would choose the same slot in twice the time, and a client that sends one unit waits for its result.
     """
     alone = not (state.clock.awake or state.touched.kernels or state.free_slots.reserved or job.resumable)
     plain = job.needs.plain and not job.submit.max_time
@@ -273,7 +279,7 @@ def _dispatch(state: State, effects: Effects, job: BrokerJob, map_: JobMap, kern
     size = map_.chunk_size(state.roster.slots_for(map_.owner, job.needs.job), estimate)
     size = min(size, state.estimates.most(map_.owner, map_.function))
     if job.submit.max_unit_time and not job.submit.idempotent:
-        size = 1  # in a larger chunk the units beside one that runs too long would run twice
+        size = 1  # in a larger chunk, a unit over its limit would make the other units run twice
     _give_out(state, effects, job, map_, size, kernel)
     job_lifecycle.refresh(state, effects, job)
 
@@ -281,7 +287,7 @@ def _dispatch(state: State, effects: Effects, job: BrokerJob, map_: JobMap, kern
 def _give_out(
     state: State, effects: Effects, job: BrokerJob, map_: JobMap, size: int, kernel: Kernel
 ) -> None:
-    """Up to *size* units of the map go to the kernel; of a map that is dealt out, late chunks are watched."""
+    """Send up to *size* units of the map to the kernel. Late chunks are watched once all units of the map are dealt."""
     attempt = _issue(state, effects, job, map_, map_.take(size), kernel)
     known = state.estimates.get(map_.owner, map_.function) is not None
     if not map_.waiting and known and _may_run_twice(job, map_):
@@ -307,7 +313,7 @@ def _issue(
     if map_.root:
         controls.deliver(state, effects, job, kernel)
         if not job.submit.idempotent:
-            # should the broker die now, its next life knows that these units may have run
+            # if the broker dies now, its next life knows that these units may have run
             effects.writes.append(Write("attempt", (job.number, span.start), codec.pack(len(span))))
     payload = b"" if map_.once else map_.ref(span)
     effects.send(kernel.peer, _run(state, job, attempt), payload, _run_after(effects, job, attempt))
@@ -328,7 +334,7 @@ def _new_attempt(
     kernel: Kernel,
     twin: Attempt | None,
 ) -> Attempt:
-    """The attempt, charged by estimate; it has its slots, or waits ahead where none is free."""
+    """A new attempt, charged by estimate. It has its slots, or waits ahead if no slot is free."""
     expected = state.estimates.guess(map_.owner, map_.function, effects.now) * len(span)
     needs, number = job.needs, state.next_attempt
     state.next_attempt += 1
@@ -379,7 +385,7 @@ def _run(state: State, job: BrokerJob, attempt: Attempt) -> messages.Run:
         epoch=state.epoch,
         lease=state.roster.lease,
         once=map_.once,
-        # the kernel may have to end the process of this attempt: no other attempt's work runs in it
+        # the kernel may have to end the process of this attempt, so no other attempt runs in it
         apart=map_.apart or attempt.twin is not None or limit > 0,
         ahead=attempt.ahead,
         cpus=needs.cpus,
@@ -402,13 +408,13 @@ def _run_after(effects: Effects, job: BrokerJob, attempt: Attempt) -> int:
         if not job.submit.idempotent:  # the record that its units may have run
             return effects.turn
         after = max(after, attempt.map.came)
-        if job.controls is not None:  # the checkpoint from which it goes on, and the controls that this has
+        if job.controls is not None:  # its checkpoint, and the controls in it
             after = max(after, job.controls.turn)
     return after
 
 
 def preempt(state: State, effects: Effects) -> None:
-    """Ask attempts that hold slots while another job is due to lend them: of the jobs furthest ahead first."""
+    """If another job is due, ask attempts to lend their slots, those of the jobs furthest ahead first."""
     if not state.clock.awake and not state.free_slots.reserved:
         return
     clock, asked = state.clock, []
@@ -451,7 +457,7 @@ def _reissue_stragglers(state: State, effects: Effects) -> None:
             continue
         driver = state.attempts.get(map_.driver)
         if driver is not None and driver.kernel is attempt.kernel:
-            continue  # it may run inside its driver's process, and could not be ended alone
+            continue  # it may run inside the process of its driver, where it cannot be ended alone
         if attempt.ahead or number in state.disk.waiting:
             state.stragglers.watch(attempt, effects.now + MIN_STRAGGLER_SECONDS)
             continue
@@ -476,7 +482,7 @@ def _may_run_twice(job: BrokerJob, map_: JobMap) -> bool:
 
 
 def _elsewhere(state: State, job: BrokerJob, kernel: Kernel) -> Kernel | None:
-    """A kernel with a free slot for the job's units, if possible another one than *kernel*."""
+    """A kernel with a free slot for the job's units: another one than *kernel*, if there is one."""
     best: Kernel | None = None
     for profile in state.free_slots.free:
         if not unmet(job.needs, profile) and (not profile.only or profile.owner == job.owner):

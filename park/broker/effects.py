@@ -15,7 +15,8 @@ from park.wire.messages import Message
 #: A peer: the letter of the socket through which it came, and its name there. Only the loop reads it.
 Peer = bytes
 Key = tuple[int | bytes | str, ...]
-#: A kernel, an attempt and the number of a message: the kernel need not keep that message, nor those before it.
+#: A kernel, an attempt, and the number of a message of the attempt's stream. The kernel may forget the messages up to
+#: it.
 Heard = tuple[Peer, int, int]
 
 
@@ -40,8 +41,8 @@ class Tick(Struct, frozen=True, gc=False):
 
 
 class Flow(Struct, frozen=True, gc=False):
-    """Backpressure of a peer: "slow" (many bytes wait for it), "clear" (few do again), "cut" (the waiting bytes were
-    dropped); or "alive": fragments of a long message of the peer have come.
+    """News of a connection: "slow" (many bytes wait for the peer), "clear" (few bytes wait again), "cut" (the waiting
+    bytes were dropped) or "alive" (fragments of a long message of the peer have come).
     """
 
     peer: Peer
@@ -67,7 +68,7 @@ class Ref(Struct, frozen=True, gc=False):
 class Write(Struct, frozen=True, gc=False):
     """One record: a new value, a copy of a value elsewhere (`Ref`), or None to delete it.
 
-    In place of long bytes, here and in an `Event`, may stand a value that is in the store already
+    A value that is in the store already may stand in place of long bytes, here and in an `Event`
     (`park.broker.storage.pieces`).
     """
 
@@ -91,7 +92,8 @@ class Publication(Struct, frozen=True, gc=False):
     kind: str
     payload: bytes | memoryview
     header: bool = False
-    #: the attempt that published it, its number among the messages of that attempt (0: it has none), and its kernel
+    #: the attempt that published it, its number among the messages of that attempt (0: without a number), and its
+    #: kernel
     attempt: int = 0
     number: int = 0
     peer: Peer = b""
@@ -112,10 +114,10 @@ class Effects(Struct):
     spool: list[Write] = field(default_factory=list)
     deltas: list[Delta] = field(default_factory=list)
     sends: list[Send] = field(default_factory=list)
-    #: acknowledgements and their like: they go once `writes` are on disk
+    #: acknowledgements and other messages that go once `writes` are on disk
     sends_after_commit: list[Send] = field(default_factory=list)
     publications: list[Publication] = field(default_factory=list)
-    #: clients that have left: they follow nothing any more
+    #: clients that have left: their streams end
     gone: list[Peer] = field(default_factory=list)
     #: jobs that have ended: their streams close
     ended: list[int] = field(default_factory=list)
@@ -125,7 +127,7 @@ class Effects(Struct):
     letters: list[Letter] = field(default_factory=list)
     #: deleted jobs: their records are swept out once the deletion is on disk
     deleted: list[int] = field(default_factory=list)
-    #: driver attempt -> index in `sends` of the last results that it gets: the order to go on may travel with them
+    #: driver attempt -> index in `sends` of the last results for it: the order to go on may travel in the same message
     last_results: dict[int, int] = field(default_factory=dict)
 
     def send(

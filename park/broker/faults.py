@@ -1,9 +1,9 @@
 """Faults of the broker itself: messages whose handling fails in a way that no handler foresees.
 
-Such a message may not end the broker. The turn that handles it is undone as a whole: the broker begins a new life from its
-store, as after a restart, and nothing that was acknowledged is lost. The sender is told. From its second fault on it is
-shut out for a while, each time for longer. A fault without a message, at a tick, is repeated in the new life
-if its cause is stored; after a few of them the broker stops.
+Such a message may not end the broker. The broker undoes the whole turn that handles it: the broker begins a new life
+from its store, as after a restart, and nothing that was acknowledged is lost. The sender is told. From its second fault
+on the sender is shut out for a while, each time for longer. A fault at a tick has no sender. If its cause is stored,
+the new life repeats it, and after a few such faults the broker stops.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ TICK_SECONDS = 60.0
 class Faults:
     """The faults of one broker process. All times are monotonic seconds.
 
-    A sender is an account where it showed a key, so that a new connection does not begin anew; else a connection.
+    A sender with a key is an account, so that a new connection does not clear its faults. A sender without one is a
+    connection.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class Faults:
         self._ticks: list[float] = []
 
     def blame(self, sender: Hashable, now: float) -> float:
-        """A message of *sender* has failed: the seconds for which it is shut out."""
+        """Note that a message of *sender* has failed. Returns the seconds for which the sender is shut out."""
         self.count += 1
         times, last, _ = self._senders.pop(sender, (0, now, 0.0))
         times = 1 if now - last > FORGET_SECONDS else times + 1
@@ -50,7 +51,7 @@ class Faults:
         return seconds
 
     def shut_out_for(self, sender: Hashable, now: float) -> float:
-        """The seconds for which messages of *sender* are still refused; 0: they are taken."""
+        """The seconds for which the broker still refuses messages of *sender*; 0: it takes them."""
         found = self._senders.get(sender)
         return 0.0 if found is None else max(0.0, found[2] - now)
 
@@ -60,7 +61,7 @@ class Faults:
         return bool(self._senders)
 
     def at_tick(self, now: float) -> bool:
-        """A tick has failed: whether the broker must stop, because a new life does not help."""
+        """Note that a tick has failed. Returns whether the broker must stop, because a new life does not help."""
         self.count += 1
         self._ticks = [at for at in self._ticks if now - at < TICK_SECONDS] + [now]
         return len(self._ticks) >= MAX_TICK_FAULTS

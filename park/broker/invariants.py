@@ -12,7 +12,7 @@ from park.model import WHOLE_GPU, JobState, gpu_part
 
 
 def check(state: State, everything: bool = True) -> None:
-    """Assert every invariant; not *everything*: of what the last event has changed."""
+    """Assert every invariant. Without *everything* only those of objects that the last event has changed."""
     numbers: Iterable[int] = state.jobs if everything else state.touched.jobs & state.jobs.keys()
     jobs = [state.jobs[n] for n in numbers]
     kernels = list(state.roster.kernels.values())
@@ -86,7 +86,7 @@ def _check_job(state: State, job: BrokerJob) -> None:
     assert len(opened) <= 1
     expected = work_classes if job.dealt and job.reserved is None else set()
     assert state.clock.work_classes(job.number) == expected, (job.record, work_classes)
-    # the service clock counts the seconds that were used and the estimates of running units
+    # the service clock counts seconds used, and estimates for running units
     charged = job.seconds + sum(state.attempts[n].charged for n in job.attempts)
     assert abs(state.clock.charged(job.number) - charged) < 1e-6 * (1.0 + charged), job.record
 

@@ -1,6 +1,6 @@
 """The part of a kernel's reactor that lets it serve or pause, as its desktop allows.
 
-The machine is read in a thread of its own: no answer that is late holds up the kernel's heartbeats.
+A thread of its own reads the machine, so that a late answer does not hold up the kernel's heartbeats.
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ from park.wire.pack import Buffer, code_hash
 
 
 def this_machine() -> str:
-    """A name of this machine and its Unix user, as far as processes open each other's files; "" where none do."""
+    """A name of this machine and its Unix user, the same for all processes that can open each other's files; "": they
+    cannot.
+    """
     if not sealed.HAS_FILES:
         return ""
     try:
@@ -53,9 +55,10 @@ class CodeExchange:
     def share(
         self, code: bytes, data: Buffer, abroad: bool, done: Callable[[Buffer, Shared | None], None]
     ) -> None:
-        """Let other kernels take the code; those of other machines too, where *abroad* says so or it costs nothing.
+        """Let other kernels take the code. Kernels of other machines may, too, with *abroad* or if that costs nothing.
 
-        *done* gets the same bytes, in a file that others may open, and what they need; None: they cannot have it.
+        *done* gets the same bytes in a file that others may open, and the data by which they find it; None: they cannot
+        have it.
         """
         known = self._server.find(code) if self._server is not None else None
         if not (abroad and self.host) or known is not None:
@@ -78,7 +81,7 @@ class CodeExchange:
             self._server.close()
 
     def _in_thread(self, work: Callable[[], tuple[object, ...]], done: Callable[..., None]) -> None:
-        """Do *work* in a thread, and give what it returns to *done* in the thread of the reactor."""
+        """Do *work* in a thread, and pass its result to *done* in the thread of the reactor."""
 
         def run() -> None:
             self._reactor.in_thread(partial(done, *work()))
@@ -98,7 +101,7 @@ class CodeExchange:
         )
 
     def _encrypt(self, code: bytes, data: Buffer) -> Ciphertext | None:
-        """The stored ciphertext of the code; None: there is no place for it."""
+        """The stored ciphertext of the code; None: the disk has no room for it."""
         try:
             file = NamelessFile(len(data))
             name, key = ciphertext.encrypt(data, file.write)

@@ -43,7 +43,7 @@ from park.wire.presence import BrokerConnection, Contact, Presence
 
 
 class KernelLoop:
-    """One kernel on *node*. *place* tells the sys.path and the folder for its slot processes; None: they keep their own.
+    """One kernel on *node*. *place* gives the sys.path and the folder of its slot processes; None: they keep their own.
 
     *policy*: when the kernel leaves by itself. When nothing holds it any more, it calls *on_left*. *clock_with_sleep*
     goes on while the machine is suspended, unlike the reactor's. *exchange* takes code from other kernels; None: it all
@@ -120,7 +120,7 @@ class KernelLoop:
 
     def turn(self, now: float) -> None:
         if slept := self._sleep.look(time.monotonic(), self._clock_with_sleep()):
-            # the broker may count it as lost, and takes back what still waits for it
+            # the broker may count this kernel as lost, and takes back work that still waits for it
             tell(f"park-kernel: the machine was suspended for {slept:.0f} s; it says hello again")
             self.presence.call_again()
         while (frames := self._line.receive()) is not None:

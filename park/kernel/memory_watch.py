@@ -1,8 +1,8 @@
 """The memory that slot processes hold, where their requests limit it.
 
 A limit of the system on addresses would stop numpy, whose libraries reserve far more than they use. So the kernel
-measures now and then the memory of each process and its descendants, and ends a process that holds too much. Memory that
-other jobs have left in the process does not count, nor does `OWN_BYTES`.
+measures the memory of each process and its descendants now and then, and ends a process that holds too much. Memory
+that other jobs have left in the process does not count, and `OWN_BYTES` does not either.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ LOOK_SECONDS, CLOSE_LOOK_SECONDS = 0.25, 0.05
 CLOSE_SHARE = 0.5
 #: Bytes of the interpreter and of libraries such as numpy, which a small unit needs too.
 OWN_BYTES = 64 << 20
-#: The lines of a process's status, and of its map of memory, that count: not files, whose pages the system can drop.
+#: The lines that count in a process's status and in its memory map. Pages of files do not count, because the system can
+#: drop them.
 _QUICK = ("RssAnon:", "RssShmem:", "VmSwap:")
 _EXACT = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
 
@@ -74,7 +75,7 @@ def bytes_of_tree(pid: int, limit: float = math.inf) -> int:
 
 
 def _sum(file: Path, names: tuple[str, ...]) -> int:
-    """The bytes that the lines of these names say; 0 where the system does not tell."""
+    """The sum of the bytes in the lines with these names; 0 if the system does not tell."""
     try:
         lines = file.read_text().splitlines()
     except OSError:  # the process has ended, or this is not Linux

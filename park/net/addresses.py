@@ -47,7 +47,7 @@ class BrokerAddresses:
 
 
 def tcp_addresses(url: str) -> list[str]:
-    """The addresses at a port and the two after it; none if *url* is no address of tcp.
+    """The addresses at a port and at the two ports after it; an empty list if *url* is no tcp address.
 
     >>> tcp_addresses("tcp://head:7275")
     ['tcp://head:7275', 'tcp://head:7276', 'tcp://head:7277']
@@ -59,7 +59,7 @@ def tcp_addresses(url: str) -> list[str]:
 
 
 def with_port(url: str) -> str:
-    """An address of tcp with its port, the broker's own where none is given; any other text as it is.
+    """A tcp address with its port (the default port if it names none). Any other text is returned as it is.
 
     >>> with_port("tcp://head"), with_port("tcp://[::1]"), with_port("tcp://head:80"), with_port("head")
     ('tcp://head:7275', 'tcp://[::1]:7275', 'tcp://head:80', 'head')
@@ -87,7 +87,8 @@ def seen_from_elsewhere(address: str) -> str:
 def find_broker(broker: str | os.PathLike[str] | None, elsewhere: bool = False) -> BrokerAddresses:
     """The address of a broker, by a URL or a connection file (None: see `said_broker`). Raises NoBroker in words.
 
-    *elsewhere*: as other machines see it, which read the same file; a local one where they do not reach it.
+    *elsewhere*: the address for other machines that read the same file; a local address if they cannot reach the
+    broker.
     """
     where = said_broker()[0] if broker is None else os.fspath(broker)
     if addresses := tcp_addresses(with_port(where)):
@@ -113,7 +114,7 @@ def _read(file: Path, elsewhere: bool) -> BrokerAddresses:
             )
         local = BrokerAddresses.of(str(found[name]) for name in ADDRESS_NAMES)
         tcp, key = found.get("tcp"), found.get("key")
-        # on the broker's own machine ipc needs no key; the file may be seen from others, which need tcp
+        # on the broker's own machine ipc needs no key; other machines may read the file too, and need tcp
         here = found.get("host") == platform.node() and os.path.exists(local.clients.removeprefix("ipc://"))
         if tcp is None or (here and not elsewhere):
             return local

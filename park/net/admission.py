@@ -21,10 +21,10 @@ def key_for(
     file: Path | None = None,
     token: str | os.PathLike[str] | None = None,
 ) -> Key | None:
-    """The key to show at *place*, of *file* if it is given; None over ipc, where none is needed.
+    """The key for the broker at *place*, from *file* if it is given; None over ipc, which needs no key.
 
-    Raises NoBroker where there is none, Refused for one that others could have read, or that is for other *roles*;
-    more about *user* and *token* at `park.net.keys.find_key`.
+    Raises NoBroker if there is no key, Refused for a key that other users could have read or that is for other *roles*.
+    `park.net.keys.find_key` explains *user* and *token*.
     """
     if place.is_local:
         for name, given in (("--key", file), ("token=", token)):
@@ -52,7 +52,7 @@ def key_for(
 
 
 def refusal(address: str, key: Key | None, trouble: str) -> str:
-    """Why the broker at *address* does not let us in, as its socket saw it (`Caller.trouble`); "": it is not known."""
+    """Why the broker at *address* does not let us in, by what our socket has seen (`Caller.trouble`); "": unknown."""
     if key is None or not trouble:
         return ""
     if trouble == "key":

@@ -16,12 +16,12 @@ from park.text import visible
 AUDIT_FILE = "audit.log"
 #: Bytes of the file from which on a new one begins, and bytes of a line at most.
 MAX_AUDIT_BYTES, MAX_LINE_BYTES = 1 << 20, 500
-#: Seconds in which the same refusal is written once, and refusals that are remembered for that.
+#: Seconds in which the same refusal is written only once, and the number of refusals that are remembered for this.
 REPEAT_SECONDS, MAX_REMEMBERED = 60.0, 1000
 
 
 class AuditLog:
-    """Appends to the log in the folder *home*. On a full disk lines are lost, and nothing is raised."""
+    """Appends to the log in the folder *home*. On a full disk lines are lost without an error."""
 
     def __init__(self, home: Path) -> None:
         self.path = home / AUDIT_FILE
@@ -45,7 +45,9 @@ class AuditLog:
                 self.path.replace(self.path.with_name(f"{AUDIT_FILE}.1"))
 
     def refused(self, text: str, now: float) -> None:
-        """Append the line of a refusal, which a peer may repeat without end: the same one once a minute."""
+        """Append the line of a refusal. A peer may repeat a refused request without end, so the same line comes once a
+        minute.
+        """
         if now < self._refused.get(text, 0.0):
             return
         if len(self._refused) >= MAX_REMEMBERED:

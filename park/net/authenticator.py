@@ -1,4 +1,6 @@
-"""The authenticator of a broker's sockets: it accepts keys, and cuts the connections of those that count no longer."""
+"""The authenticator of a broker's sockets: it accepts keys, and cuts the connections of keys that are revoked or
+expired.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ class RevocableSocket(Protocol):
 class Authenticator(Polled):
     """The component of the broker's reactor that authenticates each connection, for all sockets of its context.
 
-    ZeroMQ asks at one address of each context, so the authenticator has its own context. *pair* is the broker's.
+    ZeroMQ asks one authenticator for each context, so this one has a context of its own. *pair* is the broker's.
     """
 
     def __init__(

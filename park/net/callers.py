@@ -22,14 +22,16 @@ from park.wire.codec import decode, start_of
 from park.wire.fragments import PIECE_BYTES, MemoryBuffer, PayloadBuffer, Reassembly, is_part
 from park.wire.subjects import about
 
-#: Milliseconds that last messages have to leave a closed socket.
+#: Milliseconds in which a closed socket may still send its last messages.
 LINGER_MILLISECONDS = 300
 _PROCEED = start_of(messages.Proceed)
 _TROUBLES: dict[int, str] = {zmq.EVENT_HANDSHAKE_SUCCEEDED: "", zmq.EVENT_HANDSHAKE_FAILED_AUTH: "key"}
 
 
 def check_listener(address: str, seconds: float) -> None:
-    """Raise NoBroker, with the system's reason, if no process listens at *address*; within *seconds* where it can."""
+    """Raise NoBroker, with the system's reason, if no process listens at *address*. It takes *seconds* at most where
+    the system allows that.
+    """
     try:
         if address.startswith("ipc://"):
             with plain.socket(plain.AF_UNIX) as probe:
@@ -114,7 +116,9 @@ class Caller(Socket):
 
 
 def _buffer_to_share(size: int) -> PayloadBuffer:
-    """A place for a payload of *size* bytes, from which other processes can have it without a copy, if possible."""
+    """Memory for a payload of *size* bytes. If possible, other processes can take the payload from there without a
+    copy.
+    """
     try:
         return SealedBuffer(size)
     except OSError:
@@ -122,9 +126,10 @@ def _buffer_to_share(size: int) -> PayloadBuffer:
 
 
 class Dealer(Caller):
-    """The socket of a client or a kernel. Its context is its own, so that `close` can wait until the last words are out.
+    """The socket of a client or a kernel. It has a context of its own, so that `close` can wait until the last messages
+    have gone.
 
-    Messages of the caller wait here, and none of them is dropped while there is contact.
+    Messages of the caller wait here, and are not dropped while there is contact.
     """
 
     def __init__(self, address: str, key: Key | None = None) -> None:
@@ -148,7 +153,8 @@ class Dealer(Caller):
         return bool(self._socket.poll(int(1000 * seconds), zmq.POLLOUT))
 
     def send(self, frames: Frames, said: messages.Message | None = None) -> None:
-        """Send *frames* now or as soon as the broker takes them. *said*: the message; it decides which others it may pass.
+        """Send *frames* now or as soon as the broker takes them. *said*: the message, which decides what it may
+        overtake.
 
         Raises InvalidRequest for a payload of more than `MAX_PAYLOAD_BYTES`.
         """
@@ -161,12 +167,12 @@ class Dealer(Caller):
         self._flush()
 
     def clear(self) -> None:
-        """Drop all that waits: contact was lost, and its senders say it again when there is contact."""
+        """Drop all messages that wait: contact was lost, and their senders repeat them when there is contact."""
         self._outbox = Outbox(self._offer)
         self._waits, self._window = False, WINDOW_BYTES
 
     def lively(self) -> bool:
-        """Whether a piece of a message has come since this was asked last."""
+        """Whether a piece of a message has come since the last call."""
         found, self._lively = self._lively, False
         return found
 

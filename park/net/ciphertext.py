@@ -1,11 +1,11 @@
 """Code in encrypted form: encrypted once, and then the same bytes for every kernel that fetches the code.
 
 The bytes are cut into pieces of `PIECE_BYTES`. Each piece is encrypted by AES-256-GCM with the key of this one
-ciphertext; its nonce is its number, and its number and the size of the whole are authenticated with it. So no piece can
-stand in another place, or be left out. A piece is followed by its tag.
+ciphertext; its nonce is its number, and its number and the size of the whole are authenticated with it. So moving a
+piece or leaving one out is noticed. A piece is followed by its tag.
 
-The name of a ciphertext is the hash of all tags. A kernel that has the key and knows the hash of the code needs no more:
-the same bytes under the same key and nonces have one ciphertext only.
+The name of a ciphertext is the hash of all tags. A kernel that has the key and knows the hash of the code can check
+everything: the same bytes under the same key and nonces have only one ciphertext.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def piece_sizes(size: int) -> Iterator[int]:
 
 
 class Cipher:
-    """The encryption of one code of *size* bytes under *key*, which is used for nothing else."""
+    """The encryption of one code of *size* bytes. Its *key* encrypts nothing else."""
 
     def __init__(self, key: bytes, size: int) -> None:
         # it takes some 50 ms, and most kernels never need it

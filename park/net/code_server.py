@@ -1,11 +1,12 @@
 """Ciphertexts of code for other kernels, over plain TCP: the end that serves them, and the end that fetches one.
 
-The server greets each connection with a challenge. The fetcher answers with the name of a ticket and a proof that it knows
-the ticket. The ticket itself never crosses the wire, so that an eavesdropper cannot use it. A ticket is for one kernel and
-one ciphertext, counts once, and only for a while. Then the bytes of the ciphertext come, straight from its file.
+The server greets each connection with a challenge. The fetcher answers with the name of a ticket and a proof that it
+knows the ticket. The ticket itself never crosses the wire, so that an eavesdropper cannot use it. A ticket is for one
+kernel and one ciphertext, counts once, and expires. Then the server sends the bytes of the ciphertext straight from
+their file.
 
-A connection has a limited time for its answer, and another one for its bytes. The number of connections is limited, too.
-Any other answer ends the connection without a word.
+A connection has a limited time for its answer, and another one for its bytes. The number of connections is limited,
+too. After any other answer the server closes the connection without a reply.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CONNECT_SECONDS, ANSWER_SECONDS, STALL_SECONDS = 2.0, 2.0, 5.0
 RETRY_SECONDS = 0.1
 #: Bytes a second that a connection must reach.
 MIN_RATE = 1 << 20
-#: Bytes of ciphertexts that lie on the disk; those that were not used for the longest time go first.
+#: Bytes of ciphertexts on the disk; the least recently used ones are deleted first.
 MAX_STORED_BYTES = 2 << 30
 #: Bytes that stay free on the disk.
 MIN_FREE_BYTES = 256 << 20
@@ -45,7 +46,7 @@ _SLICE_BYTES = 4 << 20
 
 
 class NamelessFile:
-    """A file without a name on the local disk, for *size* bytes: it is gone with the kernel. Raises OSError."""
+    """A file of *size* bytes without a name on the local disk. It ends with the kernel. Raises OSError."""
 
     def __init__(self, size: int) -> None:
         folder = os.environ.get("TMPDIR") or ("/var/tmp" if os.path.isdir("/var/tmp") else None)
@@ -164,7 +165,9 @@ class CodeServer:
             self._free.release()
 
     def _redeem(self, id_: bytes, proof: bytes, challenge: bytes) -> Ciphertext | None:
-        """The ciphertext for which the ticket is good. The broker's word on it may come after its holder."""
+        """The ciphertext for which the ticket is good. The fetcher may come before the broker's message about its
+        ticket.
+        """
         until = time.monotonic() + ANSWER_SECONDS
         with self._changed:
             while (given := self._tickets.get(id_)) is None and (left := until - time.monotonic()) > 0:

@@ -1,13 +1,13 @@
-"""The connections over TCP behind a broker's sockets: whose they are, how much ZeroMQ holds of each, and how to cut one.
+"""The TCP connections of a broker's sockets: the key of each, the bytes that ZeroMQ holds of it, and how to cut it.
 
-ZeroMQ gives out a message when all of its frames have come. It bounds the size of a frame and the number of messages, but
-not the number of frames, so it would hold one message of very many frames whole. The system counts the bytes of each
-connection. From them the bytes that ZeroMQ has read since it gave out the last message are known, and a connection is cut
-when they are too many. This needs Linux.
+ZeroMQ gives out a message when all of its frames have come. It bounds the size of a frame and the number of messages,
+but not the number of frames, so it would hold one message of very many frames whole. The system counts the bytes of
+each connection. They tell how many bytes ZeroMQ has read since it gave out the last message. A connection with too many
+is cut. This needs Linux.
 
-A thread looks, since the sockets tell nothing of a message that is not complete. It rests while no bytes arrive. It also
-cuts connections whose peers have said nothing for long, those of a key that has too many (no key may take all
-descriptors), and those whose peers are gone, stopped, or do not read.
+The sockets tell nothing of an incomplete message, so a thread looks at the connections. It rests while no bytes arrive.
+It also cuts connections whose peers have been silent for long, connections of a key that has too many (no key may take
+all descriptors), and those whose peers are gone, stopped, or do not read.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ except ImportError:  # Windows
     fcntl = termios = None  # type: ignore[assignment]
 
 #: Bytes that ZeroMQ may hold of one connection without giving out a message, and of all connections together. A full
-#: queue of the longest frames that honest peers send takes a half of the first one.
+#: queue of the longest frames that honest peers send takes half of the former.
 MAX_HELD_BYTES, MAX_ALL_HELD_BYTES = 32 << 20, 1 << 30
 #: Seconds between two looks while bytes arrive.
 LOOK_SECONDS = 0.05
 #: Seconds in which a connection has to give out its first message, and between two looks for those that have not.
 SILENT_SECONDS, SWEEP_SECONDS = 20.0, 5.0
-#: Seconds without a sign of the peer's system, or in which a peer takes nothing that waits for it; then it is cut.
+#: Seconds without a sign of the peer's system, or in which a peer does not read what waits for it, after which it is
+#: cut.
 SILENCE_SECONDS = 20
 #: An option of sockets, which Python does not name.
 _SO_COOKIE = 57
@@ -51,7 +52,7 @@ _SILENT_AT, _TAKEN_AT, _RECEIVED_AT = 52, 120, 128
 
 
 class Connection(NamedTuple):
-    """A descriptor, and the number by which the system knows its socket: another one may have the descriptor later."""
+    """A descriptor, and the system's number of its socket, because another socket may get the same descriptor later."""
 
     descriptor: int
     #: 0: the system gives no such numbers
@@ -64,8 +65,8 @@ class Connection(NamedTuple):
     def hang_up(self) -> str:
         """Cut the connection, if it goes over TCP. Returns the address of its peer; "": there was none.
 
-        Nothing more comes in, so ZeroMQ reads to the end and closes the connection. To close both ways at once would be
-        an error to ZeroMQ, as a reset is (see `park.net.packet_filters`).
+        It closes the incoming direction, so that ZeroMQ reads to the end and closes the connection. Closing both
+        directions at once would be an error to ZeroMQ, as a reset is (see `park.net.packet_filters`).
         """
         with contextlib.suppress(OSError), socket_at(self.descriptor) as found:
             if found.family in (plain.AF_INET, plain.AF_INET6) and _cookie_of(found) == self.cookie:
@@ -87,7 +88,7 @@ class Connections:
         self.heard: set[int] = set()
 
     def add(self, key: bytes, frame: Any) -> Connection:
-        """A message of the key has come: *frame* knows its connection, which is returned."""
+        """Note that a message with this key has come. Returns the connection, which *frame* names."""
         connection = connection_of(descriptor_of(frame))
         self._users[connection.descriptor] = key, connection
         self.heard.add(connection.descriptor)
@@ -120,7 +121,8 @@ class ConnectionWatch:
         self._silent: dict[int, float] = {}
         #: by descriptor: the bytes that had been read of the connection when it gave out its last message
         self._given: dict[int, int] = {}
-        #: by descriptor: the bytes that the peer has taken, and since when it takes no more of those that wait
+        #: by descriptor: the bytes that the peer has acknowledged, and since when it acknowledges no more although
+        #: bytes wait
         self._taken: dict[int, tuple[int, float]] = {}
         #: by descriptor: the id of the key, where the connection has given out a message
         self._keys: dict[int, str] = {}
@@ -168,7 +170,7 @@ class ConnectionWatch:
             return
         read = _bytes_read(descriptor)
         heard = self._connections.heard
-        # without a key another connection was heard, which has or had this descriptor
+        # without a key, the message came from another connection that has or had this descriptor
         if descriptor in heard and (key := self._connections.key_of(self._opened[descriptor])):
             heard.discard(descriptor)
             self._given[descriptor] = read
@@ -180,7 +182,7 @@ class ConnectionWatch:
             self._cut(descriptor, f"it sent {held >> 20} MB and no complete message")
 
     def _make_room(self) -> None:
-        """Cut connections, those first of which most is held, until all together have room."""
+        """Cut connections until the held bytes are within the limit for all; those with most bytes go first."""
         for descriptor in list(self._held):
             self.look(descriptor)
         for descriptor in sorted(self._held, key=self._held.__getitem__, reverse=True):
@@ -191,7 +193,7 @@ class ConnectionWatch:
             )
 
     def _sweep(self, now: float) -> None:
-        """Cut connections that have said nothing for long, and the newest ones of keys with too many."""
+        """Cut connections that have been silent for long, and the newest connections of keys that have too many."""
         for descriptor, until in list(self._silent.items()):
             if descriptor in self._connections.heard:
                 self.look(descriptor)
@@ -234,7 +236,9 @@ class ConnectionWatch:
 
 @contextlib.contextmanager
 def socket_at(descriptor: int) -> Iterator[plain.socket]:
-    """The socket that has the descriptor, by another one that is closed at the end. Raises OSError where there is none."""
+    """A second socket object on the descriptor, which is closed at the end. Raises OSError if the descriptor is no
+    socket.
+    """
     own = os.dup(descriptor)
     try:
         found = plain.socket(fileno=own)

@@ -28,13 +28,13 @@ MAX_FRAME_BYTES = 2 * PIECE_BYTES
 READ_AHEAD_MESSAGES = 1000
 #: Messages that ZeroMQ holds from the broker for each peer, and for the broker from each peer.
 HIGH_WATER_MESSAGES = 32
-#: Bytes of pieces that are received, or sent to one peer, before other peers get their turn.
+#: Bytes of pieces that one turn receives, or sends to one peer, before other peers get their turn.
 TURN_BYTES = 4 << 20
 #: Seconds between the questions of the system whether a silent peer is there, and seconds after which it closes a
 #: connection that is watched, should nobody else have closed it.
 PROBE_SECONDS, SYSTEM_SECONDS = 5, 86_400
-#: Milliseconds between two attempts to reach a broker that is away, at most: kernels that hold work of its last life have
-#: one lease to reconnect once it is back.
+#: The most milliseconds between two attempts to reach a broker that is away. Kernels that hold work have one lease to
+#: reconnect once the broker is back.
 MAX_RECONNECT_MILLISECONDS = 2_000
 # plain integers: to combine enums takes longer than to send
 _EVENTS, _POLLIN, _RCVMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.RCVMORE)
@@ -46,7 +46,7 @@ _MIN_UNCOPIED_BYTES = 65536
 def open_socket(
     context: zmq.Context[zmq.Socket[bytes]], kind: int, hwm: int = READ_AHEAD_MESSAGES
 ) -> zmq.Socket[bytes]:
-    """A socket of *kind* with the options that all of PARK's have. *hwm*: messages that ZeroMQ holds in each direction."""
+    """A socket of *kind* with the options of all PARK sockets. *hwm*: messages that ZeroMQ holds in each direction."""
     socket: zmq.Socket[bytes] = context.socket(kind)
     socket.linger = 0
     socket.setsockopt(zmq.SNDHWM, hwm)

@@ -33,17 +33,17 @@ from park.net.spin import SpinWait
 T = TypeVar("T")
 
 _MAIN = threading.main_thread().ident
-#: Numbers of the signals that are held: all but real-time signals, faults, and signals that cannot be handled.
+#: Numbers of the signals that are held: all except real-time signals, faults, and signals that cannot be handled.
 _FAULTS = ("SIGKILL", "SIGSTOP", "SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGSEGV", "SIGSYS")
 _HELD_SIGNALS = tuple(
     n for n in map(int, signal.valid_signals()) if n < 32 and signal.Signals(n).name not in _FAULTS
 )
 
 NEVER = float("inf")
-#: Seconds by which a component may be turned late while events follow closely. To ask all components for their deadlines
-#: takes time, so the loop asks before it blocks, and otherwise only this often.
+#: Seconds by which a component may get its turn late while events follow closely. Asking all components for their
+#: deadlines takes time, so the loop asks before it blocks, and otherwise only this often.
 MAX_LATE_SECONDS = 0.005
-#: Seconds of the longest wait, which is only a safeguard: nothing depends on it.
+#: Seconds of the longest wait. It is only a safeguard; no component depends on it.
 MAX_WAIT_SECONDS = 10.0
 #: Seconds after which a cycle is interrupted to look at descriptors, and then goes on.
 MAX_CYCLE_SECONDS = 0.01
@@ -320,7 +320,9 @@ class Reactor:
                 return lock.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX))
             end = NEVER if limit is None else time.monotonic() + limit
             while True:
-                self._awaited = lock  # first: from now on the thread that releases it wakes this one
+                self._awaited = (
+                    lock  # set it first: from now on the thread that releases the lock wakes this one
+                )
                 if lock.acquire(False):
                     return True
                 left = end - time.monotonic()
@@ -363,7 +365,7 @@ class Reactor:
             if self._stopping:  # closed meanwhile
                 return []
             raise
-        # keys now: a number may belong to another file by the time it is handled
+        # the keys are looked up now, because a number may belong to another file by the time it is handled
         keys = self._keys
         return [(key, events & key.events) for fd, events in found if (key := keys.get(fd)) is not None]
 

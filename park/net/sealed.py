@@ -26,7 +26,7 @@ except ImportError:  # Windows
 
 #: Whether this system has files without names in memory.
 HAS_FILES = hasattr(os, "memfd_create")
-#: How a file is sealed: nothing changes it any more. 0: this system knows no seals.
+#: The seals of a file that nothing may change any more; 0: this system has no seals.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE if hasattr(fcntl, "F_SEAL_WRITE") else 0
 #: Sealed files that this process maps at the same time, at most: each keeps one or two descriptors open.
 MAX_OPEN_MAPS = 64
@@ -79,7 +79,7 @@ def map_file(descriptor: int, size: int) -> memoryview:
 
 
 def private_copy(data: Buffer) -> memoryview:
-    """The same bytes, for a process that may change them for itself. Of a sealed file only what it changes is copied."""
+    """The same bytes, which this process may change for itself. Of a sealed file, only the changed pages are copied."""
     if (descriptor := descriptor_of(data)) >= 0:
         with contextlib.suppress(OSError):
             return memoryview(mmap.mmap(descriptor, len(data), access=mmap.ACCESS_COPY))
@@ -87,13 +87,13 @@ def private_copy(data: Buffer) -> memoryview:
 
 
 def descriptor_of(data: Buffer) -> int:
-    """The descriptor of the sealed file whose bytes *data* is; -1: it is none, or a part of one."""
+    """The descriptor of the sealed file whose bytes *data* is; -1: *data* is no sealed file, or only a part of one."""
     owner = data.obj if isinstance(data, memoryview) else None
     return owner.descriptor if isinstance(owner, SealedMap) and len(owner) == len(data) else -1
 
 
 def sealed(data: Buffer) -> memoryview:
-    """The same bytes in a sealed file. Raises OSError where there is none to be had."""
+    """The same bytes in a sealed file. Raises OSError if the system cannot make one."""
     if isinstance(data, memoryview) and descriptor_of(data) >= 0:
         return data
     target = SealedBuffer(len(data))
@@ -102,7 +102,7 @@ def sealed(data: Buffer) -> memoryview:
 
 
 class SealedBuffer:
-    """A sealed file of *size* bytes in the making. Raises OSError where there is none to be had."""
+    """A file of *size* bytes that will be sealed when it is complete. Raises OSError if the system cannot make one."""
 
     def __init__(self, size: int) -> None:
         if not (HAS_FILES and _SEALS and has_room()):
@@ -131,7 +131,9 @@ class SealedBuffer:
 
 
 def open_of(process: int, descriptor: int, size: int) -> memoryview:
-    """The bytes of a sealed file that another *process* of this machine holds. Raises OSError where they cannot be had."""
+    """The bytes of a sealed file that another *process* of this machine holds. Raises OSError if this process may not
+    open it.
+    """
     if not has_room():
         raise OSError("no further file can be mapped")
     path = f"/proc/{process}/fd/{descriptor}"

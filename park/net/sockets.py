@@ -41,17 +41,18 @@ FLUSHED_PEERS = 16
 STALE_PIECES_SECONDS = 60.0
 #: Seconds between two looks for such messages, at most.
 STALE_LOOK_SECONDS = 2.0
-#: Bytes of a message, and of a hello with what a kernel holds, of a peer that has not said hello.
+#: Bytes of a message of a peer that has not said hello, and bytes of a hello, which lists a kernel's work.
 MAX_STRANGER_BYTES, MAX_HELLO_BYTES = 64 << 10, 64 << 20
-#: Seconds in which a peer that sends messages has to say hello.
+#: Seconds within which a peer that sends messages must say hello.
 HELLO_SECONDS = 10.0
 #: Bytes of a frame that the table's socket takes from a peer with a key (handshakes have the longest), subscriptions that
 #: ZeroMQ holds from one such peer, bytes that the system holds, and subscriptions that are looked at between two changes of
 #: the table.
 MAX_SUBSCRIPTION_BYTES, READ_AHEAD_SUBSCRIPTIONS, READ_AHEAD_BYTES, MAX_SUBSCRIPTIONS = 512, 8, 4096, 100
-#: Seconds for which a key opens no table, after a peer with it has subscribed to more than the table.
+#: Seconds for which a key may not read the table, after a peer with this key has subscribed to more than the table.
 SHUT_OUT_SECONDS = 10.0
-#: Connections that a socket remembers, at most: without an entry a connection is only cut once its messages are refused.
+#: The number of connections that a socket remembers. A connection without an entry is cut only after the broker refuses
+#: a message of it.
 MAX_CONNECTIONS = 1 << 14
 #: Letters of the id of a key, at the end of a User-Id.
 ID_LETTERS = 10
@@ -128,7 +129,7 @@ class Router(_ListeningSocket):
         #: by peer: its unfinished message
         self._joiners: dict[bytes, tuple[Reassembly, Passage]] = {}
         self._look_at = 0.0
-        #: by peer: bytes for which there is room and of which it was not told
+        #: by peer: bytes for which there is room, and which the peer was not told of
         self._untold: OrderedDict[bytes, int] = OrderedDict()
         #: by peer: the messages that it has not accepted yet
         self._outboxes: dict[bytes, Outbox] = {}
@@ -169,7 +170,7 @@ class Router(_ListeningSocket):
 
     def waiting(self) -> bool:
         found = super().waiting()
-        # afterwards: ZeroMQ may only now have seen free space in a queue, and signals that once
+        # check afterwards: ZeroMQ may have seen free space in a queue only now, and signals that once
         return (bool(self._outboxes) and self._flush_some()) or found
 
     def flush(self) -> None:
@@ -178,7 +179,7 @@ class Router(_ListeningSocket):
             self._flush(name, outbox)
 
     def _flush_some(self) -> bool:
-        """Flush some of the outboxes, others at the next call. Returns whether a peer would accept more."""
+        """Flush some of the outboxes; the next call flushes others. Returns whether a peer would accept more."""
         more = False
         for name in list(self._outboxes)[:FLUSHED_PEERS]:
             outbox = self._outboxes.pop(name)
@@ -225,8 +226,8 @@ class Router(_ListeningSocket):
         return None
 
     def _join(self, name: bytes, frames: Frames) -> Frames | None:
-        """Take in a piece. Returns the whole message with its last piece, or the piece where it breaks the rules, so that
-        the loop decodes it again, and counts it.
+        """Take in a piece. With the last piece it returns the whole message. It also returns a piece that breaks the
+        rules, so that the loop decodes and counts it.
         """
         now = self._drop_stale()
         joiner, passage = self._joiners.pop(name, None) or (Reassembly(), None)
@@ -261,7 +262,7 @@ class Router(_ListeningSocket):
         return None
 
     def _has_room(self, name: bytes, size: int) -> None:
-        """There is room for *size* bytes of the peer. It is told when they are many."""
+        """Note that there is room for *size* bytes of the peer. The peer is told when many have come together."""
         untold = self._untold.pop(name, 0) + size
         if untold >= TELL_BYTES:
             self.send(name, codec.encode(messages.Proceed(untold)))
@@ -272,11 +273,11 @@ class Router(_ListeningSocket):
             self.send(other, codec.encode(messages.Proceed(untold)))
 
     def release(self, name: bytes, size: int) -> None:
-        """A long message of the peer, with a payload of *size* bytes, was decided."""
+        """Note that a long message of the peer, with a payload of *size* bytes, was decided."""
         self._intake.release(self._peer(name), self._payer(name), size, time.monotonic())
 
     def release_all(self) -> None:
-        """All long messages that have come whole were decided, or are gone."""
+        """Note that all long messages that have come whole were decided or dropped."""
         self._intake.release_all(time.monotonic())
 
     def _peer(self, name: bytes) -> tuple[int, bytes]:
@@ -379,7 +380,7 @@ class KeyedRouter(Router):
             self._audit.refused(f"a request of {name[1 + name[0] :].decode()}: {text}", time.monotonic())
 
     def revoke(self, key: bytes) -> None:
-        """The connections of the key with this id were cut: the broker hears that its peers have left."""
+        """Tell the broker that peers have left, because the connections of the key with this id were cut."""
         for name in [name for name, _ in self._holders.values() if name.endswith(key)]:
             del self._holders[name[1 : 1 + name[0]]]
             self.cut(name)
@@ -410,7 +411,7 @@ class KeyedRouter(Router):
         return frames
 
     def _begin(self, routing: bytes, name: bytes, connection: Connection) -> None:
-        """The first message of a peer has come. Of too many peers those are forgotten that were silent longest."""
+        """Note the first message of a peer. If there are too many peers, those that were silent longest are forgotten."""
         if len(self._holders) >= MAX_CONNECTIONS:
             self._holders.popitem(last=False)
         self._holders[routing] = name, connection

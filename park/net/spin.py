@@ -2,8 +2,8 @@
 
 While events follow one another closely, a thread polls for the next one before it sleeps, and yields the processor
 between two polls. To wake a sleeping thread takes up to 50 us where its processor has gone idle, and the kernel of the
-operating system likes to move a woken thread to such a processor, where its caches are cold. Where other threads keep the
-processor for long, none is to spare, and the thread stops polling for a while.
+operating system likes to move a woken thread to such a processor, where its caches are cold. If other threads keep the
+processor for long, no processor is to spare, and the thread stops polling for a while.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ ZeroMQ asks over its authentication protocol, ZAP (rfc.zeromq.org/spec/27). The 
 the mechanism, and the public key whose secret half the peer has proved to have. The answer is a status and a User-Id. The
 User-Id comes with every message of the connection; it names the owner of the key, and no peer can choose it.
 
-The status is 200 (accepted) or 400 (refused). The peer learns of a refusal, and its ZeroMQ rests until it is told to
-connect again, as `park.net.callers.Caller` does: the key may have been made only just now. (300, "later", would fit
-better, but then the broker's ZeroMQ often sends no answer at all until the time limit of the handshake.)
+The status is 200 (accepted) or 400 (refused). The peer learns of a refusal, and its ZeroMQ does not try again by
+itself. `park.net.callers.Caller` lets it connect again, because the key may be registered only a moment later. (300,
+"later", would fit better, but then the broker's ZeroMQ often sends no answer at all until the time limit of the
+handshake.)
 """
 
 from __future__ import annotations

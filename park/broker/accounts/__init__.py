@@ -1,4 +1,5 @@
 """Accounts of owners: credits, quotas, and the free bytes of the disk.
 
-Handlers ask them before something is taken or charged. They import only the words, the wire and the broker's effects.
+Handlers ask them before they take or charge anything. The modules import only the words, the wire and the broker's
+effects.
 """

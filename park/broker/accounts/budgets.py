@@ -41,7 +41,7 @@ MAX_ALL_LONG_BYTES, MAX_OWNER_LONG_BYTES = at_most(4 << 30, 1 / 8), at_most(1 <<
 MAX_PEER_LONG_BYTES = at_most(512 << 20, 1 / 32)
 #: Messages of one peer, and their bytes, that wait behind a long one of the same subject.
 MAX_BEHIND_MESSAGES, MAX_BEHIND_BYTES = 50_000, at_most(256 << 20, 1 / 32)
-#: Code of fewer bytes is not summed up: a client's open maps bound it.
+#: Code of fewer bytes is not counted: the limit on open maps bounds it.
 SMALL_CODE_BYTES = 16 << 10
 #: Fetches of one peer that wait for the end of a job.
 MAX_WAITING_FETCHES = 50_000
@@ -58,7 +58,7 @@ MAX_ENVIRONMENTS = 100
 MAX_TEXT_CHARS = 200
 #: Messages of the answer to a Fetch that are made at a time.
 MAX_ANSWER_SLICE = 200
-#: Messages that go out for one peer's messages of a turn; after more than these its other messages wait for later turns.
+#: Messages that one peer's messages may cause in a turn; beyond this number its further messages wait for later turns.
 MAX_ANSWERS_PER_TURN = 1_000
 #: Messages of one peer that wait for later turns.
 MAX_POSTPONED = 1_000

@@ -1,14 +1,14 @@
 """The credit ledger: grants, charges and balances.
 
-A unit of a job with a priority above free costs (weight - 1) credits a slot-second; free and background cost
-nothing. An account begins at its cap and is filled again up to the cap, at a fixed number of credits an hour. While its
-balance is not positive, its owner's paid jobs count as free: they are served as free ones, and cost nothing.
+A unit of a job with a priority above free costs (weight - 1) credits a slot-second; free and background cost nothing.
+An account begins at its cap and is filled again up to the cap, at a fixed number of credits an hour. While the balance
+is not positive, the owner's paid jobs are served as free jobs, and cost nothing.
 
-Amounts are whole micro-credits, so that a balance is exactly what was granted less what was charged, whatever
-the order. A charge is written with the state of the unit that it is for: either both are on disk or neither.
-Units that are not stored (of sessions and drivers) are summed by job and life of the broker (epoch), and written at
-least once a second and when their job ends. With its amount a charge has the slot-seconds that the job has used, also
-where they cost nothing, so that they go on counting over lives of the broker.
+Amounts are whole micro-credits, so that a balance is exactly what was granted less what was charged, whatever the
+order. A charge is written with the state of the unit that it is for: either both are on disk or neither. Units that are
+not stored (of sessions and drivers) are summed by job and life of the broker (epoch), and written at least once a
+second and when their job ends. A charge also has the slot-seconds that the job has used, even if they cost nothing, so
+that the sum continues in the next life of the broker.
 
 On disk: "account" (owner) -> {granted, settled}, "charge" (job, epoch) -> {owner, amount, used}. The balance is
 granted - settled - the sum of the owner's charges; *settled* are the charges of jobs that are not stored themselves.
@@ -81,10 +81,10 @@ class CreditAccount:
     granted: int
     #: up to when it was filled again, monotonic seconds
     filled: float
-    #: charges of all its jobs; `settled` are those among them that no record of a charge holds
+    #: charges of all its jobs; `settled`: those of them that have no charge record any more
     charged: int = 0
     settled: int = 0
-    #: no refund lifts the balance above this: refills may have come in place of what is refunded
+    #: no refund lifts the balance above this, because refills may have replaced the refunded credits already
     top: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -181,7 +181,7 @@ class Ledger:
         return bool(self._stale_accounts or self._broke)
 
     def changed(self, now: float) -> list[str]:
-        """The owners whose balance has become positive since the last call, or is so no more."""
+        """The owners whose balance has become positive, or ceased to be positive, since the last call."""
         found: list[str] = []
         if self.policy is None:
             return found
@@ -259,7 +259,7 @@ class Ledger:
             self._stale_charges.add(key)
 
     def used_seconds(self, job: int) -> float:
-        """The slot-seconds that the job has used in all lives of the broker; 0: none, or they are not known here."""
+        """The slot-seconds that the job has used in all lives of the broker; 0 also if they are not known."""
         return sum(self._charges[job, epoch].used for epoch in self._epochs.get(job, ())) / MICRO_SECONDS
 
     def grant(self, owner: str, credits: float, now: float) -> None:
@@ -307,7 +307,7 @@ class Ledger:
         return min(times)
 
     def restore_account(self, owner: str, stored: dict[str, int], now: float) -> None:
-        """An account of an earlier life; all of them come before all charges."""
+        """Take up an account of an earlier life. All accounts come before all charges."""
         terms = self.policy.of(owner) if self.policy is not None else Terms()
         settled = stored["settled"]
         self.accounts[owner] = CreditAccount(terms, stored["granted"], now, settled, settled)

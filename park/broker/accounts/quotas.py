@@ -1,7 +1,7 @@
 """The quotas of one owner: jobs that have not ended, units without an answer, bytes in the store.
 
 A request beyond a quota is refused before any part of it is kept. The refusal names the quota, the owner's use of it,
-and the way to free some. Chunks of drivers count, and are never refused: their jobs run already.
+and the way to free some. Units of drivers count too, but are never refused, because their jobs run already.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The index of archived jobs: owner, state, tags, name and time, in some thirty bytes of memory a job.
 
-The records themselves lie in the store; the index has columns, sorted by number. A value that many jobs share, such as
-an owner or a name, is kept once. A search first finds the values that match, then the jobs that have them: a hundred
-thousand in some hundredths of a second.
+The records themselves lie in the store; the index has columns, sorted by number. The index keeps a value that many jobs
+share, such as an owner or a name, only once. A search first finds the values that match, then the jobs that have them:
+among a hundred thousand jobs in some hundredths of a second.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Archive:
         return len(self._numbers) - self._start - len(self._gone)
 
     def __iter__(self) -> Iterator[tuple[int, float, int]]:
-        """Number, clock and size of each in turn; meanwhile nothing may change."""
+        """Number, clock and size of each job. The index must not change meanwhile."""
         while self._start < len(self._numbers) and self._numbers[self._start] in self._gone:
             self._gone.discard(self._numbers[self._start])
             self._step()
@@ -52,7 +52,7 @@ class Archive:
                 yield self._numbers[i], self._clocks[i], self._sizes[i]
 
     def add(self, number: int, clock: float, size: int) -> None:
-        # nearly always at the end: a job that was needed is archived after younger ones
+        # nearly always at the end; only a job that was needed for long is archived after younger ones
         at = bisect_right(self._clocks, clock, self._start)
         self._numbers.insert(at, number)
         self._clocks.insert(at, clock)

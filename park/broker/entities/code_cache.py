@@ -1,9 +1,8 @@
 """The code that the broker holds: functions and bodies, by the hash of their content.
 
-The spool has code while a job that has not ended, or a map of it, needs it, and after that as long as there is room,
-because the next job often brings the same. The store has the code of each job that is kept there, once however many
-jobs have the same, until the last of them is deleted. A client or kernel that refers to code in
-neither of them is asked to send it again.
+The spool keeps code while a job that has not ended, or one of its maps, needs it, and afterwards while there is memory,
+because the next job often brings the same code. The store keeps the code of its jobs: each code once, until the last
+job with it is deleted. If a client or kernel names code that is in neither, the broker asks it to send the code again.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections import Counter, OrderedDict
 from park.errors import ProtocolError
 from park.wire.pack import code_hash
 
-#: Bytes of code that stays in the spool although nothing needs it.
+#: Bytes of code that stays in the spool although no job and no map needs it.
 MAX_IDLE_BYTES = 64 << 20
 
 
@@ -53,7 +52,7 @@ class CodeCache:
         return sum(self._sizes[code] for code in self._users)
 
     def add(self, code: bytes, size: int) -> list[bytes]:
-        """New code of *size* bytes, for the spool; the code that leaves the spool for it."""
+        """Note new code of *size* bytes in the spool. Returns the code that leaves the spool for it."""
         self._sizes[code] = size
         self._spooled.add(code)
         self._rest(code)
@@ -130,6 +129,6 @@ def check_code(code: bytes, data: bytes | memoryview) -> None:
 
 
 def digest_of(data: object) -> bytes:
-    """The hash of long code, which was made before its message is decided; b"": it was not."""
+    """The hash of long code, if it was computed before the message is decided; b"": it was not."""
     found: bytes = getattr(data, "digest", b"")
     return found

@@ -1,7 +1,8 @@
 """The controls of one job: messages for its body, in the order in which the broker has taken them.
 
-They are kept until the job has ended, so that a body that runs again gets them again. A control that a checkpoint
-contains is deleted; the keys of the last deleted ones stay, so that a control that comes twice is recognised.
+The broker keeps controls until the job has ended, because a body that runs again needs all of them again. It deletes a
+control that a checkpoint contains. The keys of the last deleted controls stay, so that a repeated control is
+recognised.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from park.broker.effects import Key
 
-#: The most controls of one job that are kept, and their bytes.
+#: The largest number of controls that are kept for one job, and their bytes.
 MAX_KEPT_CONTROLS, MAX_KEPT_CONTROL_BYTES = 10_000, 16 << 20
 #: The most controls of all jobs of one owner; each takes some hundred bytes of the broker's memory.
 MAX_OWNER_CONTROLS = 200_000
@@ -59,7 +60,7 @@ class Controls:
         return self.last
 
     def restore(self, seq: int, key: bytes, size: int) -> None:
-        """Take up a control of an earlier life, in their order; *size* 0: only its key is left."""
+        """Take up a control of an earlier life. Controls come in their order; *size* 0: only the key is left."""
         self.last = max(self.last, seq)
         self._keys.add(key)
         if size:

@@ -1,7 +1,7 @@
 """The GPUs of a kernel, and the part of each that is given out.
 
-A unit gets whole devices, or a part of one. Parts are counted in thousandths, so that their sums are exact: never more
-than one whole device is given out of each.
+A unit gets whole devices, or a part of one. Parts are counted in thousandths, so that their sums are exact and no
+device is given out more than once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class Devices:
         return sum(self.given) / WHOLE_GPU
 
     def choose(self, gpus: float) -> tuple[int, ...] | None:
-        """The devices for a unit that needs *gpus*; None: too few are free. A part comes from the fullest with room."""
+        """The devices for a unit that needs *gpus*; None: too few are free. A part comes from the fullest device that
+        still has it.
+        """
         size = gpu_part(gpus)
         fitting = [n for n, given in enumerate(self.given) if given + size <= WHOLE_GPU]
         if gpus < 1:

@@ -1,6 +1,6 @@
-"""The jobs that the dispatcher knows: their records, and the changes that are told.
+"""The jobs that the dispatcher knows: their records, and the changes that it publishes.
 
-Changes of state are told at once; counters (units done, slots used) are told some ten times a second.
+Changes of state are published at once, counters (units done, slots used) some ten times a second.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from park.wire.messages import Submit
 
 #: Seconds between two deltas of one counter.
 COUNTER_SECONDS = 0.1
-#: Numbers of jobs are reserved on disk in blocks, so that sessions, which are not stored, never share one.
+#: Job numbers are reserved on disk in blocks of this size. So a session, which is not stored, never shares its number
+#: with a later job.
 RESERVED_NUMBERS = 16
 
 
@@ -49,7 +50,7 @@ class Waiter:
 
 @dataclass(slots=True, eq=False)
 class LongAnswer:
-    """The rest of an answer to a Fetch: messages, each with what stands for its payload."""
+    """The rest of an answer to a Fetch: messages, each with the `Ref` of its payload."""
 
     job: BrokerJob
     waiter: Waiter
@@ -63,7 +64,7 @@ class BrokerJob:
     It has more than 20 attributes: its counters change with every chunk, and lie here instead of in a frozen record.
     """
 
-    #: everything but the counters, which follow below and change with every chunk
+    #: the record without its counters; those follow below, because they change with every chunk
     facts: JobRecord
     submit: Submit
     client: bytes
@@ -101,13 +102,13 @@ class BrokerJob:
     callers: set[bytes] = field(default_factory=set)
     #: bytes of the units of a session's maps that are in memory
     spooled: int = 0
-    #: true for a session whose client takes its results more slowly than they come
+    #: the client of the session takes results more slowly than they come
     client_slow: bool = False
     #: kernels of the broker's last life may hold work of it
     recovering: bool = False
     #: [start, count] of units that must not run twice and were dealt in an earlier life
     risky: list[tuple[int, int]] = field(default_factory=list)
-    #: seconds that it has run, if they are limited, and since when it runs on; when it was over its limit
+    #: if its time is limited: seconds that it has run, when it began to run again, and when it passed its limit
     ran: float = 0.0
     runs_since: float | None = None
     overtime: float | None = None
@@ -125,7 +126,7 @@ class BrokerJob:
     #: it has left the table
     archived: bool = False
     needs: Needs = field(init=False)
-    #: the queues that deal its units, by `Kind`, once it may want slots
+    #: the work classes of its units, by `Kind`, once it may want slots
     work_classes: tuple[WorkClass, ...] = ()
     number: int = field(init=False)
     owner: str = field(init=False)
@@ -192,7 +193,9 @@ class BrokerJob:
         return bool(self.error) and self.submit.on_error == "stop"
 
     def wants(self, map_: JobMap) -> bool:
-        """Whether the waiting units of the map shall run. A driver that is to stop may need its maps for a last result."""
+        """Whether the waiting units of the map are to run. A driver that was asked to stop may need its maps for a last
+        result.
+        """
         if map_.cancelled or self.ending in ("abort", "fail"):
             return False
         return not ((map_.root or self.session) and (self.ending or self.stops_at_failure))
@@ -321,7 +324,7 @@ class JobList:
         return self._counted + COUNTER_SECONDS if self._stale_jobs or self._stale_kernels else math.inf
 
     def restore(self, job: BrokerJob) -> None:
-        """A stored job of an earlier life of the broker; nothing is told."""
+        """Add a stored job of an earlier life of the broker, without publishing anything."""
         effects = Effects()
         self.add(job, effects)
         if job.ended:

@@ -1,8 +1,8 @@
 """Maps, their units and the attempts to run them.
 
-Each unit of a map is in exactly one place: pending (in a range that waits), held (for a while), running (in one attempt)
-or answered. A range never crosses the segment, the pack of units that came in one message, that it
-was cut from, so that a chunk is one slice of one pack.
+Each unit of a map is in exactly one place: pending (in a range that waits), held back (for a while), running (in one
+attempt) or answered. A *segment* is the pack of units that came in one message. A range lies in one segment, so that a
+chunk is one slice of one pack.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from park.broker.entities.roster import Kernel
 
 #: A chunk should take at least this long, seconds: its messages cost some 0.3 ms.
 CHUNK_SECONDS = 0.020
-#: The tail of a map is dealt in chunks of at least this many seconds, and calls of an executor in chunks of at most this.
+#: Seconds of a chunk: at least this at the end of a map, at most this for calls of an executor.
 TAIL_SECONDS = 0.004
 #: One decision and its messages, seconds of the broker's time.
 DECISION_SECONDS = 50e-6
@@ -61,7 +61,7 @@ class JobMap(Struct, eq=False):
     root: bool = False
     #: the body runs once, there are no inputs
     once: bool = False
-    #: the units are calls that do not know each other: a slow one is to hold up few others
+    #: the units are independent calls, and a slow one must hold up few others
     calls: bool = False
     #: nesting: 0 for roots and maps of sessions
     depth: int = 0
@@ -70,7 +70,7 @@ class JobMap(Struct, eq=False):
     #: the connection over which it was sent last
     peer: bytes = b""
     closed: bool = True
-    #: the first unit that came: the maker of the map had the results of the units before it
+    #: the first unit that came; the sender of the map had the results of the units before it
     base: int = 0
     #: the unit behind the last one received so far
     total: int = 0
@@ -90,10 +90,11 @@ class JobMap(Struct, eq=False):
     known: Sequence[int] = ()
     #: processes that died while they ran it, by unit
     kills: dict[int, int] = field(default_factory=dict)
-    #: number of kernels lost while they ran a unit, by unit; and units that wait until others like them have run
+    #: by unit: the number of kernels that were lost while they ran it; and units that are held back until other
+    #: suspects have run
     losses: dict[int, int] = field(default_factory=dict)
     held_back: deque[Span] = field(default_factory=deque)
-    #: its code has killed a process: it never runs inside a driver's
+    #: its code has killed a process, so it never runs inside the process of a driver
     apart: bool = False
     #: the turn in which its last units came
     came: int = 0
@@ -138,9 +139,9 @@ class JobMap(Struct, eq=False):
     def chunk_size(self, slots: int, estimate: float | None) -> int:
         """The number of units to send at once to one of *slots* slots when a unit takes about *estimate* seconds.
 
-        Chunks come in rounds of one for each slot, all of the same size, so that the slots keep step ("factoring":
-        Hummel, Schonberg and Flynn, Communications of the ACM 35(8), 1992). Were each a part of what is left when it is
-        dealt, the last ones would find the slots a whole chunk apart.
+        Chunks come in rounds: one chunk for each slot, all of the same size ("factoring": Hummel, Schonberg and Flynn,
+        Communications of the ACM 35(8), 1992). So the slots end a round together. If each chunk were a share of the
+        units that remain, the slots would end a whole chunk apart.
         """
         if estimate is None:
             return 1
@@ -172,11 +173,11 @@ class JobMap(Struct, eq=False):
         self.waiting += len(span)
 
     def hold_back(self, span: Span) -> None:
-        """Hold these units back until others have run; they are not in the queue."""
+        """Hold these units back until others have run. They are not in the queue meanwhile."""
         self.held_back.append(span)
 
     def release(self, span: Span | None = None) -> bool:
-        """These units (None: all that were held) wait as any other; whether there were some."""
+        """Put these units (None: all that were held back) into the queue again. Returns whether there were any."""
         found = [one for one in self.held_back if span in (None, one)]
         for one in found:
             self.held_back.remove(one)
@@ -184,7 +185,7 @@ class JobMap(Struct, eq=False):
         return bool(found)
 
     def put_missing(self, spans: Iterable[tuple[int, int]]) -> int:
-        """Let all units outside *spans* (first unit, stop) wait; none waited before. Returns their number."""
+        """Put all units outside *spans* (first unit, stop) into the empty queue. Returns their number."""
         covered = sorted(spans)
         for segment, count in self.segments.items():
             for lo, hi in gaps(segment, segment + count, covered):
@@ -193,14 +194,16 @@ class JobMap(Struct, eq=False):
         return self.waiting
 
     def restore(self, start: int, count: int) -> None:
-        """Take a dropped segment again: its units wait, without those that are `known`."""
+        """Take a dropped segment again. Its units wait, except those that are `known`."""
         self.segments[start] = count
         self._count(count)
         self._put(Span(start, start + count, start))
         self.skip(self.known)
 
     def drop_spent(self, segment: int, attempts: Iterable[Attempt]) -> bool:
-        """Drop the segment if nothing of it waits, or runs in one of the *attempts*; whether that was so."""
+        """Drop the segment if none of its units waits, or runs in one of the *attempts*. Returns whether it was
+        dropped.
+        """
         if (self.closed and len(self.segments) < 2) or segment not in self.segments:
             return False
         if any(
@@ -211,7 +214,7 @@ class JobMap(Struct, eq=False):
         return True
 
     def again(self, running: Iterable[Attempt]) -> int:
-        """Let answered units wait again whose answers were lost on their way. Returns their number."""
+        """Put units whose answers were lost on their way into the queue again. Returns their number."""
         self.release()
         waiting, self.pending = self.pending, deque()
         self._count(-self.waiting)
@@ -237,7 +240,7 @@ class JobMap(Struct, eq=False):
         return None
 
     def skip(self, ranges: Sequence[int]) -> None:
-        """These units, [first, behind the last, ...], need not run, if they wait: their results are there."""
+        """Take these units, [first, behind the last, ...], out of the queue: their results are there."""
         self.release()
         self.withdraw(ranges)
 
@@ -262,7 +265,7 @@ class JobMap(Struct, eq=False):
         self._count(-count)
 
     def stop(self) -> None:
-        """Close the map and drop the units that wait: no unit begins any more."""
+        """Close the map and drop its waiting units, so that no further unit begins."""
         self.closed = True
         self.release()
         self._count(-self.waiting)
@@ -309,7 +312,7 @@ class AttemptState(enum.IntEnum):
     """The state of an attempt. `ATTEMPT_MOVES` says which state may follow which."""
 
     NEW = 0
-    #: it waits at its kernel for the next free slot, so that no slot has to wait for it
+    #: it waits at its kernel for the next free slot, which then need not wait for the broker
     AHEAD = 1
     #: it occupies its slots
     RUNNING = 2
@@ -321,12 +324,13 @@ class AttemptState(enum.IntEnum):
     LENT = 5
     #: a driver of an earlier life of the broker waits; its kernel has not named the map yet
     RETURNED = 6
-    #: the other attempt at its units counts: it waits ahead all the same, or goes on until the end of a unit
+    #: the answer of the other attempt at its units counts; this one still waits ahead, or goes on to the end of its
+    #: unit
     VOID_AHEAD = 7
     VOID = 8
     #: it was answered, lost or withdrawn
     OVER = 9
-    #: it goes on without a slot, because its unit is late and may wait for one that gets the slot
+    #: it goes on without a slot: its unit is late, and may wait for a unit that gets the slot
     ASIDE = 10
 
 
@@ -334,7 +338,7 @@ ATTEMPT_MOVES = {
     AttemptState.NEW: (AttemptState.RUNNING, AttemptState.AHEAD, AttemptState.RETURNED),
     AttemptState.AHEAD: (
         AttemptState.RUNNING,
-        AttemptState.IN_MAP,  # its kernel began with it before the slot was seen to be free
+        AttemptState.IN_MAP,  # its kernel began with it before the broker knew that the slot was free
         AttemptState.LENT,
         AttemptState.VOID_AHEAD,
         AttemptState.OVER,
@@ -396,7 +400,7 @@ class Attempt(Struct, eq=False):
     needs: Needs
     #: when it last got its slots
     since: float
-    #: slot-seconds that the service clock was charged since then, and with which rates
+    #: slot-seconds that the service clock was charged for it since then, and the rates of the charge
     charged: float
     rates: Rates
     #: seconds that it should take
@@ -407,24 +411,25 @@ class Attempt(Struct, eq=False):
     #: slot-seconds and micro-credits that were accounted before
     used: float = 0.0
     paid: int = 0
-    #: the same of all attempts in its maps, and in theirs; and weight x slot-seconds of them
+    #: the same, summed over all attempts of its maps and of the maps below them; and their weight x slot-seconds
     used_below: float = 0.0
     paid_below: int = 0
     use_below: float = 0.0
-    #: seconds by which it may have run longer than the broker knows
+    #: seconds that it may have run beyond those that the broker knows of
     slack: float = 0.0
     #: when it was dealt; 0.0: in an earlier life
     begun: float = 0.0
     #: only `park.broker.handlers.attempt_state.move` changes it, with the sets that follow from it
     state: AttemptState = AttemptState.NEW
-    #: facts of its state (`_FACTS`), which are read far more often than it changes: it occupies its slots; it waits ahead;
-    #: it is a driver without a slot; it is a driver that wants one; the other attempt at its units counts
+    #: facts that follow from `state` (`_FACTS`), because they are read far more often than it changes: it occupies
+    #: slots; it waits ahead; it is a driver without a slot; it is a driver that wants a slot; the other attempt at its
+    #: units counts
     has_slots: bool = False
     ahead: bool = False
     parked: bool = False
     resumable: bool = False
     void: bool = False
-    #: it has waited in a map, or at a safe point: its time is no estimate of a unit's
+    #: it has waited in a map or at a safe point, so its time says nothing of the time of a unit
     driver: bool = False
     #: when it was asked to lend its slot
     asked: float | None = None
@@ -432,7 +437,7 @@ class Attempt(Struct, eq=False):
     twin: Attempt | None = None
     #: maps that it made and that have not ended
     maps: set[bytes] = field(default_factory=set)
-    #: units that were answered early, which its span has no more, and how many of them have failed
+    #: units that were answered early and have left its span, and how many of them failed
     early: int = 0
     early_failed: int = 0
     #: "", "stop" or "abort": the order that it was given
@@ -454,14 +459,14 @@ class Attempt(Struct, eq=False):
 
 
 class Trial(Struct, eq=False):
-    """Units of one lost kernel that run one by one: the unit that runs or waits, and the units after it."""
+    """Units of one lost kernel that run one by one: the unit whose turn it is, and the units after it."""
 
     now: tuple[JobMap, Span]
     later: deque[tuple[JobMap, Span]] = field(default_factory=deque)
 
 
 class Orphan(Struct):
-    """An attempt of which a kernel says that it holds it, before its map is known."""
+    """An attempt that a kernel holds, and whose map the broker does not know yet."""
 
     number: int
     kernel: Kernel
@@ -483,7 +488,9 @@ class Orphan(Struct):
 
     @property
     def claim(self) -> tuple[int, int]:
-        """The kernel's number and the attempt's: a kernel that names another one's attempt does not touch its claim."""
+        """The numbers of the kernel and of the attempt. So a kernel that names the attempt of another kernel does not
+        touch that claim.
+        """
         return self.kernel.number, self.number
 
 
@@ -512,8 +519,8 @@ def chunk_seconds(slots: int, least: float = CHUNK_SECONDS) -> float:
 def round_size(waiting: int, slots: int, estimate: float) -> int:
     """The number of units in each chunk of a round when *waiting* of them wait, of about *estimate* seconds each.
 
-    Two thirds of an even share, so that what is left evens out what the slots are apart, but never less than a worthwhile
-    time and never more than the target.
+    It is two thirds of an even share: the remaining third fills the gaps between slots that end at different times. A
+    chunk never takes less than a worthwhile time, and never more than the target.
 
     >>> round_size(50, 2, 1e-3), round_size(16, 2, 1e-3), round_size(6, 2, 1e-3), round_size(50_000, 2, 1e-3)
     (17, 6, 3, 20)

@@ -35,7 +35,7 @@ class Needs(Struct, frozen=True, gc=False, cache_hash=True):
     job: int = 0
     #: whole GPUs, or a part of one
     gpus: float = 0.0
-    #: the environment of kernels in which they run; "": the kernel's own
+    #: the named environment of the kernel in which the units run; "": its default one
     environment: str = ""
 
     @property
@@ -45,7 +45,7 @@ class Needs(Struct, frozen=True, gc=False, cache_hash=True):
 
 
 class Kind(enum.IntEnum):
-    """The kind of code: code that makes maps keeps its process while it waits for them."""
+    """The kind of code. Code that makes maps keeps its process while it waits for them."""
 
     PLAIN = 0
     UNKNOWN = 1
@@ -106,9 +106,7 @@ def check_needs(m: Submit) -> None:
     gpu_count(m.gpus)
     environment_name(m.environment)
     if m.environment and m.requires:
-        raise InvalidRequest(
-            f"environment={m.environment!r} stands for its packages: requires says them again"
-        )
+        raise InvalidRequest(f"environment={m.environment!r} stands for its packages: leave out requires")
     if m.memory < 0:
         raise InvalidRequest(f"memory={m.memory} is not a number of bytes")
     if max(len(m.labels), len(m.requires)) > MAX_NEEDS:
@@ -179,7 +177,7 @@ def suits(versions: str, version: str) -> bool:
     assert isinstance(specifier, SpecifierSet)
     try:
         return specifier.contains(version)
-    except (InvalidVersion, ValueError):  # ValueError: of a number with more digits than Python converts
+    except (InvalidVersion, ValueError):  # ValueError: a number has more digits than Python converts
         return not versions.strip()
 
 

@@ -1,7 +1,7 @@
 """The kernels and clients that are connected: their slots, what they hold, and when they fall silent.
 
-A kernel holds a lease on every attempt it was given; any message of its renews all of them. A kernel
-that says nothing for one lease is lost, and so is a client.
+A kernel has a lease on each of its attempts, and each of its messages renews all of them. A kernel or a client that is
+silent for one lease counts as lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from park.model import Account, KernelRecord, Serves
 
 #: Resident drivers a kernel may hold for each of its slots while they wait in a map.
 DRIVERS_PER_SLOT = 4
-#: Beyond this number of members, heartbeats and the ends of leases may be late by an eighth of a heartbeat.
+#: With more members than this, heartbeats and ends of leases may come late by an eighth of a heartbeat.
 MANY_MEMBERS = 256
 
 
@@ -44,7 +44,7 @@ class Kernel:
     last_sent: float
     #: attempts that occupy slots now
     running: set[int] = field(default_factory=set)
-    #: slots that they occupy, and that are left, and bytes that they need
+    #: slots that these attempts occupy, slots that are left, and bytes that the attempts need
     busy: int = 0
     free: int = field(init=False)
     memory: int = 0
@@ -73,7 +73,7 @@ class Kernel:
     last: int = 0
     #: the job for whose wide unit slots are kept free
     reserved: int = 0
-    #: the turn in which it joined: until that is on disk, it gets nothing to run
+    #: the turn in which it joined; the kernel gets no work until that turn is on disk
     joined: int = 0
     #: when the time of what runs was last looked at
     accrued: float = 0.0
@@ -86,7 +86,7 @@ class Kernel:
     stream_acks: dict[int, int] = field(default_factory=dict)
     stream_acks_sent: float = 0.0
     stream_acks_due: int = 0
-    #: it has given back units that waited there: none wait there again until it has a free slot
+    #: it has given back units that waited there, so no unit waits there again until it has a free slot
     stalled: bool = False
     #: it takes no new work, and will leave
     draining: bool = False
@@ -96,7 +96,7 @@ class Kernel:
     #: its profile while nothing keeps it from work
     announced: KernelProfile = field(init=False)
     devices: Devices = field(init=False)
-    #: seconds after which it shall hand back what it holds, if it was asked to leave and may not know
+    #: the seconds in which it must hand back its work, if it was asked to leave and perhaps does not know it
     grace: float | None = None
     #: the peers that asked for the drain, and the ids of their requests
     drainers: list[tuple[Peer, int]] = field(default_factory=list)
@@ -223,13 +223,13 @@ class Roster:
         self.clients: dict[Peer, Client] = {}
         self._kernel_of: dict[bytes, Kernel] = {}
         self._client_of: dict[bytes, Client] = {}
-        #: slots of the kernels that take new work: of those that serve every owner, and of those that serve one owner or
+        #: slots of the kernels that take new work: of kernels that serve all owners; of kernels that serve one owner or
         #: one job, by its name or number
         self.slots = 0
         self.slots_of: Counter[str | int] = Counter()
         self._next_kernel = 1
         self._last_client = 0
-        #: when `look` may next find something: speaking and hearing only move leases and heartbeats later
+        #: when `look` may next find something; messages only move the ends of leases and heartbeats to later
         self.next_look = float("inf")
 
     def join_kernel(
@@ -243,7 +243,9 @@ class Roster:
         now: float,
         account: Account | None = None,
     ) -> Kernel:
-        """*account*: whose key it showed. Without a pool's mark it runs that owner's units only, whatever it says."""
+        """*account*: the account of the key that it showed. If that is no pool key, the kernel runs units of that owner
+        only.
+        """
         if account is not None and not account.pool:
             profile = replace(profile, owner=account.name, only=True)
         slots, python = profile.slots, profile.python
@@ -310,8 +312,8 @@ class Roster:
             self.slots += slots
 
     def slots_for(self, owner: str, job: int = 0) -> int:
-        """The slots that may run the owner's units, or those of a private *job*: a kernel's claims count only for those
-        whom it serves.
+        """The slots that may run the owner's units, or those of a private *job*: a kernel counts only for the owners
+        that it serves.
         """
         return self.slots_of[job] if job else self.slots + self.slots_of[owner]
 
@@ -333,7 +335,7 @@ class Roster:
         return True
 
     def said_to(self, effects: Effects) -> None:
-        """The receivers of these messages need no heartbeat for a while."""
+        """Note that the receivers of these messages need no heartbeat for a while."""
         kernels, clients = self.kernels, self.clients
         for sends in (effects.sends, effects.sends_after_commit):
             for send in sends:
@@ -345,7 +347,7 @@ class Roster:
         """The members whose lease has run out, and the members that are due a heartbeat."""
         if now < self.next_look:
             return [], []
-        # the same sums as in the deadlines: rounded otherwise, a deadline would come and nothing be due
+        # the same sums as in the deadlines; with other rounding a deadline might come before anything is due
         members: list[Member] = [*self.kernels.values(), *self.clients.values()]
         silent = [m for m in members if now >= m.last_heard + self.lease]
         there = [m for m in members if now < m.last_heard + self.lease]
@@ -354,8 +356,6 @@ class Roster:
             member.last_sent = now
         deadlines = (min(m.last_heard + self.lease, m.last_sent + self.heartbeat) for m in there)
         self.next_look = min(deadlines, default=float("inf"))
-        if (
-            len(there) > MANY_MEMBERS
-        ):  # a look at all of them for each of their heartbeats would cost too much
+        if len(there) > MANY_MEMBERS:  # a look at all members for each heartbeat would cost too much
             self.next_look = max(self.next_look, now + self.heartbeat / 8)
         return silent, due

@@ -5,9 +5,9 @@ get, takes it from that one. Kernels of one machine and one Unix user share a fi
 machines fetch it over TCP: the first kernel of each machine does, at most two at a time from one holder, and the others
 of its machine wait for it.
 
-A kernel that could not take the code says so. It is not led to the same holder again, and after two such tries, or when
-it has waited in vain, it gets the code from the broker. Nothing here is needed to be right: what is forgotten is sent once
-more.
+A kernel that could not take the code says so. The broker does not lead it to the same holder again. After two such
+tries, or a wait in vain, it gets the code from the broker. The knowledge here only saves time: the broker sends
+forgotten code once more.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SpreadStep(Enum):
 
     #: the code itself
     SEND = "send"
-    #: to say where others find the code: those of its machine, or those of other machines, too
+    #: to say where other kernels find the code: kernels of its machine, or of other machines, too
     ASK = "ask"
     ASK_ABROAD = "ask abroad"
     #: the code comes later, from another kernel
@@ -105,7 +105,7 @@ class Spread:
         return True
 
     def lack(self, number: int) -> None:
-        """The kernel does not have the code: it has dropped it, could not take it, or has waited for it in vain."""
+        """The kernel lacks the code: it has dropped the code, could not take it, or has waited in vain."""
         if (taken := self.taking.get(number)) is not None:
             failed = self.failed.setdefault(number, set())
             failed.add(taken[1])
@@ -170,7 +170,9 @@ class Spread:
         )
 
     def _ask(self, kernels: Iterable[Kernel], abroad: bool) -> list[tuple[SpreadStep, Kernel, int]] | None:
-        """Ask one of these kernels where the code is, unless one of them will say it anyway. None: there are no kernels."""
+        """Ask one of these kernels where the code is, unless one of them will say so anyway. None: there are no
+        kernels.
+        """
         to_ask, found = None, False
         for kernel in kernels:
             if self._will_say(kernel, abroad):
@@ -208,7 +210,7 @@ class Spread:
 class _Sources:
     """The kernels that have a code, or will have it soon, as those that wait for it see them.
 
-    Thousands may wait for one code, so the first kernel that serves is found without a look at all others.
+    Thousands of kernels may wait for one code, so the first holder is found without a look at all others.
     """
 
     def __init__(self, spread: Spread) -> None:

@@ -43,7 +43,7 @@ def move(state: State, attempt: Attempt, to: AttemptState) -> None:
 
 
 def begin_next(state: State, effects: Effects, kernel: Kernel) -> None:
-    """Start the attempt that was dealt ahead for this free slot, as the kernel's `KernelMachine` does by itself."""
+    """Start the attempt that was dealt ahead for this free slot. The kernel's `KernelMachine` does the same by itself."""
     while kernel.ahead and kernel.free > 0:
         attempt = state.attempts[next(iter(kernel.ahead))]
         attempt.since = effects.now

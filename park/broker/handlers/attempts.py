@@ -1,4 +1,4 @@
-"""An attempt at its kernel: it takes slots, waits as a driver, goes on, and comes to its end."""
+"""Attempts at their kernels: they take slots, wait as drivers, go on, and end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from park.wire import messages
 
 
 def held_by(state: State, event: Event, number: int) -> Attempt | None:
-    """The attempt, if this kernel holds it; an answer for any other is late, and dropped."""
+    """The attempt of this number, if this kernel holds it; else None, and its answer is late and dropped."""
     attempt = state.attempts.get(number)
     if attempt is None or attempt.kernel.peer != event.peer:
         state.duplicates += 1
@@ -25,7 +25,9 @@ def held_by(state: State, event: Event, number: int) -> Attempt | None:
 
 
 def ends_if_void(effects: Effects, attempt: Attempt) -> bool:
-    """End the attempt if its results have no use any more: its question would wait for ever. True: it was ended."""
+    """End the attempt if its results are of no use any more, because its question would wait for ever. True: it was
+    ended.
+    """
     if attempt.void:
         attempt_state.end_attempt(effects, attempt, "abort")
     return attempt.void
@@ -40,7 +42,7 @@ def drop_spent(state: State, effects: Effects, map_: JobMap, segment: int) -> No
 
 
 def give_up_slots(state: State, effects: Effects, job: BrokerJob, attempt: Attempt, to: AttemptState) -> None:
-    """Let the driver wait IN_MAP, or LENT at a safe point, or the unit go on ASIDE: its slot goes back to the fabric."""
+    """Take the attempt's slots back: a driver waits IN_MAP, or LENT at a safe point, and a late unit goes on ASIDE."""
     if attempt.parked:  # the answers of its last map were lost, or its kernel had not seen that they had come
         attempt_state.move(state, attempt, to)
         return
@@ -55,7 +57,7 @@ def give_up_slots(state: State, effects: Effects, job: BrokerJob, attempt: Attem
 
 
 def on_lent(state: State, effects: Effects, event: Event, message: messages.Lent) -> None:
-    """A driver waits at its safe point, until its job is due again."""
+    """A driver waits at its safe point without a slot, until its job is due again."""
     attempt = held_by(state, event, message.attempt)
     if attempt is None:
         effects.send(event.peer, messages.Abort(attempt=message.attempt))
@@ -74,7 +76,7 @@ def on_lent(state: State, effects: Effects, event: Event, message: messages.Lent
 
 
 def resume(state: State, effects: Effects, attempt: Attempt) -> None:
-    """The driver goes on: it has slots again, and its kernel is told, if need be with the last results of its map."""
+    """Let the driver go on: give it slots, and tell its kernel, if need be with the last results of its map."""
     job = state.job(attempt.map.job)
     attempt.since, attempt.asked = effects.now, None
     attempt_state.move(state, attempt, AttemptState.RUNNING)
@@ -136,7 +138,7 @@ def retire(
 
 
 def take_back(state: State, effects: Effects, attempt: Attempt, why_lost: str) -> None:
-    """The fabric lost the attempt: its units wait again, if their results still have a use."""
+    """End an attempt that the fabric has lost. Its units wait again if their results are still of use."""
     if attempt.void:
         discard(state, effects, attempt)
         return
@@ -169,7 +171,7 @@ def _lose_below(state: State, attempt: Attempt) -> None:
 
 
 def settle_twin(state: State, effects: Effects, attempt: Attempt) -> None:
-    """Let this attempt count. The other attempt at its units may go on until the end of the unit that it is at."""
+    """Let the answer of this attempt count. The other attempt at its units may finish the unit that it computes now."""
     twin = _part(attempt)
     if twin is None:
         return
@@ -186,7 +188,7 @@ def settle_twin(state: State, effects: Effects, attempt: Attempt) -> None:
 
 
 def _part(attempt: Attempt) -> Attempt | None:
-    """Separate the attempt from its twin, and return the twin; None: it has none."""
+    """Separate the attempt from its twin. Returns the twin; None: the attempt has none."""
     twin, attempt.twin = attempt.twin, None
     if twin is not None:
         twin.twin = None

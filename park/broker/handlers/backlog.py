@@ -51,7 +51,7 @@ def backlog(state: State, m: messages.Backlog, now: float) -> WaitingWork:
 
 
 def _profile(state: State, m: messages.Backlog) -> tuple[KernelProfile, bool]:
-    """The resources of such a kernel, and whether they are those of one that has connected, and not only announced."""
+    """The resources of such a kernel. True: they are known from a kernel that has connected; False: only announced."""
     if m.like:
         for kernel in state.roster.kernels.values():
             if m.like in kernel.profile.labels:
@@ -79,7 +79,7 @@ def _waiting(state: State) -> Iterator[BrokerJob]:
 def _obstacle(
     state: State, job: BrokerJob, m: messages.Backlog, profile: KernelProfile, is_known: bool, now: float
 ) -> str:
-    """Why nothing of the job may run there, as words after "3 jobs"; "": it may."""
+    """Why no unit of the job may run there, as words after "3 jobs"; "": its units may."""
     if profile.only and job.owner != profile.owner:
         return f"of others than {profile.owner}"
     priority = job.facts.priority
@@ -88,7 +88,7 @@ def _obstacle(
     if priority < m.priority:
         return "of a lower priority"
     needs = job.needs
-    if not is_known:  # whether a kernel has these packages or this environment, the first one tells
+    if not is_known:  # only the first kernel shows whether it has these packages or this environment
         python = "" if needs.environment else needs.python
         needs = replace(needs, packages=(), environment="", python=python)
     missing = unmet(needs, profile)
@@ -98,7 +98,7 @@ def _obstacle(
 def _slots(state: State, job: BrokerJob, seconds: float, profile: KernelProfile) -> int:
     """The slots that the waiting units of the job could use at once, without those that take longer than *seconds*.
 
-    A unit with a part of a kernel's GPUs takes the same part of its slots, if that is more.
+    A unit that needs a share of a kernel's GPUs takes the same share of its slots, if that is more than its own slots.
     """
     units = 0
     for map_ in job.maps.values():

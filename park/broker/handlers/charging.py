@@ -16,7 +16,7 @@ from park.model import OwnerRecord
 
 
 def weight(state: State, effects: Effects, job: BrokerJob) -> float:
-    """The weight of the job by its priority; that of a free job while its owner has no credit."""
+    """The weight of the job by its priority. While its owner has no credit it weighs no more than a free job."""
     priority = job.facts.priority
     if priority > 0 and state.ledger.broke(job.owner, effects.now):
         return 1.0
@@ -60,7 +60,7 @@ def refund(state: State, effects: Effects, job: BrokerJob, attempt: Attempt) -> 
 def _add_below(state: State, attempt: Attempt, used: float, paid: int, use: float) -> None:
     """Add the cost of the attempt to the drivers that wait for it, from the inner one outwards.
 
-    Not where its map is lost: it is refunded itself, and its driver, taken in again since, waits for another map.
+    An attempt of a lost map is left out: it is refunded itself, and its driver waits for another map by now.
     """
     while not attempt.map.lost and (outer := state.attempts.get(attempt.map.driver)) is not None:
         outer.used_below += used
@@ -72,7 +72,7 @@ def _add_below(state: State, attempt: Attempt, used: float, paid: int, use: floa
 def _pay(
     state: State, effects: Effects, job: BrokerJob, attempt: Attempt, amount: int, seconds: float
 ) -> None:
-    """Charge *amount* micro-credits for *seconds* slot-seconds. No later life asks how long a session has run."""
+    """Charge *amount* micro-credits for *seconds* slot-seconds. The seconds of a session are not kept for later lives."""
     attempt.paid += amount
     job.paid += amount
     stored = attempt.map.root and not attempt.map.once

@@ -1,7 +1,7 @@
-"""Checkpoints: the states from which units go on that are run again.
+"""Checkpoints: states of units, from which the units go on when they run again.
 
-The newest one of each unit of a job is in the store. It is the present attempt's: what comes of an attempt that was lost
-is dropped, so it never takes the place of a newer one. It goes when the unit is answered, and with its job.
+The store has the newest checkpoint of each unit of a job. It comes from the present attempt: checkpoints of a lost
+attempt are dropped, so an old one never replaces a newer one. It is deleted when the unit is answered, or with its job.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def on_checkpoint(state: State, effects: Effects, event: Event, message: message
         return
     if known is None or known < (message.attempt, message.number):
         if not state.disk.use(len(event.payload)):
-            return  # its kernel keeps the checkpoint, and tries again with the next
+            return  # the kernel keeps the checkpoint, and sends the next one later
         attempts.settle_twin(state, effects, attempt)  # a unit with a state runs in one attempt only
         job.checkpoints[message.unit] = (message.attempt, message.number)
         effects.writes.append(Write("checkpoint", (job.number, message.unit), event.payload))
@@ -54,7 +54,7 @@ def on_restore(state: State, effects: Effects, event: Event, message: messages.R
 def _keeper(
     state: State, effects: Effects, event: Event, message: messages.Checkpoint | messages.Restore
 ) -> Attempt | None:
-    """The attempt that sent the message; None: it was lost, or its results have no use."""
+    """The attempt that sent the message; None: it was lost, or its results are of no use."""
     attempt = attempts.held_by(state, event, message.attempt)
     if attempt is None or attempts.ends_if_void(effects, attempt):
         return None

@@ -16,7 +16,7 @@ TICKET_SECONDS = 30.0
 
 
 def give(state: State, effects: Effects, kernel: Kernel, code: bytes) -> None:
-    """The kernel needs the code, which the broker has: it gets the code, or is told from whom it gets the code."""
+    """Give the kernel code that the broker has: send the code, or name the kernel that has it."""
     size = state.code_cache.size(code)
     if size < MIN_SPREAD_BYTES or not (kernel.machine or kernel.peers):
         _send(effects, kernel, code)
@@ -47,7 +47,9 @@ def on_shared(state: State, effects: Effects, event: Event, message: messages.Sh
 
 
 def on_need_blob(state: State, effects: Effects, event: Event, message: messages.NeedBlob) -> None:
-    """A kernel lacks this code: it has dropped it, or could not get it. It gives the work back that needs it."""
+    """A kernel lacks this code: it has dropped the code, or could not get it. It gives back the work that needs the
+    code.
+    """
     kernel = state.roster.kernels.get(event.peer)
     if kernel is None:
         return
@@ -58,14 +60,14 @@ def on_need_blob(state: State, effects: Effects, event: Event, message: messages
 
 
 def forget(state: State, effects: Effects, kernel: Kernel) -> None:
-    """The kernel is gone, or what was on its way to it may be lost."""
+    """Forget what a kernel has: it is gone, or code on its way to it may be lost."""
     for code, spread in state.sharing.spreads.items():
         spread.forget(kernel.number)
         _go_on(state, effects, code, spread)
 
 
 def _forget_oldest(state: State) -> None:
-    """Forget the code that was shared first of those that no kernel waits for, if there is one."""
+    """Forget one code for which no kernel waits, the one that was shared first."""
     idle = next((code for code, spread in state.sharing.spreads.items() if spread.is_idle), None)
     state.sharing.spreads.pop(next(iter(state.sharing.spreads)) if idle is None else idle)
 
@@ -93,7 +95,7 @@ def _lead(
         offer = messages.Offer(code, spread.size, place.process, place.file, trusted=trusted)
     else:
         state.sharing.tickets += 1
-        # deterministic, but not to be guessed: the secret is random, and only the holder and the broker know it
+        # no stranger can compute it: the secret is random, and only the holder and the broker know it
         said = state.sharing.tickets.to_bytes(8, "big") + kernel.incarnation
         ticket = hashlib.blake2b(said, key=place.secret, digest_size=32).digest()
         effects.send(holder.peer, messages.Serve(place.cipher, ticket, TICKET_SECONDS))

@@ -67,7 +67,7 @@ def on_kernel_hello(state: State, effects: Effects, event: Event, message: messa
 
 
 def _join(state: State, effects: Effects, event: Event, message: messages.KernelHello) -> None:
-    """A kernel that this life of the broker has not seen; it may hold work of an earlier one."""
+    """Take up a kernel that is new to this life of the broker; it may hold work of an earlier life."""
     user = message.user if event.account is None else event.account.name
     kernel = state.roster.join_kernel(
         event.peer,
@@ -100,7 +100,7 @@ def _join(state: State, effects: Effects, event: Event, message: messages.Kernel
 def _reconnect(
     state: State, effects: Effects, kernel: Kernel, peer: Peer, message: messages.KernelHello
 ) -> None:
-    """The kernel comes back over a new connection: messages on the old one may be lost, either way."""
+    """The kernel comes back over a new connection. Messages on the old one may be lost in both directions."""
     _move(state, effects, kernel, peer)
     drain.serve(state, effects, kernel, message.serves, message.pause)
     if message.draining:
@@ -136,14 +136,16 @@ def _displace(state: State, effects: Effects, peer: Peer, member: Member | None)
 
 
 def _move(state: State, effects: Effects, member: Member, peer: Peer) -> None:
-    """A member came back; over a new connection it asks again for the streams that it follows."""
+    """Take up a member that came back. Over a new connection it asks again for the streams that it follows."""
     if member.peer != peer:
         effects.gone.append(member.peer)
     state.roster.move(member, peer, effects.now)
 
 
 def on_flow(state: State, effects: Effects, event: Flow) -> None:
-    """Deal no more units of a slow client's sessions. A peer that was cut off is as one whose connection was cut."""
+    """Backpressure: deal no more units of a slow client's sessions. A peer that was cut off counts as one that lost its
+    connection.
+    """
     member = state.roster.member(event.peer)
     if member is None:
         return
@@ -152,7 +154,7 @@ def on_flow(state: State, effects: Effects, event: Flow) -> None:
         return
     if isinstance(member, Client):
         _hold(state, effects, member, event.how == "slow")
-    if event.how == "cut":  # until it has said hello again it is not known, and nothing can reach it
+    if event.how == "cut":  # it is unknown until it says hello again, and no message can reach it
         fetches.forget_all(state, member)
         heard = member.last_heard
         _move(state, effects, member, CUT_PREFIX + event.peer)
@@ -184,7 +186,9 @@ def _welcome(state: State, fresh: bool, reply: int = 0, lost: bool = True) -> me
 
 
 def on_heartbeat(state: State, effects: Effects, event: Event, message: messages.Heartbeat) -> None:
-    """`Roster.heard` has seen it. A kernel may have attempts that were taken from it while contact was lost."""
+    """Abort the attempts that a kernel names and that were taken from it while contact was lost. (`Roster.heard` has
+    renewed its leases.)
+    """
     kernel = state.roster.kernels.get(event.peer)
     if kernel is not None:
         unknown = (
@@ -198,10 +202,10 @@ def on_heartbeat(state: State, effects: Effects, event: Event, message: messages
 
 
 def _take_back_ended(state: State, effects: Effects, kernel: Kernel, named: list[int]) -> None:
-    """Work of an earlier life that the kernel brought along, and does not name any more, has ended in between.
+    """Work that the kernel brought from an earlier life, and does not name any more, has ended in between.
 
-    None of it can be on its way there, as new work may be; and what is on its way here came before these names, but for
-    results that wait for room on the disk.
+    Such work cannot be on its way to the kernel, as new work may be. Its answers came before this heartbeat, unless
+    they wait for free bytes of the disk.
     """
     for number in sorted(kernel.holds - set(named), reverse=True):
         attempt = state.attempts.get(number)
@@ -217,7 +221,7 @@ def on_goodbye(state: State, effects: Effects, event: Event, message: messages.G
 
 
 def lose(state: State, effects: Effects, member: Member, reason: str, silent: bool = False) -> None:
-    """A member left, or its lease ran out in silence (*silent*). *reason* becomes that of the jobs that end with it."""
+    """Remove a member that left, or whose lease ran out in silence (*silent*). Jobs that end with it get the *reason*."""
     effects.gone.append(member.peer)
     fetches.forget_all(state, member)
     for number in member.fetches.values():

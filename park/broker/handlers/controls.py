@@ -1,9 +1,9 @@
 """Controls: messages of a job's owner to its body, kept and sent to every process with units of the job's own map.
 
-A control is on disk before it is acknowledged, and before a kernel gets it. A kernel that holds a unit of the job's own
-gets all of them in order, before that unit and as they come; over a new connection, and from a new life of the broker, all
-again, and what it has had it knows by their numbers. A checkpoint of a job that runs once says which of them its state has:
-these are needed no more.
+A control is on disk before it is acknowledged, and before a kernel gets it. A kernel that holds a unit of the job's
+root map gets all controls in order: earlier ones before the unit, later ones as they come. Over a new connection, and
+from a new life of the broker, it gets all of them again, and recognises by their numbers those that it has. The
+checkpoint of a job that runs once names the last control in its state: the controls up to that one are deleted.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def deliver(state: State, effects: Effects, job: BrokerJob, kernel: Kernel) -> N
     if controls is None:
         return
     for seq, kept in controls.after(controls.sent.get(kernel.number, 0)):
-        # not before the control is on disk, nor before the kernel is welcome
+        # after the control is on disk and the kernel is welcome
         control = messages.Control(job.number, seq=seq)
         payload = Ref("control", record(job.number, seq, kept.key))
         effects.send(kernel.peer, control, payload, after=max(kept.turn, kernel.joined))
@@ -73,7 +73,7 @@ def deliver(state: State, effects: Effects, job: BrokerJob, kernel: Kernel) -> N
 
 
 def redeliver(state: State, effects: Effects, kernel: Kernel) -> None:
-    """Send the controls again that were on their way to the kernel: they are lost."""
+    """Send controls again that were on their way to the kernel, because they may be lost."""
     for number in sorted(kernel.jobs):
         job = state.jobs[number]
         if job.controls is not None and job.controls.sent.pop(kernel.number, None) is not None:
@@ -94,9 +94,9 @@ def mark_served(state: State, effects: Effects, job: BrokerJob, served: int) -> 
 
 
 def blame(job: BrokerJob, seq: int) -> bool:
-    """Note an error of a control. True: this process is the first to report one."""
+    """Note the error of a control. True: it is the first process to report this control."""
     kept = job.controls.kept.get(seq) if job.controls is not None else None
-    first = kept is None or not kept.blamed  # a control that a checkpoint has is known to one process alone
+    first = kept is None or not kept.blamed  # only one process knows a control that is in a checkpoint
     if kept is not None:
         kept.blamed = True
     return first
@@ -117,7 +117,7 @@ def on_control(state: State, effects: Effects, event: Event, message: messages.C
     rights.check_sender(state, event, job.number, job.owner)
     if job.session:
         raise InvalidRequest(
-            f"job {job.number} is a session: what drives it is a program of its owner's, which takes no controls"
+            f"job {job.number} is a session, which a program of its owner drives: it takes no controls"
         )
     validate.check_control(message, event.payload)
     if not job.ended:

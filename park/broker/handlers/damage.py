@@ -13,7 +13,7 @@ REMEDY = "delete this job and start it again, or go on with a copy from `park ba
 
 
 def on_unsent(state: State, effects: Effects, event: Unsent) -> None:
-    """A message could not be sent: its job fails, or with lost code all jobs that have it."""
+    """Fail the job of a message that could not be sent; if its code is lost, all jobs with this code."""
     message = event.message
     if isinstance(message, messages.Blob):
         for kernel in state.roster.kernels.values():

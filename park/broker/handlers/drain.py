@@ -1,8 +1,8 @@
-"""Kernels that leave on purpose or pause: they get no new units, and their units end there or come back.
+"""Kernels that leave on purpose, or pause, get no new units. Their units end there or come back.
 
-A client may ask a kernel to leave, or the kernel says by itself that it drains. Drivers that wait on it may go on
-there, because they can go on nowhere else, until it hands them back. A kernel that pauses, for others or for all, keeps
-its drivers too, and may take new work again.
+A client may ask a kernel to leave, or the kernel says by itself that it drains. Drivers that wait at a kernel can go on
+nowhere else, so they may go on there until the kernel hands them back. A kernel that pauses, for others or for all,
+keeps its drivers too, and may take new work again.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from park.errors import InvalidRequest, ProtocolError, UnknownKernel
 from park.model import Delta, Serves
 from park.wire import messages
 
-#: Seconds within which a kernel that was asked to leave shall have handed back all that it holds, at most.
+#: The longest time that a client may give a kernel to hand back its work (seconds).
 MAX_GRACE_SECONDS = 30 * 86400.0
 
 
 def on_drain(state: State, effects: Effects, event: Event, message: messages.Drain) -> None:
-    """Ask a kernel to leave for a client; the client is answered when the kernel knows."""
+    """A client asks a kernel to leave. It gets its answer when the kernel knows."""
     client = state.roster.clients.get(event.peer)
     if client is None:
         raise ProtocolError("this message is a client's")
@@ -61,7 +61,7 @@ def on_serving(state: State, effects: Effects, event: Event, message: messages.S
 
 
 def serve(state: State, effects: Effects, kernel: Kernel, whose: str, pause: str) -> None:
-    """Deal to the kernel new work of these owners only; a kernel without an owner has no work of its own."""
+    """Deal to the kernel only new work that it serves now. A kernel without an owner has no work of its own."""
     serves, pause = Serves(whose), pause[:MAX_REASON_CHARS]
     if serves is Serves.OWN and not kernel.announced.owner:
         serves = Serves.NONE
@@ -104,7 +104,7 @@ def let_go(state: State, effects: Effects) -> None:
 
 
 def let_go_of(state: State, effects: Effects, kernel: Kernel) -> None:
-    """Send the kernel away if it serves one job alone, and that is over, or is no private one."""
+    """Send the kernel away if it serves one job alone that has ended or is not private."""
     number = kernel.profile.job
     job = state.jobs.get(number)
     if not number or kernel.draining or (job is not None and job.needs.job and not job.ended):

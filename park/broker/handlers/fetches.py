@@ -1,7 +1,7 @@
 """Answers to Fetch: the results, the request and the record of a job.
 
-A job may have very many results, so a long answer is given a slice at a time, and the events of others are handled between
-two slices. Nothing is added to an answer while its peer reads too slowly.
+A job may have very many results, so a long answer goes in slices, and the broker handles other events between two
+slices. While a peer reads too slowly, its answer does not go on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def answer(state: State, effects: Effects, job: BrokerJob, w: Waiter) -> None:
 
 
 def go_on(state: State, effects: Effects) -> None:
-    """Send the next slice of one long answer; another one has its turn then."""
+    """Send the next slice of one long answer. The next call sends one of another answer."""
     found = next(filter(_is_wanted, state.deferred.long_answers.values()), None)
     if found is not None:
         w = found.waiter
@@ -58,7 +58,9 @@ def _is_wanted(found: LongAnswer) -> bool:
 
 
 def forget(state: State, member: Member, attempt: int, number: int) -> int | None:
-    """Forget a fetch that waits, or whose answer is long. Returns the number of the job for whose end it waited."""
+    """Forget a fetch that waits or whose answer is under way. Returns the job for whose end it waited; None: it did not
+    wait.
+    """
     _drop(state, (id(member), attempt, number))
     return member.fetches.pop((attempt, number), None)
 
@@ -85,9 +87,9 @@ def end(state: State, effects: Effects, job: BrokerJob) -> None:
 
 
 def _parts(state: State, job: BrokerJob, w: Waiter) -> Iterator[tuple[Any, ...]]:
-    """The messages of an answer, with what stands for their payloads; the record comes last.
+    """The messages of an answer, each with the `Ref` of its payload; the record comes last.
 
-    Results and inputs may be added between two messages, and no copy is made of their lists.
+    The lists of results and inputs are not copied, because they may only grow between two messages.
     """
     root, request = job.root, w.request and not job.session
     for index in count(0) if w.results else ():

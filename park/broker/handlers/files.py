@@ -1,7 +1,7 @@
 """A job's files: bytes that its bodies keep with it, by name.
 
-They lie in the store beside the results, outlive the run that made them, and go when the job is deleted. Every unit of the
-job may read and write them; of two who write the same name the later one counts.
+Files lie in the store beside the results. They stay when a job runs again, and are deleted with the job. Every unit of
+the job may read and write them; if two units write the same name, the later file counts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from park.errors import InvalidRequest, ProtocolError
 from park.wire import codec, messages
 from park.wire.fragments import MAX_PAYLOAD_BYTES
 
-#: The most files of one job, characters of a name, and bytes of one file.
+#: Limits: files of one job, characters of a name, bytes of one file.
 MAX_FILES, MAX_FILE_NAME_CHARS, MAX_FILE_BYTES = 500, 100, MAX_PAYLOAD_BYTES
 
 

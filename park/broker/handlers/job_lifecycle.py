@@ -1,6 +1,6 @@
-"""The course of a job: it waits, it is queued, it may be paused, and it ends.
+"""The life of a job: it waits, is queued, may be paused, and ends.
 
-A map has ended when nothing of it waits or runs; then its driver may go on, or, if it was the job's own, the job ends.
+A map has ended when none of its units waits or runs. Then its driver may go on; if it was the root map, the job ends.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from park.errors import InvalidRequest
 from park.model import JobState
 from park.wire import messages
 
-#: A job whose time is this near is due, seconds: sums of wall clock and monotonic time are not exact.
+#: A job is due this long before its time (seconds), because sums of wall clock and monotonic time are not exact.
 DUE_TOLERANCE_SECONDS = 1e-3
 
 
 def release_dependents(state: State, effects: Effects) -> None:
-    """Look at the jobs that come after those that have ended; a loop, because chains may be long."""
+    """Look at the jobs that come after jobs that have ended. It is a loop, because chains may be long."""
     while state.deferred.dependents_due:
         for number in sorted(state.job_list.dependents.pop(state.deferred.dependents_due.popleft(), ())):
             release(state, effects, state.jobs[number])
@@ -35,7 +35,7 @@ def release(state: State, effects: Effects, job: BrokerJob) -> None:
     record = job.facts
     if record.state is not JobState.WAITING or job.ending:
         return
-    # a job that has left the memory was complete: else this job would have failed with it
+    # a job that is not in memory was complete, or this job would have failed with it
     others = [state.jobs[n] for n in record.after if n in state.jobs]
     for other in others:
         if other.state in (JobState.FAILED, JobState.ABORTED):
@@ -151,7 +151,7 @@ def begin_end(state: State, effects: Effects, job: BrokerJob, how: str, reason: 
 
 
 def drop_map(state: State, effects: Effects, map_: JobMap) -> None:
-    """Forget a map whose results have no use any more, at once: its maker may come back and make it anew."""
+    """Forget at once a map whose results are of no use any more: its maker may come back and make it anew."""
     map_.cancel()
     for number in list(map_.running):
         attempt_state.end_attempt(effects, state.attempts[number], "abort")
@@ -220,7 +220,7 @@ def _end(state: State, effects: Effects, job: BrokerJob, last: JobState, reason:
     if job.root is not None and not job.root.once:
         job.total = job.root.total
     forget_checkpoints(effects, job)
-    # its controls may be on their way to kernels, after a commit: Release goes behind them
+    # Release goes after the commit, because controls may be on their way to kernels then
     release_after = 0 if job.controls is None else effects.turn
     controls.forget(state, effects, job)
     job.runs_since = None
@@ -290,7 +290,7 @@ def _feeds_no_more(state: State, job: BrokerJob) -> None:
 
 
 def count_done(state: State, job: BrokerJob, map_: JobMap, units: int, failed: int) -> None:
-    """Count answered units, *failed* of them with an error, in a job whose progress they are."""
+    """Count answered units of the root map, *failed* of them with an error, in the progress of the job."""
     if map_.root or job.session:
         job.done += units
         job.failed += failed
@@ -298,7 +298,7 @@ def count_done(state: State, job: BrokerJob, map_: JobMap, units: int, failed: i
 
 
 def note_failure(state: State, effects: Effects, job: BrokerJob, map_: JobMap, unit: int, cause: str) -> None:
-    """The first unit of a job's own that fails gives it its error, and may end it."""
+    """Give the job the error of the first unit of its root map that fails. It may end the job."""
     if not job.error:
         job.error = cause[:MAX_REASON_CHARS] if map_.once else f"unit {unit}: {cause[:MAX_REASON_CHARS]}"
         if job.stops_at_failure:

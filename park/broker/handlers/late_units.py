@@ -1,9 +1,9 @@
-"""Units that a kernel gives back, because they wait behind a unit that is late, and late units that hold up earlier ones.
+"""Late units: the units behind them come back from the kernel, and earlier units get their slots.
 
-A unit may wait for what a later one does. That ends well in any pool that begins its units in order, as long as fewer of
-them wait than there are slots. Chunks do not begin in order: while the first units of one chunk wait, the next chunk has
-begun. So a late unit that began before earlier ones gives its slot to those, if none else comes free: it goes on beside
-them.
+A unit may wait for something that a later unit does. A pool that begins units in order gets through this as long as
+fewer units wait than there are slots. Chunks do not begin in order: while the first unit of one chunk waits, the next
+chunk has begun. So if no slot comes free, a late unit that began before earlier units gives its slot to those, and goes
+on beside them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def on_hand_back(state: State, effects: Effects, event: Event, message: messages
     """The attempt keeps its first units. The others have not begun, and wait again."""
     attempt = attempts.held_by(state, event, message.attempt)
     if attempt is None or attempt.void or attempt.twin is not None:
-        return  # if another attempt runs these units too, the answer brings back the units that it lacks
+        return  # if another attempt runs these units too, the answer says which of them are still missing
     span, map_, job = attempt.span, attempt.map, state.job(attempt.map.job)
     if not span.start < message.stop < span.stop:
         return  # it was said before
@@ -65,7 +65,7 @@ def deadline(state: State) -> float:
 
 
 def _holds_up(job: BrokerJob, attempt: Attempt) -> bool:
-    """Whether earlier units of the job wait, and the attempt may leave its slot to them."""
+    """Whether earlier units of the job wait, and this attempt may give its slot to them."""
     kernel, map_ = attempt.kernel, job.next_ready()
     if map_ is None or not job.dealt or kernel.free > 0 or kernel.closed or kernel.full_of_drivers:
         return False

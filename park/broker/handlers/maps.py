@@ -15,9 +15,10 @@ from park.broker.state import State
 from park.errors import Busy, LimitReached, ProtocolError
 from park.wire import messages, pack
 
-#: Bytes of units that the broker keeps in memory for the sessions of one client. One message may have more, if it is alone.
+#: Bytes of units in the broker's memory for the sessions of one client. A single message may have more if no other unit
+#: is there.
 MAX_SPOOL_BYTES = 256 << 20
-#: Seconds after which a client that was refused for this may try again.
+#: Seconds after which a client with more bytes may try again.
 RETRY_SECONDS = 2.0
 
 
@@ -65,7 +66,7 @@ def _count_spooled(state: State, map_: JobMap, segment: int, size: int) -> None:
 
 
 def _check_spool(state: State, client: Client, size: int) -> None:
-    """Whether there is room in memory for more units of its sessions. Raises Busy."""
+    """Check that there is memory for more units of the client's sessions. Raises Busy."""
     held = sum(state.jobs[number].spooled for number in client.open)
     own = state.job_list.tallies.of(client.user).spooled
     full = own > budgets.MAX_ALL_UNIT_BYTES // 16 and state.spooled + size > budgets.MAX_ALL_UNIT_BYTES
@@ -82,7 +83,7 @@ def _check_spool(state: State, client: Client, size: int) -> None:
 
 
 def _check_open_maps(state: State, client: Client, function: bytes) -> None:
-    """Whether the client may open one more map, of this function. Raises LimitReached."""
+    """Check that the client may open one more map, of this function. Raises LimitReached."""
     sessions = [state.jobs[number] for number in client.open]
     count = sum(len(job.maps) for job in sessions)
     budgets.check(count, budgets.MAX_OPEN_MAPS, "open maps", "wait for their results, or close some")
@@ -115,7 +116,7 @@ def on_units(state: State, effects: Effects, event: Event, message: messages.Uni
         job = state.job(map_.job)
     if map_ is None or job.client != client.incarnation:
         raise ProtocolError("no map of this client takes more units")
-    # sent again after a lost acknowledgement, or by a client that does not know yet that its job ends
+    # repeated after a lost acknowledgement, or sent before the client knew that its job ends
     if not (job.ended or job.ending or job.stops_at_failure):
         if message.start >= map_.total:
             _take_units(state, effects, client, map_, message, event.payload)
@@ -164,7 +165,7 @@ def _take_again(
     message: messages.Map | messages.Units,
     payload: bytes | memoryview,
 ) -> None:
-    """Units of a session's map that came before, and come again over a new connection."""
+    """Take units of a session's map that come a second time, over a new connection."""
     if (
         message.start not in map_.segments
         and message.start + message.count <= map_.total
@@ -267,7 +268,7 @@ def _map_of_session(state: State, effects: Effects, event: Event, message: messa
 
 
 def _has_code(state: State, effects: Effects, event: Event, message: messages.Map) -> bool:
-    """Whether the broker has the function of the map; else it asks for that, and then the map comes again."""
+    """Whether the broker has the function of the map. If not, it asks for the function, and the sender repeats the map."""
     if len(message.map) != 16:
         raise ProtocolError("a map key has 16 bytes")
     if message.function not in state.code_cache:
@@ -284,7 +285,7 @@ def _new_map(
     message: messages.Map,
     driver: Attempt | None,
 ) -> JobMap:
-    """The map with its first units; *driver* None: a session's. Kernels go on with chunks of it that they hold."""
+    """Make the map with its first units; *driver* None: for a session. Kernels go on with chunks of it that they hold."""
     state.next_map += 1
     map_ = JobMap(
         message.map,
@@ -320,7 +321,7 @@ def _again(
     message: messages.Map,
     payload: bytes | memoryview,
 ) -> None:
-    """The maker of the map sends it again over a new connection: answers may have been lost on the old one."""
+    """The maker of the map repeats it over a new connection, because answers may have been lost on the old one."""
     if map_.cancelled:
         return
     map_.known = [0, message.start, *message.answered]
@@ -350,7 +351,7 @@ def _again(
 
 
 def on_cancel(state: State, effects: Effects, event: Event, message: messages.Cancel) -> None:
-    """A client needs a map of its session no more, or (*spare*) some of its units no more unless they run already."""
+    """A client cancels a map of its session, or with *spare* those of its units that do not run yet."""
     map_ = state.maps.get(message.map)
     client = rights.client(state, event)
     if map_ is None or not map_.session or state.job(map_.job).client != client.incarnation:
@@ -367,8 +368,8 @@ def on_cancel(state: State, effects: Effects, event: Event, message: messages.Ca
 
 
 def _spare(state: State, effects: Effects, map_: JobMap, wanted: Sequence[int]) -> list[int]:
-    """Drop the units that wait: of the ranges *wanted*, or all, and then nothing more of the map begins. Returns the ranges
-    that were dropped.
+    """Drop waiting units: those in the ranges *wanted*, or all, and close the map. Returns the ranges that were
+    dropped.
     """
     if wanted:
         units = map_.withdraw(wanted)

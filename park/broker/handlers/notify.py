@@ -1,4 +1,4 @@
-"""Mails about ended jobs: news is written with the transaction that ends the job, letters when `Notices` says so."""
+"""Mails about ended jobs: the transaction that ends a job writes its news, and `Notices` says when a letter is due."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_channel(state: State, notify: str) -> None:
 
 
 def note_end(state: State, effects: Effects, job: BrokerJob) -> None:
-    """The job has ended: keep its news, if its request asks for mail and this broker sends any."""
+    """Keep the news of a job that has ended, if its request asks for mail and this broker sends mail."""
     if state.notices.policy is None or job.session or not job.submit.notify:
         return
     address, when = split_notify(job.submit.notify)
@@ -58,7 +58,7 @@ def note_end(state: State, effects: Effects, job: BrokerJob) -> None:
 
 
 def write_letters(state: State, effects: Effects) -> None:
-    """Write the letters that are due, in one transaction with the end of the news that they tell."""
+    """Write the letters that are due. The same transaction deletes the news in them."""
     notices = state.notices
     for owner, address, kind in notices.due(state.wall):
         taken = sorted(notices.take(owner, address, kind), key=lambda notice: notice.state != "failed")
@@ -89,7 +89,7 @@ def write_letters(state: State, effects: Effects) -> None:
 
 
 def forget_letters(state: State, effects: Effects, numbers: list[int]) -> None:
-    """The SMTP server has these letters, or has refused their address for good."""
+    """Delete letters that the SMTP server has taken or has refused for good."""
     for number in numbers:
         if state.notices.letters.pop(number, None) is not None:
             effects.writes.append(Write("mail", ("letter", number), None))

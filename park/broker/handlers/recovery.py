@@ -1,11 +1,11 @@
-"""Work that goes on after the broker, or the contact with a kernel, was gone.
+"""Recovery: work goes on after the broker was restarted, or after the contact with a kernel was lost.
 
-A broker that starts again has the jobs that are stored, and knows which kernels were there. Until these have come back,
-but no longer than one lease, it deals nothing of what it has restored, because they may still hold it; nor does a job
-end meanwhile that was asked to stop, so that its best so far counts. Each kernel
-says in its hello what it holds: an attempt whose map is known is taken in as it stands; one of a map that
-is not known yet, because its driver's or its client's word is still on its way, waits for that as an *orphan*, with all
-that its kernel says of it, for one lease. An attempt that fits nowhere is aborted, and its units are dealt again.
+A broker that starts again has the jobs that are stored, and knows which kernels were there. Kernels may still hold
+restored units, so the broker deals none of them until all those kernels have come back, or for one lease at most. A job
+that was asked to stop does not end in this time, so that its best result so far counts. Each kernel lists its attempts
+in its hello. If the map of an attempt is known, the broker takes the attempt in as it is. If not, because the message
+of the driver or client is still on its way, the attempt waits for one lease as an *orphan*, and the messages of its
+kernel about it wait too. An attempt that fits nowhere is aborted, and its units are dealt again.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def expect(state: State, incarnations: set[bytes]) -> None:
 
 
 def recover(state: State, job: BrokerJob) -> None:
-    """The job was there in an earlier life: kernels may hold work of it."""
+    """Note that a job is of an earlier life, so that kernels may hold work of it."""
     if state.recovery.expected:
         state.recovery.jobs.add(job.number)
         job.recovering = True
 
 
 def come_back(state: State, effects: Effects, incarnation: bytes) -> None:
-    """A kernel is there (again). When all are, or their time is over, everything is dealt."""
+    """Note that a kernel is connected (again). When all are, or their time is over, all units may be dealt."""
     state.recovery.expected.discard(incarnation)
     if not state.recovery.expected:
         _recovered(state, effects)
@@ -74,7 +74,7 @@ def _recovered(state: State, effects: Effects) -> None:
 
 
 def look_at_lost(state: State, effects: Effects, job: BrokerJob) -> None:
-    """Settle the work of the job that was under way in an earlier life and that no kernel has brought back."""
+    """Put units back into the queue that were under way in an earlier life and that no kernel has brought back."""
     if job.submit.once and not job.attempts:
         state.ledger.forgive(job.number)
         job.paid = state.ledger.costs.get(job.number, 0)
@@ -123,7 +123,7 @@ def deadline(state: State) -> float:
 def take_in(
     state: State, effects: Effects, kernel: Kernel, message: messages.KernelHello, payload: bytes | memoryview
 ) -> None:
-    """Take in the attempts that a kernel holds and the broker does not know as that kernel's."""
+    """Take in the attempts of a kernel that the broker does not know as attempts of that kernel."""
     entries: Any = unpack(payload) if len(payload) else []
     if not isinstance(entries, list) or len(entries) != len(message.attempts):
         entries = [None] * len(message.attempts)
@@ -168,7 +168,7 @@ def _orphan(state: State, effects: Effects, number: int, kernel: Kernel, entry: 
         return None
     if (
         number in state.attempts or number >= state.next_attempt
-    ):  # another kernel holds it, or none was given it yet
+    ):  # another kernel holds it, or no kernel has it yet
         return None
     until = effects.now + state.roster.lease
     return Orphan(number, kernel, key, start, count, needs, devices, how, seconds, until, told)
@@ -191,7 +191,7 @@ def adopt(state: State, effects: Effects, map_: JobMap) -> None:
 
 
 def _claim(state: State, effects: Effects, map_: JobMap, orphan: Orphan) -> None:
-    """Take the orphan for an attempt at its map, if its units wait; else it is aborted."""
+    """Make the orphan an attempt at its map if its units wait; else abort it."""
     job = state.job(map_.job)
     kernel = orphan.kernel
     profile = kernel.announced  # attempts that began before a pause go on
@@ -199,7 +199,7 @@ def _claim(state: State, effects: Effects, map_: JobMap, orphan: Orphan) -> None
     mine = not profile.only or profile.owner == job.owner
     if map_.root and orphan.how != "done":
         mine = mine and not _is_superseded(job, orphan)
-    # the root of a job that is to stop is closed once all that kernels hold of it has come back
+    # a job that is to stop closes its root map once kernels have brought back all its attempts
     wanted = job.wants(map_) or (map_.root and job.ending in ("", "stop"))
     if not job.ended and wanted and mine and orphan.number not in state.attempts:
         span = map_.claim(orphan.start, orphan.count)
@@ -247,10 +247,12 @@ def _claim(state: State, effects: Effects, map_: JobMap, orphan: Orphan) -> None
 
 
 def _is_superseded(job: BrokerJob, orphan: Orphan) -> bool:
-    """Whether a later attempt has made a checkpoint: what goes on from that is further, and has heard more."""
+    """Whether a later attempt has made a checkpoint: an attempt that goes on from there has done more, and received
+    more controls.
+    """
     units = range(orphan.start, orphan.start + orphan.count)
     late = any(unit in units and by > orphan.number for unit, (by, _) in job.checkpoints.items())
-    # controls that a checkpoint has and it was not told are kept nowhere else
+    # controls that are in a checkpoint, and that this attempt has not received, are kept nowhere else
     return late or (job.controls is not None and orphan.last_control < job.controls.served)
 
 
@@ -273,10 +275,10 @@ def held_back(state: State, effects: Effects, event: Event, message: Message) ->
 
 
 def _drop_orphan(state: State, effects: Effects, orphan: Orphan) -> None:
-    """End an attempt whose result has no use any more.
+    """End an attempt whose result is of no use any more.
 
-    The result that has taken its place may not be on disk yet. Results of a driver's map are never stored; there the end
-    is told at once, before the driver may go on in the process of this attempt.
+    The result that counts instead may not be on disk yet, so the kernel hears of the end after that. Results of a
+    driver's map are never stored: there the kernel hears at once, before the driver goes on in the same process.
     """
     _forget_orphan(state, orphan)
     attempt_state.begin_next(state, effects, orphan.kernel)
@@ -300,12 +302,14 @@ def _forget_orphan(state: State, orphan: Orphan) -> None:
 
 
 def claims_of(state: State, kernel: Kernel) -> set[int]:
-    """The attempts that the kernel claims, and whose maps are not known yet."""
+    """The attempts that the kernel holds, and whose maps the broker does not know yet."""
     return {number for holder, number in state.recovery.orphans if holder == kernel.number}
 
 
 def lose_orphans(state: State, effects: Effects, kernel: Kernel, lost: list[int] | None = None) -> None:
-    """The kernel is gone, or a process of it that held the attempts *lost*."""
+    """Forget the orphans of a kernel that is gone, or those among *lost*, the attempts of one of its processes that
+    died.
+    """
     for orphan in [o for o in state.recovery.orphans.values() if o.kernel is kernel]:
         if lost is None or orphan.number in lost:
             _forget_orphan(state, orphan)

@@ -115,7 +115,7 @@ def _new_job(state: State, effects: Effects, message: Submit, client: Client, co
 
 
 def join_clock(state: State, effects: Effects, job: BrokerJob, born: float) -> None:
-    """The job may want slots from now on; it was submitted at *born*."""
+    """Add the job to the service clock; it was submitted at *born*."""
     state.clock.add(job.number, job.owner, charging.weight(state, effects, job), born, job.seconds)
     job.work_classes = state.free_slots.need(job.needs)
     job.needs = job.work_classes[0].needs
@@ -123,7 +123,7 @@ def join_clock(state: State, effects: Effects, job: BrokerJob, born: float) -> N
 
 
 def on_stop(state: State, effects: Effects, event: Event, message: messages.Stop) -> None:
-    """A client asks a job to stop: what runs may finish its unit."""
+    """A client asks a job to stop. Units that run may finish."""
     job = state.active_job(message.job)
     rights.check_sender(state, event, job.number, job.owner)
     job_lifecycle.begin_end(state, effects, job, "stop", "stopped by its owner")
@@ -196,7 +196,7 @@ def on_fetch(state: State, effects: Effects, event: Event, message: messages.Fet
 
 
 def _check_fetches(member: Member) -> None:
-    """Raises LimitReached unless the member may ask for one more job."""
+    """Raises LimitReached if the member waits for as many jobs as it may."""
     limit = budgets.MAX_WAITING_FETCHES
     budgets.check(
         len(member.fetches) + member.long_answers, limit, "fetches that wait", "wait for fewer jobs at once"

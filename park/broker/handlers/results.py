@@ -15,7 +15,7 @@ from park.errors import ProtocolError
 from park.model import remark_of
 from park.wire import messages, pack
 
-#: Results are confirmed to a kernel in groups of this many, or this many bytes, or after half a heartbeat.
+#: The broker confirms results to a kernel in groups: of this many, of this many bytes, or after half a heartbeat.
 CONFIRM_ANSWERS = 32
 CONFIRM_BYTES = 1 << 20
 
@@ -46,7 +46,7 @@ def on_finished(state: State, effects: Effects, event: Event, message: messages.
 
 
 def on_early(state: State, effects: Effects, event: Event, message: messages.Early) -> None:
-    """Answers to the first units of an attempt, one of whose later units is late. They come once more at its end."""
+    """Answers to the first units of an attempt, because a later unit is late. The answer at its end repeats them."""
     attempt = attempts.held_by(state, event, message.attempt)
     if attempt is None or attempt.void or attempt.twin is not None or attempt.map.root:
         return
@@ -85,7 +85,7 @@ def _judge(
     message: messages.Finished,
     payload: bytes | memoryview,
 ) -> None:
-    """Take the answer, unless another attempt's counts or it breaks the rules."""
+    """Take the answer, unless the answer of another attempt counts or this one breaks the rules."""
     map_, span, job = attempt.map, attempt.span, state.job(attempt.map.job)
     if attempt.twin is not None and message.count < len(span):
         attempts.retire(state, effects, job, attempt, lost=True)  # the other attempt at these units counts
@@ -143,7 +143,9 @@ def _take(
 
 
 def _note_answer(state: State, effects: Effects, kernel: Kernel, attempt: int, size: int) -> None:
-    """Acknowledge this answer to its kernel, together with others: it is on disk with this turn, or late."""
+    """Acknowledge the answer to its kernel, together with others. It is on disk with this turn, or came too late to
+    count.
+    """
     kernel.confirm.append(attempt)
     kernel.confirm_bytes += size
     full = len(kernel.confirm) >= CONFIRM_ANSWERS or kernel.confirm_bytes >= CONFIRM_BYTES
@@ -191,7 +193,7 @@ def deliver(
 def on_crashed(state: State, effects: Effects, event: Event, message: messages.Crashed) -> None:
     """A slot process died with the attempts that it held."""
     held = [a for n in message.attempts if (a := attempts.held_by(state, event, n)) is not None]
-    for attempt in reversed(held):  # the culprit first, while its units still have a use
+    for attempt in reversed(held):  # the unit that ran first, while its map still needs it
         if state.attempts.get(attempt.number) is not attempt:
             continue
         culprit = attempt.number == message.attempts[-1] and not attempt.void
@@ -214,8 +216,8 @@ def _blame(
     stderr: str,
     proven: bool = False,
 ) -> None:
-    """The attempt's process died: run its units again one at a time. A unit that kills too often fails, and at once where
-    it is *proven* that it was the one.
+    """Run the units of an attempt whose process died again, one at a time. A unit that kills too often fails; with
+    *proven*, the unit is known to be the killer and fails at once.
     """
     map_, span, twin = attempt.map, attempt.span, attempt.twin
     attempts.retire(state, effects, job, attempt)
@@ -242,7 +244,9 @@ def _blame(
 
 
 def _too_late(state: State, effects: Effects, job: BrokerJob, attempt: Attempt) -> None:
-    """A unit of the attempt ran longer than its limit: it fails, or each of several runs again alone, to see which."""
+    """Fail the unit of an attempt that ran longer than its limit. If the attempt had several, each runs again alone to
+    find it.
+    """
     map_, span, twin = attempt.map, attempt.span, attempt.twin
     attempts.retire(state, effects, job, attempt)
     if twin is not None:  # the twin is still at these units
@@ -272,7 +276,7 @@ def fail_unit(
 
 
 def _answers(m: messages.Finished, span: Span, payload: bytes | memoryview) -> bool:
-    """Whether the message answers units that were asked: the first ones of *span*."""
+    """Whether the message answers the first units of *span*, and no others."""
     within = m.start == span.start and 0 <= m.failed <= m.count <= len(span)
     return within and _is_pack_of(m.count, payload)
 

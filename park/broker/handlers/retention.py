@@ -1,15 +1,14 @@
 """Retention of ended jobs: how long they are kept, and how many of them.
 
-A session leaves the table soon after its end: the newest few stay, so that one can see what became of it. The newest
-stored jobs stay in memory and in the table; older ones are *archived*: they lie in the store alone, and are *recalled*
-when a request names them. A job that was deleted, by its owner or because its time is over, can be found no more; what it
-leaves in the store is swept out bit by bit (`park.broker.storage.sweep`). A job is never deleted while one that has
-not ended
+A session leaves the table soon after its end. The newest few stay, so that users see how they ended. The newest stored
+jobs stay in memory and in the table; older ones are *archived*: they lie in the store alone, and are *recalled* when a
+request names them. A deleted job cannot be found any more, whether its owner or the retention deleted it. Its records
+in the store are deleted bit by bit (`park.broker.storage.sweep`). A job is never deleted while one that has not ended
 comes after it.
 
-Age is told by a clock that only runs while the broker does: time is monotonic in each life, and the pause between two
-lives counts as the wall clock says, but from nothing to a day. So no wrong clock makes young jobs old: a broker that
-starts with one, or whose clock is set while it runs, is wrong by a day a start at most.
+The age of jobs is counted by a clock of the broker's own. Its time is monotonic in each life. The pause between two
+lives counts as the wall clock says, but never less than 0 or more than a day. So a wrong wall clock makes jobs older by
+one day a start at most.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ MAX_ENDED_SESSIONS, MAX_RECALLED_JOBS = 100, 100
 #: The fields of an archived job that are read when a life begins.
 LISTED_FIELDS = ("job", "owner", "state", "tags", "name", "submitted", "clock", "bytes", "body", "code")
 
-#: Jobs that are deleted in one turn; seconds until the next lot, and until the next look if no job could be deleted.
+#: Jobs that one turn deletes; seconds until the next ones, and until the next look if no job could be deleted.
 EXPIRY_BATCH, EXPIRY_PAUSE_SECONDS, EXPIRY_POLL_SECONDS = 50, 0.01, 60.0
 
 #: Seconds by which an old job may be deleted late.
 EXPIRY_SLACK_SECONDS = 1.0
 
-#: The most that a pause between two lives counts, and how often the clock is written, seconds.
+#: Seconds that a pause between two lives counts at most, and seconds between two writes of the clock.
 MAX_PAUSE_SECONDS, CLOCK_WRITE_SECONDS = 86400.0, 600.0
 
 _PAIR = struct.Struct("<QQ")
@@ -62,7 +61,7 @@ def begin(state: State, effects: Effects, wall: float) -> None:
     ended = [j for j in state.jobs.values() if j.ended]
     clock = max([clock + passed, *(j.clock for j in ended), *(c for _, c, _ in state.ended.archive.last())])
     ahead = clock - effects.now
-    while ahead + effects.now < clock:  # rounded: a job that ends now would have ended before the last one
+    while ahead + effects.now < clock:  # no job may end before the last one by rounding
         ahead = math.nextafter(ahead, math.inf)
     state.retention_clock.ahead = ahead
     for job in sorted(ended, key=lambda j: (j.clock, j.number)):
@@ -80,7 +79,7 @@ def write_clock(state: State, effects: Effects) -> None:
 def begin_turn(state: State, number: int) -> None:
     """Begin turn *number*: jobs that were recalled first leave the memory again.
 
-    They never leave within a turn, because its messages may name many.
+    Recalled jobs never leave within a turn, because its messages may name many of them.
     """
     state.turn = number
     while len(state.ended.recalled) > MAX_RECALLED_JOBS:

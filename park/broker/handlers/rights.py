@@ -1,8 +1,8 @@
 """Rights to jobs. One rule: its owner and the admin steer a job and see its payloads; its record is public.
 
-Rights go by the key that a peer showed, never by what a message claims. A peer without one came over ipc or a
-lane, where only the broker's own Unix user can connect: it is the admin. A kernel acts for the owner of
-the work that it holds, only as long as it holds it, and only to read results: bodies refer to other jobs of their owner.
+Rights go by the key that a peer showed, never by what a message claims. A peer without a key came over ipc or a lane,
+where only the broker's own Unix user can connect: it is the admin. A kernel may read the results of an owner's jobs,
+and nothing else, while it holds work of that owner: bodies refer to other jobs of their owner.
 """
 
 from __future__ import annotations

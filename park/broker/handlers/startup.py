@@ -37,7 +37,7 @@ class StoredRecords:
 
 
 def restore(state: State, stored: dict[str, Any], submit: Submit, records: StoredRecords) -> None:
-    """Take up a stored job: units without an answer wait again, or a kernel still holds them.
+    """Take up a stored job. Units without an answer wait again, unless a kernel still holds them.
 
     *stored* is the map that `JobList.store` wrote.
     """
@@ -106,7 +106,8 @@ def settle(state: State, effects: Effects, wall: float) -> None:
     for job in list(state.jobs.values()):
         if job.ended:
             continue
-        # the wall clock only gives the time that the job has waited; at worst it counts as new, or as a day old
+        # the wall clock only gives the time that the job has waited; a wrong clock makes it count as new, or as a day
+        # old
         requests.join_clock(state, effects, job, effects.now - max(0.0, wall - job.facts.submitted))
         recovery.recover(state, job)
         if not job.recovering or job.ending in ("abort", "fail"):

@@ -13,7 +13,8 @@ from park.errors import ProtocolError
 from park.model import MAX_NOTE_CHARS, remark_of
 from park.wire import messages
 
-#: A kernel is told which stream messages are on disk this many seconds after the last time, or when there are this many.
+#: Seconds between two acknowledgements of stream messages to a kernel; and the number of messages after which one goes
+#: at once.
 STREAM_ACK_SECONDS = 0.5
 STREAM_ACKS = 256
 #: Numbers in one acknowledgement: two for each attempt.
@@ -57,10 +58,10 @@ def on_publish(state: State, effects: Effects, event: Event, message: messages.P
 
 
 def _publisher(state: State, kernel: Kernel, message: messages.Publish) -> BrokerJob | None:
-    """The job of the message; None: the message has no use.
+    """The job of the message; None: the message is dropped.
 
-    An attempt of an earlier life may have been answered then, and its last messages come now; one that may be taken in
-    has no map yet. Their messages are the job's if the kernel serves its owner.
+    An attempt may have been answered in an earlier life, and its last messages come now; an orphan has no map yet. The
+    job takes the messages of such attempts if the kernel serves its owner.
     """
     attempt = state.attempts.get(message.attempt)
     if attempt is not None:
@@ -89,7 +90,7 @@ def heard(state: State, of: Iterable[Heard], count: int = 1) -> list[Send]:
 
 
 def _acknowledgements(state: State, peer: Peer) -> Iterator[messages.Committed]:
-    """The acknowledgements that this kernel has not got yet."""
+    """The acknowledgements that are due to this kernel."""
     del state.stream_acks_due[peer]
     kernel = state.roster.kernels.get(peer)
     if kernel is not None:

@@ -2,12 +2,12 @@
 
 A unit may kill the kernel that runs it: it kills its parent process, or takes so much memory that the system kills the
 kernel. The broker sees only that the kernel was silent for a whole lease, as when its machine was switched off. So it
-counts the loss against each unit that ran there, unless the unit had run for `INNOCENT_SECONDS`, and a unit that has lost
-`MAX_KILLS` kernels fails. A kernel that comes back was only cut off, and its loss counts no more.
+counts the loss against each unit that ran there, unless the unit had run for `INNOCENT_SECONDS`, and a unit that has
+lost `MAX_KILLS` kernels fails. A kernel that comes back was only cut off: its loss does not count any more.
 
-Units that ran beside a killer are counted with it. So the units that have lost all kernels but one run one after the other,
-those of one kernel, for `TRIAL_SECONDS` each at most: the killer is alone when it kills its last kernel. Where several
-units have lost as many kernels all the same, none fails before it has lost twice as many.
+Units that ran beside a killer are counted with it. So units that may lose only one more kernel run one after the other,
+each alone for up to `TRIAL_SECONDS`. The killer is then alone when it kills its last kernel. If several units have lost
+equally many kernels all the same, a unit fails only after twice as many losses.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def count_loss(state: State, effects: Effects, kernel: Kernel, suspected: list[A
 
 
 def cleared(state: State, kernel: bytes) -> None:
-    """Clear the units of a kernel that is there again: none of them has killed it."""
+    """Clear the units of a kernel that has come back: its loss was no unit's fault."""
     for key, unit in state.suspects.lost_units.pop(kernel, ()):
         map_ = state.maps.get(key)
         if map_ is not None and map_.losses.get(unit):
@@ -90,7 +90,7 @@ def cleared(state: State, kernel: bytes) -> None:
 
 
 def look_at_trials(state: State, effects: Effects) -> None:
-    """Let the next suspect unit begin where one has run long enough."""
+    """Let the next suspect unit begin after one that has run long enough."""
     for trial in list(state.suspects.trials):
         while trial.later and _is_through(state, effects, *trial.now):
             trial.now = map_, span = trial.later.popleft()

@@ -1,4 +1,4 @@
-"""Jobs that have run for as long as they may: they are asked to stop, and aborted if they do not."""
+"""Time limits of jobs: a job over its limit is asked to stop, and aborted if it does not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from park.model import JobState
 
 
 def enforce(state: State, effects: Effects) -> None:
-    """Stop the jobs that have run for as long as they may, and abort those that did not stop in time."""
+    """Ask jobs over their time limits to stop, and abort those that did not stop in time."""
     for number in state.run_times.due(effects.now):
         job = state.jobs.get(number)
         if job is None or job.state is not JobState.RUNNING:

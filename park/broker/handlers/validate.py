@@ -33,9 +33,9 @@ from park.wire.messages import Change, Control, Hello, KernelHello, Publish, Sha
 MAX_SLOTS = 1 << 16
 #: The last second of the year 9999, the latest time that calendars know (seconds since 1970).
 MAX_WALL_SECONDS = 253402300799.0
-#: Bytes of a request without its inputs: it travels back, beside the job's record, in one head.
+#: Bytes of a request without its inputs. It travels back in one head with the record of the job.
 MAX_REQUEST_BYTES = 24 * 1024
-#: Characters of what a client says of a job's allocation.
+#: Characters of the state of an allocation, as a client sets it.
 MAX_ALLOCATION_CHARS = 400
 
 
@@ -65,7 +65,7 @@ def _check_address(text: str) -> None:
 
 
 def check_shared(m: Shared) -> None:
-    """Raises ProtocolError for a place where no kernel can find code."""
+    """Raises ProtocolError if the message names no place at which a kernel can find code."""
     if not m.process or m.process >= 1 << 31 or m.file >= 1 << 31:
         raise ProtocolError(f"there is no file {m.file} of process {m.process}")
     if m.port and not 1024 <= m.port < 1 << 16:
@@ -107,7 +107,7 @@ def _check_kernel(m: KernelHello) -> None:
 
 
 def check_control(m: Control, payload: bytes | memoryview) -> None:
-    """Raises InvalidRequest or ProtocolError for what is no control that a client may send."""
+    """Raises InvalidRequest or ProtocolError unless a client may send this control."""
     if len(m.key) != 16 or not len(payload):
         raise ProtocolError("a control has a key of 16 bytes, and says something")
     if len(payload) > MAX_CONTROL_BYTES:
@@ -115,7 +115,9 @@ def check_control(m: Control, payload: bytes | memoryview) -> None:
 
 
 def check_publish(m: Publish, size: int) -> None:
-    """Raises ProtocolError for what no message of a stream is called, and for one that is too long to be kept."""
+    """Raises ProtocolError for a kind that is no name of a stream message, and for a message that is too long to be
+    kept.
+    """
     if not is_kind(m.kind):
         raise ProtocolError(
             f"{m.kind!r:.80} is no kind of message: it is an identifier of at most {MAX_KIND_BYTES} bytes"
@@ -129,7 +131,7 @@ def check_publish(m: Publish, size: int) -> None:
 
 
 def check_submit(m: Submit, payload: bytes | memoryview) -> None:
-    """Raises InvalidRequest or ProtocolError when no job can be made of *m*."""
+    """Raises InvalidRequest or ProtocolError if *m* describes no job."""
     priority_number(m.priority)
     texts(m.tags, "tag")
     command_words(m.argv)
@@ -170,7 +172,7 @@ def check_answered(ranges: list[int]) -> None:
 
 
 def check_change(m: Change) -> None:
-    """Raises InvalidRequest for new values that no job can have."""
+    """Raises InvalidRequest for values that a job cannot have."""
     if m.priority is not None:
         priority_number(m.priority)
     if m.tags is not None:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from park.broker.entities.maps import MAX_CHUNK_BYTES, MAX_CHUNK_UNITS
 
-#: Estimate for the first unit of unknown code, seconds, and the most that is guessed while the first ones run.
+#: The estimate for the first unit of unknown code, and the largest guess while the first units run (seconds).
 FIRST_GUESS_SECONDS, MAX_GUESS_SECONDS = 0.01, 60.0
 #: Functions whose times are remembered; the one that ran longest ago is forgotten first.
 MAX_ESTIMATES = 100_000
@@ -43,9 +43,10 @@ class Estimates:
         return MAX_CHUNK_UNITS if size is None else max(1, int(MAX_CHUNK_BYTES / size))
 
     def guess(self, owner: str, function: bytes, now: float) -> float:
-        """Seconds to charge for a unit. While none was measured, a unit takes as long as the first has run already.
+        """Seconds to charge for a unit. While no unit was measured, the estimate is the time that the first one has run
+        so far.
 
-        Else a job of long units would look cheap until the first is done, and be given every slot meanwhile.
+        Otherwise a job of long units would look cheap until its first unit ends, and would get every slot meanwhile.
         """
         mean = self._mean.get((owner, function))
         if mean is not None:
@@ -54,7 +55,7 @@ class Estimates:
         return min(max(FIRST_GUESS_SECONDS, age), MAX_GUESS_SECONDS)
 
     def begin_anew(self, owner: str, function: bytes) -> None:
-        """Forget the attempts under way: they were lost, or are drivers, and say nothing of the run time."""
+        """Forget attempts under way that were lost or are drivers: they say nothing of the run time."""
         self._begun.pop((owner, function), None)
 
     def learn(self, owner: str, function: bytes, units: int, seconds: float) -> None:

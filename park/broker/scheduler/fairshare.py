@@ -1,8 +1,8 @@
 """The service clock: it picks the job that is served next.
 
-The problem. Many owners have jobs, a job has thousands of units, and a free slot must go to one of them at once,
-so that over time every owner gets an equal share, priority buys a larger one, and no owner gains by idling, by
-splitting a job into a hundred, or by being first.
+The problem. Many owners have jobs, and a job has thousands of units. A free slot must go to one of them at once. Over
+time every owner must get an equal share, and priority must buy a larger one. No owner may gain by idling, by splitting
+a job into a hundred, or by being first.
 
 The rule is start-time fair queueing (Goyal, Vin and Cheng 1996) on two levels. Each owner carries a start tag,
 each of its jobs one of its own. A free slot goes to the runnable owner with the least tag, and there to the
@@ -14,23 +14,24 @@ its owner's by c / (weight x age x usage), where
 - usage is 1 for an owner whose recent use is at most the mean, and falls to 1/4 as the use exceeds the mean. Use is
   weight x slot-seconds, halved each day.
 
-So an owner's clock runs slowly while its urgent jobs are served: priority counts between owners. A hundred jobs
-of one owner share one clock, and an urgent job lifts none of its owner's free jobs, because those move it fast.
+So an owner's clock runs slowly while its urgent jobs are served: priority counts between owners. A hundred jobs of one
+owner share one clock, and an urgent job does not lift the free jobs of its owner, because serving those moves the clock
+fast.
 
-Cost. The time of a unit is not known before it has run, so it is charged at dispatch by an estimate and corrected when
-the time is known, with the rates of the dispatch: a refund is exact.
+Cost. The time of a unit is not known before it has run. So it is charged at dispatch by an estimate, and corrected when
+it has run. The correction uses the rates of the dispatch, so that a refund is exact.
 
-Sleep. An owner or job that becomes runnable starts at max(v, own tag), v being the tag that was served last: idle
-time earns nothing, and work done is not forgotten. Fits come in generations, with a short pause between two of them,
-in which they must not lose the service that is due to them: after a sleep of at most one quantum a job keeps its tag,
-but is never more than one quantum's worth of work behind v.
+Sleep. An owner or job that becomes runnable starts at max(v, own tag), v being the tag that was served last: idle time
+earns nothing, and work done is not forgotten. Fits come in generations with short pauses between them, and must not
+lose the service that is due to them in a pause. So after a sleep of at most one quantum a job keeps its tag, but at
+most one quantum of work behind v.
 
 Work classes. Not every kernel takes every unit: a work class is one set of needs with one kind of code, or the drivers
 that want to go on at one kernel. A job is runnable in the classes in which it has work; a kernel serves some
 classes. Each set of needs has its own v, because service of one says little about the queue of another.
 
-Preference. A process that has a job prepared should go on with it: a slot may stay with its job while that is
-at most one quantum ahead of the one that is due, unless the one that is due was never served.
+Preference. A process that has a job prepared should go on with it. So a slot may stay with its job while that job is at
+most one quantum ahead of the job that is due, unless the job that is due was never served.
 
 Why nothing starves: every divisor is bounded (weight by 1/8 and 64, age by 1 and 2, usage by 1/4 and 1), so between
 two services of one job all others can be served only until their tags have passed its own. `longest_wait`
@@ -52,7 +53,8 @@ from msgspec import Struct, field
 from park.broker.entities.maps import Rates
 from park.broker.scheduler.forecast import Forecast
 
-#: Slot-seconds by which a job may be served ahead of the one that is due, and seconds for which it keeps its tag.
+#: The quantum: slot-seconds by which a job may be served ahead of the job that is due, and seconds of sleep for which a
+#: job keeps its tag.
 QUANTUM_SLOT_SECONDS = 0.1
 #: Seconds in which recorded use is halved.
 USAGE_HALF_LIFE_SECONDS = 24 * 3600.0
@@ -82,7 +84,9 @@ T = TypeVar("T", bound=_Entry)
 
 
 class _Queue(Generic[T]):
-    """Entries, the one with the least tag first. Tags may rise unseen; when one falls, `put` is called again."""
+    """A queue of entries, the one with the least tag first. Tags may rise without notice; if a tag falls, call `put`
+    again.
+    """
 
     __slots__ = ("_heap", "_stands")
 
@@ -141,7 +145,7 @@ class _Owner(_Entry, eq=False, kw_only=True):
     jobs: dict[int, _Job] = field(default_factory=dict)
     #: its runnable jobs by work class; a class without any is not there
     queues: dict[AnyWorkClass, _Queue[_Job]] = field(default_factory=dict)
-    #: weight x slot-seconds, as if all were used now: grown by what the past has decayed
+    #: weight x slot-seconds, scaled as if all were used now, to undo the decay
     use: float = 0.0
 
 
@@ -176,7 +180,9 @@ class ServiceClock:
     # -- the owners --------------------------------------------------------------------------
 
     def add(self, job: int, owner: str, weight: float, born: float, charged: float = 0.0) -> None:
-        """A job that may become runnable later. It was submitted at *born*, and *charged* in an earlier life."""
+        """Add a job that may become runnable later. It was submitted at *born*, and *charged* slot-seconds in an
+        earlier life.
+        """
         o = self._owners.get(owner)
         if o is None:
             o = self._owners[owner] = _Owner(order=self._next_order(), name=owner)
@@ -362,7 +368,7 @@ class ServiceClock:
         return first is not None and first.served and (p.tag - first.tag) * rates.job <= self.quantum
 
     def before(self, job: int) -> tuple[float, float, int]:
-        """A key that orders jobs as `pick` does, where only some of them come into question."""
+        """A key that sorts jobs in the order in which `pick` would choose them."""
         j = self._jobs[job]
         return j.owner.tag, j.tag, j.order
 
@@ -370,7 +376,7 @@ class ServiceClock:
         """Charge the job *cost* slot-seconds, by estimate. Returns the rates that a correction has to use."""
         j = self._jobs[job]
         o = j.owner
-        # a job that is served before its turn does not move v beyond the job that is due: others start there
+        # a job that is served before its turn must not move v beyond the job that is due, because others start at v
         key = _needs(work_class)
         due, own = o.tag, j.tag
         for other in self._work_classes.get(key, ()):
@@ -391,7 +397,7 @@ class ServiceClock:
         return rates
 
     def charge(self, job: int, cost: float, rates: Rates) -> None:
-        """The job was served *cost* slot-seconds more than was thought (negative: less)."""
+        """Correct the charge of a job that was served *cost* slot-seconds more than estimated (negative: less)."""
         j = self._jobs[job]
         j.charged += cost
         j.tag += cost / rates.job
@@ -402,7 +408,7 @@ class ServiceClock:
     def refund(self, job: int, cost: float, rates: Rates) -> None:
         """The fabric lost the work for which *cost* was charged.
 
-        The job is behind now, but others are not to wait while it makes up for hours: at most one quantum.
+        A refund puts the job behind. It makes up for at most one quantum, so that others do not wait for hours.
         """
         j = self._jobs[job]
         o = j.owner
@@ -412,7 +418,7 @@ class ServiceClock:
         self._fallen(j)
 
     def charged(self, job: int) -> float:
-        """The slot-seconds that the job was charged, by the estimates that stand."""
+        """The slot-seconds that the job was charged, estimates of running units included."""
         return self._jobs[job].charged
 
     def _fallen(self, j: _Job) -> None:
@@ -445,7 +451,7 @@ class ServiceClock:
         return max(MIN_USAGE_FACTOR, 1.0 / (1.0 + above * self._decay(now) / USAGE_SCALE_SLOT_SECONDS))
 
     def used(self, owner: str, amount: float, now: float) -> None:
-        """An owner has used *amount* = weight x slot-seconds (negative: it is taken back)."""
+        """Add *amount* = weight x slot-seconds to an owner's use (negative: take it back)."""
         o = self._owners.get(owner)
         if o is None:
             o = self._owners[owner] = _Owner(order=self._next_order(), name=owner)
@@ -539,11 +545,11 @@ def longest_wait(
     slots: int,
     quantum: float = QUANTUM_SLOT_SECONDS,
 ) -> float:
-    """Seconds after which a runnable job has surely been given its next unit, if all kernels suit all jobs.
+    """The longest wait of a runnable job for its next unit (seconds), if all kernels suit all jobs.
 
-    *owner* and *rate* (weight x age) are the job's; *owners* holds the rates of all jobs that may want slots
-    meanwhile, by owner, the job's own among them; usage may be anything from 1/4 to 1. *longest*: the most
-    slot-seconds of one chunk, also the most by which one was charged. *slots*: how many there are.
+    *owner* and *rate* (weight x age) are the job's; *owners* holds the rates of all jobs that may want slots meanwhile,
+    by owner, the job's own among them; usage may be anything from 1/4 to 1. *longest*: the most slot-seconds that a
+    chunk takes or was charged. *slots*: how many there are.
 
     After its last service the job's tag was at most (2 x slots x longest + quantum) / rate beyond the least of its
     siblings: this many chunks of unknown code may run, or wait for a slot, before the first is charged in full. Each

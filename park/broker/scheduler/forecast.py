@@ -1,7 +1,7 @@
 """The forecast of the queue: about how much work is due before a job's next unit.
 
-A table shows this of every job that waits, ten thousand at once. So the tags of one moment are sorted once, those of
-owners and those of each owner's jobs, with the sums up to each of them; an answer is two searches then.
+A table shows the forecast of every waiting job, of ten thousand at once. So the tags of a moment are sorted only once,
+those of the owners and those of each owner's jobs, and summed up. Then each answer takes two searches.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class _Sums:
 
 
 class Forecast:
-    """The line at one moment. *jobs*: of each its owner, the owner's tag, its own tag and its order of arrival, its weight,
-    and its share.
+    """The queue at one moment. *jobs*: for each its owner, the owner's tag, its own tag, its order of arrival, its
+    weight and its share.
 
     >>> line = Forecast([("ann", 0.0, 0.0, 1, 1.0, 0.25), ("ann", 0.0, 3.0, 2, 1.0, 0.25), ("bob", 2.0, 0.0, 3, 1.0, 0.5)])
     >>> line.ahead("ann", 0.0, 3.0, 2), line.ahead("bob", 2.0, 0.0, 3), line.ahead("ann", 0.0, 3.0, 2, unit=60.0)
@@ -59,8 +59,8 @@ class Forecast:
     def ahead(self, owner: str, owner_tag: float, tag: float, order: int, unit: float = 0.0) -> float:
         """About how many slot-seconds of other jobs are due before the next unit of a job with these tags.
 
-        Each job of the same owner with a lower tag has a unit first, which takes *unit* slot-seconds, as one of this job
-        does (0: that is not known). Meanwhile other owners get their shares.
+        Each job of the same owner with a lower tag has one unit dealt before, which is taken to need *unit*
+        slot-seconds, as units of this job do (0: unknown). Meanwhile other owners get their shares.
         """
         own, turns, part = self._own.get(owner, self._no_owner)
         ahead = own.before(tag) + self._before(owner_tag) / part

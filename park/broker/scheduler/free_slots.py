@@ -1,7 +1,7 @@
 """The kernels that have free slots, and the work classes that they serve.
 
-Kernels with the same profile stand together: a decision looks at profiles, not at kernels. A work class of the service
-clock is a set of needs with a kind of code, or the number of a kernel on which a driver wants to go on.
+Kernels are grouped by profile, and a decision looks at profiles instead of kernels. A work class of the service clock
+is a set of needs with a kind of code, or the number of a kernel on which a driver wants to go on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from park.broker.entities.requirements import KernelProfile, Kind, Needs, WorkClass, unmet
 from park.broker.entities.roster import Kernel
 
-#: Kernels that a search looks at, at most, for one with the job prepared, or with slots for a wide unit.
+#: The number of kernels at which a search for prepared processes, or for slots of a wide unit, looks at most.
 MAX_CANDIDATES = 64
 
 
@@ -29,7 +29,7 @@ class FreeSlots:
         #: the needs that each profile of a connected kernel meets, among those of living jobs
         self._work_classes: dict[KernelProfile, list[WorkClass]] = {}
         self._kernels: Counter[KernelProfile] = Counter()
-        #: the one object that all kernels of a profile share, so that looking it up compares nothing
+        #: the one object that all kernels of a profile share, so that a lookup compares identities only
         self._profiles: dict[KernelProfile, KernelProfile] = {}
         self._needs: Counter[Needs] = Counter()
         #: the work classes of each set of needs; one object each, so that a comparison looks at the object alone
@@ -117,8 +117,9 @@ class FreeSlots:
                 del self.free[kernel.profile]
 
     def place(self, profile: KernelProfile, prepared: Iterable[int], needs: Needs) -> Kernel:
-        """A kernel with this profile for a unit: one that has its job *prepared*, else any with room for it, else
-        the one with the most."""
+        """A kernel of this profile for a unit: one that has its job *prepared*, else one that can run it now, else the
+        one with the most free slots.
+        """
         group = self.free[profile]
         for number, _ in zip(prepared, range(MAX_CANDIDATES), strict=False):
             kernel = group.get(number)
@@ -132,7 +133,7 @@ class FreeSlots:
             if best is None or kernel.free > best.free:
                 best = kernel
         assert best is not None
-        # the next unit goes to another: all have their share, and of the heat too
+        # the next unit goes to another kernel, so that all kernels are used (and heated) alike
         del group[best.number]
         group[best.number] = best
         return best

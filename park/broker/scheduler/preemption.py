@@ -1,7 +1,8 @@
 """Attempts that hold a slot although another job is due.
 
-A driver that waits in a map has given its slot back. One that computes by itself, a serial optimizer for instance,
-would keep it for days: it is asked to lend it at its next safe point, where the fit layer is in every iteration.
+A driver that waits in a map has given its slot back. A driver that computes by itself, such as a serial optimizer,
+would keep its slot for days. So it is asked to lend the slot at its next safe point. The fit layer has one in every
+iteration.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ MAX_ROUND_ATTEMPTS = 64
 
 
 class Preemption:
-    """The attempts that hold slots now, and when to look at them again. Drivers and long units are asked to lend theirs."""
+    """The attempts that hold slots now, and when to look at them again. Drivers and long units are asked to lend their
+    slots.
+    """
 
     def __init__(self) -> None:
         self._running: dict[int, Attempt] = {}
@@ -49,5 +52,5 @@ class Preemption:
         return sorted(found, key=lambda a: a.asked or 0.0)
 
     def next_deadline(self) -> float:
-        """The time at which `round` may next find a driver; infinity: none holds a slot."""
+        """The time at which `round` may next find a driver; infinity: no driver holds a slot."""
         return self._next if self._running else math.inf

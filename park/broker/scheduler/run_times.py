@@ -1,8 +1,8 @@
 """The times that jobs with a time limit have run, and when to look at them.
 
-A job's time is the time in which it was *running*, in seconds of the monotonic clock, over all lives of the broker. Time in
-which it waits, is queued or paused, or in which the broker is away, does not count. The broker stores the time every
-`STORE_SECONDS`, so its death gives a job no more than these.
+A job's time is the time in which it was *running*, in seconds of the monotonic clock, over all lives of the broker.
+Time does not count while the job waits, is queued or paused, or while the broker is away. The broker stores the time
+every `STORE_SECONDS`, so a job gains at most that much when the broker dies.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Chunks at the tail of a map that take far longer than they should.
 
-When nothing of a map waits any more, its end depends on the slowest chunk. Where the request says that its units are
-*pure*, one that runs far past its estimate is issued again where a slot is free and nothing else is due; the first answer
-counts. The other attempt is not ended: it is only late, and its process may be importing what all later units need. It
-ends with the unit that it is at; its slot is its own until then, but not for longer than `SUPERSEDED_SECONDS`.
+When all units of a map are dealt, its end depends on the slowest chunk. If the request says that its units are *pure*,
+a chunk that runs far past its estimate is issued again, provided that a slot is free and no other work is due. The
+first answer counts. The other attempt is not killed: it is only late, and its process may be importing modules that all
+later units need. It ends after its present unit, and keeps its slot until then, but for `SUPERSEDED_SECONDS` at most.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from park.broker.entities.maps import Attempt
 #: A chunk is a straggler after this many times its estimate, but not before `MIN_STRAGGLER_SECONDS` seconds.
 STRAGGLER_FACTOR = 3.0
 MIN_STRAGGLER_SECONDS = 0.5
-#: Seconds for which an attempt may go on though the other one has answered its units.
+#: Seconds for which an attempt may go on after the other one has answered its units.
 SUPERSEDED_SECONDS = 300.0
 
 

@@ -1,12 +1,12 @@
 """Copies of a store: one that is made while a broker works on it, and a home that begins with one.
 
-LMDB lets other processes read while one writes, each of them the store as it stood at one commit. So `back_up` needs
-nothing of the broker: the copy has all that was acknowledged when it began, and nothing of what was half done.
+LMDB lets other processes read while one writes, and each reads the store as it was at one commit. So `back_up` needs no
+help of the broker: the copy has everything that was acknowledged when it began, and no half of a transaction.
 
-A copy that goes on is another store, and must be taken for one: with the same name, kernels and mirrors of the old one
-would take its jobs, attempts and changes for those that they know. So `restore` gives it an id of its own, forgets the
-kernels, and leaves a gap in the numbers of jobs, so that none that was given after the copy is given again. It
-cannot mend one thing: units that were answered after the copy run again, and so credits are paid again.
+A broker that goes on with a copy has another store. Under the old id, kernels and mirrors would mistake its jobs,
+attempts and changes for those that they know. So `restore` gives the copy an id of its own and forgets the kernels. It
+also leaves a gap in the job numbers, so that no number that was given after the copy is given again. It cannot undo one
+thing: units that were answered after the copy run again and are paid again.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def back_up(home: Path, file: Path) -> Copy:
 
 
 def restore(file: Path, home: Path) -> Copy:
-    """Begin the *home*, which must have no store, with the copy in *file*; every record of it is looked at.
+    """Make the store of *home*, which must have none, from the copy in *file*. Every record of the copy is checked.
 
     Raises StoreError, in words, and the home has no store then.
     """

@@ -1,10 +1,10 @@
 """The messages of jobs on their way to the disk and to followers: none is lost, doubled or out of order.
 
-A body's messages are numbered by attempt, and its kernel keeps each until the broker says that it is on disk. So a broker
-that dies loses none: the kernel sends them again, and the records tell which of them are on disk. Each message gets a
-*place* among those of its job, is written, and goes to the followers when it is on disk. Therefore a place means the
-same in every life of the broker: a follower that comes back names its last place, and gets the later messages that are
-kept and the number of those that are not.
+A body's messages are numbered by attempt, and its kernel keeps each until the broker says that it is on disk. So no
+message is lost when a broker dies: the kernel sends its messages again, and the records tell which of them are on disk.
+Each message gets a *place* among those of its job, is written, and goes to the followers when it is on disk. So a place
+means the same in every life of the broker. A follower that comes back names its last place. It gets the later messages
+that are kept, and the number of those that are not.
 
 Messages that are not numbered, such as progress, are not kept; they pass in order with the others.
 
@@ -125,7 +125,9 @@ class JobMessages:
     # -- what comes ------------------------------------------------------------------------------
 
     def take(self, p: Publication, stored: bool, followed: bool) -> bool:
-        """Take a message of a job that has not ended. True: it waits for the disk; False: it may be passed on at once."""
+        """Take a message of a job that has not ended. True: it goes to followers when it is on disk; False: it may go
+        at once.
+        """
         talk = self._talks.get(p.job)
         if p.number:
             if talk is None:
@@ -256,7 +258,9 @@ class JobMessages:
         return batch.entries
 
     def last_words(self, job: int) -> list[LogEntry]:
-        """The messages of an ended job that wait while the disk is full: they are passed on before the word of its end."""
+        """The messages of an ended job that still wait because the disk is full. They go to followers before the
+        message of its end.
+        """
         talk = self._talks.get(job)
         if talk is None:
             return []

@@ -1,9 +1,8 @@
 """Keys of records: tuples as bytes that sort as the tuples do.
 
-Each part is a tag, then an integer shifted into 8 big-endian bytes, or the bytes (a text: its
-UTF-8) with every 00 written as 00 FF and ended by 00 01. A part's end is never the start of a
-longer one, so the records under a prefix are exactly those from its encoding on and below that
-encoding + FF.
+Each part is a tag, then an integer shifted into 8 big-endian bytes, or the bytes (a text: its UTF-8) with every 00
+written as 00 FF and ended by 00 01. No encoded part is the beginning of another one. So the records under a prefix are
+exactly those from its encoding up to that encoding + FF.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def encode_key(key: Key) -> bytes:
 
 
 def decode_key(raw: bytes) -> Key:
-    """The tuple that `encode_key` made into *raw*. StoreError when it made no such bytes."""
+    """The tuple that `encode_key` made into *raw*. Raises StoreError for bytes that it never makes."""
     parts: list[int | bytes | str] = []
     at = 0
     try:

@@ -1,8 +1,8 @@
 """The first messages for a new follower of a job, kept over the broker's lives.
 
-They are the latest message of each kind that stays true, such as progress (see `park.util.msgstream`). They change often,
-so they are written about once a second: after a crash the broker tells the state of at most a second before, until the
-body publishes more. They are deleted when the job ends.
+They are the latest message of each kind that describes a state, such as progress (see `park.util.msgstream`). They
+change often, so they are written about once a second: after a crash the broker tells the state of at most a second
+before, until the body publishes more. They are deleted when the job ends.
 """
 
 from __future__ import annotations

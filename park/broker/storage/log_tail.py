@@ -1,7 +1,7 @@
-"""The last messages of a job, as they are kept: which of them are on disk, and in which record.
+"""The tail of a job's messages: which of them are on disk, and in which record.
 
-Each writing adds a record with the messages since the last one. Its key is the job's number and a number that grows.
-Records whose messages are all out of the tail are deleted. So each message is written once, a bounded amount at a time.
+Each writing adds a record with the messages since the last one. Its key is the job's number and a number that grows. A
+record is deleted when all its messages have left the tail. So each message is written once, and each write is bounded.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class LogEntry(NamedTuple):
 
 @dataclass(slots=True)
 class LogTail:
-    """The newest messages of a job on disk, in few records. The tail lies in *namespace*, and has *most* bytes at
-    most; a message of more is not kept at all.
+    """The newest messages of a job on disk, in few records. The tail lies in *namespace*, and has at most *most* bytes;
+    a longer message is not kept.
     """
 
     namespace: str

@@ -20,7 +20,7 @@ class MemoryStore(Store):
     def __init__(self) -> None:
         #: one dict a namespace, None once closed
         self._namespaces: dict[str, dict[bytes, bytes]] | None = {namespace: {} for namespace in NAMESPACES}
-        #: the sorted keys of namespaces that were scanned and only grew at the end since
+        #: the sorted keys of each namespace that was scanned, as long as it has only grown at the end since
         self._sorted: dict[str, list[bytes]] = {}
         self._introduce()
 

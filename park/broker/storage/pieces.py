@@ -1,13 +1,13 @@
 """Long values in a store: they lie there in pieces.
 
-A record of hundreds of megabytes would need as many pages side by side, which a file in use seldom has: the file would grow
-with each of them although others were deleted. The value would be in memory three times while it is written, and once more
-whenever it is read. So a value of more than `LONG_VALUE_BYTES` is cut into pieces of one size, and its own record only
-names them. The pieces can be written before the broker has decided about the value, and are read one by one when they are
-sent.
+A record of hundreds of megabytes would need a long run of free pages, which a file in use seldom has: the file would
+grow with each such record although others were deleted. While it is written the value would be in memory three times,
+and once more whenever it is read. So a value of more than `LONG_VALUE_BYTES` is cut into pieces of one size, and its
+own record only names them. The pieces can be written before the broker has decided about the value, and are read one by
+one when they are sent.
 
-Pieces that no record names are a *draft*. They belong to the `Laid` that stands for them in memory, and are deleted when
-that is gone, or with the process. A value that is deleted or replaced becomes a draft too, so that its readers can finish.
+Pieces that no record names are a *draft*. A draft belongs to a `Laid` in memory, and is deleted with that object or
+with the process. A value that is deleted or replaced becomes a draft too, so that its readers can finish.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""The spare: bytes that the disk has given to the store's file beyond its last page.
+"""The spare: allocated bytes of the store's file beyond its last page.
 
-LMDB writes changed pages to new places, so that even a deletion needs a few pages first. On a disk that somebody else has
-filled to its last byte there would be none, and nobody could make room. So the file is kept longer than its content, by
-bytes that are allocated on the disk and that nobody else can take: deletions and other small changes go on there.
+LMDB writes changed pages to new places, so that even a deletion needs a few pages first. On a disk that others have
+filled to the last byte, there would be no such pages, and even a deletion would fail. So the store's file is longer
+than its content: the further bytes are allocated on the disk, no other program can take them, and deletions and small
+changes use them.
 
-A disk that gives no more is full for this user, whatever free bytes it shows: so a quota is seen before it is needed.
+If the disk refuses to allocate the spare, it counts as full, whatever free bytes it shows. So a disk quota is noticed
+in time.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import errno
 import os
 from pathlib import Path
 
-#: Errors of the system for which there is no room: on the disk, in a user's quota, or in the largest file of a process.
+#: Errors of the system that mean "full": the disk, the user's disk quota, or the largest file that the process may
+#: write.
 FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: Bytes of a whole spare.
 SPARE_BYTES = 8 << 20
@@ -41,7 +44,7 @@ class Spare:
         return self._possible and self._allocated < end + SPARE_BYTES
 
     def fill(self, end: int) -> None:
-        """Make it whole again, as far as the disk gives something. Nobody may write to the file meanwhile."""
+        """Allocate the spare again, as far as the disk allows. No other thread may write to the file meanwhile."""
         if not self.is_short(end):
             return
         start = max(self._allocated, end)

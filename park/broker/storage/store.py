@@ -1,24 +1,24 @@
 """The store of jobs: records in namespaces, changed by durable transactions.
 
-A store is a handful of namespaces, each an ordered map from keys to bytes. A key is a tuple of integers,
-bytes and texts; keys sort like their tuples (an integer before bytes before a text in one place), so
-that all records of a job lie together and a scan by prefix meets them in order.
+A store is a handful of namespaces, each an ordered map from keys to bytes. A key is a tuple of integers, bytes and
+texts. Keys sort like their tuples; in one place an integer comes before bytes, and bytes before a text. So all records
+of a job lie together, and a scan by prefix yields them in order.
 
 `JobStore` keeps its records in LMDB: when `commit` returns, all its
 writes are on the disk, and a process killed at any moment leaves either all or none of them. Three
 rules keep that promise:
 
-* One process at a time. A lock on a file of the folder is taken before LMDB opens anything, and goes
-  with its process however that ends.
+* One process at a time. The store locks a file of the folder before LMDB opens anything. The lock ends with its
+  process, however that ends.
 * Local disks only. LMDB shares memory maps, which network file systems do not keep coherent.
-* An error of the disk is final. After a failed sync the kernel may drop what it could not write and
-  report success the next time, so the store takes no further writes. A full disk is no such
-  error, but LMDB may report it as one (a write that got only half through is an I/O error): the store looks at the
-  free space first, and refuses a commit that would come too near to its end. `free_bytes` leaves a reserve before
-  that, for deletions, small changes and a restart; half of it belongs to the file already (`park.broker.storage.spare`).
+* An error of the disk is final. After a failed sync the kernel may drop what it could not write and report success the
+  next time, so the store takes no further writes. A full disk is no such error. But LMDB reports a write that was cut
+  short as an I/O error, so the store looks at the free bytes first, and refuses a commit that would leave too few.
+  `free_bytes` leaves a reserve before that, for deletions, small changes and a restart; half of it belongs to the file
+  already (`park.broker.storage.spare`).
 
-Every record carries its format and a checksum over key and value: a damaged one is named, never used. Long values lie in
-pieces (`park.broker.storage.pieces`).
+Every record carries its format and a checksum over key and value. A damaged record is reported by name, and never used.
+Long values lie in pieces (`park.broker.storage.pieces`).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _QUOTA_WORDS = (os.strerror(errno.EDQUOT), os.strerror(errno.EFBIG))
 READER_CHECK_SECONDS = 1.0
 #: Namespaces of the store itself: the pieces of long values, and which of these no record names.
 OWN_NAMESPACES = ("piece", "draft")
-#: Namespaces of the few small records that a restart and a deletion need, and so may take from the last of the disk.
+#: Namespaces of the few small records that a restart and a deletion need. They may use the reserve of the disk.
 _FOR_ALL = ("meta", "trash", "draft")
 #: Bytes of a record that needs no pages of its own, side by side.
 _SMALL = 1500
@@ -109,7 +109,7 @@ class Store(ABC):
 
     @abstractmethod
     def commit(self, writes: Iterable[Write]) -> None:
-        """Carry out all *writes*, in order, or with StoreError none of them. Durable on return."""
+        """Carry out all *writes*, in order; they are durable on return. With StoreError none of them is carried out."""
 
     @abstractmethod
     def get(self, namespace: str, key: Key) -> bytes | None:
@@ -146,8 +146,8 @@ class Store(ABC):
     def scan(self, namespace: str, prefix: Key = ()) -> Iterator[tuple[Key, Any]]:
         """The records whose keys start with *prefix*, in the order of their keys.
 
-        Read in batches, so that a slow reader holds nothing up; a commit meanwhile may or may not show. A long value comes
-        as a `Laid`.
+        The records are read in batches, so that a slow reader blocks no commit. It may or may not see a commit that
+        happens meanwhile. A long value comes as a `Laid`.
         """
         first = encode_key(prefix)
         last = first + PAST_PREFIX
@@ -224,23 +224,24 @@ def _opened(namespace: str, key: bytes, record: memoryview) -> tuple[int, memory
 
 
 def stored_value(namespace: str, key: bytes, record: memoryview) -> bytes:
-    """The value of a record; of a long one the place where it lies. Raises StoreError if it is not as it was written."""
+    """The value of a record; a long one as a `Laid`. Raises StoreError if the checksum does not match."""
     return bytes(_opened(namespace, key, record)[1])
 
 
 class JobStore(Store):
     """The store in *folder* (made if it is missing, for its owner alone), on disk.
 
-    Any thread may read while one commits. Opening raises StoreError, in words, when another process has
-    the folder, when it cannot be written or lies on a network file system, when the store is damaged,
-    or when a newer release wrote it.
+    Any thread may read while one commits. Raises StoreError if another process has the folder, if the folder cannot be
+    written or lies on a network file system, if the store is damaged, or if a newer release wrote it.
     """
 
     _BATCH = 256
     _BATCH_BYTES = 4 << 20
     _FIRST_SIZE = 64 << 20  # bytes of the map; the file itself grows as it is written
     _RESERVE = 16 << 20  # bytes of free space that jobs may not use
-    _LEAST = 4 << 20  # bytes of the reserve: more than the pages that a commit rewrites beside its values
+    _LEAST = (
+        4 << 20
+    )  # bytes of the reserve: more than the pages that a commit rewrites besides the values themselves
     #: Bytes of pages that were read, after which the map is laid anew: they count as the process's own.
     _MAPPED = 16 << 20
 
@@ -262,7 +263,7 @@ class JobStore(Store):
         self._readers_due = 0.0
         #: held for one that reads, and while the map is replaced under the readers
         self._reading = threading.Lock()
-        #: sizes of drafts; the long values in use, by the number of their pieces; the next such number
+        #: sizes of drafts; the long values in use, by number; the next number
         self._drafts: dict[int, int] = {}
         self._referenced: weakref.WeakValueDictionary[int, Laid] = weakref.WeakValueDictionary()
         self._ids = count(1)
@@ -349,9 +350,9 @@ class JobStore(Store):
     def commit(self, writes: Iterable[Write]) -> None:
         """Carry out all *writes* or, with StoreError, none.
 
-        `errno.ENOSPC` in its ``errno``: the disk is as good as full; deletions still work, small records as long as the
-        file has unused pages for them, and the rest when there are free bytes. Any other error of the disk is final: this
-        and every later commit raises, and the broker had better exit.
+        With `errno.ENOSPC` in its ``errno`` the disk is as good as full: deletions still work, small records work while
+        the file has unused pages, and all else waits for free bytes. Any other error of the disk is final: this and
+        every later commit raises, and the broker should exit.
         """
         records: list[tuple[str, bytes, bytes | None]] = []
         size, large = 0, False
@@ -395,7 +396,7 @@ class JobStore(Store):
         return int((env.info()["last_pgno"] + 1) * env.stat()["psize"])
 
     def _forget_dead_readers(self, env: lmdb.Environment) -> None:
-        """A reader that was killed, such as a copy for a backup, would keep all pages of its time from being used again."""
+        """A reader that was killed, such as a backup, would keep LMDB from using freed pages again."""
         now = time.monotonic()
         if now >= self._readers_due:
             self._readers_due = now + READER_CHECK_SECONDS

@@ -32,7 +32,7 @@ def leavings(store: Store, number: int, most: int) -> list[Write]:
 
 
 class Sweeper:
-    """Makes the writes; one lot of them is on disk before the next is asked for."""
+    """Makes the writes. Each group must be on disk before the next is requested."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

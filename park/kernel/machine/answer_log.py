@@ -1,7 +1,8 @@
 """The answers that a kernel keeps because it may have to repeat them.
 
-A stored answer is kept until the broker says that it is on disk. A passing one, whose map lives in memory only, is kept
-until the broker was heard some time later. Passing answers that a hello has named are all kept until contact is made.
+A stored answer is kept until the broker says that it is on disk. A passing answer, whose map lives in memory only, is
+kept until the broker sends a message some time later. Passing answers that a hello has named are kept until contact is
+made.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from park.wire import messages
 from park.wire.pack import Buffer
 
-#: The broker has taken a passing answer if it speaks this many seconds later, and the answer is dropped.
+#: A message of the broker this many seconds after a passing answer shows that the broker has it; then it is dropped.
 RETENTION_SECONDS = 10.0
 #: Passing answers that are kept at most, and their bytes.
 MAX_RETAINED_ANSWERS = 1024
@@ -67,7 +68,7 @@ class AnswerLog:
         return [*self.stored.values(), *self._passing.values()]
 
     def keep(self, kept: KeptAnswer, live: bool = False) -> None:
-        """Keep an answer, if there is room: without it no hello names the attempt, and its units run again.
+        """Keep an answer if there is room. Otherwise no hello names the attempt, and its units run again.
 
         *live*: the answer is sent to the broker now, and so in memory anyway.
         """
@@ -94,11 +95,11 @@ class AnswerLog:
             self._passing_bytes -= len(kept.payload) if kept is not None else 0
 
     def name(self) -> None:
-        """A hello names the answers: none is forgotten before `given`."""
+        """Note that a hello names the answers: they are kept until `given`."""
         self._named = set(self._passing)
 
     def heard(self, now: float) -> None:
-        """The broker has spoken, other than to make contact: it has taken the messages that were sent long before."""
+        """Note a message of the broker other than a Welcome: it has taken the messages that were sent long before."""
         self._heard_at = now
 
     def given(self, now: float) -> None:
@@ -122,7 +123,7 @@ class AnswerLog:
             self.drop([number])
 
     def _spill_oldest(self, now: float) -> None:
-        """Move the oldest answers out of memory: they do not arrive at the broker."""
+        """Move the oldest answers out of memory, because the broker does not take them now."""
         for kept in sorted(self.all(), key=lambda kept: kept.at):
             number = kept.run.attempt
             if self._memory <= MEMORY_BYTES or now < kept.at + SPILL_AGE_SECONDS:

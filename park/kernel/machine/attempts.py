@@ -46,7 +46,7 @@ def start_queued(state: KernelState) -> None:
 
 
 def start(state: KernelState, run: messages.Run, payload: Buffer) -> None:
-    """Give the attempt to a process. Where its code is missing, ask for that and give the attempt back."""
+    """Give the attempt to a process. If its code is missing, ask for the code and give the attempt back."""
     if run.function not in state.codes:
         state.do(ToBroker(messages.NeedBlob(run.function)))
         state.do(ToBroker(state.ended(run, "lost")))
@@ -120,7 +120,7 @@ def on_abort(state: KernelState, message: messages.Abort, payload: Buffer) -> No
         _end_queued(state, message.attempt, "abort")
     elif (kept := state.answers.get(message.attempt)) is not None:
         state.answers.drop([message.attempt])
-        # a broker that has not seen the answer, but a hello since, may count the attempt as running
+        # a broker that has got a hello since, but not the answer, may count the attempt as running
         state.do(ToBroker(state.ended(kept.run, "broken")))
     elif (process := state.attempts.get(message.attempt)) is not None:
         held = process.held(message.attempt)
@@ -182,7 +182,9 @@ def on_release(state: KernelState, message: messages.Release, payload: Buffer) -
 
 
 def on_cleans(state: KernelState, process: Process, message: messages.Cleans) -> None:
-    """A process says that a job's body has to clean up, or has done so, or has left something that others must not find."""
+    """A process says that a job's body has to clean up, has done so, or has left the process in a state that no other
+    job may meet.
+    """
     if not message.done and not message.spent:
         if len(process.cleaning) >= MAX_CLEANING_JOBS:
             return

@@ -18,7 +18,7 @@ def on_control(state: KernelState, message: messages.Control, payload: Buffer) -
 
 
 def give_new(state: KernelState, process: Process, job: int) -> None:
-    """Give the process the controls of the job that it has not got."""
+    """Give the process those controls of the job that it does not have."""
     for seq, data in state.controls.after(job, process.controls_given.get(job, 0)):
         process.controls_given[job] = seq
         state.do(ToSlot(process.number, messages.Control(job, seq=seq), data))

@@ -9,7 +9,8 @@ from park.kernel.machine.state import KernelState
 from park.wire import messages
 from park.wire.pack import Buffer
 
-#: Seconds after which the next checkpoint follows one that was not acknowledged, on a full disk perhaps.
+#: Seconds after which the next checkpoint goes although the last one was not acknowledged, perhaps because the disk is
+#: full.
 CHECKPOINT_RETRY_SECONDS = 10.0
 
 

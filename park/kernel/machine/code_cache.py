@@ -36,7 +36,9 @@ class KernelCodeCache:
         return data
 
     def keep(self, code: bytes, data: Buffer, needed: Callable[[], set[bytes]]) -> list[bytes]:
-        """Keep the code as the newest. Returns the codes that were dropped in return, none of which is *needed*."""
+        """Keep the code as the most recent one. Returns the codes that were dropped for it; codes that are *needed*
+        stay.
+        """
         self._bytes += len(data) - len(self._codes.pop(code, b""))
         self._codes[code] = data
         if self._bytes <= MAX_CODE_BYTES:

@@ -1,8 +1,8 @@
 """Long code that a kernel takes from another kernel, and that others take from it.
 
-The broker says from whom (Offer). Until the code is here, attempts that need it wait with those that wait for a slot. Code
-that cannot be had goes the old way: the kernel says that it lacks it (NeedBlob) and gives the attempts back, and the broker
-finds another holder or sends the code itself.
+The broker says from whom (Offer). Until the code is here, attempts that need it wait with those that wait for a slot.
+If the kernel cannot get the code, it says so (NeedBlob) and gives the attempts back. The broker then finds another
+holder, or sends the code itself.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def share(state: KernelState, code: bytes, abroad: bool = False) -> None:
 
 
 def shared(state: KernelState, code: bytes, data: Buffer, where: messages.Shared | None) -> None:
-    """Others find the code, whose bytes are *data*, there; None: they cannot have it."""
+    """Note where others find the code, whose bytes are *data*; None: they cannot have it."""
     if code not in state.codes or where is None:
         state.do(ToBroker(messages.NeedBlob(code)))
         return
@@ -61,7 +61,9 @@ def shared(state: KernelState, code: bytes, data: Buffer, where: messages.Shared
 
 
 def keep(state: KernelState, code: bytes, data: Buffer) -> None:
-    """Keep code that has come. Code that it replaces is offered no longer, and units that have waited for it begin."""
+    """Keep code that has come. Code that it displaces is not offered any more, and units that have waited for the code
+    begin.
+    """
     for dropped in code_transfer.keep(state, code, data):
         if dropped in state.codes_shared:
             state.codes_shared.discard(dropped)

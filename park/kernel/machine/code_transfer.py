@@ -1,4 +1,4 @@
-"""Functions and bodies as code: which process has which, and which of them the kernel keeps."""
+"""The code of functions and bodies: which process has which code, and which code the kernel keeps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from park.wire.pack import Buffer
 
 
 def keep(state: KernelState, code: bytes, data: Buffer) -> list[bytes]:
-    """The code has come. Returns the codes that were dropped in return."""
+    """Keep code that has come. Returns the codes that were dropped for it."""
     codes_dropped = state.codes.keep(code, data, lambda: _needed(state))
     state.codes_given.difference_update(codes_dropped)
     return codes_dropped
@@ -23,14 +23,14 @@ def _needed(state: KernelState) -> set[bytes]:
 
 
 def note_use(state: KernelState, process: Process, code: bytes, size: int) -> None:
-    """The process has this code and uses it; it may have to drop others."""
+    """Note that the process has this code and uses it. The process may have to drop other code."""
     dropped = process.use_code(code, size)
     if dropped:
         state.do(ToSlot(process.number, messages.Drop(dropped)))
 
 
 def give(state: KernelState, process: Process, code: bytes) -> None:
-    """The process needs this code for its next chunk: send it, unless the process has it."""
+    """Send the process the code for its next chunk, unless the process has it."""
     data, known = state.codes.use(code), code in process.known
     note_use(state, process, code, len(data))
     if not known:

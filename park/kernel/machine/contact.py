@@ -58,7 +58,7 @@ def on_welcome(state: KernelState, message: messages.Welcome, payload: Buffer) -
 
 
 def _repeat_all(state: KernelState, message: messages.Welcome) -> None:
-    """Messages may have been lost: repeat them. A broker with another store knows nothing of what the kernel holds."""
+    """Repeat messages, because they may have been lost. A broker with another store knows nothing of the kernel's work."""
     other_store = state.store not in ("", message.store)
     state.controls.clear()
     for code in list(state.codes_awaited):
@@ -82,7 +82,7 @@ def _repeat_all(state: KernelState, message: messages.Welcome) -> None:
 
 
 def _distrust_jobs(state: KernelState) -> None:
-    """Give up processes' jobs that this life of the broker does not know: it would not tell them when these end."""
+    """Release jobs that this life of the broker does not know, because it would not say when they end."""
     state.codes_given.clear()
     for process in list(state.pool):
         if process.state is ProcessState.IDLE and process.jobs:
@@ -129,7 +129,7 @@ def on_publish(
 ) -> None:
     """A body has published a message. It is sent at once if the broker has welcomed the kernel.
 
-    A body can write to the socket of its process. It speaks for the attempts of that process, and for no others.
+    A body can write to the socket of its process, so its messages count only for attempts of that process.
     """
     if not any(h.run.attempt == message.attempt and h.run.job == message.job for h in process.stack):
         return

@@ -1,7 +1,7 @@
 """The orderly leave of a kernel: it takes no new work, lets its units run for a while, and hands back the rest.
 
-First it asks drivers for a checkpoint. Until these are on disk, and for a part of the grace at most, it takes new work:
-without that, the maps of the drivers might find no slot.
+First it asks drivers for checkpoints. It still takes new work until these are on disk, for a part of the grace at most:
+otherwise the maps of the drivers might find no slot.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _hand_back(state: KernelState, process: Process) -> None:
 
 
 def is_over(state: KernelState, now: float) -> bool:
-    """Whether nothing holds the kernel any more: what it ran has ended, and its answers are on disk."""
+    """Whether the kernel can leave: its work has ended, and the answers are on disk."""
     if state.shutdown is None or now >= state.shutdown.gives_up:
         return state.shutdown is not None
     holds = state.attempts or state.queued or state.processes or state.answers.stored or state.published
@@ -151,7 +151,7 @@ def is_over(state: KernelState, now: float) -> bool:
 
 
 def abandon(state: KernelState) -> None:
-    """The kernel goes at once: count what it still holds as handed back."""
+    """Count the remaining work as handed back, because the kernel leaves at once."""
     if state.shutdown is not None:
         for number in state.unanswered:
             process = state.attempts.get(number)

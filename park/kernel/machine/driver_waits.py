@@ -1,7 +1,7 @@
 """Waits of drivers: for the results of their maps, for other jobs, checkpoints and files, and for the slot that they lent.
 
-A driver goes on when all results of its map are there. Each result is passed on once, though it may come again after
-contact was lost; the kernel then asks again for everything that its drivers wait for.
+A driver goes on when all results of its map are there. After contact was lost the kernel asks again for everything that
+its drivers wait for, so a result may come twice. It is passed on once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _send_map(state: KernelState, call: Call) -> None:
 
 
 def on_results(state: KernelState, message: messages.Results, payload: Buffer) -> None:
-    """Results for a driver: pass on those that it has not got. Replies to its fetches go as they are."""
+    """Pass on results that the driver does not have yet. Replies to its fetches go as they are."""
     if message.reply:
         state.send_to_attempt(message, payload)
         return
@@ -155,7 +155,9 @@ def on_need_blob(state: KernelState, message: messages.NeedBlob, payload: Buffer
 
 
 def on_slot_blob(state: KernelState, process: Process, message: messages.Blob, payload: Buffer) -> None:
-    """A process has sent the code of a map. Processes of other owners may run code of the same name: so it must be that."""
+    """Take the code of a map that a process has sent. Its hash is checked, because processes of other owners may use
+    the same code.
+    """
     if code_hash(payload) != message.hash:
         return
     code_transfer.note_use(state, process, message.hash, len(payload))

@@ -1,4 +1,4 @@
-"""Why a slot process has ended, in words: everything that is known, and no more."""
+"""Why a slot process has ended, in words that say only what is known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import signal
 from dataclasses import dataclass
 
-#: The part of all memory from which on a shortage may be why a process was killed.
+#: The part of all memory above which a shortage of memory may be the cause of a kill.
 SHORTAGE_FRACTION = 0.85
 
 

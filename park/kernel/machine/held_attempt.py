@@ -5,8 +5,8 @@ while its body waits for a map or has lent the slot to another job. `EarlyEnd` s
 before its time. `MOVES` holds the legal changes, and `HeldAttempt.move` makes them.
 
 A body that was told to stop goes on without the slot that it has lent, and may make a map then, or lend again. A signal
-handler of a body may raise inside a wait: the body goes on and may begin the next wait, while no message has ended the
-first one.
+handler of a body may raise inside a wait. Then the body goes on, and may begin another wait before any message has
+ended the first one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class HeldAttempt(Struct):
     early_end: EarlyEnd = EarlyEnd.NONE
     #: when the attempt last got its slot
     running_since: float = 0.0
-    #: when the units that have not begun are given back; None: there are none, or they were given back
+    #: when the units that have not begun are given back; None: there are none, or they are already
     late_at: float | None = None
     #: units were given back
     is_shortened: bool = False

@@ -1,8 +1,8 @@
 """Units that wait behind a unit that is late: they go back to the broker, and run elsewhere.
 
-Units of one chunk run one after the other. One of them may take much longer than its chunk was sized for, or wait for what
-a later one does, and then would wait for ever. So a chunk that is late keeps the units that have begun, and gives back
-the others. A kernel whose slots are all late gives back the chunks that wait for a slot, too.
+Units of one chunk run one after the other. A unit may take much longer than its chunk was sized for, or wait for
+something that a later unit of the chunk does, which would never come. So a late chunk keeps the units that have begun,
+and gives back the others. A kernel whose slots are all late gives back the chunks that wait for a slot, too.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from park.kernel.machine.state import KernelState
 from park.wire import messages
 from park.wire.pack import Buffer
 
-#: Seconds after which a chunk is late, or a chunk that waits for a slot where none became free meanwhile. A chunk should
-#: take much less (`park.broker.entities.maps`).
+#: Seconds after which a chunk is late. A chunk that waits for a slot is late if no slot became free in this time.
+#: Chunks are sized to take much less (`park.broker.entities.maps`).
 LATE_SECONDS = 0.15
 
 
@@ -47,7 +47,7 @@ def hand_back(state: KernelState, held: HeldAttempt) -> messages.HandBack:
 
 
 def on_early(state: KernelState, process: Process, message: messages.Early, payload: Buffer) -> None:
-    """Results of units before one that is late. A broker of another life hears of the others only."""
+    """Take results of the units before a late one. A broker of another life only learns which units remain."""
     for held in process.stack:
         run = held.run
         if (run.attempt, run.start) == (message.attempt, message.start) and 0 < message.count < run.count:
@@ -65,7 +65,7 @@ def on_aside(state: KernelState, message: messages.Aside, payload: Buffer) -> No
 
 
 def tick(state: KernelState) -> None:
-    """Give back what waits behind units that are late: a unit may wait for what a later one of its chunk does."""
+    """Give back the units behind late ones, because a unit may wait for something that a later unit does."""
     for process in state.pool:
         for held in process.stack:
             if held.late_at is not None and state.now >= held.late_at:

@@ -1,7 +1,7 @@
 """The pauses of a kernel on a desktop: for a while it takes no new work, or that of its own owner only.
 
-A chunk that runs ends with its present unit; the rest of it, and chunks that wait, go back to the broker at once. So a
-pause costs no job any work. Drivers stay, and go on with their own steps; their maps run elsewhere.
+A running chunk ends after its present unit. Its other units, and chunks that wait, go back to the broker at once, so a
+pause loses no work. Drivers stay and go on with their own steps; their maps run elsewhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The kernel's record of one slot process: its state, and the attempts that it holds.
 
-A busy process holds a stack of attempts: the outermost first, each later one a chunk that it runs inside the map that
-the one before it waits for. A process whose innermost attempt waits takes no slot.
+A busy process holds a stack of attempts, the outermost first. Each attempt runs a chunk of the map for which the
+attempt before it waits. A process whose innermost attempt waits takes no slot.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Process(Struct, eq=False):
     controls_given: dict[int, int] = field(default_factory=dict)
     #: its jobs whose bodies have to clean up when the job is released
     cleanup_jobs: set[int] = field(default_factory=set)
-    #: released jobs whose bodies clean up now: meanwhile the process is given nothing else
+    #: released jobs whose bodies clean up now; the process gets no other work meanwhile
     cleaning: set[int] = field(default_factory=set)
     #: the number of its last chunk, in the kernel's count of chunks
     last_chunk: int = 0
@@ -70,7 +70,7 @@ class Process(Struct, eq=False):
     kill_at: float | None = None
     #: the process was killed because a unit ran longer than its limit
     late: bool = False
-    #: the process was killed because it held too much memory: this says how much
+    #: a text with the figures, if the process was killed because it held too much memory
     too_large: str = ""
     #: chunks that it was given
     chunks: int = 0

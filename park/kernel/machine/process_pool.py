@@ -1,7 +1,7 @@
 """The kernel's slot processes: the choice of one for a chunk, and when processes are started or told to end.
 
-A process never runs code of two owners, nor in another environment, with another number of threads or other GPUs than
-it was started with: the pool starts others for them. An idle process ends before another one gets its GPU. Idle
+A process never runs code of two owners, and keeps the environment, the number of threads and the GPUs with which it was
+started. For other needs the pool starts other processes. An idle process ends before another one gets its GPU. Idle
 processes beyond the number of slots are told to end; some more stay while several owners take turns.
 """
 
@@ -17,7 +17,7 @@ from park.wire import messages
 
 #: Idle processes for each slot that stay while jobs of several owners take turns.
 MAX_IDLE_PER_SLOT = 4
-#: Processes for each slot that may clean up beside those that work; beyond that, the oldest one is killed.
+#: For each slot, the number of processes that may clean up beside those that work. Beyond it the oldest one is killed.
 MAX_CLEANING_PER_SLOT = 8
 
 

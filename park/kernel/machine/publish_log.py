@@ -1,8 +1,8 @@
 """The messages that bodies have published and the broker has not confirmed: they are repeated after contact was lost.
 
-The kernel stops reading a process whose messages take more than `MAX_PROCESS_BYTES` here, until the broker has heard some
-of them: its body waits where it publishes or prints. Nothing is dropped. Of messages without a number, such as progress,
-only the latest of a kind is kept, while their attempt runs.
+The kernel stops reading a process whose unconfirmed messages take more than `MAX_PROCESS_BYTES`, until the broker
+confirms some. Its body then waits where it publishes or prints, and no message is dropped. Messages without a number,
+such as progress, are different: only the latest of each kind is kept, while their attempt runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from park.wire.messages import Publish
 from park.wire.pack import Buffer
 
-#: Bytes of unconfirmed messages of one process beyond which it is not read.
+#: Bytes of unconfirmed messages of one process beyond which the kernel does not read from it.
 MAX_PROCESS_BYTES = 512 << 10
 #: Kinds of messages of which only the latest is kept, for one attempt.
 MAX_LATEST_KINDS = 8

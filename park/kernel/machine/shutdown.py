@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # `park kernels` shows a default of this module, and its help
 
 #: The part of the grace in which drivers may make a checkpoint before the kernel takes no new work.
 CHECKPOINT_SHARE = 0.75
-#: Parts of the time until the kernel is killed, where that is short: after one, what runs is handed back, after the other
-#: the kernel is gone.
+#: If the time until the kernel is killed is short: the parts of it after which running work is handed back, and after
+#: which the kernel is gone.
 HAND_BACK_SHARE, GONE_SHARE = 0.55, 0.85
 #: Seconds after an abort in which the body may end, before its process is killed.
 ABORT_GRACE_SECONDS = 2.0
@@ -163,7 +163,7 @@ class Shutdown:
 
     @property
     def gives_up(self) -> float:
-        """The time at which the kernel goes, even if something still holds it."""
+        """The time at which the kernel leaves, even if work is left."""
         return min(self.until + ABORT_GRACE_SECONDS + CLEANUP_SECONDS + MARGIN_SECONDS / 2, self.ends)
 
     def hand_back(self, run: messages.Run, answered: int = 0) -> None:

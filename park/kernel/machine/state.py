@@ -37,9 +37,9 @@ class KernelState:
         self.queued: dict[int, tuple[messages.Run, Buffer]] = {}
         #: when an attempt last began or ended, or the first one began to wait for a slot
         self.moved_at = 0.0
-        #: answers that the broker has not confirmed, or has had for a short time only
+        #: answers that the broker has not confirmed, or that it got only a short time ago
         self.answers = AnswerLog(spill)
-        #: answers that came without contact: they are given after the messages that their bodies have published before
+        #: answers that came while there was no contact; they go after the messages that their bodies published before
         self.delayed_answers: list[int] = []
         #: controls for the bodies of its jobs
         self.controls = ControlQueue()

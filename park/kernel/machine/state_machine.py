@@ -4,8 +4,8 @@ The machine is pure. `KernelMachine.broker` and `KernelMachine.slot` take messag
 `tick` of the time; each returns the actions that the supervisor's loop carries out. `KernelState` is what the machine
 knows. `BROKER_HANDLERS`, `SLOT_HANDLERS` and `ATTEMPT_HANDLERS` name the function for each kind of message.
 
-A driver that waits for its map may be given chunks of that map, and nothing else. A driver that has lent its slot at a
-safe point may be given nothing.
+A driver that waits for its map may get chunks of that map, and no other work. A driver that has lent its slot at a safe
+point gets no work.
 
 A connection that is cut loses messages that were on their way, and a broker that dies forgets everything that it has not
 stored. So the kernel keeps each answer: that of a job until the broker has it on disk, that of a map of a
@@ -133,7 +133,7 @@ class KernelMachine:
     def slot(self, number: int, message: Message, payload: Buffer, live: bool = True) -> list[Action]:
         """A message of a slot process; *live*: the broker has welcomed the kernel.
 
-        Before the welcome nothing new is sent: it would overtake the messages that must be repeated first.
+        No new message goes before the welcome: it would overtake the messages that must be repeated first.
         """
         state, kind = self.state, type(message)
         process = state.processes[number]

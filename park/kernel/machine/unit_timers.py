@@ -29,7 +29,7 @@ class _UnitTimer:
 
     @property
     def until(self) -> float:
-        """The time at which the unit will have run as long as it may, if it runs on."""
+        """The time at which the unit reaches its limit if it goes on running."""
         return 0.0 if self.since is None else self.since + self.limit - self.ran
 
 
