@@ -23,7 +23,7 @@ from park.broker.handlers.explain import explainer
 from park.broker.storage.job_messages import Batch, JobMessages
 from park.broker.storage.latest import LatestMessages
 from park.broker.storage.store import Store
-from park.errors import ParkError, Refused
+from park.errors import InvalidRequest, ParkError, Refused
 from park.model import Delta, JobRecord, JobState
 from park.table.query import JobIndex, Query
 from park.table.table import Table, pack_deltas
@@ -170,57 +170,69 @@ class Public:
             case messages.Snapshot():
                 header = messages.Header(self._store.id, self._store.epoch, self.table.seq, message.id)
                 yield Send(peer, header, self.table.header())
-            case messages.Status(job=0, fields=[messages.COUNT]) if message.below:
-                number = self._dispatcher.state.ended.catalogue.count(_query(message), message.below)
-                yield Send(peer, messages.Records(message.id), codec.pack([[number]]))
             case messages.Status(job=0):
-                if unknown := set(message.fields).difference(_FIELDS):
-                    text = f"records of jobs have no field {min(unknown)!r}: they have {', '.join(_FIELDS)}"
-                    yield Send(peer, messages.Failure(message.id, "InvalidRequest", text))
-                    return
-                names = message.fields or _FIELDS
-                if len(names) > MAX_FIELDS:
-                    text = f"a request for records names at most {MAX_FIELDS} fields, not {len(names):,}"
-                    yield Send(peer, messages.Failure(message.id, "InvalidRequest", text))
-                    return
-                if message.below:
-                    numbers = self._dispatcher.state.ended.catalogue.find(_query(message), message.below)
-                    most = min(message.newest or ARCHIVED_PAGE_JOBS, ARCHIVED_PAGE_JOBS)
-                    rows = self._archived(islice(numbers, most), names)
+                try:
+                    found = self._find(message)
+                except InvalidRequest as error:
+                    yield Send(peer, messages.Failure(message.id, "InvalidRequest", str(error)))
                 else:
-                    found = self._index.find(_query(message), self.table.jobs)
-                    rows = self._rows(found, names, self._explainer())
-                if not message.fields:
-                    rows = (dict(zip(_FIELDS, row, strict=True)) for row in rows)  # type: ignore[misc]
-                yield Send(peer, messages.Records(message.id), codec.pack(list(rows)))
+                    yield Send(peer, messages.Records(message.id), codec.pack(found))
             case messages.Unwatch():
                 self.stream.unsubscribe(message.job, peer)
             case messages.Status() | messages.Watch() | messages.Logs():
-                job = self._dispatcher.state.jobs.get(message.job)
-                if message.job not in self.table.jobs and (job is None or not job.archived):
-                    text = self._dispatcher.state.unknown(message.job)
-                    yield Send(peer, messages.Failure(message.id, "UnknownJob", text))
-                    return
-                if isinstance(message, messages.Status):
-                    explain = functools.cache(self._explainer())
-                    shown = self._shown(message.job, explain)
-                    if job is not None:
-                        shown["wait"] = explain(message.job).as_map()
-                    yield Send(peer, messages.Records(message.id), codec.pack([shown]))
-                    return
-                try:
-                    # a job that is being deleted has its row until that is on disk
-                    owner = job.owner if job is not None else self.table.jobs[message.job].owner
-                    rights.check_sender(self._dispatcher.state, event, message.job, owner)
-                except Refused as error:
-                    yield Send(peer, messages.Failure(message.id, "Refused", str(error)))
-                    return
-                if isinstance(message, messages.Logs):
-                    lines = self.job_messages.lines(message.job)
-                    yield Send(peer, messages.Records(message.id), codec.pack(lines))
-                else:
-                    yield Send(peer, messages.Done(message.id))
-                    yield from self._join(message, peer)
+                yield from self._answer_about(event, message)
+
+    def _find(self, message: messages.Status) -> list[Any]:
+        """The records of the jobs that the message describes, or their number. Raises InvalidRequest."""
+        catalogue = self._dispatcher.state.ended.catalogue
+        if message.below and message.fields == [messages.COUNT]:
+            return [[catalogue.count(_query(message), message.below)]]
+        names = message.fields or _FIELDS
+        if unknown := set(names).difference(_FIELDS):
+            raise InvalidRequest(
+                f"records of jobs have no field {min(unknown)!r}: they have {', '.join(_FIELDS)}"
+            )
+        if len(names) > MAX_FIELDS:
+            raise InvalidRequest(
+                f"a request for records names at most {MAX_FIELDS} fields, not {len(names):,}"
+            )
+        if message.below:
+            numbers = catalogue.find(_query(message), message.below)
+            most = min(message.newest or ARCHIVED_PAGE_JOBS, ARCHIVED_PAGE_JOBS)
+            rows = self._archived(islice(numbers, most), names)
+        else:
+            found = self._index.find(_query(message), self.table.jobs)
+            rows = self._rows(found, names, self._explainer())
+        return list(rows) if message.fields else [dict(zip(_FIELDS, row, strict=True)) for row in rows]
+
+    def _answer_about(
+        self, event: Event, message: messages.Status | messages.Watch | messages.Logs
+    ) -> Iterator[Send]:
+        """Answer a question about one job."""
+        peer, state = event.peer, self._dispatcher.state
+        job = state.jobs.get(message.job)
+        if message.job not in self.table.jobs and (job is None or not job.archived):
+            yield Send(peer, messages.Failure(message.id, "UnknownJob", state.unknown(message.job)))
+            return
+        if isinstance(message, messages.Status):
+            explain = functools.cache(self._explainer())
+            shown = self._shown(message.job, explain)
+            if job is not None:
+                shown["wait"] = explain(message.job).as_map()
+            yield Send(peer, messages.Records(message.id), codec.pack([shown]))
+            return
+        try:
+            # a job that is being deleted has its row until that is on disk
+            owner = job.owner if job is not None else self.table.jobs[message.job].owner
+            rights.check_sender(state, event, message.job, owner)
+        except Refused as error:
+            yield Send(peer, messages.Failure(message.id, "Refused", str(error)))
+            return
+        if isinstance(message, messages.Logs):
+            yield Send(peer, messages.Records(message.id), codec.pack(self.job_messages.lines(message.job)))
+        else:
+            yield Send(peer, messages.Done(message.id))
+            yield from self._join(message, peer)
 
     def _join(self, message: messages.Watch, peer: Peer) -> Iterator[Send]:
         """Let *peer* follow a job: its record, its log or the messages that the peer has missed, its latest messages, and

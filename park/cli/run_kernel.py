@@ -115,12 +115,20 @@ def run_kernel(
     _listen_for_stops(options, here, kernel, reactor)
     alone = f", for job {options.job} alone" if options.job else ""
     served = f"{alone or whose(owner, options.only_own, shown)}{where(here)}"
-    gpus = len(node.gpus.names)
-    lent = f" and {gpus} GPU{'s'[: gpus != 1]}" if gpus else ""
-    say(f"{count} slot{'s'[: count != 1]}{lent} {CAME_UP.strip()} {place.kernels}{served}")
+    say(f"{_resources(count, len(node.gpus.names))} {CAME_UP.strip()} {place.kernels}{served}")
     systemd.say("READY=1")
     reactor.run()
     say(f"has left: {kernel.machine.state.shutdown}")
+
+
+def _resources(slots: int, gpus: int) -> str:
+    """The slots and GPUs in words.
+
+    >>> _resources(4, 1)
+    '4 slots and 1 GPU'
+    """
+    lent = f" and {gpus} GPU{'s'[: gpus != 1]}" if gpus else ""
+    return f"{slots} slot{'s'[: slots != 1]}{lent}"
 
 
 def exchange_of(options: KernelOptions, reactor: Reactor, broker: str) -> CodeExchange:

@@ -116,20 +116,7 @@ class ProcessSettings:
                 lambda v: _of("multiprocessing", "set_start_method", v, True),
             ),
         }
-        if hasattr(signal, "pthread_sigmask"):
-            table["mask"] = (lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ()), _set_signal_mask)
-        if resource is not None:
-            table["limits"] = (lambda: tuple(map(resource.getrlimit, LIMIT_NUMBERS)), _set_limits)
-            table["priority"] = (
-                lambda: os.getpriority(os.PRIO_PROCESS, 0),
-                lambda value: os.setpriority(os.PRIO_PROCESS, 0, value),
-            )
-        if hasattr(os, "sched_getaffinity"):
-            table["processors"] = (
-                lambda: os.sched_getaffinity(0),
-                lambda value: os.sched_setaffinity(0, value),
-            )
-        return table
+        return table | _system_settings()
 
     def enter(self, job: int) -> list[str]:
         """Make the settings those of this job. Returns the names of settings that could not be set."""
@@ -206,6 +193,25 @@ class ProcessSettings:
     def _set_path(self, path: list[Any]) -> None:
         sys.path = self._path
         sys.path[:] = path
+
+
+def _system_settings() -> dict[str, Setting]:
+    """Settings that some systems do not have."""
+    table: dict[str, Setting] = {}
+    if hasattr(signal, "pthread_sigmask"):
+        table["mask"] = (lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ()), _set_signal_mask)
+    if resource is not None:
+        table["limits"] = (lambda: tuple(map(resource.getrlimit, LIMIT_NUMBERS)), _set_limits)
+        table["priority"] = (
+            lambda: os.getpriority(os.PRIO_PROCESS, 0),
+            lambda value: os.setpriority(os.PRIO_PROCESS, 0, value),
+        )
+    if hasattr(os, "sched_getaffinity"):
+        table["processors"] = (
+            lambda: os.sched_getaffinity(0),
+            lambda value: os.sched_setaffinity(0, value),
+        )
+    return table
 
 
 def _folder() -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from park.broker.effects import Effects, Event, Write
 from park.broker.entities.jobs import BrokerJob
-from park.broker.entities.maps import Attempt, AttemptState, JobMap, Orphan
+from park.broker.entities.maps import Attempt, AttemptState, JobMap, Orphan, Span
 from park.broker.entities.requirements import Needs
 from park.broker.entities.roster import Kernel
 from park.broker.handlers import attempt_state, charging, controls, job_lifecycle
@@ -192,38 +192,13 @@ def adopt(state: State, effects: Effects, map_: JobMap) -> None:
 
 def _claim(state: State, effects: Effects, map_: JobMap, orphan: Orphan) -> None:
     """Make the orphan an attempt at its map if its units wait; else abort it."""
-    job = state.job(map_.job)
-    kernel = orphan.kernel
-    profile = kernel.announced  # attempts that began before a pause go on
-    span = None
-    mine = not profile.only or profile.owner == job.owner
-    if map_.root and orphan.how != "done":
-        mine = mine and not _is_superseded(job, orphan)
-    # a job that is to stop closes its root map once kernels have brought back all its attempts
-    wanted = job.wants(map_) or (map_.root and job.ending in ("", "stop"))
-    if not job.ended and wanted and mine and orphan.number not in state.attempts:
-        span = map_.claim(orphan.start, orphan.count)
+    job, kernel = state.job(map_.job), orphan.kernel
+    span = _claimed(state, job, map_, orphan)
     if span is None:
         _drop_orphan(state, effects, orphan)
         return
     _forget_orphan(state, orphan)
-    weight = charging.weight(state, effects, job)
-    estimate = state.estimates.get(map_.owner, map_.function)
-    attempt = Attempt(
-        orphan.number,
-        map_,
-        span,
-        kernel,
-        orphan.needs,
-        effects.now - orphan.seconds,
-        0.0,
-        state.clock.rates(job.number, effects.now),
-        MAX_ORPHAN_SECONDS if estimate is None else estimate * len(span),
-        charging.price(state, weight),
-        weight,
-        slack=state.roster.lease,
-        devices=orphan.devices,
-    )
+    attempt = _attempt_of(state, effects, map_, span, orphan)
     state.attempts[orphan.number] = attempt
     job.attempts.add(orphan.number)
     map_.running.add(orphan.number)
@@ -244,6 +219,44 @@ def _claim(state: State, effects: Effects, map_: JobMap, orphan: Orphan) -> None
         state.job_list.change(job, effects, state=JobState.RUNNING, started=started)
     job_lifecycle.refresh(state, effects, job)
     state.recovery.replay.extend(orphan.events)
+
+
+def _claimed(state: State, job: BrokerJob, map_: JobMap, orphan: Orphan) -> Span | None:
+    """The units of the orphan, taken out of the queue of its map.
+
+    None: they do not wait, or the kernel may not have them.
+    """
+    profile = orphan.kernel.announced  # attempts that began before a pause go on
+    mine = not profile.only or profile.owner == job.owner
+    if map_.root and orphan.how != "done":
+        mine = mine and not _is_superseded(job, orphan)
+    # a job that is to stop closes its root map once kernels have brought back all its attempts
+    wanted = job.wants(map_) or (map_.root and job.ending in ("", "stop"))
+    if job.ended or not wanted or not mine or orphan.number in state.attempts:
+        return None
+    return map_.claim(orphan.start, orphan.count)
+
+
+def _attempt_of(state: State, effects: Effects, map_: JobMap, span: Span, orphan: Orphan) -> Attempt:
+    """The attempt that an orphan becomes, charged by estimate for its whole time."""
+    job = state.job(map_.job)
+    weight = charging.weight(state, effects, job)
+    estimate = state.estimates.get(map_.owner, map_.function)
+    return Attempt(
+        orphan.number,
+        map_,
+        span,
+        orphan.kernel,
+        orphan.needs,
+        effects.now - orphan.seconds,
+        0.0,
+        state.clock.rates(job.number, effects.now),
+        MAX_ORPHAN_SECONDS if estimate is None else estimate * len(span),
+        charging.price(state, weight),
+        weight,
+        slack=state.roster.lease,
+        devices=orphan.devices,
+    )
 
 
 def _is_superseded(job: BrokerJob, orphan: Orphan) -> bool:

@@ -207,13 +207,17 @@ class Sampler:
             DE_pairs=min(core.Dream.DE_pairs, (chains - 1) // 2),
         )
         assert dream.DE_steps == GENERATIONS_PER_ROUND
-        # bumps prints its treatment of outliers: the lines go into the log of the job instead.
+        self.state = moved(self._sample(dream, state), coordinates.x)
+
+    def _sample(self, dream: Any, state: Any) -> Any:
+        """The state after the run of *dream*. bumps prints its treatment of outliers; the lines go into the job's log."""
+        from bumps.dream import core
+
         core.print = lambda *words: self.env.publish(Log(" ".join(map(str, words))))
         try:
-            state = dream.sample(state=state, abort_test=lambda: self.env.should_stop)
+            return dream.sample(state=state, abort_test=lambda: self.env.should_stop)
         finally:
             vars(core).pop("print", None)
-        self.state = moved(state, coordinates.x)
 
     def _coordinates(self) -> tuple[Scaling, str]:
         """The coordinates of the next round, and the way in which a first population is made."""

@@ -43,14 +43,11 @@ _POOR_CHISQ, _POOR_SIGMAS = 4.0, 6.0
 
 def build_result(assembly: Assembly, method: str, found: MethodOutcome, env: Env, seed: int) -> FitResult:
     """The result of the outcome *found*."""
-    objective = assembly.objective
-    x, k = found.x, found.x.size
+    objective, x = assembly.objective, found.x
     remarks = _Remarks(env)
-    draws: Array | None = None
-    if found.state is not None and hasattr(found.state, "draw"):
-        draws = np.array(found.state.draw(vars=list(range(k))).points, dtype=np.float64)
-        if found.ended:
-            remarks.failed(found.ended)
+    draws = _draws_of(found)
+    if draws is not None and found.ended:
+        remarks.failed(found.ended)
     local = _curvature(objective, found, draws is None, remarks)
     cov, dx = _covariance_and_errors(objective, local, draws)
     if draws is None:
@@ -101,6 +98,13 @@ def build_result(assembly: Assembly, method: str, found: MethodOutcome, env: Env
         starts=found.starts,
         pickled_state=None if draws is None else dumps(found.state, "the state of DREAM"),
     )
+
+
+def _draws_of(found: MethodOutcome) -> Array | None:
+    """The draws of a sampler, shape (n, k); None after an optimiser."""
+    if found.state is None or not hasattr(found.state, "draw"):
+        return None
+    return np.array(found.state.draw(vars=list(range(found.x.size))).points, dtype=np.float64)
 
 
 def _curvature(
