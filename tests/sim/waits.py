@@ -40,7 +40,7 @@ class Waits:
             job = self._served(send.message)
             if job in self.since:
                 self.ended.append(now - self.since.pop(job))
-        wanting = {n for n in dispatcher.state.jobs if dispatcher.state.clock.runnable(n)}
+        wanting = set(dispatcher.state.clock.waiting)
         for job in self.since.keys() - wanting:
             del self.since[job]
         for job in wanting:

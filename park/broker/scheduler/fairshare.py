@@ -233,11 +233,6 @@ class ServiceClock:
 
     # -- runnable jobs -----------------------------------------------------------------------
 
-    def runnable(self, job: int) -> bool:
-        """Whether the job is marked as having work to deal."""
-        j = self._jobs.get(job)
-        return j is not None and bool(j.work_classes)
-
     def work_classes(self, job: int) -> Collection[AnyWorkClass]:
         """The work classes in which the job has work."""
         return self._jobs[job].work_classes

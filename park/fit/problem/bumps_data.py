@@ -8,7 +8,6 @@ leaves masked points out), so nan is an error only if the likelihood of the mode
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from park.errors import InvalidRequest
+from park.fit.arrays import quiet
 from park.fit.problem.input_arrays import where
 
 Numbers = NDArray[Any]
@@ -183,11 +183,3 @@ def _get(holder: Any, name: str) -> Any:
         return getattr(holder, name, None)
     except Exception:
         return None
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silences the warnings of numpy about numbers that are not finite."""
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from park.errors import InvalidRequest
-from park.fit.arrays import Array
-from park.fit.problem.bumps_data import columns_of, models_of, name_of, quiet
+from park.fit.arrays import Array, quiet
+from park.fit.problem.bumps_data import columns_of, models_of, name_of
 from park.fit.problem.input_arrays import where
 from park.fit.problem.undefined_points import trials
 

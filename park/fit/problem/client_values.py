@@ -24,9 +24,7 @@ import os
 import platform
 import sys
 import time
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +33,7 @@ import numpy as np
 
 from park.body.generators import Generators
 from park.errors import ParkError
+from park.fit.arrays import quiet
 from park.fit.problem.preserved_state import reachable
 from park.model import Log
 
@@ -99,16 +98,8 @@ class ClientValues:
 
 def number(objective: Objective, x: Array) -> float:
     """The figure that is compared: half the sum of squared residuals, or the nllf of a bumps problem."""
-    with _quiet():
+    with quiet():
         return objective.number(x)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the warnings of numpy and of models."""
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 # -- in the client -------------------------------------------------------------------------------
@@ -166,7 +157,7 @@ def _evaluated(objective: Objective) -> tuple[tuple[ComparedValue, ...], bool | 
         return (_value(objective, objective.start, known.value, known.single),), None
     values = []
     try:
-        with _quiet():
+        with quiet():
             for x in (objective.start, _near(objective)):  # the model may have changed since `check`
                 values.append(_value(objective, x, objective.number(x), known.single))
             again = objective.number(objective.start)
