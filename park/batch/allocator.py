@@ -132,7 +132,7 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return max(self.idle, self.min_life)
 
 
-class Tracked(Struct, kw_only=True):
+class TrackedAllocation(Struct, kw_only=True):
     """An allocation that has not ended."""
 
     name: str
@@ -159,7 +159,7 @@ class Tracked(Struct, kw_only=True):
 class AllocatorState(Struct, kw_only=True):
     """The memory of an allocator."""
 
-    allocations: list[Tracked] = field(default_factory=list)
+    allocations: list[TrackedAllocation] = field(default_factory=list)
     #: when it last submitted
     submitted: float | None = None
     #: in a row: submissions that were refused, allocations in which no kernel came up, and those that found no work
@@ -184,11 +184,11 @@ class AllocatorState(Struct, kw_only=True):
         """Remember an event."""
         self.news.append(visible(text)[:MAX_LOG_CHARS])
 
-    def named(self, name: str) -> Tracked | None:
+    def named(self, name: str) -> TrackedAllocation | None:
         """The allocation of that name."""
         return next((a for a in self.allocations if a.name == name), None)
 
-    def move(self, a: Tracked, stage: Stage) -> None:
+    def move(self, a: TrackedAllocation, stage: Stage) -> None:
         """Bring an allocation to another stage."""
         if stage is not a.stage:
             assert stage in MOVES[a.stage], (a.stage, stage)
@@ -234,7 +234,7 @@ def orphans(broker: str, found: Iterable[Allocation], known: Iterable[str]) -> l
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Findings:
     """The findings of a look: the jobs of the batch system, by name and by id, and the number of *kernels* by the names of
     their allocations.
 
@@ -247,12 +247,14 @@ class Sight:
     by_id: Mapping[str, Allocation] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, found: Iterable[Allocation], kernels: Mapping[str, int], busy: Iterable[str] = ()) -> Sight:
+    def of(
+        cls, found: Iterable[Allocation], kernels: Mapping[str, int], busy: Iterable[str] = ()
+    ) -> Findings:
         """The allocations in the answer of a batch system. Of two with one name the one that has not ended counts."""
         jobs = sorted(found, key=lambda a: a.state == ENDED, reverse=True)
         return cls({a.name: a for a in jobs}, kernels, frozenset(busy), {a.id: a for a in jobs})
 
-    def job_of(self, a: Tracked) -> Allocation | None:
+    def job_of(self, a: TrackedAllocation) -> Allocation | None:
         """The job of an allocation, which somebody may have given another name."""
         return self.listed.get(a.name) or (find(self.by_id, a.id) if a.id else None)
 
@@ -263,7 +265,7 @@ class Look:
 
     policy: Policy
     state: AllocatorState
-    sight: Sight
+    sight: Findings
     now: float
     last_words: Callable[[str], str] = lambda _: ""
 
@@ -280,7 +282,7 @@ class Look:
             state.pause = ""
             state.say("resumed")
 
-    def _see(self, a: Tracked) -> None:
+    def _see(self, a: TrackedAllocation) -> None:
         state, listed = self.state, self.sight.job_of(a)
         has_kernels = a.name in self.sight.kernels
         if has_kernels and not a.came_up:
@@ -310,7 +312,7 @@ class Look:
             if a.stage is not Stage.ENDING:
                 self._follow(a, listed)
 
-    def _miss(self, a: Tracked) -> None:
+    def _miss(self, a: TrackedAllocation) -> None:
         """The batch system does not list the allocation, or does not know how it is."""
         if a.missing is None:
             a.missing = self.now
@@ -321,7 +323,7 @@ class Look:
         if self.now - a.missing >= grace:
             self._forget(a, self.last_words(a.name) or f"{self.policy.system} does not list it any more")
 
-    def _follow(self, a: Tracked, listed: Allocation) -> None:
+    def _follow(self, a: TrackedAllocation, listed: Allocation) -> None:
         """The allocation waits, or runs without a kernel. End it where that takes too long."""
         a.words = listed.reason if listed.state == QUEUED else ""
         if listed.state == QUEUED:
@@ -337,7 +339,7 @@ class Look:
                 _fail_start(self.state, text)
             _end(self.state, a, "its kernels have left" if a.came_up else "no kernel has come up in time")
 
-    def _forget(self, a: Tracked, words: str) -> None:
+    def _forget(self, a: TrackedAllocation, words: str) -> None:
         """The allocation has ended."""
         state = self.state
         state.allocations.remove(a)
@@ -428,7 +430,7 @@ def decide(
     return actions, why
 
 
-def _end(state: AllocatorState, a: Tracked, why: str) -> None:
+def _end(state: AllocatorState, a: TrackedAllocation, why: str) -> None:
     if a.stage is not Stage.ENDING:
         a.words = why
         state.move(a, Stage.ENDING)
@@ -510,12 +512,12 @@ def _because(state: AllocatorState) -> str:
     return f", after {' and '.join(words)} in a row{trouble}" if words else ""
 
 
-def _reason(pending: list[Tracked]) -> str:
+def _reason(pending: list[TrackedAllocation]) -> str:
     words = next((a.words for a in pending if a.words), "")
     return f" ({words})" if words else ""
 
 
-def _status(a: Tracked) -> str:
+def _status(a: TrackedAllocation) -> str:
     return f"{a.stage}: {a.words}" if a.words else str(a.stage)
 
 
@@ -528,7 +530,7 @@ def _count(n: int, what: str) -> str:
 
 def submitting(state: AllocatorState, name: str, now: float) -> None:
     """The batch system will be asked for this allocation: to be on disk before."""
-    state.allocations.append(Tracked(name=name, asked=now))
+    state.allocations.append(TrackedAllocation(name=name, asked=now))
     state.submitted = now
 
 

@@ -47,7 +47,7 @@ def kind_of(policy: Policy) -> dict[str, Any]:
     }
 
 
-def script(profile: Profile, policy: Policy, name: str, way: Access | None) -> str:
+def script(profile: Profile, policy: Policy, name: str, way: BrokerAccess | None) -> str:
     """The script of an allocation. Raises InvalidRequest."""
     ask = Ask(
         kernel_command(policy, name, way, profile.has_one_node),
@@ -62,7 +62,7 @@ def script(profile: Profile, policy: Policy, name: str, way: Access | None) -> s
     return script_of(profile, ask)
 
 
-def kernel_command(policy: Policy, name: str, way: Access | None, has_one_node: bool) -> str:
+def kernel_command(policy: Policy, name: str, way: BrokerAccess | None, has_one_node: bool) -> str:
     """The shell command that an allocation runs."""
     words = [sys.executable, "-m", "park.cli.kernel", *([] if has_one_node else ["--nodes"])]
     if way is not None:
@@ -82,7 +82,7 @@ def kernel_command(policy: Policy, name: str, way: Access | None, has_one_node: 
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class BrokerAccess:
     """The way of kernels to their broker: its address, and the file of their key, if they need one."""
 
     broker: str
@@ -91,7 +91,7 @@ class Access:
 
 def access(
     connection: Path, found: Mapping[str, Any], policy: Policy, folder: Path, is_local: bool
-) -> Access | None:
+) -> BrokerAccess | None:
     """The way of an allocator's kernels to the broker, of whose *connection* file the fields were *found*.
 
     None: the allocator's options say where it is. Raises NoBroker where it cannot be reached from other machines.
@@ -99,14 +99,14 @@ def access(
     if any(option.partition("=")[0] == "--broker" for option in policy.options):
         return None
     if is_local:
-        return Access(str(connection))
+        return BrokerAccess(str(connection))
     tcp = found.get("tcp")
     if not isinstance(tcp, Mapping):
         raise NoBroker(
             "the broker listens on its own machine only, and compute nodes cannot reach it: start it with "
             "--bind tcp://HOST:7275"
         )
-    return Access(seen_from_elsewhere(str(tcp["clients"])), folder / "kernel.key")
+    return BrokerAccess(seen_from_elsewhere(str(tcp["clients"])), folder / "kernel.key")
 
 
 def make_key(home: Path, policy: Policy, file: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from park.batch import allocator, systems
-from park.batch.allocator import AllocatorState, Look, Policy, Sight, SubmitAllocation
+from park.batch.allocator import AllocatorState, Findings, Look, Policy, SubmitAllocation
 from park.batch.allocator_claims import claims
 from park.batch.allocator_files import NO_DEFINITIONS, AllocatorFiles, AllocatorRecord
 from park.batch.allocator_kernels import (
@@ -106,7 +106,7 @@ class AllocatorLoop:
                     continue
                 if backlogs[name] is not None:  # else what is known of kernels is stale, too
                     words = partial(last_words, self._folder(name))
-                    Look(policy, state, Sight.of(jobs, kernels, busy), now, words).compare()
+                    Look(policy, state, Findings.of(jobs, kernels, busy), now, words).compare()
                 claimed = claims(name, definitions, record.states, backlogs, now)
                 record.why[name] = self._act(policy, state, backlogs[name], now, claimed)
             except StoreError:  # an action that cannot be written down is not done

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from park.batch.left_over import LOCK
-from park.batch.private import AWAY_SECONDS, Order, refused
+from park.batch.private import AWAY_SECONDS, KeeperOrder, refused
 from park.batch.profiles import ENDED, QUEUED, RUNNING, Profile, profile
 from park.batch.systems import Allocation, cancel, find, look, submit
 from park.core.connect import connect
@@ -44,7 +44,7 @@ class KeeperStep:
 
 
 def next_step(
-    order: Order,
+    order: KeeperOrder,
     state: JobState | None,
     seen: Allocation | None,
     known: float,
@@ -93,7 +93,7 @@ class Keeper:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._order = Order.read(folder)
+        self._order = KeeperOrder.read(folder)
         self._profile: Profile = profile(self._order.system)
         self._submitted = time.monotonic()
         self._ended: float | None = None

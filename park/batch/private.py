@@ -33,7 +33,7 @@ MAX_CAUSE_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class KeeperOrder:
     """A keeper's order: the private *job* of a *broker*, the *ask* for a batch *system*, and the *id* of the allocation.
 
     *id* is "" as long as none was submitted. *more*: allocations that may follow, each when the one before has ended and
@@ -60,7 +60,7 @@ class Order:
         (folder / ORDER).write_bytes(json.encode(self))
 
     @classmethod
-    def read(cls, folder: Path) -> Order:
+    def read(cls, folder: Path) -> KeeperOrder:
         return json.decode((folder / ORDER).read_bytes(), type=cls)
 
 
@@ -110,7 +110,7 @@ def allocate(
     Raises BatchError; then the job says in the table that it waits without an allocation, and why.
     """
     found = profile(system)
-    order = Order(broker_for_nodes(broker), job, system, ask, more=more)
+    order = KeeperOrder(broker_for_nodes(broker), job, system, ask, more=more)
     script = order.script(found)
     service.set(job, allocation=f"is asked for at {found.name}")  # refuses a job that is not private
     above = default_home() / "allocations"

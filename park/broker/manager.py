@@ -23,7 +23,7 @@ from park.broker.dispatcher import Dispatcher
 from park.broker.effects import Effects, Event, Flow, Send, Tick, Write
 from park.broker.entities.archive import Keep
 from park.broker.payloads import Payloads
-from park.broker.queries import READS, Public
+from park.broker.queries import READS, PublicRecords
 from park.broker.spooling import Hold, Spooler
 from park.broker.state import MAX_REASON_CHARS
 from park.broker.storage.memory import MemoryStore
@@ -128,7 +128,7 @@ class JobManager:
             keep=keep,
             mail=postman.policy if postman is not None else None,
         )
-        self.public = Public(self.store, self.dispatcher, self.payloads.unsaved)
+        self.public = PublicRecords(self.store, self.dispatcher, self.payloads.unsaved)
 
     def __repr__(self) -> str:
         jobs = self.dispatcher.state.jobs.values()

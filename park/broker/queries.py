@@ -49,7 +49,7 @@ MAX_FIELDS = 2 * len(_FIELDS)
 _LAST = {JobState.COMPLETE: "complete", JobState.FAILED: "error", JobState.ABORTED: "abort"}
 
 
-class Public:
+class PublicRecords:
     """The public records and streams, as the module explains. *unsaved*: the jobs with records that are decided and
     not on disk.
     """

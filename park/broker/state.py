@@ -35,7 +35,7 @@ MAX_REASON_CHARS = 500
 
 
 @dataclass(slots=True)
-class Touched:
+class ChangedEntities:
     """The things that the events since the last deal have changed."""
 
     #: kernels whose slots or drivers have changed
@@ -59,7 +59,7 @@ class DeferredWork:
 
 
 @dataclass(slots=True)
-class Standing:
+class CachedShares:
     """The shares of all jobs, and their order, if they were worked out after the last event."""
 
     shares: dict[int, float] | None = None
@@ -177,7 +177,7 @@ class State:
         self.spooled = 0
         #: kernels that are owed acknowledgements of stream messages, and when they get them
         self.stream_acks_due: dict[Peer, float] = {}
-        self.touched, self.deferred, self.suspects = Touched(), DeferredWork(), Suspects()
+        self.touched, self.deferred, self.suspects = ChangedEntities(), DeferredWork(), Suspects()
         self.recovery = Recovery()
         self.ended = Ended(keep if keep is not None else Keep())
         self.retention_clock = RetentionClock()
@@ -194,7 +194,7 @@ class State:
         self.free_slots = FreeSlots()
         self.preemption, self.stragglers = Preemption(), Stragglers()
         self.estimates, self.run_times = Estimates(), RunTimes()
-        self.standing = Standing()
+        self.standing = CachedShares()
         #: the resources of kernels that allocators have started, by the label of the allocator
         self.allocated: dict[str, KernelProfile] = {}
 

@@ -38,19 +38,19 @@ def own() -> set[int]:
     return set()
 
 
-class Started(NamedTuple):
+class ChildrenAndThreads(NamedTuple):
     """The children and the threads of this process at one time."""
 
     children: set[int]
     threads: set[threading.Thread]
 
 
-def started() -> Started:
+def started() -> ChildrenAndThreads:
     """All that there is now."""
-    return Started(own(), set(threading.enumerate()))
+    return ChildrenAndThreads(own(), set(threading.enumerate()))
 
 
-def left(before: Started) -> bool:
+def left(before: ChildrenAndThreads) -> bool:
     """Whether there are children or threads that were not there *before*, other than helpers that harm no other job."""
     threads = set(threading.enumerate()) - before.threads
     return any(not _is_helper(pid) for pid in own() - before.children) or any(map(_may_go_on, threads))

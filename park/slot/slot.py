@@ -66,7 +66,7 @@ class Slot:
         self.bodies = BodyCache(self)
         self.host = BodyHost(self)
         #: the children and threads of this process when a job came to it, by job
-        self.started_before: dict[int, descendants.Started] = {}
+        self.started_before: dict[int, descendants.ChildrenAndThreads] = {}
         #: a job that has ended has left something here that others must not meet
         self._spent = False
         #: sys.argv for jobs that have none of their own

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Fabric(Collector):
+class FabricCollector(Collector):
     """*look* gives the numbers at the time of a request."""
 
     def __init__(self, look: Callable[[], dict[str, Any]]) -> None:
@@ -54,7 +54,7 @@ class Fabric(Collector):
 def exposition(look: Callable[[], dict[str, Any]]) -> bytes:
     """The text that Prometheus reads."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Fabric(look))
+    registry.register(FabricCollector(look))
     return generate_latest(registry)
 
 

@@ -14,9 +14,9 @@ from park.batch.allocator import (
     MAX_DOUBLINGS,
     AllocatorState,
     CancelAllocation,
+    Findings,
     Look,
     Policy,
-    Sight,
     Stage,
     SubmitAllocation,
     broker_id,
@@ -102,7 +102,7 @@ class World:
         ]
         kernels = {name: 1 for name, job in self.jobs.items() if job.up and job.state == "running"}
         busy = kernels if self.backlog else ()
-        Look(self.policy, self.state, Sight.of(listed, kernels, busy), self.now).compare()
+        Look(self.policy, self.state, Findings.of(listed, kernels, busy), self.now).compare()
         strays = orphans(BROKER, listed, [a.name for a in self.state.allocations])
         for stray in strays:
             self.jobs[stray.name].state = "ended"
@@ -251,7 +251,7 @@ def test_three_starts_without_a_kernel_pause_it_with_the_last_words() -> None:
     for _ in range(400):
         now += 5.0
         listed = [Allocation(a.name, a.name, "running") for a in state.allocations if a.cancelled is None]
-        Look(policy, state, Sight.of(listed, {}), now, lambda name: "ssh: no route to host").compare()
+        Look(policy, state, Findings.of(listed, {}), now, lambda name: "ssh: no route to host").compare()
         for action in decide(policy, state, WaitingWork(9), now)[0]:
             if isinstance(action, SubmitAllocation):
                 submitted += 1
@@ -272,7 +272,7 @@ def test_allocations_that_find_no_work_come_ever_more_seldom() -> None:
         now += 5.0
         fresh = [a for a in state.allocations if now - a.asked < 10.0]
         listed = [Allocation(a.name, a.name, "running") for a in fresh]
-        Look(policy, state, Sight.of(listed, {a.name: 1 for a in fresh}), now).compare()
+        Look(policy, state, Findings.of(listed, {a.name: 1 for a in fresh}), now).compare()
         actions, why = decide(policy, state, WaitingWork(1), now)
         if SubmitAllocation() in actions:
             asked.append(now)
@@ -303,13 +303,13 @@ def test_what_is_not_listed_counts_for_a_while_and_shortly_where_its_kernels_hav
     allocator.submitting(state, "park-x-1", 0.0)
     allocator.submitted(POLICY, state, "park-x-1", "7")
     job = Allocation("7", "park-x-1", "running")
-    Look(POLICY, state, Sight.of([job], {"park-x-1": 1}), 5.0).compare()
-    Look(POLICY, state, Sight.of([], {"park-x-1": 1}), 900.0).compare()
+    Look(POLICY, state, Findings.of([job], {"park-x-1": 1}), 5.0).compare()
+    Look(POLICY, state, Findings.of([], {"park-x-1": 1}), 900.0).compare()
     assert [a.stage for a in state.allocations] == [Stage.UP]
-    Look(POLICY, state, Sight.of([], {}), 1000.0).compare()
-    Look(POLICY, state, Sight.of([], {}), 1000.0 + allocator.LEFT_SECONDS - 1).compare()
+    Look(POLICY, state, Findings.of([], {}), 1000.0).compare()
+    Look(POLICY, state, Findings.of([], {}), 1000.0 + allocator.LEFT_SECONDS - 1).compare()
     assert [a.words for a in state.allocations] == ["slurm does not list it"]
-    Look(POLICY, state, Sight.of([], {}), 1000.0 + allocator.LEFT_SECONDS).compare()
+    Look(POLICY, state, Findings.of([], {}), 1000.0 + allocator.LEFT_SECONDS).compare()
     assert state.allocations == []
     assert state.news[-1] == "park-x-1 has ended, and had no work: slurm does not list it any more"
 
@@ -318,14 +318,14 @@ def test_it_is_said_where_some_nodes_have_no_kernel() -> None:
     state, policy = AllocatorState(), replace(POLICY, nodes=2)
     allocator.submitting(state, "park-x-1", 0.0)
     for count, words in ((1, "1 of 2 nodes have a kernel"), (2, "")):
-        Look(policy, state, Sight.of([], {"park-x-1": count}), 5.0).compare()
+        Look(policy, state, Findings.of([], {"park-x-1": count}), 5.0).compare()
         assert [(str(a.stage), a.words) for a in state.allocations] == [("up", words)]
 
 
 def test_nodes_that_come_up_one_after_the_other_are_on_the_way() -> None:
     state, policy = AllocatorState(backlog=2), replace(POLICY, nodes=2, spacing=0.0)
     allocator.submitting(state, "park-x-1", 0.0)
-    Look(policy, state, Sight.of([], {"park-x-1": 1}), 5.0).compare()
+    Look(policy, state, Findings.of([], {"park-x-1": 1}), 5.0).compare()
     assert decide(policy, state, WaitingWork(2), 5.0) == (
         [],
         "the nodes still to come will do for the work that waits",
@@ -338,7 +338,7 @@ def test_an_allocation_with_another_name_is_known_by_its_id() -> None:
     allocator.submitting(state, "park-x-1", 0.0)
     allocator.submitted(POLICY, state, "park-x-1", "7.head")
     renamed = Allocation("7.head.site.org", "held by ops", "queued", "Reservation")
-    Look(POLICY, state, Sight.of([renamed], {}), 900.0).compare()
+    Look(POLICY, state, Findings.of([renamed], {}), 900.0).compare()
     assert [(str(a.stage), a.words) for a in state.allocations] == [("queued", "Reservation")]
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from park.batch.allocator import AllocatorState, Policy, Tracked
+from park.batch.allocator import AllocatorState, Policy, TrackedAllocation
 from park.batch.allocator_files import MAX_LOG_BYTES, NO_DEFINITIONS, AllocatorFiles, AllocatorRecord
 from park.batch.allocator_kernels import (
     KEPT_FILES,
-    Access,
+    BrokerAccess,
     access,
     clean,
     forget,
@@ -35,7 +35,7 @@ def test_definitions_and_record_come_back_as_they_were(tmp_path: Path) -> None:
     with files.change():
         pass
     assert (files.definitions(), files.changed) == ({"fast": POLICY}, seen)
-    state = AllocatorState(allocations=[Tracked(name="park-opia-1", asked=3.5)])
+    state = AllocatorState(allocations=[TrackedAllocation(name="park-opia-1", asked=3.5)])
     files.write_record(AllocatorRecord(broker="opia", number=1, states={"fast": state}), durable=True)
     assert files.record().states == {"fast": state}
     with files.change() as definitions:
@@ -120,7 +120,7 @@ def test_the_script_starts_kernels_that_know_their_broker_and_their_allocation(
     monkeypatch.setenv("PYTHONPATH", "/a checkout")
     tcp = {"tcp": {"clients": "tcp://head:7275"}}
     way = access(tmp_path / "connection.json", tcp, POLICY, tmp_path, is_local=False)
-    assert way == Access("tcp://head:7275", tmp_path / "kernel.key")
+    assert way == BrokerAccess("tcp://head:7275", tmp_path / "kernel.key")
     text = script(BUILT_IN["slurm"], POLICY, "park-opia-1", way).splitlines()
     assert "#SBATCH --time=02:00:00" in text
     assert text[-2] == "export PYTHONPATH='/a checkout'"
@@ -130,6 +130,8 @@ def test_the_script_starts_kernels_that_know_their_broker_and_their_allocation(
     )
     with pytest.raises(NoBroker, match="start it with --bind"):
         access(tmp_path / "connection.json", {}, POLICY, tmp_path, is_local=False)
-    assert access(tmp_path / "c.json", {}, POLICY, tmp_path, is_local=True) == Access(f"{tmp_path}/c.json")
+    assert access(tmp_path / "c.json", {}, POLICY, tmp_path, is_local=True) == BrokerAccess(
+        f"{tmp_path}/c.json"
+    )
     told = Policy(name="fast", system="slurm", options=("--broker=tcp://relay",))
     assert access(tmp_path / "c.json", {}, told, tmp_path, is_local=False) is None

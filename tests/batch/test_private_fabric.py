@@ -21,7 +21,7 @@ from park.batch.ask import ask_of
 from park.batch.keeper import LEAVING_SECONDS, KeeperStep, next_step
 from park.batch.left_over import ALLOCATION, LOCK, remember, take_up
 from park.batch.left_over import ORDER as ORDER_FILE
-from park.batch.private import Order, allocate, foreseen, unreachable
+from park.batch.private import KeeperOrder, allocate, foreseen, unreachable
 from park.batch.profiles import Ask, profile
 from park.batch.systems import Allocation, cancel, look
 from park.cli.carry import Carrier
@@ -95,12 +95,12 @@ def test_nodes_need_an_address_and_a_key(tmp_path: Path, monkeypatch: pytest.Mon
 
 # -- the keeper's decisions ----------------------------------------------------------------------------
 
-ORDER = Order("tcp://head:7275", 3, "torque", Ask("", 2, 8), "4711.head")
+ORDER = KeeperOrder("tcp://head:7275", 3, "torque", Ask("", 2, 8), "4711.head")
 QUEUED = Allocation("4711.head", "park-3", "queued", "Not enough nodes", 12)
 RUNNING = Allocation("4711.head", "park-3", "running")
 GONE = Allocation("4711.head", "park-3", "ended")
-NEW = Order("tcp://head:7275", 3, "torque", Ask("", 2, 8))
-AGAIN = Order("tcp://head:7275", 3, "torque", Ask("", 2, 8), "4711.head", more=2)
+NEW = KeeperOrder("tcp://head:7275", 3, "torque", Ask("", 2, 8))
+AGAIN = KeeperOrder("tcp://head:7275", 3, "torque", Ask("", 2, 8), "4711.head", more=2)
 ENDED = "4711.head has ended before the job"
 
 
@@ -148,7 +148,7 @@ ENDED = "4711.head has ended before the job"
     ],
 )
 def test_the_keeper_s_next_step(
-    order: Order, state: JobState | None, seen: Allocation | None, over: float, step: KeeperStep
+    order: KeeperOrder, state: JobState | None, seen: Allocation | None, over: float, step: KeeperStep
 ) -> None:
     assert next_step(order, state, seen, 60.0, over, "no key") == step
 
@@ -159,9 +159,9 @@ def test_an_allocation_that_is_not_listed_yet_is_waited_for() -> None:
 
 
 def test_an_order_is_read_as_it_was_written(tmp_path: Path) -> None:
-    order = Order("tcp://h:1", 3, "slurm", Ask("", 2, 8, lines=("#SBATCH --mem=1G",)), "7", 2)
+    order = KeeperOrder("tcp://h:1", 3, "slurm", Ask("", 2, 8, lines=("#SBATCH --mem=1G",)), "7", 2)
     order.write(tmp_path)
-    assert Order.read(tmp_path) == order
+    assert KeeperOrder.read(tmp_path) == order
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", '{"x": 1}', '{"host": 3}', "\xff"])

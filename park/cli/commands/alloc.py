@@ -356,7 +356,7 @@ def dry_run(name: str, home: Path | None) -> None:
     """Print the script and the command of an allocator, and what it would do now. Nothing is submitted or changed."""
     with in_words():
         from park.batch import systems
-        from park.batch.allocator import AllocatorState, Look, Sight, SubmitAllocation, decide
+        from park.batch.allocator import AllocatorState, Findings, Look, SubmitAllocation, decide
         from park.batch.allocator_claims import claims
         from park.batch.allocator_files import known
         from park.batch.allocator_kernels import kind_of
@@ -373,7 +373,7 @@ def dry_run(name: str, home: Path | None) -> None:
         jobs = systems.look(profile(policy.system), systems.own_user())
         state = record.states.get(name) or AllocatorState()
         kernels = Counter(label for kernel in service.kernels() for label in kernel.labels)
-        Look(policy, state, Sight.of(jobs.values(), kernels), record.clock).compare()
+        Look(policy, state, Findings.of(jobs.values(), kernels), record.clock).compare()
         state.backlog = backlog.slots  # it need not look twice
         actions, why = decide(policy, state, backlog, record.clock, claimed)
         waits = f"{backlog.jobs} jobs wait that could use {backlog.slots} slots"
