@@ -66,6 +66,9 @@ class PeerSocket(Protocol):
     def lively(self) -> set[bytes]:
         """The peers that have sent a piece of a message since the last call."""
 
+    def without_room(self) -> list[bytes]:
+        """The peers whose long messages wait for room."""
+
     def cut(self, name: bytes) -> None:
         """Drop the messages that wait for this peer."""
 
@@ -173,21 +176,29 @@ class BrokerLoop:
                 self._hear(now)
             if now >= self._head_at:
                 self._head_at = now + HEAD_SECONDS
-                self._publish(
-                    codec.encode(
-                        replace(
-                            self.manager.public.head,
-                            wall=time.time(),
-                            faults=self.faults.count,
-                            commit=self.manager.commit_seconds,
-                            clients=len(self.manager.dispatcher.state.roster.clients),
-                            unused=self.manager.store.unused_bytes(),
-                            full=self.manager.full,
-                        )
-                    )
-                )
+                self._publish_head()
+                self._show_progress()
         except StoreError as error:
             raise self.manager.cause(error) from None
+
+    def _publish_head(self) -> None:
+        manager = self.manager
+        head = replace(
+            manager.public.head,
+            wall=time.time(),
+            faults=self.faults.count,
+            commit=manager.commit_seconds,
+            clients=len(manager.dispatcher.state.roster.clients),
+            unused=manager.store.unused_bytes(),
+            full=manager.full,
+        )
+        self._publish(codec.encode(head))
+
+    def _show_progress(self) -> None:
+        """Tell the senders of long messages that are stored, or wait for room meanwhile, that the disk moves."""
+        if (held := self.manager.held_while_moving()) is not None:
+            waiting = [side + name for side, door in self._doors.items() for name in door.without_room()]
+            self._send([Send(peer, messages.Proceed(0)) for peer in {*held, *waiting}])
 
     def _flush(self, now: float) -> None:
         """Send the messages that wait; name slow peers to the dispatcher; cut off peers that take nothing of many."""

@@ -20,7 +20,7 @@ from park.broker.accounts.budgets import MAX_ANSWERS_PER_TURN, MAX_POSTPONED
 from park.broker.accounts.ledger import CreditPolicy
 from park.broker.accounts.quotas import LimitPolicy
 from park.broker.dispatcher import Dispatcher
-from park.broker.effects import Effects, Event, Flow, Send, Tick, Write
+from park.broker.effects import Effects, Event, Flow, Peer, Send, Tick, Write
 from park.broker.entities.archive import Keep
 from park.broker.payloads import Payloads
 from park.broker.queries import READS, PublicRecords
@@ -102,6 +102,8 @@ class JobManager:
         #: writes long payloads to disk before their messages are decided; the spooler holds these messages
         self._writer: Writer | None = None
         self._spooler: Spooler | None = None
+        #: the strides of the writer that `held_while_moving` has seen
+        self._strides = 0
         #: turns so far
         self._turns = 0
         #: the turns that are not completed, in order, and their bytes
@@ -179,6 +181,13 @@ class JobManager:
         """Whether a long payload has come to the disk, or was hashed, since the last `laid`."""
         spooler, writer = self._spooler, self._writer
         return spooler is not None and writer is not None and (writer.has_laid or spooler.has_hashed)
+
+    def held_while_moving(self) -> list[Peer] | None:
+        """The peers whose messages are held up, if long payloads have moved to the disk since the last call; else None."""
+        if self._writer is None or self._spooler is None or self._writer.strides == self._strides:
+            return None
+        self._strides = self._writer.strides
+        return self._spooler.peers
 
     @property
     def commit_seconds(self) -> float:

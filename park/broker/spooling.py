@@ -87,6 +87,11 @@ class Spooler:
         return bool(self._lines)
 
     @property
+    def peers(self) -> list[Peer]:
+        """The peers of which messages are held up."""
+        return list(self._lines)
+
+    @property
     def has_hashed(self) -> bool:
         """Whether a payload has been hashed since the last `laid`."""
         return bool(self._hashed)

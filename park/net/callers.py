@@ -143,7 +143,8 @@ class Dealer(Caller):
         self._joiner = Reassembly(new_buffer=_buffer_to_share)
         self._outbox = Outbox(self._offer)
         self._lively = self._waits = False
-        self._pieces_received = 0
+        #: pieces that have come, and signs of the broker that it moves
+        self._signs = 0
         #: bytes of long messages that may go before the broker says that there is room for more
         self._window = WINDOW_BYTES
 
@@ -178,8 +179,8 @@ class Dealer(Caller):
 
     @property
     def moved(self) -> int:
-        """A number that changes whenever a piece of a long message has gone or come."""
-        return self._outbox.taken + self._pieces_received
+        """A number that changes whenever a piece of a long message has gone or come, or was stored by the broker."""
+        return self._outbox.taken + self._signs
 
     def waiting(self) -> bool:
         found = super().waiting()
@@ -213,7 +214,7 @@ class Dealer(Caller):
                 return frames
             left -= sum(map(len, frames))
             self._lively = True
-            self._pieces_received += 1
+            self._signs += 1
             try:
                 whole = self._joiner.feed(frames)
             except ProtocolError:
@@ -223,7 +224,8 @@ class Dealer(Caller):
         return None
 
     def _proceed(self, frames: Frames) -> None:
-        """The broker has room for more of our long messages."""
+        """The broker has room for more of our long messages, or stores those that it has."""
+        self._signs += 1
         with contextlib.suppress(ProtocolError):
             message, _ = decode(frames)
             assert isinstance(message, messages.Proceed)

@@ -11,16 +11,19 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from park.wire import messages
+from park.wire.codec import start_of
+
 Frames = list[Any]
+_PROCEED = start_of(messages.Proceed)
 
 
 class InprocDealer:
     """The connecting end: it exchanges frames with one `InprocRouter`."""
 
-    #: messages go and come whole: none is ever under way
-    moved = 0
-
     def __init__(self, junction: InprocRouter, name: bytes) -> None:
+        #: signs of the broker that it stores a long message; messages themselves go and come whole
+        self.moved = 0
         self._junction = junction
         self._name = name
         self.inbox: deque[Frames] = deque()
@@ -41,7 +44,12 @@ class InprocDealer:
 
     def receive(self) -> Frames | None:
         """The next frames, None if nothing is there."""
-        return self.inbox.popleft() if self.inbox else None
+        while self.inbox:
+            frames = self.inbox.popleft()
+            if not frames[0].startswith(_PROCEED):
+                return frames
+            self.moved += 1
+        return None
 
     def close(self) -> None:
         self._junction.lanes.pop(self._name, None)
@@ -84,6 +92,10 @@ class InprocRouter:
     def lively(self) -> set[bytes]:
         """The peers of which part of a message has arrived: none, because messages arrive whole."""
         return set()
+
+    def without_room(self) -> list[bytes]:
+        """The peers whose long messages wait for room: none."""
+        return []
 
     def cut(self, name: bytes) -> None:
         """Does nothing: no messages wait for a peer."""

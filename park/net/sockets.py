@@ -206,6 +206,10 @@ class Router(_ListeningSocket):
             self._drop_stale()
         return found
 
+    def without_room(self) -> list[bytes]:
+        """The peers whose long messages wait for room."""
+        return [name for name, (_, passage) in self._joiners.items() if not passage.has_room]
+
     def cut(self, name: bytes) -> None:
         """Drop all messages that wait for the peer."""
         self._outboxes.pop(name, None)

@@ -38,7 +38,7 @@ class BrokerConnection(Protocol):
 
     @property
     def moved(self) -> int:
-        """A number that changes whenever a piece of a long message has gone or come."""
+        """A number that changes whenever a piece of a long message has gone or come, or was stored by the broker."""
 
     def waiting(self) -> bool: ...
 

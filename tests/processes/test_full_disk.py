@@ -202,6 +202,35 @@ def test_while_much_waits_for_a_quota_that_is_used_up_all_are_answered_in_words(
         assert list(service.map(abs, [-3])) == [3]
 
 
+@pytest.mark.skipif(not faults.POSSIBLE, reason="there is no C compiler")
+def test_a_request_is_waited_for_while_a_slow_disk_stores_it_or_those_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("park.client.link.ANSWER_SECONDS", 3.0)
+    mood = tmp_path / "mood"
+    mood.write_text("delays")
+    settings = {"LD_PRELOAD": str(faults.library(tmp_path)), "PARK_DISK_MOOD": str(mood)}
+    with Fabric(tmp_path, settings=settings) as fabric:
+        service, other = fabric.connect(), fabric.connect()
+        answers: list[int] = []
+
+        def submit(mine: ServerProxy) -> None:
+            answers.append(mine.start(len, [bytes(14 << 20)], name="long"))
+
+        began = time.monotonic()
+        askers = [threading.Thread(target=submit, args=(mine,)) for mine in (service, other)]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join(100.0)
+        # each took longer than a broker has that does not move
+        assert time.monotonic() - began > 2 * 3.0
+        assert len(set(answers)) == 2, fabric.broker.text
+        mood.unlink()
+        fabric.start_kernel()
+        assert [service.wait(n, timeout=60) for n in answers] == [[14 << 20]] * 2
+
+
 def assert_matches(pattern: str, text: str) -> None:
     import re
 

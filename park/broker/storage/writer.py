@@ -38,6 +38,8 @@ CLOSE_SECONDS = 30.0
 MAX_COMMIT_PIECES = 32
 #: After a longer commit the next takes half as many pieces, because turns wait for it (seconds).
 SLOW_COMMIT_SECONDS = 0.015
+#: After a longer one they are half as many in any case, so that it is seen that the disk moves (seconds).
+LONG_COMMIT_SECONDS = 1.0
 #: Namespaces where a job's own record may lie, and the one that says that it was deleted.
 _DELETED = ("job", "archive", "trash")
 
@@ -113,6 +115,8 @@ class Writer:
         #: long values to write, and those that are on disk or were given up because the disk is full
         self._loads: deque[_Load] = deque()
         self._laid: deque[tuple[int, Laid | None]] = deque()
+        #: commits that have taken pieces of them along
+        self.strides = 0
         #: pieces of them that go with the next commit
         self._pieces = 4
         #: the state that the thread shows to the loop; each field is set in one step
@@ -218,6 +222,7 @@ class Writer:
             self._advance(load)
             # a slow disk takes few commits a second: they are only small where turns wait for them
             slow = self.seconds > SLOW_COMMIT_SECONDS and (turned or not self._queue.empty())
+            slow |= self.seconds > LONG_COMMIT_SECONDS
             self._pieces = max(1, self._pieces // 2) if slow else min(MAX_COMMIT_PIECES, self._pieces + 1)
         if turned or self._laid:
             self._wake()
@@ -228,6 +233,7 @@ class Writer:
 
     def _advance(self, load: _Load) -> None:
         """The pieces are on disk; let another value go next."""
+        self.strides += 1
         stop = load.done + self._pieces * PIECE_BYTES
         if load.hash is not None:
             load.hash.update(load.value[load.done : stop])

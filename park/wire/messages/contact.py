@@ -122,7 +122,8 @@ class Part(Message, frozen=True):
 class Proceed(Message, frozen=True):
     """broker -> peer: there is room for *size* more bytes of the long messages that the peer sends in parts.
 
-    A peer sends some megabytes of them before it is told (`park.net.intake`).
+    A peer sends some megabytes of them before it is told (`park.net.intake`). *size* 0, once a second: long messages that
+    have come go on to the disk, so the sender of one that was not decided waits on.
     """
 
     size: Count
