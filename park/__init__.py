@@ -4,7 +4,7 @@
         fit = Fit(Assembly((model, data)))
         result = fit.wait()
 
-This module has all public names; what is heavy loads when it is used.
+This module has all public names. Heavy parts load when they are used.
 """
 
 from __future__ import annotations

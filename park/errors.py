@@ -1,7 +1,7 @@
 """Every error of PARK, under one root.
 
-Each class also derives from the built-in exception that fits, so that ``except KeyError`` or
-``except TimeoutError`` in a script means what it says.
+Each class also derives from the matching built-in exception, so that ``except KeyError`` or ``except TimeoutError`` in
+a script catches it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from park.text import visible
 
 
 class ParkError(Exception):
-    """The root: ``except park.ParkError`` catches whatever PARK itself raises. Nothing in its text steers a terminal."""
+    """The root: ``except park.ParkError`` catches all errors of PARK itself. Its text has no control characters, which
+    could steer a terminal.
+    """
 
     def __str__(self) -> str:
         return visible(super().__str__(), lines=True)
@@ -53,7 +55,7 @@ class NoBroker(ParkError, ConnectionError):
 
 
 class Refused(ParkError, RuntimeError):
-    """Raised when the broker refuses a request for a reason that is no mistake of its form."""
+    """Raised when the broker refuses a request for another reason than its form."""
 
 
 class LimitReached(Refused):
@@ -79,7 +81,7 @@ class ServiceClosed(ParkError, RuntimeError):
 class BatchError(ParkError, RuntimeError):
     """Raised when a command of a batch system fails, is missing, or does not answer; the text has the system's words.
 
-    *unsure*: the system may have done nevertheless what it was asked for.
+    *unsure*: the batch system may have carried out the request nevertheless.
     """
 
     def __init__(self, words: str, unsure: bool = False) -> None:

@@ -129,12 +129,12 @@ class Job(Numbered):
 
     @property
     def reason(self) -> str:
-        """One sentence: why it waits, or what ended it; empty when there is nothing to say."""
+        """Why the job waits, or why it ended, in one sentence; empty if it runs or is complete."""
         return self.record.reason
 
     @property
     def remark(self) -> str:
-        """The body's own words on the result, such as that a fit has not converged; empty where there are none."""
+        """The body's remark on the result, for example that a fit has not converged; empty if there is none."""
         return self.record.remark
 
     @property
@@ -176,7 +176,8 @@ class Job(Numbered):
         return self._value[0]
 
     def stream(self, timeout: float | None = None, logs: bool = False) -> Iterator[Any]:
-        """Its messages as they come: `park.client.stream.Join` first, then what the body publishes, last how it ended.
+        """Its messages as they come: first `park.client.stream.Join`, then the messages of the body, last the message
+        of its end.
 
         With *logs* the last lines that it has printed and logged follow the Join. Raises WaitTimeout where no message comes
         for *timeout* seconds::
@@ -204,7 +205,7 @@ class Job(Numbered):
         self._service.abort(self._number)
 
     def pause(self) -> None:
-        """Deal nothing more of it: units that run end, a body waits at its next safe point, without a slot.
+        """Start no more units of it. Running units end, and a body waits at its next safe point, without a slot.
 
         Raises UnknownJob when it has ended, InvalidRequest when it is about to.
         """
@@ -307,7 +308,9 @@ def job_of_record(service: JobService, record: JobRecord) -> Job:
 
 @functools.cache
 def job_class(kind: str) -> type[Job]:
-    """The class of an installed kind of job; `Job` for any other. Nothing that a service says is unpickled for it."""
+    """The class of an installed kind of job; `Job` for any other kind. It is found by name, without unpickling anything
+    of the service.
+    """
     if kind in ("job", "session"):
         return Job
     from importlib.metadata import entry_points

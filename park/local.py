@@ -1,8 +1,8 @@
 """`local_service`: the whole fabric inside this process, with no set-up.
 
-One thread is link, broker and supervisor; the slot processes are its children. It starts on first use. Without a home its
-jobs lie in memory: those that have ended stay, with inputs and results, as long as all of them together take no more
-than `KEPT_BYTES`; beyond that the oldest are deleted.
+One thread is link, broker and supervisor; the slot processes are its children. It starts on first use. Without a home
+its jobs lie in memory. Ended jobs stay there with inputs and results up to `KEPT_BYTES` together; beyond that the
+oldest ones are deleted.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class LocalService(ServerProxy):
         return local_page(self, port)
 
     def close(self) -> None:
-        """End the service; what has not ended is aborted. It starts anew when it is used again."""
+        """End the service and abort its jobs. It starts anew when it is used again."""
         with self._lock:
             manager, self._manager = self._manager, None
             self._opened = None
@@ -178,7 +178,7 @@ class _Place:
 
 
 def _few(argv: list[Any]) -> list[str]:
-    """The words of a command, the script alone where they are more than a message holds, as many names of files are."""
+    """The words of a command; only the script if they are too many for a message, for example many file names."""
     words = [word for word in argv if isinstance(word, str)]
     return words if len(words) < MAX_ITEMS and sum(map(len, words)) < MAX_HEAD_BYTES // 8 else words[:1]
 

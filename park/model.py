@@ -1,4 +1,4 @@
-"""The words of PARK as values: requests, records of jobs and kernels, changes of the public table.
+"""The values that all parts of PARK exchange: requests, records of jobs and kernels, changes of the public table.
 
 Everything here is frozen; a change is a new value. Records travel and persist as plain maps
 (`as_map`, `from_map`), so that a reader of any language can show them.
@@ -190,7 +190,7 @@ class KernelRecord(Record, frozen=True):
     #: the batch job in whose allocation it runs, and its node's name there; "": none
     batch: str = ""
     node: str = ""
-    #: the owners whose new work it takes now (`Serves`), and why it takes less than it might; "": nothing keeps it
+    #: the owners whose new work it takes now (`Serves`), and why it takes less than it might; "": no pause
     serves: str = "all"
     pause: str = ""
     #: its GPUs, and those of them that are given out, parts counted as parts
@@ -231,7 +231,7 @@ class AccountRecord(Record, frozen=True):
     rate: float | None = None
     #: weight x slot-seconds used, halved each day
     use: float = 0.0
-    #: part of all slots that is due to the owner's jobs now, of those that run or could
+    #: the share of all slots that is due now to the owner's jobs that run or could run
     share: float = 0.0
     #: credits that each job has cost, by its number
     jobs: Mapping[int, float] = field(default_factory=dict)
@@ -383,7 +383,7 @@ def command_words(given: Any) -> tuple[str, ...]:
 
 #: Bytes of the kind of a message of a job's stream.
 MAX_KIND_BYTES = 100
-#: Bytes of a message that is kept for those who join late, because only the latest of its kind matters.
+#: Bytes of a message that is kept for late followers, because only the latest of its kind matters.
 MAX_LATEST_BYTES = 1 << 20
 
 
@@ -605,9 +605,9 @@ class Request:
     from now, before which nothing runs. *seed* makes random numbers repeat. *on_error* "stop" ends the
     job at the first unit that fails; "continue" runs the rest.
 
-    Each unit runs once. It runs again where its process or its node is lost; with ``idempotent=False`` not even then: the
-    job fails. ``pure=True`` says that a unit does nothing but compute its result: one that takes far longer than others
-    may then be started a second time, beside the first, on a slot that is free; the first answer counts.
+    Each unit runs once, and again if its process or its node is lost. With ``idempotent=False`` it never runs again:
+    the job fails instead. ``pure=True`` says that a unit only computes its result. Then a unit that takes far longer
+    than others may be started a second time, beside the first, on a free slot; the first answer counts.
 
     Needs of each unit: *cpus*, the threads that it may use, and the slots that it gets; *gpus*, whole GPUs or a part of
     one, such as 0.5; *memory*, in bytes or as ``"4 GB"``; *labels* that a kernel must have (``park-kernel --label gpu``);
@@ -621,14 +621,13 @@ class Request:
     after that: by default a tenth of *max_time*, and 10 seconds at least. Neither counts while the job waits, is queued or
     paused.
 
-    *argv*: what the code of the job finds in ``sys.argv``, a script's name and its arguments; everybody who sees the job
-    sees them.
+    *argv*: ``sys.argv`` for the code of the job, a script's name and its arguments. All users who see the job see them.
 
     *private*: only kernels that serve this job alone run it (``park-kernel --job``), and they leave when it has ended.
 
-    *notify*: where news of the job's end goes by mail, and when: ``"ada@example.org"`` gets failures at once and the rest
-    in a daily digest; ``"ada@example.org now"`` all news at once, ``"ada@example.org fail"`` failures alone. "" stands for
-    the address of the service (`park.ServerProxy.set_email`), and "never" for no mail.
+    *notify*: the address for mail about the job's end, and when it goes: ``"ada@example.org"`` gets failures at once
+    and the rest in a daily digest; ``"ada@example.org now"`` all news at once, ``"ada@example.org fail"`` failures
+    alone. "" stands for the address of the service (`park.ServerProxy.set_email`), and "never" for no mail.
     """
 
     body: Any

@@ -1,9 +1,9 @@
 """Classes and cached functions of a script on their way to other processes, and back.
 
-A class goes by value to a process that cannot import it, and its instances come back with it. Each process knows by one
-name the classes that were defined in it and its copies of classes of other processes, so that a returning instance has
-the very class that was sent. A class belongs to the process that defined it: there a returning class never changes it,
-whatever was set on the copy. A copy follows its owner.
+A class goes by value to a process that cannot import it, and comes back with its instances. Each process has a name for
+each class that was defined in it, and for each copy of a class of another process. So a returning instance has the same
+class object as the one that was sent. A class belongs to the process that defined it: a returning copy never changes it
+there. A copy takes over changes of its owner.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pickled functions that need not be pickled again, because nothing that they consist of has changed.
+"""A memory of pickled functions: a function is pickled again only if one of its parts has changed.
 
 To pickle a function takes 20 to 60 us, which is most of the time of a call that an executor sends. A function is
 remembered where all its parts can be compared within a microsecond: its code and defaults, and the values of its cells

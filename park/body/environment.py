@@ -97,11 +97,12 @@ class Environment:
 
     @property
     def should_checkpoint(self) -> bool:
-        """Whether the kernel leaves soon: make a `checkpoint` now, and lose nothing. It is a safe point, as `ready` is.
+        """Whether the kernel leaves soon, so that the body should make a `checkpoint` now. The question is a safe
+        point, as `ready` is.
 
-        It turns false with the next checkpoint. A kernel that leaves, because its allocation ends for instance, waits for
-        the checkpoints of its drivers as long as its grace allows. Once one is on disk, the unit goes on elsewhere from
-        there. A body whose checkpoints cost little may make one in every iteration instead, and need not ask::
+        It turns false with the next checkpoint. A kernel that leaves, for example because its allocation ends, waits
+        for the checkpoints of its drivers as long as its grace allows. When a checkpoint is on disk, its unit goes on
+        elsewhere from there. A body with cheap checkpoints may make one in every iteration instead, without asking::
 
             if env.should_checkpoint or time.monotonic() > due:
                 env.checkpoint(state, wait=0)
@@ -148,11 +149,11 @@ class Environment:
     def ready(self) -> None:
         """The safe point of a serial body: call it in every iteration.
 
-        Messages go out, what the job was told (`park.Job.control`) reaches the body's ``on_<kind>(message)``, an abort is
-        raised here, and while another job is due, or this one is paused, the body waits here without a slot. A body that
-        never calls it keeps its slot from all others.
+        Messages go out, and controls of the job (`park.Job.control`) reach the body's ``on_<kind>(message)``. An abort
+        is raised here. While another job is due, or this one is paused, the body waits here without a slot. A body that
+        never calls it never gives its slot to other jobs.
 
-        A body that was asked to stop, and does not look at `should_stop`, ends here: its ``finally`` and ``cleanup`` run,
+        A body that was asked to stop, and never looks at `should_stop`, ends here. Its ``finally`` and ``cleanup`` run,
         and its result is ``park.NotRun``.
         """
         self._host.ready()
@@ -161,8 +162,8 @@ class Environment:
         """Leave a remark on the job's result for people, such as "not converged": ``job.remark``, shown by `park jobs`,
         `show`, `wait` and `fetch`, and kept with the job.
 
-        It is told when this unit has ended, together with its result. It is one line, cut after 200 characters. Of several,
-        also of other units and of maps inside, the one that was told last stays::
+        The remark goes with the result when this unit has ended. It is one line, cut after 200 characters. Of several
+        remarks, also of other units and of maps inside, the last one stays::
 
             park.environment().remark("7 of 80 images have no peak")
         """
@@ -171,12 +172,13 @@ class Environment:
         self._host.remark(remark_of(text))
 
     def checkpoint(self, state: Any, wait: float = 5.0) -> bool:
-        """Keep *state*, anything that pickles, for a rerun of this unit; whether it is on the broker's disk.
+        """Keep *state*, any object that pickles, for a rerun of this unit. Returns whether it is on the broker's disk.
 
         If the slot process, its kernel or the broker dies, the unit runs again, and finds the newest checkpoint in
-        `restored`. Waits until the state is durable, but no longer than *wait* seconds: while the broker is away the
-        kernel keeps the newest one and hands it in later, so a loop may say ``wait=0`` and go on. It goes when the unit
-        is answered. Only units of a job have checkpoints, not those of a map inside, nor of a session.
+        `restored`. The call waits until the state is durable, but no longer than *wait* seconds. While the broker is
+        away, the kernel keeps the newest state and sends it later, so a loop may use ``wait=0`` and go on. The
+        checkpoint is deleted when the unit is answered. Only units of a job's own inputs have checkpoints: units of
+        maps inside the job, and of sessions, have none.
 
         A job that runs once gets each control only once: a control from before the checkpoint is part of the state, and a
         rerun does not get it again. So read `restored` before the first safe point.

@@ -2,7 +2,7 @@
 
 A unit's numbers may depend on its seed alone: not on the process that runs it, nor on earlier units there. So the
 generators are seeded before each unit, those of numpy and numba as soon as the unit imports them (`watch`). A driver
-finds its generators as it left them, also after chunks that its process ran meanwhile.
+finds its generators as it left them, even if its process has run chunks meanwhile.
 
 A unit may take microseconds, and numpy's own way to seed from more than 32 bits takes twenty of them. So the words of
 its Mersenne twister's state are written here: each is the seed times an odd number of its own, modulo 2**64, so that

@@ -1,9 +1,9 @@
 """Objects of other libraries that do not travel as they are, and how they are made again where they arrive.
 
-A model of sasmodels with a compiled library pickles as the path of that library in its user's own cache, and without
-its precision: on another machine the path leads nowhere, and a model of single precision computes noise. Here it
-travels with its precision, and with its source where that is no part of sasmodels itself. Where the library is not
-found it is compiled anew; a model of a graphics card that is not there becomes a compiled one.
+A compiled model of sasmodels pickles only the path of its library in the user's cache, and not its precision. On
+another machine the path leads nowhere, and a model of single precision computes noise. Here it travels with its
+precision, and with its source where that is no part of sasmodels itself. Where the library is not found it is compiled
+anew; a model of a graphics card that is not there becomes a compiled one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Open C libraries (`ctypes`) on their way to another process: by their path, and by the content of the file.
 
-The file travels, and is opened as it was sent, on machines of the kind that it was compiled for: another file may lie at
-its path by then. Libraries of the system, which are known by a name without a folder, travel by that name. The declared
+On machines of the same kind the file itself travels and is opened as it was sent, because another file may lie at its
+path by then. Libraries of the system, which are known by a name without a folder, travel by that name. The declared
 argument and result types of their functions travel too.
 """
 

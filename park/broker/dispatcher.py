@@ -4,9 +4,10 @@
 `Effects`: records to write, changes of the public table, messages to send at once, and messages to send when the records
 are on disk. It has no socket, clock, file or thread, and it opens no payload.
 
-`HANDLERS` names the function that handles each message; the docstring of its module says how.
-After the handler, whatever the event has made possible follows: answers for which the disk has room now, dependents of
-ended jobs, and free slots: `park.broker.scheduler.fairshare` says which job is next, `park.broker.assign` where it runs.
+`HANDLERS` names the function that handles each message; the docstring of its module says how. After the handler the
+dispatcher does everything that the event has made possible: it takes answers for which the disk has room now, looks at
+jobs that come after ended ones, and deals free slots. `park.broker.scheduler.fairshare` says which job is next, and
+`park.broker.assign` where it runs.
 
 How a job moves: a Submit makes it waiting or queued. The service clock picks a job for each free slot. In that job
 a driver whose map has ended goes first, then the next units of the deepest map. A driver that sends a Map gives its slot
@@ -171,7 +172,9 @@ class Dispatcher:
         return min(times)
 
     def check(self, everything: bool = True) -> None:
-        """Assert invariants, after each event in tests. *everything*: all; else those of the jobs that it has changed."""
+        """Assert invariants, after each event in tests: with *everything* all, else those of the jobs that the event
+        has changed.
+        """
         invariants.check(self.state, everything)
         self.state.disk.check()
         if everything:
@@ -334,7 +337,7 @@ def _refuse(state: State, effects: Effects, event: Event, error: ParkError) -> N
 
 
 def _admit_waiting_answers(state: State, effects: Effects) -> None:
-    """Answers that wait for free bytes on the disk are handled, or asked for again, if there are enough now."""
+    """Handle answers that have waited for free bytes of the disk, or ask for them again, if there are enough now."""
     kept, again = state.disk.let_in(effects.now)
     state.recovery.replay.extend(kept)
     for waited in again:

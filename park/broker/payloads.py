@@ -1,7 +1,7 @@
 """The bytes behind a message: where a payload lies, and how a message leaves with it.
 
 A payload lies in one of three places. The *spool* is memory: units of sessions and of drivers, and code that no stored
-job needs. A value that is decided and not yet on disk is *pending*. All others lie in the store.
+job needs. A value that is decided and not yet on disk is *pending*. All other values lie in the store.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Payloads:
                     if error.errno is not None:
                         raise
                     continue  # it is damaged, and is named when a message needs it
-                # a long value is not copied: it lies on the disk, or no one changes it any more
+                # a long value is not copied: it lies on the disk, or cannot change any more
                 self.spooled[w.namespace, w.key] = value if len(value) > LONG_VALUE_BYTES else bytes(value)
 
     def unspool(self, writes: Iterable[Write]) -> None:
@@ -66,9 +66,10 @@ class Payloads:
             self._packs.pop(where, None)
 
     def pend(self, turn: int, write: Write) -> Buffer | None:
-        """The bytes that the write stores; they can be loaded while they are on their way to the disk. None: it deletes.
+        """The bytes that the write stores, which can be loaded while they are on their way to the disk; None: a
+        deletion.
 
-        They are loaded now, because they may have left the spool, or the store, by the time of the commit. `unpend`
+        The bytes are loaded now, because they may have left the spool or the store by the time of the commit. `unpend`
         removes the deleted ones.
         """
         value = self.load(write.value) if isinstance(write.value, Ref) else write.value
@@ -168,8 +169,8 @@ class Payloads:
     def frames(self, send: Send, failed: ParkError | None = None) -> list[Any]:
         """The frames of the message; a payload of the store is read now, or piece by piece while it is sent.
 
-        A message that cannot be sent, or that has *failed* on its way, becomes a Failure with the reason: a damaged
-        payload does not end the broker.
+        If a message cannot be sent, or has *failed* on its way, a Failure with the reason takes its place, so that a
+        damaged payload does not end the broker.
         """
         message, payload = send.message, send.payload
         try:

@@ -1,7 +1,7 @@
 """The broker's answers to readers: the public table, searches for jobs, and the streams of jobs.
 
-The table takes the changes of a turn when they are on disk. At that moment the job's stream tells that the job has
-started or ended, after all messages that its body published before.
+The table takes the changes of a turn when they are on disk. At that moment the job's stream gets the message that the
+job has started or ended, after all earlier messages of its body.
 """
 
 from __future__ import annotations
@@ -44,15 +44,13 @@ _OF_JOBS = {name: name for name in ("done", "failed", "total", "running", "progr
 #: The default of each field of a record, and the names of the fields.
 _NONE = JobRecord(0, "").as_map()
 _FIELDS = JobRecord.__struct_fields__
-#: Fields that one request may name: each once, and some of them again.
+#: The number of fields that one request may name: each once, and some of them twice.
 MAX_FIELDS = 2 * len(_FIELDS)
 _LAST = {JobState.COMPLETE: "complete", JobState.FAILED: "error", JobState.ABORTED: "abort"}
 
 
 class PublicRecords:
-    """The public records and streams, as the module explains. *unsaved*: the jobs with records that are decided and
-    not on disk.
-    """
+    """The public records and streams, as the module explains. *unsaved*: jobs whose latest records are not on disk yet."""
 
     def __init__(self, store: Store, dispatcher: Dispatcher, unsaved: Container[int]) -> None:
         self._store = store
@@ -123,7 +121,7 @@ class PublicRecords:
             self.stream.drop_peer(peer)
 
     def forget(self, job: int) -> None:
-        """Write nothing more of *job*: it is deleted, perhaps not yet on disk, and a later record would outlive it."""
+        """Write no more records of *job*, which is deleted: a later record would outlive it."""
         self.job_messages.forget(job)
         self.snapshots.end(job)
 
@@ -275,10 +273,10 @@ class PublicRecords:
     ) -> Iterator[list[Any]]:
         """The fields *names* of the records of these jobs, with the reasons, as far as they are on disk.
 
-        Thousands are shown at once, while the broker does nothing else: no record is made for it.
+        No `JobRecord` is made for a row: the broker shows thousands of jobs at once, and does nothing else meanwhile.
         """
         jobs = self._dispatcher.state.jobs
-        # one call gets them all; with one more, so that it is always a tuple
+        # one call gets all fields; one more field makes the answer always a tuple
         of_record = attrgetter(*names, "job")
         of_job = attrgetter(*(_OF_JOBS.get(name, f"facts.{name}") for name in names), "facts.job")
         why = [i for i, name in enumerate(names) if name == "reason"]

@@ -121,7 +121,9 @@ def _listed(key: Key, load: Callable[[], bytes]) -> Iterator[dict[str, Any]]:
 
 
 class _Scan:
-    """The records of one namespace, read once, for jobs in the order of their numbers; of a damaged one the error."""
+    """The records of one namespace, read once, for jobs in the order of their numbers. A damaged record yields its
+    error.
+    """
 
     def __init__(self, store: Store, namespace: str) -> None:
         self._records = records = _with_errors(store, namespace)
@@ -151,7 +153,7 @@ def _with_errors(store: Store, namespace: str) -> Iterator[tuple[Key, Any]]:
 
 
 def _pack_sizes(packs: list[tuple[Key, Any]], total: int | None) -> dict[int, int]:
-    """The number of units in each pack, by its first unit; a damaged one is taken to reach to the next, or to the end."""
+    """The number of units in each pack, by its first unit. A damaged pack counts up to the next one, or to the end."""
     sizes: dict[int, int] = {}
     for at, (key, value) in enumerate(packs):
         start = _start(key)

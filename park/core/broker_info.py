@@ -8,10 +8,10 @@ from park.client.link import Link
 
 
 class BrokerInfo(Struct, frozen=True):
-    """A broker as it presents itself: its *place*, the *release* of PARK that it runs, its *store* and the number and
-    beginning of its life (*epoch*; *since*, seconds since 1970), seconds between signs of life (*heartbeat*) and until
-    a silent client is lost (*lease*), and by how many its clock is *ahead* of the one here (None: it has not
-    said so; it does with the table, every second).
+    """A broker as it presents itself. *place* is its address, *release* its release of PARK, *store* the id of its
+    store. *epoch* counts its lives, and *since* is the beginning of this one (seconds since 1970). *heartbeat* is the
+    time between two signs of life, *lease* the time after which a silent client counts as lost (seconds). *ahead*:
+    seconds by which its clock is ahead of the one here (None: not known yet; the broker publishes it each second).
     """
 
     place: str

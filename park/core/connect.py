@@ -47,9 +47,9 @@ def connect(
     when none answers within 5 s (30 s, if it has taken the connection and is busy), or lets you in; Refused for a key that
     others could have read, and for a *token* that is of no key; InvalidRequest for a *user* who has none.
 
-    Later the broker may go away, and come back: jobs, maps, mappers and executors go on. While something waits for it
-    a line on stderr says so. After *patience* seconds without it (600, ten minutes; ``float("inf")``: no limit) whatever
-    waits, and all that is asked from then on until it is back, raises NoBroker::
+    The broker may go away later and come back: jobs, maps, mappers and executors go on then. While a call waits for the
+    broker, a line on stderr says so. After *patience* seconds without the broker (600 by default; ``float("inf")``: no
+    limit) all calls that wait, and new ones until it is back, raise NoBroker::
 
         with park.connect("tcp://head:7275") as service:
             print(service.start(abs, range(-3, 0)))
@@ -105,7 +105,7 @@ def _linked(
 
 
 def _answers(link: Link, reactor: Reactor, line: Dealer, began: float, address: str) -> bool:
-    """Whether the broker welcomes the client in time: *began* is when the client has called it first."""
+    """Whether the broker welcomes the client in time. *began*: the time of the client's first hello."""
     if link.wait_live(began + FIRST_ANSWER_SECONDS - time.monotonic()):
         return True
     if not reactor.call(

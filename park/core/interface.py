@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 class Connector:
     """``Server.connect(user, token)``: another connection, as another user.
 
-    Of the class it leads to the broker that $PARK_BROKER or a park.toml names, of a service to that service's own.
+    Called on the class, it connects to the broker that $PARK_BROKER or a park.toml names; called on a service, to the
+    broker of that service.
     """
 
     def __get__(self, service: Server | None, kind: type[Server] | None = None) -> Callable[..., ServerProxy]:
@@ -70,7 +71,7 @@ class Server(ABC):
 
     @abstractmethod
     def submit(self, request: Request, monitor: Any = None, when: datetime | float | None = None) -> int:
-        """Submit *request*; the number of its job, once the service has it for good."""
+        """Submit *request*. Returns the number of its job once the service has stored it."""
 
     @abstractmethod
     def wait(self, job: Any = None, timeout: float | None = None) -> Any:
@@ -112,7 +113,7 @@ class Server(ABC):
 
     @abstractmethod
     def pause(self, job: Any) -> None:
-        """Deal nothing more of a job until `resume`; a body waits at its next safe point, without a slot."""
+        """Start no more units of a job until `resume`. A body waits at its next safe point, without a slot."""
 
     @abstractmethod
     def resume(self, job: Any) -> None:
@@ -182,7 +183,7 @@ class Server(ABC):
 
     @takes_request_fields(NOT_IN_SESSIONS)
     def pool(self, **fields: Any) -> Pool:
-        """A pool as of `multiprocessing`, for tools that take one; *fields* are those of `park.Request`.
+        """A pool like that of `multiprocessing`, for tools that take one; *fields* are those of `park.Request`.
 
         For scipy's ``workers=pool.map``, the ``pool=`` of emcee and dynesty, lmfit's ``workers=pool``::
 
@@ -201,11 +202,11 @@ class Server(ABC):
         monitor: Any = None,
         **fields: Any,
     ) -> int:
-        """Submit *body*, to run once or over *inputs*; *fields* are those of `park.Request`. The job's number."""
+        """Submit *body*, to run once or over *inputs*; *fields* are those of `park.Request`. Returns the job's number."""
         return self.submit(make_request(body, inputs, fields), monitor=monitor)
 
     def job(self, job: Any) -> Job:
-        """A handle on a job: of the class that made it, where that is installed. Raises UnknownJob."""
+        """A handle on a job, of the class that made the job if that class is installed. Raises UnknownJob."""
         return job_of_record(self, self.status(job))
 
     def __enter__(self) -> Self:

@@ -3,7 +3,7 @@
 `default_service` is used where no service is named: that of the innermost ``with``, else the newest open connection,
 else `local_service`.
 
-Inherit from `ServerProxy` to make a type of service with methods of its own, over any service that is there.
+Inherit from `ServerProxy` to make a type of service with methods of its own, over any existing service.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ TAGS: list[str] = own_tags()
 def default_service() -> Server:
     """The service that counts where none is named.
 
-    It is that of the innermost ``with`` of this thread or task; else the newest that is open in the process, a connection
-    or another thread's ``with``; else `local_service`. Raises ParkError in a body, where the last would be a second fabric.
+    It is the service of the innermost ``with`` of this thread or task. Without one, it is the newest service that is
+    open in the process: a connection, or the ``with`` of another thread. Else it is `local_service`. In a body this
+    raises ParkError instead, because a local service would be a second fabric.
     """
     service = service_stack.current
     if service is not None:
@@ -135,7 +136,7 @@ class ServerProxy(Server):
     def set_tags(self, tags: str | Iterable[str]) -> None:
         """Give all later requests to this service *tags*, besides their own and in place of those that were set before.
 
-        A service that is made over this one gives them too. Raises InvalidRequest for what is no tag::
+        A service that is made over this one gives them too. Raises InvalidRequest unless all are tags::
 
             service.set_tags(["thesis", "sample=7"])
             job = service.start(abs, [-1], tags="first")
@@ -215,9 +216,9 @@ class ServerProxy(Server):
     ) -> Messages:
         """The messages of a job as they come, `park.client.stream.Join` first; they end with the job.
 
-        With *logs* the last lines of its log follow each Join, with none lost or doubled between them and those to come.
-        Without *unpickle* no pickle of the job is opened here: `park.client.stream.Opaque` stands in its place.
-        Raises WaitTimeout where no message comes for *timeout* seconds, UnknownJob, Refused for the job of another owner::
+        With *logs* the last lines of its log follow each Join, and later lines follow them without a gap or a repeat.
+        Without *unpickle* no pickle of the job is opened here: a `park.client.stream.Opaque` comes instead. Raises
+        WaitTimeout if no message comes for *timeout* seconds, UnknownJob, Refused for the job of another owner::
 
             for message in service.stream(12):
                 print(message)
@@ -307,9 +308,9 @@ class ServerProxy(Server):
         return self._link.user
 
     def records(self, query: Query | None = None, archived: bool = False) -> list[JobRecord]:
-        """The records of the jobs that *query* finds, as they are now, by number; None: all jobs of everybody.
+        """The present records of the jobs that *query* finds, by number; None: all jobs of all owners.
 
-        They are those in the table, and with *archived* those in the archive too.
+        They come from the table, and with *archived* also from the archive.
         """
         names = list(JobRecord.__struct_fields__)
         rows = self.rows(query or Query(), names, archived)
@@ -339,10 +340,11 @@ class ServerProxy(Server):
         return requests.fetch(self._link, number_of(job))
 
     def retry(self, job: Any, failed: bool = False) -> int:
-        """Submit the request of a job once more, with the same seed; the number of the new job.
+        """Submit the request of a job once more, with the same seed. Returns the number of the new job.
 
-        *failed*: only the inputs whose units failed or did not run, so that their random numbers differ from those of the
-        first time. Raises InvalidRequest when there are none. Without it nothing of the request is unpickled here.
+        *failed*: only the inputs whose units failed or did not run. They have other unit numbers then, and so other
+        random numbers than the first time. Raises InvalidRequest if there are none. Without *failed* the request is not
+        unpickled here.
         """
         if not failed:
             number = requests.repeat(self._link, number_of(job), self._base_tags())
@@ -369,18 +371,18 @@ class ServerProxy(Server):
         self._change(job, paused=False)
 
     def control(self, job: Any, message: str | dict[str, Any]) -> bool:
-        """Give the body of a job a *message*: a dict with a ``kind``, or the kind alone. Whether it was taken.
+        """Give the body of a job a *message*: a dict with a ``kind``, or the kind alone. Returns whether the job took
+        it.
 
-        It is on the broker's disk when this returns True, and reaches ``on_<kind>(message)`` of the body at its next safe
-        point: before or between units, in ``env.ready()``, or when a map of its own is over. A job that waits
-        or is paused gets it when it runs, and one that runs again gets all of them again, in the order in which they
-        were taken, but for those that its checkpoint has. Each process that runs units of the job gives them to its
-        own body. A message that a body does not know, or fails at, is a `park.client.stream.Error` on the job's stream, and
-        the job goes on.
+        It is on the broker's disk when this returns True, and reaches ``on_<kind>(message)`` of the body at its next
+        safe point: before or between units, in ``env.ready()``, or when a map of its own is over. A job that waits or
+        is paused gets it when it runs. A job that runs again gets all its controls again in their order, without those
+        that its checkpoint contains. Each process that runs units of the job gives them to its own body. A message that
+        a body does not know, or fails at, is a `park.client.stream.Error` on the job's stream, and the job goes on.
 
-        False: the job has ended, so that no body gets the message. Raises InvalidRequest for what is no control, for one of
-        more than 1 MiB and for sessions; NotPicklable; LimitReached beyond 10,000 controls or 16 MiB that a job would
-        need if it ran again; UnknownJob; Refused for the job of another owner::
+        It returns False if the job has ended, so that no body gets the message. Raises InvalidRequest for a message
+        that is no control or has more than 1 MiB, and for sessions; NotPicklable; LimitReached beyond 10,000 controls
+        or 16 MiB that a rerun of the job would need; UnknownJob; Refused for the job of another owner::
 
             service.control(12, "report")
             service.control(12, {"kind": "threshold", "value": 0.1})
@@ -394,8 +396,8 @@ class ServerProxy(Server):
     def delete(self, job: Any) -> None:
         """Forget a job that has ended, with its request, inputs and results; it cannot be found any more.
 
-        Raises Refused while it, or a job that comes after it, has not ended, and to all but its owner and the admin;
-        UnknownJob where there is none::
+        Raises Refused while the job, or one that comes after it, has not ended, and for the job of another owner;
+        UnknownJob::
 
             number = service.start(abs, [-1, -2])
             service.wait(number)
@@ -413,9 +415,9 @@ class ServerProxy(Server):
     ) -> None:
         """Change a job that has not ended: *priority* (-3 to 6, or its name) and *tags*, which replace the old ones.
 
-        *allocation*: of a private job, how its allocation stands, in words; its record and the reason why it waits say so.
-        A value that is not given stays as it is. The change counts from the next unit on. Raises UnknownJob if the job
-        has ended.
+        *allocation*: the state of a private job's allocation in words, for its record and its reason to wait. A value
+        that is not given stays as it is. The change counts from the next unit on. Raises UnknownJob if the job has
+        ended.
         """
         if priority is None and tags is None and allocation is None:
             raise InvalidRequest("say what to set: priority=, tags= or allocation=")
@@ -439,9 +441,9 @@ class ServerProxy(Server):
         return broker_info(self._link)
 
     def credits(self, owner: str | None = None) -> list[AccountRecord]:
-        """The account of *owner* (None: your own), a list of one, or of everybody ("*"), by name.
+        """The account of *owner* (None: your own) as a list of one, or with "*" all accounts, by name.
 
-        With what is left and how fast it is refilled, what its jobs have cost, and its share of the slots now.
+        An account has its balance and refill, the costs of its jobs, and its present share of the slots.
         """
         if owner is not None and (not isinstance(owner, str) or not owner):
             raise InvalidRequest(f"owner={owner!r} is no name of an owner")
@@ -457,8 +459,8 @@ class ServerProxy(Server):
     def grant(self, owner: str, credits: float) -> None:
         """Add *credits* to the account of *owner*, beyond the cap if need be.
 
-        Raises InvalidRequest for what is no positive number, or where there is no credit limit, as in the local
-        service; Refused for all but the broker's own user, over ipc.
+        Raises InvalidRequest for a number that is not positive, and if there is no credit limit, as in the local
+        service; Refused unless you are the broker's own user, over ipc.
         """
         if not isinstance(owner, str) or not owner:
             raise InvalidRequest(f"owner={owner!r} is no name of an owner")
@@ -517,7 +519,7 @@ class ServerProxy(Server):
         """Send a kernel away, by its number in `kernels`: it takes no new work, and leaves.
 
         Units that it runs may go on for *grace* seconds; then they are handed back, and run elsewhere. Returns when the
-        kernel knows. Raises UnknownKernel where there is none with this number, Refused for all but its owner and the
+        kernel knows. Raises UnknownKernel if no kernel has this number, Refused unless you are its owner or the
         broker's own user.
         """
         if isinstance(kernel, bool) or not isinstance(kernel, int):

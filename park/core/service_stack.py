@@ -1,8 +1,8 @@
 """The service that counts where none is named: a stack of ``with`` blocks, and the connections that are open.
 
-Each thread and each asyncio task has a stack of its own. Where it is empty the process's newest service counts that is
-open, be it a connection or the ``with`` block of another thread: so the threads of a program use the service that the
-program has opened.
+Each thread and each asyncio task has a stack of its own. If it is empty, the newest open service of the process counts:
+a connection, or the ``with`` block of another thread. So the threads of a program use the service that the program has
+opened.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ServiceStack:
 
     @property
     def current(self) -> Server | None:
-        """The innermost of this thread or task, else the newest of the process, else None."""
+        """The innermost service of this thread or task, else the newest one of the process, else None."""
         here = self._services.get()
         if here:
             return here[-1]
@@ -73,7 +73,7 @@ class ServiceStack:
         raise ParkError("this thread or task is in no `with service:` block that could end")
 
     def opened(self, service: Server) -> None:
-        """Make it the newest service of the process, until it is `closed` as often."""
+        """Make it the newest service of the process, until `closed` was called as often."""
         with self._lock:
             self._open.append(service)
 

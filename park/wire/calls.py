@@ -1,10 +1,9 @@
-"""Maps under way, as the peer keeps them that waits for their results: a client, or the kernel of a driver.
+"""Maps under way, on the side that waits for their results: a client, or the kernel of a driver.
 
-Messages about a map may be lost, and so may its results: with a connection, or with a life of the broker. So a `Call`
-keeps the units that are unanswered, and knows which are answered. `Call.again` gives the messages that repeat the map,
-under the same key, when contact is made anew. `Call.news` passes each result on once, however often it arrives. All units
-before the first kept one are answered, so the endless map of a lazy iterable takes no more memory than the units under
-way.
+Messages about a map, and its results, may be lost with a connection or with a life of the broker. So a `Call` keeps the
+units without an answer, and knows which units are answered. When contact is made anew, `Call.again` gives the messages
+that repeat the map under the same key. `Call.news` passes each result on once, however often it arrives. All units
+before the first kept one are answered, so an endless map takes no more memory than its units under way.
 
 A `ClientSession` holds the maps of one session of a client. A broker that does not know the client knows none of its
 sessions: the client opens each of them anew, under another number, and then repeats its maps.
@@ -152,7 +151,7 @@ class ClientSession(Struct, eq=False):
     calls: dict[bytes, Call] = field(default_factory=dict)
 
     def concerns(self, failure: MapFailed) -> bool:
-        """Whether *failure* is of the session as it is open now, and not of one that was opened anew since."""
+        """Whether *failure* concerns the session that is open now, and not an earlier opening of it."""
         return failure.job in (0, self.number)
 
     def again(self, epoch: int) -> Iterator[tuple[Call, Message, Buffer]]:
