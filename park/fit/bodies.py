@@ -48,6 +48,9 @@ class FitBody(ControlledBody):
 
     def run(self) -> FitResult:
         """Fits, and returns the best point with its standard errors."""
+        return self.assembly.objective.own_generators.kept(self._fitted)
+
+    def _fitted(self) -> FitResult:
         compare(self.assembly, self.env)
         x0 = self.assembly.start if self.start is None else self.assembly.vector(self.start)
         keeper, asked = Checkpointer(self.env, self.checkpoint), self.asked
@@ -129,6 +132,9 @@ class UncertaintyBody(ControlledBody):
 
     def run(self) -> FitResult:
         """Samples, and returns the draws and the best point."""
+        return self.assembly.objective.own_generators.kept(self._sampled)
+
+    def _sampled(self) -> FitResult:
         compare(self.assembly, self.env)
         assembly, env, seed = self.assembly, self.env, self.seed
         keeper, asked = Checkpointer(env, self.checkpoint), self.asked

@@ -6,6 +6,7 @@ import enum
 import functools
 import math
 import pickle
+import random
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -319,3 +320,52 @@ class TestExpressions:
     def test_what_they_do_not_know_is_said(self, text: str, says: str) -> None:
         with pytest.raises(InvalidRequest, match=says):
             names_in(text)
+
+
+#: beside the models below, as a script has it
+own = np.random.default_rng(77)
+other = random.Random(5)
+TIMES = np.linspace(0, 4, 25)
+
+
+def jittered(t: Any, a: float, b: float) -> Any:
+    return a * t + b + 1e-3 * own.normal(size=t.size)
+
+
+def jittered_by_another(t: Any, a: float, b: float) -> Any:
+    return jittered(t, a, b) + 1e-3 * other.random()
+
+
+class Jittered:
+    def __init__(self) -> None:
+        self.draws = np.random.RandomState(3)
+
+    def __call__(self, t: Any, a: float, b: float) -> Any:
+        return a * t + b + 1e-3 * self.draws.rand()
+
+
+class TestGeneratorsOfAModel:
+    """A model may draw from a generator of its own: fits of equal seeds give equal numbers, whatever ran before."""
+
+    @pytest.mark.parametrize("model", [jittered, jittered_by_another, Jittered()])
+    @pytest.mark.parametrize("method", ["de", "amoeba", "dream"])
+    def test_equal_seeds_give_equal_numbers(self, model: Any, method: str) -> None:
+        few = {"de": {"steps": 20}, "amoeba": {}, "dream": {"samples": 400, "max_samples": 400}}[method]
+        assembly = Assembly((Model(model, a=(0, 4), b=(-2, 4)), (TIMES, 2 * TIMES + 1, 0.1)))
+        found = [fit(assembly, method, seed=11, **few).x.tolist() for _ in range(2)]
+        assert found[0] == found[1]
+
+    def test_a_value_depends_on_the_parameters_alone(self) -> None:
+        assembly = Assembly((Model(jittered, a=(0, 4), b=(-2, 4)), (TIMES, 2 * TIMES + 1, 0.1)))
+        before = own.bit_generator.state
+        assert assembly.nllf([2, 1]) == assembly.nllf([2, 1])
+        assert own.bit_generator.state == before
+
+    def test_those_of_a_bumps_model_too(self) -> None:
+        names = pytest.importorskip("bumps.names")
+        curve = names.Curve(jittered, TIMES, 2 * TIMES + 1, np.full(25, 0.1), a=1.0, b=0.0)
+        curve.a.range(0, 4)
+        curve.b.range(-2, 4)
+        problem = Assembly(names.FitProblem(curve))
+        found = [fit(problem, "amoeba", seed=11).x.tolist() for _ in range(2)]
+        assert found[0] == found[1]

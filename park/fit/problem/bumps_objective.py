@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import repeat
 from typing import Any
 
@@ -21,6 +21,7 @@ from park.fit.problem.bumps_likelihood import RaisingLikelihood
 from park.fit.problem.bumps_undefined import check_holes
 from park.fit.problem.client_values import SINGLE_TOLERANCE, evaluate_start, has_single
 from park.fit.problem.objective import Group, Inequality, Objective, group
+from park.fit.problem.own_generators import OwnGenerators
 
 #: Relative rounding of nllf and residuals in double precision.
 _ROUNDING = 1e-8
@@ -36,7 +37,10 @@ class BumpsObjective(Objective):
 
     def __init__(self, problem: Any) -> None:
         self._problem = problem
-        self._likelihood = RaisingLikelihood(problem)
+        self.own_generators = own = OwnGenerators([problem])
+        self._likelihood: Callable[[Any], float] = RaisingLikelihood(problem)
+        if own:
+            self._likelihood = partial(own.kept, self._likelihood)
         labels = [str(label) for label in problem.labels()]
         self.names = tuple(
             label if label not in labels[:n] else f"{label} #{labels[:n].count(label) + 1}"
@@ -204,7 +208,8 @@ class BumpsObjective(Objective):
         """The residuals at the present parameters, without those of plain limits, which are zero inside."""
         problem = self._problem
         priors = np.asarray(problem.parameter_residuals(), dtype=np.float64)
-        rows = np.ravel(problem.residuals()).astype(np.float64)
+        own = self.own_generators
+        rows = np.ravel(own.kept(problem.residuals) if own else problem.residuals()).astype(np.float64)
         return np.concatenate([rows, priors[self._telling]])
 
     @cached_property

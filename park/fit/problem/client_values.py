@@ -153,6 +153,8 @@ def _evaluated(objective: Objective) -> tuple[tuple[ComparedValue, ...], bool | 
     known = objective.first
     if known is None:
         return (), None
+    if objective.own_generators.drawn:
+        return (), False
     if known.seconds > CHEAP_EVALUATION_SECONDS:
         return (_value(objective, objective.start, known.value, known.single),), None
     values = []

@@ -28,6 +28,7 @@ from park.errors import InvalidRequest
 from park.fit.arrays import Array
 from park.fit.curves.curve import Curve, DepthProfile
 from park.fit.problem.client_values import StartValue
+from park.fit.problem.own_generators import OwnGenerators
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,8 @@ class Objective(ABC):
     on_failure: Callable[[Exception], None] | None = None
     #: True once this process has logged a traceback of the model
     failure_told = False
+    #: the generators of their own from which models may draw
+    own_generators = OwnGenerators(())
     #: the name of the figure that `number` returns
     number_is = "half the sum of its squared residuals"
 

@@ -20,6 +20,7 @@ from park.fit.problem.client_values import SINGLE_DTYPES, StartValue
 from park.fit.problem.data import Data, WrongShape
 from park.fit.problem.model import Model
 from park.fit.problem.objective import Group, Inequality, Objective, group
+from park.fit.problem.own_generators import OwnGenerators
 from park.fit.problem.parameter import Parameter
 from park.fit.problem.signature import Bound
 from park.fit.problem.undefined_points import missing_value
@@ -59,6 +60,7 @@ class PartsObjective(Objective):
         self._arguments = arguments
         self._computed = computed
         self.notes = tuple(note for part in parts for note in _left_out(part))
+        self.own_generators = OwnGenerators(part.model.function for part in parts)
         self._calls = [self._first_call(n, _at_its_data(part)) for n, part in enumerate(parts)]
         self._template: list[float] = [np.float64(0.0 if p.value is None else p.value) for p in parameters]
         self._fitted = [n for n, p in enumerate(parameters) if p.fitted]
@@ -137,7 +139,9 @@ class PartsObjective(Objective):
         """The theory of part *n*, with the shape of its data. Raises WrongShape for other values."""
         part = self.parts[n]
         try:
-            theory = self._calls[n](**{k: values[i] for k, i in self._arguments[n].items()})
+            given = {k: values[i] for k, i in self._arguments[n].items()}
+            own, call = self.own_generators, self._calls[n]
+            theory = own.kept(call, **given) if own else call(**given)
             data = part.data
             if type(theory) is np.ndarray and theory.shape == data.shape and theory.dtype == data.dtype:
                 return theory
