@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--connection-file",
     type=click.Path(path_type=Path),
-    help="Where to write how to connect (default: connection.json in the home).",
+    help="The connection file to write (default: connection.json in the home).",
 )
 @click.option(
     "--heartbeat",

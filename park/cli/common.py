@@ -127,7 +127,7 @@ def seconds(ctx: click.Context | None, param: click.Parameter | None, value: str
 log_option: Callable[[Any], Any] = click.option(
     "--log-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write what it says to this file too, each line with its time and level; the file may be moved away meanwhile.",
+    help="Also write all messages to this file, each line with its time and level. The file may be moved away meanwhile.",
 )
 
 #: -h as other programs have it.
@@ -138,7 +138,7 @@ gpus_option: Callable[[Any], Any] = click.option(
     default="auto",
     show_default=True,
     metavar="auto|N",
-    help="GPUs for units that ask for some: those that nvidia-smi or rocm-smi lists, or the first N.",
+    help="GPUs for units that need them: all that nvidia-smi or rocm-smi lists (auto), or the first N.",
 )
 kernel_key_option: Callable[[Any], Any] = click.option(
     "--key",
@@ -146,7 +146,7 @@ kernel_key_option: Callable[[Any], Any] = click.option(
     help="The kernel's key over tcp (default: the kernel's key in ~/.config/park/keys/HOST_PORT).",
 )
 broker_option: Callable[[Any], Any] = click.option(
-    "--broker", metavar="URL|FILE", help="Where the broker is: its address or its connection file."
+    "--broker", metavar="URL|FILE", help="The address of the broker, or its connection file."
 )
 
 

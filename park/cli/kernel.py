@@ -33,7 +33,9 @@ from park.model import DRAIN_SECONDS
 @gpus_option
 @kernel_key_option
 @click.option("--owner", metavar="NAME", help="Serve this owner's jobs first.")
-@click.option("--only-own", is_flag=True, help="Serve no others' jobs (without --owner: your own only).")
+@click.option(
+    "--only-own", is_flag=True, help="Serve only this owner's jobs (without --owner: only your own)."
+)
 @click.option(
     "--label",
     "labels",
@@ -54,7 +56,7 @@ from park.model import DRAIN_SECONDS
     "--away-timeout",
     callback=seconds,
     metavar="TIME",
-    help="Leave after this time without a broker, such as 10m; else it is called for ever.",
+    help="Leave after this time without a broker, such as 10m (default: try to reach it for ever).",
 )
 @click.option(
     "--job",
@@ -68,7 +70,7 @@ from park.model import DRAIN_SECONDS
     default=f"{DRAIN_SECONDS:g}s",
     show_default=True,
     metavar="TIME",
-    help="When it leaves, units that run may go on for this time; then they are handed back.",
+    help="When the kernel leaves, running units may go on for this time; then they are handed back.",
 )
 @click.option(
     "--kill-wait",
@@ -79,7 +81,7 @@ from park.model import DRAIN_SECONDS
 @click.option(
     "--setup",
     metavar="COMMAND",
-    help="Run this once in a login shell, such as 'module load gcc': units find the environment that it leaves.",
+    help="Run this command once in a login shell, such as 'module load gcc'. Units get the environment that it leaves.",
 )
 @click.option(
     "--python",
@@ -91,7 +93,7 @@ from park.model import DRAIN_SECONDS
     "environments",
     multiple=True,
     metavar="NAME=PATH",
-    help="Another Python, as of --python, for jobs that ask for environment NAME. May be given several times.",
+    help="A further Python, as for --python, for jobs that ask for environment NAME. May be given several times.",
 )
 @click.option(
     "--nodes/--this-node",
@@ -112,7 +114,7 @@ from park.model import DRAIN_SECONDS
     "--private-host",
     metavar="HOST",
     default="0.0.0.0",
-    help="The address of this node that the private broker is bound to (default: all that it has).",
+    help="The address of this node to which the private broker is bound (default: all addresses).",
 )
 @click.argument("submitted", metavar="[-- OPTIONS]", nargs=-1, type=click.UNPROCESSED)
 @click.option(
@@ -134,13 +136,14 @@ def main(
 ) -> None:
     """Run units for a broker until it is stopped (Ctrl-C, SIGTERM or `park kernels drain`), or its time is over.
 
-    It announces the node's memory and installed packages. In an allocation of Slurm, PBS, Torque or SGE it takes what that
-    gives to this node, and leaves before it ends. When it leaves it takes no new work, lets what it runs end
-    if that is soon, and hands the rest back, to be run elsewhere; a second signal ends it at once.
+    It announces the node's memory and installed packages. In an allocation of Slurm, PBS, Torque or SGE it takes the
+    resources of the allocation on this node, and leaves before the allocation ends. When the kernel leaves, it takes no
+    new work, waits for units that end soon, and hands the others back to run elsewhere. A second signal ends it at
+    once.
 
     Its options may stand in park.toml, in /etc/xdg/park and then in ~/.config/park, under [park-kernel].
 
-    The kernel runs whatever code the broker's clients send, as you: connect it only to a broker you trust.
+    The kernel runs the code of the broker's clients under your user name: connect it only to a broker that you trust.
     """
     with in_words("park-kernel"):
         if submitted and private is None:

@@ -76,11 +76,16 @@ alloc.add_command(give)
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="GPUs on each node, for which a --line asks the batch system.",
+    help="GPUs on each node; a --line must ask the batch system for them.",
 )
 @_time("--walltime", "1h", "The time of an allocation.")
 @click.option(
-    "--max", "most", type=click.IntRange(1), default=1, show_default=True, help="Allocations at once."
+    "--max",
+    "most",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of allocations at the same time.",
 )
 @click.option(
     "--max-queued",
@@ -88,7 +93,7 @@ alloc.add_command(give)
     type=click.IntRange(1),
     default=2,
     show_default=True,
-    help="Those among them that have not come up.",
+    help="Number of those in which no kernel has connected yet.",
 )
 @click.option(
     "--scheduler",
@@ -117,13 +122,13 @@ alloc.add_command(give)
     help="A label of the kernels. May be given several times.",
 )
 @click.option("--owner", default="", help="Serve this owner's jobs first.")
-@click.option("--only-own", "only", is_flag=True, help="Serve no others' jobs, and count no others'.")
+@click.option("--only-own", "only", is_flag=True, help="Serve and count only this owner's jobs.")
 @click.option(
     "--min-priority",
     "priority",
     default="background",
     show_default=True,
-    help="Count only jobs of this priority or more; from low on, only those of owners with credit.",
+    help="Count only jobs of at least this priority; from low on, only jobs of owners with credit.",
 )
 @_time("--spacing", "30s", "Between two submissions, at least.")
 @_time("--min-life", "2m", "No allocation is given back sooner.")
@@ -293,7 +298,7 @@ def _row(shown: dict[str, Any]) -> tuple[str, ...]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON array of lines.")
 @_home
 def log(name: str, as_json: bool, home: Path | None) -> None:
-    """Print what an allocator did, and what the batch system said."""
+    """Print the actions of an allocator and the answers of the batch system."""
     with in_words():
         from park.batch.allocator_files import known
 
@@ -326,7 +331,7 @@ def _change(names: tuple[str, ...], home: Path | None, text: str, **fields: Any)
 @_names
 @_home
 def pause(names: tuple[str, ...], home: Path | None) -> None:
-    """Submit no more allocations; those that there are go on."""
+    """Submit no more allocations; existing ones go on."""
     _change(names, home, "submits nothing more until it is resumed", paused=True)
 
 
@@ -334,7 +339,7 @@ def pause(names: tuple[str, ...], home: Path | None) -> None:
 @_names
 @_home
 def resume(names: tuple[str, ...], home: Path | None) -> None:
-    """Let allocators go on, also those that paused themselves after failures."""
+    """Let allocators go on, even if they paused themselves after failures."""
     _change(names, home, "goes on", paused=False)
 
 
@@ -342,7 +347,7 @@ def resume(names: tuple[str, ...], home: Path | None) -> None:
 @_names
 @_home
 def remove(names: tuple[str, ...], home: Path | None) -> None:
-    """Cancel all allocations of allocators, and forget these. Units that run are handed back, and run elsewhere."""
+    """Cancel all allocations of allocators, and forget the allocators. Running units are handed back and run elsewhere."""
     _change(names, home, "ends its allocations, and is forgotten then", removing=True)
 
 

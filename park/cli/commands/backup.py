@@ -22,8 +22,8 @@ from park.cli.show.tables import plain
 def backup(file: Path, home: Path | None, as_json: bool) -> None:
     """Copy the jobs of a broker, which may run, to FILE.
 
-    On the broker's machine, as its user. FILE gets all that was acknowledged when this began; `park-broker --home NEW
-    --restore FILE` begins a new home with it. Keys are files in the home, and are not copied.
+    On the broker's machine, as its user. FILE gets everything that was acknowledged when the command began;
+    `park-broker --home NEW --restore FILE` begins a new home with it. Keys are files in the home, and are not copied.
     """
     with in_words():
         from park.broker.storage.backup import back_up

@@ -9,7 +9,7 @@ import click
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print what makes a shell complete all of this.
+    """Print a script that makes a shell complete commands of park.
 
     Commands, options, the numbers and tags of jobs, owners and kernels.
 

@@ -34,16 +34,20 @@ NICENESS = 19
 )
 @gpus_option
 @kernel_key_option
-@click.option("--only-own", is_flag=True, help="Serve your own jobs only; otherwise they come first.")
 @click.option(
-    "--only-idle", is_flag=True, help="Serve nothing while you are at the keyboard; otherwise your own jobs."
+    "--only-own", is_flag=True, help="Serve only your own jobs; without this option they come first."
 )
-@click.option("--nice", is_flag=True, help="Run at the lowest priority: other programs go before.")
+@click.option(
+    "--only-idle",
+    is_flag=True,
+    help="Serve no jobs while you are at the keyboard; without this option your own jobs run then.",
+)
+@click.option("--nice", is_flag=True, help="Run at the lowest priority of the system, behind other programs.")
 @click.option(
     "--max-load",
     type=click.FloatRange(min=0.0),
     metavar="N",
-    help="Pause while other programs use more than N processors (default: those that are not lent, a quarter at least).",
+    help="Pause while other programs use more than N processors (default: those that are not lent, at least a quarter).",
 )
 @click.option(
     "--settle",
@@ -51,7 +55,7 @@ NICENESS = 19
     default="1m",
     show_default=True,
     metavar="TIME",
-    help="Serve again when there was no reason to pause for this time.",
+    help="Serve again after this time without a reason to pause.",
 )
 @click.option(
     "--every", callback=seconds, default="5s", hidden=True, help="Time between two looks at the machine."

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @broker_option
-@click.option("-a", "everybody", is_flag=True, help="The jobs of all owners, and those that have ended.")
-@click.option("--mine", is_flag=True, help="With -a: only yours, also those that have ended.")
+@click.option("-a", "everybody", is_flag=True, help="The jobs of all owners, ended ones included.")
+@click.option("--mine", is_flag=True, help="With -a: only your jobs, ended ones included.")
 @click.option(
     "-t",
     "--tag",
@@ -202,7 +202,7 @@ def _picture(
 @selectors_argument
 @click.option("--json", "as_json", is_flag=True, help="One JSON array of records.")
 def show(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
-    """Show what is known of jobs."""
+    """Show the records of jobs."""
     with in_words():
         service = open_service(broker)
         records = list(records_of(service, chosen(service, selectors)))

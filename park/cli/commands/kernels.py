@@ -43,8 +43,8 @@ def kernels() -> None:
 def show(broker: str | None, as_json: bool) -> None:
     """List the kernels that are connected.
 
-    HOST: in an allocation, the node's name there. SLOTS, GPUS: how many are busy, of how many. DRIVERS: bodies that stay
-    there while they wait for a map, or for their turn. BATCH JOB: in whose allocation it runs.
+    HOST: in an allocation, the node's name there. SLOTS, GPUS: how many are busy, of how many. DRIVERS: bodies that
+    stay there while they wait for a map or for their turn. BATCH JOB: the job in whose allocation it runs.
     """
     with in_words():
         records = sorted(open_service(broker).kernels(), key=lambda r: r.kernel)
@@ -100,13 +100,13 @@ def row(r: KernelRecord) -> tuple[str, ...]:
     default=f"{DRAIN_SECONDS:g}s",
     show_default=True,
     metavar="TIME",
-    help="Units that run may go on for this time; then they are handed back, to be run elsewhere.",
+    help="Running units may go on for this time; then they are handed back and run elsewhere.",
 )
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each kernel.")
 def drain(broker: str | None, numbers: tuple[int, ...], grace: float, as_json: bool) -> None:
     """Send kernels away: they take no new work, and leave.
 
-    Each may be drained by its owner, and by the broker's own user.
+    Only its owner and the broker's own user may drain a kernel.
     """
     with in_words():
         service = open_service(broker)

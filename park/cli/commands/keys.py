@@ -29,7 +29,7 @@ def keys() -> None:
     """Make, list and revoke the keys for TCP.
 
     Run it as the Unix user, and on the machine, of the broker. A broker that runs sees a change within a second. The
-    file audit.log in its home says who has connected, and what was refused.
+    file audit.log in its home lists connections and refusals.
     """
 
 
@@ -40,19 +40,19 @@ _expires = click.option(
     "--expires",
     callback=seconds,
     metavar="TIME",
-    help="It counts for this time, as 30d (default: until it is revoked).",
+    help="The key is valid for this time, such as 30d (default: until it is revoked).",
 )
 
 
 @keys.command()
 @click.argument("name")
-@click.option("--kernel", is_flag=True, help="For a kernel, which runs only what NAME sends.")
-@click.option("--pool", is_flag=True, help="For a kernel of NAME's that runs what anybody sends.")
-@click.option("--observer", is_flag=True, help="For a client that sees the table and nothing else.")
+@click.option("--kernel", is_flag=True, help="A key for a kernel that runs only the jobs of NAME.")
+@click.option("--pool", is_flag=True, help="A key for a kernel of NAME that runs the jobs of all owners.")
+@click.option("--observer", is_flag=True, help="A key for a client that only sees the table.")
 @_expires
 @_output
 @click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object: the file, and the folder where it belongs."
+    "--json", "as_json", is_flag=True, help="One JSON object: the file, and the folder to put it into."
 )
 @_home
 def new(
@@ -111,7 +111,7 @@ _named = click.argument("which", metavar="NAME|FILE")
 @_named
 @_home
 def revoke(which: str, home: Path | None) -> None:
-    """Take back the keys of NAME, or the one of a key file, or the one whose public key begins so.
+    """Revoke the keys of NAME, the key in a file, or the key whose public half begins with the given letters.
 
     A running broker cuts their connections within two seconds: units of their kernels run elsewhere, and jobs stay.
     """
@@ -128,7 +128,7 @@ def revoke(which: str, home: Path | None) -> None:
 @_output
 @_home
 def rotate(which: str, expires: float | None, output: Path | None, home: Path | None) -> None:
-    """Make a key in place of another one, with the same name and role, and revoke the old one."""
+    """Replace a key: make a new one with the same name and role, and revoke the old one."""
     from park.errors import InvalidRequest
 
     with in_words():
@@ -173,7 +173,7 @@ def _folder_name(home: Path) -> str:
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")
 @_home
 def show(as_json: bool, home: Path | None) -> None:
-    """List whose keys the broker takes, until when they count, and when a peer last connected with each."""
+    """List the keys that the broker accepts, until when each is valid, and when a peer last connected with it."""
     from dataclasses import asdict
 
     with in_words():

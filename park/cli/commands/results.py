@@ -42,7 +42,10 @@ if TYPE_CHECKING:
     help="Write a fit's result to bumps' files, and its pictures, in this folder.",
 )
 @click.option(
-    "--json", "as_json", is_flag=True, help="The result in JSON: arrays as lists, a fit's as its summary."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="The result in JSON: arrays as lists, the result of a fit as its summary.",
 )
 def fetch(broker: str | None, selector: str, output: Path | None, folder: Path | None, as_json: bool) -> None:
     """Print the result of a job, or write it to a file or files.
@@ -187,7 +190,7 @@ def _print_log(message: Log) -> None:
 @click.option(
     "--unit",
     type=click.IntRange(0),
-    help="The number of the input, from 0; default: the first one that failed.",
+    help="The number of the input, from 0 (default: the first failed one).",
 )
 @click.option("--json", "as_json", is_flag=True, help="The result or the error as JSON; no debugger opens.")
 def run(broker: str | None, job: int, unit: int | None, as_json: bool) -> None:

@@ -36,9 +36,9 @@ def service() -> None:
     "--system",
     "user",
     metavar="USER",
-    help="Write a unit of the system that runs as USER, instead of one of your own (for root).",
+    help="Write a unit of the system that runs as USER, instead of a unit of your own session (for root).",
 )
-@click.option("--dry-run", is_flag=True, help="Print the unit and where it would go, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the unit and its place, and write nothing.")
 def install(name: str, arguments: tuple[str, ...], user: str | None, dry_run: bool) -> None:
     """Write the unit of SERVICE: broker, kernel, web or donate.
 

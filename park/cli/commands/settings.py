@@ -26,8 +26,8 @@ ELSEWHERE = ("PARK_BROKER", "PARK_HOME", "PARK_SLOTS", "PARK_GPUS", "PARK_KERNEL
 def config(as_json: bool) -> None:
     """Show every setting, and where it came from.
 
-    /etc/xdg/park/park.toml, then ~/.config/park/park.toml, then the environment: what comes later wins. Credits,
-    limits and mail count where the broker runs, the other settings for this user. The exit code is 2 if a setting is wrong.
+    /etc/xdg/park/park.toml, then ~/.config/park/park.toml, then the environment: later ones win. Credits, limits and
+    mail count where the broker runs, the other settings for this user. The exit code is 2 if a setting is wrong.
     """
     with in_words():
         from park.config import VARIABLES, sources

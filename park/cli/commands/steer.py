@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 json_option: Callable[[Any], Any] = click.option(
-    "--json", "as_json", is_flag=True, help="A line of JSON for each job: what was done, or the error."
+    "--json", "as_json", is_flag=True, help="A line of JSON for each job: the change, or the error."
 )
 
 yes_option: Callable[[Any], Any] = click.option(
@@ -164,8 +164,8 @@ def control(broker: str | None, selector: str, message: str, value: str | None, 
     """Give a job's body a MESSAGE.
 
     The body's method on_MESSAGE serves it. VALUE is JSON, or else a text: an object's members are those of the message,
-    anything else is its "value". It is kept until the body is ready for it. Fits serve get_population, and dream extend
-    with a number of samples.
+    anything else is its "value". The message is kept until the body is ready for it. Fits serve get_population, and
+    dream extend with a number of samples.
     """
     with in_words():
         given = control_of(message, value)
@@ -205,7 +205,7 @@ def control_of(message: str, value: str | None) -> dict[str, Any]:
     "--tag",
     "tags",
     multiple=True,
-    help="Their tags from now on, in place of the old ones; may be given several times. '' is none.",
+    help="A tag that replaces the old tags; may be given several times. '' removes all tags.",
     shell_complete=complete.tags,
 )
 @json_option
@@ -237,7 +237,7 @@ def change(
 def retry(
     broker: str | None, selectors: tuple[str, ...], failed: bool, parsable: bool, as_json: bool
 ) -> None:
-    """Submit jobs once more, as new ones.
+    """Submit jobs again, as new jobs.
 
     Their requests are unpickled here, which runs code that their owner chose: retry only your own.
     """
@@ -259,7 +259,7 @@ def retry(
 def delete(broker: str | None, selectors: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Delete jobs that have ended, and their results.
 
-    A job that has not ended stays, and so does a job that another one comes after; the command names them.
+    A job that has not ended stays, and so does a job that another job waits for. The command names both.
     """
     _ask_for_each(
         broker, selectors, "delete", "job {} is deleted", as_json, ended=True, ask="" if yes else "delete"

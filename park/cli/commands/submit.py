@@ -99,7 +99,7 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
     "--inputs",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="Run a function over these: .json, .jsonl, .npy, .txt, .csv or .dat; -: JSON lines.",
+    help="Run the function over the inputs in a file: .json, .jsonl, .npy, .txt, .csv or .dat; -: JSON lines on stdin.",
 )
 @click.option("-N", "--name", help="The name of the jobs.")
 @click.option(
@@ -114,7 +114,9 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
     help="Jobs that must be complete first.",
     shell_complete=complete.jobs,
 )
-@click.option("--when", metavar="T", help="Nothing runs before: 2h from now, or 2030-01-31T18:00.")
+@click.option(
+    "--when", metavar="T", help="The job does not run before this time: 2h (from now), or 2030-01-31T18:00."
+)
 @click.option("--method", "--fit", cls=Method, help="That of a fit; default: {}.", shell_complete=_methods)
 @click.option("--starts", type=int, help="The number of points from which a fit starts.")
 @click.option(
@@ -122,14 +124,14 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
     "settings",
     metavar="NAME=VALUE",
     multiple=True,
-    help="An option of the fit's method. bumps' flags do, too: --steps=500, --samples=10000, --burn=200, --pop=20.",
+    help="An option of the fit's method. The flags of bumps work too: --steps=500, --samples=10000, --burn=200, --pop=20.",
 )
 @bumps_options
 @click.option(
     "--pars",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Start a fit from the values of this file, such as the .par of an earlier one.",
+    help="Start a fit from the values in this file, such as the .par file of an earlier fit.",
 )
 @click.option(
     "--export",
@@ -138,18 +140,24 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
     help="Wait, and write bumps' files of each fit into this folder.",
 )
 @click.option(
-    "--args", metavar="ARG...", help="Arguments of the script, as bumps has it: the same as behind --."
+    "--args", metavar="ARG...", help="Arguments of the script, as in bumps; the same as arguments behind --."
 )
 @click.option("--seed", type=int, help="Makes random numbers repeat.")
 @click.option("--cpus", type=int, help="Threads that a unit may use.")
-@click.option("--gpus", type=float, help="GPUs that a unit needs; 0.5: half of one.")
-@click.option("--environment", metavar="NAME", help="Run in the environment of this name that kernels have.")
-@click.option("--memory", help="Memory that a unit needs, as 4GB.")
+@click.option("--gpus", type=float, help="GPUs that a unit needs; 0.5: half a GPU.")
+@click.option(
+    "--environment", metavar="NAME", help="Run in the environment that kernels have under this name."
+)
+@click.option("--memory", help="Memory that a unit needs, such as 4GB.")
 @click.option("--label", "labels", multiple=True, help="A label that a kernel must have.")
-@click.option("--max-time", help="The job is stopped after running for this time, as 3h.")
+@click.option("--max-time", help="The job is stopped after running for this time, such as 3h.")
 @click.option("--grace", help="The job is aborted if it does not stop within this time after --max-time.")
 @click.option(
-    "--time", "hours", type=click.FloatRange(0, min_open=True), hidden=True, help="The same in hours."
+    "--time",
+    "hours",
+    type=click.FloatRange(0, min_open=True),
+    hidden=True,
+    help="The same as --max-time, in hours.",
 )
 @click.option(
     "--mail", metavar="ADDR", help="Tell this address when the jobs have ended; default: $PARKMAIL."
@@ -160,12 +168,16 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
     help="daily: failures at once, the rest in a daily digest. now: all at once. fail: failures alone.",
 )
 @allocation_options
-@click.option("--wait", is_flag=True, help="Until the jobs have ended, and show results, as park wait.")
+@click.option(
+    "--wait", is_flag=True, help="Wait until the jobs have ended, and show their results, as park wait does."
+)
 @click.option("--parsable", is_flag=True, help="Print the numbers of the jobs only.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="One JSON array of records, with --wait those at the end."
+    "--json", "as_json", is_flag=True, help="One JSON array of records; with --wait the records at the end."
 )
-@click.option("--dry-run", is_flag=True, help="Load and check all, say what would be sent, and send nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Load and check all targets and say what would be sent, but send nothing."
+)
 def submit(
     broker: str | None,
     targets: tuple[str, ...],
@@ -188,8 +200,8 @@ def submit(
     MODULE:NAME    or with --inputs once for each of them
     -- ARG...      the arguments of each target, in its sys.argv[1:]
 
-    All is loaded and checked here before the first is sent. Modules that lie beside the script, or in the working folder,
-    travel with it; others must be installed where the kernels run.
+    All targets are loaded and checked here before the first one is sent. Modules that lie beside the script, or in the
+    working folder, travel with it; others must be installed where the kernels run.
     """
     with in_words():
         allocation = wanted(options, broker)

@@ -36,13 +36,15 @@ _JOBS = ("job", "owner", "name", "priority", "running", "done", "elapsed", "left
 
 @click.command()
 @broker_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object with all of it.")
-@click.option("-w", "--watch", is_flag=True, help="On a terminal: follow it, until q or Ctrl-C.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object with everything that the screen shows."
+)
+@click.option("-w", "--watch", is_flag=True, help="On a terminal: update the screen until q or Ctrl-C.")
 def top(broker: str | None, as_json: bool, watch: bool) -> None:
     """Show the fabric on one screen.
 
-    The broker, its kernels, the owners who have jobs with their share of all slots, what they have left and what they
-    have used lately, and the jobs that have slots now.
+    The broker, its kernels, the owners of jobs with their share of all slots, their credits and their recent use, and
+    the jobs that have slots now.
     """
     with in_words():
         service = open_service(broker)

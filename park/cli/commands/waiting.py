@@ -38,9 +38,11 @@ Tell = Callable[["JobRecord"], None]
 @click.command()
 @broker_option
 @selectors_argument
-@click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait at most, for all of them.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="A line of JSON for each job that has ended: its record."
+    "--timeout", type=click.FloatRange(0), help="The longest time to wait for all jobs together (seconds)."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="A line of JSON, the record, for each job when it has ended."
 )
 def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
     """Wait until jobs have ended.

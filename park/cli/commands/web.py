@@ -20,27 +20,31 @@ PATIENCE_SECONDS = 3.0
 @click.command()
 @broker_option
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=7280, show_default=True, help="0: any that is free."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=7280,
+    show_default=True,
+    help="The port of the page; 0: any free port.",
 )
 @click.option(
     "--allow-host",
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="Answer to this host name too, which a proxy passes on; may be given several times.",
+    help="Also answer requests with this host name, which a proxy passes on; may be given several times.",
 )
 @click.option(
     "--local",
     is_flag=True,
     help="Print a new address of the page that a script shows by park.local_service.web().",
 )
-@click.option("--no-browser", is_flag=True, help="Print the address only, and open no browser.")
+@click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
 def web(broker: str | None, port: int, hosts: tuple[str, ...], local: bool, no_browser: bool) -> None:
     """Show and steer jobs in a browser.
 
-    The page shows kernels and owners, too. It answers on this machine only; from another one, reach it through
-    ssh -L 7280:localhost:7280. The address that is printed opens it once; press Enter for another one. It shows what
-    you may see, and steers what you may steer.
+    The page shows kernels and owners, too. It answers on this machine only; from another one, reach it through ssh -L
+    7280:localhost:7280. The address that is printed opens it once; press Enter for another one. It shows the jobs that
+    you may see, and steers those that you may steer.
     """
     with in_words():
         server_type = _server_type()
