@@ -52,11 +52,11 @@ def _time(option: str, default: str, help: str) -> Callable[[Any], Any]:
 def alloc() -> None:
     """Submit allocations to a batch system while work waits.
 
-    It submits them, and gives them back when there is no work.
+    Allocations are given back when there is no work.
 
-    Run it on the broker's machine, as its Unix user. The broker does the rest as long as it runs: nothing else is to be
-    started. SYSTEM is torque, pbs, slurm, sge, local (processes on this machine), dask (workers of a running cluster of
-    Dask, with --scheduler), or one of [batch] in park.toml.
+    Run it on the broker's machine, as its Unix user. The running broker does everything else. SYSTEM is torque, pbs,
+    slurm, sge, local (processes on this machine), dask (workers of a running cluster of Dask, with --scheduler), or one
+    of [batch] in park.toml.
 
     `give` asks for one allocation for one private job; its owner runs it, anywhere.
     """

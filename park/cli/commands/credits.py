@@ -92,7 +92,7 @@ def _until(a: AccountRecord) -> str:
 @click.argument("amount", type=float)
 @click.option("--json", "as_json", is_flag=True, help="The account as it is now, as JSON.")
 def grant(broker: str | None, owner: str, amount: float, as_json: bool) -> None:
-    """Give OWNER some more credits, beyond the cap if need be.
+    """Give OWNER more credits, if need be beyond the cap.
 
     Only the broker's own user may, on its machine.
     """

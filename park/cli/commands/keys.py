@@ -65,9 +65,9 @@ def new(
     as_json: bool,
     home: Path | None,
 ) -> None:
-    """Make a key for NAME, who is charged for what is done with it.
+    """Make a key for NAME, whose account pays for the work done with it.
 
-    The file that it writes is all that NAME needs: it belongs in NAME's ~/.config/park/keys/HOST_PORT/.
+    NAME needs only the file that is written: it belongs in NAME's ~/.config/park/keys/HOST_PORT/.
     """
     from park.errors import InvalidRequest
     from park.net.keys import CLIENT, KERNEL, OBSERVER, POOL, check_name

@@ -194,12 +194,12 @@ def _print_log(message: Log) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="The result or the error as JSON; no debugger opens.")
 def run(broker: str | None, job: int, unit: int | None, as_json: bool) -> None:
-    """Run one unit of a job here, in this process, to look at it.
+    """Run one unit of a job here, in this process, to debug it.
 
-    It gets the same input and the same random numbers as on its kernel.
+    The unit gets the same input and the same random numbers as on its kernel.
 
-    On a terminal, where it raises, the debugger opens at that line. Logging is on. The request is unpickled here, which
-    runs code that the job's owner chose: run only your own jobs.
+    If it raises, a debugger opens at that line on a terminal. Logging is on. The request is unpickled here, which runs
+    code that the job's owner chose: run only your own jobs.
     """
     with in_words():
         import logging
