@@ -1,4 +1,6 @@
-"""The broker's loop: poll, decode, handle, send and hand in; when it is on disk publish and acknowledge."""
+"""The broker's loop. A turn polls, decodes, handles, sends, and hands its writes in; when they are on disk it publishes
+and acknowledges.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,11 @@ from park.wire import codec, messages
 
 #: Budgets of the long messages that come.
 LONG_MESSAGES = Room(budgets.MAX_ALL_LONG_BYTES, budgets.MAX_OWNER_LONG_BYTES, budgets.MAX_PEER_LONG_BYTES)
-#: Messages of one side that are taken in one turn.
+#: Messages of one socket that are taken in one turn.
 MAX_TURN_MESSAGES = 256
 #: Bytes of messages after which no more are taken in one turn.
 MAX_TURN_BYTES = 16 << 20
-#: Bytes that wait for a client from which on its sessions are not dealt.
+#: Bytes that may wait for a client before its sessions get no more units dealt.
 SLOW_PEER_BYTES = 4 << 20
 #: Seconds between two tries to send the messages that wait.
 SEND_RETRY_SECONDS = 0.02
@@ -73,7 +75,7 @@ class PeerSocket(Protocol):
         """Drop the messages that wait for this peer."""
 
     def release(self, name: bytes, size: int) -> None:
-        """A long message of this peer, with a payload of *size* bytes, was decided, or is dropped."""
+        """Note that a long message of this peer, with a payload of *size* bytes, was decided or dropped."""
 
     def release_all(self) -> None:
         """No long message that has come whole is kept any longer."""
@@ -94,10 +96,10 @@ class TablePublisher(Protocol):
 
 
 class BrokerLoop:
-    """One broker's part in a reactor: doors for clients and for kernels, and a board for mirrors.
+    """The broker's part of a reactor: a socket for clients, one for kernels, and a publisher for mirrors.
 
-    *keyed*: three more, for peers with a key. The names of a door's peers begin with its letter. *wake*: any thread
-    calls it to make the loop look for news; the loop answers once it has begun.
+    *keyed*: three more sockets, for peers with a key. The names of a socket's peers begin with its letter. *wake*: any
+    thread may call it to make the loop look for work.
     """
 
     def __init__(
@@ -105,25 +107,25 @@ class BrokerLoop:
         manager: JobManager,
         clients: PeerSocket,
         kernels: PeerSocket,
-        board: TablePublisher,
+        publisher: TablePublisher,
         wake: Callable[[], None],
         keyed: tuple[PeerSocket, PeerSocket, TablePublisher] | None = None,
     ) -> None:
         self.manager = manager
-        self._doors = {b"c": clients, b"k": kernels}
-        self._boards = [board]
+        self._routers = {b"c": clients, b"k": kernels}
+        self._publishers = [publisher]
         if keyed is not None:
-            self._doors |= {b"C": keyed[0], b"K": keyed[1]}
-            self._boards.append(keyed[2])
+            self._routers |= {b"C": keyed[0], b"K": keyed[1]}
+            self._publishers.append(keyed[2])
         self._head_at = 0.0
         #: the last warning of a full disk; "": the disk has room
         self._full = ""
         self._tick_at = 0.0
-        #: peers for which much waits, and when it is tried again to send it
+        #: peers with many waiting bytes, and when to try again to send them
         self._slow: set[bytes] = set()
         self._flush_at = float("inf")
         self._patience = StalledPeers()
-        #: messages seen, by the letter of their door, ">" or "<", and class
+        #: messages seen, by the letter of their socket, ">" or "<", and class
         self._seen: Counter[tuple[bytes, str, type]] = Counter()
         #: frames that were no messages
         self.malformed = 0
@@ -140,7 +142,7 @@ class BrokerLoop:
 
     @property
     def counts(self) -> Counter[str]:
-        """Messages seen, by the letter of their door, direction and name, as "c > Submit"."""
+        """The number of messages by the letter of their socket, direction and name, as "c > Submit"."""
         counts: Counter[str] = Counter()
         for (side, way, kind), count in self._seen.items():
             counts[f"{side.decode().lower()} {way} {kind.__name__}"] += count
@@ -155,8 +157,8 @@ class BrokerLoop:
                 return True
             if manager.behind:
                 return False
-        for door in self._doors.values():
-            if door.waiting():
+        for router in self._routers.values():
+            if router.waiting():
                 return True
         return False
 
@@ -171,7 +173,7 @@ class BrokerLoop:
                 self._flush(now)
             if self.manager.has_posted:
                 self._do([], now)
-            # while the disk is behind, no message is read and time stands still, so that no peer seems silent
+            # while the disk is behind, no message is read, and the time does not advance, so that no peer seems silent
             if not (self.manager.handed and self.manager.behind):
                 self._hear(now)
             if now >= self._head_at:
@@ -197,19 +199,23 @@ class BrokerLoop:
     def _show_progress(self) -> None:
         """Tell the senders of long messages that are stored, or wait for room meanwhile, that the disk moves."""
         if (held := self.manager.held_while_moving()) is not None:
-            waiting = [side + name for side, door in self._doors.items() for name in door.without_room()]
+            waiting = [
+                side + name for side, router in self._routers.items() for name in router.without_room()
+            ]
             self._send([Send(peer, messages.Proceed(0)) for peer in {*held, *waiting}])
 
     def _flush(self, now: float) -> None:
-        """Send the messages that wait; name slow peers to the dispatcher; cut off peers that take nothing of many."""
+        """Send waiting messages, report slow peers to the dispatcher, and cut off peers that read nothing although much
+        waits.
+        """
         events: list[Event | Tick | Flow] = []
         behind: dict[bytes, Outbox] = {}
-        for side, door in self._doors.items():
-            door.flush()
-            behind |= {side + name: outbox for name, outbox in door.behind().items()}
+        for side, router in self._routers.items():
+            router.flush()
+            behind |= {side + name: outbox for name, outbox in router.behind().items()}
         for peer in self._patience.over(behind, now):
             del behind[peer]
-            self._doors[peer[:1]].cut(peer[1:])
+            self._routers[peer[:1]].cut(peer[1:])
             self._slow.discard(peer)
             events.append(Flow(peer, "cut"))
         waits = {peer: outbox.size for peer, outbox in behind.items()}
@@ -226,15 +232,15 @@ class BrokerLoop:
 
     def _hear(self, now: float) -> None:
         events: list[Event | Tick | Flow] = []
-        for side, door in self._doors.items():
+        for side, router in self._routers.items():
             size = 0
             for _ in range(MAX_TURN_MESSAGES):
-                got = door.receive() if size < MAX_TURN_BYTES else None
+                got = router.receive() if size < MAX_TURN_BYTES else None
                 if got is None:
                     break
                 size += sum(map(len, got[1]))
-                self._decode(side, door, *got, events)
-            events += [Flow(side + name, "alive") for name in door.lively()]
+                self._decode(side, router, *got, events)
+            events += [Flow(side + name, "alive") for name in router.lively()]
         if now >= self._tick_at:
             self._tick_at = float("inf")  # `deadline` says when the next one is
             events.append(Tick(time.time()))
@@ -249,63 +255,68 @@ class BrokerLoop:
         return min(self._tick_at, others)
 
     def close(self) -> None:
-        for door in self._doors.values():
-            door.close()
-        for board in self._boards:
-            board.close()
+        for router in self._routers.values():
+            router.close()
+        for publisher in self._publishers:
+            publisher.close()
         self.manager.close()
 
     def _decode(
-        self, side: bytes, door: PeerSocket, name: bytes, frames: list[Any], events: list[Event | Tick | Flow]
+        self,
+        side: bytes,
+        router: PeerSocket,
+        name: bytes,
+        frames: list[Any],
+        events: list[Event | Tick | Flow],
     ) -> None:
         account: Account | None = None
         if self.faults.any and (
             left := self.faults.shut_out_for(self._sender(side + name), time.monotonic())
         ):
-            self._refuse(door, name, frames, left)
-            self._drop(door, name, frames)
+            self._refuse(router, name, frames, left)
+            self._drop(router, name, frames)
             return
         try:
             message, payload = codec.decode(frames)
             if isinstance(message, _HELLOS):
                 if isinstance(message, messages.Hello) != (side in b"cC"):
-                    raise ProtocolError("clients come in at one door, kernels at another")
-                account = door.account(name)
+                    raise ProtocolError("clients and kernels connect to different sockets")
+                account = router.account(name)
         except Exception as error:
             self.malformed += 1
-            self._drop(door, name, frames)
+            self._drop(router, name, frames)
             if not isinstance(error, ProtocolError):  # no frame should lead there
                 self.faults.blame(self._sender(side + name), time.monotonic())
                 tell(f"park-broker: a message could not be decoded: {in_words(error)}", "error")
             if asked := codec.id_of(frames):
                 self._note(
-                    door.send(name, codec.encode(messages.Failure(asked, "ProtocolError", str(error))))
+                    router.send(name, codec.encode(messages.Failure(asked, "ProtocolError", str(error))))
                 )
             return
         self._seen[side, ">", type(message)] += 1
         events.append(Event(side + name, message, payload, account))
 
     @staticmethod
-    def _drop(door: PeerSocket, name: bytes, frames: list[Any]) -> None:
+    def _drop(router: PeerSocket, name: bytes, frames: list[Any]) -> None:
         """Keep these frames, which will not be decided, no longer."""
         if len(frames) > 1 and (size := len(frames[-1])) > LONG_PAYLOAD_BYTES:
-            door.release(name, size)
+            router.release(name, size)
 
-    def _refuse(self, door: PeerSocket, name: bytes, frames: list[Any], left: float) -> None:
-        """Tell a peer that is shut out why, if it waits for an answer."""
+    def _refuse(self, router: PeerSocket, name: bytes, frames: list[Any], left: float) -> None:
+        """Tell a peer why it is shut out, if it waits for an answer."""
         if asked := codec.id_of(frames):
             words = f"the broker failed at a message of yours, and takes no more of them for {left:.0f} s"
-            self._note(door.send(name, codec.encode(messages.Failure(asked, "Refused", words))))
+            self._note(router.send(name, codec.encode(messages.Failure(asked, "Refused", words))))
 
     def _publish(self, frames: list[Any]) -> None:
-        for board in self._boards:
-            board.publish(frames)
+        for publisher in self._publishers:
+            publisher.publish(frames)
 
     def _do(self, events: Sequence[Event | Tick | Flow], now: float) -> None:
         turn = self._decide(events, now)
         for peer, size in turn.taken:
-            if (door := self._doors.get(peer[:1])) is not None:
-                door.release(peer[1:], size)
+            if (router := self._routers.get(peer[:1])) is not None:
+                router.release(peer[1:], size)
         self._send(turn.sends)
         self.manager.hand_in(turn)
         if self.manager.handed:
@@ -351,8 +362,8 @@ class BrokerLoop:
             ) from second
         successor.write_behind(self._wake)
         self.manager = successor
-        for door in self._doors.values():
-            door.release_all()
+        for router in self._routers.values():
+            router.release_all()
         self._slow.clear()
         turn = successor.decide([Tick(time.time())], now)
         if isinstance(event, Event) and (reply := getattr(event.message, "id", 0)):
@@ -362,13 +373,13 @@ class BrokerLoop:
         return turn
 
     def _sender(self, peer: bytes) -> Hashable:
-        """The account of a peer that showed a key, else its connection."""
-        door = self._doors.get(peer[:1])
-        account = door.account(peer[1:]) if door is not None else None
+        """The account of a peer with a key, or the connection of a peer without one."""
+        router = self._routers.get(peer[:1])
+        account = router.account(peer[1:]) if router is not None else None
         return peer if account is None else (peer[:1], account)
 
     def _report(self, event: Event | Tick | Flow | None, error: Exception, seconds: float) -> None:
-        """Say that the broker has failed, and write down how the failure can be repeated."""
+        """Report that the broker has failed, and log how to repeat the failure."""
         if isinstance(event, Event):
             kind = type(event.message).__name__
             frames = codec.encode(event.message, bytes(event.payload[:MAX_LOGGED_BYTES]))
@@ -418,17 +429,17 @@ class BrokerLoop:
     def _send(self, sends: list[Send]) -> None:
         for send in sends:
             side = send.peer[:1]
-            door = self._doors.get(side)
-            if door is None:  # it was cut off
+            router = self._routers.get(side)
+            if router is None:  # it was cut off
                 continue
             self._seen[side, "<", type(send.message)] += 1
             if isinstance(send.payload, Ref | Laid):
                 late = partial(self.manager.payloads.frames, send)
-                self._note(door.send(send.peer[1:], late, send.message))
+                self._note(router.send(send.peer[1:], late, send.message))
             else:
-                self._note(door.send(send.peer[1:], self.manager.payloads.frames(send), send.message))
+                self._note(router.send(send.peer[1:], self.manager.payloads.frames(send), send.message))
 
     def _note(self, waits: bool) -> None:
-        """Something *waits* until a peer takes it: it is tried again, and it is seen how much that is."""
+        """Note that a message *waits* for its peer: the loop tries it again later, and looks how many bytes wait."""
         if waits and self._flush_at == float("inf"):
             self._flush_at = 0.0

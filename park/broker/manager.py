@@ -5,8 +5,8 @@ messages that may go at once. Its writes are handed in, and the next turns are d
 to the disk (see `park.broker.storage.writer`). Then the turn is completed: its changes are folded into the table and
 published, and its requests are acknowledged. Turns are completed in their order.
 
-So the dispatcher is ahead of the disk. Only the broker itself sees that: it reads the records as decided, and shows
-clients the records on disk.
+So the dispatcher is ahead of the disk. Only the broker itself sees the decided records; clients see the records on
+disk.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ from park.wire.messages import Submit
 if TYPE_CHECKING:  # the local service sends no mail: `smtplib` and `email` take some 20 ms and 2 MB
     from park.mail.postman import Postman
 
-#: With this many bytes on their way to the disk, the broker decides no further turn, or if the disk is full, no request
-#: that needs more of it.
+#: With this many bytes on their way to the disk, the broker decides no further turn; on a full disk, it takes no
+#: request that needs more bytes.
 MAX_BACKLOG_BYTES = 16 << 20
-#: With this many bytes on their way to the disk, streams and logs are not written: they can wait.
+#: With this many bytes on their way to the disk, streams and logs are not written, because they can wait.
 QUIET_BACKLOG_BYTES = 2 << 20
 #: Seconds after which the free space of the disk is looked at again.
 DISK_POLL_SECONDS = 0.2
-#: The payloads of long messages have more bytes, and came in pieces.
+#: Messages with longer payloads came in pieces.
 LONG_PAYLOAD_BYTES = PIECE_BYTES
 #: The answers to a Fetch.
 _SHOWS = (messages.Results, messages.Blob, messages.Units, messages.Fetched)
 #: Turns that have waited for a full disk become one when there are so many.
 MAX_LATE_TURNS = 64
-#: Requests that may need more of the disk. Those that end or delete jobs are always taken.
+#: Requests that may need more bytes of the disk. Requests that end or delete jobs are always taken.
 _GROWING = (Submit, messages.Change, messages.Control, messages.File, messages.Grant)
 #: The acknowledgements of requests that change records.
 _ACKNOWLEDGEMENTS = (messages.Done, messages.Accepted, messages.Records, messages.Filed)
 
 
 def _note_taken(turn: Turn, event: Event) -> None:
-    """Note that the event is decided, or dropped: if it is long, its sender has room for more."""
+    """Note that the event is decided or dropped. If it is long, its sender may send more."""
     if (size := len(event.payload)) > LONG_PAYLOAD_BYTES:
         turn.taken.append((event.peer, size))
 
@@ -144,7 +144,7 @@ class JobManager:
         return JobManager(self.store, *self._options)
 
     def finish(self) -> None:
-        """Every turn that was handed in is on disk afterwards: `completed` gives them all back. Raises StoreError."""
+        """Wait until every turn that was handed in is on disk; `completed` returns them. Raises StoreError."""
         self._commits.close()
         self._commits.done()
 
@@ -304,7 +304,7 @@ class JobManager:
                 dispatcher.check(everything=self._checks % 64 == 0)
                 self._checks += 1
         self.deciding = None
-        # a job that fails may give its slot to the next one whose record is damaged
+        # a failed job may give its slot to another job with a damaged record
         while self.payloads.unsent:
             self._keep(dispatcher.handle(self.payloads.unsent.pop(), now), turn)
         if self._postman is not None and self._postman.has_posted:
@@ -362,7 +362,7 @@ class JobManager:
         return now if self._sweeper.due else min(self.dispatcher.next_deadline(), self.public.deadline)
 
     def hand_in(self, turn: Turn) -> None:
-        """The turn's writes go to the disk; `completed` gives it back when they are there. In order of their numbers."""
+        """Hand in the turn's writes, in the order of turns. `completed` returns the turn when they are on disk."""
         if turn.writes or turn.deltas or turn.sends_after_commit or turn.said:
             turn.measure()
             self._backlog += turn.size
@@ -373,12 +373,14 @@ class JobManager:
 
     @property
     def has_completed(self) -> bool:
-        """Whether a turn is on disk that `completed` has not given. Raises StoreError if the disk has failed for good."""
+        """Whether a turn is on disk that `completed` has not returned yet. Raises StoreError if the disk has failed for
+        good.
+        """
         first, done = self.handed[0] if self.handed else None, self._commits.done()
         return first is not None and first.put <= done
 
     def cause(self, error: StoreError) -> StoreError:
-        """Why *error* came: after a write that failed nothing can be read either, and only the writer knows why."""
+        """The cause of *error*: after a failed write nothing can be read either, and only the writer knows the cause."""
         try:
             self._commits.close()
             self._commits.done()
@@ -388,12 +390,12 @@ class JobManager:
 
     @property
     def behind(self) -> bool:
-        """Whether the disk is so far behind, and moves, that nothing more should be decided."""
+        """Whether the disk works but is so far behind that no further turn should be decided."""
         return self._backlog >= MAX_BACKLOG_BYTES and not self._commits.stuck
 
     @property
     def jammed(self) -> bool:
-        """Whether so much waits for a full disk that no request is taken that may need more of it."""
+        """Whether so many bytes wait for a full disk that requests for more bytes are refused."""
         return self._backlog >= MAX_BACKLOG_BYTES and bool(self._commits.stuck)
 
     def late_answers(self) -> list[Send]:
@@ -418,7 +420,7 @@ class JobManager:
         return told
 
     def _join(self, late: list[Turn]) -> None:
-        """Let these turns, the first ones that are handed in, be one from now on."""
+        """Merge these turns, the first ones that were handed in, into one."""
         one, replaced = as_one(late, self.public.table.names())
         self.payloads.replaced(replaced)
         for turn in late:
@@ -466,7 +468,7 @@ class JobManager:
         """Write the turns that were handed in, and close the store. A turn that cannot be written is never acknowledged."""
         if self._postman is not None:
             self._postman.close()
-        self._commits.close()  # if that raises, its thread still has the store, and closing it would wait for the thread
+        self._commits.close()  # if it raises, its thread still uses the store, and closing that would wait for the thread
         if self.has_posted:
             assert self._postman is not None
             self.store.commit([Write("mail", ("letter", n), None) for n in self._postman.posted()])

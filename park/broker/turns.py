@@ -1,8 +1,8 @@
-"""Turns: what the events of one moment lead to, until it is on disk.
+"""Turns: the effects of the events of one moment, until they are on disk.
 
-While the disk is full no turn is completed, perhaps for hours, and the broker goes on. So turns that have waited for some
-time become one: of several writes of a record the last counts, and of several changes of a row each field's last. Then
-what waits is bounded by the records that there are, and not by the time.
+While the disk is full, perhaps for hours, no turn is completed, but the broker goes on. So turns that have waited for
+some time are merged: of several writes of a record only the last stays, and of several changes of a row the last value
+of each field. Then the number of records bounds what waits, and not the time.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Turn(Struct):
 
 
 def as_one(turns: list[Turn], rows: set[tuple[str, int | str]]) -> tuple[Turn, list[Write]]:
-    """One turn in place of these, in their order, and the writes that others have replaced. *rows*: the rows on disk."""
+    """One turn in place of these, in their order; and the writes that later ones have replaced. *rows*: the rows on
+    disk.
+    """
     writes = {(w.namespace, w.key): w for turn in turns for w in turn.writes}
     kept = set(map(id, writes.values()))
     one = Turn(turns[-1].number, turns[-1].at, writes=list(writes.values()))
@@ -74,7 +76,7 @@ def as_one(turns: list[Turn], rows: set[tuple[str, int | str]]) -> tuple[Turn, l
 
 
 def in_fewer(deltas: Iterable[Delta], rows: set[tuple[str, int | str]]) -> list[Delta]:
-    """Changes that lead to the same table. Each state of a job stays: followers are told of it.
+    """Fewer changes that lead to the same table. Each change of a job's state stays, because followers are told of it.
 
     >>> in_fewer([Delta("owner", "ann", {"balance": n}) for n in (1.0, 2.0)], set())
     [Delta(table='owner', key='ann', change={'balance': 2.0})]

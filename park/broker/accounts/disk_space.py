@@ -1,10 +1,10 @@
 """The free bytes of the disk: new jobs and inputs that do not fit are refused, and results wait for space.
 
-A full disk must not look like a broken one, and a client must still be able to delete jobs. So the store keeps a reserve
-(`park.broker.storage.store`), and new jobs, inputs and results share the other free bytes. A client whose job does not
-fit is refused. A result that does not fit waits without an acknowledgement, so that its kernel keeps it, and its slot,
-until there is space. The broker keeps waiting results in memory up to a bound, and asks for the others again. All else
-goes on: readers are answered, sessions run, jobs end.
+A full disk must not look like a broken one, and a client must still be able to delete jobs. So the store keeps a
+reserve (`park.broker.storage.store`), and new jobs, inputs and results share the other free bytes. A client whose job
+does not fit is refused. A result that does not fit waits without an acknowledgement, so that its kernel keeps it, and
+its slot, until there is space. The broker keeps waiting results in memory up to a bound, and asks for the others again.
+Everything else goes on: readers are answered, sessions run, jobs end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from park.errors import Refused
 
 #: Seconds between two looks at the results that wait.
 WAITING_POLL_SECONDS = 1.0
-#: With fewer free bytes than a small request takes, the disk is full.
+#: The disk is full if fewer bytes are free than a small request takes.
 MIN_FREE_BYTES = 24 << 10
 #: Bytes of waiting results in memory; of further results only the size is kept.
 MAX_WAITING_BYTES = 32 << 20
@@ -57,7 +57,7 @@ class DiskSpace:
         return self._left < MIN_FREE_BYTES or bool(self.waiting)
 
     def use(self, size: int) -> bool:
-        """Take *size* bytes; False: there are fewer, and none is taken."""
+        """Take *size* bytes. False: fewer bytes are free, and none is taken."""
         if size > max(0, self._left):
             return False
         self._left -= size

@@ -1,15 +1,16 @@
 """Writing turns to disk: in place, or in a thread that makes one commit of all turns that have come.
 
-A commit takes as long for a hundred records as for one, nearly all of it a wait for the disk. So the loop does not wait
-for it: it hands a turn's writes to the `Writer` and goes on deciding, and the writer makes one transaction of all
-turns that have come meanwhile (*group commit*). The writer never waits for more turns: under little load each turn is a
-commit, under much load commits grow by themselves. Turns become durable in the order in which they were handed in.
+A commit takes as long for a hundred records as for one, because nearly all of its time is a wait for the disk. So the
+loop does not wait: it hands a turn's writes to the `Writer` and goes on deciding. The writer makes one transaction of
+all turns that have come meanwhile (*group commit*). The writer never waits for more turns: under little load each turn
+is a commit, under much load commits grow by themselves. Turns become durable in the order in which they were handed in.
 
-Long values are laid down beside the turns: each commit takes some megabytes of them along, so that no turn waits for more.
+Long values are written beside the turns: each commit takes some megabytes of them, so that a turn waits for no more
+than that.
 
-While the disk is full nothing is acknowledged, and the writer tries again twice a second. Deletions do not wait with the
-rest, because they may free bytes: the writer first deletes jobs and the records that they have left, and then tries all
-other writes again, in one transaction. Any other error is final; `done` raises it in the loop's thread.
+While the disk is full nothing is acknowledged, and the writer tries again twice a second. Deletions do not wait with
+the others, because they may free bytes. The writer first deletes jobs and their remaining records, and then tries all
+other writes again in one transaction. Any other error is final; `done` raises it in the loop's thread.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _DELETED = ("job", "archive", "trash")
 class Commits(Protocol):
     """Makes turns durable. Turns have numbers that grow."""
 
-    #: why nothing gets to the disk at present, "" if it does; the last turn that it has refused meanwhile
+    #: why the disk takes no writes at present ("": it does), and the last turn that it has refused
     stuck: str
     refused: int
     #: the time that the last commit took, seconds
@@ -220,7 +221,7 @@ class Writer:
             self._done = self._turn
         if load is not None:
             self._advance(load)
-            # a slow disk takes few commits a second: they are only small where turns wait for them
+            # a slow disk makes few commits a second, so commits are kept small only while turns wait for them
             slow = self.seconds > SLOW_COMMIT_SECONDS and (turned or not self._queue.empty())
             slow |= self.seconds > LONG_COMMIT_SECONDS
             self._pieces = max(1, self._pieces // 2) if slow else min(MAX_COMMIT_PIECES, self._pieces + 1)
