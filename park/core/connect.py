@@ -59,58 +59,56 @@ def connect(
     began = time.monotonic()
     if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience >= 0:
         raise InvalidRequest(f"patience={patience!r} is not a number of seconds from 0")
-    said = said_broker()[0] if broker is None else broker
-    place = find_broker(said)
-    name = os.fspath(broker) if broker is not None else os.environ.get("PARK_BROKER") or place.clients
-    check_listener(place.clients, FIRST_ANSWER_SECONDS)
-    key = key_for(place, (CLIENT, OBSERVER), user, token=token)
+    broker_named = said_broker()[0] if broker is None else broker
+    addresses = find_broker(broker_named)
+    name = os.fspath(broker) if broker is not None else os.environ.get("PARK_BROKER") or addresses.clients
+    check_listener(addresses.clients, FIRST_ANSWER_SECONDS)
+    key = key_for(addresses, (CLIENT, OBSERVER), user, token=token)
     # the broker charges the name of the key, whatever name the client gives
     whose = key.name if key is not None else owner_name(user) if user else usertag()
     # several people may share a key: their jobs are told apart by a tag
     tags = [tag for tag in (usertag(),) if key is not None and tag != whose and tag.isprintable()]
-    service = RemoteService(*_linked(place, key, whose, name, patience, began), said)
+    service = RemoteService(*_linked(addresses, key, whose, name, patience, began), broker_named)
     service.set_tags(tags)
     return service
 
 
 def _linked(
-    place: BrokerAddresses, key: Key | None, whose: str, name: str, patience: float, began: float
+    addresses: BrokerAddresses, key: Key | None, whose: str, name: str, patience: float, began: float
 ) -> tuple[Link, Reactor]:
-    """A link that the broker at *place* has welcomed, and the reactor that drives it. Raises NoBroker."""
+    """A link that the broker at *addresses* has welcomed, and the reactor that drives it. Raises NoBroker."""
     from park.net.callers import Dealer, Subscriber
 
     reactor = Reactor()
-    line = Dealer(place.clients, key)
-    line.wait(FIRST_HELLO_SECONDS)
+    connection = Dealer(addresses.clients, key)
+    connection.wait(FIRST_HELLO_SECONDS)
 
     def listen() -> Subscriber:
-        table = Subscriber(place.table, key)
+        table = Subscriber(addresses.table, key)
         reactor.listen(table.fileno(), table.stir)
         return table
 
-    link = Link(reactor, line, listen, whose, name, patience)
-    reactor.listen(line.fileno(), line.stir)
+    link = Link(reactor, connection, listen, whose, name, patience)
+    reactor.listen(connection.fileno(), connection.stir)
     reactor.add(link)
     reactor.start("park-link")
-    if not _answers(link, reactor, line, began, place.clients):
-        trouble = reactor.call(line.trouble)
+    if not _answers(link, reactor, connection, began, addresses.clients):
+        trouble = reactor.call(connection.trouble)
         reactor.stop()
         waited = time.monotonic() - began
         raise NoBroker(
-            refusal(place.clients, key, trouble)
-            or f"no broker answers at {place.clients} within {waited:.1f} s, though something listens "
+            refusal(addresses.clients, key, trouble)
+            or f"no broker answers at {addresses.clients} within {waited:.1f} s, though something listens "
             "there: is it a broker, and does it work?"
         )
     return link, reactor
 
 
-def _answers(link: Link, reactor: Reactor, line: Dealer, began: float, address: str) -> bool:
+def _answers(link: Link, reactor: Reactor, connection: Dealer, began: float, address: str) -> bool:
     """Whether the broker welcomes the client in time. *began*: the time of the client's first hello."""
     if link.wait_live(began + FIRST_ANSWER_SECONDS - time.monotonic()):
         return True
-    if not reactor.call(
-        lambda: line.wait(0.0)
-    ):  # the process that listens there has not taken the connection
+    if not reactor.call(lambda: connection.wait(0.0)):  # no process there has taken the connection
         return False
     tell(
         f"park: the broker at {address} has taken the connection and does not answer yet: waiting for it",

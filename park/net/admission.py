@@ -15,31 +15,31 @@ FIRST_HELLO_SECONDS = 0.5
 
 
 def key_for(
-    place: BrokerAddresses,
+    addresses: BrokerAddresses,
     roles: tuple[str, ...],
     user: str | None = None,
     file: Path | None = None,
     token: str | os.PathLike[str] | None = None,
 ) -> Key | None:
-    """The key for the broker at *place*, from *file* if it is given; None over ipc, which needs no key.
+    """The key for the broker at *addresses*, from *file* if it is given; None over ipc, which needs no key.
 
     Raises NoBroker if there is no key, Refused for a key that other users could have read or that is for other *roles*.
     `park.net.keys.find_key` explains *user* and *token*.
     """
-    if place.is_local:
+    if addresses.is_local:
         for name, given in (("--key", file), ("token=", token)):
             if given is not None:
                 raise InvalidRequest(
-                    f"{place.clients} takes no key: with {name} give the broker's tcp address"
+                    f"{addresses.clients} takes no key: with {name} give the broker's tcp address"
                 )
         return None
-    own = place.key if CLIENT in roles and place.key is not None and place.key.exists() else None
+    own = addresses.key if CLIENT in roles and addresses.key is not None and addresses.key.exists() else None
     if token is None:
         file = own if file is None and user is None else file
     elif isinstance(token, os.PathLike) or token.endswith(KEY_SUFFIX):
         file, token = Path(token).expanduser(), None
     if file is None:
-        return find_key(place.clients, roles, user, usertag(), token, own)
+        return find_key(addresses.clients, roles, user, usertag(), token, own)
     key = read_key(file)
     if key.role not in roles:
         who, how = ("client", "NAME") if CLIENT in roles else ("kernel", "NAME --kernel")

@@ -19,7 +19,7 @@ from park.body import payload
 from park.fit import Assembly, Fit, Model, Uncertainty
 from park.fit.job import fit_request
 from park.fit.methods.monitor import Evaluate, FailedEvaluation
-from park.fit.problem.client_values import ModelDiffers, compare, place, with_values
+from park.fit.problem.client_values import ModelDiffers, compare, process_identity, with_values
 from park.model import Log
 
 Q = np.linspace(0.1, 2.0, 40)
@@ -248,7 +248,7 @@ def test_a_process_elsewhere_compares_before_it_evaluates() -> None:
     for _ in range(2):
         with pytest.raises(ModelDiffers, match="is not what was sent"):
             elsewhere(sent.start)
-    assert place() == place() != evaluate.place
+    assert process_identity() == process_identity() != evaluate.place
 
 
 # -- words ---------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class Exam:
     def __init__(self, broker: str | None) -> None:
         self.broker = broker
         #: None: it is not known, or there is no way to it
-        self.place: BrokerAddresses | None = None
+        self.addresses: BrokerAddresses | None = None
         #: the broker's home, if it is on this machine
         self.home: Path | None = None
         self.service: ServerProxy | None = None
@@ -198,16 +198,16 @@ class Exam:
             )
             return
         try:
-            self.place = find_broker(self.broker)
+            self.addresses = find_broker(self.broker)
         except NoBroker as error:
             yield Check("broker", FAULT, f"{where} (from {source}): {error}", "park-broker starts one")
             return
-        yield Check("broker", OK, f"{where} (from {source}): {self.place.clients}")
+        yield Check("broker", OK, f"{where} (from {source}): {self.addresses.clients}")
 
     def _connection_file(self) -> Iterator[Check]:
         from park.cli.commands.settings import broker_setting
 
-        if self.place is None:
+        if self.addresses is None:
             return
         where = self.broker if self.broker is not None else broker_setting(os.environ)[0]
         if "://" in where:
@@ -235,16 +235,16 @@ class Exam:
         from park.net.admission import key_for
         from park.net.keys import CLIENT, OBSERVER, Keyring
 
-        if self.place is not None and not self.place.is_local:
+        if self.addresses is not None and not self.addresses.is_local:
             try:
-                key = key_for(self.place, (CLIENT, OBSERVER))
+                key = key_for(self.addresses, (CLIENT, OBSERVER))
             except ParkError as error:
                 yield Check("key", FAULT, str(error))
-                self.place = None
+                self.addresses = None
             else:
                 assert key is not None
                 yield Check("key", OK, f"{key.path}: you are {key.name}")
-        elif self.place is not None:
+        elif self.addresses is not None:
             yield Check("key", OK, "none is needed: over ipc only the broker's own user can connect")
         if self.home is not None and (self.home / "keys").is_dir():
             try:
@@ -260,7 +260,7 @@ class Exam:
         from park.table.query import Query
         from park.version import __version__
 
-        if self.place is None:
+        if self.addresses is None:
             return
         began = time.monotonic()
         try:

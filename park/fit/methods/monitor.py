@@ -26,7 +26,7 @@ from park.fit.numerics.convergence import ConvergenceVerdict
 from park.fit.numerics.covariance import Curvature
 from park.fit.problem.assembly import Assembly
 from park.fit.problem.bumps_undefined import without_value
-from park.fit.problem.client_values import compare, place
+from park.fit.problem.client_values import compare, process_identity
 from park.fit.problem.objective import Objective
 from park.model import Improvement, Log, Progress
 
@@ -59,12 +59,12 @@ class Evaluate:
 
     def __init__(self, assembly: Assembly) -> None:
         self.assembly = assembly
-        self.place = place()
+        self.place = process_identity()
         self._compared = True
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._compared = self.place == place()  # the body of the job has compared the values there
+        self._compared = self.place == process_identity()  # the body of the job has compared the values there
 
     def __call__(self, x: Any) -> float | FailedEvaluation:
         if not self._compared:

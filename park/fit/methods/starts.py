@@ -13,7 +13,7 @@ from park.fit.methods.monitor import MethodOutcome, ModelFailed
 from park.fit.methods.optimise import optimise
 from park.fit.numerics.derivatives import natural_scale
 from park.fit.problem.assembly import Assembly
-from park.fit.problem.client_values import compare, place
+from park.fit.problem.client_values import compare, process_identity
 from park.fit.problem.objective import Objective
 
 
@@ -58,12 +58,12 @@ class LocalUnit:
 
     def __init__(self, assembly: Assembly) -> None:
         self.assembly = assembly
-        self.place = place()
+        self.place = process_identity()
 
     def prepare(self, env: Env) -> None:
         """Keeps the environment, for its safe points."""
         self.env = env
-        if self.place != place():  # the driver has compared it there
+        if self.place != process_identity():  # the driver has compared it there
             compare(self.assembly, env)
 
 

@@ -144,7 +144,7 @@ def with_values(assembly: Assembly, objects: Iterable[Any] | None = None) -> Ass
     values, steady = _evaluated(objective)
     travelling = copy(assembly)
     travelling.sent = ClientValues(
-        objective.names, values, steady, objective.number_is, place(), _versions(assembly, objects)
+        objective.names, values, steady, objective.number_is, process_identity(), _versions(assembly, objects)
     )
     return travelling
 
@@ -190,7 +190,7 @@ def _value(objective: Objective, x: Array, value: float, single: bool) -> Compar
 # -- anywhere ------------------------------------------------------------------------------------
 
 
-def place() -> str:
+def process_identity() -> str:
     """Machine, Python and user of this process, as text. Processes with the same text compute equal values."""
     user = os.getuid() if hasattr(os, "getuid") else ""
     return f"{platform.node()} ({platform.machine()}, Python {platform.python_version()} in {sys.prefix}, user {user})"
@@ -221,7 +221,7 @@ def compare(assembly: Assembly, env: Env | None = None) -> None:
     if objective.names != known.names:
         raise ModelDiffers(
             f"the client fits {', '.join(known.names)}, and here the problem has {', '.join(objective.names)}: its "
-            f"parameters have changed on their way from {known.place} to {place()}"
+            f"parameters have changed on their way from {known.place} to {process_identity()}"
         )
     generators = Generators(keep=True)  # the comparison must not change the random numbers of the fit
     try:
@@ -259,6 +259,6 @@ def _difference(known: ClientValues, value: ComparedValue, here: float) -> str:
     why = f"Releases differ: {'; '.join(other)}." if other else "Releases of libraries are the same."
     return (
         f"the model is not what was sent: at {at}{more} {known.what} was {value.value:.10g} in the client, on "
-        f"{known.place}, and is {here:.10g} on {place()}. {why} Look for what does not travel by value: files, "
+        f"{known.place}, and is {here:.10g} on {process_identity()}. {why} Look for what does not travel by value: files, "
         "libraries, and constants that the script has set in modules"
     )
