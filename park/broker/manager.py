@@ -260,56 +260,72 @@ class JobManager:
 
     def decide(self, events: Sequence[Event | Tick | Flow], now: float) -> Turn:
         """Handle *events* at monotonic time *now*. Returns the messages that may go at once and the writes to commit."""
+        turn = self._begin_turn(now)
+        answers: Counter[bytes] = Counter()
+        in_turn = self._in_turn(events, answers, turn) if self._postponed or len(events) > 1 else events
+        for event in in_turn:
+            self.deciding = event
+            shown = False
+            if not isinstance(event, Event):
+                self._expire(turn, now)
+            elif self._is_answered(event, turn):
+                continue
+            else:
+                message = event.message
+                shown = isinstance(message, messages.Fetch) and message.job not in self.payloads.unsaved
+            out = self.dispatcher.handle(event, now)
+            if isinstance(event, Event):
+                answers[event.peer] += len(out.sends) + len(out.sends_after_commit)
+            self._keep(out, turn, shown)
+            if self.checked:
+                self.dispatcher.check(everything=self._checks % 64 == 0)
+                self._checks += 1
+        self.deciding = None
+        self._add_due(turn)
+        return turn
+
+    def _begin_turn(self, now: float) -> Turn:
         self._turns += 1
         turn = Turn(self._turns, now)
-        dispatcher = self.dispatcher
-        dispatcher.begin_turn(turn.number)
+        self.dispatcher.begin_turn(turn.number)
         if now >= self._disk_poll_at:
             self._look_at_disk(now)
         if self._spooler is not None:
             for dropped in self._spooler.dropped:
                 _note_taken(turn, dropped)
             self._spooler.dropped.clear()
-        answers: Counter[bytes] = Counter()
-        in_turn = self._in_turn(events, answers, turn) if self._postponed or len(events) > 1 else events
-        for event in in_turn:
-            self.deciding = event
-            if isinstance(event, Event):
-                _note_taken(turn, event)
-                message = event.message
-                try:
-                    restore.recall_named(self.store, dispatcher, message)
-                except StoreError as error:
-                    restore.warn(error)
-                    if getattr(message, "id", 0):
-                        failure = messages.Failure(message.id, "StoreError", str(error)[:MAX_REASON_CHARS])  # type: ignore[attr-defined]
-                        turn.sends.append(Send(event.peer, failure))
-                        continue
-                if self.jammed and isinstance(message, _GROWING):
-                    text = dispatcher.state.disk.refusal
-                    turn.sends.append(Send(event.peer, messages.Failure(message.id, "Refused", text)))
-                    continue
-                if isinstance(message, READS) and dispatcher.state.roster.heard(event.peer, now):
-                    turn.sends += self.public.answer(event)
-                    continue
-                shown = isinstance(message, messages.Fetch) and message.job not in self.payloads.unsaved
-            else:
-                shown = False
-                self._expire(turn, now)
-            out = dispatcher.handle(event, now)
-            if isinstance(event, Event):
-                answers[event.peer] += len(out.sends) + len(out.sends_after_commit)
-            self._keep(out, turn, shown)
-            if self.checked:
-                dispatcher.check(everything=self._checks % 64 == 0)
-                self._checks += 1
-        self.deciding = None
+        return turn
+
+    def _is_answered(self, event: Event, turn: Turn) -> bool:
+        """Answer what needs no decision: questions of readers, and requests that the disk or a damaged record refuses."""
+        message = event.message
+        _note_taken(turn, event)
+        try:
+            restore.recall_named(self.store, self.dispatcher, message)
+        except StoreError as error:
+            restore.warn(error)
+            if getattr(message, "id", 0):
+                failure = messages.Failure(message.id, "StoreError", str(error)[:MAX_REASON_CHARS])  # type: ignore[attr-defined]
+                turn.sends.append(Send(event.peer, failure))
+                return True
+        if self.jammed and isinstance(message, _GROWING):
+            text = self.dispatcher.state.disk.refusal
+            turn.sends.append(Send(event.peer, messages.Failure(message.id, "Refused", text)))
+            return True
+        if isinstance(message, READS) and self.dispatcher.state.roster.heard(event.peer, turn.at):
+            turn.sends += self.public.answer(event)
+            return True
+        return False
+
+    def _add_due(self, turn: Turn) -> None:
+        """Add what is due without an event: failures of messages, letters, streams and logs, and deletions."""
+        now = turn.at
         # a failed job may give its slot to another job with a damaged record
         while self.payloads.unsent:
-            self._keep(dispatcher.handle(self.payloads.unsent.pop(), now), turn)
+            self._keep(self.dispatcher.handle(self.payloads.unsent.pop(), now), turn)
         if self._postman is not None and self._postman.has_posted:
             turn.posted = self._postman.posted()
-            self._keep(dispatcher.forget_letters(turn.posted, now), turn)
+            self._keep(self.dispatcher.forget_letters(turn.posted, now), turn)
         has_space = not (self.full or self._commits.stuck)
         writes, turn.said = self.public.writes(now, self._backlog < QUIET_BACKLOG_BYTES, has_space)
         if writes:
@@ -317,7 +333,6 @@ class JobManager:
         if self._sweeper.due:
             self._keep(Effects(writes=self._sweeper.writes()), turn)
             turn.sweeps = True
-        return turn
 
     def _look_at_disk(self, now: float) -> None:
         """Tell the dispatcher how much of the disk is free."""
