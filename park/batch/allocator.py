@@ -43,7 +43,7 @@ MAX_FAILED_STARTS, MAX_FAILED_SUBMISSIONS = 3, 10
 MAX_DOUBLINGS = 6
 #: An allocation that is not listed, and whose kernels have left, counts for this many seconds at most.
 LEFT_SECONDS = 20.0
-#: Seconds after the first kernel of an allocation in which those of its other nodes may come.
+#: Seconds after the first kernel of an allocation within which the kernels of its other nodes may come.
 NODES_SECONDS = 60.0
 #: Seconds after which an allocation that does not end is cancelled again.
 CANCEL_AGAIN_SECONDS = 60.0
@@ -162,7 +162,8 @@ class AllocatorState(Struct, kw_only=True):
     allocations: list[TrackedAllocation] = field(default_factory=list)
     #: when it last submitted
     submitted: float | None = None
-    #: in a row: submissions that were refused, allocations in which no kernel came up, and those that found no work
+    #: numbers in a row: of refused submissions, of allocations in which no kernel came up, and of those that found no
+    #: work
     failed_submissions: int = 0
     failed_starts: int = 0
     futile: int = 0

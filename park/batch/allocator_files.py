@@ -1,8 +1,8 @@
 """The files of allocators, in the folder ``alloc`` of the broker's home.
 
-``allocators.json`` has their definitions; the command ``park alloc`` writes it. ``record.json`` has what they know, and
-``NAME.log`` what they did, cut when it grows; the process that runs the allocators writes both, and holds ``lock`` while it
-lives, so that there is one such process at a time.
+``allocators.json`` has their definitions; the command ``park alloc`` writes it. ``record.json`` has the knowledge of
+the allocators, and ``NAME.log`` the actions of one, cut when it grows. The process that runs the allocators writes
+both. It holds ``lock`` while it lives, so that there is only one such process.
 """
 
 from __future__ import annotations

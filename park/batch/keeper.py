@@ -137,7 +137,7 @@ class Keeper:
         try:
             if self._order.id:
                 self._seen = find(look(self._profile), self._order.id)
-        except BatchError as error:  # nothing is known, and nothing concluded
+        except BatchError as error:  # the answer is unknown, so nothing is concluded from it
             print(error, flush=True)
             return self._ended is None or now - self._ended < AWAY_SECONDS
         step = next_step(

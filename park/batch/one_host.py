@@ -2,10 +2,10 @@
 
 A job is a detached process and all that descend from it. It is known by the number of its first process and the time at
 which that began, in the ticks of Linux, so no id is ever used again. They carry the id in their environment, so no file
-remembers them. As other batch systems do, it gives the job a node file, ends it after its wall time, and cancels it with
-SIGTERM to each of its processes, and SIGKILL to what is left some seconds later.
+remembers them. Like other batch systems, it gives the job a node file, and ends it after its wall time. To cancel a job
+it sends SIGTERM to all its processes, and some seconds later SIGKILL to those that are left.
 
-It imports nothing of park, so that it starts fast::
+It does not import park, so that it starts fast::
 
     python -I one_host.py submit NAME SCRIPT OUTPUT ERRORS | hold NAME SCRIPT OUTPUT ERRORS | list | cancel ID
 

@@ -98,7 +98,7 @@ def understood(profile: Profile, answer: str, user: str | None = None) -> dict[s
 
 
 def _reason(profile: Profile, said: Mapping[str, str], state: str) -> str:
-    """The system's words on a job; where it has none, its state, unless that is the plain one of jobs that wait."""
+    """The batch system's words on a job; if it has none, the state, unless that is the usual one of waiting jobs."""
     if words := said.get("reason", ""):
         return words
     code = said.get("state", "")

@@ -94,7 +94,7 @@ def main(
     from park.service import ServiceManager
     from park.util.stdio import keep_numbers, log_to
 
-    # most objects of a broker live long, and next to none are in cycles: few looks for those, each of them short
+    # most objects of a broker live long, and almost none are in cycles, so garbage collection runs rarely and briefly
     gc.set_threshold(50_000, 20)
     with in_words("park-broker"):
         log_to(log_file)

@@ -52,7 +52,8 @@ Chosen = tuple[int, bool]
 def chosen(service: ServerProxy, selectors: Sequence[str], ended: bool | None = None) -> list[Chosen]:
     """The jobs of *service* that *selectors* name.
 
-    Numbers name any job; the other words the user's own, those that have *ended* or those that have not; None: all.
+    Numbers name any job. The other words name the user's own jobs, those that have *ended* or those that have not;
+    None: all.
     """
     if all(re.fullmatch(r"[\d,\s-]+", text) for text in selectors):
         return select(selectors, ())

@@ -1,8 +1,9 @@
 """The mails about ended jobs that are due: pure decisions, with the wall clock as an argument.
 
-A `Notice` is the news of one job that has ended. It waits in the box of its owner and address, and leaves the box when a
-`Letter` tells it; so no news is told twice, whatever the clock does. Urgent news (failures, or all news if the request
-says "now") goes at once, in at most one letter in `GATHER_SECONDS` for each address. All else waits for the daily digest.
+A `Notice` is the news of one job that has ended. It waits in the box of its owner and address, and leaves the box with
+the `Letter` that tells it. So no news is told twice, even if the clock is set. Urgent news (failures, or all news if
+the request says "now") goes at once, in at most one letter in `GATHER_SECONDS` for each address. All else waits for the
+daily digest.
 """
 
 from __future__ import annotations

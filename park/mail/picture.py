@@ -1,7 +1,7 @@
 """Small pictures of fits for mails: data and curves, drawn from the numbers that a fit has kept.
 
-A process of its own draws them. So the broker never loads matplotlib, and numbers that a job has made up can spoil their
-own picture and nothing else. Where matplotlib is not installed there are no pictures.
+A process of its own draws them. So the broker never loads matplotlib, and hostile numbers of a job can only spoil their
+own picture. Where matplotlib is not installed there are no pictures.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Postman:
         self._changed = threading.Condition()
         #: the letters that wait, by number
         self._held: dict[int, HeldLetter] = {}
-        #: letters that have left, of which the broker has not been told; and all that have left in this process
+        #: letters that were sent and not yet reported to the broker; and all that this process has sent
         self._posted: list[int] = []
         self._gone: set[int] = set()
         #: letters that have left and that the broker has not written down as sent

@@ -12,13 +12,12 @@ live     Each change has the number after the last one. A gap, a Head beyond it 
          store or a later epoch of the broker, or a change that does not fit: back to syncing. Other mirrors may
          have lost it, too: each waits a little while of its own (*jitter*) before it asks.
 
-Numbers order changes only within one life of one broker, so (store, epoch) comes first; what an
-earlier life still had under way is ignored. While it syncs, the table stays readable as it was, and
-`stale` is True; it is True too when a live mirror has heard nothing for `STALE_SECONDS` seconds.
+Numbers order changes only within one life of one broker, so (store, epoch) comes first; what an earlier life still had
+under way is ignored. While the mirror syncs, the old table stays readable, and `stale` is True. `stale` is also True if
+a live mirror gets no message for `STALE_SECONDS` seconds.
 
-No clock and no socket: its owner feeds it every message with the time, sends a Snapshot when `wants_snapshot`
-says so, and tells it the time (`tick`) about once a second even while it cannot send: the mirror knows
-no other.
+The mirror has no clock and no socket. Its owner passes it every message with the time, sends a Snapshot when
+`wants_snapshot` says so, and calls `tick` with the time about once a second, even while it cannot send.
 """
 
 from __future__ import annotations

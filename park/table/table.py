@@ -153,10 +153,10 @@ class Table:
         return isinstance(other, Table) and (self.seq, self._rows) == (other.seq, other._rows)
 
     def apply(self, delta: Delta) -> tuple[AnyRecord | None, AnyRecord | None]:
-        """Fold *delta* in; the record before (None: new) and after it (None: gone).
+        """Fold *delta* in. Returns the record before (None: a new row) and after it (None: the row is gone).
 
-        ProtocolError, and nothing has changed, when no right broker makes this delta: an unknown table,
-        row or field, a value of a wrong type, a state that may not follow.
+        Raises ProtocolError, without any change, for a delta that no correct broker makes: an unknown table, row or
+        field, a value of a wrong type, a state that may not follow.
         """
         kind = _KINDS.get(delta.table)
         if kind is None:

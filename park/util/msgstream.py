@@ -1,8 +1,8 @@
 """The hub of jobs' messages: the watchers of each job, and the messages that a late watcher gets first.
 
 A job's stream is the messages that its body publishes: progress, improvements, log lines, messages of its own kinds.
-The hub passes them on and forgets them. But some stay true until the next of their kind, such as the latest
-progress; it keeps those, one a kind, as the stream's header. (The disk has the header, and the last lines of
+The hub passes them on and forgets them. But some, such as progress, stay true until the next one of their kind comes.
+The hub keeps the latest one of each such kind as the stream's header. (The disk has the header, and the last lines of
 the log: `park.broker.storage.latest`, `park.broker.storage.job_messages`.) A watcher that joins gets the header first
 and then every later message in order, with nothing lost or doubled between, because `subscribe` does both at once.
 

@@ -1,11 +1,11 @@
 """Standard output and error of this process, for threads that must not block: event loops, and threads that answer them.
 
-The reader of a stream may be slow, stopped (Ctrl-S) or gone; the disk behind it may be full; and the stream may have been
-closed at the start (``2>&-``), so that its number now belongs to another file. In each case `StandardStream.write`
-returns at once and raises nothing. Bytes that cannot be written yet are kept, up to `MAX_KEPT_BYTES`, and a thread writes
-them; the thread ends when none are left. Beyond that limit the stream is `full`, and its sources wait while the reader
-takes a byte now and then. After `STALLED_SECONDS` without a byte taken, sources wait no longer, and further lines are
-dropped and counted.
+The reader of a stream may be slow, stopped (Ctrl-S) or gone. The disk behind it may be full. The stream may have been
+closed at the start (``2>&-``), so that its number belongs to another file. In each case `StandardStream.write` returns
+at once and raises nothing. Bytes that cannot be written yet are kept, up to `MAX_KEPT_BYTES`, and a thread writes them;
+the thread ends when none are left. Beyond that limit the stream is `full`, and its sources wait while the reader takes
+a byte now and then. After `STALLED_SECONDS` without a byte taken, sources wait no longer, and further lines are dropped
+and counted.
 """
 
 from __future__ import annotations

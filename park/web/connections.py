@@ -1,4 +1,4 @@
-"""The connections of the page: strangers hold few of them, and none for long.
+"""The connections of the page. Strangers may hold only a few of them, for a short time.
 
 Every user of the machine can reach the page's port. Somebody who connects without end, or never ends a request, would
 take all descriptors of the process, and so would a reader who takes nothing. So a connection whose requests have not

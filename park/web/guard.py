@@ -15,7 +15,7 @@ from park.web.access import PROXY_HEADER, Gate, is_same_origin
 from park.web.connections import ADMITTED
 from park.web.page_file import HEADER
 
-#: Paths that need no session: they tell no secret and steer nothing.
+#: Paths that need no session, because they show no secret and change no job.
 OPEN_PATHS = ("/login", "/health", "/metrics")
 XSRF_HEADER = "x-park-xsrf"
 _PREFIX = re.compile(r"/[\w.~/%@:+-]{0,300}")

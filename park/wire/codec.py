@@ -11,10 +11,10 @@ anywhere in 64 bits); declared floats are finite; keys of maps are texts, and ea
 most 4,096 items; maps of any values nest at most 8 deep; extension types are refused. Each message has all of its fields,
 and no others.
 
-Two libraries read the one format here. msgspec builds messages from heads and checks the types on the way, in a tenth of
-the time that Python code needs. But it accepts a key that occurs twice, and extension types in fields of any type; and it
-stops at the first fault, with a message that names no field. msgpack calls back for each map, so it reads strictly:
-payloads, values of the store, and heads that contain maps or faults.
+Two libraries read the one format here. msgspec builds messages from heads and checks the types on the way, in a tenth
+of the time that Python code needs. But it accepts a key that occurs twice, and extension types in fields of any type,
+and its error names no field. msgpack calls back for each map, so it can read strictly. It reads payloads, values of the
+store, and heads that contain maps or faults.
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ def encode(message: Message, payload: Buffer = b"") -> list[Any]:
     inline = payload if len(payload) <= MAX_INLINE_BYTES else None
     try:
         head = _encode((VERSION, message, inline))
-    except (
-        Exception
-    ):  # no Unicode, or a value that msgpack takes, a text of a subclass; or the words for what is wrong
+    except Exception:  # no Unicode, a value that only msgpack takes, or an error that needs words
         head = _pack(
             [VERSION, [kind.__name__, *msgspec.structs.astuple(message)], inline], kind.__name__, "replace"
         )

@@ -178,7 +178,7 @@ class Reassembly:
 
     @property
     def have(self) -> int:
-        """The bytes of the unfinished message that have come; 0: there is none."""
+        """The bytes of the unfinished message that have come; 0: no message is unfinished."""
         return self._have
 
     def clear(self) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 from park.wire import messages
 from park.wire.messages import Message
 
-#: Messages that change the state of a connection: none of them passes another message, and none passes them.
+#: Messages that change the state of a connection. They keep their place: they overtake no message, and no message
+#: overtakes them.
 _STANDING = (
     messages.Hello,
     messages.KernelHello,

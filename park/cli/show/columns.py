@@ -110,7 +110,7 @@ def left(
     started: float | None,
     now: float,
 ) -> str:
-    """The time for which a job is expected to run on, if it goes on as it went; "" where that is not known.
+    """The expected time until the job ends, if it goes on at its pace; "" if that is unknown.
 
     >>> left("running", 25, 100, None, 1000.0, 1060.0)
     '3m00s'
@@ -208,7 +208,7 @@ def lines(rows: Sequence[Sequence[Any]], names: Sequence[str], short: bool) -> l
 
 
 def _shown(show: Callable[..., str], short: bool, given: list[tuple[Any, ...]]) -> list[str]:
-    """The texts of these values, of which thousands of jobs have the same ones."""
+    """The texts of these values. Thousands of jobs have equal values, so each text is made once."""
     known = functools.lru_cache(maxsize=None, typed=True)(functools.partial(show, short))
     try:
         return [known(*values) for values in given]

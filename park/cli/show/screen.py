@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Seconds between two drawings of a table that is watched, at least, and at most: time goes on in it too.
 MIN_REDRAW_SECONDS, MAX_REDRAW_SECONDS = 0.1, 1.0
-#: Seconds for which a table is stale before that is said in a pipe: a moment of it is nothing.
+#: Seconds for which a table must be stale before a pipe gets a notice: a moment is not worth one.
 STALE_NOTICE_SECONDS = 1.0
 
 

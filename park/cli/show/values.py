@@ -45,9 +45,9 @@ def _plain_numbers() -> Iterator[None]:
 def as_json(value: Any) -> str:
     """*value* in JSON.
 
-    Arrays are lists; numbers that are not finite, which JSON has none of, are null; an object with a ``summary`` (as the
-    results of fits) is that; an input that failed is a map of its unit and cause, a dataclass one of its fields; anything
-    else is its text.
+    Arrays become lists, and numbers that are not finite null, because JSON has no such numbers. An object with a
+    ``summary``, as the results of fits have, becomes its summary. A failed input becomes a map of its unit and cause, a
+    dataclass a map of its fields. Anything else becomes its text.
 
     >>> import numpy
     >>> print(as_json({"x": numpy.arange(3), "at": (1.5, float("nan"))}))

@@ -1,7 +1,7 @@
 """Every message of the protocol, grouped by subject. The docstrings are the protocol.
 
-`contact` has the messages by which peers meet, live and leave, `jobs` and `maps` those of clients' work, `attempts` those
-of a kernel's work, `code` those of long code on its way, and `reading` those of questions and of the public table.
+`contact`: how peers meet, show that they live, and leave. `jobs` and `maps`: the work of clients. `attempts`: the work
+of kernels and slot processes. `code`: long code on its way. `reading`: questions, and the public table.
 
 A message travels as a head and an opaque payload, in one frame or in two (`park.wire.codec`). The head is a msgpack list
 of at most 64 KiB: the version, the message, and the payload if it is short. Only the two ends open a payload. The message

@@ -69,9 +69,10 @@ class Finished(Message, frozen=True):
     their results.
 
     *seconds*: time spent computing. *failed* of them raised; *unit* was the first, for *cause* (one line). *ended* says
-    why the attempt ended early: "abort" or "stop" (units that did not run have no result, and *count* is smaller), "lost"
-    (the process could not go on for a reason that lies outside the units: the rest runs again) or "broken" (the same, and
-    the first unit of the rest had begun). *remark*: the last remark of a unit on the job's result, for people.
+    why the attempt ended early. With "abort" or "stop", units that did not run have no result, and *count* is smaller.
+    With "lost" the process could not go on for a reason outside the units, and the other units run again. "broken"
+    means the same, but the first of those units had begun. *remark*: the last remark of a unit on the job's result, for
+    people.
     """
 
     carries = True
@@ -216,11 +217,10 @@ class Publish(Message, frozen=True):
     it is plain, else pickled.
 
     *kind* is an identifier of at most 100 bytes. For the kind "progress" the broker reads *done*, *total*, *units* and
-    *note*, and shows them in the table. *header*: later followers get this message first; it has at most 1 MiB. *control*
-    is the number of a control whose handler failed; several processes may report it, and the stream shows it once.
-    *number* is the place among the messages of the attempt, from 1 on: the kernel keeps the message, and sends it again
-    after contact was lost, until Committed says that the broker has it. Number 0: only the latest message of its kind
-    matters.
+    *note*, and shows them in the table. *header*: later followers get this message first; it has at most 1 MiB.
+    *control* is the number of a control whose handler failed; several processes may report it, and the stream shows it
+    once. *number* counts the messages of the attempt from 1. The kernel keeps the message until Committed says that the
+    broker has it, and sends it again after contact was lost. Number 0: only the latest message of its kind matters.
     """
 
     carries = True

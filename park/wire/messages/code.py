@@ -49,9 +49,9 @@ class Shared(Message, frozen=True):
 
 
 class Offer(Message, frozen=True):
-    """broker -> kernel: work needs the code *hash*, of *size* bytes, and another kernel has it. This one takes it there,
-    and answers with Shared, or with NeedBlob. The bytes count only if their hash is right. *trusted*: both kernels have
-    shown the same key, so that nobody else can have changed them, and the hash need not be looked at.
+    """broker -> kernel: work needs the code *hash*, of *size* bytes, and another kernel has it. This one takes it
+    there, and answers with Shared, or with NeedBlob. The bytes count only if their hash is right. *trusted*: both
+    kernels have shown the same key, so that no stranger can have changed the bytes, and the hash need not be checked.
 
     *process* and *file*, or *address*, *cipher* and *key*: as in Shared. *ticket* is good for one fetch at the address.
     With neither a process nor an address, that kernel is about to have the code, and a further Offer comes.

@@ -66,11 +66,11 @@ class Welcome(Message, frozen=True):
     """broker -> peer: contact is made.
 
     *heartbeat* is the number of seconds between heartbeats, *lease* the number of seconds without news after which a
-    lease ends. *fresh*: the broker did not know the peer. *lost*: messages that were under way may be lost; false where a
-    peer says hello twice over one connection. *number* is the client's number in this life of the broker. Another number
-    than before means that the client's sessions have ended, even though a Welcome that said so was lost. *release* (of
-    the broker) and *since* (when this life began, seconds since 1970) are for people. *mails*: "all" where it sends news of
-    ended jobs, "channels" where none to addresses, "" where none at all.
+    lease ends. *fresh*: the broker did not know the peer. *lost*: messages that were under way may be lost; false where
+    a peer says hello twice over one connection. *number* is the client's number in this life of the broker. Another
+    number than before means that the client's sessions have ended, even though a Welcome that said so was lost.
+    *release* (of the broker) and *since* (when this life began, seconds since 1970) are for people. *mails*: "all": it
+    sends news of ended jobs to addresses and channels; "channels": to channels only; "": it sends none.
     """
 
     store: str

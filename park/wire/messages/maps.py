@@ -96,8 +96,8 @@ class MapFailed(Message, frozen=True):
 
     With the error "Busy" the broker had no space for the map's last units: the sender repeats the map after 2 s.
 
-    *job*: the session; 0: whichever the map has now. A client that the broker did not know any more opens its sessions
-    anew, with their maps under the same keys: what is said of the old session comes too late.
+    *job*: the session; 0: the one that the map has now. A client that the broker did not know any more opens its
+    sessions anew, with their maps under the same keys. It ignores messages about the old session.
     """
 
     map: bytes
