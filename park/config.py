@@ -122,7 +122,7 @@ def said_broker(environment: Mapping[str, str] | None = None) -> tuple[str, str]
 
 
 def check_said(broker: Any, where: str) -> None:
-    """Raises InvalidRequest for what cannot be where a broker is; *where* is who says so."""
+    """Raises InvalidRequest unless the value can be the address of a broker; *where* names the setting."""
     if not isinstance(broker, str) or not broker.strip():
         raise InvalidRequest(
             f"{where} = {broker!r} is no text: give tcp://HOST:{DEFAULT_PORT}, or the path of a connection file"

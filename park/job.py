@@ -108,7 +108,7 @@ class Job(Numbered):
 
     @property
     def id(self) -> int:
-        """Its number, unique to the queue."""
+        """The number of the job, unique to the queue."""
         return self._number
 
     @property
@@ -176,8 +176,8 @@ class Job(Numbered):
         return self._value[0]
 
     def stream(self, timeout: float | None = None, logs: bool = False) -> Iterator[Any]:
-        """Its messages as they come: first `park.client.stream.Join`, then the messages of the body, last the message
-        of its end.
+        """The job's messages as they come: first `park.client.stream.Join`, then the messages of the body, last the
+        message of its end.
 
         With *logs* the last lines that it has printed and logged follow the Join. Raises WaitTimeout where no message comes
         for *timeout* seconds::

@@ -1,4 +1,4 @@
-"""joblib on the fabric: scikit-learn, and whatever else is written for `joblib.Parallel`.
+"""joblib on the fabric, for scikit-learn and other users of `joblib.Parallel`.
 
 ``import park`` registers it, where joblib was imported before, and so do a service's ``with`` and ``import park.joblib``::
 

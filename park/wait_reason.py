@@ -110,7 +110,7 @@ class WaitReason(Record, frozen=True):
             return cls(Cause.STATED if text else Cause.NONE, text)
 
     def is_like(self, other: WaitReason | None) -> bool:
-        """Whether the two have the same cause and names: a user who was told the one knows the other.
+        """Whether the two have the same cause and names, so that a user who knows the one need not be told the other.
 
         Numbers may differ, and a kernel's words for its pause. A sentence without a cause is like any other.
         """
@@ -198,7 +198,7 @@ def _kernels(r: WaitReason) -> str:
 
 
 def _turn(r: WaitReason) -> str:
-    """Its share, when its turn comes, and what may put that off."""
+    """The words for `Cause.TURN`: the share, when the turn comes, and what may delay it."""
     text = f"{r.name} are busy with work that is due before: {_share(r)}, its next unit in about {_time(r.seconds or 0.0)}"
     if r.disk:
         text += f"; {r.disk}: kernels keep results, and their slots, until there is room"
@@ -211,7 +211,7 @@ def _turn(r: WaitReason) -> str:
 
 
 def _share(r: WaitReason) -> str:
-    """Its share of the slots in words."""
+    """The job's share of the slots in words."""
     text = f"its share is {100 * r.share:.3g} % of {r.slots} slot{'s'[: r.slots != 1]}"
     return text + (f", as for a free one because {r.broke} has no credit left" if r.broke else "")
 

@@ -256,7 +256,7 @@ class Findings:
         return cls({a.name: a for a in jobs}, kernels, frozenset(busy), {a.id: a for a in jobs})
 
     def job_of(self, a: TrackedAllocation) -> Allocation | None:
-        """The job of an allocation, which somebody may have given another name."""
+        """The job of an allocation, even if a user has renamed it."""
         return self.listed.get(a.name) or (find(self.by_id, a.id) if a.id else None)
 
 

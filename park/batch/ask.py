@@ -45,7 +45,7 @@ def make_ask(
     account: str = "",
     lines: tuple[str, ...] = (),
 ) -> Ask:
-    """The same of single values. Raises InvalidRequest."""
+    """The ask of single values. Raises InvalidRequest."""
     for word, value in (("nodes", nodes), ("ppn", ppn)):
         if isinstance(value, bool) or not re.fullmatch(r"[1-9]\d{0,5}", str(value)):
             raise InvalidRequest(f"{word}={value} is no whole number from 1 on")

@@ -131,7 +131,7 @@ def cancel(profile: Profile, id: str) -> None:
 
 
 def own_user() -> str:
-    """The user as batch systems call it, whatever $LOGNAME says."""
+    """The name of the user for batch systems, independent of $LOGNAME."""
     import pwd  # not on every system
 
     return pwd.getpwuid(os.getuid()).pw_name

@@ -85,7 +85,7 @@ class _Parts:
         self._seen: set[int] = set()
 
     def of(self, function: Any) -> _Parts | None:
-        """Itself with all parts of *function*; None: not all of them are constants."""
+        """Collect all parts of *function*. Returns this object; None: not all parts are constants."""
         self._left.append(function)
         while self._left:
             part = self._left.pop()

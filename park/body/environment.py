@@ -251,7 +251,7 @@ def _name(name: Any) -> str:
 
 
 def _plain(progress: Progress) -> Progress:
-    """The same of plain numbers and short words. Raises InvalidRequest."""
+    """The progress with plain numbers and short words. Raises InvalidRequest."""
     words = progress.units, progress.note
     if not all(isinstance(word, str) for word in words):
         raise InvalidRequest(f"{progress!r:.200}: units and note are texts")

@@ -47,7 +47,7 @@ def _reduce_gpu(model: Any) -> Reduced:
 
 
 def _reduce_experiment(experiment: Any) -> Reduced:
-    """Without the intermediate results of its last evaluation, which may hold functions of the library."""
+    """The experiment without the intermediate results of its last evaluation, which may hold functions of the library."""
     function, arguments, state, *_ = experiment.__reduce_ex__(5)
     return function, arguments, {**state, "results": None}
 

@@ -165,7 +165,7 @@ def _deal_full(state: State, effects: Effects, kernel: Kernel) -> bool:
 
 
 def _inside(state: State, kernel: Kernel) -> tuple[int, Attempt | JobMap] | None:
-    """Of the jobs whose drivers wait at this kernel the one that is due, with the driver that goes on or the map to
+    """The job that is due among those with a driver waiting at this kernel, and the driver that goes on or the map to
     deal from.
 
     A chunk runs only inside the innermost waiting driver of a process: the one of whose map no chunk is at this kernel.

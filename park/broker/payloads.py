@@ -97,7 +97,7 @@ class Payloads:
         self.replaced(writes)
 
     def replaced(self, writes: Iterable[Write]) -> None:
-        """These writes count no longer: they are on disk, or later ones have taken their place."""
+        """Forget these writes: they are on disk, or later ones have replaced them."""
         for w in writes:
             if w.namespace in _SHOWN_OF_JOBS:
                 job = _job(w)
@@ -139,7 +139,7 @@ class Payloads:
         return pack.slice(ref.lo, pack.count if ref.hi is None else ref.hi)
 
     def loaded(self, sends: Iterable[Send]) -> Iterator[Send]:
-        """The same messages with their payloads' bytes in place of a `Ref`.
+        """The messages with the bytes of their payloads in place of each `Ref`.
 
         An answer whose payload is damaged becomes a Failure; other such messages are left out. Raises StoreError for an
         error of the disk.

@@ -125,7 +125,7 @@ class RetentionClock:
     write_due: float = 0.0
 
     def read(self, now: float) -> float:
-        """Its time at *now*, monotonic seconds."""
+        """The time of this clock at *now*, monotonic seconds."""
         return now + self.ahead
 
 

@@ -1,7 +1,8 @@
 """The client's connection to a broker: `Link` joins the modules of this folder and runs as one part of a reactor.
 
 `pending` keeps requests until they are answered, `remote_maps` the maps of sessions, `followers` the streams of jobs,
-`table_feed` the copy of the public table; `outgoing` sends, `wait_notices` tells a user who waits why nothing comes.
+`table_feed` the copy of the public table; `outgoing` sends, and `broker_notices` tells a waiting user why no result
+comes.
 
 A thread that calls a link runs the reactor's cycle itself; a thread that waits for an answer waits on a plain lock.
 Requests, sessions and maps survive a cut connection and the death of a broker: the link sends them again when the

@@ -1,4 +1,4 @@
-"""`Server`: the methods of every service, whatever it is connected to."""
+"""`Server`: the methods of every service, local or remote."""
 
 from __future__ import annotations
 

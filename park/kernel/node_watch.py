@@ -51,7 +51,7 @@ class NodeKernel:
 
     @property
     def words(self) -> str:
-        """Its last words, in one line."""
+        """The last output of the kernel, in one line."""
         said = " ".join(" ".join(self.last).split())[-MAX_LAST_WORDS_CHARS:]
         return f"its last words: {said}" if said else "it has said nothing"
 

@@ -33,8 +33,8 @@ class Spill:
         self._warned = False
 
     def put(self, data: Buffer) -> Buffer | None:
-        """The same bytes on the disk, for as long as anything refers to them; None: the disk refused them, and a
-        warning says why.
+        """Write the bytes to the disk. Returns them from there, for as long as anything refers to them; None: the disk
+        refused them, and a warning says why.
         """
         try:
             if self.used + len(data) > self._max_bytes:

@@ -275,7 +275,9 @@ def _cookie_of(socket: plain.socket) -> int:
 
 
 def _signs(descriptor: int) -> tuple[float, int, int]:
-    """Of a connection over TCP: seconds without a sign of its peer, bytes that the peer has taken, and bytes that wait."""
+    """The signs of a TCP connection: seconds without a sign of its peer, bytes that the peer has taken, and bytes that
+    wait.
+    """
     waiting = array.array("i", [0])
     with contextlib.suppress(OSError, struct.error), socket_at(descriptor) as connection:
         found = connection.getsockopt(plain.IPPROTO_TCP, plain.TCP_INFO, 256)

@@ -31,7 +31,7 @@ HIGH_WATER_MESSAGES = 32
 #: Bytes of pieces that one turn receives, or sends to one peer, before other peers get their turn.
 TURN_BYTES = 4 << 20
 #: Seconds between the questions of the system whether a silent peer is there, and seconds after which it closes a
-#: connection that is watched, should nobody else have closed it.
+#: connection that is watched, if PARK has not closed it before.
 PROBE_SECONDS, SYSTEM_SECONDS = 5, 86_400
 #: The most milliseconds between two attempts to reach a broker that is away. Kernels that hold work have one lease to
 #: reconnect once the broker is back.

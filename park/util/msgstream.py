@@ -24,7 +24,7 @@ MAX_HEADER_MESSAGES = 64
 
 
 class message_stream:
-    """Streams of messages by job number. Peers are whatever names them to the caller (hashable)."""
+    """Streams of messages by job number. A peer is any hashable name that the caller chooses."""
 
     def __init__(self) -> None:
         #: job -> kind -> its latest message, in the order in which they were published

@@ -88,7 +88,7 @@ class SpawnedProcess:
         return f"<Child {self.pid}: {'it runs' if self.returncode is None else f'code {self.returncode}'}>"
 
     def poll(self) -> int | None:
-        """Its exit code, or None while it runs."""
+        """The exit code of the child; None while it runs."""
         return self._ask(os.WNOHANG)
 
     def wait(self) -> int | None:

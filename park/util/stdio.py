@@ -159,7 +159,7 @@ class StandardStream:
 
 
 class _Reopened:
-    """The same terminal or pipe, opened anew without blocking; other writers of it still block."""
+    """A terminal or pipe, opened a second time without blocking; other writers of it still block."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -1,4 +1,4 @@
-"""The decisions on who may use the page: tokens, sessions, host names, origins.
+"""The access to the page: tokens, sessions, host names, origins.
 
 A token opens the page once, within `TOKEN_SECONDS`; it is in the address that ``park web`` prints. The browser gets the
 key of a session for it, as a cookie that no other site can send. A change needs the session's XSRF token and an Origin

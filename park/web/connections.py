@@ -1,8 +1,8 @@
 """The connections of the page. Strangers may hold only a few of them, for a short time.
 
-Every user of the machine can reach the page's port. Somebody who connects without end, or never ends a request, would
-take all descriptors of the process, and so would a reader who takes nothing. So a connection whose requests have not
-passed the guard has little time. With too many connections the oldest such one goes.
+Every user of the machine can reach the page's port. A stranger that connects without end, or never ends a request,
+would take all descriptors of the process, and so would a reader who takes nothing. So a connection whose requests have
+not passed the guard has little time. With too many connections the oldest such one goes.
 """
 
 from __future__ import annotations

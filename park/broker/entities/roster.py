@@ -275,7 +275,7 @@ class Roster:
         return client
 
     def move(self, member: Member, peer: Peer, now: float) -> None:
-        """The same kernel or client came back, perhaps over a new connection."""
+        """Note that a kernel or client came back, perhaps over a new connection."""
         self.drop(member)
         member.peer, member.last_heard = peer, now
         if isinstance(member, Kernel):

@@ -90,7 +90,7 @@ def _lead(
     state: State, effects: Effects, code: bytes, spread: Spread, kernel: Kernel, holder: Kernel, place: Place
 ) -> None:
     """Lead the kernel to the holder of the code: to its file, or with a ticket to its server."""
-    trusted = kernel.account == holder.account  # who has this key may as well send false results
+    trusted = kernel.account == holder.account  # the holder of this key could send false results anyway
     if share_files(kernel, holder):
         offer = messages.Offer(code, spread.size, place.process, place.file, trusted=trusted)
     else:

@@ -98,7 +98,7 @@ class WaitReasons:
         return None
 
     def _turn(self, job: BrokerJob) -> WaitReason:
-        """Its share, and when its turn comes."""
+        """The reason of a job that some kernel could run: its share, and when its turn comes."""
         state = self._state
         slots = state.roster.slots_for(job.owner, job.needs.job)
         reason = functools.partial(

@@ -36,7 +36,7 @@ class Spare:
         self._possible = hasattr(os, "posix_fallocate")
 
     def size(self, end: int) -> int:
-        """Its bytes, where the content ends at *end* now."""
+        """The bytes of the spare if the content ends at *end*."""
         return max(0, self._allocated - end)
 
     def is_short(self, end: int) -> bool:

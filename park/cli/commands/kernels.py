@@ -1,4 +1,4 @@
-"""``park kernels``: who computes, and how to send a kernel away."""
+"""``park kernels``: the kernels that compute, and how to send one away."""
 
 from __future__ import annotations
 

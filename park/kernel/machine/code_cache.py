@@ -52,7 +52,7 @@ class KernelCodeCache:
         return dropped
 
     def replace(self, code: bytes, data: Buffer) -> None:
-        """The same code, whose bytes lie elsewhere now."""
+        """Replace the bytes of the code by equal ones that lie elsewhere."""
         self._codes[code] = data
 
     def check(self) -> None:
