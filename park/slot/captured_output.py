@@ -41,7 +41,7 @@ class CapturedOutput:
         """Keep *text*, which was printed."""
         with self._lock:
             *lines, rest = (self._begun.get(level, "") + text).split("\n")
-            self._begun[level] = rest[:MAX_LINE_CHARS]
+            self._begun[level] = rest[: MAX_LINE_CHARS + 1]
             for line in lines:
                 self._add(level, line)
 

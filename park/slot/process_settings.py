@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import _locale  # `locale` without 1 ms of tables
 import _signal  # type: ignore[import-not-found]  # `signal` without 30 us of enums
+import builtins
 import contextlib
 import contextvars
+import copyreg
 import gc
 import os
 import signal
@@ -48,7 +50,10 @@ LIMIT_NUMBERS = tuple(
     if hasattr(resource, f"RLIMIT_{name}")
 )
 DECIMAL_NAMES = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
-HOOK_NAMES = ("stdin", "stdout", "stderr", "excepthook", "displayhook", "unraisablehook", "breakpointhook")
+HOOK_NAMES = (
+    *("stdin", "stdout", "stderr"),
+    *("excepthook", "displayhook", "unraisablehook", "breakpointhook", "pycache_prefix"),
+)
 
 
 #: The function that reads a setting, and the one that sets it.
@@ -60,6 +65,7 @@ class ProcessSettings:
 
     def __init__(self) -> None:
         self._environ, self._path = os.environ, sys.path
+        self._streams = _Streams()
         self._table = self._settings()
         self._fresh = self._now()
         #: the job whose settings the process has
@@ -92,7 +98,17 @@ class ProcessSettings:
                 lambda v: _locale.setlocale(_locale.LC_ALL, v),
             ),
             "hooks": (lambda: tuple(getattr(sys, name, None) for name in HOOK_NAMES), _set_hooks),
-            "threads": (lambda: threading.excepthook, lambda hook: setattr(threading, "excepthook", hook)),
+            "threads": (
+                lambda: (threading.excepthook, threading.current_thread().name),
+                _set_threads,
+            ),
+            "reducers": (lambda: dict(copyreg.dispatch_table), _set_reducers),
+            "loops": (
+                lambda: getattr(sys.modules.get("asyncio.events"), "_event_loop_policy", None),
+                lambda v: setattr(sys.modules["asyncio.events"], "_event_loop_policy", v),
+            ),
+            "streams": (self._streams.read, self._streams.restore),
+            "builtins": (lambda: dict(vars(builtins)), _set_builtins),
             "trace": (
                 lambda: (sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()),
                 _set_trace,
@@ -195,6 +211,33 @@ class ProcessSettings:
         sys.path[:] = path
 
 
+class _Streams:
+    """The descriptors of standard input, output and error: a body may close them, and a file of the next one gets the
+    number, and what is printed.
+    """
+
+    def __init__(self) -> None:
+        self._fresh = self.read()
+        self._copies = [None if it is None else os.dup(number) for number, it in enumerate(self._fresh)]
+
+    def read(self) -> tuple[tuple[int, int] | None, ...]:
+        """Device and inode of each; None: it is closed."""
+        found: list[tuple[int, int] | None] = []
+        for number in range(3):
+            try:
+                file = os.fstat(number)
+                found.append((file.st_dev, file.st_ino))
+            except OSError:
+                found.append(None)
+        return tuple(found)
+
+    def restore(self, wanted: tuple[tuple[int, int] | None, ...]) -> None:
+        """Open those again that were open in the fresh process; a change of a job that comes again is not made again."""
+        for number, copy in enumerate(self._copies):
+            if copy is not None and self.read()[number] != self._fresh[number]:
+                os.dup2(copy, number)
+
+
 def _system_settings() -> dict[str, Setting]:
     """Settings that some systems do not have."""
     table: dict[str, Setting] = {}
@@ -285,6 +328,22 @@ def _stop_timers(_: Any) -> None:
 def _set_hooks(values: tuple[Any, ...]) -> None:
     for name, value in zip(HOOK_NAMES, values, strict=True):
         setattr(sys, name, value)
+
+
+def _set_threads(values: tuple[Any, str]) -> None:
+    threading.excepthook, threading.current_thread().name = values
+
+
+def _set_builtins(values: dict[str, Any]) -> None:
+    names = vars(builtins)
+    names |= values
+    for name in names.keys() - values.keys():
+        del names[name]
+
+
+def _set_reducers(values: dict[Any, Any]) -> None:
+    copyreg.dispatch_table.clear()
+    copyreg.dispatch_table |= values
 
 
 def _set_trace(functions: tuple[Any, ...]) -> None:

@@ -74,6 +74,11 @@ def test_who_prints_without_end_is_cut_and_the_rest_is_counted() -> None:
     assert last.text == f"({100_000 - len(lines):,} more lines are left out)"
     printed.add("out", "x" * 1_000_000)
     assert len(printed.take(True)[0].text) <= MAX_LINE_CHARS + 3
+    # and a line that is cut says so, in however many parts it came
+    for parts in (["y" * 3 * MAX_LINE_CHARS + "\n"], ["y" * (MAX_LINE_CHARS - 1)] * 3 + ["\n"]):
+        for part in parts:
+            printed.add("out", part)
+        assert printed.take(False)[0].text == "y" * MAX_LINE_CHARS + "..."
 
 
 def line(text: str) -> bytes:

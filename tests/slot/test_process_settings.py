@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import builtins
+import copyreg
 import decimal
 import gc
 import locale
@@ -62,6 +65,18 @@ class Finder:
     @staticmethod
     def find_spec(*_: Any) -> None:
         """See the class."""
+
+
+class Loops(asyncio.DefaultEventLoopPolicy):
+    """As the usual ones."""
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 #: Settings that a job may change, and how each is read.
@@ -148,6 +163,28 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "arguments": (lambda: sys.argv.append("more"), lambda: list(sys.argv)),
     "finders": (lambda: sys.meta_path.insert(0, Finder), lambda: Finder in sys.meta_path),
+    "builtins": (
+        lambda: (setattr(builtins, "print", ignore), setattr(builtins, "mine", 1)),
+        lambda: (builtins.print is ignore, hasattr(builtins, "mine")),
+    ),
+    "reducers": (lambda: copyreg.pickle(Finder, ignore), lambda: Finder in copyreg.dispatch_table),
+    "event loops": (
+        lambda: asyncio.set_event_loop_policy(Loops()),
+        lambda: type(asyncio.get_event_loop_policy()).__name__,
+    ),
+    "the name of the thread": (
+        lambda: setattr(threading.current_thread(), "name", "mine"),
+        lambda: threading.current_thread().name,
+    ),
+    "the place of bytecode": (
+        lambda: setattr(sys, "pycache_prefix", "/elsewhere"),
+        lambda: sys.pycache_prefix,
+    ),
+    "standard streams": (lambda: (os.close(1), os.close(2)), lambda: [is_open(n) for n in range(3)]),
+    "another standard stream": (
+        lambda: os.dup2(os.open(os.devnull, os.O_RDWR), 2),
+        lambda: os.path.samestat(os.fstat(2), os.stat(os.devnull)),
+    ),
     "precision of new contexts": (
         lambda: setattr(decimal.DefaultContext, "prec", 5),
         lambda: decimal.DefaultContext.prec,
