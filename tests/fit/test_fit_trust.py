@@ -239,6 +239,36 @@ class TestPriors:
         assert (np.median(found.draws, axis=0) - x) / errors(cov) == pytest.approx(0, abs=0.2)
 
 
+class TestMinimaWithoutASlope:
+    """At ``a**2`` = 0 residuals have no slope, and their second derivatives make the minimum and its error."""
+
+    T = np.linspace(0, 3, 40)
+    Y = -3 + 0.2 * np.random.default_rng(12).normal(size=40)
+
+    @pytest.mark.parametrize("method", OPTIMIZERS)
+    @pytest.mark.parametrize("known", [True, False])
+    @pytest.mark.parametrize("low", [0.0, -10.0])
+    def test_the_error_is_that_of_the_likelihood(self, low: float, known: bool, method: str) -> None:
+        model = Model(lambda t, a: a**2 + 0 * t, a=Parameter(1.0, limits=(low, 10)))
+        found = fit(Assembly((model, (self.T, self.Y, *((0.2,) if known else ())))), method)
+        sigma2 = 0.04 if known else float(self.Y @ self.Y) / 39
+        assert found.converged, found.message
+        assert found.x == pytest.approx([0], abs=1e-3)
+        assert found.dx == pytest.approx([(2 * -self.Y.sum() / sigma2) ** -0.5], rel=5e-2)
+
+    def test_at_the_top_of_a_wave(self) -> None:
+        model = Model(lambda t, a: np.cos(a) + 0 * t, a=(-1, 1.1))
+        found = fit(Assembly((model, (self.T, self.Y + 4.2, 0.2))))
+        assert found.converged
+        assert found.x == pytest.approx([0], abs=1e-4)
+        assert found.dx == pytest.approx([(np.sum(self.Y + 3.2) / 0.04) ** -0.5], rel=5e-2)
+
+    def test_exact_data_have_errors_of_their_rounding(self) -> None:
+        model = Model(lambda t, a, b: a * t + b, a=(-9, 9), b=(-9, 9))
+        found = fit(Assembly((model, (self.T, np.full(40, 3.0)))))
+        assert (np.abs(found.x - [0, 3]) <= 30 * found.dx).all()
+
+
 class TestLimits:
     T = np.linspace(0, 3, 40)
     #: a parabola whose best a + b is 4.0, or thereabouts

@@ -175,6 +175,13 @@ def _checked(
         if second.kept and slopes and (lost <= blind).all() and (check.rough or found.any()):
             local, check = other, second
             note = "the model is not smooth: the errors come from derivatives by steps of about one standard error"
+    if objective.squares and (check.steep or _has_no_slope(local, high - low)):
+        # as a**2 at zero: residuals have no slope, and their second derivatives make the minimum
+        other = _from_differences(objective, x, _SHORT_STEP_RISE)
+        if other.definite and other.alone is not None and np.isfinite(other.cov).all():
+            second = check_of(other, other.alone)
+            if second.kept:
+                local, check, note = replace(other, student=local.student, chisq=local.chisq), second, ""
     names = ", ".join(name for name, each in zip(objective.names, check.bent, strict=True) if each)
     if names:
         note = (
@@ -183,6 +190,15 @@ def _checked(
         )
     below = check.lowest if check.drop > 0 else None
     return replace(local, below=below, flat=bool(check.flat.any()), note=note)
+
+
+def _has_no_slope(local: Curvature, wide: Array) -> bool:
+    """Whether the residuals have no slope along a parameter, or one that is noise, or too small to tell between limits.
+
+    *wide* (k,) is the distance of the limits.
+    """
+    noise = local.error is not None and bool((~(local.error < _PLATEAU_DERIVATIVE_ERROR)).any())
+    return noise or bool((np.sqrt(np.diag(local.cov)) > np.minimum(wide, np.finfo(float).max)).any())
 
 
 def _correlated(matrix: Array) -> bool:
@@ -215,7 +231,7 @@ def _variances(
                 rows = triangles.parts[n][:, 1:] * weights[n] / _norms(factor)
                 left[n] = g.points - float(np.sum(np.square(rows @ inverse)))
         variances = [
-            1.0 if g.known else (max(s / m, (EPS * g.spread) ** 2) if m > 1e-6 * g.points else np.nan)
+            1.0 if g.known else (max(s / m, (EPS * g.magnitude) ** 2) if m > 1e-6 * g.points else np.nan)
             for g, s, m in zip(groups, squares, left, strict=True)
         ]
         if np.allclose(variances, before, rtol=1e-10, atol=0, equal_nan=True):

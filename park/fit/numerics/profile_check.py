@@ -26,6 +26,8 @@ from park.fit.arrays import Array
 #: quadratic: the standard error then is right within a factor of 1.4.
 _LEAST_RATIO, _LARGEST_RATIO = 0.8, 1.25
 _LEAST_QUADRATIC_RATIO, _LARGEST_QUADRATIC_RATIO = 0.5, 2.0
+#: Ratio of a rise to the promised one above which the promise has nothing to do with nllf.
+_STEEP_RATIO = 10.0
 #: Ratio of the rises at all distances below which nllf is flat.
 _FLAT_RATIO = 0.1
 #: Shorter distances, as parts of the far one, which is a standard error or the way to a limit.
@@ -63,6 +65,11 @@ class ProfileCheck(NamedTuple):
         """Whether derivatives by short steps are of no use."""
         small = (self.far < _LEAST_RATIO) & _unexpected(self.near)
         return bool(small.any() or (_unexpected(self.alone) & _unexpected(self.alone_near)).any())
+
+    @property
+    def steep(self) -> bool:
+        """Whether nllf rises along a parameter as no slope of the residuals tells: they have second derivatives alone."""
+        return bool((np.fmin(self.far, self.alone) > _STEEP_RATIO).any())
 
     @property
     def bent(self) -> NDArray[np.bool_]:
