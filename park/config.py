@@ -45,9 +45,10 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from park.errors import InvalidRequest, did_you_mean
 from park.model import MAX_CREDITS, MAX_MEMORY_BYTES, mail_address, memory_bytes
@@ -139,8 +140,7 @@ def read(environment: Mapping[str, str]) -> Tables:
     return merged
 
 
-@dataclass(slots=True)
-class Source:
+class Source(Struct):
     """A file or a variable: its *tables*, its *faults*, a sentence each, and whether it is *there*."""
 
     name: str

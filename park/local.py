@@ -13,12 +13,8 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from park.broker.entities.archive import Keep
-from park.broker.manager import JobManager
-from park.broker.storage.memory import MemoryStore
-from park.broker.storage.store import JobStore
 from park.client.link import Link
 from park.client.pending import Reply
 from park.core.server import ServerProxy
@@ -29,11 +25,16 @@ from park.kernel.node.file_limit import fit_slots
 from park.kernel.node.gpus import gpus_of
 from park.kernel.node.slot_count import check_slots, default_slots
 from park.kernel.node.this_node import this_node
-from park.service import ServiceManager
+from park.net.inproc import InprocRouter
+from park.net.reactor import Reactor
 from park.util.stdio import keep_numbers, tell
 from park.wire import messages
 from park.wire.codec import MAX_HEAD_BYTES
 from park.wire.messages import MAX_ITEMS
+
+if TYPE_CHECKING:  # the broker's modules load while the slot processes start
+    from park.broker.manager import JobManager
+    from park.service import ServiceManager
 
 #: Bytes of ended jobs that stay in memory.
 KEPT_BYTES = 1 << 30
@@ -93,18 +94,37 @@ class LocalService(ServerProxy):
         if cut:
             tell(f"park: {cut}")
         node = this_node(gpus=gpus_of(os.environ.get("PARK_GPUS", "0"), os.environ, "PARK_GPUS="))
-        store, keep = (JobStore(self._home), None) if self._home else (MemoryStore(), Keep(size=KEPT_BYTES))
-        manager = ServiceManager(JobManager(store, outlived=False, keep=keep))
-        reactor = manager.reactor
-        manager.open()
-        kernel = KernelLoop(reactor, manager.kernels.connect(), slots, usertag(), node, _Place())
-        link = Link(reactor, manager.clients.connect(), manager.board.connect, usertag(), "the local service")
-        reactor.add(kernel)
-        reactor.add(link)
+        reactor, kernels = Reactor(), InprocRouter()
+        # the kernel comes first: its slot processes load their modules while this one loads the broker
+        reactor.add(KernelLoop(reactor, kernels.connect(), slots, usertag(), node, _Place()))
         reactor.start("park")
-        link.wait_live(10.0)
+        try:
+            manager = self._open_broker(reactor, kernels)
+            link = Link(
+                reactor, manager.clients.connect(), manager.board.connect, usertag(), "the local service"
+            )
+            reactor.add(link)
+            link.wait_live(10.0)
+        except BaseException:
+            reactor.stop()
+            raise
         self._manager, self._opened = manager, link
         atexit.register(self.close)
+
+    def _open_broker(self, reactor: Reactor, kernels: InprocRouter) -> ServiceManager:
+        """A broker in *reactor*, for what joins it through *kernels*."""
+        from park.broker.entities.archive import Keep
+        from park.broker.manager import JobManager
+        from park.broker.storage.memory import MemoryStore
+        from park.service import ServiceManager
+
+        if self._home is None:
+            jobs = JobManager(MemoryStore(), outlived=False, keep=Keep(size=KEPT_BYTES))
+        else:
+            from park.broker.storage.store import JobStore
+
+            jobs = JobManager(JobStore(self._home), outlived=False)
+        return ServiceManager(jobs, reactor, kernels).open()
 
     def web(self, port: int = 7280) -> str:
         """The address of a page that shows this service's jobs in a browser; it opens the page once.

@@ -44,10 +44,12 @@ class ServiceManager:
     Without `listen` lanes take the place of sockets, for links and kernels of the same thread.
     """
 
-    def __init__(self, manager: JobManager, reactor: Reactor | None = None) -> None:
+    def __init__(
+        self, manager: JobManager, reactor: Reactor | None = None, kernels: InprocRouter | None = None
+    ) -> None:
         self._manager = manager
-        self.reactor = reactor if reactor is not None else Reactor()
-        self.clients, self.kernels, self.board = InprocRouter(), InprocRouter(), InprocRouter()
+        self.reactor = reactor or Reactor()
+        self.clients, self.kernels, self.board = InprocRouter(), kernels or InprocRouter(), InprocRouter()
         self.loop: BrokerLoop | None = None
         self._home: Path | None = None
         #: a folder of its own, which goes with it

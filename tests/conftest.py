@@ -14,8 +14,10 @@ from typing import Any
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("here", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+#: A test that failed runs again, on a new object of its class: that must not fail for this reason alone.
+_RERUNS = {"suppress_health_check": [hypothesis.HealthCheck.differing_executors]}
+hypothesis.settings.register_profile("here", deadline=None, **_RERUNS)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True, **_RERUNS)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -15,10 +15,10 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from park.broker.accounts.budgets import MAX_BEHIND_BYTES, MAX_BEHIND_MESSAGES
@@ -55,8 +55,7 @@ class Hashed:
         return self._data[part]
 
 
-@dataclass(slots=True)
-class _Held:
+class _Held(Struct):
     """An event that is held up; *lay*: the number of its payload under way, 0: it only stands behind another one."""
 
     event: Event

@@ -7,7 +7,8 @@ two numbers in step that always change together.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from park.broker.accounts.disk_space import DiskSpace
 from park.broker.accounts.ledger import CreditPolicy, Ledger
@@ -34,8 +35,7 @@ from park.mail.notices import MailPolicy, Notices
 MAX_REASON_CHARS = 500
 
 
-@dataclass(slots=True)
-class ChangedEntities:
+class ChangedEntities(Struct):
     """The things that the events since the last deal have changed."""
 
     #: kernels whose slots or drivers have changed
@@ -46,8 +46,7 @@ class ChangedEntities:
     single_units: list[tuple[BrokerJob, JobMap]] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class DeferredWork:
+class DeferredWork(Struct):
     """Jobs that may go on later (at their time, or because another job has ended), and answers that do."""
 
     #: (wall clock, job), a heap: when jobs that wait for their time may go on
@@ -58,16 +57,14 @@ class DeferredWork:
     long_answers: dict[tuple[int, int, int], LongAnswer] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class CachedShares:
+class CachedShares(Struct):
     """The shares of all jobs, and their order, if they were worked out after the last event."""
 
     shares: dict[int, float] | None = None
     forecast: Forecast | None = None
 
 
-@dataclass(slots=True)
-class Suspects:
+class Suspects(Struct):
     """Units that may have killed their kernels (`park.broker.handlers.suspects`)."""
 
     #: the suspect units of each lost kernel, by its incarnation
@@ -76,8 +73,7 @@ class Suspects:
     trials: list[Trial] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Recovery:
+class Recovery(Struct):
     """The work of earlier lives of the broker that kernels may bring back (`park.broker.handlers.recovery`)."""
 
     #: incarnations of the kernels of the last life that have not come back, and until when they are waited for
@@ -92,8 +88,7 @@ class Recovery:
     replay: deque[Event] = field(default_factory=deque)
 
 
-@dataclass(slots=True)
-class Ended:
+class Ended(Struct):
     """Ended jobs, and the rules by which they are kept (`park.broker.handlers.retention`)."""
 
     keep: Keep
@@ -113,8 +108,7 @@ class Ended:
     expiry_due: float = 0.0
 
 
-@dataclass(slots=True)
-class RetentionClock:
+class RetentionClock(Struct):
     """Seconds of this store's life: a clock that goes on over lives of the broker."""
 
     #: how far it is ahead of the monotonic clock

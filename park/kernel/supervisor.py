@@ -172,11 +172,14 @@ class Supervisor:
         if process.number not in self._processes:
             return
         try:
-            if self._orphan_killer is None:
-                if self._place is None:  # kernels of a script share its temporary files
-                    self._folders.open()
-                self._orphan_killer = orphan_killer.start(self._mark, str(self._folders.root or ""))
+            if (
+                self._orphan_killer is None and self._place is None
+            ):  # kernels of a script share its temporary files
+                self._folders.open()
             process.start(self._folders.make(process.number))
+            if self._orphan_killer is None:
+                # after the process, which loads modules for longer than this takes, and has no children before
+                self._orphan_killer = orphan_killer.start(self._mark, str(self._folders.root or ""))
         except OSError as error:
             process.channel.close()
             self._remove(process, f"no process could be started: {error}")

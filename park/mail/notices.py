@@ -9,10 +9,11 @@ daily digest.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
+
+from msgspec import Struct, field
 
 from park.model import CHANNEL, Record, is_channel
 
@@ -91,8 +92,7 @@ class MailTally(Record, frozen=True):
     urgent: dict[str, float] = {}  # noqa: RUF012
 
 
-@dataclass(frozen=True, slots=True)
-class MailPolicy:
+class MailPolicy(Struct, frozen=True):
     """The schedule of digests (*hour*, *minute* in *zone*; "": that of this machine). *limit*: mails a day for an owner.
 
     *addresses*: mail goes to addresses. *channels*: the names of its channels.
@@ -151,8 +151,7 @@ def is_near(day: str, today: str) -> bool:
     return bool(day) and today <= day <= (date.fromisoformat(today) + timedelta(days=1)).isoformat()
 
 
-@dataclass(slots=True)
-class Box:
+class Box(Struct):
     """The news that waits for one address of an owner. *oldest*: the earliest end of its jobs."""
 
     notices: dict[int, Notice] = field(default_factory=dict)

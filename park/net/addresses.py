@@ -11,9 +11,10 @@ import os
 import platform
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+from msgspec import Struct
 
 from park.config import DEFAULT_PORT, said_broker
 from park.errors import InvalidRequest, NoBroker
@@ -25,8 +26,7 @@ CONNECTION_FILE_VERSION = 1
 _ANY = ("*", "0.0.0.0", "[::]")
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerAddresses:
+class BrokerAddresses(Struct, frozen=True):
     """The three addresses of a broker. *key* is the file of a client's key that its connection file names."""
 
     clients: str

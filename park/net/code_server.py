@@ -22,7 +22,8 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from park.net.ciphertext import encrypted_size
 from park.wire.pack import Buffer
@@ -64,8 +65,7 @@ class NamelessFile:
             rest = rest[os.write(self.descriptor, rest) :]
 
 
-@dataclass(frozen=True, slots=True)
-class Ciphertext:
+class Ciphertext(Struct, frozen=True):
     """An encrypted code of *size* bytes in a *file* without a name. *secret*: with it the broker makes tickets."""
 
     code: bytes

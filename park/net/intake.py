@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 #: Bytes of long messages without room that a peer sends, at most.
 WINDOW_BYTES = 8 << 20
@@ -28,8 +29,7 @@ TELL_BYTES = WINDOW_BYTES // 2
 SLOWEST_BYTES, LONGEST_REST_SECONDS = 128 << 10, 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """Budgets in bytes: of *all* long messages, of those of one *payer*, and of one *peer*."""
 
     all: int = 4 << 30
@@ -37,8 +37,7 @@ class Room:
     peer: int = 512 << 20
 
 
-@dataclass(slots=True, eq=False)
-class Passage:
+class Passage(Struct, eq=False):
     """One long message on its way. *go_on* is called once there is room for it."""
 
     keys: tuple[Hashable, Hashable, Hashable]

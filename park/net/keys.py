@@ -25,9 +25,11 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from park.errors import InvalidRequest, NoBroker, Refused
 from park.net.audit import AuditLog
@@ -51,8 +53,7 @@ _Z85 = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True)
-class KeyEntry:
+class KeyEntry(Struct, frozen=True):
     """A registered key: *public* is its public half. Times are in seconds since 1970 (UTC): when it was *made*, from
     when on it counts no longer (*expires*), and when a peer last connected with it (*used*); None: never.
     """
@@ -74,8 +75,7 @@ class KeyEntry:
         return self.expires is None or wall < self.expires
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """The key of a client or a kernel, and the public key of the *broker* that it is for."""
 
     name: str
@@ -89,8 +89,7 @@ class Key:
         return f"<Key of {self.name}, {self.role}: {self.path}>"
 
 
-@dataclass(frozen=True, slots=True)
-class KeyPair:
+class KeyPair(Struct, frozen=True):
     """A CURVE pair, in the 40 letters of Z85 each."""
 
     public: str

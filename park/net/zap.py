@@ -13,7 +13,8 @@ handshake.)
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from park.net.keys import CLIENT, KERNEL, OBSERVER, POOL, ROLES, KeyEntry
 
@@ -28,8 +29,7 @@ ROLES_BY_DOMAIN: dict[str, tuple[str, ...]] = {
 Lookup = Callable[[bytes], KeyEntry | None]
 
 
-@dataclass(frozen=True, slots=True)
-class ZapAnswer:
+class ZapAnswer(Struct, frozen=True):
     """*who* is the User-Id: a role, a name and the id of the key."""
 
     status: int

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import traceback
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+
+from msgspec import Struct
 
 from park.body import payload
 from park.body.causes import MAX_CAUSE_CHARACTERS, one_line
@@ -25,8 +26,7 @@ _TRACEBACK: Any = BaseException.__dict__["__traceback__"].__get__
 _FIXED: dict[type, bool] = dict.fromkeys((float, int, bool, str, bytes, type(None)), True)
 
 
-@dataclass(slots=True)
-class EncodedResult:
+class EncodedResult(Struct):
     """A result that was encoded at once, because it might change later."""
 
     entry: bytes

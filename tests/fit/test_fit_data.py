@@ -282,7 +282,7 @@ class TestNumbers:
         [
             (1e-200, None, "y is of the size 5e-200"),
             (1e200, None, "y is of the size"),
-            (1e-160, 1e-160, "y is of the size"),
+            (1e-160, 1e-160, "dy is of the size 1e-160"),
             (1.0, 1e-160, "dy is of the size 1e-160"),
             (1.0, 1e160, "dy is of the size 1e.160"),
         ],

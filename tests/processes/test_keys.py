@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import cloudpickle
 import pytest
 import zmq
 from click.testing import CliRunner
+from msgspec.structs import asdict
 from zmq.utils.monitor import parse_monitor_message
 
 import park

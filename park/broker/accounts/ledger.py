@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from park.broker.effects import Effects, Write
 from park.errors import InvalidRequest
@@ -34,8 +36,7 @@ MICRO_SECONDS = 1_000_000
 CHARGE_WRITE_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """An account's *cap*, where it also begins, in credits, and its *rate* of refill in credits an hour.
 
     >>> Terms(cap=100)
@@ -52,8 +53,7 @@ class Terms:
                 raise InvalidRequest(f"{name}={value!r} is no number of credits from 0 to {MAX_CREDITS:.0e}")
 
 
-@dataclass(frozen=True, slots=True)
-class CreditPolicy:
+class CreditPolicy(Struct, frozen=True):
     """The terms of a broker: the *usual* ones, and those of single *owners*."""
 
     usual: Terms = field(default_factory=Terms)
@@ -63,8 +63,7 @@ class CreditPolicy:
         return self.owners.get(owner, self.usual)
 
 
-@dataclass(slots=True)
-class Charge:
+class Charge(Struct):
     """The charges of a job in one life of the broker: micro-credits, and micro-slot-seconds used."""
 
     owner: str
@@ -72,8 +71,7 @@ class Charge:
     used: int = 0
 
 
-@dataclass(slots=True)
-class CreditAccount:
+class CreditAccount(Struct):
     """One owner's credits, in micro-credits."""
 
     terms: Terms
@@ -85,7 +83,7 @@ class CreditAccount:
     charged: int = 0
     settled: int = 0
     #: no refund lifts the balance above this, because refills may have replaced the refunded credits already
-    top: int = field(init=False)
+    top: int = 0
 
     def __post_init__(self) -> None:
         self.raise_top(0)

@@ -7,7 +7,8 @@ and the way to free some. Units of drivers count too, but are never refused, bec
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+
+from msgspec import Struct, field
 
 from park.errors import InvalidRequest, LimitReached
 from park.model import MAX_MEMORY_BYTES
@@ -16,8 +17,7 @@ from park.model import MAX_MEMORY_BYTES
 JOB_RECORD_BYTES = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """The most that an owner may have: *jobs* that have not ended, *units* that wait or run, *bytes* in the store.
 
     >>> Limits(jobs=10).jobs
@@ -29,16 +29,15 @@ class Limits:
     bytes: int = 50_000_000_000
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_MEMORY_BYTES:
                 raise InvalidRequest(
-                    f"{f.name}={value!r} is no limit: a whole number from 0 to {MAX_MEMORY_BYTES:.0e}"
+                    f"{name}={value!r} is no limit: a whole number from 0 to {MAX_MEMORY_BYTES:.0e}"
                 )
 
 
-@dataclass(frozen=True, slots=True)
-class LimitPolicy:
+class LimitPolicy(Struct, frozen=True):
     """The limits of a broker: the *usual* ones, and those of single *owners*."""
 
     usual: Limits = field(default_factory=Limits)
@@ -48,8 +47,7 @@ class LimitPolicy:
         return self.owners.get(owner, self.usual)
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """An owner's present use of its quotas."""
 
     jobs: int = 0
@@ -85,7 +83,7 @@ def limited(limits: Limits, tally: Tally | None) -> dict[str, tuple[int, int]]:
     (2, 5)
     """
     tally = tally or Tally()
-    return {f.name: (getattr(tally, f.name), getattr(limits, f.name)) for f in fields(limits)}
+    return {name: (getattr(tally, name), getattr(limits, name)) for name in limits.__struct_fields__}
 
 
 def check_quota(owner: str, limits: Limits, tally: Tally, jobs: int, units: int, size: int) -> None:

@@ -10,16 +10,15 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from park.table.query import Query
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(Struct, frozen=True):
     """The retention of ended jobs: *age* in seconds, *size* in bytes of all of them together; None: for ever.
 
     *jobs*: the number of ended jobs in memory; older ones are archived.

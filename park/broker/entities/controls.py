@@ -8,7 +8,8 @@ recognised.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from park.broker.effects import Key
 
@@ -20,8 +21,7 @@ MAX_OWNER_CONTROLS = 200_000
 MAX_SPENT_KEYS = 1000
 
 
-@dataclass(slots=True)
-class KeptControl:
+class KeptControl(Struct):
     """A control in the store: its *key*, its bytes, and the turn in which it came."""
 
     key: bytes

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from park.broker.accounts.ledger import MICRO
@@ -32,8 +33,7 @@ COUNTER_SECONDS = 0.1
 RESERVED_NUMBERS = 16
 
 
-@dataclass(slots=True)
-class Waiter:
+class Waiter(Struct):
     """A Fetch that waits for the end of the job. Its client or kernel may have come back as another peer since."""
 
     member: Member
@@ -48,8 +48,7 @@ class Waiter:
         return id(self.member), self.attempt, self.id
 
 
-@dataclass(slots=True, eq=False)
-class LongAnswer:
+class LongAnswer(Struct, eq=False):
     """The rest of an answer to a Fetch: messages, each with the `Ref` of its payload."""
 
     job: BrokerJob

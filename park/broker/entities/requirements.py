@@ -70,6 +70,7 @@ class KernelProfile(Struct, frozen=True, gc=False, cache_hash=True):
     #: bytes; 0: unknown
     memory: int = 0
     labels: tuple[str, ...] = ()
+    #: installed packages and their versions, as the kernel spells them
     packages: tuple[tuple[str, str], ...] = ()
     #: the owner whose jobs come first; "": no owner has precedence
     owner: str = ""
@@ -84,7 +85,7 @@ class KernelProfile(Struct, frozen=True, gc=False, cache_hash=True):
 
 def profile_of(m: KernelHello) -> KernelProfile:
     """The profile that a kernel's hello announces."""
-    packages = tuple(sorted((_canonical(name), version) for name, version in m.packages.items()))
+    packages = tuple(sorted(m.packages.items()))
     labels = tuple(sorted(set(m.labels)))
     environments = tuple(sorted(m.environments.items()))
     return KernelProfile(
@@ -159,7 +160,7 @@ def unmet(needs: Needs, profile: KernelProfile) -> str:
         if label not in profile.labels:
             return f"has the label {label!r}"
     if needs.packages:
-        has = dict(profile.packages)
+        has = _versions(profile.packages)
         for name, versions in needs.packages:
             if name not in has:
                 return f"has the package {name}"
@@ -181,7 +182,13 @@ def suits(versions: str, version: str) -> bool:
         return not versions.strip()
 
 
-@functools.lru_cache(maxsize=1 << 14)  # thousands of kernels announce the same packages
+@functools.lru_cache(maxsize=32)  # thousands of kernels announce the same packages
+def _versions(packages: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """The versions of packages by the one name for all spellings."""
+    return {_canonical(name): version for name, version in packages}
+
+
+@functools.lru_cache(maxsize=1 << 14)
 def _canonical(name: str) -> str:
     """The one name for all spellings of a package's name."""
     from packaging.utils import canonicalize_name

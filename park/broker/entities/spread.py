@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from ipaddress import ip_address
+
+from msgspec import Struct, field
 
 from park.broker.entities.roster import Kernel
 
@@ -45,8 +46,7 @@ class SpreadStep(Enum):
     TAKE = "take"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """The place of a code in a kernel: the *file* (a descriptor) of its *process*, and for kernels of other machines an
     *address*, the name of the *cipher* text and its *key*. *secret*: for tickets.
     """
@@ -59,8 +59,7 @@ class Place:
     secret: bytes = b""
 
 
-@dataclass(slots=True)
-class Spread:
+class Spread(Struct):
     """One code of *size* bytes on its way to the kernels, which are named by their numbers."""
 
     size: int
@@ -255,8 +254,7 @@ class _Sources:
         return holder
 
 
-@dataclass(slots=True)
-class CodeSharing:
+class CodeSharing(Struct):
     """Long code that kernels take from each other."""
 
     #: by the hash of the code, the first one first

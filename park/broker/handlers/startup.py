@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from park.broker.effects import Effects
@@ -20,8 +20,7 @@ from park.model import JobRecord, JobState
 from park.wire.messages import Submit
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRecords:
+class StoredRecords(Struct, frozen=True):
     """The records of one job in the store, without its own record and its request."""
 
     #: first unit -> number of units, of each pack of inputs

@@ -15,10 +15,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import lmdb
+from msgspec import Struct
 
 from park.broker.effects import Write
 from park.broker.storage.keys import encode_key
@@ -37,8 +37,7 @@ _PART = ".park-backup"
 STORE_FILE = "jobs.mdb"
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(Struct, frozen=True):
     """The figures of a copy: *jobs* in all, *epoch* the broker's life, *size* in bytes."""
 
     jobs: int

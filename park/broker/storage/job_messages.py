@@ -20,7 +20,8 @@ import math
 import sys
 from collections import deque
 from collections.abc import Container
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from park.broker.effects import Heard, Key, Publication, Write
 from park.broker.storage.log_tail import LogEntry, LogTail
@@ -48,8 +49,7 @@ MAX_MARKS, MAX_FORGOTTEN_RECORDS = 4096, 500
 _TAILS = (("log", MAX_LOG_BYTES), ("said", MAX_SAID_BYTES))
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(Struct):
     """Messages of a job that go to its followers when the turn is on disk, with the receipts for their kernels."""
 
     job: int
@@ -57,8 +57,7 @@ class Batch:
     heard: list[Heard]
 
 
-@dataclass(slots=True)
-class _Talk:
+class _Talk(Struct):
     """The messages of one job, kept or on their way."""
 
     stored: bool

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from park.broker.effects import Key, Write
 from park.wire import codec
@@ -28,8 +29,7 @@ class LogEntry(NamedTuple):
     data: Buffer
 
 
-@dataclass(slots=True)
-class LogTail:
+class LogTail(Struct):
     """The newest messages of a job on disk, in few records. The tail lies in *namespace*, and has at most *most* bytes;
     a longer message is not kept.
     """

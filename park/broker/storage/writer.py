@@ -21,9 +21,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from park.broker.effects import Key, Write
 from park.broker.storage.pieces import PIECE_BYTES, Laid
@@ -86,8 +87,7 @@ class InPlace:
         pass
 
 
-@dataclass(slots=True)
-class _Load:
+class _Load(Struct):
     """A long value on its way: the bytes of it that are on disk, and its hash so far, if that is wanted."""
 
     number: int

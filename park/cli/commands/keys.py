@@ -174,7 +174,7 @@ def _folder_name(home: Path) -> str:
 @_home
 def show(as_json: bool, home: Path | None) -> None:
     """List the keys that the broker accepts, until when each is valid, and when a peer last connected with it."""
-    from dataclasses import asdict
+    from msgspec.structs import asdict
 
     with in_words():
         entries = _ring(home_of_broker(home)).entries()

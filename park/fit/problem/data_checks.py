@@ -101,10 +101,15 @@ def refuse_errors(errors: InputColumn, out: Flags) -> None:
 def refuse_sizes(y: NDArray[Any], dy: NDArray[Any] | None) -> None:
     """Raises InvalidRequest for values whose squares are zero or infinite as float64 numbers.
 
-    The largest y and the smallest dy count: a huge dy takes a single point out of the fit.
+    The largest y and the smallest dy count: a huge dy takes a single point out of the fit. Beside dy, a tiny y is as
+    good as zero.
     """
-    for what, size in (("y", np.abs(y).max()), ("dy", np.abs(dy).min() if dy is not None else 1.0)):
-        if size and not _SIZES[0] <= size <= _SIZES[1]:
+    low, high = _SIZES
+    for what, size, least in (
+        ("y", np.abs(y).max(), low if dy is None else 0.0),
+        ("dy", np.abs(dy).min() if dy is not None else 1.0, low),
+    ):
+        if size and not least <= size <= high:
             raise InvalidRequest(
                 f"{what} is of the size {size:.0e}, and squares of such numbers are not float64 numbers: give y in a "
                 f"unit in which it is of a size near 1"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 #: The part of all memory above which a shortage of memory may be the cause of a kill.
 SHORTAGE_FRACTION = 0.85
 
 
-@dataclass(frozen=True, slots=True)
-class ExitCause:
+class ExitCause(Struct, frozen=True):
     """The end of a process in words. *code*: the exit status as of subprocess; None: unknown.
 
     *peak*: the largest number of bytes of memory that the process held. The system includes what its parent held when it

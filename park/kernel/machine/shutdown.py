@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from park.model import DRAIN_SECONDS
 
@@ -26,8 +28,7 @@ CLEANUP_SECONDS = 5.0
 MARGIN_SECONDS = 3.0
 
 
-@dataclass(slots=True)
-class ShutdownPolicy:
+class ShutdownPolicy(Struct):
     """The time at which a kernel that came at *began* leaves by itself. Times are seconds; None: it does not.
 
     *limit*: its whole time; it begins to drain early enough. *idle*: the time without work after which it leaves. *away*:
@@ -95,8 +96,7 @@ def _grace_within(grace: float, left: float) -> float:
     return min(grace, max(left - ABORT_GRACE_SECONDS - MARGIN_SECONDS, HAND_BACK_SHARE * left))
 
 
-@dataclass(slots=True)
-class DriverCheckpoints:
+class DriverCheckpoints(Struct):
     """The checkpoints that a leaving kernel has asked its drivers for."""
 
     #: attempts that were asked
@@ -128,8 +128,7 @@ class DriverCheckpoints:
         return attempt in self.asked and attempt not in self.missing
 
 
-@dataclass(slots=True)
-class ShutdownNotice:
+class ShutdownNotice(Struct):
     """A kernel will drain once its drivers have made their checkpoints, or at *at*; the other times as of `Shutdown`."""
 
     reason: str
@@ -144,8 +143,7 @@ def notice_of(reason: str, now: float, grace: float, left: float = math.inf) -> 
     return ShutdownNotice(reason, now + CHECKPOINT_SHARE * grace, now + grace, now + GONE_SHARE * left)
 
 
-@dataclass(slots=True)
-class Shutdown:
+class Shutdown(Struct):
     """A kernel that leaves: why, when it hands back what still runs, and what it has handed back.
 
     *ends*: when the kernel may be killed.

@@ -7,7 +7,7 @@ too early.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from park.wire.messages import Run
 
@@ -15,8 +15,7 @@ from park.wire.messages import Run
 CHUNK_SLACK_SECONDS = 0.1
 
 
-@dataclass(slots=True)
-class _UnitTimer:
+class _UnitTimer(Struct):
     """A unit that runs. Times are seconds."""
 
     #: how long it may run

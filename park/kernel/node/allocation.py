@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 #: Names of the batch systems.
 SLURM, PBS, SGE = "Slurm", "PBS", "SGE"
@@ -20,8 +21,7 @@ _NO_LIMIT = 1 << 60
 CLOCK_SKEW_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class BatchJob:
+class BatchJob(Struct, frozen=True):
     """The batch job of which this process is a part. *node*: this node's name there; "" where it has none."""
 
     system: str
@@ -29,8 +29,7 @@ class BatchJob:
     node: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeAllocation:
+class NodeAllocation(Struct, frozen=True):
     """The slots, memory and time that this node may use.
 
     *cpus*: slots by source, such as "the node file"; the smallest counts. *memory*: bytes by source. *seconds*: the time

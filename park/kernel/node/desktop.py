@@ -7,7 +7,7 @@ once. It ends after some time without a reason for it, so that jobs do not come 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from park.model import Serves
 
@@ -15,8 +15,7 @@ from park.model import Serves
 _ORDER = (Serves.NONE, Serves.OWN, Serves.ALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Readings:
+class Readings(Struct, frozen=True):
     """Facts about a machine, each None where it is not known. *others*: the processors that other programs use."""
 
     at_keyboard: bool | None = None
@@ -24,8 +23,7 @@ class Readings:
     others: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """The owners whose new work the desktop takes, and why it takes less than it might, in words."""
 
     serves: Serves

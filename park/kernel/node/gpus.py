@@ -11,8 +11,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+
+from msgspec import Struct
 
 from park.errors import InvalidRequest
 from park.model import MAX_NODE_GPUS
@@ -29,8 +30,7 @@ _LISTS = {
 LIST_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Gpus:
+class Gpus(Struct, frozen=True):
     """GPUs by the *names* that *variable* takes; where there are none, a slot process sees what its kernel sees."""
 
     variable: str = CUDA

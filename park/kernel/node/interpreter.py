@@ -6,8 +6,9 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from park.model import PYTHON
 from park.version import __version__
@@ -25,8 +26,7 @@ print(json.dumps([list(sys.version_info[:2]), sys.path, release]))
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Interpreter:
+class Interpreter(Struct, frozen=True):
     """An interpreter: its program, its minor version as "3.11", and its ``sys.path``."""
 
     program: str

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from park.kernel.node.allocation import NodeAllocation
 from park.kernel.node.gpus import NO_GPUS, Gpus
@@ -22,8 +24,7 @@ MAX_PACKAGE_BYTES = 24 * 1024
 _FOLDER = re.compile(r"(?P<name>.+?)-(?P<version>[^-]+)(-py\d[^-]*(-.+)?)?\.(dist|egg)-info")
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """The resources of a kernel, and the owner whose jobs it runs."""
 
     #: bytes; 0: unknown
