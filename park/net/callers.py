@@ -15,6 +15,7 @@ from park.net.curve import check_curve
 from park.net.intake import WINDOW_BYTES
 from park.net.keys import Key
 from park.net.outbox import Frames, Outbox
+from park.net.payload_files import ABOUT_FILES, Probe, answer, answer_to_probe, open_payload
 from park.net.polled import HIGH_WATER_MESSAGES, TURN_BYTES, Socket
 from park.net.sealed import SealedBuffer
 from park.wire import messages
@@ -141,7 +142,11 @@ class Dealer(Caller):
         self._socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MESSAGES)
         self._connect()
         self._joiner = Reassembly(new_buffer=_buffer_to_share)
-        self._outbox = Outbox(self._offer)
+        #: by it the broker finds out whether it can open files of this process; None: over tcp it cannot
+        self._probe = Probe() if address.startswith("ipc://") else None
+        #: whether it can, and the last message that it sent as a file
+        self._opens, self._taken = False, 0
+        self._outbox = self._new_outbox()
         self._lively = self._waits = False
         #: pieces that have come, and signs of the broker that it moves
         self._signs = 0
@@ -162,15 +167,27 @@ class Dealer(Caller):
         if not self._waits:
             if (len(frames) == 1 or len(frames[1]) <= PIECE_BYTES) and self._offer(frames):
                 return
-        elif isinstance(said, messages.Heartbeat) and self._window > 0:
+        elif isinstance(said, messages.Heartbeat) and self._window > 0 and not self._outbox.waits_for_answer:
             return  # a waiting message is a sign of life itself
         self._outbox.put(frames, None if said is None else about(said))
         self._flush()
 
     def clear(self) -> None:
         """Drop all messages that wait: contact was lost, and their senders repeat them when there is contact."""
-        self._outbox = Outbox(self._offer)
+        self._outbox = self._new_outbox()
         self._waits, self._window = False, WINDOW_BYTES
+        self._opens, self._taken = False, 0
+        if self._probe is not None and (probe := self._probe.message()) is not None:
+            self._reply(probe)
+
+    def _new_outbox(self) -> Outbox:
+        return Outbox(self._offer, lambda: self._opens)
+
+    def _reply(self, frames: Frames) -> None:
+        """Send a short message before all that wait."""
+        if not self._offer(frames):
+            self._outbox.pass_all(frames)
+            self._waits = True
 
     def lively(self) -> bool:
         """Whether a piece of a message has come since the last call."""
@@ -210,6 +227,10 @@ class Dealer(Caller):
             if frames[0].startswith(_PROCEED):
                 self._proceed(frames)
                 continue
+            if self._probe is not None and frames[0].startswith(ABOUT_FILES):
+                if (found := self._hear_of_file(frames)) is not None:
+                    return found
+                continue
             if not is_part(frames):
                 return frames
             left -= sum(map(len, frames))
@@ -223,6 +244,35 @@ class Dealer(Caller):
                 return whole
         return None
 
+    def _hear_of_file(self, frames: Frames) -> Frames | None:
+        """Take in a Mapped or an Opened. Returns a whole message, or these frames where they break the rules."""
+        self._lively = True
+        self._pieces_received += 1
+        try:
+            message, head = decode(frames)
+        except ProtocolError:
+            return frames
+        if isinstance(message, messages.Opened):
+            if message.number:
+                self._outbox.answered(message.number, message.opened)
+                self._flush()
+            else:
+                self._opens = message.opened
+            return None
+        assert isinstance(message, messages.Mapped)
+        if not message.number:
+            self._reply(answer_to_probe(message, head))
+            return None
+        if message.number == self._taken:
+            self._reply(answer(message, True))
+            return None
+        payload = open_payload(message)
+        self._reply(answer(message, payload is not None))
+        if payload is None:
+            return None
+        self._taken = message.number
+        return [bytes(head), payload]
+
     def _proceed(self, frames: Frames) -> None:
         """The broker has room for more of our long messages, or stores those that it has."""
         self._signs += 1
@@ -234,6 +284,8 @@ class Dealer(Caller):
 
     def close(self) -> None:
         self._outbox.flush()
+        if self._probe is not None:
+            self._probe.close()
         self._socket.linger = LINGER_MILLISECONDS
         super().close()
         self._context.term()

@@ -27,12 +27,9 @@ from typing import Any
 from park.errors import ProtocolError
 from park.net.sealed import (
     HAS_FILES,
-    descriptor_of,
-    has_room,
+    SealedPayload,
     is_sealed,
-    map_file,
-    new_file,
-    seal,
+    read_file,
 )
 from park.net.spin import SpinWait
 from park.wire.fragments import MAX_PAYLOAD_BYTES
@@ -61,44 +58,6 @@ _DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
 _TRUNCATED = int(getattr(socket, "MSG_CTRUNC", 0))
 
 
-class _Share:
-    """A payload on its way into an anonymous file; one that lies in such a file already is not copied."""
-
-    def __init__(self, payload: Buffer) -> None:
-        self._payload = payload
-        self._rest = memoryview(payload).cast("B")
-        self._descriptor = -1
-        self._own = (descriptor := descriptor_of(payload)) < 0
-        if not self._own:
-            self._descriptor, self._rest = descriptor, self._rest[:0]
-
-    def __len__(self) -> int:
-        return len(self._rest)
-
-    def fill(self, most: int) -> bool:
-        """Write about *most* more bytes to the file. Returns whether the whole payload is there."""
-        if self._descriptor < 0:
-            self._descriptor = new_file()
-        while len(self._rest) and most > 0:
-            done = os.write(self._descriptor, self._rest[:most])
-            self._rest = self._rest[done:]
-            most -= done
-        if len(self._rest):
-            return False
-        if self._own:
-            seal(self._descriptor)
-        return True
-
-    def send(self, sock: socket.socket, data: memoryview) -> int:
-        """Send *data* with the file's descriptor."""
-        rights = array.array("i", [self._descriptor])
-        return sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-
-    def close(self) -> None:
-        if self._own and self._descriptor >= 0:
-            os.close(self._descriptor)
-
-
 class Channel:
     """One end. It is not thread-safe: threads that share it hold a lock."""
 
@@ -106,7 +65,7 @@ class Channel:
         self._sock = sock
         self._shares = _DESCRIPTORS and sock.family == socket.AF_UNIX
         #: messages that are not out yet: their bytes, and the payload whose descriptor goes with the first byte
-        self._out: deque[tuple[memoryview, _Share | None]] = deque()
+        self._out: deque[tuple[memoryview, SealedPayload | None]] = deque()
         #: the bytes of an unfinished message
         self._partial = bytearray()
         self._descriptors: deque[int] = deque()
@@ -143,7 +102,7 @@ class Channel:
     @property
     def pending(self) -> int:
         """The number of bytes that wait for `flush`."""
-        return sum(len(data) + (len(shared) if shared is not None else 0) for data, shared in self._out)
+        return sum(len(data) + (shared.left if shared is not None else 0) for data, shared in self._out)
 
     def send(self, frames: Sequence[Any]) -> bool:
         """Send a head and, if there is one, a payload. Returns whether all bytes are out: on a non-blocking socket the
@@ -152,7 +111,7 @@ class Channel:
         head, payload = frames if len(frames) == 2 else (frames[0], b"")
         size = len(payload)
         if size >= MIN_SHARED_BYTES and self._shares:
-            self._out.append((memoryview(_HEADER.pack(len(head), size, 1) + head), _Share(payload)))
+            self._out.append((memoryview(_HEADER.pack(len(head), size, 1) + head), SealedPayload(payload)))
         else:
             data = b"".join((_HEADER.pack(len(head), size, 0), head, payload))
             self._out.append((memoryview(data), None))
@@ -169,10 +128,12 @@ class Channel:
                 if share is None:
                     sent = self._sock.send(data)
                 else:
-                    while not share.fill(FILL_BYTES):
-                        if not self._sock.getblocking():
+                    while share.left:
+                        share.fill(FILL_BYTES)
+                        if share.left and not self._sock.getblocking():
                             return False
-                    sent = share.send(self._sock, data)
+                    rights = array.array("i", [share.descriptor])
+                    sent = self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
                     share.close()
                 if sent == len(data):
                     out.popleft()
@@ -294,14 +255,7 @@ class Channel:
                 raise ProtocolError("a payload's file is not as long as its header says")
             if not is_sealed(descriptor):
                 raise ProtocolError("a payload's file could still change")
-            if has_room():
-                content, descriptor = map_file(descriptor, size), -1
-                return content
-            data = bytearray(size)
-            rest = memoryview(data)
-            while len(rest):
-                rest = rest[os.preadv(descriptor, [rest], size - len(rest)) :]
-            return memoryview(data)
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
+            return read_file(descriptor, size)
+        except BaseException:
+            os.close(descriptor)
+            raise

@@ -16,6 +16,7 @@ import os
 import stat
 import sys
 import weakref
+from typing import Any
 
 from park.wire.pack import Buffer
 
@@ -30,6 +31,9 @@ HAS_FILES = hasattr(os, "memfd_create")
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE if hasattr(fcntl, "F_SEAL_WRITE") else 0
 #: Sealed files that this process maps at the same time, at most: each keeps one or two descriptors open.
 MAX_OPEN_MAPS = 64
+#: Bytes that one call writes to a file (a payload on the disk is read by as many).
+FILL_STEP_BYTES = 1 << 20
+_BUFFERS = (bytes, bytearray, memoryview)
 
 
 class SealedMap(mmap.mmap):
@@ -130,20 +134,84 @@ class SealedBuffer:
         return found
 
 
-def open_of(process: int, descriptor: int, size: int) -> memoryview:
-    """The bytes of a sealed file that another *process* of this machine holds. Raises OSError if this process may not
-    open it.
+class SealedPayload:
+    """A payload in a sealed file, for other processes: the file in which it lies already, or a copy that grows.
+
+    A payload that is no buffer, because it lies on the disk, is read slice by slice.
     """
-    if not has_room():
-        raise OSError("no further file can be mapped")
+
+    def __init__(self, payload: Any) -> None:
+        self._payload = memoryview(payload).cast("B") if isinstance(payload, _BUFFERS) else payload
+        self._descriptor = descriptor_of(payload)
+        self._done = len(self._payload) if self._descriptor >= 0 else 0
+        #: closes the copy; None: there is none
+        self._guard: weakref.finalize[[int], SealedPayload] | None = None
+
+    def __len__(self) -> int:
+        return len(self._payload)
+
+    @property
+    def descriptor(self) -> int:
+        """The file's descriptor, which is open until `close`."""
+        return self._descriptor
+
+    @property
+    def left(self) -> int:
+        """The number of bytes that the file lacks."""
+        return len(self._payload) - self._done
+
+    def fill(self, most: int) -> int:
+        """Write about *most* more bytes; the last ones seal the file. Returns their number.
+
+        Raises OSError, and what the payload raises where it cannot be read.
+        """
+        if self._descriptor < 0:
+            self._descriptor = new_file()
+            self._guard = weakref.finalize(self, os.close, self._descriptor)
+        began = self._done
+        stop = min(len(self._payload), began + most)
+        while self._done < stop:
+            piece = self._payload[self._done : min(stop, self._done + FILL_STEP_BYTES)]
+            self._done += os.write(self._descriptor, piece)
+        if not self.left and self._guard is not None:
+            seal(self._descriptor)
+        return self._done - began
+
+    def close(self) -> None:
+        """Close the copy; what others have opened stays open there."""
+        if self._guard is not None:
+            self._guard()
+
+
+def open_of(process: int, descriptor: int, size: int, inode: int | None = None) -> memoryview:
+    """The bytes of a sealed file that another *process* of this machine holds, and which is *inode* where that is known.
+
+    They are a copy where this process maps many files already. Raises OSError if it cannot open the file.
+    """
     path = f"/proc/{process}/fd/{descriptor}"
     if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device, or a pipe, may have effects
         raise OSError("it is no file")
     own = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        if os.fstat(own).st_size != size or not is_sealed(own):
+        found = os.fstat(own)
+        if found.st_size != size or inode not in (None, found.st_ino) or not is_sealed(own):
             raise OSError("it is no sealed file of this size")
-        return map_file(own, size)
+        return read_file(own, size)
     except BaseException:
         os.close(own)
         raise
+
+
+def read_file(descriptor: int, size: int) -> memoryview:
+    """The bytes of a sealed file. They keep *descriptor*; where many files are mapped already they are a copy.
+
+    Raises OSError, and leaves the descriptor open.
+    """
+    if has_room():
+        return map_file(descriptor, size)
+    data = bytearray(size)
+    rest = memoryview(data)
+    while len(rest):
+        rest = rest[os.preadv(descriptor, [rest], size - len(rest)) :]
+    os.close(descriptor)
+    return memoryview(data).toreadonly()

@@ -28,6 +28,7 @@ from park.net.descriptors import DescriptorReserve
 from park.net.intake import MAX_EARLY_BYTES, TELL_BYTES, Intake, Passage
 from park.net.keys import OBSERVER, POOL
 from park.net.outbox import Frames, Message, Outbox
+from park.net.payload_files import ABOUT_FILES, FilePeers
 from park.net.polled import HIGH_WATER_MESSAGES, SYSTEM_SECONDS, TURN_BYTES, Socket
 from park.wire import codec, messages
 from park.wire.fragments import MAX_PAYLOAD_BYTES, PIECE_BYTES, Reassembly, is_part
@@ -131,6 +132,10 @@ class Router(_ListeningSocket):
         self._look_at = 0.0
         #: by peer: bytes for which there is room, and which the peer was not told of
         self._untold: OrderedDict[bytes, int] = OrderedDict()
+        #: the peers that open files of this process, and it theirs; None: over tcp there are none
+        self._files: FilePeers | None = FilePeers(
+            self._intake, lambda name: (self._peer(name), self._payer(name)), self._reply
+        )
         #: by peer: the messages that it has not accepted yet
         self._outboxes: dict[bytes, Outbox] = {}
         #: peers whose pieces have arrived since `lively` was last called
@@ -150,26 +155,39 @@ class Router(_ListeningSocket):
         if outbox is None:
             frames = message() if callable(message) else message
             if len(frames) == 1 or len(frames[1]) <= PIECE_BYTES:
-                if self._offer(name, frames):
+                if self._offer(name, frames) is not False:
                     return False
             elif not callable(message):
                 message = frames
-            outbox = self._outboxes[name] = Outbox(lambda piece: self._offer(name, piece))
-        elif isinstance(said, messages.Heartbeat):
+            outbox = self._open_outbox(name)
+        elif isinstance(said, messages.Heartbeat) and not outbox.waits_for_answer:
             return True  # a waiting message does the work of a heartbeat
         outbox.put(message, None if said is None else about(said))
         return not self._flush(name, outbox)
 
-    def _offer(self, name: bytes, frames: Frames) -> bool:
-        """Whether ZeroMQ has accepted the message, or the peer has gone."""
+    def _open_outbox(self, name: bytes) -> Outbox:
+        outbox = self._outboxes[name] = Outbox(
+            lambda piece: self._offer(name, piece),
+            lambda: self._files is not None and self._files.opens(name),
+        )
+        return outbox
+
+    def _reply(self, name: bytes, frames: Frames) -> None:
+        """Send a short message before all that wait."""
+        if self._offer(name, frames) is False:
+            outbox = self._outboxes.get(name) or self._open_outbox(name)
+            outbox.pass_all(frames)
+
+    def _offer(self, name: bytes, frames: Frames) -> bool | None:
+        """Whether ZeroMQ has accepted the message; None: the peer has gone."""
         try:
             self._put([name, *frames])
         except zmq.ZMQError as error:
-            return error.errno != zmq.EAGAIN
+            return False if error.errno == zmq.EAGAIN else None
         return True
 
     def waiting(self) -> bool:
-        found = super().waiting()
+        found = super().waiting() or (self._files is not None and self._files.ready)
         # check afterwards: ZeroMQ may have seen free space in a queue only now, and signals that once
         return (bool(self._outboxes) and self._flush_some()) or found
 
@@ -216,9 +234,15 @@ class Router(_ListeningSocket):
 
     def receive(self) -> tuple[bytes, Frames] | None:
         # whole messages pass between the parts of a longer one
+        if self._files is not None and (opened := self._files.next(time.monotonic())) is not None:
+            return opened
         left = TURN_BYTES
         while left > 0 and self.waiting() and (taken := self._take()):
             name, *frames = taken
+            if self._files is not None and frames[0].startswith(ABOUT_FILES):
+                if (got := self._hear_of_file(self._files, name, frames)) is not None:
+                    return got
+                continue
             if not is_part(frames):
                 if size := long_size(frames):
                     self._intake.keep(self._peer(name), self._payer(name), size)
@@ -227,6 +251,25 @@ class Router(_ListeningSocket):
             self._lively.add(name)
             if (whole := self._join(name, frames)) is not None:
                 return name, whole
+        return None
+
+    def _hear_of_file(self, files: FilePeers, name: bytes, frames: Frames) -> tuple[bytes, Frames] | None:
+        """Take in a Mapped or an Opened. Returns a whole message, or these frames where they break the rules."""
+        now = time.monotonic()
+        self._lively.add(name)
+        try:
+            message, _ = codec.decode(frames)
+            if isinstance(message, messages.Mapped):
+                files.take(name, frames, now)
+                return files.next(now)
+        except ProtocolError:
+            return name, frames
+        assert isinstance(message, messages.Opened)
+        if not message.number:
+            files.answered(name, message)
+        elif (outbox := self._outboxes.get(name)) is not None:
+            outbox.answered(message.number, message.opened)
+            self._flush(name, outbox)
         return None
 
     def _join(self, name: bytes, frames: Frames) -> Frames | None:
@@ -334,6 +377,7 @@ class KeyedRouter(Router):
 
     def __init__(self, keeper: Authenticator, domain: str, intake: Intake | None = None) -> None:
         super().__init__(keeper.context, intake)
+        self._files = None
         self._guard(keeper, domain)
         keeper.guarded_sockets.append(self)
         self._audit = keeper.keyring.audit if keeper.keyring is not None else None
@@ -392,7 +436,7 @@ class KeyedRouter(Router):
             self._strangers.pop(name, None)
             self._leaving.append(name)
 
-    def _offer(self, name: bytes, frames: Frames) -> bool:
+    def _offer(self, name: bytes, frames: Frames) -> bool | None:
         routing = name[1 : 1 + name[0]]
         if self._holders.get(routing, (name,))[0] != name or name[-ID_LETTERS:] in self._connections.revoked:
             return True  # the peer has gone, and another key may have its routing id

@@ -75,6 +75,8 @@ from park.wire.messages.contact import (
     Heartbeat,
     Hello,
     KernelHello,
+    Mapped,
+    Opened,
     Part,
     Proceed,
     Serving,

@@ -129,6 +129,29 @@ class Proceed(Message, frozen=True):
     size: Count
 
 
+class Mapped(Message, frozen=True):
+    """broker <-> peer, over ipc: a message that is too long for one frame. Its head is the payload of this one; its
+    payload lies in a sealed file of *size* bytes, the descriptor *file* of *process*, where *inode* is its number.
+
+    *number* is random and names the message; the sender repeats the message until Opened answers it. Number 0 asks
+    whether the receiver can open files of the sender; the payload is the content (`park.net.payload_files`).
+    """
+
+    carries = True
+    number: Count
+    process: Count
+    file: Count
+    size: Count
+    inode: Count
+
+
+class Opened(Message, frozen=True):
+    """The answer to Mapped: whether the receiver has the payload. If it has not, the message comes in parts."""
+
+    number: Count
+    opened: bool
+
+
 class Serving(Message, frozen=True):
     """kernel -> broker: the kernel takes new work of "all" whom it serves, of its "own" owner, or of "none".
 
