@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+from packaging.utils import canonicalize_name
 
 import park
 from park.broker.entities.requirements import profile_of
@@ -122,7 +123,7 @@ def test_what_ended_a_process_in_words(death: ExitCause, words: str) -> None:
 
 def test_packages_are_those_that_are_installed_here() -> None:
     found = profile_of(messages.KernelHello(b"", "", "", 1, 1, "", packages=packages(sys.path)))
-    versions = dict(found.packages)
+    versions = {canonicalize_name(name): version for name, version in found.packages}
     assert versions["numpy"] == importlib.metadata.version("numpy")
     assert versions["park-fit"] == importlib.metadata.version("park-fit")
 
