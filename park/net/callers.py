@@ -247,7 +247,7 @@ class Dealer(Caller):
     def _hear_of_file(self, frames: Frames) -> Frames | None:
         """Take in a Mapped or an Opened. Returns a whole message, or these frames where they break the rules."""
         self._lively = True
-        self._pieces_received += 1
+        self._signs += 1
         try:
             message, head = decode(frames)
         except ProtocolError:
