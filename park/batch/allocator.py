@@ -42,9 +42,9 @@ MAX_FAILED_STARTS, MAX_FAILED_SUBMISSIONS = 3, 10
 #: The space between submissions doubles this many times at most.
 MAX_DOUBLINGS = 6
 #: An allocation that is not listed, and whose kernels have left, counts for this many seconds at most.
-LEFT_SECONDS = 20.0
+UNLISTED_ALLOCATION_SECONDS = 20.0
 #: Seconds after the first kernel of an allocation within which the kernels of its other nodes may come.
-NODES_SECONDS = 60.0
+OTHER_NODES_SECONDS = 60.0
 #: Seconds after which an allocation that does not end is cancelled again.
 CANCEL_AGAIN_SECONDS = 60.0
 #: Characters of an event of an allocator that are logged.
@@ -320,7 +320,7 @@ class Look:
         if a.id and a.stage is not Stage.ENDING:
             a.words = f"{self.policy.system} does not list it"
         # if its kernels have left, too, it has most likely ended
-        grace = min(self.policy.grace, LEFT_SECONDS) if a.came_up else self.policy.grace
+        grace = min(self.policy.grace, UNLISTED_ALLOCATION_SECONDS) if a.came_up else self.policy.grace
         if self.now - a.missing >= grace:
             self._forget(a, self.last_words(a.name) or f"{self.policy.system} does not list it any more")
 
@@ -471,7 +471,7 @@ def _why_not(
     coming = policy.slots * len(pending) + policy.ppn * sum(
         max(0, policy.nodes - a.kernels)
         for a in state.allocations
-        if a.stage is Stage.UP and now < a.up + NODES_SECONDS
+        if a.stage is Stage.UP and now < a.up + OTHER_NODES_SECONDS
     )
     if coming >= backlog.slots:
         way = f"{_count(len(pending), 'allocation')} on the way" if pending else "the nodes still to come"

@@ -12,7 +12,7 @@ from park.batch.allocator_files import NO_DEFINITIONS, AllocatorFiles
 from park.util.stdio import tell
 
 #: Seconds between two looks for definitions, and for the end of the process.
-LOOK_SECONDS = 0.5
+DEFINITIONS_POLL_SECONDS = 0.5
 #: Seconds until a process that has ended is started again: the first time, and at most.
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 60.0
 #: Seconds that a broker which ends waits for the process, which may have to finish a command of a batch system.
@@ -44,7 +44,7 @@ class AllocatorKeeper:
         pause = FIRST_PAUSE_SECONDS
         while not self._closed.is_set():
             if self._files.changed == NO_DEFINITIONS:
-                self._closed.wait(LOOK_SECONDS)
+                self._closed.wait(DEFINITIONS_POLL_SECONDS)
                 continue
             began = time.monotonic()
             code = self._run()
@@ -62,7 +62,7 @@ class AllocatorKeeper:
             tell(f"park-broker: no process for allocators can be started: {error.strerror}", "warning")
             return -1
         assert process.stdin is not None
-        while process.poll() is None and not self._closed.wait(LOOK_SECONDS):
+        while process.poll() is None and not self._closed.wait(DEFINITIONS_POLL_SECONDS):
             pass
         process.stdin.close()
         with contextlib.suppress(

@@ -20,9 +20,9 @@ from park.net.addresses import seen_from_elsewhere
 from park.net.keys import KERNEL, POOL, Keyring, plain_name, read_key
 
 #: Seconds of an allocation in which no unit runs: the kernel starts, and leaves in good order.
-LOST_SECONDS = 60.0
+START_AND_LEAVE_SECONDS = 60.0
 #: Allocations whose script and output are kept when they have ended.
-KEPT_FILES = 20
+MAX_ENDED_ALLOCATIONS = 20
 #: Bytes at the end of an allocation's output in which its last words are looked for, and the most characters of these.
 _TAIL_BYTES, _MAX_LINE_CHARS = 4096, 300
 
@@ -41,7 +41,7 @@ def kind_of(policy: Policy) -> dict[str, Any]:
         "labels": list(policy.labels),
         "owner": policy.owner,
         "only": policy.only,
-        "seconds": max(policy.walltime - LOST_SECONDS, policy.walltime / 2),
+        "seconds": max(policy.walltime - START_AND_LEAVE_SECONDS, policy.walltime / 2),
         "priority": policy.priority,
         "gpus": policy.gpus,
     }
@@ -159,7 +159,7 @@ def clean(folder: Path, alive: Iterable[str]) -> None:
         names.setdefault(file.name.partition(".")[0], []).append(file)
     with contextlib.suppress(OSError):  # it is tried again
         ended = sorted(names.keys() - set(alive), key=lambda n: max(f.stat().st_mtime for f in names[n]))
-        for file in (file for name in ended[:-KEPT_FILES] for file in names[name]):
+        for file in (file for name in ended[:-MAX_ENDED_ALLOCATIONS] for file in names[name]):
             file.unlink(missing_ok=True)
 
 

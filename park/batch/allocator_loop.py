@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from park.core.server import ServerProxy
 
 #: Seconds between two looks, between two searches for allocations that no record knows, and to the next step of a wait.
-LOOK_SECONDS, SWEEP_SECONDS, STEP_SECONDS = 10.0, 300.0, 0.3
+ALLOCATOR_POLL_SECONDS, SWEEP_SECONDS, STEP_SECONDS = 10.0, 300.0, 0.3
 
 
 class AllocatorLoop:
@@ -67,7 +67,7 @@ class AllocatorLoop:
         """Look again and again, until *wait*, which takes a number of seconds, returns true or no allocator is left."""
         told = ""
         while (seen := self.files.changed) != NO_DEFINITIONS:
-            spacing = LOOK_SECONDS
+            spacing = ALLOCATOR_POLL_SECONDS
             try:
                 self.turn(self._began + time.monotonic(), time.time())
                 spacing = min((p.spacing for p in self.files.definitions().values()), default=0.0)
@@ -76,7 +76,7 @@ class AllocatorLoop:
                 if str(error) != told:
                     told = str(error)
                     tell(f"park alloc: {told}; nothing is submitted until that is mended", "error")
-            until = time.monotonic() + max(STEP_SECONDS, min(LOOK_SECONDS, spacing))
+            until = time.monotonic() + max(STEP_SECONDS, min(ALLOCATOR_POLL_SECONDS, spacing))
             while self.files.changed == seen and time.monotonic() < until:
                 if wait(STEP_SECONDS):
                     return

@@ -26,7 +26,7 @@ from typing import Any
 #: The beginning of the keys of tasks, and the scheduler's metadata in which they say where they run and how they ended.
 PREFIX, RECORDS = "park-", "park-jobs"
 #: Seconds within which a scheduler must answer, between two looks, and for which the end of a job is remembered.
-ANSWER_SECONDS, STEP_SECONDS, KEPT_SECONDS = 10.0, 0.2, 600.0
+ANSWER_SECONDS, STEP_SECONDS, ENDED_JOB_SECONDS = 10.0, 0.2, 600.0
 
 
 def submit(client: Any, name: str, script: str, output: str, errors: str) -> str:
@@ -130,7 +130,7 @@ def table(dask_scheduler: Any) -> list[tuple[str, str, str]]:
         worker = workers.get(record["worker"]) if record else None
         state, reason = "ended", record["words"] if record else ""
         if record and record["ended"]:
-            if time.time() - record["ended"] > KEPT_SECONDS:
+            if time.time() - record["ended"] > ENDED_JOB_SECONDS:
                 del records[key]
                 continue
         elif worker is not None and (task is None or task.processing_on is worker):

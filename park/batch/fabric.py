@@ -27,9 +27,9 @@ from park.util.file_lock import locked
 from park.util.stdio import tell
 
 #: Seconds between two looks at the batch system, until the allocation runs.
-LOOK_SECONDS = 15.0
+ALLOCATION_POLL_SECONDS = 15.0
 #: Seconds without the broker after which kernels leave their allocation: the script has been killed.
-AWAY_SECONDS = 60
+BROKER_AWAY_SECONDS = 60
 #: All addresses of this machine.
 ANY = "0.0.0.0"
 
@@ -81,7 +81,7 @@ class BatchFabric:
             words = [sys.executable, "-m", "park.cli.kernel", "--nodes", "--broker", broker.address]
             if self._host:
                 words += ["--key", str(broker.new_key(shared / "kernel.key"))]
-            command = f"exec {shlex.join([*words, '--away-timeout', str(AWAY_SECONDS)])}"
+            command = f"exec {shlex.join([*words, '--away-timeout', str(BROKER_AWAY_SECONDS)])}"
             script = script_of(self._profile, with_command(self._ask, command, "park"))
             self.id = submit(self._profile, script, shared, "park")
             remember(shared, self._profile.name, self.id)
@@ -106,7 +106,7 @@ class BatchFabric:
     def _tell(self, over: threading.Event) -> None:
         """Say how the allocation stands, as long as it does not run, and when it has ended."""
         said = ""
-        while not over.wait(LOOK_SECONDS):
+        while not over.wait(ALLOCATION_POLL_SECONDS):
             try:
                 seen = find(look(self._profile), self.id)
             except BatchError:

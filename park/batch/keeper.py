@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from park.batch.left_over import LOCK
-from park.batch.private import AWAY_SECONDS, KeeperOrder, refused
+from park.batch.private import BROKER_AWAY_SECONDS, KeeperOrder, refused
 from park.batch.profiles import ENDED, QUEUED, RUNNING, Profile, profile
 from park.batch.systems import Allocation, cancel, find, look, submit
 from park.core.connect import connect
@@ -28,11 +28,11 @@ from park.util.file_lock import locked
 #: Seconds between two looks at the batch system: the first ones, doubled each time, and the most.
 FIRST_LOOK_SECONDS, MAX_LOOK_SECONDS = 1.0, 30.0
 #: Seconds that kernels have to leave a running allocation when their job has ended.
-LEAVING_SECONDS = 30.0
+KERNELS_LEAVE_SECONDS = 30.0
 #: The most folders that are kept of allocations that went wrong.
 MAX_ENDED_FOLDERS = 20
 #: Seconds after a submission in which the batch system need not list the job yet.
-LISTED_SECONDS = 10.0
+UNLISTED_JOB_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,13 @@ def next_step(
     if state is None or state.ended:
         if not order.id or not there:
             return KeeperStep("leave")
-        leaving = seen is not None and seen.state == RUNNING and over < LEAVING_SECONDS
+        leaving = seen is not None and seen.state == RUNNING and over < KERNELS_LEAVE_SECONDS
         return KeeperStep("wait" if leaving else "cancel")
     if not order.id:
         return KeeperStep("wait" if state is JobState.WAITING else "submit")
     if seen is not None and there:
         return KeeperStep("wait", in_words(seen))
-    if seen is None and known < LISTED_SECONDS:
+    if seen is None and known < UNLISTED_JOB_SECONDS:
         return KeeperStep("wait")
     if order.more:
         return KeeperStep("submit", f"{order.id} has ended before the job")
@@ -106,7 +106,7 @@ class Keeper:
         while True:
             try:
                 with ExitStack() as stack:
-                    service = connect(self._order.broker, patience=AWAY_SECONDS)
+                    service = connect(self._order.broker, patience=BROKER_AWAY_SECONDS)
                     stack.callback(service.close)
                     ends = service.ends([self._order.job])
                     while self._one_step(service):
@@ -119,7 +119,7 @@ class Keeper:
                     return
             except (NoBroker, Refused) as error:
                 print(error, flush=True)
-                if time.monotonic() - heard > AWAY_SECONDS:
+                if time.monotonic() - heard > BROKER_AWAY_SECONDS:
                     self._cancel()
                     self._tidy(amiss=True)
                     return
@@ -139,7 +139,7 @@ class Keeper:
                 self._seen = find(look(self._profile), self._order.id)
         except BatchError as error:  # the answer is unknown, so nothing is concluded from it
             print(error, flush=True)
-            return self._ended is None or now - self._ended < AWAY_SECONDS
+            return self._ended is None or now - self._ended < BROKER_AWAY_SECONDS
         step = next_step(
             self._order,
             state,

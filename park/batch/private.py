@@ -27,7 +27,7 @@ from park.net.admission import key_for
 from park.net.keys import KERNEL, POOL
 
 #: Seconds without a broker after which kernels leave their allocation, and the keeper gives it back.
-AWAY_SECONDS = 600.0
+BROKER_AWAY_SECONDS = 600.0
 #: Characters of a batch system's words that the table shows.
 MAX_CAUSE_CHARS = 300
 
@@ -67,7 +67,7 @@ class KeeperOrder:
 def kernels_command(broker: str, job: int | str) -> str:
     """The shell command that starts the kernels of a private job on all nodes of its allocation."""
     words = [sys.executable, "-m", "park.cli.kernel", "--nodes", "--broker", broker]
-    return f"exec {shlex.join([*words, '--job', str(job), '--away-timeout', f'{AWAY_SECONDS:.0f}'])}"
+    return f"exec {shlex.join([*words, '--job', str(job), '--away-timeout', f'{BROKER_AWAY_SECONDS:.0f}'])}"
 
 
 def broker_for_nodes(broker: str | None) -> str:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from park.model import JobRecord
 
 #: Seconds between two copies of the store while jobs run, at least: a node may fail without a word.
-COPY_SECONDS = 60.0
+MIN_COPY_SECONDS = 60.0
 #: The part of the time that copies may take.
 COPY_SHARE = 0.05
 #: Seconds between two looks at the jobs.
-LOOK_SECONDS = 0.5
+JOBS_POLL_SECONDS = 0.5
 #: The copy of the broker's store in the folder.
 COPY = "jobs.backup"
 
@@ -33,7 +33,7 @@ class Carrier:
         self._folder = folder
         self.copy = folder / COPY
         self._look_at = 0.0
-        self._copy_at = time.monotonic() + COPY_SECONDS
+        self._copy_at = time.monotonic() + MIN_COPY_SECONDS
         #: jobs that have ended, and were carried
         self._carried: set[int] = set()
         #: the last copy of the store has succeeded
@@ -47,7 +47,7 @@ class Carrier:
         ended = self.results()
         if ended or now >= self._copy_at:
             self.copy_store()
-        self._look_at = time.monotonic() + LOOK_SECONDS
+        self._look_at = time.monotonic() + JOBS_POLL_SECONDS
 
     def results(self) -> bool:
         """Write the results of the jobs that have ended since the last time; whether there were any."""
@@ -89,7 +89,7 @@ class Carrier:
         else:
             self.is_copied = True
         now = time.monotonic()
-        self._copy_at = now + max(COPY_SECONDS, (now - began) / COPY_SHARE)
+        self._copy_at = now + max(MIN_COPY_SECONDS, (now - began) / COPY_SHARE)
 
     def _warn(self, text: str) -> None:
         from park.util.stdio import tell

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from park.batch.own_broker import OwnBroker
 
 #: Seconds that kernels have to leave.
-LEAVING_SECONDS = 60.0
+KERNELS_LEAVE_SECONDS = 60.0
 #: Seconds without the broker after which kernels leave: this command has been killed.
-AWAY_SECONDS = 60
+BROKER_AWAY_SECONDS = 60
 #: Seconds for which the broker, which is on this node, may be away before a question to it fails.
-PATIENCE_SECONDS = 10.0
+QUESTION_PATIENCE_SECONDS = 10.0
 
 
 def carried_folder(target: str) -> Path:
@@ -73,9 +73,9 @@ def run_private(target: str, options: Sequence[str], kernels: Sequence[str], hos
             key = broker.new_key(carried / f"kernels-{os.getpid()}.key")
             stack.callback(key.unlink, missing_ok=True)
             command += ["--key", str(key)]
-        command += ["--away-timeout", str(AWAY_SECONDS), "--nodes" if nodes else "--until-eof"]
+        command += ["--away-timeout", str(BROKER_AWAY_SECONDS), "--nodes" if nodes else "--until-eof"]
         os.environ["PARK_BROKER"] = str(broker.connection)
-        service = connect(broker.connection, patience=PATIENCE_SECONDS)
+        service = connect(broker.connection, patience=QUESTION_PATIENCE_SECONDS)
         stack.callback(service.close)
         left = [str(job.id) for job in service.jobs(owner="*") if not job.state.ended]
         if left:
@@ -137,7 +137,7 @@ def _run_to_end(
         carrier.copy_store()  # a batch system may kill this process before the kernels have left
         if fabric.poll() is None:
             with suppress(subprocess.TimeoutExpired):
-                fabric.wait(LEAVING_SECONDS)
+                fabric.wait(KERNELS_LEAVE_SECONDS)
             carrier.copy_store()
         return None if code is None or code < 0 or stopped() else code
 
@@ -177,7 +177,7 @@ def child(command: Sequence[str], stdin: int = subprocess.DEVNULL) -> Iterator[s
         if process.poll() is None:
             process.terminate()
         try:
-            process.wait(LEAVING_SECONDS)
+            process.wait(KERNELS_LEAVE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -13,7 +13,7 @@ from typing import Any
 from park.wait_reason import OF_CLIENT, Cause, WaitReason, announcement
 
 #: Seconds between two looks, and after a look that has found the job running.
-LOOK_SECONDS, LOOK_AFTER_RUNNING_SECONDS = 0.75, 10.0
+QUESTION_SECONDS, QUESTION_AFTER_RUNNING_SECONDS = 0.75, 10.0
 
 
 class StallNotice:
@@ -34,14 +34,14 @@ class StallNotice:
     def begin(self, now: float) -> None:
         """A thread begins to wait."""
         if self.due == math.inf:
-            self.due = now + LOOK_SECONDS
+            self.due = now + QUESTION_SECONDS
 
     def look(self, job: int, progress: int, now: float) -> bool:
         """Whether to ask the service now why *job* does not run; 0: no thread waits. *progress* counts its results."""
         if not job:
             self.due, self._told = math.inf, None
             return False
-        self.due = now + LOOK_SECONDS
+        self.due = now + QUESTION_SECONDS
         same = (job, progress) == (self._job, self._progress)
         if not same:
             self._job, self._progress = job, progress
@@ -52,7 +52,7 @@ class StallNotice:
         """The sentence to tell, now that the service has answered with the job's *record*; "" for none."""
         job, reason = record["job"], WaitReason.beside(record)
         if record["running"] or reason.cause is Cause.NONE or reason.cause in OF_CLIENT:
-            self._idle, self._rests_until = False, now + LOOK_AFTER_RUNNING_SECONDS
+            self._idle, self._rests_until = False, now + QUESTION_AFTER_RUNNING_SECONDS
             told, self._told = self._told, None
             return f"job {job} runs" if told is not None and record["running"] else ""
         idle, self._idle = self._idle, True

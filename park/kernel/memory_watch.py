@@ -14,7 +14,7 @@ from pathlib import Path
 from park.util.processes import descendants
 
 #: Seconds between two looks, and between two looks at a process that holds more than `CLOSE_SHARE` of its limit.
-LOOK_SECONDS, CLOSE_LOOK_SECONDS = 0.25, 0.05
+MEMORY_POLL_SECONDS, CLOSE_POLL_SECONDS = 0.25, 0.05
 CLOSE_SHARE = 0.5
 #: Bytes of the interpreter and of libraries such as numpy, which a small unit needs too.
 OWN_BYTES = 64 << 20
@@ -41,7 +41,7 @@ class MemoryWatch:
         if self._before.get(process, (0, 0))[0] != job:
             pid = self._pid_of(process)
             self._before[process] = job, bytes_of_tree(pid) if pid is not None else 0
-        self.due = min(self.due, now + CLOSE_LOOK_SECONDS)
+        self.due = min(self.due, now + CLOSE_POLL_SECONDS)
 
     def end(self, process: int) -> None:
         """The process has ended."""
@@ -49,7 +49,7 @@ class MemoryWatch:
 
     def look(self, limits: Mapping[int, int], now: float) -> Iterator[tuple[int, int]]:
         """The processes that hold more than their limit, and how much they hold. *limits*: bytes, by process."""
-        self.due = now + LOOK_SECONDS if limits else math.inf
+        self.due = now + MEMORY_POLL_SECONDS if limits else math.inf
         for process, limit in limits.items():
             pid = self._pid_of(process)
             before = self._before.get(process, (0, 0))[1]
@@ -58,7 +58,7 @@ class MemoryWatch:
             if size > limit:
                 yield process, size
             elif size > CLOSE_SHARE * limit:
-                self.due = now + CLOSE_LOOK_SECONDS
+                self.due = now + CLOSE_POLL_SECONDS
 
 
 def bytes_of_tree(pid: int, limit: float = math.inf) -> int:

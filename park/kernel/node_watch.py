@@ -26,9 +26,9 @@ MAX_LAST_WORDS_CHARS = 300
 _LAST = 3
 READ_BYTES = 1 << 16
 #: Seconds for which a node must be idle before it is given back, because most kernels leave together.
-RELEASE_SECONDS = 15.0
+IDLE_NODE_SECONDS = 15.0
 #: Seconds between two looks at those that have ended.
-LOOK_SECONDS = 0.2
+ENDED_POLL_SECONDS = 0.2
 
 
 @dataclass(eq=False)
@@ -113,7 +113,7 @@ class NodeWatch:
         """Pass on what they say until all have ended."""
         running = list(self._kernels)
         while running:
-            for key, _ in self._selector.select(LOOK_SECONDS):
+            for key, _ in self._selector.select(ENDED_POLL_SECONDS):
                 self._read(key.data)
             now = time.monotonic()
             if self._told_to_end and self._ends_at is None:
@@ -132,7 +132,7 @@ class NodeWatch:
     def _give_back(self, now: float) -> None:
         """Give back the nodes that have been idle for a while."""
         for kernel in self._kernels:
-            if kernel.settled or kernel.ended is None or now < kernel.ended + RELEASE_SECONDS:
+            if kernel.settled or kernel.ended is None or now < kernel.ended + IDLE_NODE_SECONDS:
                 continue
             kernel.settled = True
             kept = [each.launch.node for each in self._kernels if each.idle_until is None]

@@ -27,7 +27,7 @@ KEEP_ALIVE_OPTIONS = (
 #: A batch system sends SIGTERM to all processes of a job, and kernels still have checkpoints to bring.
 WITHOUT_SIGTERM = ("/bin/sh", "-c", "trap '' TERM; exec \"$@\"", "sh")
 #: Seconds until ssh must accept connections, between two tries, and between two looks.
-START_SECONDS, AGAIN_SECONDS, LOOK_SECONDS = 30.0, 5.0, 0.1
+SSH_START_SECONDS, SSH_RETRY_SECONDS, SSH_POLL_SECONDS = 30.0, 5.0, 0.1
 
 
 def free_port(host: str) -> int:
@@ -75,10 +75,10 @@ class Relay:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        for _ in range(round(START_SECONDS / LOOK_SECONDS)):
+        for _ in range(round(SSH_START_SECONDS / SSH_POLL_SECONDS)):
             with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 5.0):
                 return self
-            if self._last_words or self._over.wait(LOOK_SECONDS):
+            if self._last_words or self._over.wait(SSH_POLL_SECONDS):
                 break
         self.close()
         raise OSError(
@@ -95,7 +95,7 @@ class Relay:
             )
             words = self._process.communicate()[1].decode(errors="replace").strip()
             self._last_words = words[-300:] or f"ssh has ended with code {self._process.returncode}"
-            if not self._over.wait(AGAIN_SECONDS):
+            if not self._over.wait(SSH_RETRY_SECONDS):
                 self._say(f"the relay is opened again: {self._last_words}")
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from park.model import CHANNEL, Record, is_channel
 #: Seconds between two letters of urgent news to one address.
 GATHER_SECONDS = 600.0
 #: Seconds between two looks while news waits.
-LOOK_SECONDS = 60.0
+NEWS_POLL_SECONDS = 60.0
 #: Letters that may wait for the SMTP server. While there are as many, further news stays in its boxes.
 MAX_WAITING_LETTERS = 200
 #: Notices that a letter lists; it counts the others.
@@ -189,7 +189,7 @@ class Notices:
         box.notices[notice.job] = notice
         box.urgent += notice.urgent
         box.oldest = min(box.oldest, notice.ended)
-        self.look_at = min(self.look_at, now if notice.urgent else now + LOOK_SECONDS)
+        self.look_at = min(self.look_at, now if notice.urgent else now + NEWS_POLL_SECONDS)
 
     def due(self, wall: float) -> list[tuple[str, str, str]]:
         """Owner, address and kind of each letter that is due at *wall*."""
@@ -254,4 +254,4 @@ class Notices:
 
     def set_look(self, now: float) -> None:
         """Say when news may next be due, after a look at *now*."""
-        self.look_at = now + LOOK_SECONDS if self.boxes else float("inf")
+        self.look_at = now + NEWS_POLL_SECONDS if self.boxes else float("inf")

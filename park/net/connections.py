@@ -38,9 +38,9 @@ except ImportError:  # Windows
 #: queue of the longest frames that honest peers send takes half of the former.
 MAX_HELD_BYTES, MAX_ALL_HELD_BYTES = 32 << 20, 1 << 30
 #: Seconds between two looks while bytes arrive.
-LOOK_SECONDS = 0.05
+HELD_POLL_SECONDS = 0.05
 #: Seconds in which a connection has to give out its first message, and between two looks for those that have not.
-SILENT_SECONDS, SWEEP_SECONDS = 20.0, 5.0
+FIRST_MESSAGE_SECONDS, SWEEP_SECONDS = 20.0, 5.0
 #: Seconds without a sign of the peer's system, or in which a peer does not read what waits for it, after which it is
 #: cut.
 SILENCE_SECONDS = 20
@@ -141,7 +141,7 @@ class ConnectionWatch:
         self._given[descriptor] = 0
         self._taken.pop(descriptor, None)
         self._keys.pop(descriptor, None)
-        self._silent[descriptor] = time.monotonic() + SILENT_SECONDS
+        self._silent[descriptor] = time.monotonic() + FIRST_MESSAGE_SECONDS
         with contextlib.suppress(OSError):  # it has gone again, or was known under this number
             self._poll.register(descriptor, select.EPOLLIN | select.EPOLLET)
 
@@ -162,7 +162,7 @@ class ConnectionWatch:
             if (now := time.monotonic()) >= sweep_at:
                 sweep_at = now + SWEEP_SECONDS
                 self._sweep(now)
-            self._closed.wait(LOOK_SECONDS)
+            self._closed.wait(HELD_POLL_SECONDS)
 
     def look(self, descriptor: int) -> None:
         """Count what ZeroMQ holds of the connection, and cut it if that is too much."""

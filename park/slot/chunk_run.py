@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from park.slot.slot import Slot
 
 #: Seconds between two looks at the channel while a chunk runs.
-LOOK_SECONDS = 0.05
+CHANNEL_POLL_SECONDS = 0.05
 #: Seconds after which results of a chunk are sent before its end, a little more than those after which its kernel gives
 #: units back (`park.kernel.machine.late_chunks`).
 LATE_SECONDS = 0.2
@@ -157,7 +157,7 @@ class ChunkRun:
             frame.maps = 0
             self._entries.append(self._run_unit(function, value))
             now = time.perf_counter()
-            if now - self._looked > LOOK_SECONDS and not run.once:
+            if now - self._looked > CHANNEL_POLL_SECONDS and not run.once:
                 self._looked = now
                 if self._is_to_end():
                     break

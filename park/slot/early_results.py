@@ -13,7 +13,7 @@ import threading
 from typing import Protocol
 
 #: Seconds between two looks, and looks without a chunk after which the thread sleeps until one comes.
-LOOK_SECONDS, LOOKS_WITHOUT_CHUNK = 0.1, 10
+LATE_POLL_SECONDS, POLLS_WITHOUT_CHUNK = 0.1, 10
 
 
 class LateChunk(Protocol):
@@ -62,9 +62,9 @@ class EarlyResults:
         looks = 0
         try:
             while not self._ending:
-                self._sleeps = looks > LOOKS_WITHOUT_CHUNK
+                self._sleeps = looks > POLLS_WITHOUT_CHUNK
                 # a chunk that has begun just before does not ring the bell
-                self._bell.wait(None if self._sleeps and not self.chunks else LOOK_SECONDS)
+                self._bell.wait(None if self._sleeps and not self.chunks else LATE_POLL_SECONDS)
                 self._bell.clear()
                 looks = 0 if self.chunks else looks + 1
                 for chunk in list(self.chunks):

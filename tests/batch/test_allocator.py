@@ -307,9 +307,9 @@ def test_what_is_not_listed_counts_for_a_while_and_shortly_where_its_kernels_hav
     Look(POLICY, state, Findings.of([], {"park-x-1": 1}), 900.0).compare()
     assert [a.stage for a in state.allocations] == [Stage.UP]
     Look(POLICY, state, Findings.of([], {}), 1000.0).compare()
-    Look(POLICY, state, Findings.of([], {}), 1000.0 + allocator.LEFT_SECONDS - 1).compare()
+    Look(POLICY, state, Findings.of([], {}), 1000.0 + allocator.UNLISTED_ALLOCATION_SECONDS - 1).compare()
     assert [a.words for a in state.allocations] == ["slurm does not list it"]
-    Look(POLICY, state, Findings.of([], {}), 1000.0 + allocator.LEFT_SECONDS).compare()
+    Look(POLICY, state, Findings.of([], {}), 1000.0 + allocator.UNLISTED_ALLOCATION_SECONDS).compare()
     assert state.allocations == []
     assert state.news[-1] == "park-x-1 has ended, and had no work: slurm does not list it any more"
 
@@ -330,7 +330,9 @@ def test_nodes_that_come_up_one_after_the_other_are_on_the_way() -> None:
         [],
         "the nodes still to come will do for the work that waits",
     )
-    assert decide(policy, state, WaitingWork(2), 5.0 + allocator.NODES_SECONDS)[0] == [SubmitAllocation()]
+    assert decide(policy, state, WaitingWork(2), 5.0 + allocator.OTHER_NODES_SECONDS)[0] == [
+        SubmitAllocation()
+    ]
 
 
 def test_an_allocation_with_another_name_is_known_by_its_id() -> None:

@@ -10,7 +10,7 @@ import pytest
 from park.batch.allocator import AllocatorState, Policy, TrackedAllocation
 from park.batch.allocator_files import MAX_LOG_BYTES, NO_DEFINITIONS, AllocatorFiles, AllocatorRecord
 from park.batch.allocator_kernels import (
-    KEPT_FILES,
+    MAX_ENDED_ALLOCATIONS,
     BrokerAccess,
     access,
     clean,
@@ -85,14 +85,14 @@ def test_logs_are_bounded_and_keep_the_newest(tmp_path: Path) -> None:
 
 
 def test_the_files_of_ended_allocations_are_bounded(tmp_path: Path) -> None:
-    for number in range(KEPT_FILES + 10):
+    for number in range(MAX_ENDED_ALLOCATIONS + 10):
         for ending in ("sh", "out", "err", "out.nodes"):
             file = tmp_path / f"park-opia-{number}.{ending}"
             file.write_text(f"line\nlast of {number} {ending}\n\n")
             os.utime(file, (number, number))
     clean(tmp_path, ["park-opia-0"])
     left = {int(file.name.split(".")[0].split("-")[2]) for file in tmp_path.iterdir()}
-    assert left == {0, *range(10, KEPT_FILES + 10)}
+    assert left == {0, *range(10, MAX_ENDED_ALLOCATIONS + 10)}
     assert last_words(tmp_path, "park-opia-15") == "last of 15 err"
     (tmp_path / "park-opia-15.err").write_text("\n")
     assert last_words(tmp_path, "park-opia-15") == "last of 15 out"

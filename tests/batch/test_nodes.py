@@ -113,7 +113,7 @@ def test_nodes_that_do_not_come_up_are_told_with_their_last_words(monkeypatch: p
 
 
 def test_a_node_whose_kernel_has_left_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("park.kernel.node_watch.RELEASE_SECONDS", 0.1)
+    monkeypatch.setattr("park.kernel.node_watch.IDLE_NODE_SECONDS", 0.1)
     up = "echo 2 slots for the broker at tcp://head:7276"
     found = [shell("n1", f"{up}; cat >/dev/null"), shell("n2", up), shell("n3", up)]
     asked: list[tuple[str, list[str]]] = []

@@ -18,7 +18,7 @@ import pytest
 
 import park
 from park.batch.ask import ask_of
-from park.batch.keeper import LEAVING_SECONDS, KeeperStep, next_step
+from park.batch.keeper import KERNELS_LEAVE_SECONDS, KeeperStep, next_step
 from park.batch.left_over import ALLOCATION, LOCK, remember, take_up
 from park.batch.left_over import ORDER as ORDER_FILE
 from park.batch.private import KeeperOrder, allocate, foreseen, unreachable
@@ -129,7 +129,7 @@ ENDED = "4711.head has ended before the job"
             KeeperStep("wait", "4711.head runs; its kernels have not come yet"),
         ),
         (ORDER, JobState.COMPLETE, RUNNING, 1, KeeperStep("wait")),
-        (ORDER, JobState.COMPLETE, RUNNING, LEAVING_SECONDS, KeeperStep("cancel")),
+        (ORDER, JobState.COMPLETE, RUNNING, KERNELS_LEAVE_SECONDS, KeeperStep("cancel")),
         (ORDER, JobState.ABORTED, QUEUED, 0, KeeperStep("cancel")),
         (ORDER, None, QUEUED, 0, KeeperStep("cancel")),
         (ORDER, JobState.FAILED, GONE, 0, KeeperStep("leave")),

@@ -76,7 +76,7 @@ def test_kernels_go_through_the_relay_and_leave_in_good_order(
 def test_a_relay_that_breaks_is_opened_again(
     head: tuple[str, Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("park.kernel.relay.AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr("park.kernel.relay.SSH_RETRY_SECONDS", 0.2)
     said: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as target:
         where = f"127.0.0.1:{target.getsockname()[1]}"

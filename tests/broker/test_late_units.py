@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from park.broker.entities.maps import AttemptState
-from park.broker.handlers.late_units import PATIENCE_SECONDS
+from park.broker.handlers.late_units import LATE_UNIT_SECONDS
 from park.model import JobState
 from park.wire import messages
 from tests.sim.desk import Desk, finished, of
@@ -64,12 +64,12 @@ def test_a_late_unit_gives_its_slot_to_earlier_units_that_wait() -> None:
         desk.give(b"k1", messages.HandBack(run.attempt, run.start + 1, 1))
     for run in more:
         desk.give(b"k1", *finished(run, [], ended="lost"))
-    out = desk.tick(PATIENCE_SECONDS)
+    out = desk.tick(LATE_UNIT_SECONDS)
     # the unit that is first in order keeps its slot
     assert of(out, messages.Aside) == [messages.Aside(second.attempt)]
     assert of(out, messages.Run)[0].start == 1
     assert desk.dispatcher.state.attempts[second.attempt].state is AttemptState.ASIDE
-    assert of(desk.tick(10 * PATIENCE_SECONDS), messages.Aside) == []
+    assert of(desk.tick(10 * LATE_UNIT_SECONDS), messages.Aside) == []
     # it may end as any other
     desk.give(b"k1", *finished(second, [0], seconds=1.0))
     assert desk.dispatcher.state.maps[second.map].remaining == 59

@@ -121,7 +121,7 @@ def test_a_message_of_too_many_frames_is_cut_before_it_is_complete(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "MAX_HELD_BYTES", 5_000_000)
-    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(connections, "HELD_POLL_SECONDS", 0.001)
     honest = door.peer()
     with flood(door, 1):
         (line, *_) = until(door.refusals)
@@ -144,7 +144,7 @@ def test_the_longest_goes_first_where_all_together_are_too_long(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "MAX_ALL_HELD_BYTES", 5_000_000)
-    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(connections, "HELD_POLL_SECONDS", 0.001)
     with flood(door, 3):
         (line, *_) = until(door.refusals)
     assert "it has the longest" in line
@@ -189,7 +189,7 @@ def test_a_mirror_that_asks_for_more_than_the_table_is_cut(
 
 
 def test_a_connection_that_says_nothing_is_cut(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "FIRST_MESSAGE_SECONDS", 0.2)
     monkeypatch.setattr(connections, "SWEEP_SECONDS", 0.1)
     door.peer()
     door.connect(zmq.DEALER, door.address)

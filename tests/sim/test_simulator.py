@@ -118,7 +118,7 @@ def test_lives_in_which_every_chunk_is_large_and_late(monkeypatch: pytest.Monkey
         monkeypatch.setitem(HANDLERS, kind, counted(kind, HANDLERS[kind]))
     monkeypatch.setattr(maps, "CHUNK_SECONDS", 0.5)
     monkeypatch.setattr(late_chunks, "LATE_SECONDS", 1e-3)
-    monkeypatch.setattr(late_units, "PATIENCE_SECONDS", 1e-2)
+    monkeypatch.setattr(late_units, "LATE_UNIT_SECONDS", 1e-2)
     live(range(8))
     assert said[HandBack] > 5
     assert said[Early]

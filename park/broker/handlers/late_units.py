@@ -16,7 +16,7 @@ from park.broker.state import State
 from park.wire import codec, messages
 
 #: Seconds after which a late unit gives its slot to earlier units.
-PATIENCE_SECONDS = 1.0
+LATE_UNIT_SECONDS = 1.0
 
 
 def on_hand_back(state: State, effects: Effects, event: Event, message: messages.HandBack) -> None:
@@ -38,7 +38,7 @@ def on_hand_back(state: State, effects: Effects, event: Event, message: messages
             effects.writes.append(Write("attempt", (job.number, span.start), codec.pack(len(attempt.span))))
     else:
         map_.answered(len(rest))
-    state.late[attempt.number] = effects.now + PATIENCE_SECONDS
+    state.late[attempt.number] = effects.now + LATE_UNIT_SECONDS
     job_lifecycle.refresh(state, effects, job)
     job_lifecycle.check_map(state, effects, map_)
 
@@ -56,7 +56,7 @@ def look(state: State, effects: Effects) -> None:
             attempts.give_up_slots(state, effects, job, attempt, AttemptState.ASIDE)
             job_lifecycle.refresh(state, effects, job)
         else:
-            state.late[number] = effects.now + PATIENCE_SECONDS
+            state.late[number] = effects.now + LATE_UNIT_SECONDS
 
 
 def deadline(state: State) -> float:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from park.core.server import ServerProxy
 
 #: Seconds for which the broker may be away before a question to it fails.
-PATIENCE_SECONDS = 5.0
+QUESTION_PATIENCE_SECONDS = 5.0
 #: Seconds without a look after which `list` says so.
-SILENT_SECONDS = 90.0
+SILENT_ALLOCATOR_SECONDS = 90.0
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 
 _home = click.option(
@@ -266,7 +266,7 @@ def standing(policy: Policy, record: AllocatorRecord, is_held: bool, wall: float
     """Why an allocator does nothing more now. *is_held*: a process runs it."""
     if not is_held:
         return "it waits for a broker to run in this home, which takes it up within two seconds"
-    if record.looked and wall - record.looked > SILENT_SECONDS:
+    if record.looked and wall - record.looked > SILENT_ALLOCATOR_SECONDS:
         ago = span(wall - record.looked)
         return f"its last look was {ago} ago: a command of a batch system, or the broker, does not answer"
     return record.why.get(policy.name, "it has not looked yet")
@@ -428,7 +428,7 @@ def _broker(home: Path) -> ServerProxy:
     """The broker that lives there."""
     from park.core.connect import connect
 
-    return connect(home / "connection.json", patience=PATIENCE_SECONDS)
+    return connect(home / "connection.json", patience=QUESTION_PATIENCE_SECONDS)
 
 
 # -- the process -------------------------------------------------------------------------------------
@@ -448,7 +448,7 @@ def run(connection: Path, home: Path) -> None:
         while True:
             with files.hold() as held:
                 if held:
-                    service = connect(connection, patience=PATIENCE_SECONDS)
+                    service = connect(connection, patience=QUESTION_PATIENCE_SECONDS)
                     with service.hush():
                         AllocatorLoop(home, service, connection).run(_let_go)
                     return

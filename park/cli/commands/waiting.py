@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from park.model import JobRecord
 
 #: Seconds between two looks while nothing changes, and before the bars appear.
-LOOK_SECONDS, BAR_DELAY_SECONDS = 0.2, 1.0
+UPDATE_SECONDS, BAR_DELAY_SECONDS = 0.2, 1.0
 #: The most jobs that the broker is asked about why they wait; the width of a bar in cells.
 MAX_JOBS_ASKED, BAR_CELLS = 5, 20
 #: Kinds of jobs whose results are those of fits; results are shown for this number of jobs at most.
@@ -113,7 +113,7 @@ def _run(service: ServerProxy, left: dict[int, None], timeout: float | None, sho
     ends = service.ends(left)
     while left:
         now = time.monotonic()
-        record = ends.next(max(0.0, min(LOOK_SECONDS, deadline - now)))
+        record = ends.next(max(0.0, min(UPDATE_SECONDS, deadline - now)))
         if record is not None:
             del left[record.job]
             bad |= record.state != "complete"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from park.web.serving import PageServer
 
 #: Seconds without the broker after which the page answers questions with an error.
-PATIENCE_SECONDS = 3.0
+QUESTION_PATIENCE_SECONDS = 3.0
 
 
 @click.command()
@@ -56,7 +56,7 @@ def web(broker: str | None, port: int, hosts: tuple[str, ...], local: bool, no_b
         if address := _running(where, port, local):
             click.echo(f"park: the page runs already, at {address}")
             return
-        service = connect(broker, patience=PATIENCE_SECONDS)
+        service = connect(broker, patience=QUESTION_PATIENCE_SECONDS)
         with service.hush():
             server = server_type(service, find_broker(where).is_local, where, port, hosts)
             address = server.address()

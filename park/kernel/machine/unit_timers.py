@@ -1,8 +1,8 @@
 """The running times of units with a limit: from their beginning, without the time in which they wait for a map or a slot.
 
-A process tells when the first unit of a chunk begins, and then, at most every `LOOK_SECONDS` of the slot, that another
-one has begun. So the limit of a chunk of several units is applied a little later than that of a single unit, and never
-too early.
+A process tells when the first unit of a chunk begins, and then, once in `park.slot.chunk_run.CHANNEL_POLL_SECONDS` at
+most, that another one has begun. So the limit of a chunk of several units is applied a little later than that of a
+single unit, and never too early.
 """
 
 from __future__ import annotations
