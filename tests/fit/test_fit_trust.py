@@ -263,6 +263,19 @@ class TestMinimaWithoutASlope:
         assert found.x == pytest.approx([0], abs=1e-4)
         assert found.dx == pytest.approx([(np.sum(self.Y + 3.2) / 0.04) ** -0.5], rel=5e-2)
 
+    @pytest.mark.parametrize("seed", [1, 3])
+    def test_a_model_that_rounds_its_values_has_the_errors_of_one_that_does_not(self, seed: int) -> None:
+        """Short steps change nothing there, and rounding makes the likelihood rough over a standard error."""
+        t = np.linspace(0, 10, 80)
+        y = 2 * t + 1 + 0.1 * np.random.default_rng(seed).normal(size=80)
+        model = Model(lambda t, a, b: np.round(a * t + b, 2), a=(0, 4), b=(-4, 4))
+        found = fit(Assembly((model, (t, y, 0.1))))
+        design = np.stack([t, np.ones(80)], axis=1) / 0.1
+        cov = np.linalg.inv(design.T @ design)
+        assert (np.abs(found.x - cov @ design.T @ (y / 0.1)) < 0.5 * errors(cov)).all()
+        assert found.dx == pytest.approx(errors(cov), rel=5e-2)
+        assert "not smooth" in found.message
+
     def test_exact_data_have_errors_of_their_rounding(self) -> None:
         model = Model(lambda t, a, b: a * t + b, a=(-9, 9), b=(-9, 9))
         found = fit(Assembly((model, (self.T, np.full(40, 3.0)))))

@@ -35,6 +35,9 @@ _SINGULAR_RATIO = 3e-10
 #: Columns count as strongly correlated below this smallest singular value, relative to their length.
 _CORRELATED_SINGULAR_VALUE = 1e-4
 _LEVERAGE_ROUNDS = 20
+#: Lengths of the long steps for a model that is not smooth, in conditional standard errors. The longer ones are for
+#: parameters along which short steps change nothing.
+_LONG_STEP_SIGMAS = (1.0, 4.0)
 #: Relative error of a derivative by long steps from which on a parameter without a slope is on a plateau.
 _PLATEAU_DERIVATIVE_ERROR = 0.5
 
@@ -157,24 +160,32 @@ def _checked(
         return local
     low, high = objective.low, objective.high
 
-    def check_of(local: Curvature, alone: Array) -> ProfileCheck:
+    def check_of(local: Curvature, alone: Array, sigmas: float = 1.0) -> ProfileCheck:
+        """The check at a distance of some *sigmas*, over which nllf rises by their square."""
         # the error of a parameter that is held includes its slope
         slope = local.gradient if local.held is None else np.where(local.held, 0.0, local.gradient)
-        return check_profile(nllf, x, value, slope, alone, local.cov, low, high, noise)
+        unit = sigmas**2
+        return check_profile(
+            lambda point: nllf(point) / unit, x, value / unit, slope / unit,
+            sigmas * alone, unit * local.cov, low, high, noise / unit,
+        )  # fmt: skip
 
     check, note = check_of(local, alone), ""
     blind = np.isinf(np.diag(local.cov))
     if check.rough or blind.any():
         alone = conditional_errors(nllf, x, value, alone, low, high)
-        other = by_long_steps(alone)
-        second = check_of(other, alone)
-        lost = np.isinf(np.diag(other.cov))
-        found = blind & ~lost
-        # at the edge of a plateau only one side has a slope, so the second difference is as large as the first
-        slopes = other.error is None or bool((other.error[found] < _PLATEAU_DERIVATIVE_ERROR).all())
-        if second.kept and slopes and (lost <= blind).all() and (check.rough or found.any()):
-            local, check = other, second
-            note = "the model is not smooth: the errors come from derivatives by steps of about one standard error"
+        for sigmas in _LONG_STEP_SIGMAS if blind.any() else _LONG_STEP_SIGMAS[:1]:
+            other = by_long_steps(sigmas * alone)
+            second = check_of(other, alone, sigmas)
+            lost = np.isinf(np.diag(other.cov))
+            found = blind & ~lost
+            # at the edge of a plateau only one side has a slope, so the second difference is as large as the first
+            slopes = other.error is None or bool((other.error[found] < _PLATEAU_DERIVATIVE_ERROR).all())
+            if second.kept and slopes and (lost <= blind).all() and (check.rough or found.any()):
+                local, check = other, second
+                steps = "one standard error" if sigmas == 1 else f"{sigmas:g} standard errors"
+                note = f"the model is not smooth: the errors come from derivatives by steps of about {steps}"
+                break
     if objective.squares and (check.steep or _has_no_slope(local, high - low)):
         # as a**2 at zero: residuals have no slope, and their second derivatives make the minimum
         other = _from_differences(objective, x, _SHORT_STEP_RISE)
