@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,8 @@ class Slot:
         self.started_before: dict[int, descendants.ChildrenAndThreads] = {}
         #: a job that has ended has left something here that others must not meet
         self._spent = False
+        #: signals that threads had blocked before they began to fork, by thread
+        self._masks: dict[int, set[int | signal.Signals]] = {}
         #: sys.argv for jobs that have none of their own
         self.argv = list(environment.DEFAULT_ARGV)
         #: the job in whose context variables this process is; 0: none
@@ -216,11 +219,20 @@ class Slot:
         if setup.argv is not None:
             self.argv = setup.argv
 
+    def before_fork(self) -> None:
+        """Hold SIGTERM back until the child is ready for it: the handler that the child has at first would lose it."""
+        self._masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def after_fork(self) -> None:
+        """The body has forked, or could not."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.pop(threading.get_ident()))
+
     def leave_fork(self) -> None:
         """Cut a child that a body has forked off from the fabric."""
         self.user_code.forked = True
         if signal.getsignal(signal.SIGTERM) is _disregard:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.after_fork()
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         self.channel.close()
 
@@ -287,7 +299,9 @@ def main(arguments: list[str]) -> None:
     slot = Slot(Channel(socket.socket(fileno=descriptor)), permits)
     signal.signal(getattr(signal, "SIGUSR1", signal.SIGINT), slot.user_code.interrupt)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=slot.leave_fork)
+        os.register_at_fork(
+            before=slot.before_fork, after_in_parent=slot.after_fork, after_in_child=slot.leave_fork
+        )
     _tee_streams(slot)
     slot.settings = ProcessSettings()
     slot.serve()

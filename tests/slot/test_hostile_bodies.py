@@ -213,6 +213,21 @@ def test_a_daemon_ends_with_the_process_that_has_started_it(fabric: Fabric, tmp_
     until(lambda: not any(alive(int(file.name)) for file in tmp_path.iterdir()))
 
 
+def test_a_child_that_is_ended_as_soon_as_it_is_forked_ends(service: Any) -> None:
+    def unit(x: int) -> list[int]:
+        ends = []
+        for _ in range(400):
+            child = os.fork()
+            if child == 0:
+                time.sleep(20)
+                os._exit(0)
+            os.kill(child, signal.SIGTERM)
+            ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        return sorted(set(ends))
+
+    assert list(service.map(unit, [1, 2])) == [[-signal.SIGTERM]] * 2
+
+
 class OddMap:
     """A driver whose first map has a key that the broker refuses."""
 
