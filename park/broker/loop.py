@@ -168,7 +168,7 @@ class BrokerLoop:
                 self._complete()
                 self._send(self.manager.late_answers())
             if self.manager.has_laid:
-                self._do(self.manager.laid(), now)
+                self._do(self.manager.laid(now), now)
             if now >= self._flush_at:
                 self._flush(now)
             if self.manager.has_posted:
@@ -180,6 +180,7 @@ class BrokerLoop:
                 self._head_at = now + HEAD_SECONDS
                 self._publish_head()
                 self._show_progress()
+                self.manager.forget_recent(now)
         except StoreError as error:
             raise self.manager.cause(error) from None
 

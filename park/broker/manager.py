@@ -222,11 +222,16 @@ class JobManager:
                 if len(data) <= MAX_FIT_BYTES:
                     yield number, data
 
-    def laid(self) -> list[Event]:
+    def laid(self, now: float) -> list[Event]:
         """The events whose payloads are on disk now, and the events that have waited behind them."""
         assert self._writer is not None
         assert self._spooler is not None
-        return self._spooler.laid(self._writer.laid())
+        return self._spooler.laid(self._writer.laid(), now)
+
+    def forget_recent(self, now: float) -> None:
+        """Forget the long values in memory that came to the disk too long ago."""
+        if self._spooler is not None:
+            self._spooler.recent.forget(now)
 
     def _hold(self, event: Event) -> Hold:
         """Whether the event's payload goes to the store, as far as that is known, and the disk has free bytes for it."""

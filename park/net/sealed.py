@@ -137,10 +137,12 @@ class SealedBuffer:
 class SealedPayload:
     """A payload in a sealed file, for other processes: the file in which it lies already, or a copy that grows.
 
-    A payload that is no buffer, because it lies on the disk, is read slice by slice.
+    A payload that is no buffer, because it lies on the disk, is read slice by slice, unless its *memory* has the bytes.
     """
 
     def __init__(self, payload: Any) -> None:
+        if (memory := getattr(payload, "memory", None)) is not None:
+            payload = memory
         self._payload = memoryview(payload).cast("B") if isinstance(payload, _BUFFERS) else payload
         self._descriptor = descriptor_of(payload)
         self._done = len(self._payload) if self._descriptor >= 0 else 0

@@ -24,8 +24,11 @@ from park.net.connections import socket_at
 from park.net.descriptors import DescriptorReserve
 from park.net.keys import CLIENT, Key, Keyring
 from park.net.packet_filters import drop_all
+from park.net.sealed import descriptor_of as file_of
+from park.net.sealed import sealed
 from park.net.sockets import KeyedRouter, Publisher
 from park.wire import codec, messages
+from park.wire.fragments import PIECE_BYTES
 from tests.support.fabric import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system's counts of a connection's bytes")
@@ -279,3 +282,18 @@ def test_a_silent_connection_has_no_key_from_the_one_whose_descriptor_it_has(doo
     assert door.keeper.connections.key_of(connection) == name[-sockets.ID_LETTERS :].decode()
     heir = connection._replace(cookie=connection.cookie + 1)
     assert door.keeper.connections.key_of(heir) == ""
+
+
+def test_a_peer_with_a_key_makes_the_broker_open_no_file(door: Door) -> None:
+    """Given a peer over tcp that names a file, when its message comes, then the broker decides it like any other."""
+    peer = door.peer()
+    file = sealed(b"x" * (PIECE_BYTES + 1))
+    for number in (0, 7):
+        message = messages.Mapped(
+            number, os.getpid(), file_of(file), len(file), os.fstat(file_of(file)).st_ino
+        )
+        peer.send_multipart(codec.encode(message, codec.encode(messages.Blob(b"h"), file)[0]))
+        _, frames = until(door.look)
+        assert codec.decode(frames)[0] == message
+    with pytest.raises(zmq.Again):
+        peer.recv(zmq.DONTWAIT)

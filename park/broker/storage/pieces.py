@@ -29,7 +29,7 @@ _NAMED = struct.Struct(">QQ")
 class Laid:
     """A value that lies in a store: it has a length, and gives its bytes slice by slice. *load* reads a piece."""
 
-    __slots__ = ("__weakref__", "_last", "_load", "_size", "digest", "id")
+    __slots__ = ("__weakref__", "_last", "_load", "_size", "digest", "id", "memory")
 
     def __init__(self, id: int, size: int, load: Callable[[Key], bytes | None]) -> None:
         self.id = id
@@ -39,6 +39,8 @@ class Laid:
         self._last: tuple[int, bytes] = (-1, b"")
         #: the hash of the content, where it was asked for
         self.digest = b""
+        #: the bytes, while they are in memory as well (`park.broker.storage.recent_values`)
+        self.memory: Any = None
 
     def __repr__(self) -> str:
         return f"<Laid {self.id}: {self._size:,} bytes>"
@@ -49,6 +51,8 @@ class Laid:
     def __getitem__(self, part: slice) -> bytes:
         """Raises StoreError where a piece is damaged."""
         start, stop, _ = part.indices(self._size)
+        if self.memory is not None:
+            return bytes(self.memory[start:stop])
         found = []
         while start < stop:
             index, at = divmod(start, PIECE_BYTES)

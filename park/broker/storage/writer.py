@@ -119,7 +119,7 @@ class Writer:
         #: commits that have taken pieces of them along
         self.strides = 0
         #: pieces of them that go with the next commit
-        self._pieces = 4
+        self._pieces = 8
         #: the state that the thread shows to the loop; each field is set in one step
         self._done = 0
         self._error: StoreError | None = None
@@ -224,7 +224,7 @@ class Writer:
             # a slow disk makes few commits a second, so commits are kept small only while turns wait for them
             slow = self.seconds > SLOW_COMMIT_SECONDS and (turned or not self._queue.empty())
             slow |= self.seconds > LONG_COMMIT_SECONDS
-            self._pieces = max(1, self._pieces // 2) if slow else min(MAX_COMMIT_PIECES, self._pieces + 1)
+            self._pieces = max(1, self._pieces // 2) if slow else min(MAX_COMMIT_PIECES, 2 * self._pieces)
         if turned or self._laid:
             self._wake()
 
