@@ -168,7 +168,7 @@ class BrokerLoop:
                 self._complete()
                 self._send(self.manager.late_answers())
             if self.manager.has_laid:
-                self._do(self.manager.laid(now), now)
+                self._do(self.manager.laid(), now)
             if now >= self._flush_at:
                 self._flush(now)
             if self.manager.has_posted:

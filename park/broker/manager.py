@@ -28,7 +28,7 @@ from park.broker.spooling import Hold, Spooler
 from park.broker.state import MAX_REASON_CHARS
 from park.broker.storage.memory import MemoryStore
 from park.broker.storage.pieces import Laid
-from park.broker.storage.store import Store
+from park.broker.storage.store import JobStore, Store
 from park.broker.storage.sweep import Sweeper
 from park.broker.storage.writer import Commits, InPlace, Writer
 from park.broker.turns import Turn, as_one
@@ -222,16 +222,16 @@ class JobManager:
                 if len(data) <= MAX_FIT_BYTES:
                     yield number, data
 
-    def laid(self, now: float) -> list[Event]:
+    def laid(self) -> list[Event]:
         """The events whose payloads are on disk now, and the events that have waited behind them."""
         assert self._writer is not None
         assert self._spooler is not None
-        return self._spooler.laid(self._writer.laid(), now)
+        return self._spooler.laid(self._writer.laid())
 
     def forget_recent(self, now: float) -> None:
-        """Forget the long values in memory that came to the disk too long ago."""
-        if self._spooler is not None:
-            self._spooler.recent.forget(now)
+        """Let go of the memory of long values that came to the disk too long ago."""
+        if isinstance(self.store, JobStore):
+            self.store.recent.forget(now)
 
     def _hold(self, event: Event) -> Hold:
         """Whether the event's payload goes to the store, as far as that is known, and the disk has free bytes for it."""

@@ -24,7 +24,6 @@ from msgspec.structs import replace
 from park.broker.accounts.budgets import MAX_BEHIND_BYTES, MAX_BEHIND_MESSAGES
 from park.broker.effects import Event, Flow, Peer, Tick
 from park.broker.storage.pieces import LONG_VALUE_BYTES, Laid
-from park.broker.storage.recent_values import RecentValues
 from park.wire import messages
 from park.wire.pack import Buffer, code_hash
 from park.wire.subjects import about
@@ -73,8 +72,6 @@ class Spooler:
     def __init__(self, lay: Callable[[int, Any, bool], None], wake: Callable[[], None]) -> None:
         self._lay = lay
         self._wake = wake
-        #: payloads that are on the disk and still in memory
-        self.recent = RecentValues()
         #: payloads that are hashed, by number
         self._hashed: deque[tuple[int, Hashed]] = deque()
         self._lines: dict[Peer, deque[_Held]] = {}
@@ -150,14 +147,12 @@ class Spooler:
         self._hashed.append((number, Hashed(payload, code_hash(payload))))
         self._wake()
 
-    def laid(self, done: Sequence[tuple[int, Laid | None]], now: float) -> list[Event]:
+    def laid(self, done: Sequence[tuple[int, Laid | None]]) -> list[Event]:
         """Take drafts that are on disk, and return the events to decide now. None: the disk was full; the payload stays."""
         hashed = [self._hashed.popleft() for _ in range(len(self._hashed))]
         for number, draft in (*done, *hashed):
             held = self._under_way.pop(number)
             held.lay = 0
-            if isinstance(draft, Laid):
-                self.recent.add(draft, held.event.payload, now)
             if draft is not None:
                 held.event = replace(held.event, payload=draft)
         found: list[Event] = []

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from park.broker.effects import Key, Write
+from park.broker.storage.recent_values import RecentValues
 from park.errors import StoreError
 
 #: Values of more bytes lie in pieces.
@@ -27,20 +28,27 @@ _NAMED = struct.Struct(">QQ")
 
 
 class Laid:
-    """A value that lies in a store: it has a length, and gives its bytes slice by slice. *load* reads a piece."""
+    """A value that lies in a store: it has a length, and gives its bytes slice by slice. *load* reads a piece; *recent*
+    has the bytes of values that are still in memory.
+    """
 
-    __slots__ = ("__weakref__", "_last", "_load", "_size", "digest", "id", "memory")
+    __slots__ = ("__weakref__", "_last", "_load", "_recent", "_size", "digest", "id")
 
-    def __init__(self, id: int, size: int, load: Callable[[Key], bytes | None]) -> None:
+    def __init__(
+        self,
+        id: int,
+        size: int,
+        load: Callable[[Key], bytes | None],
+        recent: RecentValues | None = None,
+    ) -> None:
         self.id = id
+        self._recent = recent
         self._size = size
         self._load = load
         #: the piece that was read last: a reader in sequence needs it again
         self._last: tuple[int, bytes] = (-1, b"")
         #: the hash of the content, where it was asked for
         self.digest = b""
-        #: the bytes, while they are in memory as well (`park.broker.storage.recent_values`)
-        self.memory: Any = None
 
     def __repr__(self) -> str:
         return f"<Laid {self.id}: {self._size:,} bytes>"
@@ -48,11 +56,16 @@ class Laid:
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def memory(self) -> Any:
+        """The bytes, while they are in memory as well; else None."""
+        return None if self._recent is None else self._recent.find(self.id)
+
     def __getitem__(self, part: slice) -> bytes:
         """Raises StoreError where a piece is damaged."""
         start, stop, _ = part.indices(self._size)
-        if self.memory is not None:
-            return bytes(self.memory[start:stop])
+        if (memory := self.memory) is not None:
+            return bytes(memory[start:stop])
         found = []
         while start < stop:
             index, at = divmod(start, PIECE_BYTES)

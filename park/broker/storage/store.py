@@ -45,6 +45,7 @@ from park.broker.effects import Key, Ref, Write
 from park.broker.storage.filesystems import mounted_over_network
 from park.broker.storage.keys import PAST_PREFIX, decode_key, encode_key
 from park.broker.storage.pieces import LONG_VALUE_BYTES, Laid, names
+from park.broker.storage.recent_values import RecentValues
 from park.broker.storage.spare import FULL_ERRNOS, Spare
 from park.errors import StoreError
 
@@ -267,6 +268,8 @@ class JobStore(Store):
         self._drafts: dict[int, int] = {}
         self._referenced: weakref.WeakValueDictionary[int, Laid] = weakref.WeakValueDictionary()
         self._ids = count(1)
+        #: long values that are still in memory
+        self.recent = RecentValues()
         #: bytes that were read since the map was laid
         self._mapped = 0
         try:
@@ -409,7 +412,7 @@ class JobStore(Store):
     def _laid(self, id: int, size: int) -> Laid:
         laid = self._referenced.get(id)
         if laid is None:
-            laid = self._referenced[id] = Laid(id, size, self._piece)
+            laid = self._referenced[id] = Laid(id, size, self._piece, self.recent)
         return laid
 
     def _in_pieces(self, writes: Iterable[Write]) -> Iterator[Write]:

@@ -244,6 +244,8 @@ class Writer:
             self._loads.append(load)
             return
         load.draft.digest = load.hash.digest() if load.hash is not None else b""
+        if isinstance(self._store, JobStore):
+            self._store.recent.add(load.draft.id, load.value, time.monotonic())
         self._laid.append((load.number, load.draft))
 
     def _make_room(self) -> bool:
