@@ -398,6 +398,15 @@ def test_slots_come_up_while_the_script_forks_and_its_forks_live_on(scripts: Scr
         started, read, write = threading.Event(), *os.pipe()
         os.set_inheritable(write, True)
 
+        def is_open(pipe):
+            found = []
+            for number in os.listdir("/proc/self/fd"):
+                try:
+                    found.append(os.readlink(f"/proc/self/fd/{number}"))
+                except FileNotFoundError:    # that of the listing
+                    pass
+            return pipe in found
+
         def start():
             for _ in range(25):
                 child = SpawnedProcess(["/bin/sh", "-c", "ls /dev/fd | wc -l"], os.environ, stdout=PIPE)
@@ -416,7 +425,7 @@ def test_slots_come_up_while_the_script_forks_and_its_forks_live_on(scripts: Scr
                     os._exit(0)
             print(started.wait(50), park.local_service.wait(job, 10))
             # descriptors that children inherit are not open in a slot
-            print(park.local_service.wait(park.local_service.start(os.path.exists, [f"/proc/self/fd/{write}"])))
+            print(park.local_service.wait(park.local_service.start(is_open, [os.readlink(f"/proc/self/fd/{write}")])))
         finally:
             for fork in forks:
                 os.kill(fork, signal.SIGKILL)
