@@ -79,8 +79,8 @@ def _linked(
     """A link that the broker at *addresses* has welcomed, and the reactor that drives it. Raises NoBroker."""
     from park.net.callers import Dealer, Subscriber
 
-    reactor = Reactor()
     connection = Dealer(addresses.clients, key)
+    reactor = Reactor()
     connection.wait(FIRST_HELLO_SECONDS)
 
     def listen() -> Subscriber:

@@ -269,15 +269,7 @@ class Reactor:
             self._error = error
             raise
         finally:
-            with self._lock:
-                self._stopping = True
-                for part in self._parts:
-                    part.close()
-                self._parts.clear()
-                self._selector.close()
-                self._poller.close()
-                self._reader.close()
-                self._writer.close()
+            self._close()
 
     def call(self, function: Callable[[], T]) -> T:
         """Run *function* under the lock, then a cycle, in the calling thread."""
@@ -384,12 +376,25 @@ class Reactor:
             self.wake()
 
     def stop(self) -> None:
-        """End the loop; from another thread, wait until it has ended."""
+        """End the loop; from another thread, wait until it has ended. A loop that never ran is closed at once."""
         self._stopping = True
         self.wake()
         thread = self._thread
         if thread is not None and not self.inside:
             thread.join(timeout=5.0)
+        elif thread is None and self._ident is None:
+            self._close()
+
+    def _close(self) -> None:
+        with self._lock:
+            self._stopping = True
+            for part in self._parts:
+                part.close()
+            self._parts.clear()
+            self._selector.close()
+            self._poller.close()
+            self._reader.close()
+            self._writer.close()
 
     def wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):

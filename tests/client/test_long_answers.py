@@ -30,5 +30,7 @@ class Slow:
 @pytest.mark.parametrize(("moves", "comes"), [(9, True), (4, False), (0, False)])
 def test_time_counts_from_the_last_piece(moves: int, comes: bool) -> None:
     line: Any = InprocRouter().connect()
-    made = Link(Reactor(), line, lambda: pytest.fail("nothing asks for the table"), "me", "the broker")
+    reactor = Reactor()
+    made = Link(reactor, line, lambda: pytest.fail("nothing asks for the table"), "me", "the broker")
     assert made.is_answered(Slow(line, 10, moves)) is comes  # type: ignore[arg-type]
+    reactor.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from park.errors import ServiceClosed
 from park.net import reactor as module
 from park.net.reactor import Reactor
 
@@ -22,10 +24,7 @@ READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 def reactor() -> Iterator[Reactor]:
     reactor = Reactor()
     yield reactor
-    reactor._selector.close()
-    reactor._poller.close()
-    reactor._reader.close()
-    reactor._writer.close()
+    reactor.stop()
 
 
 def locked() -> threading.Lock:
@@ -121,3 +120,14 @@ def test_parts_are_asked_when_they_are_due_before_somebody_sleeps_and_once_in_a_
     assert not reactor._ask(LIMIT)
     # then: whoever slept was awake in time
     assert 0.0 <= time.monotonic() - clock.at < LIMIT / 2
+
+
+def test_a_loop_that_never_ran_is_closed_by_stop() -> None:
+    before = os.listdir("/dev/fd")
+    reactor = Reactor()
+    assert len(os.listdir("/dev/fd")) > len(before)
+    reactor.stop()
+    reactor.stop()
+    assert os.listdir("/dev/fd") == before
+    with pytest.raises(ServiceClosed):
+        reactor.call(lambda: None)
