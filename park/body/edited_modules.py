@@ -85,9 +85,12 @@ def note() -> None:
     if len(sys.modules) == _loaded:
         return
     _loaded = len(sys.modules)
-    for name, module in list(sys.modules.items()):
-        if name not in _seen and isinstance(module, ModuleType) and is_own(module):
-            version_of(name)
+    try:
+        for name, module in list(sys.modules.items()):
+            if name not in _seen and isinstance(module, ModuleType) and is_own(module):
+                version_of(name)
+    except OSError:  # a body has left no descriptor for a look
+        _loaded = 0
 
 
 def versions_of(names: Iterable[str]) -> dict[str, str]:

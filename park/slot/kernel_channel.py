@@ -4,6 +4,9 @@ them.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,6 +23,8 @@ class KernelChannel:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        #: descriptors for a file and its copy, where a body has left none for the long message that tells its result
+        self._reserve = [os.open(os.devnull, os.O_RDONLY) for _ in range(2)]
         #: held while a message is sent, which a thread may do (`park.slot.early_results`)
         self._sending = threading.Lock()
         #: messages that wait until nothing runs
@@ -30,7 +35,16 @@ class KernelChannel:
     def send(self, message: Message, data: Buffer = b"") -> None:
         frames = codec.encode(message, data)
         with self._sending:
-            self._channel.send(frames)
+            try:
+                self._channel.send(frames)
+            except OSError as error:
+                if error.errno != errno.EMFILE or not self._reserve:
+                    raise
+                while self._reserve:
+                    os.close(self._reserve.pop())
+                self._channel.flush()  # the message waits there
+                with contextlib.suppress(OSError):
+                    self._reserve += [os.open(os.devnull, os.O_RDONLY) for _ in range(2)]
 
     def next(self) -> tuple[Message, Buffer]:
         """The next message, while nothing runs. Raises EOFError when the kernel is gone."""

@@ -228,6 +228,20 @@ def test_a_child_that_is_ended_as_soon_as_it_is_forked_ends(service: Any) -> Non
     assert list(service.map(unit, [1, 2])) == [[-signal.SIGTERM]] * 2
 
 
+def test_a_unit_that_leaves_no_descriptor_tells_its_long_result(service: Any) -> None:
+    def unit(x: int) -> bytes:
+        kept = globals().setdefault("kept", [])
+        try:
+            while True:
+                kept.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            return bytes(3 << 20)
+
+    for _ in range(3):
+        assert [len(found) for found in service.map(unit, [1, 2])] == [3 << 20] * 2
+    assert service.wait(service.start(len, [bytes(3 << 20)]), timeout=60) == [3 << 20]
+
+
 class OddMap:
     """A driver whose first map has a key that the broker refuses."""
 
