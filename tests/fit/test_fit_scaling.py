@@ -185,7 +185,8 @@ class TestShadow:
 
     def test_beyond_a_fence_it_rises(self) -> None:
         shadow, objective = self.shadow(PenalisedProblem)
-        _, high = shadow.bounds()
+        _, high = scaled(objective, objective.start).limits
+        assert np.isinf(shadow.bounds()).all()  # it has none of its own
         at, beyond, far = (shadow.nllf(high + step) for step in (0.0, 0.1, 1.0))
         assert at < beyond < far
         inside = objective.nllf(objective.high)

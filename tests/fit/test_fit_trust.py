@@ -128,6 +128,24 @@ class TestLikelihoods:
         assert found.dx == pytest.approx([0.5 / t.sum()], rel=1e-3)
         assert "rises by 1/2" in found.message
 
+    @pytest.mark.parametrize("method", ["auto", "amoeba", "de"])
+    @pytest.mark.parametrize("counts", [0, 3])
+    def test_limits_far_wider_than_the_counts_tell(self, counts: int, method: str) -> None:
+        t = np.linspace(0, 3, 30)
+        y = np.zeros(30)
+        y[:counts] = 1.0
+        curve = PoissonCurve(lambda t, a, b: a * np.exp(-t) + b, t, y, a=1.0, b=1.0)
+        curve.a.range(0, 1e4)
+        curve.b.range(0, 1e3)
+        found = fit(FitProblem(curve), method)
+        fall = np.exp(-t)
+        best = minimize_scalar(  # the background is zero
+            lambda a: a * fall.sum() - np.sum(y * np.log(a * fall)), bounds=(1e-9, 20), method="bounded"
+        )
+        assert found.converged, found.message
+        assert found.nllf == pytest.approx(best.fun, abs=0.02)
+        assert found.x[found.names.index("b")] == pytest.approx(0, abs=2e-3)
+
     def test_a_background_without_counts_leaves_the_errors_of_the_signal(self) -> None:
         t = np.arange(16.0)
         y = np.where(t < 8, np.random.default_rng(5).poisson(40.0, t.size), 0).astype(float)

@@ -125,9 +125,11 @@ class Optimizer:
         """Runs the method once from its current point, and returns bumps' fitter."""
         from bumps import fitters
 
-        # newton ignores limits, and takes its difference steps as parts of one unit
-        coordinates = scaled(self.objective, self.x, limits=self.method != "newton")
-        kind = PenalisedProblem if self.method == "newton" else ScaledProblem
+        # newton ignores limits, and takes its difference steps as parts of one unit. A simplex that restarts is near a
+        # minimum, and a part of wide limits would be too large a first step there.
+        near = self.method == "newton" or (self.method == "amoeba" and self.at.step > 0)
+        coordinates = scaled(self.objective, self.x, limits=not near)
+        kind = PenalisedProblem if near else ScaledProblem
         shadow = kind(self.objective, coordinates, self.evaluations, self._covariance, self.x)
         options, state = self._going_on(coordinates)
         with quiet_run(self.evaluations), _unmoved_points():

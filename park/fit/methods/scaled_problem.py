@@ -118,6 +118,10 @@ class PenalisedProblem(ScaledProblem):
         self._offset = self._size - first if np.isfinite(first) else 0.0
         self._worst = self._size
 
+    def bounds(self) -> Array:
+        """No limits of u: the penalty takes their place."""
+        return np.array([np.full(self._low.size, -np.inf), np.full(self._low.size, np.inf)])
+
     def inside(self, u: Any) -> Any:
         """The nearest point within the limits."""
         inside: Array = np.minimum(np.maximum(u, self._low), self._high)

@@ -100,9 +100,18 @@ def at_minimum(objective: Objective, x: Array, local: Curvature) -> tuple[Array,
         points = [moved_inside(objective, x + part * step, scale) for part in _STEP_PARTS]
     else:
         points = [np.clip(x + step, objective.low, objective.high)]
-    value, below = min(((_value(objective, point), point) for point in points), key=lambda pair: pair[0])
+    value, below = min(((_trial(objective, point), point) for point in points), key=lambda pair: pair[0])
     gain = _value(objective, x) - value
     return (below, gain) if gain > 0 else (x, 0.0)
+
+
+def _trial(objective: Objective, x: Array) -> float:
+    """nllf at *x*; infinity if the model raises there, which says nothing about the point under test."""
+    try:
+        return _value(objective, x)
+    except Exception as error:
+        objective.failed(error)
+        return math.inf
 
 
 def _unreached_gain(objective: Objective, x: Array) -> float:

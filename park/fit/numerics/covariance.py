@@ -312,7 +312,7 @@ def _held_by(
     objective: Objective, x: Array, gradient: Array, factor: Array
 ) -> tuple[tuple[Inequality, ...], Array]:
     """The constraints on which *x* lies and that hold the minimum there, and the normals (c, k) of their sides."""
-    if not objective.inequalities:
+    if not objective.inequalities or not np.isfinite(gradient).all():
         return (), np.empty((0, x.size))
     holding = fenced_minimum(objective, x, gradient, factor).holding
     sides = [(side.inequality, side.normal) for side in holding if side.inequality is not None]
