@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,11 @@ from park.broker.effects import Key, Write
 from park.broker.storage.keys import PAST_PREFIX, decode_key, encode_key
 from park.broker.storage.store import CLOSED, NAMESPACES, Store, encoded, no_namespace
 from park.errors import StoreError
+from park.net.sealed import descriptor_of
+from park.wire.pack import Buffer
+
+#: Values that stay in the sealed files in which they came; each file keeps a descriptor open.
+MAX_FILES = 16
 
 
 class MemoryStore(Store):
@@ -19,7 +25,9 @@ class MemoryStore(Store):
 
     def __init__(self) -> None:
         #: one dict a namespace, None once closed
-        self._namespaces: dict[str, dict[bytes, bytes]] | None = {namespace: {} for namespace in NAMESPACES}
+        self._namespaces: dict[str, dict[bytes, Buffer]] | None = {namespace: {} for namespace in NAMESPACES}
+        #: the namespaces and keys of the newest values that were not copied
+        self._in_files: deque[tuple[str, bytes]] = deque()
         #: the sorted keys of each namespace that was scanned, as long as it has only grown at the end since
         self._sorted: dict[str, list[bytes]] = {}
         self._introduce()
@@ -28,7 +36,7 @@ class MemoryStore(Store):
         jobs = "closed" if self._namespaces is None else f"{len(self._namespaces['job'])} jobs"
         return f"<MemoryStore {self.id[:8]} [{jobs}] epoch {self.epoch}>"
 
-    def _records(self, namespace: str) -> dict[bytes, bytes]:
+    def _records(self, namespace: str) -> dict[bytes, Buffer]:
         if self._namespaces is None:
             raise StoreError(CLOSED)
         try:
@@ -55,9 +63,26 @@ class MemoryStore(Store):
                     keys.append(key)
                 else:
                     del self._sorted[namespace]
-            kept[key] = bytes(value[:])
+            if descriptor_of(value) < 0:
+                kept[key] = bytes(value[:])
+                continue
+            kept[key] = value
+            self._in_files.append((namespace, key))
+            if len(self._in_files) > MAX_FILES:
+                self._copy_oldest()
+
+    def _copy_oldest(self) -> None:
+        """Copy the oldest value that lies in a file, if it is still there."""
+        namespace, key = self._in_files.popleft()
+        records = self._records(namespace)
+        if key in records:
+            records[key] = bytes(records[key])
 
     def get(self, namespace: str, key: Key) -> bytes | None:
+        value = self.find(namespace, key)
+        return None if value is None else bytes(value)
+
+    def find(self, namespace: str, key: Key) -> Any:
         return self._records(namespace).get(encode_key(key))
 
     def count(self, namespace: str, prefix: Key = ()) -> int:
