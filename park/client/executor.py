@@ -26,7 +26,7 @@ from park.client.input_feed import CONTAINERS
 from park.client.maps import MapRun, MapSession
 from park.client.pending import Reply
 from park.errors import NotPicklable, ParkError, ServiceClosed
-from park.net.sealed import SealedBuffer
+from park.util.sealed import SealedBuffer
 from park.util.stdio import tell
 from park.wire import messages
 

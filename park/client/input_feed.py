@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from park.body.inputs import MAX_BATCH_BYTES, MAX_BATCH_SECONDS, batches_of, bytes_of, iterator_of, packs_of
 from park.errors import ServiceClosed
-from park.net.sealed import SealedBuffer
+from park.util.sealed import SealedBuffer
 from park.wire.pack import Buffer, Pack
 
 #: Seconds that the first inputs have to be sent together.

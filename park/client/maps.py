@@ -25,7 +25,7 @@ from park.client.remote_maps import MapCall
 from park.client.requests import name_of, random_seed, session_fields
 from park.errors import InvalidRequest, ParkError, UnitError
 from park.model import NOT_IN_SESSIONS, make_request
-from park.net.sealed import SealedBuffer
+from park.util.sealed import SealedBuffer
 from park.wire import calls, messages
 from park.wire.pack import Buffer, Pack
 

@@ -35,7 +35,7 @@ from park.model import (
     is_kind,
     wall_time,
 )
-from park.net.sealed import SealedBuffer
+from park.util.sealed import SealedBuffer
 from park.wire import codec, messages
 from park.wire.pack import Buffer, Pack
 

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from park.net import ciphertext, sealed
+from park.net import ciphertext
 from park.net.code_server import Ciphertext, CodeServer, NamelessFile, fetch
 from park.net.reactor import Reactor
+from park.util import sealed
 from park.wire.fragments import MemoryBuffer, PayloadBuffer
 from park.wire.messages import Offer, Serve, Shared
 from park.wire.pack import Buffer, code_hash

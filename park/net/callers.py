@@ -17,7 +17,7 @@ from park.net.keys import Key
 from park.net.outbox import Frames, Outbox
 from park.net.payload_files import ABOUT_FILES, Probe, answer, answer_to_probe, open_payload
 from park.net.polled import HIGH_WATER_MESSAGES, TURN_BYTES, Socket
-from park.net.sealed import SealedBuffer
+from park.util.sealed import SealedBuffer
 from park.wire import messages
 from park.wire.codec import decode, start_of
 from park.wire.fragments import PIECE_BYTES, MemoryBuffer, PayloadBuffer, Reassembly, is_part

@@ -25,13 +25,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from park.errors import ProtocolError
-from park.net.sealed import (
+from park.net.spin import SpinWait
+from park.util.sealed import (
     HAS_FILES,
     SealedPayload,
     is_sealed,
     read_file,
 )
-from park.net.spin import SpinWait
 from park.wire.fragments import MAX_PAYLOAD_BYTES
 from park.wire.pack import Buffer
 

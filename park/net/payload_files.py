@@ -16,8 +16,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-from park.net import sealed
 from park.net.intake import Intake, Passage
+from park.util import sealed
 from park.wire import codec, messages
 from park.wire.codec import start_of
 from park.wire.fragments import MAX_PAYLOAD_BYTES, PIECE_BYTES

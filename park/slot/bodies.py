@@ -12,8 +12,8 @@ from park.body import edited_modules, environment, payload, seeds
 from park.body.generators import Generators
 from park.errors import ParkError
 from park.model import Log
-from park.net.sealed import private_copy
 from park.slot.unit_results import FailingBody
+from park.util.sealed import private_copy
 from park.wire import messages
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from park.body.causes import MAX_CAUSE_CHARACTERS
 from park.body.generators import Generators
 from park.errors import Abort, Stop, UnitError
 from park.model import NOT_RUN
-from park.net.sealed import SealedBuffer
 from park.slot import descendants
 from park.slot.captured_output import CapturedLogging
 from park.slot.frame import Frame
@@ -27,6 +26,7 @@ from park.slot.unit_results import (
     unit_error,
 )
 from park.util.permits import take, take_all
+from park.util.sealed import SealedBuffer
 from park.wire import messages
 from park.wire.pack import Buffer, Pack, pack_entries
 

@@ -15,8 +15,8 @@ from park.body import environment, payload, seeds
 from park.body.inputs import windows_of
 from park.body.results import decode_results, job_result
 from park.errors import REFUSALS, InvalidRequest, ParkError, Stop, UnitError
-from park.net.sealed import SealedBuffer
 from park.slot.frame import Frame
+from park.util.sealed import SealedBuffer
 from park.wire import messages
 from park.wire.fragments import check_size
 from park.wire.pack import Buffer, Pack

@@ -31,7 +31,7 @@ from park.body.payload import (
     loads,
 )
 from park.errors import NotPicklable, ProtocolError, UnitError
-from park.net import sealed
+from park.util import sealed
 from park.wire.pack import Pack, pack_entries, pack_rows
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()

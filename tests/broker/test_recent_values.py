@@ -15,7 +15,7 @@ from park.broker.storage.pieces import LONG_VALUE_BYTES
 from park.broker.storage.recent_values import RECENT_SECONDS, RecentValues
 from park.broker.storage.store import JobStore
 from park.broker.storage.writer import Writer
-from park.net.sealed import SealedPayload, descriptor_of, sealed
+from park.util.sealed import SealedPayload, descriptor_of, sealed
 from tests.support.fabric import until
 
 DATA = os.urandom(LONG_VALUE_BYTES + 1000)

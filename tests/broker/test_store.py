@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 import park.broker.storage.filesystems
 from park.broker.effects import Key, Ref, Write
+from park.broker.storage import memory
 from park.broker.storage.filesystems import network_file_system
 from park.broker.storage.keys import MAX_KEY_BYTES, decode_key, encode_key
 from park.broker.storage.memory import MemoryStore
 from park.broker.storage.pieces import PIECE_BYTES
 from park.broker.storage.store import NAMESPACES, OWN_NAMESPACES, SCHEMA, JobStore, Store
 from park.errors import StoreError
+from park.util.sealed import descriptor_of, sealed
 
 ROOT = Path(__file__).parents[2]
 
@@ -739,3 +741,24 @@ def test_a_reader_that_was_killed_keeps_no_pages(tmp_path: Path, monkeypatch: py
         sizes.append((tmp_path / "jobs.mdb").stat().st_size)
     assert sizes[-1] <= sizes[5], "pages are used again"
     store.close()
+
+
+def test_few_values_in_memory_stay_in_the_files_in_which_they_came() -> None:
+    """Given more long values than a store keeps files for, all are right when they are read, and few files are open."""
+    store = MemoryStore()
+    before = len(os.listdir("/dev/fd"))
+    values = [os.urandom(1 << 18) for _ in range(2 * memory.MAX_FILES)]
+    for number, value in enumerate(values):
+        store.commit([Write("results", (1, number), sealed(value))])
+    assert len(os.listdir("/dev/fd")) <= before + 2 * memory.MAX_FILES
+    assert [store.get("results", (1, number)) for number in range(len(values))] == values
+    assert [value for _, value in store.scan("results")] == values
+    newest = store.find("results", (1, len(values) - 1))
+    assert descriptor_of(newest) >= 0
+    store.commit([Write("results", (1, number), None) for number in range(len(values))])
+    del newest
+    for number in range(memory.MAX_FILES + 1):  # what was deleted is no longer there to be copied
+        store.commit([Write("results", (2, number), sealed(values[0]))])
+    store.close()
+    del store
+    assert len(os.listdir("/dev/fd")) == before

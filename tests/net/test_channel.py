@@ -17,8 +17,8 @@ import pytest
 
 from park.errors import ProtocolError
 from park.net import channel
-from park.net import sealed as sealed_files
 from park.net.channel import MIN_SHARED_BYTES, Channel
+from park.util import sealed as sealed_files
 
 Pair = tuple[Channel, Channel]
 SEALS = (

@@ -24,9 +24,9 @@ from park.net.connections import socket_at
 from park.net.descriptors import DescriptorReserve
 from park.net.keys import CLIENT, Key, Keyring
 from park.net.packet_filters import drop_all
-from park.net.sealed import descriptor_of as file_of
-from park.net.sealed import sealed
 from park.net.sockets import KeyedRouter, Publisher
+from park.util.sealed import descriptor_of as file_of
+from park.util.sealed import sealed
 from park.wire import codec, messages
 from park.wire.fragments import PIECE_BYTES
 from tests.support.fabric import until

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from park.errors import StoreError
 from park.net import outbox as outboxes
-from park.net import payload_files, sealed
+from park.net import payload_files
 from park.net.callers import Dealer
 from park.net.intake import Intake, Room
 from park.net.outbox import Outbox
 from park.net.sockets import Router
+from park.util import sealed
 from park.wire import codec, messages
 from park.wire.fragments import MAX_PAYLOAD_BYTES, PIECE_BYTES
 from park.wire.pack import Buffer

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from park.net import sealed
 from park.net.channel import MIN_SHARED_BYTES, Channel
+from park.util import sealed
 
 pytestmark = pytest.mark.skipif(
     not hasattr(fcntl, "F_SEAL_WRITE"), reason="this system has no sealed files in memory"

@@ -14,8 +14,8 @@ import cloudpickle
 import pytest
 
 from park.kernel.exchange import CodeExchange, this_machine
-from park.net import sealed
 from park.net.reactor import Reactor
+from park.util import sealed
 from park.wire.messages import Offer, Serve
 from park.wire.pack import code_hash
 from tests.support.fabric import Fabric, Process, until

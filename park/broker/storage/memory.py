@@ -11,7 +11,7 @@ from park.broker.effects import Key, Write
 from park.broker.storage.keys import PAST_PREFIX, decode_key, encode_key
 from park.broker.storage.store import CLOSED, NAMESPACES, Store, encoded, no_namespace
 from park.errors import StoreError
-from park.net.sealed import descriptor_of
+from park.util.sealed import descriptor_of
 from park.wire.pack import Buffer
 
 #: Values that stay in the sealed files in which they came; each file keeps a descriptor open.
