@@ -552,8 +552,12 @@ class Publisher(_ListeningSocket):
             if descriptor < 0 or descriptor in cut:
                 continue
             who = str(frames[0].get("User-Id"))
-            connection = self._connections.add(who[-ID_LETTERS:].encode(), frames[0])
-            if frames[0].bytes not in _SUBSCRIPTIONS or counts[descriptor] > READ_AHEAD_SUBSCRIPTIONS:
+            key = who[-ID_LETTERS:].encode()
+            connection = self._connections.add(key, frames[0])
+            if key in self._connections.revoked:  # before this subscription was seen
+                cut.add(descriptor)
+                connection.hang_up()
+            elif frames[0].bytes not in _SUBSCRIPTIONS or counts[descriptor] > READ_AHEAD_SUBSCRIPTIONS:
                 cut.add(descriptor)
                 self._cut(connection, who)
 

@@ -92,6 +92,30 @@ def test_a_revoked_key_is_cut_within_two_seconds(fabric: Fabric, tmp_path: Path)
     assert stat.S_IMODE((fabric.home / "audit.log").stat().st_mode) == 0o600
 
 
+def test_who_subscribes_when_its_key_has_been_revoked_hears_nothing(fabric: Fabric, tmp_path: Path) -> None:
+    key = read_key(fabric.new_key("ada", file=tmp_path / "ada.key"))
+    opened(fabric, tmp_path / "ada.key").close()  # the broker knows the key now
+    audit = fabric.home / "audit.log"
+    with zmq.Context() as context, context.socket(zmq.SUB) as mirror:
+        mirror.linger = 0
+        mirror.curve_publickey, mirror.curve_secretkey = key.public.encode(), key.secret.encode()
+        mirror.curve_serverkey = key.broker.encode()
+        mirror.connect(fabric.endpoints["tcp"]["table"])
+        until(lambda: "from 127.0.0.1 to table" in audit.read_text(), 12.0, audit.read_text)
+        keys(fabric, "revoke", "ada")
+        until(lambda: "cut client ada" in audit.read_text())
+        # the table has not seen it before
+        mirror.subscribe(b"")
+        until(
+            lambda: "refused a connection from 127.0.0.1 to table" in audit.read_text(), 12.0, audit.read_text
+        )
+        while mirror.poll(0):
+            mirror.recv_multipart()  # a head that was published in between
+        tester = fabric.connect()
+        tester.start(square, [1])
+        assert not mirror.poll(3000)
+
+
 @pytest.mark.heavy
 def test_an_expired_key_is_cut(fabric: Fabric, tmp_path: Path) -> None:
     keys(fabric, "new", "bob", "--expires", "3s", "-o", "bob.key")
