@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from park.body import edited_modules, environment, payload, seeds
 from park.body.generators import Generators
+from park.body.own_generators import OwnGenerators
 from park.errors import ParkError
 from park.model import Log
 from park.slot.unit_results import FailingBody
@@ -31,6 +32,8 @@ class BodyCache:
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
         self._functions: dict[bytes, Callable[[Any], Any]] = {}
+        #: the generators of functions and bodies that are kept, by code
+        self._generators: dict[bytes, OwnGenerators] = {}
         #: prepared bodies, by job and code
         self._bodies: dict[tuple[int, bytes], Any] = {}
 
@@ -58,6 +61,16 @@ class BodyCache:
             slot.user_code.raise_own(error)
             return FailingBody(error)
 
+    def generators_of(self, run: messages.Run, body: Any) -> OwnGenerators:
+        """The generators that units of the *body* draw from and that are seeded before each unit."""
+        found = self._generators.get(run.function)
+        if found is None or not found.are_of(body):
+            found = OwnGenerators(body)
+            if len(self._generators) >= MAX_FUNCTIONS:
+                del self._generators[next(iter(self._generators))]
+            self._generators[run.function] = found
+        return found
+
     def _prepare(self, run: messages.Run) -> Any:
         edited_modules.held = len(self._slot.stack) > 1
         body = payload.loads(self._slot.codes.blobs[run.function], private_copy)
@@ -79,6 +92,7 @@ class BodyCache:
     def drop_function(self, code: bytes) -> None:
         """The function is not needed here any more."""
         self._functions.pop(code, None)
+        self._generators.pop(code, None)
 
     def release(self, job: int) -> bool:
         """Clean up the bodies of a job that has ended. Returns whether there was anything to clean up."""
@@ -100,6 +114,7 @@ class BodyCache:
     def _clean_up(self, key: tuple[int, bytes]) -> None:
         slot, job = self._slot, key[0]
         body = self._bodies.pop(key, None)
+        self._generators.pop(key[1], None)
         if not hasattr(body, "cleanup"):
             return
         environment.enter(slot.host if slot.stack else _EndedJob(job))

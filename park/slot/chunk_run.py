@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from park.body import environment, payload, seeds
 from park.body.causes import MAX_CAUSE_CHARACTERS
 from park.body.generators import Generators
+from park.body.own_generators import OwnGenerators
 from park.errors import Abort, Stop, UnitError
 from park.model import NOT_RUN
 from park.slot import descendants
@@ -58,6 +59,8 @@ class ChunkRun:
         #: results and errors of the units so far
         self._entries: list[Any] = []
         self._errors: list[UnitError] = []
+        #: the generators of the function, or None: a body that runs once keeps those of the script
+        self._own_generators: OwnGenerators | None = None
         #: true while no result can change any more, so that all are encoded together at the end
         self._all_fixed = True
         #: held while results are sent early; the number of results that were sent early; whether early sends have ended
@@ -145,6 +148,8 @@ class ChunkRun:
         if run.stored:
             slot.controls.begin(run)
         function = body.run if hasattr(body, "run") else body
+        if not run.once:
+            self._own_generators = slot.bodies.generators_of(run, body)
         if run.limit:
             slot.channel.send(messages.Began(run.attempt))
         for index, value in self._units():
@@ -181,6 +186,8 @@ class ChunkRun:
         slot, run = self._slot, self._run
         try:
             self._generators.seed(self._frame.seed)
+            if self._own_generators:
+                self._own_generators.seed(self._frame.seed)
             run_unit = value if isinstance(value, FailingBody) else function
             with slot.user_code.running:
                 result = run_unit() if run.once else run_unit(value)

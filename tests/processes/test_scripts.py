@@ -1110,3 +1110,28 @@ def test_a_body_may_use_children(scripts: Scripts) -> None:
         """,
     )
     assert lines == ["[(0, [1, 2], ['0', '1', '2']), (1, [1, 2], ['0', '1', '2'])]", "[6]"]
+
+
+def test_units_draw_the_same_numbers_from_a_script_s_generator_on_any_number_of_slots(
+    scripts: Scripts,
+) -> None:
+    """Given a generator beside a function, its numbers depend on the seed of each unit, and not on processes."""
+    text = """
+        import numpy as np
+        import park
+
+        rng = np.random.default_rng(7)
+        with park.local_service as service:
+            print(service.wait(service.start(lambda unit: rng.normal(), range(8), seed=4)))
+            units = list(service.map(lambda unit: rng.normal(), range(8)))
+            again = list(service.map(lambda unit: rng.normal(), range(8)))
+            print(len({*units, *again}))
+            # a body that runs once finds it as it was, and so does a unit the one that is its input
+            print(service.wait(service.start(lambda: rng.normal())) == np.random.default_rng(7).normal())
+            children = [np.random.default_rng(number) for number in range(3)]
+            drawn = service.wait(service.start(lambda given: given.normal(), children))
+            print(drawn == [child.normal() for child in children])
+        """
+    one, two = (scripts.run(text, env={"PARK_SLOTS": slots}).splitlines() for slots in ("1", "2"))
+    assert one == two
+    assert one[1:] == ["16", "True", "True"]

@@ -57,6 +57,9 @@ class Evaluate:
     The negative log likelihood, or `FailedEvaluation`. Sent to the slots.
     """
 
+    #: each evaluation leaves the generators of models as they were
+    keeps_own_generators = True
+
     def __init__(self, assembly: Assembly) -> None:
         self.assembly = assembly
         self.place = process_identity()

@@ -56,6 +56,9 @@ class _Alone:
 class LocalUnit:
     """A unit that works on an assembly in its own process, and compares it there with the client's."""
 
+    #: each evaluation leaves the generators of models as they were
+    keeps_own_generators = True
+
     def __init__(self, assembly: Assembly) -> None:
         self.assembly = assembly
         self.place = process_identity()

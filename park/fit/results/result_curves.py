@@ -41,6 +41,9 @@ class ResultCurves(NamedTuple):
 class CurvesAtPoint:
     """A unit of work that evaluates all banded curves at one point, as one row; None if the model fails."""
 
+    #: each evaluation leaves the generators of models as they were
+    keeps_own_generators = True
+
     def __init__(self, assembly: Assembly, wanted: Sequence[Sequence[DepthProfile] | None]) -> None:
         self.assembly = assembly
         self.wanted = wanted
