@@ -17,6 +17,8 @@ from park.body.own_generators import MAX_OBJECTS, OwnGenerators
 rng = np.random.default_rng(7)
 old = np.random.RandomState(3)
 plain = random.Random(1)
+#: defaults of parameters, one of each kind
+DEFAULTS: Any = (np.random.default_rng(2), np.random.Generator(np.random.Philox(2)), np.random.SFC64(1))
 several = [np.random.default_rng(number) for number in range(3)]
 
 
@@ -62,11 +64,11 @@ FUNCTIONS: dict[str, Any] = {
     "an object by name": lambda unit: simulation(unit),
     "a method": Simulation().__call__,
     "a partial": functools.partial(lambda g, unit: g.random(), np.random.default_rng(2)),
-    "a default": lambda unit, g=np.random.default_rng(2): g.random(),
-    "a keyword": lambda unit, *, g=np.random.Generator(np.random.Philox(2)): g.random(),
+    "a default": lambda unit, g=DEFAULTS[0]: g.random(),
+    "a keyword": lambda unit, *, g=DEFAULTS[1]: g.random(),
     "a closure": closed_over(),
     "a function inside": lambda unit: [rng.normal() for _ in range(2)][1],
-    "a bit generator": lambda unit, bits=np.random.SFC64(1): bits.random_raw(),
+    "a bit generator": lambda unit, bits=DEFAULTS[2]: bits.random_raw(),
     "a prepared body": prepared(),
 }
 
