@@ -158,6 +158,11 @@ class FilePeers:
         """Whether a message can be opened."""
         return bool(self._admitted)
 
+    @property
+    def without_room(self) -> list[bytes]:
+        """The peers whose messages wait for room."""
+        return list(self._waiting)
+
     def opens(self, name: bytes) -> bool:
         """Whether the peer opens files of this process."""
         return name in self._openers

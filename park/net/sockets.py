@@ -226,7 +226,8 @@ class Router(_ListeningSocket):
 
     def without_room(self) -> list[bytes]:
         """The peers whose long messages wait for room."""
-        return [name for name, (_, passage) in self._joiners.items() if not passage.has_room]
+        in_files = self._files.without_room if self._files is not None else []
+        return [*in_files, *(name for name, (_, passage) in self._joiners.items() if not passage.has_room)]
 
     def cut(self, name: bytes) -> None:
         """Drop all messages that wait for the peer."""

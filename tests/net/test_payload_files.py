@@ -195,9 +195,11 @@ def test_a_message_waits_for_room_and_others_pass(tmp_path: Path) -> None:
         assert both.at_broker()[1] == messages.Heartbeat(1)
         for _ in range(20):
             both.look()
+        assert both.router.without_room() == [both.name]
         both.router.release(both.name, len(LONG))
         assert both.at_broker()[1:] == (messages.Blob(b"2"), LONG)
         assert both.at_broker()[1:] == (messages.Blob(b"2"), b"the same subject waits")
+        assert not both.router.without_room()
     finally:
         both.close()
 
