@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -51,31 +52,35 @@ class OwnGenerators:
 
 def _kinds() -> tuple[type, ...]:
     """The classes of generators, of the libraries that are loaded."""
-    found: list[type] = []
-    if (library := sys.modules.get("random")) is not None:
-        found.append(library.Random)
-    if (library := sys.modules.get("numpy.random")) is not None:
-        found += (library.Generator, library.RandomState, library.BitGenerator)
-    return tuple(found)
+    library = sys.modules.get("random")
+    return (*((library.Random,) if library is not None else ()), *_kinds_of_numpy())
+
+
+def _kinds_of_numpy() -> tuple[type, ...]:
+    library = sys.modules.get("numpy.random")
+    return (library.Generator, library.RandomState, library.BitGenerator) if library is not None else ()
 
 
 def _seed(one: Any, number: int) -> None:
-    library: Any = sys.modules.get("numpy.random")
-    if library is None or not isinstance(one, library.Generator | library.RandomState | library.BitGenerator):
+    if not issubclass(type(one), _kinds_of_numpy()):
         one.seed(number)
         return
-    bits = one if isinstance(one, library.BitGenerator) else one._bit_generator
+    library: Any = sys.modules["numpy.random"]
+    bits = one if issubclass(type(one), library.BitGenerator) else one._bit_generator
     try:
         fresh = type(bits)(number)
     except TypeError:  # another library's, which is seeded in its own way: it stays as it is
         return
     bits.state = fresh.state
-    if isinstance(one, library.RandomState):  # it forgets the second of two normal numbers
+    if issubclass(type(one), library.RandomState):  # it forgets the second of two normal numbers
         one.set_state({**one.get_state(legacy=False), "has_gauss": 0, "gauss": 0.0})
 
 
 def _generators(root: Any) -> Iterator[Any]:
-    """The generators that *root* reaches by names, closures, defaults, attributes and items: each once, in one order."""
+    """The generators that *root* reaches by names, closures, defaults, attributes and items: each once, in one order.
+
+    Classes are found by ``type``: ``isinstance`` asks an object for its class, and a proxy may fail at that.
+    """
     kinds = _kinds()
     if not kinds:
         return
@@ -85,11 +90,10 @@ def _generators(root: Any) -> Iterator[Any]:
         if id(one) in seen or len(seen) >= MAX_OBJECTS:
             continue
         seen[id(one)] = one  # held, so that its id stays its own
-        if isinstance(one, kinds):
-            if not _is_global(one):
-                yield one
-        else:
+        if not issubclass(type(one), kinds):
             queue += _inside(one, kinds)
+        elif not _is_global(one):
+            yield one
 
 
 def _is_global(one: Any) -> bool:
@@ -101,26 +105,25 @@ def _is_global(one: Any) -> bool:
 
 
 def _inside(one: Any, kinds: tuple[type, ...]) -> Iterable[Any]:
-    match one:
-        case FunctionType():
-            return _of_function(one, kinds)
-        case MethodType():
-            return one.__self__, one.__func__
-        case functools.partial():
-            return one.func, *one.args, *one.keywords.values()
-        case list() | tuple():
-            return one[:MAX_ITEMS]
-        case dict():
-            return [value for value, _ in zip(one.values(), range(MAX_ITEMS), strict=False)]
-        case type() | str() | bytes() | int() | float():
-            return ()
-    if type(one).__module__ in ("builtins", "numpy"):
+    kind = type(one)
+    if kind is FunctionType:
+        return _of_function(one, kinds)
+    if kind is MethodType:
+        return one.__self__, one.__func__
+    if issubclass(kind, functools.partial):
+        return one.func, *one.args, *one.keywords.values()
+    if kind in (list, tuple):
+        return one[:MAX_ITEMS]  # type: ignore[no-any-return]
+    if kind is dict:
+        return list(islice(one.values(), MAX_ITEMS))
+    if issubclass(kind, type) or kind.__module__ in ("builtins", "numpy"):
         return ()
-    inside = list(getattr(one, "__dict__", {}).values())
-    for name in ("run", "__call__"):
-        if isinstance(method := getattr(type(one), name, None), FunctionType):
-            inside.append(method)
-    return inside
+    try:
+        inside = list(object.__getattribute__(one, "__dict__").values())
+    except AttributeError:
+        inside = []
+    methods = (getattr(kind, name, None) for name in ("run", "__call__"))
+    return inside + [method for method in methods if type(method) is FunctionType]
 
 
 def _of_function(function: FunctionType, kinds: tuple[type, ...]) -> Iterator[Any]:
@@ -129,11 +132,11 @@ def _of_function(function: FunctionType, kinds: tuple[type, ...]) -> Iterator[An
     codes = [function.__code__]
     for code in codes:
         names.update(dict.fromkeys(code.co_names))
-        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        codes += [constant for constant in code.co_consts if type(constant) is CodeType]
     variables = function.__globals__
     for name in names:
         one = variables.get(name)
-        if isinstance(one, ModuleType) and is_own(one):
+        if type(one) is ModuleType and is_own(one):
             named = (vars(one).get(each) for each in names)
             yield from (each for each in named if _may_lead(each, vars(one), kinds))
         elif _may_lead(one, variables, kinds):
@@ -149,14 +152,14 @@ def _of_function(function: FunctionType, kinds: tuple[type, ...]) -> Iterator[An
 
 def _may_lead(one: Any, variables: dict[str, Any], kinds: tuple[type, ...]) -> bool:
     """Whether *one*, a global variable, is a generator or may lead to one: the code of libraries is not followed."""
-    if isinstance(one, (*kinds, functools.partial, list, tuple, dict)):
-        return True
-    if isinstance(one, FunctionType):
-        return one.__globals__ is variables or _is_of_own_module(one.__module__)
     kind = type(one)
+    if issubclass(kind, (*kinds, functools.partial)) or kind in (list, tuple, dict):
+        return True
+    if kind is FunctionType:
+        return one.__globals__ is variables or _is_of_own_module(one.__module__)
     return kind.__module__ == variables.get("__name__") or _is_of_own_module(kind.__module__)
 
 
 def _is_of_own_module(name: str) -> bool:
     module = sys.modules.get(name)
-    return module is not None and is_own(module)
+    return type(module) is ModuleType and is_own(module)

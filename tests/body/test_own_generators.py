@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -128,3 +129,24 @@ def test_the_search_ends() -> None:
     circle: list[Any] = []
     circle.append(circle)
     assert not OwnGenerators(lambda: circle)
+
+
+class Proxy:
+    """An object that has no class that it would tell, as a proxy whose object is gone."""
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        raise ReferenceError("it is gone")
+
+    def __getattribute__(self, name: str) -> Any:
+        raise ReferenceError("it is gone")
+
+
+class WithoutDict:
+    __slots__ = ("rng",)
+
+
+def test_objects_that_fail_at_every_question_are_passed_over() -> None:
+    gone = weakref.proxy(Simulation())
+    proxy, slots = Proxy(), WithoutDict()
+    assert OwnGenerators(lambda: (gone, proxy, slots, rng))
