@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from park.broker.entities.jobs import BrokerJob
 from park.broker.entities.maps import Attempt, AttemptState
-from park.broker.entities.roster import Kernel
+from park.broker.entities.roster import Kernel, Member
 from park.broker.state import State
 from park.model import WHOLE_GPU, JobState, gpu_part
 
@@ -28,6 +28,10 @@ def check(state: State, everything: bool = True) -> None:
         _check_kernel(state, kernel)
     state.free_slots.check(kernels)
     if everything:
+        waits = {w.key: job.number for job in jobs for w in job.waiters}
+        members: list[Member] = [*state.roster.kernels.values(), *state.roster.clients.values()]
+        for member in members:
+            assert all(waits[id(member), *key] == job for key, job in member.fetches.items())
         state.job_list.check()
         state.code_cache.check()
         for spread in state.sharing.spreads.values():

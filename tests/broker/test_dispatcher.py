@@ -775,6 +775,20 @@ def test_a_fetch_waits_for_the_end_and_may_be_forgotten() -> None:
     assert not desk.dispatcher.state.roster.clients[b"c9"].fetches
 
 
+def test_a_fetch_that_names_an_attempt_is_not_the_one_that_is_forgotten() -> None:
+    """Given two fetches with one id, one of them for an attempt, when one is forgotten, then the other is answered."""
+    desk = Desk()
+    client, kernel = desk.client(), desk.kernel()
+    run = run_of(desk.submit(client))
+    desk.give(client, messages.Fetch(11, 1, wait=True))
+    desk.give(client, messages.Fetch(11, 1, wait=True, attempt=5))
+    desk.give(client, messages.Forget(11))
+    (fetched,) = of(finish(desk, kernel, run, [7]), messages.Fetched)
+    assert fetched.reply == 11
+    desk.give(client, messages.Delete(12, 1))
+    desk.give(client, messages.Goodbye())  # it waits for nothing any more
+
+
 @pytest.mark.parametrize("inputs", [None, [1, 2]])
 def test_a_request_can_be_fetched(inputs: list[int] | None) -> None:
     desk = Desk()

@@ -209,7 +209,8 @@ def on_forget(state: State, effects: Effects, event: Event, message: messages.Fo
     number = fetches.forget(state, member, 0, message.id)
     job = state.jobs.get(number or 0)
     if job is not None:
-        job.waiters = [w for w in job.waiters if (w.member, w.id) != (member, message.id)]
+        # a fetch with the number of an attempt is another one, whatever its id
+        job.waiters = [w for w in job.waiters if w.key != (id(member), 0, message.id)]
 
 
 def on_credits(state: State, effects: Effects, event: Event, message: messages.Credits) -> None:
