@@ -127,7 +127,7 @@ def _inside(one: Any, kinds: tuple[type, ...]) -> Iterable[Any]:
 
 
 def _of_function(function: FunctionType, kinds: tuple[type, ...]) -> Iterator[Any]:
-    """What a function names among the global variables of its module, if it may lead to a generator, and what it holds."""
+    """The global variables that a function names and that may lead to a generator, its closure and its defaults."""
     names: dict[str, None] = {}
     codes = [function.__code__]
     for code in codes:

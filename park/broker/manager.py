@@ -415,7 +415,7 @@ class JobManager:
 
     @property
     def jammed(self) -> bool:
-        """Whether so many bytes wait for a full disk that requests for more bytes are refused."""
+        """Whether requests for more bytes are refused, because many bytes wait for a full disk."""
         return self._backlog >= MAX_BACKLOG_BYTES and bool(self._commits.stuck)
 
     def late_answers(self) -> list[Send]:

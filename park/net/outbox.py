@@ -184,9 +184,7 @@ class Outbox:
         self._pieces, self._next = split(frames), None  # type: ignore[arg-type]
 
     def _following(self) -> Frames | None:
-        """What is to be sent of the first waiting message: its next piece, or the message about its file; None: nothing
-        now.
-        """
+        """The next piece of the first waiting message, or the message about its file; None: nothing can be sent now."""
         if self._file is not None:
             return self._file.due() if self._file.whole else None
         assert self._pieces is not None

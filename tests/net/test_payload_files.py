@@ -60,7 +60,7 @@ class Ends:
         time.sleep(0.002)
 
     def turn(self) -> tuple[tuple[bytes, Any] | None, Any]:
-        """What the broker and the peer receive now."""
+        """The messages that the broker and the peer receive now."""
         for end in (self.router, self.dealer):
             end.stir()
             end.waiting()

@@ -34,7 +34,7 @@ class OwnGenerators:
         return bool(self._found)
 
     def kept(self, function: Callable[..., T], *args: Any, **values: Any) -> T:
-        """What the *function* returns, with the generators as before; notes whether it has drawn from one."""
+        """The result of *function*, with the generators as before. It notes whether the function has drawn from one."""
         before = [_state(one) for one in self._found]
         try:
             return function(*args, **values)
