@@ -10,6 +10,7 @@ A generator inside an input belongs to that input alone, and keeps its state.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from collections.abc import Iterable, Iterator
@@ -29,13 +30,16 @@ MAX_ITEMS = 100
 class OwnGenerators:
     """The generators that a function, or the ``run`` of a body, may draw from.
 
-    A class with ``keeps_own_generators = True`` looks after them itself.
+    A class with ``keeps_own_generators = True`` looks after them itself. A generator that takes no seed stays as it is, and
+    an object that fails when it is looked at ends the search: neither is a reason for a unit to fail.
     """
 
     def __init__(self, function: Any) -> None:
         self._function = function
-        keeps = getattr(type(function), "keeps_own_generators", False)
-        self._found = [] if keeps else list(_generators(function))
+        self._found: list[Any] = []
+        with contextlib.suppress(Exception):
+            if not getattr(type(function), "keeps_own_generators", False):
+                self._found.extend(_generators(function))
 
     def __bool__(self) -> bool:
         return bool(self._found)
@@ -63,7 +67,8 @@ def _kinds_of_numpy() -> tuple[type, ...]:
 
 def _seed(one: Any, number: int) -> None:
     if not issubclass(type(one), _kinds_of_numpy()):
-        one.seed(number)
+        with contextlib.suppress(Exception):  # a class of the user's may refuse
+            one.seed(number)
         return
     library: Any = sys.modules["numpy.random"]
     bits = one if issubclass(type(one), library.BitGenerator) else one._bit_generator

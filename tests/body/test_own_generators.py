@@ -146,6 +146,39 @@ class WithoutDict:
     __slots__ = ("rng",)
 
 
+class Refuses(random.Random):
+    """A generator that takes no seed."""
+
+    def seed(self, a: Any = None, version: int = 2) -> None:
+        if a is not None:
+            raise ValueError("it takes no seed")
+
+
+class Fails(type):
+    def __getattr__(cls, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+
+class Failing(metaclass=Fails):
+    pass
+
+
+def test_a_generator_that_takes_no_seed_stays_as_it_is() -> None:
+    refuses = Refuses()
+    own = OwnGenerators(lambda: (refuses, rng))
+    drawn = []
+    for _ in range(2):
+        own.seed(4)
+        drawn.append(rng.random())
+    assert drawn[0] == drawn[1]
+
+
+def test_an_object_that_fails_when_it_is_looked_at_fails_no_unit() -> None:
+    failing = Failing()
+    assert OwnGenerators(lambda: (rng, failing))
+    assert not OwnGenerators(failing)
+
+
 def test_objects_that_fail_at_every_question_are_passed_over() -> None:
     gone = weakref.proxy(Simulation())
     proxy, slots = Proxy(), WithoutDict()
