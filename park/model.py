@@ -623,7 +623,8 @@ class Request:
 
     *argv*: ``sys.argv`` for the code of the job, a script's name and its arguments. All users who see the job see them.
 
-    *private*: only kernels that serve this job alone run it (``park-kernel --job``), and they leave when it has ended.
+    *private*: only kernels that serve this job alone run it (``park-kernel --job``), and they leave when it has ended. The
+    number of another private job: this job shares its kernels, and ends with it.
 
     *notify*: the address for mail about the job's end, and when it goes: ``"ada@example.org"`` gets failures at once
     and the rest in a daily digest; ``"ada@example.org now"`` all news at once, ``"ada@example.org fail"`` failures
@@ -650,7 +651,7 @@ class Request:
     max_unit_time: float | str | None = None
     argv: tuple[str, ...] = ()
     notify: Any = ""
-    private: bool = False
+    private: bool | int = False
     gpus: float = 0
     environment: str = ""
     grace: float | str | None = None
@@ -686,9 +687,11 @@ class Request:
         object.__setattr__(self, "tags", texts(self.tags, "tag"))
         if not isinstance(self.name, str) or len(self.name) > 200 or not self.name.isprintable():
             raise InvalidRequest(f"name {self.name!r} is not a printable text of at most 200 characters")
-        for what, kind in (("idempotent", bool), ("pure", bool), ("private", bool), ("kind", str)):
+        for what, kind in (("idempotent", bool), ("pure", bool), ("private", int), ("kind", str)):
             if not isinstance(getattr(self, what), kind):
                 raise InvalidRequest(f"{what}={getattr(self, what)!r} is no {kind.__name__}")
+        if self.private < 0:
+            raise InvalidRequest(f"private={self.private!r} is neither True nor the number of a job")
         if self.pure and not self.idempotent:
             raise InvalidRequest(
                 "pure=True lets a late unit run a second time, and idempotent=False forbids it: say one of them"
@@ -700,7 +703,7 @@ class Request:
 #: The names of a request's fields besides its body and its inputs, in their order.
 REQUEST_FIELDS = tuple(f.name for f in dataclasses.fields(Request) if f.name not in ("body", "inputs"))
 #: Fields that a session does not have: it runs at once, and its results go to the caller.
-NOT_IN_SESSIONS = ("when", "after", "on_error", "kind", "notify", "private", "grace")
+NOT_IN_SESSIONS = ("when", "after", "on_error", "kind", "notify", "grace")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -1,11 +1,14 @@
-"""A private fabric from a script: a broker beside the script, and kernels in an allocation that ends with the ``with``::
+"""A private fabric from a script: kernels in an allocation that ends with the ``with``::
 
 with park.batch.torque(nodes=2, ppn=8, walltime="4h") as service:
     print(service.start(simulate, range(1000)))
+
+The jobs stand in the table of the broker that the user has named, or in that of a broker beside the script.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -13,13 +16,16 @@ import tempfile
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from park.batch.ask import make_ask, with_command
 from park.batch.left_over import LOCK, remember
 from park.batch.own_broker import OwnBroker
+from park.batch.private import unreachable
 from park.batch.profiles import ENDED, QUEUED, profile, script_of
+from park.batch.shared_broker import shared_broker
 from park.batch.systems import Allocation, cancel, find, look, submit
-from park.config import default_home
+from park.config import default_home, said_broker
 from park.core.connect import connect
 from park.core.server import ServerProxy
 from park.errors import BatchError
@@ -38,8 +44,12 @@ class BatchFabric:
     """A fabric for one script. Its service is the default one inside of its ``with``, and its jobs end with it.
 
     *nodes* with *ppn* processors each for *walltime*, in seconds or as "4h" or "4:00:00"; *queue* and *account* where the
-    site needs them; *lines*: more lines of the script's head. *host*: the address of this machine that the nodes reach (by
-    default any of its addresses, under its host name). Entering it raises BatchError, in the batch system's own words.
+    site needs them; *lines*: more lines of the script's head. Entering it raises BatchError, in the batch system's words.
+
+    *broker*: the broker that deals the jobs, as `park.connect` takes it; by default that of $PARK_BROKER or a park.toml.
+    In its table a private job stands for the allocation. "", or where none is named that the nodes reach: a broker beside
+    the script. *host* is for that one: the address of this machine that the nodes reach (by default any of its addresses,
+    under its host name).
 
     Jobs wait until the allocation begins; a line on stderr says how long it may take.
     """
@@ -54,7 +64,9 @@ class BatchFabric:
         account: str = "",
         lines: tuple[str, ...] = (),
         host: str | None = None,
+        broker: str | os.PathLike[str] | None = None,
     ) -> None:
+        self._broker = None if broker is None else os.fspath(broker)
         self._profile = profile(system)
         self._ask = make_ask(nodes, ppn, walltime, queue, account, lines)
         here = "" if self._profile.name == "local" else ANY
@@ -67,6 +79,33 @@ class BatchFabric:
         return f"<BatchFabric {self._profile.name} {self.id or 'not begun'}>"
 
     def __enter__(self) -> ServerProxy:
+        broker = self._shared()
+        if not broker:
+            return self._beside_a_broker()
+        with ExitStack() as stack:
+            given = shared_broker(self._profile.name, self._ask, broker)
+            service, self.id = stack.enter_context(given)
+            stack.enter_context(service)
+            self._stack = stack.pop_all()
+        return service
+
+    def _shared(self) -> str:
+        """The broker elsewhere that deals the jobs; "": a broker beside the script does.
+
+        Raises NoBroker, or Refused where the nodes have no key for it.
+        """
+        named, source = said_broker() if self._broker is None else (self._broker, "broker=")
+        if not (named and source) or not (words := unreachable(self._profile.name, named)):
+            return named if source else ""
+        tell(
+            f"park: {words}"
+            + ("; a broker beside the script deals its jobs" if self._broker is None else ""),
+            "warning",
+        )
+        return named if self._broker else ""
+
+    def _beside_a_broker(self) -> ServerProxy:
+        """Enter it with a broker that ends with the script."""
         with ExitStack() as stack:
             scratch = Path(tempfile.mkdtemp(prefix="park-"))
             stack.callback(shutil.rmtree, scratch, ignore_errors=True)
@@ -93,8 +132,8 @@ class BatchFabric:
             self._stack = stack.pop_all()
         return service
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def _give_back(self) -> None:
         try:

@@ -39,11 +39,16 @@ INPUT_BYTES_UNDER_WAY = 192 << 20
 INPUT_POLL_SECONDS = 0.005
 
 
-def open_session(link: Link, function: Any, fields: dict[str, Any], tags: list[str]) -> MapSession:
-    """Open a session for maps of *function* (None: of any), with these *fields* of a request, and *tags* before its own."""
+def open_session(
+    link: Link, function: Any, fields: dict[str, Any], tags: list[str], private: int = 0
+) -> MapSession:
+    """Open a session for maps of *function* (None: of any), with these *fields* of a request, and *tags* before its own.
+
+    *private*: the private job whose kernels it shares, if *fields* name none.
+    """
     for name in fields.keys() & set(NOT_IN_SESSIONS):
         raise InvalidRequest(f"a session takes no {name}=: it runs at once, and its results go to the caller")
-    request = make_request(function, None, fields)
+    request = make_request(function, None, {"private": private, **fields})
     name = name_of(function) if function is not None else "executor"
     submit = messages.Submit(id=0, key=b"", session=True, **session_fields(request, name, tags))
     kept, reply = link.maps.open_session(submit)

@@ -82,6 +82,8 @@ def _fields(names: Iterable[str], request: Request, name: str, tags: list[str]) 
     for field in names:
         value = getattr(request, field)
         found[field] = _CONVERTED[field][0](value) if field in _CONVERTED else value
+    found["private"] = request.private is True
+    found["shares"] = int(request.private) if request.private is not True else 0
     found["name"] = request.name or name
     found["tags"] = list(dict.fromkeys([*tags, *request.tags]))
     return found
@@ -93,6 +95,7 @@ def request_of(submit: Mapping[str, Any], body: Any, inputs: list[Any]) -> Reque
         name: _CONVERTED[name][1](submit[name]) if name in _CONVERTED else submit[name]
         for name in REQUEST_FIELDS
     }
+    fields["private"] = fields["private"] or submit.get("shares", 0)
     return Request(body, None if submit["once"] else inputs, **fields)
 
 
@@ -124,8 +127,31 @@ def submit(link: Link, request: Request, tags: list[str], accepted: Callable[[in
     return _send(link, message, data, blob, batches, accepted)
 
 
-def repeat(link: Link, job: int, tags: list[str]) -> int:
-    """Submit the body and the inputs of a job again as they are, in their pickles; the number of the new job."""
+def hold_open(link: Link, request: Request, tags: list[str]) -> int:
+    """Submit *request* without an input, and leave it open: the number of a job that lasts until `close`, and no longer
+    than this client.
+    """
+    blob = payload.dump_code(request.body)
+    fields = job_fields(request, name_of(request.body), tags, set())
+    message = messages.Submit(id=0, key=os.urandom(16), body=payload.code_hash(blob), closed=False, **fields)
+    return _send(link, message, b"", blob, iter(()), lambda _: None)
+
+
+def keep_open(link: Link, job: int) -> None:
+    """Tell the broker, which may have been restarted, that the client of a job from `hold_open` is there."""
+    link.ask(lambda n: messages.Units(0, 0, False, job=job, id=n))
+
+
+def close(link: Link, job: int) -> None:
+    """End a job from `hold_open`: it has no further inputs."""
+    link.ask(lambda n: messages.Units(0, 0, True, job=job, id=n))
+
+
+def repeat(link: Link, job: int, tags: list[str], private: int = 0) -> int:
+    """Submit the body and the inputs of a job again as they are, in their pickles; the number of the new job.
+
+    *private*: the private job whose kernels it shares. Those that the first one shared may be gone.
+    """
     reply = link.request(lambda n: messages.Fetch(n, job, request=True, results=False))
     fetched, _ = link.answer(reply)
     assert isinstance(fetched, messages.Fetched)
@@ -139,6 +165,7 @@ def repeat(link: Link, job: int, tags: list[str]) -> int:
         tags=list(dict.fromkeys([*tags, *fetched.submit["tags"]])),
         after=[],
         when=None,
+        shares=private,
         count=Pack(packs[0]).count,
         closed=len(packs) == 1,
     )

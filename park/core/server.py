@@ -58,7 +58,7 @@ from park.wire import codec, messages
 
 if TYPE_CHECKING:
     from park.client.executor import Executor
-    from park.client.maps import MapIterator, Mapper
+    from park.client.maps import MapIterator, Mapper, MapSession
 
 #: The last job that each thread has submitted, with its service.
 _last = threading.local()
@@ -167,6 +167,11 @@ class ServerProxy(Server):
             return self._notify or own_notify()
         return over._base_notify()
 
+    def _base_private(self) -> int:
+        """The private job whose kernels run all requests that name none; 0: any kernels do."""
+        over = getattr(self, "_over", None)
+        return over._base_private() if isinstance(over, ServerProxy) else 0
+
     # -- jobs ----------------------------------------------------------------------------------
 
     def submit(self, request: Request, monitor: Any = None, when: datetime | float | None = None) -> int:
@@ -176,6 +181,8 @@ class ServerProxy(Server):
             request = replace(request, when=when)
         if not request.notify and (notify := self._base_notify()):
             request = replace(request, notify=notify)
+        if not request.private and (private := self._base_private()):
+            request = replace(request, private=private)
 
         def accepted(job: int) -> None:
             if monitor is not None:
@@ -347,7 +354,7 @@ class ServerProxy(Server):
         unpickled here.
         """
         if not failed:
-            number = requests.repeat(self._link, number_of(job), self._base_tags())
+            number = requests.repeat(self._link, number_of(job), self._base_tags(), self._base_private())
             _last.job = (self, number)
             return number
         copy = self.fetch(job)
@@ -484,24 +491,28 @@ class ServerProxy(Server):
 
         In the order of the inputs, or, with ``ordered=False``, as they come. Raises UnitError at an item that failed.
         """
-        from park.client.maps import MapIterator, open_session  # late: few commands make maps
+        from park.client.maps import MapIterator  # late: few commands make maps
 
         check_function(fn)
-        return MapIterator(open_session(self._link, fn, fields, self._base_tags()), fn, inputs, ordered)
+        return MapIterator(self._open_session(fn, fields), fn, inputs, ordered)
 
     @takes_request_fields(NOT_IN_SESSIONS)
     def mapper(self, fn: Callable[[Any], Any], **fields: Any) -> Mapper:
-        from park.client.maps import Mapper, open_session
+        from park.client.maps import Mapper
 
         check_function(fn)
-        return Mapper(open_session(self._link, fn, fields, self._base_tags()), fn)
+        return Mapper(self._open_session(fn, fields), fn)
 
     @takes_request_fields(NOT_IN_SESSIONS)
     def executor(self, **fields: Any) -> Executor:
         from park.client.executor import Executor
+
+        return Executor(self._open_session(None, fields))
+
+    def _open_session(self, fn: Any, fields: dict[str, Any]) -> MapSession:
         from park.client.maps import open_session
 
-        return Executor(open_session(self._link, None, fields, self._base_tags()))
+        return open_session(self._link, fn, fields, self._base_tags(), self._base_private())
 
     # -- the service ---------------------------------------------------------------------------
 

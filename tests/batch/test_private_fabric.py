@@ -345,11 +345,81 @@ def test_a_script_has_a_fabric_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
 
 SCRIPT = """
 import time, park
-fabric = park.batch.local(ppn=1, walltime="10m")
+fabric = park.batch.local(ppn=1, walltime="10m", broker="")
 with fabric as service:
     print("allocation", fabric.id, flush=True)
     time.sleep(60)
 """
+
+
+@pytest.mark.heavy
+def test_jobs_of_a_script_stand_in_the_table_of_the_broker_that_it_names(fabric: Fabric) -> None:
+    fabric.start_kernel()
+    shared = fabric.connect()
+    with park.batch.local(ppn=2, walltime="10m", broker=fabric.address) as service:
+        assert park.default_service() is service
+        (host,) = shared.jobs(owner="*")
+        assert host.reason.startswith("waiting: its allocation ")
+        assert service.wait(service.start(abs, [-1, -2])) == [1, 2]
+        job, session = service.start(sleepy, [60.0]), service.mapper(abs)
+        assert session([-3]) == [3]
+        (kernel,) = service.kernels()
+        assert (kernel.job, kernel.slots, service.slots) == (host.id, 2, 2)
+        fabric.broker.kill()
+        fabric.start_broker()
+        assert service.wait(service.start(abs, [-4])) == [4]
+        assert session([-5]) == [5]
+    assert shared.status(host.id).state is JobState.COMPLETE
+    until(lambda: shared.status(job).state is JobState.ABORTED)
+    assert shared.status(job).reason == f"job {host.id}, whose allocation it shares, has ended"
+    until(lambda: not alive(kernel.pid))
+    over(fabric)
+    with pytest.raises(ValueError, match=r"^the script$"), park.batch.local(broker=fabric.address):
+        raise ValueError("the script")
+    assert shared.jobs(owner="*")[-1].state is JobState.ABORTED
+    over(fabric)
+
+
+SHARING_SCRIPT = """
+import time, park
+with park.batch.local(ppn=1, walltime="10m") as service:
+    print("job", service.start(time.sleep, [60.0]), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.heavy
+def test_a_script_that_was_killed_takes_its_allocation_along(fabric: Fabric) -> None:
+    settings = {"PARK_BROKER": fabric.address, "XDG_STATE_HOME": os.environ["XDG_STATE_HOME"]}
+    script = fabric.start("-c", SHARING_SCRIPT, env=settings)
+    service = fabric.connect()
+    until(lambda: "job 2" in script.text and service.status(2).running, 60, lambda: script.text)
+    script.kill()
+    until(lambda: service.status(2).state is JobState.ABORTED, 60)
+    assert service.status(1).reason == "its client was lost before all inputs had come"
+    over(fabric)
+
+
+@pytest.mark.heavy
+def test_a_broker_that_nodes_do_not_reach_is_told(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PARK_BROKER", fabric.address)
+    monkeypatch.setenv("PATH", str(fabric.folder))
+    for broker, words in (
+        (None, "a broker beside the script deals its jobs"),
+        (fabric.address, "listens for them"),
+    ):
+        with (
+            pytest.raises(BatchError, match="sbatch of slurm is not on the path"),
+            park.batch.slurm(broker=broker, host=""),
+        ):
+            pass
+        said = capfd.readouterr().err
+        assert "the broker listens on this machine only" in said
+        assert words in said
+    (host,) = fabric.connect().jobs(owner="*")
+    assert host.state is JobState.ABORTED
 
 
 @pytest.mark.heavy

@@ -181,6 +181,28 @@ def test_a_script_has_a_fabric_in_an_allocation(cluster: SlurmCluster, fabric: F
     until(lambda: not any(alive(kernel.pid) for kernel in kernels))
 
 
+def test_a_script_s_allocation_stands_in_the_table_of_the_broker(
+    cluster: SlurmCluster, fabric: Fabric
+) -> None:
+    blocker = cluster.submit(sleeping(fabric.folder), fabric.folder / "blocker")
+    until(lambda: cluster.state(blocker) == "R", 60)
+    with park.batch.torque(nodes=2, ppn=CPUS, walltime="10m", broker=fabric.address) as service:
+        table = fabric.connect()
+        (host,) = table.jobs(owner="*")
+        until(lambda: "is queued, place 1" in host.reason, 60, lambda: host.reason)
+        cluster.run("qdel", blocker)
+        assert set(service.wait(service.start(where, range(12)), 90)) == {"n1", "n2"}
+        assert {kernel.job for kernel in service.kernels()} == {host.id}
+    over(cluster, fabric)
+
+
+def sleeping(folder: Path) -> Path:
+    """A job script that takes both nodes."""
+    script = folder / "sleep.pbs"
+    script.write_text(f"#!/bin/sh\n#PBS -l nodes=2:ppn={CPUS},walltime=00:10:00\nexec sleep 600\n")
+    return script
+
+
 WORK = """\
 import os, time
 

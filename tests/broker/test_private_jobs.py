@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from park.broker.entities.requirements import KernelProfile, Needs, unmet
-from park.model import JobState
+from park.model import Account, JobState
 from park.wire import messages
 from tests.sim.desk import Desk, accepted, finished, of
 from tests.sim.wire import PYTHON
@@ -110,3 +110,46 @@ def test_slots_for_one_job_count_for_that_job_only() -> None:
     own_kernel(desk, job, owner="ann", only=True)
     roster = desk.dispatcher.state.roster
     assert (roster.slots_for("ann"), roster.slots_for("ann", job)) == (0, 1)
+
+
+def test_jobs_that_share_the_kernels_of_a_private_job_end_with_it() -> None:
+    desk = Desk()
+    client = desk.client()
+    host = accepted(desk.submit(client, inputs=[], closed=False, private=True))
+    desk.give(client, messages.Change(9, host, allocation="4711 is queued"))
+    job = accepted(desk.submit(client, inputs=[5], shares=host))
+    for number in (host, job):
+        assert desk.dispatcher.explain(number) == "waiting: its allocation 4711 is queued"
+    desk.kernel()
+    assert desk.job(job).state is JobState.QUEUED, "a kernel for all does not run it"
+    (run,) = of(own_kernel(desk, host), messages.Run)
+    assert run.job == job
+    desk.give(b"p1", *finished(run))
+    assert desk.job(job).state is JobState.COMPLETE
+    (run,) = of(desk.submit(client, inputs=[6], shares=host), messages.Run)
+    late = desk.submit(client, inputs=[7], shares=host, after=[run.job])
+    out = desk.give(client, messages.Units(0, 0, True, job=host, id=7))
+    assert desk.job(host).state is JobState.COMPLETE
+    assert len(of(out, messages.Drain)) == 1
+    assert desk.job(accepted(late)).state in (JobState.ABORTED, JobState.FAILED)
+    message = messages.Finished(run.attempt, run.map, 0, 0, 0.0, ended="abort", epoch=1)
+    desk.give(b"p1", message)
+    assert desk.job(run.job).state is JobState.ABORTED
+    assert desk.job(run.job).reason == f"job {host}, whose allocation it shares, has ended"
+    (failure,) = of(desk.submit(client, inputs=[8], shares=host), messages.Failure)
+    assert (failure.error, failure.text) == ("UnknownJob", f"job {host} has ended: it is complete")
+
+
+def test_only_a_private_job_of_the_same_owner_shares_its_kernels() -> None:
+    desk = Desk()
+    client, other = desk.client(), desk.client("c2", user="bob", account=Account("bob"))
+    host = accepted(desk.submit(client, inputs=[5], private=True))
+    sharer = accepted(desk.submit(client, inputs=[5], shares=host))
+    (failure,) = of(desk.submit(other, inputs=[5], shares=host), messages.Failure)
+    assert failure.error == "Refused"
+    (failure,) = of(desk.submit(client, inputs=[5], shares=sharer), messages.Failure)
+    assert f"job {sharer} was not submitted with private=True" in failure.text
+    (failure,) = of(desk.give(client, messages.Change(9, sharer, allocation="x")), messages.Failure)
+    assert "is not private" in failure.text
+    desk.give(client, messages.Abort(50, host))
+    assert desk.job(sharer).state is JobState.ABORTED

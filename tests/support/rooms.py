@@ -112,8 +112,11 @@ ROOMS = (
     ),
     Room(
         "private",
-        ("park.batch.private", "park.batch.keeper", "park.batch.own_broker", "park.batch.fabric"),
-        ("words", "util", "net", "batch", "service"),
+        (
+            *("park.batch.private", "park.batch.keeper", "park.batch.own_broker", "park.batch.fabric"),
+            "park.batch.shared_broker",
+        ),
+        ("words", "util", "net", "client", "batch", "service"),
     ),
     Room(
         "fit",

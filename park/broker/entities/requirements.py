@@ -31,7 +31,7 @@ class Needs(Struct, frozen=True, gc=False, cache_hash=True):
     labels: tuple[str, ...] = ()
     #: (package, versions), as ("bumps", ">=1.0")
     packages: tuple[tuple[str, str], ...] = ()
-    #: the number of a private job, which only kernels of its own serve; 0: any kernel will do
+    #: the private job whose kernels run it: itself, or another one; 0: any kernel will do
     job: int = 0
     #: whole GPUs, or a part of one
     gpus: float = 0.0
@@ -97,7 +97,8 @@ def needs_of(m: Submit, job: int) -> Needs:
     """The needs of a request that `check_needs` has accepted; *job*: the number that it got."""
     packages = tuple(sorted((_canonical(name), versions) for name, versions in m.requires.items()))
     labels = tuple(sorted(set(m.labels)))
-    return Needs(m.python, m.cpus, m.memory, labels, packages, job if m.private else 0, m.gpus, m.environment)
+    alone = job if m.private else m.shares
+    return Needs(m.python, m.cpus, m.memory, labels, packages, alone, m.gpus, m.environment)
 
 
 def check_needs(m: Submit) -> None:

@@ -45,7 +45,7 @@ class WaitReasons:
                 return WaitReason(Cause.TIME)
             return WaitReason(Cause.OTHER_JOB, job=before.number, state=before.state)
         if job.root is not None and not job.root.closed and not job.root.waiting and not job.attempts:
-            return WaitReason(Cause.INPUTS)
+            return self._no_allocation(job) or WaitReason(Cause.INPUTS)
         ready = job.next_ready()
         idle = ready is None and not job.resumable
         if any(n in state.disk.waiting for n in job.attempts) or (
@@ -59,10 +59,15 @@ class WaitReasons:
         if job.client_slow:
             return WaitReason(Cause.RESULTS)
         drives = ready is not None and state.work_class(job, ready).kind is Kind.DRIVER
-        if job.needs.job and not state.roster.slots_for(job.owner, job.needs.job):
-            cause = Cause.ALLOCATION if record.allocation else Cause.NO_ALLOCATION
-            return WaitReason(cause, record.allocation, job.number)
-        return self._missing(job.owner, job.needs, drives) or self._turn(job)
+        return self._no_allocation(job) or self._missing(job.owner, job.needs, drives) or self._turn(job)
+
+    def _no_allocation(self, job: BrokerJob) -> WaitReason | None:
+        """The reason of a private job whose kernels are not there, or of one that shares them; None: they are."""
+        number, state = job.needs.job, self._state
+        if not number or state.roster.slots_for(job.owner, number):
+            return None
+        standing = state.jobs[number].facts.allocation if number in state.jobs else ""
+        return WaitReason(Cause.ALLOCATION if standing else Cause.NO_ALLOCATION, standing, number)
 
     def _no_kernel(self, owner: str, needs: Needs, drives: bool) -> WaitReason | None:
         """The reason that keeps such a job from running anywhere; None: a kernel may run it.

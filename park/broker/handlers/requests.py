@@ -47,12 +47,28 @@ def on_submit(state: State, effects: Effects, event: Event, message: Submit) -> 
         raise ProtocolError("another map has this key")
     for other in message.after:
         state.job(other)
+    _check_shared_kernels(state, event, message)
     if message.session:
         _open_session(state, effects, event, message, client)
     elif message.body in state.code_cache:
         _store_job(state, effects, event, message, client)
     else:
         effects.send(event.peer, messages.NeedBlob(message.body))  # and then the request comes again
+
+
+def _check_shared_kernels(state: State, event: Event, message: Submit) -> None:
+    """Raises InvalidRequest or Refused unless the private job whose kernels the request shares is there for it."""
+    if message.private and message.session:
+        raise InvalidRequest("a session has no allocation of its own: name a private job with private=NUMBER")
+    if message.private or not message.shares:
+        return
+    job = state.active_job(message.shares)
+    rights.check_sender(state, event, job.number, job.owner)
+    if job.needs.job != job.number or job.ending:
+        how = "is ending" if job.ending else "was not submitted with private=True"
+        raise InvalidRequest(
+            f"private={job.number}: job {job.number} {how}, so there are no kernels of its own to share"
+        )
 
 
 def _open_session(state: State, effects: Effects, event: Event, message: Submit, client: Client) -> None:
@@ -158,7 +174,7 @@ def on_change(state: State, effects: Effects, event: Event, message: messages.Ch
         state.job_list.change(job, effects, priority=message.priority)
         state.clock.reweigh(job.number, charging.weight(state, effects, job))
     if message.allocation is not None:
-        if not job.needs.job:
+        if job.needs.job != job.number:
             raise InvalidRequest(f"job {job.number} is not private: it has no allocation of its own")
         state.job_list.change(job, effects, allocation=message.allocation)
     if message.paused and job.state is not JobState.PAUSED:

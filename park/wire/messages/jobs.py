@@ -24,7 +24,8 @@ class Submit(Message, frozen=True):
     seconds (0: no limit); after *max_time* it has *grace* seconds to end (0: the broker's default). *argv* is ``sys.argv``
     for its code; empty: the process's own. *notify*: an address of mail and
     when it gets news of the job's end, as ``park.Request`` has it; "" and "never": no mail. *private*: only kernels that
-    serve this job alone run it. *environment*: the kernel has an environment of this name, in which its units run.
+    serve this job alone run it. *shares*: the private job whose kernels run it (0: none). *environment*: the kernel has an
+    environment of this name, in which its units run.
     """
 
     carries = True
@@ -58,6 +59,7 @@ class Submit(Message, frozen=True):
     gpus: Finite = 0.0
     environment: str = ""
     grace: Finite = 0.0
+    shares: Count = 0
 
 
 class Accepted(Message, frozen=True):
