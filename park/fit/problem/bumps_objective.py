@@ -206,17 +206,20 @@ class BumpsObjective(Objective):
 
     def _present_residuals(self) -> Array:
         """The residuals at the present parameters, without those of plain limits, which are zero inside."""
-        problem = self._problem
+        problem, own, telling = self._problem, self.own_generators, self._telling
+        rows = np.array(own.kept(problem.residuals) if own else problem.residuals(), dtype=np.float64).ravel()
+        if telling is None:
+            return rows
         priors = np.asarray(problem.parameter_residuals(), dtype=np.float64)
-        own = self.own_generators
-        rows = np.ravel(own.kept(problem.residuals) if own else problem.residuals()).astype(np.float64)
-        return np.concatenate([rows, priors[self._telling]])
+        return np.concatenate([rows, priors[telling]])
 
     @cached_property
     def _telling(self) -> Any:
-        """Flags of the priors that do more than limit their parameter."""
+        """The priors that do more than limit their parameter, as an index; None if there are none."""
         priors = getattr(self._problem, "_priors", None)
-        return slice(None) if priors is None else [not _is_plain_limit(one.prior) for one in priors]
+        if priors is None:
+            return slice(None)
+        return [n for n, one in enumerate(priors) if not _is_plain_limit(one.prior)] or None
 
     def nllf(self, x: Array) -> float:
         value = self._likelihood(x)
