@@ -46,7 +46,8 @@ class Steps:
     """The difference steps of the parameters, shape (k,), which are updated during a fit.
 
     *function* maps (k,) to (n,). *change* measures a difference of two of its values; a step of the right length
-    measures 1. No step crosses the limits *low* and *high* (k,).
+    measures 1. No step crosses the limits *low* and *high* (k,). *minimised* says that the function is one number, whose
+    slope vanishes at its minimum: there the second difference tells how long a step is.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class Steps:
         change: Callable[[Array], float],
         low: Array,
         high: Array,
+        minimised: bool = False,
     ) -> None:
         self.function = function
         self.change = change
+        self._minimised = minimised
         self._low = low
         self._high = high
         self.size = np.full(low.size, np.nan)
@@ -205,6 +208,7 @@ class Steps:
 
         Without *second_too* the ratio is zero, which saves its computation.
         """
+        second_too = second_too or self._minimised
         up, down = x[j] + step, x[j] - step
         if up > self._high[j] or down < self._low[j]:
             # at a limit: three points on one side, of the same order
@@ -222,9 +226,10 @@ class Steps:
         change = self.change(first)
         if width == 0:
             return np.zeros_like(first), 0.0, 0.0
-        ratio = self.change(second) / change if second is not None and change > 0 else 0.0
+        curved = self.change(second) if second is not None else 0.0
+        ratio = curved / change if change > 0 else 0.0
         first /= width
-        return first, change, ratio
+        return first, max(change, curved / 2) if self._minimised else change, ratio
 
     def _column(self, x: Array, value: Array, j: int, accurate: bool, longest: bool) -> tuple[Array, float]:
         """The derivative with respect to parameter *j*, and its estimated relative error."""
@@ -326,7 +331,7 @@ def difference_steps(objective: Objective, fenced: bool = True) -> Steps:
 
     size = sum(g.points for g in objective.groups) if objective.squares else 1
     change = meter(objective.groups) if objective.squares else nllf_meter(objective, objective.start)
-    return Steps(function, change, objective.low, objective.high)
+    return Steps(function, change, objective.low, objective.high, minimised=not objective.squares)
 
 
 def nllf_meter(objective: Objective, x: Array) -> Callable[[Array], float]:
