@@ -18,10 +18,13 @@ import numpy as np
 from park.fit.arrays import Array
 from park.fit.numerics.derivatives import difference_steps, natural_scale
 from park.fit.numerics.least_squares import Stopped, Triangles, weights_of
-from park.fit.problem.objective import Inequality, Objective
+from park.fit.numerics.sides import Fence, normal_of, sides_of
+from park.fit.problem.objective import Objective
 
 #: Largest number of runs of SLSQP, each in new coordinates, and the gain in nllf that ends them.
 _MAX_SLSQP_RUNS, _SETTLED_NLLF = 12, 1e-11
+#: Number of projections onto an edge, and of further moves of one parameter.
+_PROJECTIONS = 4
 
 
 def minimise_constrained(
@@ -112,6 +115,10 @@ class _Problem:
                     }
                 )
         for inequality in self.objective.inequalities:
+            sides = sides_of(inequality, x0, self.scale)
+            if len(sides) > 1:  # on an edge the slack has no derivative, and its sides have
+                conditions += [_straight(side, basis) for side in sides]
+                continue
             normal = normal_of(inequality, x0, self.scale)
             length = float(np.linalg.norm(basis.T @ normal)) or 1.0
             conditions.append(
@@ -156,16 +163,15 @@ class _Problem:
         return basis
 
 
-def normal_of(inequality: Inequality, x: Array, scale: Array) -> Array:
-    """The gradient (k,) of the slack of an *inequality* at *x*."""
-    normal = np.empty(x.size)
-    for j in range(x.size):
-        step = max(1e-6 * scale[j], float(4 * np.spacing(abs(x[j]))))
-        up, down = x.copy(), x.copy()
-        up[j], down[j] = x[j] + step, x[j] - step
-        normal[j] = (inequality.slack(up) - inequality.slack(down)) / (up[j] - down[j])
-    normal[~np.isfinite(normal)] = 0.0
-    return normal
+def _straight(side: Fence, basis: Array) -> dict[str, Any]:
+    """One *side* of an edge as a condition of SLSQP."""
+    row = basis.T @ side.normal
+    length = float(np.linalg.norm(row)) or 1.0
+    return {
+        "type": "ineq",
+        "fun": lambda z: (side.slack + row @ z) / length,
+        "jac": lambda z: row / length,
+    }
 
 
 def moved_inside(objective: Objective, x: Array, scale: Array) -> Array:
@@ -182,4 +188,30 @@ def moved_inside(objective: Objective, x: Array, scale: Array) -> Array:
                 if length > 0:
                     lack = -inequality.slack(inside) + margin * length**0.5
                     inside = np.clip(inside + scale * normal * (lack / length), objective.low, objective.high)
-    return x
+    return _moved_onto_edges(objective, x, scale)
+
+
+def _moved_onto_edges(objective: Objective, x: Array, scale: Array) -> Array:
+    """A point on the edges of constraints that have no other point, as ``abs(a - b) <= 0``; *x* itself if there is none.
+
+    By rounding a projection ends beside the edge. So the last steps each move one parameter.
+    """
+    inside = np.clip(x, objective.low, objective.high)
+    for directions in (*[scale[None, :]] * _PROJECTIONS, *[np.diag(scale)] * _PROJECTIONS):
+        for inequality in objective.inequalities:
+            lack = -inequality.slack(inside)
+            if lack > 0:
+                points = [
+                    np.clip(_moved(inside, side.normal, lack, along), objective.low, objective.high)
+                    for side in sides_of(inequality, inside, scale)
+                    for along in directions
+                ]
+                inside = max(points, key=inequality.slack, default=inside)
+    return inside if all(i.slack(inside) >= 0 for i in objective.inequalities) else x
+
+
+def _moved(x: Array, normal: Array, lack: float, along: Array) -> Array:
+    """The point at which a linear slack with this *normal* is larger by *lack*, moved *along* some parameters."""
+    normal = normal * along
+    length = float(normal @ normal)
+    return x + along * normal * (lack / length) if length > 0 else x

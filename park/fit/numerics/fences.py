@@ -1,9 +1,8 @@
 """The minimum of a quadratic within constraints and limits, and the constraints that hold it.
 
-A constraint between parameters is a smooth surface, or has edges: ``max(a, b) <= c`` has two sides that meet at a = b = c.
-Near a point each side is a linear constraint of its own. With the limits of the parameters they bound a region, in which
-the quadratic approximation of nllf has one minimum. In coordinates z in which nllf is ``z @ z / 2`` this is the shortest z
-with ``rows @ z >= least``.
+Near a point each side of a constraint (`park.fit.numerics.sides`) is a linear one. With the limits of the parameters they
+bound a region, in which the quadratic approximation of nllf has one minimum. In coordinates z in which nllf is
+``z @ z / 2`` this is the shortest z with ``rows @ z >= least``.
 
 Source: Lawson and Hanson, Solving Least Squares Problems (1974), chapter 23 (least distance programming).
 """
@@ -16,27 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from park.fit.arrays import Array
-from park.fit.numerics.constrained import normal_of
-from park.fit.problem.objective import Inequality, Objective
+from park.fit.numerics.sides import Fence, sides_of
+from park.fit.problem.objective import Objective
 
-#: Distance, in scales, of the points at which the sides of a constraint are looked for, and the relative difference of
-#: their normals from which on it has an edge there.
-_EDGE_SCALES, _EDGE_DIFFERENCE = 1e-2, 0.1
-#: Length of a normal, relative to the longest one, below which it is noise.
-_LEAST_NORMAL = 1e-3
 #: A constraint counts as reached within this part of a conditional standard error.
 _ACTIVE_SIGMAS = 1e-2
-
-
-class Fence(NamedTuple):
-    """One side of a constraint near a point x: ``slack + normal @ (point - x)`` is at least zero.
-
-    *inequality* is None for a limit of a parameter.
-    """
-
-    inequality: Inequality | None
-    slack: float
-    normal: Array
 
 
 class FencedMinimum(NamedTuple):
@@ -92,36 +75,8 @@ def _shortest(rows: Array, least: Array) -> tuple[Array, NDArray[np.bool_]]:
 
 
 def _fences(objective: Objective, x: Array, scale: Array) -> list[Fence]:
-    found = [fence for inequality in objective.inequalities for fence in _sides(inequality, x, scale)]
+    found = [fence for inequality in objective.inequalities for fence in sides_of(inequality, x, scale)]
     for normal, value, low, high in zip(np.eye(x.size), x, objective.low, objective.high, strict=True):
         sides = ((1.0, value - low), (-1.0, high - value))
         found += [Fence(None, float(slack), way * normal) for way, slack in sides if np.isfinite(slack)]
     return found
-
-
-def _sides(inequality: Inequality, x: Array, scale: Array) -> list[Fence]:
-    """The sides of an *inequality* near *x*: one where its slack is smooth, and those that meet on an edge."""
-    near = _EDGE_SCALES * scale
-    points = [x + way * near[j] * unit for j, unit in enumerate(np.eye(x.size)) for way in (1.0, -1.0)]
-    normals = [normal_of(inequality, point, scale) for point in points]
-    lengths = [float(np.linalg.norm(normal * scale)) for normal in normals]
-    found: list[Fence] = []
-    for point, normal, length in zip(points, normals, lengths, strict=True):
-        slack = inequality.slack(point) + float(normal @ (x - point))
-        apart = [np.linalg.norm((normal - other.normal) * scale) for other in found]
-        telling = np.isfinite(slack) and length > _LEAST_NORMAL * max(lengths)  # others are rounding noise
-        if telling and all(each > _EDGE_DIFFERENCE * length for each in apart):
-            found.append(Fence(inequality, slack, normal))
-    slacks = np.array([inequality.slack(point) for point in points])
-    # where the slack is the larger one of two sides, the region has a notch, and no minimum lies there
-    notched = any(
-        np.any(
-            side.slack + (np.array(points) - x) @ side.normal
-            < slacks - _EDGE_DIFFERENCE * _EDGE_SCALES * np.linalg.norm(side.normal * scale)
-        )
-        for side in found
-    )
-    if len(found) > 1 and not notched:
-        return found
-    normal = normal_of(inequality, x, scale)
-    return [Fence(inequality, inequality.slack(x), normal)] if normal.any() else []
