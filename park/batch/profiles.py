@@ -227,6 +227,7 @@ _SGE = Profile(
 #$ -l h_rt=@{walltime}
 #$ -q @{queue}
 #$ -A @{account}
+#$ -notify
 @{lines}
 @{command}
 """,

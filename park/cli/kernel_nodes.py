@@ -82,6 +82,7 @@ def relayed(through: str | None, broker: str | None, key: Path | None) -> Iterat
 
 def run_nodes(arguments: list[str], grace: float) -> int:
     """Start the kernels with these *arguments*, and stay until all have left; the exit code. Raises InvalidRequest."""
+    from park.cli.run_kernel import batch_signals
     from park.kernel.node.allocation import batch_job
     from park.kernel.node.read_allocation import allocated_hosts
     from park.kernel.node_watch import NodeWatch
@@ -111,7 +112,7 @@ def run_nodes(arguments: list[str], grace: float) -> int:
             tell(f"{node}: {line}" if node else f"park-kernel: {line}", "info" if node else "warning")
 
         watch = NodeWatch(found, say, grace + ENDING_SECONDS, partial(give_back, job))
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (*batch_signals(job), signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: watch.end())
         watch.run()
     finally:

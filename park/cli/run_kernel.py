@@ -27,7 +27,7 @@ from park.wire.presence import Contact
 if TYPE_CHECKING:
     from park.kernel.exchange import CodeExchange
     from park.kernel.loop import KernelLoop
-    from park.kernel.node.allocation import NodeAllocation
+    from park.kernel.node.allocation import BatchJob, NodeAllocation
     from park.kernel.node.interpreter import Interpreter
     from park.kernel.node.this_node import Node
     from park.net.keys import Key
@@ -163,7 +163,7 @@ def _listen_for_stops(
 ) -> None:
     kill_wait = here.kill_wait if options.kill_wait is None else options.kill_wait
     stops = Stops(kernel, reactor, kill_wait, here.job is not None)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (*batch_signals(here.job), signal.SIGINT):
         signal.signal(number, stops)
     if TELLS_SENDERS:
         threading.Thread(target=stops.wait, name="park-stops", daemon=True).start()
@@ -307,11 +307,19 @@ TOLD_TO_STOP = (
 )
 
 
+def batch_signals(job: BatchJob | None) -> tuple[int, ...]:
+    """The signals that announce the end of the batch *job*: SGE sends SIGUSR2 before its SIGKILL, and no SIGTERM."""
+    from park.kernel.node.allocation import SGE
+
+    is_sge = job is not None and job.system == SGE
+    return (signal.SIGTERM, signal.SIGUSR2) if is_sge else (signal.SIGTERM,)
+
+
 class Stops:
     """The handler of the signals that end the kernel: the first in good order, the second at once.
 
-    After SIGTERM it has *kill_wait* seconds. A batch system may send SIGTERM several times, and SIGKILL when it
-    wants an end at once.
+    After a signal of the batch system it has *kill_wait* seconds. A batch system may send it several times, and SIGKILL
+    when it wants an end at once.
     """
 
     def __init__(self, kernel: KernelLoop, reactor: Reactor, kill_wait: float, batch: bool) -> None:
@@ -322,11 +330,11 @@ class Stops:
         self._came = False
 
     def __call__(self, number: int, *_: object) -> None:
-        by_batch = self._batch and number == signal.SIGTERM
+        by_batch = self._batch and number != signal.SIGINT
         if self._came and not by_batch:
             self._reactor.stop()
         self._came = True
-        left = self._kill_wait if number == signal.SIGTERM else math.inf
+        left = math.inf if number == signal.SIGINT else self._kill_wait
         self._kernel.drain(f"it was told to stop ({signal.Signals(number).name})", left)
         self._reactor.wake()
 

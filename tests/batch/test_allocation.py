@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from park.cli.run_kernel import batch_signals
 from park.kernel.machine.shutdown import ShutdownPolicy
 from park.kernel.node import allocation
 from park.kernel.node.allocation import BatchJob, NodeAllocation
@@ -217,6 +220,57 @@ def test_the_host_file_of_sge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     file.write_text("node0 8 all.q@node0 UNDEFINED\nnode1 1 all.q@node1 UNDEFINED\n")
     here = allocation_here({"JOB_ID": "7", "NSLOTS": "9", "PE_HOSTFILE": str(file)})
     assert here.cpus["the slots that SGE gave"] == 1
+
+
+def commands(folder: Path, **answers: str) -> Path:
+    """A folder with commands that give these answers, whatever they are asked."""
+    folder.mkdir()
+    for name, answer in answers.items():
+        (folder / f"{name}.answer").write_text(answer)
+        (folder / name).write_text(f"#!/bin/sh\nexec cat {folder}/{name}.answer\n")
+        (folder / name).chmod(0o700)
+    return folder
+
+
+PBS_PRO = """\
+Job Id: 4711.head
+    Job_Name = park
+    resources_used.walltime = 00:10:00
+    exec_host = cluster-node-with-a-long-name-0001/0*8+cluster-node-with-a-long-n
+\tame-0002/0*6+cluster-node-with-a-long-name-0002/1
+    exec_vnode = (cluster-node-with-a-long-name-0001:ncpus=8)+(cluster-node-with-a-l
+\tong-name-0002:ncpus=6)+(cluster-node-with-a-long-name-0002:ncpus=1)
+    Resource_List.walltime = 01:00:00
+"""
+
+
+def test_pbs_pro_gives_cpus_and_not_mpi_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.node", lambda: "cluster-node-with-a-long-name-0002")
+    path = commands(tmp_path / "bin", qstat=PBS_PRO)
+    monkeypatch.setenv("PATH", f"{path}:/usr/bin:/bin")
+    file = tmp_path / "nodes"
+    file.write_text("cluster-node-with-a-long-name-0001\ncluster-node-with-a-long-name-0002\n")
+    here = allocation_here({"PBS_JOBID": "4711.head", "PBS_NODEFILE": str(file)})
+    assert (here.cpus["the job's exec_host"], here.seconds) == (7, 3000.0)
+    assert "the node file" not in here.cpus
+    torque = re.sub(r"    exec_vnode.*\n.*\n", "", PBS_PRO)
+    (path / "qstat.answer").write_text(torque)
+    here = allocation_here({"PBS_JOBID": "4711.head", "PBS_NODEFILE": str(file)})
+    assert here.cpus["the node file"] == 1
+
+
+@pytest.mark.parametrize(("notify", "seconds"), [("TRUE", 90.0), ("FALSE", allocation.KILL_WAIT_SECONDS)])
+def test_sge_warns_of_its_end_only_where_it_is_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notify: str, seconds: float
+) -> None:
+    status = f"job_number:   7\nhard resource_list:         h_rt=600\nnotify:                     {notify}\n"
+    queue = "qname                 all.q\nnotify                00:01:30\n"
+    path = commands(tmp_path / "bin", qstat=status, qconf=queue)
+    monkeypatch.setenv("PATH", f"{path}:/usr/bin:/bin")
+    here = allocation_here({"JOB_ID": "7", "NSLOTS": "1", "QUEUE": "all.q"})
+    assert (here.seconds, here.kill_wait) == (600.0, seconds)
+    assert batch_signals(here.job) == (signal.SIGTERM, signal.SIGUSR2)
+    assert batch_signals(allocation.BatchJob("PBS", "7")) == (signal.SIGTERM,)
 
 
 def test_the_environment_that_a_command_leaves(tmp_path: Path) -> None:

@@ -123,6 +123,24 @@ def host_file_slots(lines: Sequence[str], names: Sequence[str]) -> int | None:
     return sum(slots) or None
 
 
+def pbs_pro_cpus(status: str, names: Sequence[str]) -> int | None:
+    """The CPUs of this node by ``qstat -f JOB`` of PBS Pro; None: another system has answered, or none is of this node.
+
+    The node file of PBS Pro has a line for each MPI process, and a job that names no ``mpiprocs`` has one for each chunk.
+
+    >>> status = "    exec_host = n1/0*8+n2/0*8\\n    exec_vnode = (n1:ncpus=8)+(n2:ncpus=8)\\n"
+    >>> pbs_pro_cpus(status, ["n2"]), pbs_pro_cpus("    exec_host = n1/0-7\\n", ["n1"])
+    (8, None)
+    """
+    lines = re.sub(r"\n\t", "", status)  # long ones are wrapped
+    hosts = re.search(r"^\s*exec_host = (.*)", lines, flags=re.M)
+    if hosts is None or not re.search(r"^\s*exec_vnode = ", lines, flags=re.M):
+        return None
+    known = {short_name(name) for name in names if name}
+    chunks = re.findall(r"([^/+\s]+)/\d+(?:\*(\d+))?", hosts[1])
+    return sum(int(cpus or 1) for host, cpus in chunks if short_name(host) in known) or None
+
+
 def repeated(text: str) -> list[int]:
     """The numbers of a list such as Slurm's ``2(x3),1``; none where the text is no such list.
 
@@ -232,6 +250,17 @@ def pbs_kill_wait(queues: str) -> float | None:
     """Seconds between SIGTERM and SIGKILL by ``qstat -Q -f``: the smallest of the queues; None: it does not say."""
     found = [float(delay) for delay in re.findall(r"^\s*kill_delay\s*=\s*(\d+)", queues, flags=re.M)]
     return min(found, default=None)
+
+
+def sge_kill_wait(status: str, queue: str) -> float | None:
+    """Seconds between SGE's warning, SIGUSR2, and its SIGKILL, by ``qstat -j JOB`` and ``qconf -sq QUEUE``.
+
+    None: the job is not warned (``-notify``), or they do not say.
+    """
+    match = re.search(r"^notify\s+([\d:]+)", queue, flags=re.M)
+    if match is None or not re.search(r"^notify:\s+TRUE", status, flags=re.M):
+        return None
+    return seconds_of(match[1])
 
 
 def clock_remark(environment: Mapping[str, str], now: float) -> str:

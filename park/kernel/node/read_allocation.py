@@ -35,6 +35,7 @@ def allocation_here(environment: Mapping[str, str] | None = None, root: Path = R
     sizes = {"the node": memory(root)}
     if job is None:
         return NodeAllocation(None, cpus, sizes)
+    status = _status(job)
     names = (job.node, environment.get("SLURMD_NODENAME", ""), host)
     if job.system == SLURM:
         if count := allocation.slurm_cpus(environment):
@@ -44,15 +45,17 @@ def allocation_here(environment: Mapping[str, str] | None = None, root: Path = R
         count = _sge_slots(environment, names)
         if count:
             cpus["the slots that SGE gave"] = count
+    elif count := allocation.pbs_pro_cpus(status, names):
+        cpus["the job's exec_host"] = count
     else:
         count, remark = _node_file_slots(environment, names)
         if count:
             cpus["the node file"] = count
         remarks.append(remark)
-    seconds, remark = _seconds_left(job, environment)
+    seconds, remark = _seconds_left(job, environment, status)
     remarks += [remark, allocation.clock_remark(environment, time.time())]
     said = tuple(filter(None, remarks))
-    return NodeAllocation(job, cpus, sizes, seconds, kill_wait(job), said)
+    return NodeAllocation(job, cpus, sizes, seconds, kill_wait(job, environment, status), said)
 
 
 def usable_cpus(root: Path = ROOT) -> int:
@@ -78,13 +81,22 @@ def answer(*command: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def kill_wait(job: BatchJob) -> float:
-    """Seconds between the batch system's SIGTERM and its SIGKILL."""
+def _status(job: BatchJob) -> str:
+    """The answer of ``qstat`` on a job of PBS, Torque or SGE; "" for one of Slurm."""
+    if job.system == PBS:
+        return answer("qstat", "-f", job.number)
+    return answer("qstat", "-j", job.number.partition(".")[0]) if job.system == SGE else ""
+
+
+def kill_wait(job: BatchJob, environment: Mapping[str, str], status: str) -> float:
+    """Seconds between the batch system's SIGTERM, or the SIGUSR2 of SGE, and its SIGKILL."""
     found = None
     if job.system == SLURM:
         found = allocation.slurm_kill_wait(answer("scontrol", "show", "config"))
     elif job.system == PBS:
         found = allocation.pbs_kill_wait(answer("qstat", "-Q", "-f"))
+    elif queue := environment.get("QUEUE", ""):
+        found = allocation.sge_kill_wait(status, answer("qconf", "-sq", queue))
     return allocation.KILL_WAIT_SECONDS if found is None else found
 
 
@@ -147,7 +159,7 @@ def _sge_slots(environment: Mapping[str, str], names: tuple[str, ...]) -> int | 
     return int(text) if text.isdecimal() else None
 
 
-def _seconds_left(job: BatchJob, environment: Mapping[str, str]) -> tuple[float | None, str]:
+def _seconds_left(job: BatchJob, environment: Mapping[str, str], status: str) -> tuple[float | None, str]:
     """Seconds until the allocation ends (None: not known, or it does not end), and a sentence where that is a guess."""
     if job.system == SLURM:
         said = answer("squeue", "-h", "-j", job.number, "-o", "%L").strip()
@@ -156,12 +168,11 @@ def _seconds_left(job: BatchJob, environment: Mapping[str, str]) -> tuple[float 
         left = allocation.slurm_seconds_left(environment, time.time())
         return left, _unknown("squeue") if left is None else ""
     if job.system == PBS:
-        if (left := allocation.pbs_seconds_left(answer("qstat", "-f", job.number))) is not None:
+        if (left := allocation.pbs_seconds_left(status)) is not None:
             return left, ""
         whole = allocation.seconds_of(environment.get("PBS_WALLTIME", ""))
         return whole, _unknown("qstat") if whole is None else ""
-    whole = allocation.sge_seconds(answer("qstat", "-j", job.number.partition(".")[0]))
-    return whole, ""
+    return allocation.sge_seconds(status), ""
 
 
 def _unknown(command: str) -> str:
