@@ -5,10 +5,37 @@ import { Stream } from "./stream.js";
 
 const base = new URL("./", location.href).pathname;
 
-/** Call *listener* with each event {type, boot, number, data} while this tab is visible. */
-export function follow(listener) {
+/** Call *tell* with the events {type, boot, number, data} while this tab is visible, once a frame at most. */
+export function follow(tell) {
+  const listener = paced(tell);
   if (window.SharedWorker && !new URLSearchParams(location.search).has("noworker")) withWorker(listener);
   else withChannel(listener);
+}
+
+/** A listener that keeps events until the next frame: a tab that draws slowly draws less often, and is not late. */
+function paced(listener) {
+  let kept = [];
+  return (event) => {
+    const last = kept.at(-1);
+    if (last && last.type === "delta" && event.type === "delta" && last.boot === event.boot) kept[kept.length - 1] = joined(last, event);
+    else if (event.type === "snapshot") kept = [event];
+    else kept.push(event);
+    if (last === undefined) requestAnimationFrame(() => {
+      const events = kept;
+      kept = [];
+      events.forEach(listener);
+    });
+  };
+}
+
+/** Two deltas as one. */
+function joined(first, second) {
+  const [a, b] = [first.data, second.data];
+  const data = { ...a, ...b, fresh: Boolean(a.fresh || b.fresh), many: Boolean(a.many || b.many) };
+  if (a.jobs && b.jobs) data.jobs = [...new Map([...a.jobs, ...b.jobs].map((row) => [row.job, row])).values()];
+  if (a.gone && b.gone) data.gone = [...a.gone, ...b.gone];
+  if (a.feeds && b.feeds) data.feeds = { ...a.feeds, ...b.feeds };
+  return { ...second, data };
 }
 
 const state = () => (document.visibilityState === "visible" ? "visible" : "hidden");
