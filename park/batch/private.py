@@ -93,6 +93,19 @@ def unreachable(system: str, broker: str | None) -> str:
     return ""
 
 
+def check_owner(system: str, broker: str | None, owner: str) -> None:
+    """Raises BatchError where kernels on the nodes would show the key of another owner than the job's."""
+    place = find_broker(broker_for_nodes(broker), elsewhere=True)
+    if system == "local" or place.is_local:
+        return
+    key = key_for(place, (KERNEL, POOL))
+    if key is not None and key.role == KERNEL and key.name != owner:
+        raise BatchError(
+            f"{key.path} is {key.name}'s kernel key, and kernels with it do not run {owner}'s jobs: replace it by one of "
+            f"`park keys new {owner} --kernel` on the broker's machine"
+        )
+
+
 def foreseen(system: str, ask: Ask, broker: str | None) -> str:
     """The script and the command for a job that is still to be submitted, for people. Raises InvalidRequest."""
     found = profile(system)
@@ -120,6 +133,7 @@ def allocate(
         service.set(job, allocation="is asked for when the job's turn comes")
     else:
         try:
+            check_owner(system, broker, service.status(job).owner)
             order = replace(order, id=submit(found, script, folder, order.name))
         except BatchError as error:
             shutil.rmtree(folder, ignore_errors=True)

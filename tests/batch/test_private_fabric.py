@@ -21,7 +21,7 @@ from park.batch.ask import ask_of
 from park.batch.keeper import KERNELS_LEAVE_SECONDS, KeeperStep, next_step
 from park.batch.left_over import ALLOCATION, LOCK, remember, take_up
 from park.batch.left_over import ORDER as ORDER_FILE
-from park.batch.private import KeeperOrder, allocate, foreseen, unreachable
+from park.batch.private import KeeperOrder, allocate, check_owner, foreseen, unreachable
 from park.batch.profiles import Ask, profile
 from park.batch.systems import Allocation, cancel, look
 from park.cli.carry import Carrier
@@ -31,6 +31,7 @@ from park.core.server import ServerProxy
 from park.errors import BatchError, InvalidRequest, NoBroker
 from park.model import JobState
 from park.net.addresses import ADDRESS_NAMES, tcp_addresses
+from park.net.keys import KERNEL, POOL, Keyring, key_folder
 from park.util.file_lock import locked
 from tests.support.fabric import Fabric, Process, alive, until
 from tests.support.steps_script import steps_script
@@ -91,6 +92,18 @@ def test_nodes_need_an_address_and_a_key(tmp_path: Path, monkeypatch: pytest.Mon
     file.write_text(json.dumps(found | {"tcp": tcp}))
     with pytest.raises(NoBroker, match=r"there is no key for the broker at tcp://head:7275.*NAME --kernel"):
         unreachable("slurm", str(file))
+    folder = key_folder(tcp["clients"])
+    folder.mkdir(mode=0o700, parents=True)
+    for role in (KERNEL, POOL):
+        Keyring(tmp_path / "home").new("ada", role, folder / "ada.key")
+        assert unreachable("slurm", str(file)) == ""
+        check_owner("slurm", str(file), "ada")
+        if role == KERNEL:
+            with pytest.raises(BatchError, match=r"is ada's kernel key, .*`park keys new bob --kernel`"):
+                check_owner("slurm", str(file), "bob")
+            (folder / "ada.key").unlink()
+        else:
+            check_owner("slurm", str(file), "bob")
 
 
 # -- the keeper's decisions ----------------------------------------------------------------------------
