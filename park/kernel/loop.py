@@ -40,6 +40,7 @@ from park.wire import codec, messages
 from park.wire.messages import Message
 from park.wire.pack import Buffer
 from park.wire.presence import BrokerConnection, Contact, Presence
+from park.wire.print_marks import Printed
 
 
 class KernelLoop:
@@ -95,6 +96,7 @@ class KernelLoop:
             place,
             is_full=self.machine.state.published.full,
             line_prefix=self._line_prefix,
+            on_printed=self._on_printed,
             on_message=self._on_message,
             on_exit=self._on_exit,
             programs={"": node.interpreter.program}
@@ -138,7 +140,7 @@ class KernelLoop:
             for number, size in self._memory.look(self.machine.memory_limits(), now):
                 self._do(self.machine.exceeded(number, size))
         self._warn_of_waits()
-        self._do(self.machine.tick(now))
+        self._do(self.machine.tick(now, self._live))
         self._leave_if_due(now)
         self._speak(now)
 
@@ -304,12 +306,15 @@ class KernelLoop:
     def _on_message(self, number: int, message: Message, payload: Buffer, frames: list[Any] | None) -> None:
         self._do(self.machine.slot(number, message, payload, self._live), message, frames)
 
+    def _on_printed(self, number: int, stream: str, pieces: list[Printed]) -> None:
+        self.machine.printed(number, stream, pieces, time.monotonic(), time.time())
+
     def _on_exit(self, number: int, cause: str, last_lines: str, stopped: bool) -> None:
         self._last_runs.pop(number, None)
         self._memory.end(number)
         # a batch system ends this kernel and its processes together
         foreign = stopped and (bool(self._drain_reason) or self._drains)
-        self._do(self.machine.exited(number, cause, last_lines, foreign))
+        self._do(self.machine.exited(number, cause, last_lines, foreign, self._live))
 
     def _line_prefix(self, number: int) -> str:
         """The beginning of a line of a process: the job that it runs, or has run last."""

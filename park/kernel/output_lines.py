@@ -1,4 +1,5 @@
-"""The lines that a slot process writes to a standard stream, on their way to the kernel's own stream.
+"""All that a slot process and its children write to a standard stream, on its way to the kernel's own stream and to the
+job's log.
 
 A kernel escapes control characters, which could steer a terminal. The processes of a script print as the script does.
 """
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 from park.text import visible
 from park.util.stdio import StandardStream
+from park.wire.print_marks import Printed, split
 
 #: Seconds after which a line that has not ended is passed on all the same.
 PARTIAL_LINE_SECONDS = 1.0
@@ -20,11 +22,22 @@ REPORT_LINES, REPORT_BYTES = 20, 10_000
 
 
 class OutputLines:
-    """The lines of one stream of one process. *prefix* makes the beginning of each line; None: lines stay as they are."""
+    """The lines of one stream of one process. *prefix* makes the beginning of each line; None: lines stay as they are.
 
-    def __init__(self, outlet: StandardStream, prefix: Callable[[], str] | None = None) -> None:
+    *on_printed* takes all pieces as they come.
+    """
+
+    def __init__(
+        self,
+        outlet: StandardStream,
+        prefix: Callable[[], str] | None = None,
+        on_printed: Callable[[list[Printed]], None] = lambda pieces: None,
+    ) -> None:
         self.outlet = outlet
         self._prefix = prefix
+        self._on_printed = on_printed
+        #: the beginning of a mark whose end has not come
+        self._mark = b""
         #: the end of everything that came
         self._last = b""
         #: the beginning of a line that has not ended
@@ -43,6 +56,9 @@ class OutputLines:
         if not data:
             self.settle()
             return False
+        pieces, self._mark = split(self._mark + data)
+        self._on_printed(pieces)
+        data = b"".join(piece.data for piece in pieces)
         self._last = (self._last + data)[-REPORT_BYTES:]
         lines, end, self._partial = (self._partial + data).rpartition(b"\n")
         if end:

@@ -1,13 +1,13 @@
 """Standard output and error of slot processes on their way to the kernel's own streams.
 
-While the kernel's own stream is full, it does not read the streams of processes, and the processes wait. A line that
-has not ended is passed on after a while all the same.
+While the kernel's own stream is full, or too much that a process has said waits for the broker, the kernel does not read
+the streams of that process, and the process waits. A line that has not ended is passed on after a while all the same.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from park.kernel.output_lines import OutputLines
 from park.net.reactor import Reactor
@@ -21,24 +21,49 @@ class OutputRelay:
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
-        #: streams that are not read because the kernel's own stream is full, by descriptor
+        #: the two functions of each stream, see `add`
+        self._streams: dict[int, tuple[Callable[[], bool], Callable[[], None]]] = {}
+        #: streams that are not read for now, by descriptor
         self._paused: dict[int, OutputLines] = {}
         #: streams whose last line has not ended
         self._unfinished: set[OutputLines] = set()
 
-    def add(self, descriptor: int, lines: OutputLines) -> None:
-        """Read the stream from now on."""
-        self._reactor.listen(descriptor, lambda ready: self.read(descriptor, lines))
+    def add(
+        self, descriptor: int, lines: OutputLines, is_full: Callable[[], bool], on_read: Callable[[], None]
+    ) -> None:
+        """Read the stream from now on. *is_full* tells whether too much of its process waits for the broker. *on_read* is
+        called after the stream was read.
+        """
+        self._streams[descriptor] = is_full, on_read
+        self._listen(descriptor, lines)
 
-    def read(self, descriptor: int, lines: OutputLines) -> None:
-        """Pass on what the process has written, unless the kernel's own stream is full."""
-        if lines.outlet.full:
+    def _listen(self, descriptor: int, lines: OutputLines) -> None:
+        self._reactor.listen(descriptor, lambda ready: self._read(descriptor, lines))
+
+    def _read(self, descriptor: int, lines: OutputLines) -> None:
+        is_full, on_read = self._streams[descriptor]
+        if lines.outlet.full or is_full():
+            self._pause(descriptor, lines)
+        else:
+            self.take(descriptor, lines)
+            on_read()
+
+    def take(self, descriptor: int, lines: OutputLines) -> None:
+        """Pass on what the process has written, and then pause it if the kernel's own stream is full."""
+        if not lines.read(descriptor, time.monotonic()):
             self._reactor.ignore(descriptor)
-            self._paused[descriptor] = lines
-        elif not lines.read(descriptor, time.monotonic()):
-            self._reactor.ignore(descriptor)
+        elif lines.outlet.full:
+            self._pause(descriptor, lines)
         if lines.due is not None:
             self._unfinished.add(lines)
+
+    def _pause(self, descriptor: int, lines: OutputLines) -> None:
+        self._reactor.ignore(descriptor)
+        self._paused[descriptor] = lines
+
+    def is_paused(self, streams: Sequence[tuple[int, OutputLines]]) -> bool:
+        """Whether one of these streams is not read."""
+        return bool(self._paused) and any(descriptor in self._paused for descriptor, _ in streams)
 
     def turn(self, now: float) -> None:
         """Pass on lines that have not ended for too long, and read streams again that were paused."""
@@ -46,9 +71,9 @@ class OutputRelay:
             self._unfinished.discard(lines)
             lines.settle()
         for descriptor, lines in list(self._paused.items()):
-            if not lines.outlet.full:
+            if not (lines.outlet.full or self._streams[descriptor][0]()):
                 del self._paused[descriptor]
-                self.add(descriptor, lines)
+                self._listen(descriptor, lines)
 
     def deadlines(self) -> Iterator[float]:
         """The time at which `turn` has something to do."""
@@ -61,5 +86,6 @@ class OutputRelay:
     def remove(self, descriptor: int, lines: OutputLines) -> None:
         """Read the stream no more."""
         self._reactor.ignore(descriptor)
+        self._streams.pop(descriptor, None)
         self._paused.pop(descriptor, None)
         self._unfinished.discard(lines)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from park.util.permits import Permits
 from park.util.processes import descendants
 from park.util.spawn import PIPE, SpawnedProcess
 from park.util.stdio import ERR, OUT
+from park.wire.print_marks import Printed
 
 try:
     import resource
@@ -39,7 +41,8 @@ class SlotProcess:
 
     The process and its children carry the kernel's *mark*. A process *of_script* has the options and the environment of
     the script whose local service this is, and prints as the script does. *prefix* makes the beginning of each line of
-    other processes. *program*: its Python interpreter. *settings* are further variables of its environment.
+    other processes. *program*: its Python interpreter. *settings* are further variables of its environment. *on_printed*
+    takes the name of a stream, "out" or "err", and the pieces that have come there.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class SlotProcess:
         prefix: Callable[[], str] = str,
         program: str = sys.executable,
         settings: Mapping[str, str] | None = None,
+        on_printed: Callable[[str, list[Printed]], None] = lambda stream, pieces: None,
     ) -> None:
         self.number = number
         self._program = program
@@ -69,7 +73,14 @@ class SlotProcess:
         #: a descriptor that becomes readable when the process ends (pidfd); None if the system has none
         self.pidfd: int | None = None
         #: the lines that it writes to its standard streams
-        self._out, self._err = (OutputLines(to, None if of_script else prefix) for to in (OUT, ERR))
+        self._out, self._err = (
+            OutputLines(to, None if of_script else prefix, partial(on_printed, name))
+            for name, to in (("out", OUT), ("err", ERR))
+        )
+        #: tells whether there is something to read there
+        self._printed = select.poll()
+        #: the sys.path, folder and arguments of a script that it was told last
+        self.place: Any = None
         #: why the kernel killed the process because of a fault; "": it did not
         self.fault = ""
         #: bytes that the kernel held when it started the process, and the most that the process held; 0: unknown
@@ -89,6 +100,11 @@ class SlotProcess:
             return []
         both = ((self._popen.stdout, self._out), (self._popen.stderr, self._err))
         return [(file.fileno(), lines) for file, lines in both if file is not None and not file.closed]
+
+    @property
+    def has_printed(self) -> bool:
+        """Whether its standard streams have something to read, or have ended."""
+        return bool(self._printed.poll(0))
 
     def start(self, folder: Path | None = None) -> None:
         """Start the process, from a thread that lives as long as the kernel: the process dies with that thread.
@@ -118,6 +134,7 @@ class SlotProcess:
         self._theirs.close()
         for descriptor, _ in self.streams:
             os.set_blocking(descriptor, False)
+            self._printed.register(descriptor, select.POLLIN)
         with contextlib.suppress(AttributeError, OSError):
             self.pidfd = os.pidfd_open(self._popen.pid)
 

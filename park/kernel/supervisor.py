@@ -28,6 +28,7 @@ from park.util.spawn import SpawnedProcess
 from park.wire import codec, messages
 from park.wire.messages import Message
 from park.wire.pack import Buffer
+from park.wire.print_marks import Printed
 
 #: Seconds that all processes together may take to end when the kernel itself is stopped.
 STOP_SECONDS = 0.5
@@ -50,7 +51,8 @@ class Supervisor:
     *mark*: the kernel's mark, which its processes carry. *memory*: bytes that the node's processes may use; 0: unknown.
     *place* tells the sys.path and the folder of the script whose service this is; None: processes keep their own.
     *is_full* tells whether a process is not to be read, because too much that it has published waits. *line_prefix*
-    returns the beginning of each line that a process prints. *on_message* takes the number of a process, a message, its
+    returns the beginning of each line that a process prints. *on_printed* takes the number of a process, the name of its
+    stream, "out" or "err", and the pieces that have come there. *on_message* takes the number of a process, a message, its
     payload and its frames; *on_exit* the number, why the process has ended, its last lines on standard error,
     and whether one of the `STOP_SIGNALS` has ended it. *programs*: the Python of each named environment, and under "" that
     of the kernel. *gpus*: those of the node.
@@ -64,6 +66,7 @@ class Supervisor:
         place: Callable[[], messages.Setup] | None,
         is_full: Callable[[int], bool],
         line_prefix: Callable[[int], str],
+        on_printed: Callable[[int, str, list[Printed]], None],
         on_message: Callable[[int, Message, Buffer, list[Any] | None], None],
         on_exit: Callable[[int, str, str, bool], None],
         programs: Mapping[str, str] | None = None,
@@ -76,20 +79,19 @@ class Supervisor:
         self._place = place
         self._is_full = is_full
         self._line_prefix = line_prefix
+        self._on_printed = on_printed
         self._on_message = on_message
         self._on_exit = on_exit
         self._gpus = gpus
         self._processes: dict[int, SlotProcess] = {}
-        #: the place that each process was told last
-        self._places_told: dict[int, messages.Setup] = {}
         #: when processes that were told to end are killed
         self._kill_at: dict[int, float] = {}
         #: processes that have ended, which `turn` has still to report
         self._exited: list[SlotProcess] = []
         #: numbers of processes that could not be made, and why
         self._failed_starts: list[tuple[int, str]] = []
-        #: processes that are not read, because too many of their messages wait
-        self._unread: set[int] = set()
+        #: processes that are not read, because too much that they say waits
+        self._unread: set[SlotProcess] = set()
         self._output = OutputRelay(reactor)
         self._oom = OomWatch()
         self._orphan_killer: SpawnedProcess | None = None
@@ -106,15 +108,15 @@ class Supervisor:
 
     @property
     def any_unread(self) -> bool:
-        """Whether a process is not read because too many of its messages wait."""
-        return bool(self._unread)
+        """Whether a process is not read because too many of its messages wait for the broker."""
+        return any(self._is_full(process.number) for process in self._unread)
 
     def turn(self, now: float) -> None:
         """Read processes again that were full, pass on output, tell which processes have ended, kill overdue ones."""
-        for number in [number for number in self._unread if not self._is_full(number)]:
-            self._unread.discard(number)
-            self._listen(self._processes[number])
         self._output.turn(now)
+        for process in [process for process in self._unread if not self._waits(process)]:
+            self._unread.discard(process)
+            self._listen(process)
         while self._exited:
             self._take_exit(self._exited.pop())
         while self._failed_starts:
@@ -160,7 +162,8 @@ class Supervisor:
         prefix, settings = partial(self._line_prefix, number), self._gpus.settings(devices)
         try:
             program = self._programs[environment]
-            process = SlotProcess(number, cpus, self._mark, of_script, prefix, program, settings)
+            printed = partial(self._on_printed, number)
+            process = SlotProcess(number, cpus, self._mark, of_script, prefix, program, settings, printed)
         except OSError as error:
             self._failed_starts.append((number, f"no process could be started: {error}"))
             return
@@ -185,7 +188,10 @@ class Supervisor:
             self._remove(process, f"no process could be started: {error}")
             return
         for descriptor, lines in process.streams:
-            self._output.add(descriptor, lines)
+            # messages that came before the output go before it
+            self._output.add(
+                descriptor, lines, partial(self._is_full, process.number), partial(self._read, process)
+            )
         if process.pidfd is not None:
             self._reactor.listen(process.pidfd, lambda ready: self._note_exit(process))
 
@@ -196,8 +202,8 @@ class Supervisor:
             return
         if self._place is not None and isinstance(message, messages.Run):
             place = self._place()
-            if place is not self._places_told.get(number):
-                self._places_told[number] = place
+            if place is not process.place:
+                process.place = place
                 process.channel.send(codec.encode(place))
         if isinstance(message, messages.Run):
             process.permits.issue(message.count - 1)
@@ -235,14 +241,24 @@ class Supervisor:
     def _listen(self, process: SlotProcess) -> None:
         """Wait for its messages, unless it is full, and for space in its socket while something waits to go out."""
         events = WRITE if process.channel.pending else 0
-        if not self._is_full(process.number):
+        if not self._waits(process):
             events |= READ
         else:
-            self._unread.add(process.number)
+            self._unread.add(process)
         if not events:
             self._reactor.ignore(process.channel)
             return
         self._reactor.listen(process.channel, partial(self._on_ready, process), events)
+
+    def _waits(self, process: SlotProcess) -> bool:
+        """Whether the process waits until the broker or a reader of the kernel's own streams has taken more."""
+        return self._is_full(process.number) or self._output.is_paused(process.streams)
+
+    def _take_output(self, process: SlotProcess) -> None:
+        """Read the process's streams now: the output is older than the message that comes next."""
+        if process.has_printed:
+            for descriptor, lines in process.streams:
+                self._output.take(descriptor, lines)
 
     def _on_ready(self, process: SlotProcess, ready: int) -> None:
         if ready & WRITE:
@@ -255,13 +271,9 @@ class Supervisor:
         try:
             for frames in process.channel.receive():
                 message, payload = codec.decode(frames)
-                if (
-                    type(message) is messages.Publish
-                ):  # earlier output shows before the effects of the message
-                    for descriptor, lines in process.streams:
-                        self._output.read(descriptor, lines)
+                self._take_output(process)
                 self._on_message(process.number, message, payload, frames)
-            if self._is_full(process.number):
+            if self._waits(process):
                 self._listen(process)
         except EOFError:
             self._reactor.ignore(process.channel)
@@ -302,10 +314,10 @@ class Supervisor:
             while True:
                 for frames in process.channel.receive():
                     message, payload = codec.decode(frames)
+                    self._take_output(process)
                     self._on_message(process.number, message, payload, None)
         for descriptor, lines in process.streams:
-            if not lines.outlet.full:
-                lines.read(descriptor, 0.0)
+            lines.read(descriptor, 0.0)
             lines.settle()
         cause = self._exit_cause(process)
         by_signal = cause.code is not None and -cause.code in STOP_SIGNALS
@@ -319,8 +331,7 @@ class Supervisor:
     def _remove(self, process: SlotProcess, cause: str, stopped: bool = False) -> None:
         del self._processes[process.number]
         self._kill_at.pop(process.number, None)
-        self._unread.discard(process.number)
-        self._places_told.pop(process.number, None)
+        self._unread.discard(process)
         self._ignore(process)
         self._on_exit(process.number, cause, process.last_lines(), stopped)
         if process.exit_code():  # it did not end in order, and may have left programs behind

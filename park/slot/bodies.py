@@ -122,7 +122,7 @@ class BodyCache:
         try:
             slot.call_in_job(job, body.cleanup, environment.environment())
         except BaseException:
-            slot.publisher.tees[1].write(f"cleanup of job {job} failed:\n{traceback.format_exc()}")
+            slot.publisher.streams[1].write(f"cleanup of job {job} failed:\n{traceback.format_exc()}")
         finally:
             faulthandler.cancel_dump_traceback_later()
             environment.enter(slot.host if slot.stack else None)

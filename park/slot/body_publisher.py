@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from typing import Any
@@ -10,13 +11,13 @@ from park.body import payload
 from park.body.plain import pack_plain
 from park.errors import InvalidRequest
 from park.model import MAX_LATEST_BYTES, Progress
-from park.slot.captured_output import CapturedOutput, Tee
 from park.slot.frame import Frame
 from park.slot.kernel_channel import KernelChannel
+from park.slot.line_stream import LineStream
 from park.wire import codec, messages
 from park.wire.fragments import check_size
 
-#: Seconds between two messages of one coalesced kind, and between two looks at printed lines.
+#: Seconds between two messages of one coalesced kind.
 COALESCE_SECONDS = 0.1
 #: Kinds of which only the latest message counts.
 COALESCED_KINDS = ("progress", "improvement")
@@ -27,12 +28,10 @@ class BodyPublisher:
 
     def __init__(self, channel: KernelChannel) -> None:
         self._channel = channel
-        #: lines that bodies have printed
-        self.captured = CapturedOutput()
+        #: numbers of printed lines and of messages
+        self.numbers = itertools.count(1)
         #: the standard streams of the process
-        self.tees: list[Tee] = []
-        #: when printed lines were last sent
-        self._printed_at = 0.0
+        self.streams: list[LineStream] = []
 
     def publish(self, frame: Frame, kind: str, message: Any) -> None:
         """Send a message, or keep it for a while if its kind is coalesced."""
@@ -40,39 +39,26 @@ class BodyPublisher:
             frame.coalesced[kind] = message
             self.flush(frame)
         else:
-            self.flush(frame, printed=True)  # printed lines stay in order; coalesced messages keep their pace
             self._send(frame, kind, message)
 
-    def flush(self, frame: Frame, everything: bool = False, printed: bool = False) -> None:
-        """Send the messages and the printed lines that have waited long enough.
-
-        *printed*: send all lines that have ended; *everything*: also partial lines and all messages.
-        """
-        now = time.monotonic()
-        printed |= everything
+    def flush(self, frame: Frame, everything: bool = False) -> None:
+        """Send the messages that have waited long enough; *everything*: all messages, and lines that have not ended."""
         if everything:
-            for tee in self.tees:
-                if tee.begun:
-                    tee.settle()
-        if self.captured.waiting and (printed or now - self._printed_at >= COALESCE_SECONDS):
-            self._printed_at = now
-            self.send_printed(frame, printed)
+            for stream in self.streams:
+                stream.settle()
+        if not frame.coalesced:
+            return
+        now = time.monotonic()
         for kind in list(frame.coalesced):
             if everything or now - frame.sent_at.get(kind, -COALESCE_SECONDS) >= COALESCE_SECONDS:
                 frame.sent_at[kind] = now
                 self._send(frame, kind, frame.coalesced.pop(kind))
 
-    def send_printed(self, frame: Frame, everything: bool = False) -> None:
-        """Send the printed lines; with *everything* also partial ones."""
-        for line in self.captured.take(everything):
-            self._send(frame, "log", line)
-
     def report_control_error(self, frame: Frame, seq: int, text: str) -> None:
         """Tell on the job's stream that control *seq* went wrong."""
         self.flush(frame, everything=True)  # first the messages that the body has published before
-        frame.published += 1
         run = frame.run
-        error = messages.Publish(run.job, run.attempt, "error", control=seq, number=frame.published)
+        error = messages.Publish(run.job, run.attempt, "error", control=seq, number=next(self.numbers))
         self._channel.send(error, codec.pack({"text": text[:2000], "record": None}))
 
     def _send(self, frame: Frame, kind: str, message: Any) -> None:
@@ -81,10 +67,8 @@ class BodyPublisher:
         else:
             data = pack_plain(message) or payload.dumps(message, "the message")
         check_size(len(data))
-        number = 0
-        if kind not in COALESCED_KINDS:
-            frame.published = number = frame.published + 1
-        elif len(data) > MAX_LATEST_BYTES:
+        number = 0 if kind in COALESCED_KINDS else next(self.numbers)
+        if not number and len(data) > MAX_LATEST_BYTES:
             raise InvalidRequest(
                 f"the {kind} takes {len(data):,} bytes; {MAX_LATEST_BYTES:,} at most are kept for late followers: "
                 "publish what is long as a dict with a kind of its own"

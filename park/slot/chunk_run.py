@@ -15,8 +15,8 @@ from park.body.own_generators import OwnGenerators
 from park.errors import Abort, Stop, UnitError
 from park.model import NOT_RUN
 from park.slot import descendants
-from park.slot.captured_output import CapturedLogging
 from park.slot.frame import Frame
+from park.slot.line_stream import LastResort
 from park.slot.unit_results import (
     EncodedResult,
     FailingBody,
@@ -144,7 +144,7 @@ class ChunkRun:
         """Run the units until all are done, or the chunk is to end."""
         slot, run, frame = self._slot, self._run, self._frame
         body = frame.body = slot.bodies.get(run, self._generators)
-        _catch_logging(slot)
+        _catch_logging()
         if run.stored:
             slot.controls.begin(run)
         function = body.run if hasattr(body, "run") else body
@@ -236,9 +236,8 @@ class ChunkRun:
         self._slot.channel.send(finished, results)
 
 
-def _catch_logging(slot: Slot) -> None:
-    """Add the records of code that has set up no logging to the job's log."""
+def _catch_logging() -> None:
+    """Give the records of code that has set up no logging their level in the job's log."""
     logging: Any = sys.modules.get("logging")
-    if logging is None or sys.__stderr__ is None or isinstance(logging.lastResort, CapturedLogging):
-        return
-    logging.lastResort = CapturedLogging(sys.__stderr__, slot.publisher.captured)
+    if logging is not None and not isinstance(logging.lastResort, LastResort):
+        logging.lastResort = LastResort()

@@ -109,7 +109,7 @@ class ControlDelivery:
             self._publisher.report_control_error(frame, seq, text)
         except BaseException as error:
             self._user_code.raise_own(error)
-            self._publisher.tees[1].write(trace_of(error))
+            self._publisher.streams[1].write(trace_of(error))
             text = f"on_{message['kind']} raised {one_line(error)}"
             self._publisher.report_control_error(frame, seq, text)
 

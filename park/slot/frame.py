@@ -57,8 +57,6 @@ class Frame(Struct, eq=False):
     coalesced: dict[str, Any] = field(default_factory=dict)
     #: when a message of each of these kinds was last sent
     sent_at: dict[str, float] = field(default_factory=dict)
-    #: the number of the last numbered message
-    published: int = 0
     #: a unit's remark on the job's result
     remark: str = ""
     #: hash and blob of the code whose map the body waits for

@@ -104,7 +104,6 @@ class BodyHost:
         frame.maps += 1
         key, count = os.urandom(16), Pack(data).count
         slot.publisher.flush(frame)
-        slot.publisher.send_printed(frame)  # before the lines that the units print
         frame.code = code
         slot.codes.send(*code)
         message = messages.Map(key, run.job, code[0], count, seed=seed, attempt=run.attempt, epoch=run.epoch)
@@ -244,13 +243,6 @@ class BodyHost:
 
     def remark(self, text: str) -> None:
         self._slot.stack[-1].remark = text
-
-    def on_print(self) -> None:
-        """A body has printed something: send it, if enough time has passed."""
-        slot = self._slot
-        if slot.user_code.interruptible and slot.stack and threading.get_ident() == _MAIN_THREAD:
-            with slot.user_code.paused:
-                slot.publisher.flush(slot.stack[-1])
 
     # -- safe points ---------------------------------------------------------------------------
 

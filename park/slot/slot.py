@@ -27,7 +27,6 @@ from park.net.channel import Channel
 from park.slot import descendants
 from park.slot.bodies import BodyCache
 from park.slot.body_publisher import BodyPublisher
-from park.slot.captured_output import Tee
 from park.slot.chunk_run import run_chunk
 from park.slot.code_exchange import ProcessCode
 from park.slot.control_delivery import ControlDelivery
@@ -35,6 +34,7 @@ from park.slot.early_results import EarlyResults
 from park.slot.frame import Frame, SlotGone
 from park.slot.host import BodyHost
 from park.slot.kernel_channel import KernelChannel
+from park.slot.line_stream import LineStream
 from park.slot.process_settings import ProcessSettings
 from park.slot.user_code import UserCode
 from park.util.spawn import close_inherited
@@ -271,15 +271,14 @@ def _disregard_termination() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
-def _tee_streams(slot: Slot) -> None:
-    """Standard output and error go to the job's log too: whole lines, as soon as they end, in any encoding."""
+def _mark_lines(slot: Slot) -> None:
+    """Lines go to the kernel whole, as soon as they end, in any encoding."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")
     watch()
-    sys.stdout, sys.stderr = slot.publisher.tees = [
-        Tee(stream, slot.publisher.captured, level, slot.host.on_print)
-        for stream, level in ((sys.stdout, "out"), (sys.stderr, "err"))
+    sys.stdout, sys.stderr = slot.publisher.streams = [
+        LineStream(stream, slot.publisher.numbers) for stream in (sys.stdout, sys.stderr)
     ]
 
 
@@ -302,11 +301,11 @@ def main(arguments: list[str]) -> None:
         os.register_at_fork(
             before=slot.before_fork, after_in_parent=slot.after_fork, after_in_child=slot.leave_fork
         )
-    _tee_streams(slot)
+    _mark_lines(slot)
     slot.settings = ProcessSettings()
     slot.serve()
-    for tee in slot.publisher.tees:
-        tee.settle()
+    for stream in slot.publisher.streams:
+        stream.settle()
     descendants.end()
 
 

@@ -28,6 +28,8 @@ from park.text import visible
 
 #: Bytes that are kept for a slow reader, at most.
 MAX_KEPT_BYTES = 1 << 18
+#: So many times more is kept of sources that write once more before they wait.
+SOURCES_THAT_GO_ON = 4
 #: Seconds without a byte taken after which sources wait no longer.
 STALLED_SECONDS = 2.0
 #: Seconds for which the end of the process may wait for a reader.
@@ -66,7 +68,7 @@ class StandardStream:
             if self._line_of not in (None, source):
                 data = b"\n" + data
             self._line_of = None if data.endswith(b"\n") else source
-            if self._size > MAX_KEPT_BYTES:
+            if self._size > MAX_KEPT_BYTES * (SOURCES_THAT_GO_ON if self.full else 1):
                 self._left_out += max(1, data.count(b"\n"))
                 return
             if not self._waiting:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
+import io
 import logging
 import math
+import multiprocessing
+import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +22,8 @@ from typing import Any
 import cloudpickle
 import lmdb
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import park
 from park.broker.effects import Heard, Publication, Write
@@ -35,11 +43,12 @@ from park.broker.storage.latest import LatestMessages
 from park.broker.storage.memory import MemoryStore
 from park.client.stream import Abort, Complete, Error, Inbox, Join, Messages, Start
 from park.core.connect import connect
+from park.kernel.machine.printed_lines import BURST_BYTES, MAX_LINE_BYTES, PrintedLines
 from park.local import LocalService
 from park.model import MAX_LATEST_BYTES, Log
-from park.slot.captured_output import BURST_CHARS, MAX_LINE_CHARS, CapturedOutput
 from park.util.msgstream import MAX_HEADER_MESSAGES
 from park.wire import codec
+from park.wire.print_marks import Printed, mark, split
 from tests.support.fabric import Fabric, until
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # kernels need not have this folder
@@ -52,33 +61,69 @@ def kinds(messages: Any) -> list[str]:
 # -- parts -------------------------------------------------------------------------------------------
 
 
+def printed_of(*printed: tuple[str, bytes]) -> PrintedLines:
+    lines = PrintedLines()
+    for stream, data in printed:
+        for piece in split(data)[0]:
+            lines.add(stream, piece, 1.0)
+    return lines
+
+
 def test_lines_wait_until_they_have_ended() -> None:
-    printed = CapturedOutput()
-    printed.add("out", "one\ntw")
-    printed.add("err", "oh")
-    printed.add("out", "o\n")
+    printed = printed_of(("out", b"one\ntw"), ("err", b"oh"), ("out", b"o\n"))
     assert [(line.level, line.text) for line in printed.take(False)] == [("out", "one\ntwo")]
-    assert printed.waiting
-    assert [(line.level, line.text) for line in printed.take(True)] == [("err", "oh")]
     assert not printed.waiting
+    assert printed.begun
+    assert [(line.level, line.text) for line in printed.take(True)] == [("err", "oh")]
+    assert not printed.begun
 
 
 def test_who_prints_without_end_is_cut_and_the_rest_is_counted() -> None:
-    printed = CapturedOutput()
-    for n in range(100_000):
-        printed.add("out", f"{n}\n")
+    printed = printed_of(*[("out", b"%d\n" % n) for n in range(100_000)])
     *kept, last = printed.take(True)
     lines = "\n".join(line.text for line in kept).split("\n")
     assert lines == [str(n) for n in range(len(lines))]
-    assert sum(len(line.text) for line in kept) <= BURST_CHARS + MAX_LINE_CHARS
+    assert sum(len(line.text) for line in kept) <= BURST_BYTES + MAX_LINE_BYTES
     assert last.text == f"({100_000 - len(lines):,} more lines are left out)"
-    printed.add("out", "x" * 1_000_000)
-    assert len(printed.take(True)[0].text) <= MAX_LINE_CHARS + 3
+    printed.add("out", Printed(b"x" * 1_000_000), 1.0)
+    assert len(printed.take(True)[0].text) <= MAX_LINE_BYTES + 3
     # and a line that is cut says so, in however many parts it came
-    for parts in (["y" * 3 * MAX_LINE_CHARS + "\n"], ["y" * (MAX_LINE_CHARS - 1)] * 3 + ["\n"]):
+    for parts in ([b"y" * 3 * MAX_LINE_BYTES + b"\n"], [b"y" * (MAX_LINE_BYTES - 1)] * 3 + [b"\n"]):
         for part in parts:
-            printed.add("out", part)
-        assert printed.take(False)[0].text == "y" * MAX_LINE_CHARS + "..."
+            printed.add("out", Printed(part), 1.0)
+        assert printed.take(False)[0].text == "y" * MAX_LINE_BYTES + "..."
+
+
+@given(st.data(), st.booleans())
+def test_marks_give_two_streams_one_order(data: st.DataObject, with_children: bool) -> None:
+    """However the bytes of the streams are cut, each line comes once, with its level, in the order of its stream, and
+    where nothing but Python prints, in the order of both.
+    """
+    wanted: list[tuple[str, str, str]] = []
+    streams = {"out": b"", "err": b""}
+    for number in range(1, data.draw(st.integers(1, 12)) + 1):
+        stream = data.draw(st.sampled_from(sorted(streams)))
+        level = data.draw(st.sampled_from(["", "warning"]))
+        text = data.draw(st.text(st.characters(exclude_characters="\n\x1e\x1f", codec="utf-8"), max_size=5))
+        streams[stream] += f"{mark(2 * number, level)}{stream} {text}\n{mark(2 * number + 1)}".encode()
+        wanted.append((stream, level or stream, f"{stream} {text}"))
+        if with_children:
+            streams[stream] += f"{stream} after {number}\n".encode()
+            wanted.append((stream, stream, f"{stream} after {number}"))
+    printed, rest = PrintedLines(), dict.fromkeys(streams, b"")
+    while any(streams.values()):
+        stream = data.draw(st.sampled_from([stream for stream in streams if streams[stream]]))
+        size = data.draw(st.integers(1, len(streams[stream])))
+        pieces, rest[stream] = split(rest[stream] + streams[stream][:size])
+        streams[stream] = streams[stream][size:]
+        for piece in pieces:
+            printed.add(stream, piece, 1.0)
+    found = [(log.level, text) for log in printed.take(True) for text in log.text.split("\n")]
+    if not with_children:
+        assert found == [line[1:] for line in wanted]
+    for stream in streams:
+        own = [line[1:] for line in wanted if line[0] == stream]
+        assert [line for line in found if line[1].startswith(stream)] == own
 
 
 def line(text: str) -> bytes:
@@ -482,20 +527,125 @@ def test_a_monitor_hears_of_the_job_s_life(service: LocalService, tmp_path: Path
     assert heard == ["start", *["count"] * 500, "complete"]
 
 
-def test_a_body_prints_from_threads_and_children_s_output_goes_where_it_went(service: LocalService) -> None:
+def lines_of(job: park.Job) -> list[tuple[str, str]]:
+    return [(log.level, text) for log in job.logs() for text in log.text.split("\n")]
+
+
+def prints_in_all_ways(x: int) -> int:
+    print("python", x)
+    os.system(f"echo shell {x}")
+    thread = threading.Thread(target=print, args=("a thread",))
+    thread.start()
+    thread.join()
+    os.write(1, b"a descriptor\n")
+    library = ctypes.CDLL(None)
+    library.puts(b"a library in C")
+    library.fflush(None)
+    child = multiprocessing.get_context("fork").Process(target=print, args=("a forked child",))
+    child.start()
+    child.join()
+    sys.stdout.buffer.write(b"bytes \xff\n")
+    os.write(2, b"an error\n")
+    logging.getLogger("model").warning("negative %s", "width")
+    os.system("echo after the warning >&2")
+    print("a line without end", end="")
+    return x
+
+
+IN_ALL_WAYS = [
+    ("out", "shell"),
+    ("out", "a thread"),
+    ("out", "a descriptor"),
+    ("out", "a library in C"),
+    ("out", "a forked child"),
+    ("out", "bytes \\xff"),
+    ("err", "an error"),
+    ("warning", "negative width"),
+    ("err", "after the warning"),
+    ("out", "a line without end"),
+]
+
+
+def check_all_ways(service: Any) -> None:
+    for inputs in (range(2), range(5, 6)):
+        job = service.job(service.start(prints_in_all_ways, inputs))
+        assert job.wait(50) == list(inputs)
+        found = lines_of(job)
+        for x in inputs:
+            assert found.index(("out", f"python {x}")) < found.index(("out", f"shell {x}"))
+        found = [(level, "shell" if text.startswith("shell") else text) for level, text in found]
+        found = [line for line in found if not line[1].startswith("python")]
+        assert sorted(found) == sorted(IN_ALL_WAYS * len(inputs))
+    for stream in ("out", "err"):  # of one unit, within one stream
+        own = [line for line in IN_ALL_WAYS if (line[0] == "out") == (stream == "out")]
+        assert [line for line in found if (line[0] == "out") == (stream == "out")] == own
+
+
+def test_whatever_prints_prints_to_the_log(service: LocalService, capfd: pytest.CaptureFixture[str]) -> None:
+    check_all_ways(service)
+    assert "a line without end" in capfd.readouterr().out
+
+
+def test_lines_of_bodies_and_children_come_in_their_order(service: LocalService) -> None:
     def body() -> None:
-        thread = threading.Thread(target=print, args=("from a thread",))
-        thread.start()
-        thread.join()
+        for n in range(301):
+            print(n, file=(sys.stdout, sys.stderr)[n % 2])
+        os.system("echo 301")
+        os.kill(os.getpid(), signal.SIGKILL)
 
     job = service.job(service.start(body))
-    job.wait()
-    assert [log.text for log in job.logs()] == ["from a thread"]
+    with pytest.raises(park.JobFailed):
+        job.wait(50)
+    texts = [text for _, text in lines_of(job)]
+    for begin in [at for at, text in enumerate(texts) if text == "0"]:  # each attempt
+        assert texts[begin : begin + 302] == [str(n) for n in range(302)]
+
+
+def test_a_child_that_outlives_its_unit_holds_nothing_and_prints_to_no_other_job(
+    service: LocalService, tmp_path: Path
+) -> None:
+    def body() -> None:
+        script = f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; echo late"
+        subprocess.Popen(["sh", "-c", script], start_new_session=True)
+        print("the unit ends")
+
+    def another_body() -> None:
+        (tmp_path / "go").touch()
+        time.sleep(0.1)
+        print("another job")
+
+    job = service.job(service.start(body))
+    job.wait(50)
+    other = service.job(service.start(another_body))
+    other.wait(50)
+    assert lines_of(job) == [("out", "the unit ends")]
+    assert lines_of(other) == [("out", "another job")]
+
+
+def test_a_file_behind_a_stream_gets_what_is_printed_and_no_marks(
+    service: LocalService, tmp_path: Path
+) -> None:
+    def body() -> None:
+        kept = os.dup(1), os.dup(2)
+        with (tmp_path / "file").open("wb") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            print("for the file")
+            logging.getLogger("model").warning("a warning")
+            for number, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, number)
+        with contextlib.redirect_stderr(io.StringIO()) as text:
+            logging.getLogger("model").warning("into a text")
+        print("for the log", text.getvalue().strip())
+
+    job = service.job(service.start(body))
+    job.wait(50)
+    assert (tmp_path / "file").read_text() == "for the file\na warning\n"
+    assert lines_of(job) == [("out", "for the log into a text")]
 
 
 def test_the_streams_of_a_body_are_those_of_its_process(service: LocalService) -> None:
     def body() -> tuple[Any, ...]:
-        sys.stdout.buffer.write(b"these bytes are for nobody\n")  # they pass by the log
         found = [
             (of.encoding, of.errors, of.newlines, of.name, of.mode) for of in (sys.__stdout__, sys.stdout)
         ]
@@ -506,7 +656,6 @@ def test_the_streams_of_a_body_are_those_of_its_process(service: LocalService) -
     assert seen == plain
     assert None not in plain[:2]
     assert len(others) == 2
-    assert job.logs() == []
 
 
 def test_what_is_logged_keeps_its_traceback(service: LocalService) -> None:
@@ -606,6 +755,12 @@ def on_disk(home: Path, room: str) -> int:
 
 
 # -- over a broker -----------------------------------------------------------------------------------
+
+
+def test_whatever_prints_under_a_kernel_prints_to_the_log(tmp_path: Path) -> None:
+    with Fabric(tmp_path) as fabric:
+        fabric.start_kernels(2)
+        check_all_ways(fabric.connect())
 
 
 def test_streams_and_logs_from_elsewhere_and_over_a_broker_s_death(tmp_path: Path) -> None:

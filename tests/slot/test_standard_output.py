@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 import pty
 import select
@@ -22,7 +24,7 @@ import pytest
 
 import park
 from park.kernel.output_lines import PARTIAL_LINE_SECONDS, OutputLines
-from park.slot.captured_output import CapturedOutput, Tee
+from park.slot.line_stream import LineStream
 from park.util import stdio
 from park.util.stdio import MAX_KEPT_BYTES, StandardStream
 from tests.support.fabric import ENVIRONMENT, Fabric, until
@@ -186,18 +188,14 @@ def test_lines_of_several_come_whole(files: ExitStack) -> None:
 def test_threads_print_whole_lines() -> None:
     written: list[str] = []
 
-    class Stream:
-        encoding, errors, newlines = "utf-8", "strict", None
-
-        def write(self, text: str) -> None:
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
             written.append(text)
+            return len(text)
 
-        def flush(self) -> None:
-            pass
-
-    tee = Tee(Stream(), CapturedOutput(), "out", lambda: None)  # type: ignore[arg-type]
+    stream = LineStream(Stream(), itertools.count(1))
     threads = [
-        threading.Thread(target=lambda n=n: [print(n, i, file=tee) for i in range(200)]) for n in range(4)
+        threading.Thread(target=lambda n=n: [print(n, i, file=stream) for i in range(200)]) for n in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -353,7 +351,7 @@ def test_a_kernel_does_not_mind_who_hears_it(
         assert job.wait(timeout=60) == list(range(60))
         assert kernel.running
         lines = "\n".join(log.text for log in job.logs()).splitlines()
-        assert [f"printed {x}" for x in range(60)] == lines
+        assert [f"printed {x}" for x in range(60)] == [line for line in lines if "printed" in line]
 
 
 @pytest.mark.parametrize("size", [(0, 0), (24, 100), (50, 40)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from park.kernel.machine import body_controls, checkpoints, code_transfer, drain, late_chunks, pause
+from park.kernel.machine import body_controls, checkpoints, code_transfer, drain, job_log, late_chunks, pause
 from park.kernel.machine.actions import InterruptProcess, ToBroker, ToSlot
 from park.kernel.machine.answer_log import KeptAnswer
 from park.kernel.machine.held_attempt import EarlyEnd, HeldAttempt
@@ -55,6 +55,7 @@ def start(state: KernelState, run: messages.Run, payload: Buffer) -> None:
     late_at = state.now + late_chunks.LATE_SECONDS if run.count > 1 else None
     process.stack.append(HeldAttempt(run, running_since=state.now, late_at=late_at))
     state.moved_at = state.now
+    process.printed.begin(run.job)
     state.attempts[run.attempt] = process
     code_transfer.give(state, process, run.function)
     if run.stored:
@@ -74,6 +75,8 @@ def on_finished(
     if held is None:
         return  # it was given up, and its process killed
     process.stack.pop()
+    if message.ended == "lost":  # it did not begin, and the lines are another job's
+        process.printed.begin(0)
     state.moved_at = state.now
     if held.early_end is EarlyEnd.HANDED_BACK and message.ended == "abort":
         message = replace(message, ended="broken")
@@ -137,12 +140,16 @@ def _end_queued(state: KernelState, attempt: int, how: str) -> None:
     state.do(ToBroker(state.ended(run, how)))
 
 
-def on_exit(state: KernelState, number: int, cause: str, stderr: str, foreign: bool = False) -> None:
+def on_exit(
+    state: KernelState, number: int, cause: str, stderr: str, foreign: bool = False, live: bool = True
+) -> None:
     """A process has ended, with the attempts that it held.
 
-    *foreign*: the signal that ends this kernel has ended the process too, through no fault of its units.
+    *foreign*: the signal that ends this kernel has ended the process too, through no fault of its units. *live*: the
+    broker has welcomed the kernel.
     """
     process = state.processes.pop(number)
+    job_log.send(state, process, live, everything=True)
     stack = process.stack
     for held in stack:
         if foreign and held.early_end is EarlyEnd.NONE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from park.kernel.machine import code_sharing, driver_waits, late_chunks
+from park.kernel.machine import code_sharing, driver_waits, job_log, late_chunks
 from park.kernel.machine.actions import ToBroker
 from park.kernel.machine.held_attempt import SlotUse
 from park.kernel.machine.process import Process, ProcessState
@@ -127,12 +127,12 @@ def on_again(state: KernelState, message: messages.Again, payload: Buffer) -> No
 def on_publish(
     state: KernelState, process: Process, message: messages.Publish, payload: Buffer, live: bool
 ) -> None:
-    """A body has published a message. It is sent at once if the broker has welcomed the kernel.
+    """A body has published a message, and has printed lines before it.
 
     A body can write to the socket of its process, so its messages count only for attempts of that process.
     """
-    if not any(h.run.attempt == message.attempt and h.run.job == message.job for h in process.stack):
-        return
-    if live:
-        state.do(ToBroker(message, payload))
-    state.published.add(process.number, message, payload)
+    for held in process.stack:
+        if (held.run.attempt, held.run.job) == (message.attempt, message.job):
+            if message.number:
+                job_log.send(state, process, live, until=message.number)
+            job_log.publish(state, process, held, message, payload, live)

@@ -68,6 +68,8 @@ class HeldAttempt(Struct):
     saving_since: float | None = None
     #: the unit has made a map or a checkpoint
     has_driven: bool = False
+    #: the number of the last message that it has published
+    published: int = 0
 
     @property
     def is_worth_checkpoint(self) -> bool:

@@ -11,6 +11,7 @@ import enum
 from msgspec import Struct, field
 
 from park.kernel.machine.held_attempt import HeldAttempt, SlotUse
+from park.kernel.machine.printed_lines import PrintedLines
 
 
 class ProcessState(enum.StrEnum):
@@ -74,6 +75,8 @@ class Process(Struct, eq=False):
     too_large: str = ""
     #: chunks that it was given
     chunks: int = 0
+    #: lines that it has printed
+    printed: PrintedLines = field(default_factory=PrintedLines)
 
     def move(self, to: ProcessState) -> None:
         """Change the state. Raises AssertionError where `MOVES` has no such change."""

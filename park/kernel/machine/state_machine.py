@@ -18,7 +18,7 @@ It asks with NeedBlob for code that was lost, or that it has dropped because the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +30,7 @@ from park.kernel.machine import (
     contact,
     drain,
     driver_waits,
+    job_log,
     late_chunks,
     pause,
 )
@@ -42,6 +43,7 @@ from park.model import Serves
 from park.wire import messages
 from park.wire.messages import Message
 from park.wire.pack import Buffer
+from park.wire.print_marks import Printed
 
 
 def _pass_on(state: KernelState, message: Any, payload: Buffer) -> None:
@@ -137,6 +139,9 @@ class KernelMachine:
         """
         state, kind = self.state, type(message)
         process = state.processes[number]
+        everything = job_log.AFTER_PRINTED.get(kind)
+        if everything is not None and getattr(message, "ended", "") != "lost":
+            job_log.send(state, process, live, everything)
         if (handler := SLOT_HANDLERS.get(kind)) is not None:
             handler(state, process, message, payload, live)
         elif (of_attempt := ATTEMPT_HANDLERS.get(kind)) is not None:
@@ -150,13 +155,20 @@ class KernelMachine:
         late_chunks.on_withdrawn(self.state, self.state.processes[number], attempt, count)
         return self.state.take_actions()
 
-    def exited(self, number: int, cause: str, stderr: str, foreign: bool = False) -> list[Action]:
+    def printed(self, number: int, stream: str, pieces: Iterable[Printed], now: float, time: float) -> None:
+        """A process has printed, see `job_log.on_printed`; *now* is the kernel's clock."""
+        self.state.now = now
+        job_log.on_printed(self.state, self.state.processes[number], stream, pieces, time)
+
+    def exited(
+        self, number: int, cause: str, stderr: str, foreign: bool = False, live: bool = True
+    ) -> list[Action]:
         """A process has ended, see `attempts.on_exit`; *stderr*: its last lines."""
-        attempts.on_exit(self.state, number, cause, stderr, foreign)
+        attempts.on_exit(self.state, number, cause, stderr, foreign, live)
         return self.state.take_actions()
 
-    def tick(self, now: float) -> list[Action]:
-        """Time has passed: end units and processes whose time is over."""
+    def tick(self, now: float, live: bool = True) -> list[Action]:
+        """Time has passed: send printed lines, end units and processes whose time is over. *live* as in `slot`."""
         state = self.state
         state.now = now
         state.answers.tick(now)
@@ -170,6 +182,7 @@ class KernelMachine:
             if process.kill_at is not None and now >= process.kill_at:
                 process.kill_at = None
                 state.do(KillProcess(process.number))
+        job_log.tick(state, live)
         late_chunks.tick(state)
         code_sharing.tick(state)
         drain.tick(state)
@@ -194,6 +207,7 @@ class KernelMachine:
         """The time at which `tick` has something to do; None: at no known time."""
         state = self.state
         times = [process.kill_at for process in state.pool if process.kill_at is not None]
+        times += [p.printed.due for p in state.pool if p.printed.due is not None]
         times += late_chunks.deadlines(state)
         times += drain.deadlines(state)
         times += state.codes_awaited.values()

@@ -219,8 +219,10 @@ class Publish(Message, frozen=True):
     *kind* is an identifier of at most 100 bytes. For the kind "progress" the broker reads *done*, *total*, *units* and
     *note*, and shows them in the table. *header*: later followers get this message first; it has at most 1 MiB.
     *control* is the number of a control whose handler failed; several processes may report it, and the stream shows it
-    once. *number* counts the messages of the attempt from 1. The kernel keeps the message until Committed says that the
-    broker has it, and sends it again after contact was lost. Number 0: only the latest message of its kind matters.
+    once. *number* counts the messages of the attempt from 1: a slot process gives them numbers among the marks of its
+    printed lines, and the kernel counts anew, with the lines between them. It keeps the message until Committed says
+    that the broker has it, and sends it again after contact was lost. Number 0: only the latest message of its kind
+    matters.
     """
 
     carries = True
