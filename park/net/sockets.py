@@ -446,8 +446,9 @@ class KeyedRouter(Router):
     def _take(self) -> list[bytes]:
         frames = self._get(copy=False, named=True)
         if frames:
-            first = frames[0]
-            routing, who = first.bytes, str(first.get("User-Id")).encode()
+            first = frames[1]
+            routing, who = frames[0].bytes, str(first.get("User-Id")).encode()
+            frames[1] = first.bytes
             frames[0] = name = bytes((len(routing),)) + routing + who
             holder = self._holders.get(routing)
             if holder is not None and holder[0] == name:
