@@ -1,4 +1,4 @@
-"""Settings of libraries that a job may change for all code in the process: those of logging and of matplotlib.
+"""Settings of libraries that a job may change for all code in the process: those of logging, numpy and matplotlib.
 
 A library that is not loaded has no settings. Each function reads, or sets, all settings of one library.
 """
@@ -50,6 +50,24 @@ def _loggers(module: Any) -> list[tuple[str, Any]]:
     return [
         (n, it) for n, it in list(module.root.manager.loggerDict.items()) if isinstance(it, module.Logger)
     ]
+
+
+def numerics() -> dict[str, Any]:
+    """numpy's handling of errors, and how it prints. Newer ones keep both in context variables, where nobody changes them
+    for other jobs.
+    """
+    module: Any = sys.modules.get("numpy")
+    if not hasattr(module, "set_printoptions") or not hasattr(module, "seterrcall"):
+        return {}
+    return {"errors": module.geterr(), "call": module.geterrcall(), "printing": module.get_printoptions()}
+
+
+def set_numerics(values: dict[str, Any]) -> None:
+    """Set what `numerics` returns."""
+    module: Any = sys.modules["numpy"]
+    module.seterr(**values["errors"])
+    module.seterrcall(values["call"])
+    module.set_printoptions(**values["printing"])
 
 
 def plots() -> tuple[Any, ...]:

@@ -121,6 +121,7 @@ class ProcessSettings:
             "garbage": (_gc, _set_gc),
             "stack": (threading.stack_size, threading.stack_size),
             "logging": (library_settings.logging, library_settings.set_logging),
+            "numerics": (library_settings.numerics, library_settings.set_numerics),
             "plots": (library_settings.plots, library_settings.set_plots),
             "timeout": (
                 lambda: _of("socket", "getdefaulttimeout"),
