@@ -82,18 +82,21 @@ def _pick(
     effects: Effects,
     kernel: Kernel,
     work_classes: list[AnyWorkClass],
-    prefer: int = 0,
+    stay: bool = False,
     anyone: bool = False,
 ) -> int:
     """The job that is due in *work_classes* of this kernel; 0: none is. *anyone*: of all owners alike.
 
+    *stay*: work for which the kernel has a process may go first.
     A job that waits for a GPU gets the next free one: jobs without GPUs overtake it meanwhile, jobs with GPUs do not.
     """
+    start = kernel.processes.start_seconds
+    prefer, idle = (kernel.last, kernel.processes.idle) if stay else (0, {})
     owner, only = ("", False) if anyone else (kernel.profile.owner, kernel.profile.only)
-    number = state.clock.pick(work_classes, effects.now, prefer, owner, only)
+    number = state.clock.pick(work_classes, effects.now, prefer, owner, only, idle, start)
     if number and _lacks_gpus(kernel, state.jobs[number]):
         work_classes = [work_class for work_class in work_classes if not _for_gpus(work_class)]
-        number = state.clock.pick(work_classes, effects.now, prefer, owner, only)
+        number = state.clock.pick(work_classes, effects.now, prefer, owner, only, idle, start)
     return number
 
 
@@ -126,7 +129,7 @@ def _deal_on(state: State, effects: Effects, kernel: Kernel) -> bool:
         return True
     if kernel.full_of_drivers:
         return _deal_full(state, effects, kernel)
-    number = _pick(state, effects, kernel, _work_classes(state, kernel), kernel.last)
+    number = _pick(state, effects, kernel, _work_classes(state, kernel), stay=True)
     if not number:  # the kernel pauses for the owner of the driver, which can go on nowhere else
         return kernel.profile.only and not kernel.announced.only and _resume_on(state, effects, kernel)
     _give(state, effects, state.jobs[number], kernel)
@@ -231,7 +234,7 @@ def _deal_ahead(state: State, effects: Effects, kernel: Kernel) -> None:
     It does not where another job is between two generations: the next generation would wait for that chunk too.
     """
     while kernel.free <= 0 and not (kernel.reserved or kernel.stalled) and len(kernel.ahead) < kernel.offers:
-        number = _pick(state, effects, kernel, _work_classes(state, kernel), kernel.last)
+        number = _pick(state, effects, kernel, _work_classes(state, kernel), stay=True)
         if not number or kernel.full_of_drivers or state.clock.rests(number, effects.now):
             return
         job = state.jobs[number]
@@ -242,8 +245,10 @@ def _deal_ahead(state: State, effects: Effects, kernel: Kernel) -> None:
 
 
 def _may_be_ahead(state: State, job: BrokerJob, map_: JobMap, kernel: Kernel) -> bool:
-    """Whether a chunk of the map may wait at the kernel for a slot: its units are short, and some run there."""
-    if map_.apart or not job.needs.plain:
+    """Whether a chunk of the map may wait at the kernel for a slot: its units are short, some run there, and the next
+    free slot has a process for it.
+    """
+    if map_.apart or not job.needs.plain or not kernel.processes.has_next(map_.owner):
         return False
     estimate = state.estimates.get(map_.owner, map_.function)
     return (

@@ -7,7 +7,13 @@ from collections import Counter
 
 import pytest
 
-from park.broker.scheduler.fairshare import MIN_USAGE_FACTOR, QUANTUM_SLOT_SECONDS, ServiceClock, longest_wait
+from park.broker.scheduler.fairshare import (
+    MIN_USAGE_FACTOR,
+    QUANTUM_SLOT_SECONDS,
+    STARTS_AHEAD,
+    ServiceClock,
+    longest_wait,
+)
 
 PLAIN_WORK = "any"
 HOUR = 3600.0
@@ -171,6 +177,24 @@ def test_a_slot_stays_with_its_job_for_a_quantum_unless_the_other_is_new() -> No
     assert clock.pick([PLAIN_WORK], 0.0, prefer=7) == 2
 
 
+def test_an_owner_without_a_process_waits_for_as_long_as_some_would_take_to_start() -> None:
+    clock = clock_with((1, "ann", 0), (2, "bob", 0))
+    idle = {"ann": 1}
+    clock.serve(1, PLAIN_WORK, 0.01, 0.0)
+    assert clock.pick([PLAIN_WORK], 0.0, processes=idle, start=1.0) == 2  # bob's first unit goes out early
+    clock.serve(2, PLAIN_WORK, 0.02, 0.0)
+    clock.serve(1, PLAIN_WORK, 0.5, 0.0)
+    assert clock.pick([PLAIN_WORK], 0.0, processes={"ann": 1, "bob": 1}, start=1.0) == 2
+    assert clock.pick([PLAIN_WORK], 0.0, processes=idle, start=0.1) == 2  # ann is too far ahead
+    assert clock.pick([PLAIN_WORK], 0.0, processes=idle, start=1.0) == 1
+    assert clock.pick([PLAIN_WORK], STARTS_AHEAD, processes=idle, start=1.0) == 1
+    assert clock.pick([PLAIN_WORK], STARTS_AHEAD + 0.1, processes=idle, start=1.0) == 2
+    clock.serve(2, PLAIN_WORK, 0.02, 5.0)  # and it waits anew
+    assert clock.pick([PLAIN_WORK], 5.0, processes=idle, start=1.0) == 1
+    clock.reweigh(2, 2.0)
+    assert clock.pick([PLAIN_WORK], 5.0, processes=idle, start=1.0) == 2  # an urgent job waits for no other
+
+
 def test_a_job_that_has_ended_is_forgotten() -> None:
     clock = clock_with((1, "ann", 0), (2, "ann", 0))
     clock.remove(1, 0.0)
@@ -194,10 +218,15 @@ def test_nobody_starves() -> None:
         rates: dict[str, list[float]] = {}
         for _, owner, priority in jobs:
             rates.setdefault(owner, []).append(2.0**priority)
-        bounds = {n: longest_wait(owner, 2.0**priority, rates, longest, slots) for n, owner, priority in jobs}
+        start = rng.choice([0.0, 0.2, 60.0])
+        bounds = {
+            n: longest_wait(owner, 2.0**priority, rates, longest, slots, start=start)
+            for n, owner, priority in jobs
+        }
         for _ in range(5000):
             now = min(ends)
-            job = clock.pick([PLAIN_WORK], now, prefer=rng.choice(jobs)[0])
+            processes = dict.fromkeys(f"owner {rng.randint(1, 4)}" for _ in range(rng.randint(0, 2)))
+            job = clock.pick([PLAIN_WORK], now, prefer=rng.choice(jobs)[0], processes=processes, start=start)
             last[job] = now
             cost = rng.uniform(0.001, longest)
             ends[ends.index(now)] = now + cost

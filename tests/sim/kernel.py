@@ -50,6 +50,8 @@ class Kernel(Peer):
         #: the private job that it serves alone; 0: none
         self.job = 0
         self.processes: dict[int, Process] = {}
+        #: how many were started
+        self.starts = 0
         #: frames of its last answers
         self.answers: deque[list[Any]] = deque(maxlen=ANSWERS)
         #: others find its code under this number; two machines have all kernels with even, or with odd numbers
@@ -128,10 +130,10 @@ class Kernel(Peer):
                     if isinstance(message, messages.Finished):
                         self.answers.append(self.wire.up[-1])
                 case ToSlot(number, message, payload):
-                    if number in self.processes:  # else it was killed a moment ago
-                        self.processes[number].take(*carried(message, payload))
+                    self._tell(number, *carried(message, payload))
                 case StartProcess(number, _):
                     self.processes[number] = Process(self, number)
+                    self.starts += 1
                 case InterruptProcess(number):
                     if number in self.processes:
                         self.processes[number].interrupt()
@@ -152,6 +154,13 @@ class Kernel(Peer):
                     self.die(self.processes[number], KILLED)
         if self.world.checked:
             self.machine.check()
+
+    def _tell(self, number: int, message: Message, payload: Any) -> None:
+        process = self.processes.get(number)  # none: it was killed a moment ago
+        if process is not None and self.world.now < process.ready:
+            self.world.at(process.ready, self._tell, number, message, payload)
+        elif process is not None:
+            process.take(message, payload)
 
     def _share(self, code: bytes, data: Any, abroad: bool) -> None:
         """Say where others find code; now and then there is no place for it."""

@@ -92,6 +92,7 @@ class Process:
         "kernel",
         "number",
         "over",
+        "ready",
         "served",
         "shipped",
         "since",
@@ -101,6 +102,8 @@ class Process:
     def __init__(self, kernel: Kernel, number: int) -> None:
         self.kernel = kernel
         self.number = number
+        #: when it has started, and takes messages
+        self.ready = kernel.world.now + kernel.world.process_start
         self.codes: dict[bytes, Any] = {}
         self.shipped: set[bytes] = set()
         self.stack: list[Frame] = []

@@ -9,6 +9,7 @@ from tests.sim.shares import Busy, Race, fluid, shares
 from tests.support.trials import (
     CHUNK,
     back_again,
+    many_owners,
     race,
     share_at_once,
     share_in_the_long_run,
@@ -106,6 +107,13 @@ def test_a_background_job_keeps_its_share_beside_two_urgent_ones(chunks: int) ->
 )
 def test_a_job_of_short_generations_keeps_its_share(slots: int, seconds: float) -> None:
     short_generations(slots, seconds)
+
+
+@pytest.mark.parametrize(("owners", "part"), [(16, 0.97), pytest.param(40, 0.8, marks=pytest.mark.heavy)])
+def test_owners_who_take_turns_do_not_start_processes_all_the_time(owners: int, part: float) -> None:
+    computed, error, started = many_owners(owners, kernels=2, slots=2, seconds=40.0)
+    assert computed >= part, started
+    assert error < 5.0 / (20.0 * 4 / owners)  # of what is due to each: as far as it may be ahead or behind
 
 
 @pytest.mark.parametrize("idle", [0.01, 0.05, 0.099, 0.2, pytest.param(1.0, marks=pytest.mark.heavy)])

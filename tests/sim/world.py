@@ -23,7 +23,7 @@ from park.broker.restore import recall
 from park.broker.storage.store import Store
 from park.broker.storage.sweep import OF_JOBS
 from park.broker.turns import Turn
-from park.kernel.machine.process_pool import MAX_IDLE_PER_SLOT
+from park.model import IDLE_PROCESSES_PER_SLOT
 from park.wire import codec, messages
 from tests.sim.client import Client
 from tests.sim.disk import Disk, Pause, Shelf
@@ -82,6 +82,7 @@ class World:
         checked: bool = True,
         watched: bool = True,
         disk: Pause | None = None,
+        process_start: float = 0.0,
     ) -> None:
         self.seed, self.random = seed, random.Random(seed)
         self.numbers = itertools.count(1)
@@ -93,6 +94,8 @@ class World:
         self.policy = policy
         self.keep = keep
         self.checked = checked
+        #: seconds that the start of a process takes
+        self.process_start = process_start
         self.disk = disk
         self._disk: Disk | None = None
         self.judges: list[Judge] = []
@@ -468,7 +471,7 @@ class World:
             assert not own.machine.state.queued, own
             assert not own.machine.state.answers.stored, own
             assert not own.machine.state.published, own
-            assert len(own.processes) <= MAX_IDLE_PER_SLOT * own.machine.state.slots, own.processes
+            assert len(own.processes) <= IDLE_PROCESSES_PER_SLOT * own.machine.state.slots, own.processes
             assert not any(p.stack for p in own.processes.values())
         table = self.manager.table
         assert {n: j.record for n, j in d.jobs.items() if not j.archived} == dict(table.jobs.items())

@@ -226,6 +226,28 @@ def short_generations(slots: int, seconds: float = 60.0) -> None:
     assert world.served[request.job] >= 0.95 * sum(world.served.values()) / 2
 
 
+def many_owners(owners: int, kernels: int, slots: int, seconds: float = 60.0) -> tuple[float, float, int]:
+    """More always-busy owners than kernels keep processes, of which each takes a quarter of a second to start.
+
+    The part of the slots' time in which they computed, by how much an owner's share differs from the mean at most, and
+    how many processes were started.
+    """
+    world = World(pace=exact, latency=brisk, checked=False, watched=False, process_start=0.25)
+    for number in range(owners):
+        owner = f"owner {number}"
+        keep_busy(world.client(owner), f"nap of {owner}", Busy(owner, 0, 0.002), 2.0 * seconds)
+    for _ in range(kernels):
+        world.kernel(slots)
+    world.run_for(seconds / 2)  # in the first half each owner gets its processes
+    before, started = dict(world.served), sum(kernel.starts for kernel in world.kernels)
+    world.run_for(seconds / 2)
+    got = [served - before.get(job, 0.0) for job, served in world.served.items()]
+    mean = sum(got) / owners
+    error = max(abs(had / mean - 1.0) for had in got)
+    started = sum(kernel.starts for kernel in world.kernels) - started
+    return 2 * sum(got) / (kernels * slots * seconds), error, started
+
+
 def sometimes_idle(units: int, idle: float) -> None:
     """An owner that is idle at times gets at most 2 % more than owners that are always busy."""
     world, busy = quiet(1)

@@ -444,6 +444,8 @@ class Attempt(Struct, eq=False):
     order: str = ""
     #: the GPUs that it sees: the same ones each time that it goes on
     devices: tuple[int, ...] = ()
+    #: its owner had no idle process at the kernel when it got its slots
+    new_process: bool = False
 
     @property
     def cost(self) -> float:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from park.broker.effects import Effects, Peer
 from park.broker.entities.devices import Devices
+from park.broker.entities.processes import Processes
 from park.broker.entities.requirements import KernelProfile, Needs
 from park.model import Account, KernelRecord, Serves
 
@@ -96,6 +97,7 @@ class Kernel:
     #: its profile while nothing keeps it from work
     announced: KernelProfile = field(init=False)
     devices: Devices = field(init=False)
+    processes: Processes = field(init=False)
     #: the seconds in which it must hand back its work, if it was asked to leave and perhaps does not know it
     grace: float | None = None
     #: the peers that asked for the drain, and the ids of their requests
@@ -115,6 +117,7 @@ class Kernel:
         self.free = self.slots
         self.announced = self.profile
         self.devices = Devices(self.profile.gpus)
+        self.processes = Processes(self.slots)
 
     def occupy(self, needs: Needs, devices: tuple[int, ...]) -> None:
         """Give slots, memory and these devices to a unit."""

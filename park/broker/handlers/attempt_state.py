@@ -30,11 +30,13 @@ def move(state: State, attempt: Attempt, to: AttemptState) -> None:
         if not had_slots:
             kernel.running.add(number)
             kernel.occupy(attempt.needs, attempt.devices)
+            attempt.new_process = kernel.processes.begin(attempt.map.owner)
             state.preemption.begin(attempt)
     elif had_slots:
         kernel.running.discard(number)
         kernel.stalled = False
         kernel.vacate(attempt.needs, attempt.devices)
+        kernel.processes.end(attempt.map.owner)
         state.preemption.end(attempt)
         state.job_list.counted_kernel(kernel)
     if attempt.resumable:

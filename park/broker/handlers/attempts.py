@@ -117,6 +117,8 @@ def retire(
         charging.charge_use(
             state, effects, job, attempt, held if attempt.driver or seconds is None else seconds
         )
+    if attempt.new_process and had_slots and seconds is not None and not attempt.driver:
+        attempt.kernel.processes.note_start(max(0.0, held - seconds))
     if seconds is not None and units and not attempt.driver:
         state.estimates.learn(job.owner, attempt.map.function, units, seconds)
     else:

@@ -33,9 +33,15 @@ classes. Each set of needs has its own v, because service of one says little abo
 Preference. A process that has a job prepared should go on with it. So a slot may stay with its job while that job is at
 most one quantum ahead of the job that is due, unless the job that is due was never served.
 
+Processes. No process serves two owners, and a new one takes some tenths of a second to start. Where more owners take
+turns than a kernel has processes, it would do little else. So at a kernel without an idle process of the owner that is
+due, an owner that has one may be served first, while it is ahead by at most `STARTS_AHEAD` times the start of a process:
+so long a process works for its owner on the average. The owner that is due waits for the same time at most, and then
+gets a new process. A job that was never served does not wait, and none waits for a job of lower priority.
+
 Why nothing starves: every divisor is bounded (weight by 1/8 and 64, age by 1 and 2, usage by 1/4 and 1), so between
-two services of one job all others can be served only until their tags have passed its own. `longest_wait`
-states how long that is.
+two services of one job all others can be served only until their tags have passed its own, or are ahead of it as far
+as owners with processes may be. `longest_wait` states how long that is.
 
 Each queue is a heap whose entries are corrected when they reach the top, so a decision costs the logarithm of the
 number of owners and jobs, and a constant for each work class.
@@ -46,6 +52,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from msgspec import Struct, field
@@ -56,6 +63,13 @@ from park.broker.scheduler.forecast import Forecast
 #: The quantum: slot-seconds by which a job may be served ahead of the job that is due, and seconds of sleep for which a
 #: job keeps its tag.
 QUANTUM_SLOT_SECONDS = 0.1
+#: An owner with an idle process at a kernel may be served there before the owner that is due, while it is ahead by at most
+#: this many times the start of a process, and for as long at most.
+STARTS_AHEAD = 4
+#: Seconds that the start of a process counts at most.
+MAX_START_SECONDS = 5.0
+#: Owners with an idle process at the kernel that are compared with the owner that is due.
+MAX_COMPARED_OWNERS = 16
 #: Seconds in which recorded use is halved.
 USAGE_HALF_LIFE_SECONDS = 24 * 3600.0
 #: Slot-seconds of use above the mean that halve an owner's rate.
@@ -147,6 +161,8 @@ class _Owner(_Entry, eq=False, kw_only=True):
     queues: dict[AnyWorkClass, _Queue[_Job]] = field(default_factory=dict)
     #: weight x slot-seconds, scaled as if all were used now, to undo the decay
     use: float = 0.0
+    #: when it was due and another owner was served in its place, for the first time since its last service
+    passed: float | None = None
 
 
 class ServiceClock:
@@ -326,10 +342,13 @@ class ServiceClock:
         prefer: int = 0,
         owner: str = "",
         only: bool = False,
+        processes: Collection[str] = (),
+        start: float = 0.0,
     ) -> int:
         """The job that is due in one of *work_classes*, or *prefer* where the rule allows it; 0: none is runnable there.
 
-        With *owner*, that owner's jobs come first, or with *only* no others at all.
+        With *owner*, that owner's jobs come first, or with *only* no others at all. *processes*: the owners that have an
+        idle process there, the one served longest ago first; for others a process takes *start* seconds to start.
         """
         work_classes = [d for d in work_classes if d in self._queues]
         if not work_classes:
@@ -346,10 +365,16 @@ class ServiceClock:
             assert o is not None
         j = _due(o.queues, work_classes)
         assert j is not None
-        if prefer and prefer != j.number and j.served:
+        if not j.served:
+            return j.number
+        if prefer and prefer != j.number:
             p = self._jobs.get(prefer)
             if p is not None and (not owner or p.owner is o) and self._may_stay(p, o, work_classes, now):
                 return prefer
+        if processes and not owner and o.name not in processes:
+            other = self._with_process(j, processes, work_classes, now, min(start, MAX_START_SECONDS))
+            if other is not None:
+                return other.number
         return j.number
 
     def _may_stay(self, p: _Job, due: _Owner, work_classes: Iterable[AnyWorkClass], now: float) -> bool:
@@ -361,6 +386,32 @@ class ServiceClock:
             return False
         first = _due(o.queues, work_classes)
         return first is not None and first.served and (p.tag - first.tag) * rates.job <= self.quantum
+
+    def _with_process(
+        self,
+        due: _Job,
+        processes: Collection[str],
+        work_classes: Sequence[AnyWorkClass],
+        now: float,
+        start: float,
+    ) -> _Job | None:
+        """The job to serve in place of the one that is *due* and whose owner has no process there; None: it waits no
+        longer.
+        """
+        most, waits = STARTS_AHEAD * start, due.owner
+        if waits.passed is not None and now - waits.passed > most:
+            return None
+        found: _Job | None = None
+        for name in islice(processes, MAX_COMPARED_OWNERS):
+            o = self._owners.get(name)
+            job = _due(o.queues, work_classes) if o is not None and o.queues else None
+            if o is None or job is None or (found is not None and found.owner.tag <= o.tag):
+                continue
+            if job.weight >= due.weight and (o.tag - waits.tag) * self._rates(job, now).owner <= most:
+                found = job
+        if found is not None and waits.passed is None:
+            waits.passed = now
+        return found
 
     def before(self, job: int) -> tuple[float, float, int]:
         """A key that sorts jobs in the order in which `pick` would choose them."""
@@ -386,7 +437,7 @@ class ServiceClock:
         self._virtual[key] = max(self._virtual.get(key, 0.0), due)
         o.latest = max(o.latest, own)
         o.virtual[key] = max(o.virtual.get(key, 0.0), own)
-        j.served = True
+        j.served, o.passed = True, None
         rates = self._rates(j, now)
         self.charge(job, cost, rates)
         return rates
@@ -539,17 +590,20 @@ def longest_wait(
     longest: float,
     slots: int,
     quantum: float = QUANTUM_SLOT_SECONDS,
+    start: float = 0.0,
 ) -> float:
     """The longest wait of a runnable job for its next unit (seconds), if all kernels suit all jobs.
 
     *owner* and *rate* (weight x age) are the job's; *owners* holds the rates of all jobs that may want slots meanwhile,
     by owner, the job's own among them; usage may be anything from 1/4 to 1. *longest*: the most slot-seconds that a
-    chunk takes or was charged. *slots*: how many there are.
+    chunk takes or was charged. *slots*: how many there are. *start*: the seconds that a process takes to start, where there
+    are more owners than processes.
 
     After its last service the job's tag was at most (2 x slots x longest + quantum) / rate beyond the least of its
     siblings: this many chunks of unknown code may run, or wait for a slot, before the first is charged in full. Each
     sibling is served until it has passed that tag, and as much and a quantum more (the tag it kept, and the
-    preference). Meanwhile the owner's clock moves, and each other owner is served until it has passed that.
+    preference). Meanwhile the owner's clock moves, and each other owner is served until it has passed that, and then
+    as far as owners with processes may be ahead.
 
     >>> longest_wait("ann", 1.0, {"ann": [1.0], "bob": [1.0]}, longest=0.02, slots=2)
     0.52
@@ -562,5 +616,6 @@ def longest_wait(
     served = [(behind * r + slack, r) for r in siblings]
     own = sum(amount for amount, _ in served)
     moved = (behind + sum(amount / r for amount, r in served)) / MIN_USAGE_FACTOR
-    others = sum(moved * max(rates) + slack for name, rates in owners.items() if name != owner and rates)
+    ahead = slack + STARTS_AHEAD * min(start, MAX_START_SECONDS)
+    others = sum(moved * max(rates) + ahead for name, rates in owners.items() if name != owner and rates)
     return round((own + others) / slots + longest, 9)

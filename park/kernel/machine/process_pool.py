@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator
 
 from park.kernel.machine.actions import Action, CloseProcess, KillProcess, StartProcess
 from park.kernel.machine.process import Process, ProcessState
-from park.model import WHOLE_GPU, gpu_part
+from park.model import IDLE_PROCESSES_PER_SLOT, WHOLE_GPU, gpu_part
 from park.wire import messages
 
-#: Idle processes for each slot that stay while jobs of several owners take turns.
-MAX_IDLE_PER_SLOT = 4
 #: For each slot, the number of processes that may clean up beside those that work. Beyond it the oldest one is killed.
 MAX_CLEANING_PER_SLOT = 8
 
@@ -81,7 +79,7 @@ class ProcessPool:
         found, idle = self._match(run)
         if found is not None:
             return found
-        if len(idle) >= MAX_IDLE_PER_SLOT * self._slots:
+        if len(idle) >= IDLE_PROCESSES_PER_SLOT * self._slots:
             self.close(min(idle, key=lambda process: (bool(process.owner), process.last_chunk)))
         return self.start(run.cpus, tuple(run.devices), run.environment)
 
@@ -142,7 +140,7 @@ class ProcessPool:
         if len(idle) <= self._slots:
             return
         several_owners = len({process.owner for process in idle}) > 1
-        limit = self._slots * (MAX_IDLE_PER_SLOT if several_owners else 1)
+        limit = self._slots * (IDLE_PROCESSES_PER_SLOT if several_owners else 1)
         if len(idle) > limit:
             oldest = sorted(idle, key=lambda process: (len(process.jobs), process.last_chunk))
             for process in oldest[: len(idle) - limit]:
