@@ -14,11 +14,15 @@ from typing import Any
 import hypothesis
 import pytest
 
-#: A test that failed runs again, on a new object of its class: that must not fail for this reason alone.
-_RERUNS = {"suppress_health_check": [hypothesis.HealthCheck.differing_executors]}
-hypothesis.settings.register_profile("here", deadline=None, **_RERUNS)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True, **_RERUNS)
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
+_SETTINGS: dict[str, Any] = {
+    "deadline": None,
+    # A test that failed runs again, on a new object of its class: that must not fail for this reason alone.
+    "suppress_health_check": [hypothesis.HealthCheck.differing_executors],
+}
+hypothesis.settings.register_profile("here", max_examples=50, **_SETTINGS)
+hypothesis.settings.register_profile("ci", max_examples=50, derandomize=True, print_blob=True, **_SETTINGS)
+hypothesis.settings.register_profile("all", max_examples=200, print_blob=True, **_SETTINGS)
+hypothesis.settings.load_profile("all" if "--all" in sys.argv else "ci" if os.environ.get("CI") else "here")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts commands in the background with Ctrl-C ignored, and all processes of the tests would inherit that.

@@ -63,7 +63,9 @@ with service:
     limited = assembly(problem, b1=(0, 0.5), b2=(0.001, 0.02), b3=(0.001, 0.05))
     for seed in (7, 8):
         jobs[f"amoeba {seed}"] = Fit(limited, method="amoeba", starts=4, steps=300, seed=seed)
-        jobs[f"dream {seed}"] = Uncertainty(limited, problem.certified, samples=600, burn=20, seed=seed)
+        jobs[f"dream {seed}"] = Uncertainty(
+            limited, problem.certified, samples=600, burn=20, seed=seed, max_samples=1200
+        )
     print(json.dumps({name: told(job) for name, job in jobs.items()}))
 """
 
