@@ -22,7 +22,6 @@ _SETTINGS: dict[str, Any] = {
 hypothesis.settings.register_profile("here", max_examples=50, **_SETTINGS)
 hypothesis.settings.register_profile("ci", max_examples=50, derandomize=True, print_blob=True, **_SETTINGS)
 hypothesis.settings.register_profile("all", max_examples=200, print_blob=True, **_SETTINGS)
-hypothesis.settings.load_profile("all" if "--all" in sys.argv else "ci" if os.environ.get("CI") else "here")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts commands in the background with Ctrl-C ignored, and all processes of the tests would inherit that.
@@ -36,6 +35,11 @@ if sys.platform == "linux":
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the heavy tests too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    profile = "all" if config.getoption("--all") else "ci" if os.environ.get("CI") else "here"
+    hypothesis.settings.load_profile(profile)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
