@@ -145,6 +145,7 @@ class TestOtherMaxima:
         assert not result.converged
         assert "all draws are from one maximum of the likelihood" in result.message
         assert "another one about as high at a = -2.0" in result.message
+        assert "negative log likelihood is the same" in result.message
         assert "init='lhs'" in result.message
 
     def test_also_without_limits(self) -> None:

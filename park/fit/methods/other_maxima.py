@@ -34,6 +34,8 @@ _SCAN_POINTS, _SCAN_DEVIATIONS = 24, (5.0, 1000.0)
 _AS_PROBABLE_NLLF = 3.0
 #: Difference in nllf from which another maximum counts as better than the best point.
 _BETTER_NLLF = 0.5
+#: Difference in nllf below which two maxima count as equal.
+_EQUAL_NLLF = 0.01
 
 
 class Uphill(LocalUnit):
@@ -136,8 +138,9 @@ def _sentence(objective: Objective, x: Array, best: Array, gain: float) -> str:
     shown = [int(j) for j in np.argsort(-away, kind="stable")[:3]]
     where = ", ".join(f"{objective.names[j]} = {x[j]:.4g}" for j in sorted(shown))
     as_high = "a higher one" if gain < -_BETTER_NLLF else "another one about as high"
+    apart = f"{abs(gain):.2g} {'higher' if gain > 0 else 'lower'}" if abs(gain) >= _EQUAL_NLLF else "the same"
     return (
-        f"all draws are from one maximum of the likelihood, and there is {as_high} at {where} (negative log likelihood "
-        f"{gain:+.2g}): the intervals hold for the first alone; set limits that leave one of them, or start the chains "
-        "between the limits (init='lhs')"
+        f"all draws are from one maximum of the likelihood, and there is {as_high} at {where}, where the negative log "
+        f"likelihood is {apart}: the intervals hold for the first alone; set limits that leave one of them, or start the "
+        "chains between the limits (init='lhs')"
     )
