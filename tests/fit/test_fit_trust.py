@@ -717,6 +717,15 @@ class TestUnknownErrors:
         assert found.chisq == pytest.approx(rss / 30, rel=1e-6)
         assert found.statistic == "residual variance (dy unknown)"
 
+    def test_a_weight_is_no_part_of_the_residual_variance(self) -> None:
+        model = Model(self.line, a=(-9, 9), b=(-9, 9))
+        variance = fit(Assembly((model, (self.T, self.LOUD)))).chisq
+        assert fit(Assembly((model, (self.T, self.LOUD)), weights=[3])).chisq == pytest.approx(variance)
+        curve = Curve(self.line, self.T, self.LOUD, a=0.0, b=0.0)
+        for parameter in (curve.a, curve.b):
+            parameter.range(-9, 9)
+        assert fit(FitProblem([curve], weights=[3.0])).chisq == pytest.approx(variance)
+
     @pytest.mark.parametrize("method", OPTIMIZERS)
     def test_a_part_with_dy_keeps_it(self, method: str) -> None:
         a = Assembly((self.model(), (self.T, self.QUIET, 0.5)), (self.model(), (self.T, self.LOUD)))

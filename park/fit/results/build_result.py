@@ -295,7 +295,7 @@ def goodness(objective: Objective, x: Array, nllf: float, local: Curvature | Non
     if not objective.unknown:
         return 2 * nllf / dof, "reduced chi-squared"
     if len(objective.unknown) == len(objective.groups) == 1:
-        residuals = objective.residuals(x)
+        residuals = objective.residuals(x) / objective.groups[0].emphasis ** 0.5
         return float(residuals @ residuals) / dof, "residual variance (dy unknown)"
     chisq = math.nan if local is None else local.chisq / dof
     return chisq, "reduced chi-squared (unknown dy estimated)"
