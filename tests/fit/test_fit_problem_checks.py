@@ -142,6 +142,32 @@ def test_a_likelihood_of_counts_may_have_empty_bins() -> None:
     assert Assembly(FitProblem(curve)).names == ("rate",)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_negative_counts_are_named() -> None:
+    curve = PoissonCurve(rise, T, np.array([3.0, 1, -2, 3] * 4), rate=0.5)
+    curve.rate.range(0, 1)
+    with pytest.raises(InvalidRequest, match="counts must not be negative; y is -2 at index 2"):
+        Assembly(FitProblem(curve))
+
+
+def turn(t: Any, rate: float) -> Any:
+    return np.exp(1j * rate * t)
+
+
+def test_a_complex_likelihood_is_refused() -> None:
+    """bumps would compare the real part of a sum of complex squares, which has no minimum at the truth."""
+    curve = Curve(turn, T, turn(T, 0.7), np.full(T.size, 0.1), rate=0.5)
+    curve.rate.range(0, 1)
+    with pytest.raises(InvalidRequest, match=r"complex, and bumps would drop.*park\.fit\.Model"):
+        Assembly(FitProblem(curve))
+
+
+def test_imaginary_parts_of_zero_are_no_matter(service: Any) -> None:
+    curve = Curve(rise, T, rise(T, 0.7) + 0j, np.full(T.size, 0.1), rate=0.5)
+    curve.rate.range(0, 1)
+    assert Fit(FitProblem(curve)).wait()["rate"].value == pytest.approx(0.7)
+
+
 def test_what_a_model_cannot_show_is_passed_over() -> None:
     class Odd(Measured):
         @property

@@ -59,8 +59,9 @@ class ModelColumn:
 
 
 def check_problem(problem: Any) -> None:
-    """Raises InvalidRequest for a bumps ``FitProblem`` without a likelihood because of data that are not finite."""
+    """Raises InvalidRequest for data of a bumps ``FitProblem`` without a likelihood: not finite, or negative counts."""
     for number, model in models_of(problem):
+        _check_counts(model, number)
         for column in columns_of(model):
             bad = column.bad()
             if bad is None:
@@ -73,6 +74,22 @@ def check_problem(problem: Any) -> None:
                     f"{name_of(model, number)}: {column.name} must be {need}; it is {value:g} at index "
                     f"{column.index(at)}: leave the point out of its data"
                 )
+
+
+def _check_counts(model: Any, number: int) -> None:
+    """Raises InvalidRequest for negative counts, to which bumps gives some likelihood."""
+    from bumps.curve import PoissonCurve
+
+    if isinstance(model, PoissonCurve) and model.y is not None:
+        counts = np.asarray(model.y)
+        negative = np.flatnonzero(counts < 0)
+        if negative.size:
+            at = int(negative[0])
+            raise InvalidRequest(
+                f"{name_of(model, number)}: counts must not be negative; y is {counts.flat[at]:g} at index "
+                f"{where(at, counts.shape)}: leave the point out; data with a background subtracted are no counts, and "
+                "need a dy in a Curve"
+            )
 
 
 def length_of_data(problem: Any) -> float:

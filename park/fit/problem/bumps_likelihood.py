@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from park.errors import InvalidRequest
+
 _NAN = float("nan")
 #: The methods of a bumps problem that run user code, and the value that replaces an exception in them.
 _USER_CODE_METHODS = {"model_nllf": _NAN, "parameter_nllf": (_NAN, []), "constraints_nllf": (_NAN, [])}
@@ -33,12 +37,12 @@ class RaisingLikelihood:
 
     def __call__(self, x: Any) -> float:
         if self._shadow is None:
-            return float(self._problem.nllf(x))
+            return float(as_real(self._problem.nllf(x), "the likelihood"))
         self._raised = None
         state = vars(self._shadow)
         state.update(vars(self._problem))  # weights or models of the problem may have changed
         state.update(self._caught)
-        value = float(self._shadow.nllf(x))
+        value = float(as_real(self._shadow.nllf(x), "the likelihood"))
         if self._raised is not None:
             raise self._raised
         return value
@@ -52,3 +56,15 @@ class RaisingLikelihood:
                 return instead
 
         return call
+
+
+def as_real(values: Any, what: str) -> Any:
+    """The *values*, real or with imaginary parts of zero, as real ones. Raises InvalidRequest for others, named *what*."""
+    if not np.iscomplexobj(values):
+        return values
+    if np.imag(values).any():
+        raise InvalidRequest(
+            f"{what} of the problem is complex, and bumps would drop its imaginary part: fit complex data with "
+            "park.fit.Model and Data, or let the model return real numbers"
+        )
+    return np.real(values)

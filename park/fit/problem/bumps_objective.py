@@ -17,7 +17,7 @@ from park.fit.curves import bumps_curves
 from park.fit.curves.curve import Curve, DepthProfile
 from park.fit.problem.bumps_conditions import check_constraints, computed_with_limits, fails, inequalities_of
 from park.fit.problem.bumps_data import length_of_data
-from park.fit.problem.bumps_likelihood import RaisingLikelihood
+from park.fit.problem.bumps_likelihood import RaisingLikelihood, as_real
 from park.fit.problem.bumps_undefined import check_holes
 from park.fit.problem.client_values import SINGLE_TOLERANCE, evaluate_start, has_single
 from park.fit.problem.objective import Group, Inequality, Objective, group
@@ -207,7 +207,8 @@ class BumpsObjective(Objective):
     def _present_residuals(self) -> Array:
         """The residuals at the present parameters, without those of plain limits, which are zero inside."""
         problem, own, telling = self._problem, self.own_generators, self._telling
-        rows = np.array(own.kept(problem.residuals) if own else problem.residuals(), dtype=np.float64).ravel()
+        found = own.kept(problem.residuals) if own else problem.residuals()
+        rows = np.array(as_real(found, "one of the residuals"), dtype=np.float64).ravel()
         if telling is None:
             return rows
         priors = np.asarray(problem.parameter_residuals(), dtype=np.float64)

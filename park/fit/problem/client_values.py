@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from park.body.generators import Generators
-from park.errors import ParkError
+from park.errors import InvalidRequest, ParkError
 from park.fit.arrays import quiet
 from park.fit.problem.preserved_state import reachable
 from park.model import Log
@@ -110,6 +110,8 @@ def evaluate_start(objective: Objective, single: bool) -> StartValue | None:
     began = time.perf_counter()
     try:
         value = number(objective, objective.start)
+    except InvalidRequest:
+        raise
     except Exception:
         return None
     return StartValue(value, single, time.perf_counter() - began)
