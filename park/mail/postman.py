@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
@@ -27,6 +28,8 @@ from park.util.stdio import tell
 MAX_HELD_LETTERS = 20
 #: Seconds until the second try, and the most seconds between two tries.
 FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 15.0, 1800.0
+#: Tries after which a mail is dropped that the server refuses for good: some hours.
+MAX_REFUSED_TRIES = 10
 #: Seconds that one answer of the SMTP server may take.
 SMTP_SECONDS = 30.0
 #: Exit codes with which ``sendmail`` refuses a mail for good: EX_DATAERR, EX_NOUSER and EX_NOHOST of sysexits.h.
@@ -189,8 +192,7 @@ class Postman:
                 return self._tell_channel(message, letter.address.removeprefix(CHANNEL))
             if self._settings.sendmail:
                 return self._hand_over(message, letter.address)
-            with self._connected() as server:
-                server.send_message(message, self._settings.sender, [letter.address])
+            self._send(message, letter.address)
             return True, ""
         except smtplib.SMTPRecipientsRefused as error:
             code, text = next(iter(error.recipients.values()))
@@ -199,6 +201,11 @@ class Postman:
             )
             tell(f"park-broker: {words}", "warning")
             return 500 <= code < 600, words
+        except smtplib.SMTPDataError as error:
+            words = f"the server refuses the mail for {letter.address}: {error}"
+            if 500 <= error.smtp_code < 600 and held.tries + 1 >= MAX_REFUSED_TRIES:
+                tell(f"park-broker: {words}; after {MAX_REFUSED_TRIES} tries it is dropped", "warning")
+                return True, words
         except smtplib.SMTPAuthenticationError as error:
             words = f"the server refuses the login of {self._settings.user!r} ({error.smtp_code})"
         except Exception as error:  # the network, the server, TLS, or the file of the password has failed
@@ -209,6 +216,16 @@ class Postman:
         if words != self._error:
             tell(f"park-broker: a mail waits, and is tried again later: {words}", "warning")
         return False, words
+
+    def _send(self, message: EmailMessage, address: str) -> None:
+        """Give a message to the server. Nothing that comes after its acceptance counts: the message would go twice."""
+        server = self._connected()
+        try:
+            server.send_message(message, self._settings.sender, [address])
+            with suppress(smtplib.SMTPException, OSError):
+                server.quit()
+        finally:
+            server.close()
 
     def _hand_over(self, message: EmailMessage, address: str) -> tuple[bool, str]:
         """Give a message to the program ``sendmail``: as `_deliver`. Raises OSError where it takes none now."""

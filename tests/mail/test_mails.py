@@ -23,7 +23,9 @@ from aiosmtpd.smtp import AuthResult, LoginPassword
 import park
 from park.cli.broker_terms import mail_settings
 from park.local import LocalService
-from park.mail.postman import MAX_HELD_LETTERS
+from park.mail.notices import Letter
+from park.mail.postman import MAX_HELD_LETTERS, MAX_REFUSED_TRIES, Postman
+from park.mail.settings import MailSettings
 from tests.support.fabric import Fabric, Process, until
 
 
@@ -181,6 +183,49 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
     subprocess.run(command, check=True, capture_output=True)
     return cert, key
+
+
+class Odd(Mailbox):
+    """Answers the end of a mail, or of a connection, in an unusual way."""
+
+    def __init__(self, after_data: str = "250 OK", after_quit: str = "221 bye") -> None:
+        super().__init__()
+        self._after_data, self._after_quit = after_data, after_quit
+
+    async def handle_DATA(self, *given: Any) -> str:
+        await super().handle_DATA(*given)
+        return self._after_data
+
+    async def handle_QUIT(self, *_: Any) -> str:
+        return self._after_quit
+
+
+@pytest.mark.parametrize(
+    ("server", "tries"),
+    [
+        (Odd(after_quit="421 too many connections"), 1),
+        (Odd(after_quit="500 unknown command"), 1),
+        (Odd("554 5.7.1 this is spam"), MAX_REFUSED_TRIES),
+    ],
+    ids=["busy at the end", "no QUIT", "refused"],
+)
+def test_a_mail_is_sent_until_the_server_has_taken_or_refused_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], server: Odd, tries: int
+) -> None:
+    control = Controller(server, "127.0.0.1", port=free_port())
+    control.start()
+    settings = MailSettings("127.0.0.1", "park@example.org", port=port_of(control), security="none")
+    postman = Postman(settings, "store", tmp_path / "mail.json", retry=0.0)
+    try:
+        postman.start(lambda: None)
+        postman.post(Letter(1, "ada", "ada@example.org", "urgent", "2026-12-01", 1.8e9), {})
+        until(lambda: postman.has_posted)
+    finally:
+        postman.close()
+        control.stop()
+    assert postman.posted() == [1]
+    assert len(server.mails) == tries
+    assert ("after 10 tries it is dropped" in capfd.readouterr().err) is (tries > 1)
 
 
 @pytest.mark.filterwarnings("ignore:Requiring AUTH")
