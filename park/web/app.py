@@ -210,7 +210,6 @@ class Site:
 
 def about(record: JobRecord, place: str) -> dict[str, Any]:
     """The parts of a record that only the page of its job shows."""
-    broker = f"park.connect({place!r})" if place else "park.local_service"
     return {
         "alltags": [visible(tag) for tag in record.tags],
         "argv": [visible(word) for word in record.argv],
@@ -223,9 +222,19 @@ def about(record: JobRecord, place: str) -> dict[str, Any]:
         "hosts": [visible(host) for host in record.hosts],
         "python": record.python,
         "pure": record.doubled is not None,
-        "script": f"import park\n\nwith {broker} as service:\n    job = service.retry({record.job})\n"
-        "    print(service.wait(job))\n",
+        "again": run_again(record.job, place),
     }
+
+
+def run_again(job: int, place: str) -> dict[str, str]:
+    """Code that runs a job again, by its label. The local service (*place* "") is known only in its own process."""
+    if not place:
+        return {"In the script, while it runs": f"park.local_service.wait(park.local_service.retry({job}))"}
+    script = (
+        f"import park\n\nwith park.connect({place!r}) as service:\n    job = service.retry({job})\n"
+        "    print(service.wait(job))\n"
+    )
+    return {"In a shell": f"park retry {job}", "In Python": script}
 
 
 def archive_page(service: ServerProxy, view: ArchiveView) -> ArchivePage:

@@ -12,6 +12,7 @@ from park.errors import InvalidRequest
 from park.model import AccountRecord, JobRecord, JobState, KernelRecord
 from park.wait_reason import Cause, WaitReason
 from park.web import next_turn, rows, steering
+from park.web.app import run_again
 from park.web.board import KEPT_EVENTS, Board
 from park.web.fit_file import read
 from park.web.job_feed import _step
@@ -223,3 +224,12 @@ def test_texts_of_a_fit_are_visible() -> None:
         "format": 1,
         "names": ["a\\u202e", 1.5, None],
     }
+
+
+def test_code_that_runs_a_job_again_works_where_its_label_says() -> None:
+    assert run_again(3, "") == {
+        "In the script, while it runs": "park.local_service.wait(park.local_service.retry(3))"
+    }
+    shell, script = run_again(3, "tcp://head:7275").values()
+    assert shell == "park retry 3"
+    assert "with park.connect('tcp://head:7275') as service:" in script

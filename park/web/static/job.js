@@ -95,7 +95,7 @@ function files() {
 
 function scripts() {
   const command = job.argv.length ? `park submit ${job.argv.map(quoted).join(" ")}` : "";
-  const parts = [["Retry in a shell", `park retry ${job.job}`], ["Retry in Python", job.script], ["The command that made it", command]];
+  const parts = [...Object.entries(job.again), ["The command that made it", command]];
   $("again").replaceChildren(...parts.filter(([, text]) => text).map(([label, text]) => h("figure", {},
     h("figcaption", {}, label, h("button", { type: "button", class: "plain", "aria-label": `Copy: ${label}`, click: () => copy(text) }, "Copy")),
     h("pre", { tabindex: "0" }, text))));
