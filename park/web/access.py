@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from urllib.parse import urlsplit
+
+from park.errors import InvalidRequest
 
 #: How long a printed address opens the page (seconds).
 TOKEN_SECONDS = 600.0
@@ -23,13 +26,14 @@ PROXY_HEADER = "x-park-proxy"
 
 
 class Gate:
-    """The sessions and tokens of one web process. *names*: host names that are allowed besides those of loopback.
+    """The sessions and tokens of one web process. *names*: host names that are allowed besides those of loopback. Raises
+    InvalidRequest for what is none.
 
     *proxy* is the secret of a proxy that has checked the user already, such as Jupyter's; "": there is none.
     """
 
     def __init__(self, names: tuple[str, ...] = (), proxy: str = "") -> None:
-        self.names = LOOPBACK_NAMES | {name.lower().strip("[]").rstrip(".") for name in names}
+        self.names = LOOPBACK_NAMES | {host_name(name) for name in names}
         self._proxy = proxy
         self._secret = secrets.token_bytes(32)
         #: the secret that another process of the same user shows to get a token (`park.web.page_file`)
@@ -92,6 +96,18 @@ def is_same_origin(origin: str, hosts: tuple[str, ...]) -> bool:
     """
     parts = urlsplit(origin)
     return parts.scheme in ("http", "https") and bool(parts.netloc) and parts.netloc.lower() in hosts
+
+
+def host_name(text: str) -> str:
+    """The host name that a person gives, perhaps with a port, in its one spelling. Raises InvalidRequest.
+
+    >>> host_name("Head.example.org:8443"), host_name("[::1]"), host_name("::1")
+    ('head.example.org', '::1', '::1')
+    """
+    name = text.strip().lower()
+    if not re.fullmatch(r"(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d+)?|[0-9a-f]*:[0-9a-f:.]*:[0-9a-f:.]*", name):
+        raise InvalidRequest(f"{text!r:.80} is no name of a host: write it like head.example.org")
+    return name if name.count(":") > 1 and not name.startswith("[") else _name(name)
 
 
 def _name(host: str) -> str:

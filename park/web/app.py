@@ -280,6 +280,12 @@ async def _failed(request: Request, error: Exception) -> Response:
     return _json({"error": visible(str(error), lines=True)}, status)
 
 
+async def _not_found(request: Request, error: Exception) -> Response:
+    text = "The address of a job's page is job?n=NUMBER behind that of the table."
+    page = _pages.get_template("refused.html").render(title="There is no such page", text=text)
+    return HTMLResponse(page, 404)
+
+
 def make_app(watch: FabricWatch, gate: Gate, cookie: str, place: str) -> Guard:
     """The whole page as an ASGI application."""
     site = Site(watch, gate, cookie, place)
@@ -314,6 +320,6 @@ def make_app(watch: FabricWatch, gate: Gate, cookie: str, place: str) -> Guard:
         Mount("/api", routes=api),
         Mount("/static", StaticFiles(directory=FOLDER / "static")),
     ]
-    app = Starlette(routes=routes, lifespan=life, exception_handlers={ParkError: _failed})
+    app = Starlette(routes=routes, lifespan=life, exception_handlers={ParkError: _failed, 404: _not_found})
     refused = _pages.get_template("refused.html")
     return Guard(app, gate, cookie, lambda title, text: refused.render(title=title, text=text))

@@ -40,9 +40,9 @@ class PageServer:
         port: int = PORT,
         hosts: tuple[str, ...] = (),
     ) -> None:
+        self.gate = Gate(hosts, os.environ.get(PROXY_VARIABLE, ""))
         self._socket = listen(port)
         self.port = self._socket.getsockname()[1]
-        self.gate = Gate(hosts, os.environ.get(PROXY_VARIABLE, ""))
         self._watch = FabricWatch(service, admin)
         app = make_app(self._watch, self.gate, f"park-web-{self.port}", place)
         config = uvicorn.Config(

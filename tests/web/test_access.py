@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from park.errors import InvalidRequest
 from park.text import visible
 from park.web.access import MAX_SESSIONS, TOKEN_SECONDS, Gate, is_same_origin
 
@@ -60,7 +61,14 @@ def test_the_token_of_a_change_belongs_to_one_session_and_one_process() -> None:
     ],
 )
 def test_host_names(host: str, allowed: bool) -> None:
-    assert Gate(names=("Head.example.org",)).allows_host(host) is allowed
+    for name in ("Head.example.org", "head.example.org.:8443"):
+        assert Gate(names=(name,)).allows_host(host) is allowed
+
+
+@pytest.mark.parametrize("name", ["http://head.example.org", "head/x", "a b", "", "a$b", "[::1", "head:port"])
+def test_a_name_that_no_request_can_have_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match="is no name of a host"):
+        Gate(names=(name,))
 
 
 @pytest.mark.parametrize(
