@@ -400,6 +400,18 @@ class TestLimits:
             assert found.at_limit == ("floor",)
             assert found.converged
 
+    @pytest.mark.parametrize("wide", [1e-1, 1e-4, 1e-6, 1e-7, 1e-8, 1e-9, 1e-11])
+    @pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+    def test_limits_far_narrower_than_an_error_leave_it(self, wide: float, part: float) -> None:
+        """Between them nllf hardly changes, and its second differences are rounding noise."""
+        t = np.linspace(0, 1, 25)
+        y = 2.1 * t + 1 + 0.1 * np.sin(40 * t)
+        model = Model(lambda t, a, b: a * t + b, a=(2, 2 + wide), b=(-9, 9))
+        right = errors(np.linalg.inv(np.array([[t @ t, t.sum()], [t.sum(), t.size]]))) * 0.1
+        objective = Assembly((model, (t, y, 0.1))).objective
+        x = np.array([2 + part * wide, float(np.mean(y - (2 + part * wide) * t))])
+        assert errors(curvature(objective, x).cov) == pytest.approx(right, rel=1e-3)
+
     def test_in_a_corner_each_parameter_is_named_once(self) -> None:
         t = np.linspace(0, 6, 40)
         curve = Curve(lambda t, a, b: a + b * t, t, 1 + 2 * t, np.full(40, 0.2), a=0.5, b=0.5)

@@ -189,7 +189,10 @@ def _checked(
     if objective.squares and (check.steep or _has_no_slope(local, high - low)):
         # as a**2 at zero: residuals have no slope, and their second derivatives make the minimum
         other = _from_differences(objective, x, _SHORT_STEP_RISE)
-        if other.definite and other.alone is not None and np.isfinite(other.cov).all():
+        slopes = other.held is None or bool(
+            other.held.any()
+        )  # a minimum that a slope holds at a limit is not theirs
+        if other.definite and not slopes and other.alone is not None and np.isfinite(other.cov).all():
             second = check_of(other, other.alone)
             if second.kept:
                 local, check, note = replace(other, student=local.student, chisq=local.chisq), second, ""
@@ -377,6 +380,8 @@ def _held(objective: Objective, x: Array, gradient: Array, second: Array) -> tup
 _SHORT_STEP_RISE = 1e-4
 #: The same for a step of one conditional standard error, for a model that is not smooth.
 _LONG_STEP_RISE = 0.5
+#: A second difference below this multiple of the rounding of nllf says nothing: limits may leave no room for more.
+_NOISE_RATIO = 1e4
 #: The distance in steps that second differences keep from a limit.
 _OFF_LIMIT = 1.001
 
@@ -407,6 +412,10 @@ def second_derivatives(
     gradient, hessian = _along(nllf, center, np.diag(sizes))
     scaled = hessian * np.outer(sizes, sizes)
     if not np.isfinite(scaled).all():
+        return gradient, hessian
+    noise = np.abs(np.diag(scaled)) < _NOISE_RATIO * EPS * abs(value)
+    if noise.any():
+        hessian[noise] = hessian[:, noise] = 0.0
         return gradient, hessian
     values, vectors = np.linalg.eigh(scaled)
     if values.min() > 1e-12 * values.max() and values.max() > 30 * values.min():
