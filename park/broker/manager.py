@@ -277,7 +277,10 @@ class JobManager:
                 continue
             else:
                 message = event.message
-                shown = isinstance(message, messages.Fetch) and message.job not in self.payloads.unsaved
+                if isinstance(message, messages.Fetch):
+                    shown = message.job not in self.payloads.unsaved
+                    if not (shown or message.wait or message.attempt):
+                        turn.readers[event.peer, message.id] = message.job
             out = self.dispatcher.handle(event, now)
             if isinstance(event, Event):
                 answers[event.peer] += len(out.sends) + len(out.sends_after_commit)
@@ -419,7 +422,10 @@ class JobManager:
         return self._backlog >= MAX_BACKLOG_BYTES and bool(self._commits.stuck)
 
     def late_answers(self) -> list[Send]:
-        """Words for senders whose requests the full disk has refused for now, in place of the acknowledgements."""
+        """Words for senders whose requests the full disk has refused for now, in place of the acknowledgements, and for
+        readers of jobs whose changes it has refused.
+        """
+        disk = self.dispatcher.state.disk
         told: list[Send] = []
         late: list[Turn] = []
         for turn in self.handed if self._commits.stuck else ():
@@ -429,12 +435,17 @@ class JobManager:
             kept: list[Send] = []
             for send in turn.sends_after_commit:
                 message = send.message
-                if not (isinstance(message, _ACKNOWLEDGEMENTS) and message.reply):
+                reply: int = getattr(message, "reply", 0)
+                if (send.peer, reply) in turn.readers and isinstance(message, _SHOWS):
+                    continue
+                if not (isinstance(message, _ACKNOWLEDGEMENTS) and reply):
                     kept.append(send)
                     continue
-                words = self.dispatcher.state.disk.delay(getattr(message, "job", 0))
-                told.append(Send(send.peer, messages.Failure(message.reply, "Refused", words)))
-            turn.sends_after_commit = kept
+                words = disk.delay(getattr(message, "job", 0))
+                told.append(Send(send.peer, messages.Failure(reply, "Refused", words)))
+            for (peer, reply), job in turn.readers.items():
+                told.append(Send(peer, messages.Failure(reply, "Refused", disk.unread(job))))
+            turn.sends_after_commit, turn.readers = kept, {}
         if len(late) > MAX_LATE_TURNS:
             self._join(late)
         return told

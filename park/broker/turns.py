@@ -34,6 +34,8 @@ class Turn(Struct):
     put: int = 0
     deltas: list[Delta] = field(default_factory=list)
     sends_after_commit: list[Send] = field(default_factory=list)
+    #: readers that ask for a job now whose changes are not on disk: the job, by peer and request
+    readers: dict[tuple[Peer, int], int] = field(default_factory=dict)
     #: messages of jobs that go to their followers when the turn is completed
     said: list[Batch] = field(default_factory=list)
     #: about the bytes in memory that the turn holds until it is completed
@@ -70,6 +72,7 @@ def as_one(turns: list[Turn], rows: set[tuple[str, int | str]]) -> tuple[Turn, l
     for turn in turns:
         for name in ("sends_after_commit", "said", "archived", "deleted", "letters", "posted"):
             getattr(one, name).extend(getattr(turn, name))
+        one.readers |= turn.readers
         one.sweeps |= turn.sweeps
     one.measure()
     return one, [w for turn in turns for w in turn.writes if id(w) not in kept]

@@ -1,8 +1,8 @@
 """Decides when to tell a waiting user that no unit of the job runs, and why.
 
 A client asks the service now and then about the job that it waits for. If no result has come, and the service says
-twice in a row that no unit of the job runs, the client tells the user the reason within three seconds. It tells the
-reason again when that changes, and says when the job runs after all.
+twice in a row that no unit of the job runs, or that its results wait for the disk, the client tells the user the reason
+within three seconds. It tells the reason again when that changes, and says when the job runs after all.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ class StallNotice:
     def heard(self, record: dict[str, Any], now: float) -> str:
         """The sentence to tell, now that the service has answered with the job's *record*; "" for none."""
         job, reason = record["job"], WaitReason.beside(record)
-        if record["running"] or reason.cause is Cause.NONE or reason.cause in OF_CLIENT:
+        runs = record["running"] and reason.cause is not Cause.DISK  # else its results wait for room
+        if runs or reason.cause is Cause.NONE or reason.cause in OF_CLIENT:
             self._idle, self._rests_until = False, now + QUESTION_AFTER_RUNNING_SECONDS
             told, self._told = self._told, None
-            return f"job {job} runs" if told is not None and record["running"] else ""
+            return f"job {job} runs" if told is not None and runs else ""
         idle, self._idle = self._idle, True
         if not idle or reason.is_like(self._told):
             return ""

@@ -180,6 +180,8 @@ def command(folder: Path, spare: bool = True) -> None:
             words = asked(request)
             print(words or "done", flush=True)
             assert ("takes effect, but it is not on disk" in words) != spare, words
+        unread = asked(lambda: service.fetch(held[0]))
+        assert (f"job {held[0]} can be read when its changes are on disk" in unread) != spare, unread
         for refusal in (refused(service), asked(lambda: service.control(run[0], "hear"))):
             assert "until there is room" in refusal, refusal
         if spare:  # a broker that is killed comes back, and knows all of it

@@ -50,6 +50,13 @@ def test_a_job_that_runs_is_no_news() -> None:
     assert told(*[(NOTHING, 0)] * 20) == []
 
 
+def test_results_that_wait_for_the_disk_are_told_while_units_count_as_running() -> None:
+    full = WaitReason(Cause.DISK, "the broker's disk is full")
+    said = told(*[(full, 2)] * 20, *[(NOTHING, 2)] * 20)
+    assert [text for _, text in said] == [f"job 7 waits: {words(full)}", "job 7 runs"]
+    assert said[0][0] <= 3
+
+
 @pytest.mark.parametrize("fields", [True, False])
 @pytest.mark.parametrize("reason", [NO_KERNEL, busy(0.5), WaitReason(Cause.OTHER_JOB, job=3, state="queued")])
 def test_a_reason_is_told_within_three_seconds_and_once(reason: WaitReason, fields: bool) -> None:

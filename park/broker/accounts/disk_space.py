@@ -89,6 +89,10 @@ class DiskSpace:
             "`park delete` makes room"
         )
 
+    def unread(self, job: int) -> str:
+        """The answer to a reader of a job with changes that the disk has not taken."""
+        return f"{self.trouble}: job {job} can be read when its changes are on disk; `park delete` makes room"
+
     def wait(self, attempt: int, event: Event, now: float) -> None:
         """Let the result of this attempt wait for space."""
         if not self.waiting:
