@@ -25,7 +25,7 @@ class Cause(enum.StrEnum):
     PAUSED = "paused"
     #: *job*, after which it comes, has not ended and is in *state*
     OTHER_JOB = "other job"
-    #: it has a `when` that is not over
+    #: it has a `when` that is not over; *name*: that time, as "2027-03-01 07:00 UTC"
     TIME = "time"
     #: its client has sent no further inputs
     INPUTS = "inputs"
@@ -149,7 +149,7 @@ def _clause(r: WaitReason) -> str:
         case Cause.OTHER_JOB:
             return f"waits for job {r.job}, which is {r.state}"
         case Cause.TIME:
-            return "waits for its time"
+            return f"waits for its time, {r.name}" if r.name else "waits for its time"
         case Cause.INPUTS:
             return "waits for more inputs from its client"
         case Cause.RESULTS:

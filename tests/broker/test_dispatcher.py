@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import typing
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -180,7 +181,8 @@ def test_a_job_waits_for_others_and_for_its_time() -> None:
     assert desk.job(2).state is JobState.WAITING
     assert desk.dispatcher.explain(2) == "waits for job 1, which is running"
     finish(desk, kernel, run)
-    assert desk.dispatcher.explain(2) == "waits for its time"
+    time = f"{datetime.fromtimestamp(WALL + 50, UTC):%Y-%m-%d %H:%M}"
+    assert desk.dispatcher.explain(2) == f"waits for its time, {time} UTC"
     # its time is a deadline; the kernel meanwhile says that it lives
     for _ in range(24):
         assert not of(desk.tick(2.0), messages.Run)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 
 from park.broker.entities.jobs import BrokerJob
 from park.broker.entities.maps import Attempt
@@ -42,7 +43,7 @@ class WaitReasons:
             befores = filter(None, map(state.jobs.get, record.after))
             before = next((other for other in befores if not other.ended), None)
             if before is None:
-                return WaitReason(Cause.TIME)
+                return WaitReason(Cause.TIME, _time(record.when))
             return WaitReason(Cause.OTHER_JOB, job=before.number, state=before.state)
         if job.root is not None and not job.root.closed and not job.root.waiting and not job.attempts:
             return self._no_allocation(job) or WaitReason(Cause.INPUTS)
@@ -143,6 +144,11 @@ def explainer(state: State) -> Callable[[int], WaitReason]:
     """The function that explains the jobs of this moment by number: why each waits, or why it ended."""
     reasons = WaitReasons(state)
     return lambda number: reasons.why(state.jobs[number])
+
+
+def _time(when: float | None) -> str:
+    """A wall time in words; "": there is none."""
+    return "" if when is None else f"{datetime.fromtimestamp(when, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _pausing(kernels: Iterable[Kernel], owner: str, needs: Needs) -> list[Kernel]:

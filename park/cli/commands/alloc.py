@@ -381,8 +381,8 @@ def dry_run(name: str, home: Path | None) -> None:
         Look(policy, state, Findings.of(jobs.values(), kernels), record.clock).compare()
         state.backlog = backlog.slots  # it need not look twice
         actions, why = decide(policy, state, backlog, record.clock, claimed)
-        waits = f"{backlog.jobs} jobs wait that could use {backlog.slots} slots"
-        click.echo(f"{waits}; {policy.system} lists {len(jobs)} jobs of this user")
+        work = "1 job waits" if backlog.jobs == 1 else f"{backlog.jobs} jobs wait"
+        click.echo(f"{work}, for {backlog.slots} slots at most; this user has {len(jobs)} in {policy.system}")
         for action in actions:
             if not isinstance(action, SubmitAllocation):
                 click.echo(plain(f"it would cancel {action.name}, job {action.id}: {action.why}"))

@@ -112,5 +112,5 @@ def drain(broker: str | None, numbers: tuple[int, ...], grace: float, as_json: b
         service = open_service(broker)
         for number in numbers:
             service.drain(number, grace)
-            text = f"kernel {number} drains: it leaves within some {grace:g} s"
+            text = f"kernel {number} drains: it leaves within {grace:g} s or little more"
             click.echo(json.dumps({"kernel": number, "text": text}) if as_json else text)
