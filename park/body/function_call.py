@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -79,11 +80,16 @@ class FunctionCall:
         self.function = function
 
     def __call__(self, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+        process = os.getpid()
         try:
             return self.function(*call[0], **call[1])
         except Abort:
             raise
         except BaseException as error:
+            if (
+                os.getpid() != process
+            ):  # a child that the function has forked ends with it, and has its exit code
+                raise
             text = _text_of(error)
             for raised in (_Raised(error, text), _RaisedInParts(error, text)):
                 if _arrives(raised):

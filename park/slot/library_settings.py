@@ -10,27 +10,36 @@ from typing import Any
 
 
 def logging() -> tuple[Any, ...]:
-    """Level and handlers of the root logger, the level that is disabled, and the loggers that differ from a new one."""
+    """Level and handlers of the root logger, the level that is disabled, the loggers that differ from a new one, and how
+    loggers and records are made.
+    """
     module: Any = sys.modules.get("logging")
     if module is None or not hasattr(module, "root"):
-        return (30, [], 0, {})
+        return ()
     # there may be hundreds of loggers, and this is read whenever another job comes
     changed = {
         name: _state(logger)
         for name, logger in _loggers(module)
         if logger.level or logger.handlers or logger.disabled or not logger.propagate
     }
-    return module.root.level, list(module.root.handlers), module.root.manager.disable, changed
+    makers = module.getLoggerClass(), module.getLogRecordFactory(), module.raiseExceptions
+    return module.root.level, list(module.root.handlers), module.root.manager.disable, changed, *makers
 
 
 def set_logging(values: tuple[Any, ...]) -> None:
     """Set what `logging` returns."""
     module: Any = sys.modules["logging"]
-    module.root.setLevel(values[0])
-    module.root.handlers[:] = values[1]
-    module.disable(values[2])
+    level, handlers, disabled, changed, loggers, records, raises = values or (
+        *(30, [], 0, {}),
+        *(module.Logger, module.LogRecord, True),
+    )
+    module.root.handlers[:], module.raiseExceptions = handlers, raises
+    module.root.setLevel(level)
+    module.disable(disabled)
+    module.setLoggerClass(loggers)
+    module.setLogRecordFactory(records)
     for name, logger in _loggers(module):
-        wanted = values[3].get(name, _NEW_LOGGER)
+        wanted = changed.get(name, _NEW_LOGGER)
         if _state(logger) != wanted:
             level, handlers, logger.propagate, logger.disabled = wanted
             logger.setLevel(level)

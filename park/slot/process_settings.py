@@ -18,6 +18,7 @@ import builtins
 import contextlib
 import contextvars
 import copyreg
+import faulthandler
 import gc
 import os
 import signal
@@ -115,6 +116,14 @@ class ProcessSettings:
             ),
             "memory trace": (lambda: bool(_of("tracemalloc", "is_tracing")), _trace_memory),
             "bytecode": (lambda: sys.dont_write_bytecode, lambda v: setattr(sys, "dont_write_bytecode", v)),
+            "faults": (
+                faulthandler.is_enabled,
+                lambda v: faulthandler.enable() if v else faulthandler.disable(),
+            ),
+            "coroutines": (
+                lambda: (*sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth()),
+                _set_coroutines,
+            ),
             "recursion": (sys.getrecursionlimit, sys.setrecursionlimit),
             "switches": (sys.getswitchinterval, sys.setswitchinterval),
             "digits": (sys.get_int_max_str_digits, sys.set_int_max_str_digits),
@@ -242,7 +251,10 @@ class _Streams:
 def _system_settings() -> dict[str, Setting]:
     """Settings that some systems do not have."""
     table: dict[str, Setting] = {}
+    if hasattr(sys, "setdlopenflags"):
+        table["libraries"] = (sys.getdlopenflags, sys.setdlopenflags)
     if hasattr(signal, "pthread_sigmask"):
+        table["wakeup"] = (_wakeup, signal.set_wakeup_fd)
         table["mask"] = (lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ()), _set_signal_mask)
     if resource is not None:
         table["limits"] = (lambda: tuple(map(resource.getrlimit, LIMIT_NUMBERS)), _set_limits)
@@ -321,6 +333,13 @@ def _set_signal_mask(blocked: set[int]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
+def _wakeup() -> int:
+    """The descriptor to which signals are written."""
+    descriptor = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(descriptor)
+    return descriptor
+
+
 def _stop_timers(_: Any) -> None:
     for timer in TIMER_NUMBERS:
         signal.setitimer(timer, 0)
@@ -352,6 +371,11 @@ def _set_trace(functions: tuple[Any, ...]) -> None:
     sys.setprofile(functions[1])
     threading.settrace(functions[2])
     threading.setprofile(functions[3])
+
+
+def _set_coroutines(values: tuple[Any, ...]) -> None:
+    sys.set_asyncgen_hooks(*values[:2])
+    sys.set_coroutine_origin_tracking_depth(values[2])
 
 
 def _trace_memory(wanted: bool) -> None:

@@ -757,11 +757,16 @@ def test_children_of_bodies_that_come_back_end_as_those_of_a_script_do(scripts: 
             def run(self, x):
                 return self.code
         with park.local_service as service:
-            print(service.wait(service.start(body, ["returns", "raises", "leaves", "says", "at once"])))
+            ways = ["returns", "raises", "leaves", "says", "at once"]
+            print(service.wait(service.start(body, ways)))
+            with service.executor() as executor:
+                print("calls", [executor.submit(body, how).result() for how in ways])
+            print("pool", service.pool().map(body, ways))
             print(service.wait(service.start(Prepares(), [1])))
         """
     )
-    assert "[0, 1, 7, 1, 9]" in text.splitlines()
+    for found in ("[0, 1, 7, 1, 9]", "calls [0, 1, 7, 1, 9]", "pool [0, 1, 7, 1, 9]"):
+        assert found in text.splitlines()
     assert "[7]" in text.splitlines()
     for words in ("returns returns", "ValueError: in the child", "some words"):
         assert words in text.splitlines()

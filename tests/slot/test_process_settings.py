@@ -7,6 +7,7 @@ import asyncio
 import builtins
 import copyreg
 import decimal
+import faulthandler
 import gc
 import locale
 import logging
@@ -71,6 +72,16 @@ class Loops(asyncio.DefaultEventLoopPolicy):
     """As the usual ones."""
 
 
+class Loud(logging.Logger):
+    """As the usual one."""
+
+
+def wakeup_is_set() -> bool:
+    descriptor = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(descriptor)
+    return descriptor >= 0
+
+
 def is_open(descriptor: int) -> bool:
     try:
         os.fstat(descriptor)
@@ -100,6 +111,35 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "rounding": (
         lambda: setattr(decimal.getcontext(), "rounding", decimal.ROUND_UP),
         lambda: decimal.getcontext().rounding,
+    ),
+    "the class of loggers": (
+        lambda: logging.setLoggerClass(Loud),
+        lambda: logging.getLoggerClass().__name__,
+    ),
+    "the class of records": (
+        lambda: logging.setLogRecordFactory(lambda *given, **more: None),  # type: ignore[arg-type, return-value]
+        lambda: logging.getLogRecordFactory() is logging.LogRecord,
+    ),
+    "errors of logging": (
+        lambda: setattr(logging, "raiseExceptions", False),
+        lambda: logging.raiseExceptions,
+    ),
+    "reports of crashes": (faulthandler.disable, faulthandler.is_enabled),
+    "hooks of generators": (
+        lambda: sys.set_asyncgen_hooks(firstiter=print),
+        lambda: sys.get_asyncgen_hooks().firstiter is print,
+    ),
+    "origins of coroutines": (
+        lambda: sys.set_coroutine_origin_tracking_depth(3),
+        sys.get_coroutine_origin_tracking_depth,
+    ),
+    "how libraries are loaded": (
+        lambda: sys.setdlopenflags(os.RTLD_GLOBAL | os.RTLD_NOW),
+        sys.getdlopenflags,
+    ),
+    "who hears of signals": (
+        lambda: signal.set_wakeup_fd(os.open(os.devnull, os.O_WRONLY | os.O_NONBLOCK)),
+        lambda: wakeup_is_set(),
     ),
     "numpy's errors": (lambda: np.seterr(all="raise"), np.geterr),
     "numpy's printing": (lambda: np.set_printoptions(precision=2), lambda: str(np.array([1 / 3]))),
