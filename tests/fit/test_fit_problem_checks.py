@@ -306,3 +306,10 @@ def test_what_refers_to_itself_is_no_trap() -> None:
     with preserved_state(loop), preserved_state(loop):
         loop.append(2)
     assert len(loop) == 1
+
+
+def test_a_model_that_overflows_is_infinite_without_a_warning() -> None:
+    model = Model(lambda t, rate: 1e160 * np.exp(np.minimum(rate * t * 100, 300)), rate=(-9, 9))
+    for data in ((T, T, 0.1), (T, T)):
+        objective = Assembly((model, data)).objective
+        assert objective.nllf(np.array([8.0])) == math.inf

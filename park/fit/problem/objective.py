@@ -61,13 +61,13 @@ class Group:
         if self.known:
             return 1.0
         part = residuals[self.rows]
-        return max(float(part @ part) / part.size, (least * self.spread) ** 2)
+        return max(float(np.vdot(part, part)) / part.size, (least * self.spread) ** 2)
 
     def nllf(self, residuals: Array, least: float = 1e-10) -> float:
         """The contribution to the negative log likelihood, given all *residuals*; *least* as in `variance`."""
         part = residuals[self.rows]
         if self.known:
-            return 0.5 * float(part @ part)
+            return 0.5 * float(np.vdot(part, part))
         return 0.5 * self.emphasis * part.size * float(np.log(self.variance(residuals, least)))
 
 

@@ -187,8 +187,8 @@ class PartsObjective(Objective):
         if not self.inside(x):
             return float("inf")
         residuals = self.residuals(x)
-        if self._plain:
-            value = 0.5 * float(residuals @ residuals)
+        if self._plain:  # vdot overflows to infinity without a warning
+            value = 0.5 * float(np.vdot(residuals, residuals))
         else:
             value = sum(g.nllf(residuals) for g in self.groups)
         return value if value == value else float("inf")
@@ -364,7 +364,7 @@ class _Fitness:
 
     def nllf(self) -> float:
         residuals = self.residuals()
-        return 0.5 * float(residuals @ residuals)
+        return 0.5 * float(np.vdot(residuals, residuals))
 
 
 def _left_out(part: AssemblyPart) -> Iterator[str]:
