@@ -23,13 +23,15 @@ from park.broker.storage.pieces import Laid
 from park.broker.turns import Turn
 from park.errors import ProtocolError, StoreError, in_words
 from park.model import Account, Delta
-from park.net.intake import Room
+from park.net.intake import ReceiveBudgets
 from park.net.outbox import Outbox, StalledPeers
 from park.util.stdio import record, tell
 from park.wire import codec, messages
 
 #: Budgets of the long messages that come.
-LONG_MESSAGES = Room(budgets.MAX_ALL_LONG_BYTES, budgets.MAX_OWNER_LONG_BYTES, budgets.MAX_PEER_LONG_BYTES)
+LONG_MESSAGES = ReceiveBudgets(
+    budgets.MAX_ALL_LONG_BYTES, budgets.MAX_OWNER_LONG_BYTES, budgets.MAX_PEER_LONG_BYTES
+)
 #: Messages of one socket that are taken in one turn.
 MAX_TURN_MESSAGES = 256
 #: Bytes of messages after which no more are taken in one turn.

@@ -29,7 +29,7 @@ TELL_BYTES = WINDOW_BYTES // 2
 SLOWEST_BYTES, LONGEST_REST_SECONDS = 128 << 10, 10.0
 
 
-class Room(Struct, frozen=True):
+class ReceiveBudgets(Struct, frozen=True):
     """Budgets in bytes: of *all* long messages, of those of one *payer*, and of one *peer*."""
 
     all: int = 4 << 30
@@ -37,7 +37,7 @@ class Room(Struct, frozen=True):
     peer: int = 512 << 20
 
 
-class Passage(Struct, eq=False):
+class IncomingMessage(Struct, eq=False):
     """One long message on its way. *go_on* is called once there is room for it."""
 
     keys: tuple[Hashable, Hashable, Hashable]
@@ -55,15 +55,15 @@ class Passage(Struct, eq=False):
 class Intake:
     """The long messages of all peers of a broker."""
 
-    def __init__(self, room: Room | None = None) -> None:
-        room = room or Room()
+    def __init__(self, room: ReceiveBudgets | None = None) -> None:
+        room = room or ReceiveBudgets()
         self._limits = (room.all, room.payer, room.peer)
         #: bytes with room, and of whole messages, by key; bytes that came early, by payer
         self._used: Counter[Hashable] = Counter()
         self._early: Counter[Hashable] = Counter()
         #: messages without room, in the order in which they began; unfinished ones with room
-        self._waiting: dict[Passage, None] = {}
-        self._open: dict[Passage, None] = {}
+        self._waiting: dict[IncomingMessage, None] = {}
+        self._open: dict[IncomingMessage, None] = {}
         #: whether one waits for those of other payers
         self._crowded = False
 
@@ -77,40 +77,40 @@ class Intake:
 
     def begin(
         self, peer: Hashable, payer: Hashable, size: int, go_on: Callable[[], None], now: float
-    ) -> Passage:
+    ) -> IncomingMessage:
         """The first piece of a message of *size* bytes has come."""
-        passage = Passage(("", ("payer", payer), ("peer", peer)), size, go_on, now, now)
-        self._waiting[passage] = None
+        incoming = IncomingMessage(("", ("payer", payer), ("peer", peer)), size, go_on, now, now)
+        self._waiting[incoming] = None
         self._admit(now)
-        return passage
+        return incoming
 
-    def came(self, passage: Passage, have: int, now: float) -> bool:
+    def came(self, incoming: IncomingMessage, have: int, now: float) -> bool:
         """The message has *have* bytes now. False: they are more than a peer sends without room."""
-        more, passage.have, passage.at = have - passage.have, have, now
-        if passage.has_room:
+        more, incoming.have, incoming.at = have - incoming.have, have, now
+        if incoming.has_room:
             return True
-        payer = passage.keys[1]
+        payer = incoming.keys[1]
         self._early[payer] += more
         return have <= MAX_EARLY_BYTES and self._early[payer] <= self._limits[1]
 
-    def complete(self, passage: Passage, now: float) -> None:
+    def complete(self, incoming: IncomingMessage, now: float) -> None:
         """The message is whole; its bytes count until `release`."""
-        if passage.has_room:
-            del self._open[passage]
+        if incoming.has_room:
+            del self._open[incoming]
         else:
-            self._forget_early(passage)
-            self._use(passage.keys, passage.size)
-        passage.whole = True
+            self._forget_early(incoming)
+            self._use(incoming.keys, incoming.size)
+        incoming.whole = True
         self._admit(now)
 
-    def drop(self, passage: Passage, now: float) -> None:
+    def drop(self, incoming: IncomingMessage, now: float) -> None:
         """The unfinished message is no longer kept."""
-        if passage.has_room:
-            del self._open[passage]
-            self._use(passage.keys, -passage.size)
+        if incoming.has_room:
+            del self._open[incoming]
+            self._use(incoming.keys, -incoming.size)
         else:
-            del self._waiting[passage]
-            self._forget_early(passage)
+            del self._waiting[incoming]
+            self._forget_early(incoming)
         self._admit(now)
 
     def keep(self, peer: Hashable, payer: Hashable, size: int) -> None:
@@ -125,44 +125,46 @@ class Intake:
     def release_all(self, now: float) -> None:
         """No whole message is kept any longer."""
         self._used.clear()
-        for passage in self._open:
-            self._use(passage.keys, passage.size)
+        for incoming in self._open:
+            self._use(incoming.keys, incoming.size)
         self._admit(now)
 
-    def slow(self, now: float) -> list[Passage]:
+    def slow(self, now: float) -> list[IncomingMessage]:
         """The unfinished messages that are too slow, while others wait for them."""
-        return [passage for passage in self._open if _is_slow(passage, now)] if self._crowded else []
+        return [incoming for incoming in self._open if _is_slow(incoming, now)] if self._crowded else []
 
     def _admit(self, now: float) -> None:
         """Give room to messages that wait."""
         self._crowded = False
         full: set[Hashable] = set()
-        for passage in list(self._waiting):
-            if full.intersection(passage.keys):
+        for incoming in list(self._waiting):
+            if full.intersection(incoming.keys):
                 continue
-            keys = zip(passage.keys, self._limits, strict=True)
-            over = [key for key, limit in keys if self._is_over(passage, key, limit)]
+            keys = zip(incoming.keys, self._limits, strict=True)
+            over = [key for key, limit in keys if self._is_over(incoming, key, limit)]
             if over:
                 full.add(over[-1])
                 self._crowded |= over[-1] == ""
                 continue
-            del self._waiting[passage]
-            if not passage.whole:
-                self._forget_early(passage)
-                self._use(passage.keys, passage.size)
-                passage.has_room, passage.since = True, now
-                self._open[passage] = None
-            passage.go_on()
+            del self._waiting[incoming]
+            if not incoming.whole:
+                self._forget_early(incoming)
+                self._use(incoming.keys, incoming.size)
+                incoming.has_room, incoming.since = True, now
+                self._open[incoming] = None
+            incoming.go_on()
 
-    def _is_over(self, passage: Passage, key: Hashable, limit: int) -> bool:
+    def _is_over(self, incoming: IncomingMessage, key: Hashable, limit: int) -> bool:
         used = self._used[key]
         return (
-            used > max(limit, passage.size) if passage.whole else bool(used) and used + passage.size > limit
+            used > max(limit, incoming.size)
+            if incoming.whole
+            else bool(used) and used + incoming.size > limit
         )
 
-    def _forget_early(self, passage: Passage) -> None:
-        payer = passage.keys[1]
-        self._early[payer] -= passage.have
+    def _forget_early(self, incoming: IncomingMessage) -> None:
+        payer = incoming.keys[1]
+        self._early[payer] -= incoming.have
         if not self._early[payer]:
             del self._early[payer]
 
@@ -173,6 +175,6 @@ class Intake:
                 del self._used[key]
 
 
-def _is_slow(passage: Passage, now: float) -> bool:
-    seconds = now - passage.since - LONGEST_REST_SECONDS
-    return now - passage.at > LONGEST_REST_SECONDS or passage.have < seconds * SLOWEST_BYTES
+def _is_slow(incoming: IncomingMessage, now: float) -> bool:
+    seconds = now - incoming.since - LONGEST_REST_SECONDS
+    return now - incoming.at > LONGEST_REST_SECONDS or incoming.have < seconds * SLOWEST_BYTES

@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-from park.net.intake import Intake, Passage
+from park.net.intake import IncomingMessage, Intake
 from park.util import sealed
 from park.wire import codec, messages
 from park.wire.codec import start_of
@@ -149,7 +149,7 @@ class FilePeers:
         self._openers: OrderedDict[bytes, None] = OrderedDict()
         self._taken: OrderedDict[bytes, int] = OrderedDict()
         #: by peer: the message that waits for room, and its head
-        self._waiting: dict[bytes, tuple[messages.Mapped, bytes, Passage]] = {}
+        self._waiting: dict[bytes, tuple[messages.Mapped, bytes, IncomingMessage]] = {}
         #: peers whose message has room
         self._admitted: deque[bytes] = deque()
 
@@ -183,25 +183,25 @@ class FilePeers:
             return
         if waiting is not None:
             self._intake.drop(waiting[2], now)
-        passage = self._intake.begin(
+        incoming = self._intake.begin(
             *self._keys(name), message.size, lambda: self._admitted.append(name), now
         )
-        self._waiting[name] = message, bytes(head), passage
+        self._waiting[name] = message, bytes(head), incoming
 
     def next(self, now: float) -> tuple[bytes, Frames] | None:
         """Open the next message that has room; None: there is none."""
         while self._admitted:
             name = self._admitted.popleft()
-            message, head, passage = self._waiting.get(name, (None, b"", None))
-            if message is None or passage is None or not passage.has_room:
+            message, head, incoming = self._waiting.get(name, (None, b"", None))
+            if message is None or incoming is None or not incoming.has_room:
                 continue  # the room was that of an earlier message, which the peer has given up
             del self._waiting[name]
             payload = open_payload(message)
             self._reply(name, answer(message, payload is not None))
             if payload is None:
-                self._intake.drop(passage, now)
+                self._intake.drop(incoming, now)
                 continue
-            self._intake.complete(passage, now)
+            self._intake.complete(incoming, now)
             _note(self._taken, name, message.number)
             return name, [head, payload]
         return None

@@ -25,7 +25,7 @@ from park.model import Account
 from park.net.authenticator import TABLE, Authenticator
 from park.net.connections import Connection, Connections, descriptor_of
 from park.net.descriptors import DescriptorReserve
-from park.net.intake import MAX_EARLY_BYTES, TELL_BYTES, Intake, Passage
+from park.net.intake import MAX_EARLY_BYTES, TELL_BYTES, IncomingMessage, Intake
 from park.net.keys import OBSERVER, POOL
 from park.net.outbox import Frames, Message, Outbox
 from park.net.payload_files import ABOUT_FILES, FilePeers
@@ -128,7 +128,7 @@ class Router(_ListeningSocket):
         #: the long messages that come, to all sockets of the broker
         self._intake = intake or Intake()
         #: by peer: its unfinished message
-        self._joiners: dict[bytes, tuple[Reassembly, Passage]] = {}
+        self._joiners: dict[bytes, tuple[Reassembly, IncomingMessage]] = {}
         self._look_at = 0.0
         #: by peer: bytes for which there is room, and which the peer was not told of
         self._untold: OrderedDict[bytes, int] = OrderedDict()
@@ -227,7 +227,7 @@ class Router(_ListeningSocket):
     def without_room(self) -> list[bytes]:
         """The peers whose long messages wait for room."""
         in_files = self._files.without_room if self._files is not None else []
-        return [*in_files, *(name for name, (_, passage) in self._joiners.items() if not passage.has_room)]
+        return [*in_files, *(name for name, (_, incoming) in self._joiners.items() if not incoming.has_room)]
 
     def cut(self, name: bytes) -> None:
         """Drop all messages that wait for the peer."""
@@ -278,33 +278,33 @@ class Router(_ListeningSocket):
         rules, so that the loop decodes and counts it.
         """
         now = self._drop_stale()
-        joiner, passage = self._joiners.pop(name, None) or (Reassembly(), None)
+        joiner, incoming = self._joiners.pop(name, None) or (Reassembly(), None)
         before, joiner.limit = joiner.begun, self._limit_of(name)
         try:
             whole = joiner.feed(frames)
         except ProtocolError:
-            if passage is not None:
-                self._intake.drop(passage, now)
+            if incoming is not None:
+                self._intake.drop(incoming, now)
             if size := long_size(frames):
                 self._intake.keep(self._peer(name), self._payer(name), size)
             return frames
-        if passage is not None and (joiner.begun != before or (whole is None and not joiner.have)):
-            self._intake.drop(passage, now)
-            passage = None
+        if incoming is not None and (joiner.begun != before or (whole is None and not joiner.have)):
+            self._intake.drop(incoming, now)
+            incoming = None
         if joiner.begun != before:
             total = joiner.size + joiner.head
-            passage = self._intake.begin(
+            incoming = self._intake.begin(
                 self._peer(name), self._payer(name), joiner.size, lambda: self._has_room(name, total), now
             )
-        if passage is None:
+        if incoming is None:
             return None  # the rest of a message whose beginning was lost
         if whole is not None:
-            self._intake.complete(passage, now)
+            self._intake.complete(incoming, now)
             if not long_size(whole):
                 self.release(name, joiner.size)
             return whole
-        self._joiners[name] = joiner, passage
-        if not self._intake.came(passage, joiner.have, now):
+        self._joiners[name] = joiner, incoming
+        if not self._intake.came(incoming, joiner.have, now):
             self._drop_unfinished(name)
             self._too_early(name)
         return None
@@ -354,10 +354,10 @@ class Router(_ListeningSocket):
         if now >= self._look_at:
             self._look_at = now + min(STALE_LOOK_SECONDS, STALE_PIECES_SECONDS / 4)
             slow = set(self._intake.slow(now))
-            for name, (_, passage) in list(self._joiners.items()):
-                if passage in slow or (passage.has_room and now >= passage.at + STALE_PIECES_SECONDS):
+            for name, (_, incoming) in list(self._joiners.items()):
+                if incoming in slow or (incoming.has_room and now >= incoming.at + STALE_PIECES_SECONDS):
                     self._drop_unfinished(name)
-                    if passage in slow:
+                    if incoming in slow:
                         self._give_up(name)
         return now
 

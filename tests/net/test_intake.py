@@ -10,13 +10,13 @@ import pytest
 
 from park.net import intake
 from park.net.callers import Dealer
-from park.net.intake import Intake, Room
+from park.net.intake import Intake, ReceiveBudgets
 from park.net.sockets import Router
 from park.wire import codec, messages
 from park.wire.fragments import PIECE_BYTES, split
 from tests.support.fabric import until
 
-ROOM = Room(all=100, payer=50, peer=20)
+ROOM = ReceiveBudgets(all=100, payer=50, peer=20)
 
 
 class Bench:
@@ -93,8 +93,8 @@ def test_bytes_that_come_without_room_are_bounded(monkeypatch: pytest.MonkeyPatc
     assert not bench.intake.came(waits[0], 31, 0.0)
     assert bench.intake.came(waits[1], 19, 0.0)
     assert not bench.intake.came(waits[1], 20, 0.0), "more than its payer may have"
-    for passage in waits:
-        bench.intake.drop(passage, 0.0)
+    for incoming in waits:
+        bench.intake.drop(incoming, 0.0)
     assert bench.intake.used == 45
 
 
@@ -123,7 +123,7 @@ def test_what_is_gone_with_its_broker_counts_no_more() -> None:
 @pytest.fixture
 def ends(tmp_path: Path) -> Iterator[tuple[Router, Dealer]]:
     """A ROUTER that has room for one message, and a DEALER at it."""
-    router = Router(None, Intake(Room(peer=1 << 20)))
+    router = Router(None, Intake(ReceiveBudgets(peer=1 << 20)))
     dealer = Dealer(router.bind(f"ipc://{tmp_path}/door"))
     assert dealer.wait(5.0)
     yield router, dealer

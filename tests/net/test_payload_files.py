@@ -19,7 +19,7 @@ from park.errors import StoreError
 from park.net import outbox as outboxes
 from park.net import payload_files
 from park.net.callers import Dealer
-from park.net.intake import Intake, Room
+from park.net.intake import Intake, ReceiveBudgets
 from park.net.outbox import Outbox
 from park.net.sockets import Router
 from park.util import sealed
@@ -35,7 +35,7 @@ HEAD = codec.encode(messages.Blob(b"right"), LONG)[0]
 class Ends:
     """A broker's socket and a peer's, over ipc, in one process."""
 
-    def __init__(self, folder: Path, room: Room | None = None) -> None:
+    def __init__(self, folder: Path, room: ReceiveBudgets | None = None) -> None:
         self.router = Router(None, Intake(room))
         self.dealer = Dealer(self.router.bind(f"ipc://{folder}/clients"))
         assert self.dealer.wait(5.0)
@@ -185,7 +185,7 @@ def test_a_lost_answer_is_given_again_and_the_message_comes_once(
 
 
 def test_a_message_waits_for_room_and_others_pass(tmp_path: Path) -> None:
-    both = Ends(tmp_path, Room(peer=len(LONG) + 10))
+    both = Ends(tmp_path, ReceiveBudgets(peer=len(LONG) + 10))
     try:
         both.send(messages.Blob(b"1"), LONG)
         both.send(messages.Blob(b"2"), LONG)

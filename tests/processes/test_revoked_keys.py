@@ -318,7 +318,7 @@ def test_an_unfinished_message_ends_unless_it_waits_for_room(
     door._intake.keep("other", name[-10:], 1 << 30)  # the budget of its key is used up
     begin(1 << 19)
     until(lambda: doorway.heard() is None and door._joiners)
-    ((_, passage),) = door._joiners.values()
-    passage.at -= 1.0
+    ((_, incoming),) = door._joiners.values()
+    incoming.at -= 1.0
     door._drop_stale()
     assert door._joiners
