@@ -19,7 +19,7 @@ from park.broker.accounts import budgets
 from park.broker.effects import Event, Flow, Ref, Send, Tick
 from park.broker.faults import Faults
 from park.broker.manager import LONG_PAYLOAD_BYTES, JobManager
-from park.broker.storage.pieces import Laid
+from park.broker.storage.pieces import LongValue
 from park.broker.turns import Turn
 from park.errors import ProtocolError, StoreError, in_words
 from park.model import Account, Delta
@@ -436,7 +436,7 @@ class BrokerLoop:
             if router is None:  # it was cut off
                 continue
             self._seen[side, "<", type(send.message)] += 1
-            if isinstance(send.payload, Ref | Laid):
+            if isinstance(send.payload, Ref | LongValue):
                 late = partial(self.manager.payloads.frames, send)
                 self._note(router.send(send.peer[1:], late, send.message))
             else:

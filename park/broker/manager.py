@@ -27,7 +27,7 @@ from park.broker.queries import READS, PublicRecords
 from park.broker.spooling import Hold, Spooler
 from park.broker.state import MAX_REASON_CHARS
 from park.broker.storage.memory import MemoryStore
-from park.broker.storage.pieces import Laid
+from park.broker.storage.pieces import LongValue
 from park.broker.storage.store import JobStore, Store
 from park.broker.storage.sweep import Sweeper
 from park.broker.storage.writer import Commits, InPlace, Writer
@@ -249,7 +249,7 @@ class JobManager:
             case messages.Blob(hash=hash, brief=brief):
                 if brief or event.peer in state.roster.kernels:  # kernels send the code of drivers' maps
                     return Hold.NOT if hash in state.code_cache else Hold.HASH
-                stored = not isinstance(self.payloads.spooled.get(("blob", (hash,))), Laid)
+                stored = not isinstance(self.payloads.spooled.get(("blob", (hash,))), LongValue)
                 stored = stored and not state.code_cache.is_kept(hash)
             case _:
                 stored = isinstance(event.message, messages.Checkpoint)

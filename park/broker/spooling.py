@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from park.broker.accounts.budgets import MAX_BEHIND_BYTES, MAX_BEHIND_MESSAGES
 from park.broker.effects import Event, Flow, Peer, Tick
-from park.broker.storage.pieces import LONG_VALUE_BYTES, Laid
+from park.broker.storage.pieces import LONG_VALUE_BYTES, LongValue
 from park.wire import messages
 from park.wire.pack import Buffer, code_hash
 from park.wire.subjects import about
@@ -147,7 +147,7 @@ class Spooler:
         self._hashed.append((number, Hashed(payload, code_hash(payload))))
         self._wake()
 
-    def laid(self, done: Sequence[tuple[int, Laid | None]]) -> list[Event]:
+    def laid(self, done: Sequence[tuple[int, LongValue | None]]) -> list[Event]:
         """Take drafts that are on disk, and return the events to decide now. None: the disk was full; the payload stays."""
         hashed = [self._hashed.popleft() for _ in range(len(self._hashed))]
         for number, draft in (*done, *hashed):

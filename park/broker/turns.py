@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from park.broker.effects import Peer, Send, Write
 from park.broker.storage.job_messages import Batch
-from park.broker.storage.pieces import Laid
+from park.broker.storage.pieces import LongValue
 from park.mail.notices import Letter
 from park.model import Delta
 from park.wire import messages
@@ -56,7 +56,7 @@ class Turn(Struct):
 
     def measure(self) -> None:
         """Sum up its *size*. A draft is on disk already."""
-        values = (w.value for w in self.writes if w.value is not None and not isinstance(w.value, Laid))
+        values = (w.value for w in self.writes if w.value is not None and not isinstance(w.value, LongValue))
         self.size = sum(map(len, values)) + _CHANGE_BYTES * (len(self.writes) + len(self.deltas))  # type: ignore[arg-type]
 
 

@@ -15,7 +15,7 @@ import park
 from park.broker import spooling
 from park.broker.effects import Event, Flow, Tick
 from park.broker.spooling import Hold, Spooler
-from park.broker.storage.pieces import LONG_VALUE_BYTES, Laid
+from park.broker.storage.pieces import LONG_VALUE_BYTES, LongValue
 from park.net.keys import key_folder
 from park.wire import messages
 from park.wire.pack import code_hash
@@ -49,8 +49,8 @@ def said(number: int, size: int = 0, peer: bytes = b"k1") -> Event:
     return Event(peer, messages.Finished(number, b"m%d" % number, 0, 1, 0.0), bytes(size))
 
 
-def draft(size: int = len(LONG_ONE)) -> Laid:
-    return Laid(1, size, lambda key: None)
+def draft(size: int = len(LONG_ONE)) -> LongValue:
+    return LongValue(1, size, lambda key: None)
 
 
 def test_a_long_payload_is_decided_as_a_draft_when_it_is_laid_down() -> None:

@@ -6,7 +6,7 @@ and once more whenever it is read. So a value of more than `LONG_VALUE_BYTES` is
 own record only names them. The pieces can be written before the broker has decided about the value, and are read one by
 one when they are sent.
 
-Pieces that no record names are a *draft*. A draft belongs to a `Laid` in memory, and is deleted with that object or
+Pieces that no record names are a *draft*. A draft belongs to a `LongValue` in memory, and is deleted with that object or
 with the process. A value that is deleted or replaced becomes a draft too, so that its readers can finish.
 """
 
@@ -27,7 +27,7 @@ PIECE_BYTES = (256 << 10) - 21
 _NAMED = struct.Struct(">QQ")
 
 
-class Laid:
+class LongValue:
     """A value that lies in a store: it has a length, and gives its bytes slice by slice. *load* reads a piece; *recent*
     has the bytes of values that are still in memory.
     """
@@ -51,7 +51,7 @@ class Laid:
         self.digest = b""
 
     def __repr__(self) -> str:
-        return f"<Laid {self.id}: {self._size:,} bytes>"
+        return f"<LongValue {self.id}: {self._size:,} bytes>"
 
     def __len__(self) -> int:
         return self._size
@@ -101,7 +101,7 @@ class Laid:
 
 
 def names(record: bytes | memoryview) -> tuple[int, int]:
-    """The id and the size that `Laid.named` has put there."""
+    """The id and the size that `LongValue.named` has put there."""
     try:
         id, size = _NAMED.unpack(record)
     except struct.error as error:

@@ -44,7 +44,7 @@ import lmdb
 from park.broker.effects import Key, Ref, Write
 from park.broker.storage.filesystems import mounted_over_network
 from park.broker.storage.keys import PAST_PREFIX, decode_key, encode_key
-from park.broker.storage.pieces import LONG_VALUE_BYTES, Laid, names
+from park.broker.storage.pieces import LONG_VALUE_BYTES, LongValue, names
 from park.broker.storage.recent_values import RecentValues
 from park.broker.storage.spare import FULL_ERRNOS, Spare
 from park.errors import StoreError
@@ -117,7 +117,7 @@ class Store(ABC):
         """The value at *key*, or None."""
 
     def find(self, namespace: str, key: Key) -> Any:
-        """The value as `get` gives it; a long value as a `Laid`, whose bytes are not read."""
+        """The value as `get` gives it; a long value as a `LongValue`, whose bytes are not read."""
         return self.get(namespace, key)
 
     @abstractmethod
@@ -148,7 +148,7 @@ class Store(ABC):
         """The records whose keys start with *prefix*, in the order of their keys.
 
         The records are read in batches, so that a slow reader blocks no commit. It may or may not see a commit that
-        happens meanwhile. A long value comes as a `Laid`.
+        happens meanwhile. A long value comes as a `LongValue`.
         """
         first = encode_key(prefix)
         last = first + PAST_PREFIX
@@ -225,7 +225,7 @@ def _opened(namespace: str, key: bytes, record: memoryview) -> tuple[int, memory
 
 
 def stored_value(namespace: str, key: bytes, record: memoryview) -> bytes:
-    """The value of a record; a long one as a `Laid`. Raises StoreError if the checksum does not match."""
+    """The value of a record; a long one as a `LongValue`. Raises StoreError if the checksum does not match."""
     return bytes(_opened(namespace, key, record)[1])
 
 
@@ -266,7 +266,7 @@ class JobStore(Store):
         self._reading = threading.Lock()
         #: sizes of drafts; the long values in use, by number; the next number
         self._drafts: dict[int, int] = {}
-        self._referenced: weakref.WeakValueDictionary[int, Laid] = weakref.WeakValueDictionary()
+        self._referenced: weakref.WeakValueDictionary[int, LongValue] = weakref.WeakValueDictionary()
         self._ids = count(1)
         #: long values that are still in memory
         self.recent = RecentValues()
@@ -361,7 +361,7 @@ class JobStore(Store):
         size, large = 0, False
         for write in self._in_pieces(writes):
             key, value = encoded(write)
-            if isinstance(value, Laid):
+            if isinstance(value, LongValue):
                 record: bytes | None = _record(key, value.named(), _IN_PIECES)
             else:
                 record = None if value is None else _record(key, value)
@@ -405,14 +405,14 @@ class JobStore(Store):
             self._readers_due = now + READER_CHECK_SECONDS
             env.reader_check()
 
-    def new_draft(self, size: int) -> Laid:
-        """A long value of *size* bytes, not written yet: `Laid.writes` gives the writes of its pieces."""
+    def new_draft(self, size: int) -> LongValue:
+        """A long value of *size* bytes, not written yet: `LongValue.writes` gives the writes of its pieces."""
         return self._laid(next(self._ids), size)
 
-    def _laid(self, id: int, size: int) -> Laid:
+    def _laid(self, id: int, size: int) -> LongValue:
         laid = self._referenced.get(id)
         if laid is None:
-            laid = self._referenced[id] = Laid(id, size, self._piece, self.recent)
+            laid = self._referenced[id] = LongValue(id, size, self._piece, self.recent)
         return laid
 
     def _in_pieces(self, writes: Iterable[Write]) -> Iterator[Write]:
@@ -424,7 +424,7 @@ class JobStore(Store):
                 yield write
                 continue
             laid: Any = value
-            if not isinstance(value, Laid) or value.id not in drafts:
+            if not isinstance(value, LongValue) or value.id not in drafts:
                 laid = self.new_draft(len(value))
                 yield from list(laid.writes(value))[1:]
             drafts.discard(laid.id)
@@ -474,7 +474,7 @@ class JobStore(Store):
         with self._reading:  # a reader that has found a draft holds it by now
             gone = {id: size for id, size in self._drafts.items() if id not in self._referenced}
         for id, size in gone.items():
-            laid = Laid(id, size, self._piece)
+            laid = LongValue(id, size, self._piece)
             keys: list[tuple[str, bytes, bytes | None]] = []
             keys += [("piece", encode_key(key), None) for key in laid.pieces()]
             # last: if the process dies before, the remaining pieces are still found under it
@@ -523,7 +523,7 @@ class JobStore(Store):
 
     def get(self, namespace: str, key: Key) -> bytes | None:
         found = self.find(namespace, key)
-        return found[:] if isinstance(found, Laid) else found
+        return found[:] if isinstance(found, LongValue) else found
 
     def find(self, namespace: str, key: Key) -> Any:
         raw = encode_key(key)
@@ -539,7 +539,7 @@ class JobStore(Store):
                 ) from error
 
     def _value(self, namespace: str, key: bytes, record: memoryview) -> Any:
-        """The value of a record: bytes, or a `Laid`. The caller holds the lock of the readers."""
+        """The value of a record: bytes, or a `LongValue`. The caller holds the lock of the readers."""
         format, rest = _opened(namespace, key, record)
         return bytes(rest) if format == _WHOLE else self._laid(*names(rest))
 

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from park.broker.effects import Key, Write
-from park.broker.storage.pieces import PIECE_BYTES, Laid
+from park.broker.storage.pieces import PIECE_BYTES, LongValue
 from park.broker.storage.store import JobStore, Store
 from park.broker.storage.sweep import MAX_SWEEP_RECORDS, leavings
 from park.errors import StoreError
@@ -92,7 +92,7 @@ class _Load(Struct):
 
     number: int
     value: Any
-    draft: Laid
+    draft: LongValue
     hash: Any
     done: int = 0
 
@@ -115,7 +115,7 @@ class Writer:
         self._ended = False
         #: long values to write, and those that are on disk or were given up because the disk is full
         self._loads: deque[_Load] = deque()
-        self._laid: deque[tuple[int, Laid | None]] = deque()
+        self._laid: deque[tuple[int, LongValue | None]] = deque()
         #: commits that have taken pieces of them along
         self.strides = 0
         #: pieces of them that go with the next commit
@@ -143,7 +143,7 @@ class Writer:
         """Whether a long value has been finished since the last `laid`."""
         return bool(self._laid)
 
-    def laid(self) -> list[tuple[int, Laid | None]]:
+    def laid(self) -> list[tuple[int, LongValue | None]]:
         """Values that are laid down now, by their numbers; None: the disk was full for it."""
         return [self._laid.popleft() for _ in range(len(self._laid))]
 
