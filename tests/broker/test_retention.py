@@ -86,7 +86,7 @@ def test_the_log_of_a_job_is_not_written_once_its_deletion_is_decided() -> None:
     public.job_messages._due = float("inf")  # not before
     client.ask(messages.Delete(0, job))
     world.until(lambda: job not in world.dispatcher.state.jobs)
-    assert job not in public.job_messages._talks
+    assert job not in public.job_messages._streams
     swept(world)
     assert not records(world, job)
 

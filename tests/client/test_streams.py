@@ -241,7 +241,7 @@ def test_all_that_a_job_has_said_goes_to_the_disk_with_its_end_and_is_kept_for_a
     batches = desk.write(0.0, quiet=False)
     assert desk.texts() == ["1", "2"]
     assert desk.tell(batches) == ["2", "3"]
-    assert not desk.job_messages._talks
+    assert not desk.job_messages._streams
     assert (desk.texts(), desk.since(1)) == (["1", "2"], ["2", "3"])
     assert desk.job_messages.deadline == desk.now + KEEP_ENDED_SECONDS
     later = Desk(desk.store)

@@ -371,8 +371,8 @@ def takes_what_comes_again_for_new(monkeypatch: pytest.MonkeyPatch) -> None:
     take = JobMessages.take
 
     def wrong(self: JobMessages, p: Any, *given: Any) -> bool:
-        if p.job in self._talks:
-            self._talks[p.job].marks.clear()
+        if p.job in self._streams:
+            self._streams[p.job].marks.clear()
         return take(self, p, *given)
 
     monkeypatch.setattr(JobMessages, "take", wrong)

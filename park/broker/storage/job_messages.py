@@ -57,7 +57,7 @@ class Batch(Struct):
     heard: list[Heard]
 
 
-class _Talk(Struct):
+class _JobStream(Struct):
     """The messages of one job, kept or on their way."""
 
     stored: bool
@@ -105,7 +105,7 @@ class JobMessages:
     def __init__(self, store: Store) -> None:
         self._store = store
         #: by job: jobs that have not ended, and jobs with messages that are not on disk
-        self._talks: dict[int, _Talk] = {}
+        self._streams: dict[int, _JobStream] = {}
         #: jobs with messages to write, the longest wait first; the urgent ones of them; the ended ones of them
         self._waiting: dict[int, None] = {}
         self._urgent: dict[int, None] = {}
@@ -127,20 +127,20 @@ class JobMessages:
         """Take a message of a job that has not ended. True: it goes to followers when it is on disk; False: it may go
         at once.
         """
-        talk = self._talks.get(p.job)
+        stream = self._streams.get(p.job)
         if p.number:
-            if talk is None:
-                talk = self._talks[p.job] = self._stored(p.job) if stored else _Talk(stored)
-            mark = talk.marks.get(p.attempt, 0)
-            talk.waits[p.attempt] = (p.peer, p.attempt, max(mark, p.number))
+            if stream is None:
+                stream = self._streams[p.job] = self._stored(p.job) if stored else _JobStream(stored)
+            mark = stream.marks.get(p.attempt, 0)
+            stream.waits[p.attempt] = (p.peer, p.attempt, max(mark, p.number))
             if p.number > mark:
-                talk.add(p)
-        elif talk is not None and (talk.queue or talk.under_way):
-            talk.queue.append(LogEntry(0, p.kind, bytes(p.payload)))
+                stream.add(p)
+        elif stream is not None and (stream.queue or stream.under_way):
+            stream.queue.append(LogEntry(0, p.kind, bytes(p.payload)))
         else:
             return False
         self._waiting.setdefault(p.job)
-        if followed or talk.size >= URGENT_BYTES or not stored:
+        if followed or stream.size >= URGENT_BYTES or not stored:
             self._urgent[p.job] = None
         return True
 
@@ -151,19 +151,19 @@ class JobMessages:
 
     def end(self, job: int) -> None:
         """*job* has ended: all that it has said goes to the disk with its end."""
-        talk = self._talks.get(job)
-        if talk is not None:
-            talk.ended = True
+        stream = self._streams.get(job)
+        if stream is not None:
+            stream.ended = True
             self._waiting.setdefault(job)
             self._ended[job] = None
 
     def forget(self, job: int) -> None:
         """*job* is gone: nothing of it is written any more."""
-        talk = self._talks.pop(job, None)
+        stream = self._streams.pop(job, None)
         for jobs in (self._waiting, self._urgent, self._ended):
             jobs.pop(job, None)
-        if talk is not None:
-            self._released += talk.waits.values()
+        if stream is not None:
+            self._released += stream.waits.values()
 
     # -- what goes to the disk -------------------------------------------------------------------
 
@@ -201,22 +201,22 @@ class JobMessages:
         size = 0
         for job in dict.fromkeys(jobs):
             if size < MAX_WRITE_BYTES or job in self._ended:
-                size += self._talks[job].size
+                size += self._streams[job].size
                 writes += self._batch(job, found)
             else:
                 self._due = min(self._due, now + BUSY_WRITE_SECONDS)
         return writes + self._forgotten(now), found
 
     def _batch(self, job: int, found: list[Batch]) -> list[Write]:
-        talk = self._talks[job]
+        stream = self._streams[job]
         writes: list[Write] = []
-        if talk.stored and talk.new_marks:
-            tails = [t for t in talk.tails.values() if t.unwritten] or [talk.tails["said"]]
+        if stream.stored and stream.new_marks:
+            tails = [t for t in stream.tails.values() if t.unwritten] or [stream.tails["said"]]
             for tail in tails:
-                writes += tail.writes(job, talk.new_marks, talk.last)
-        found.append(Batch(job, talk.queue, list(talk.waits.values())))
-        talk.queue, talk.size, talk.new_marks, talk.waits = [], 0, {}, {}
-        talk.under_way += 1
+                writes += tail.writes(job, stream.new_marks, stream.last)
+        found.append(Batch(job, stream.queue, list(stream.waits.values())))
+        stream.queue, stream.size, stream.new_marks, stream.waits = [], 0, {}, {}
+        stream.under_way += 1
         for jobs in (self._waiting, self._urgent, self._ended):
             jobs.pop(job, None)
         return writes
@@ -228,7 +228,7 @@ class JobMessages:
             self._over[0] = (max(self._over[0][0], now + WRITE_SECONDS), self._over[0][1])
         self._urgent |= self._ended
         self._ended.clear()
-        for job in [job for job in self._waiting if self._talks[job].ended][:-MAX_WAITING_ENDED]:
+        for job in [job for job in self._waiting if self._streams[job].ended][:-MAX_WAITING_ENDED]:
             self.forget(job)
 
     def _forgotten(self, now: float) -> list[Write]:
@@ -245,14 +245,14 @@ class JobMessages:
 
     def on_disk(self, batch: Batch, now: float) -> list[LogEntry]:
         """The batch is on disk: its messages may be passed on."""
-        talk = self._talks.get(batch.job)
-        if talk is None:  # the job is gone
+        stream = self._streams.get(batch.job)
+        if stream is None:  # the job is gone
             return []
-        talk.under_way -= 1
-        self._pass(talk, batch.entries)
-        if talk.ended and batch.job not in self._waiting and not talk.under_way:
-            del self._talks[batch.job]
-            if talk.tails["said"].records:
+        stream.under_way -= 1
+        self._pass(stream, batch.entries)
+        if stream.ended and batch.job not in self._waiting and not stream.under_way:
+            del self._streams[batch.job]
+            if stream.tails["said"].records:
                 self._over.append((now + KEEP_ENDED_SECONDS, batch.job))
         return batch.entries
 
@@ -260,31 +260,31 @@ class JobMessages:
         """The messages of an ended job that still wait because the disk is full. They go to followers before the
         message of its end.
         """
-        talk = self._talks.get(job)
-        if talk is None:
+        stream = self._streams.get(job)
+        if stream is None:
             return []
-        entries, talk.queue = talk.queue, []
-        self._pass(talk, entries)
+        entries, stream.queue = stream.queue, []
+        self._pass(stream, entries)
         return entries
 
     @staticmethod
-    def _pass(talk: _Talk, entries: list[LogEntry]) -> None:
-        talk.passed = max([talk.passed, *(e.at for e in entries)])
+    def _pass(stream: _JobStream, entries: list[LogEntry]) -> None:
+        stream.passed = max([stream.passed, *(e.at for e in entries)])
 
     def lines(self, job: int) -> list[Buffer]:
         """The lines of the log of *job* that are kept."""
-        talk = self._talks.get(job) or self._stored(job)
-        return [e.data for e in talk.tails["log"].entries]
+        stream = self._streams.get(job) or self._stored(job)
+        return [e.data for e in stream.tails["log"].entries]
 
     def since(self, job: int, place: int | None) -> tuple[int, list[LogEntry]]:
         """The last place that was passed on, and the kept messages after *place* (None: all kept messages)."""
-        talk = self._talks.get(job) or self._stored(job)
-        return talk.passed, talk.kept(-1 if place is None else place)
+        stream = self._streams.get(job) or self._stored(job)
+        return stream.passed, stream.kept(-1 if place is None else place)
 
-    def _stored(self, job: int) -> _Talk:
+    def _stored(self, job: int) -> _JobStream:
         """The stream of a job of an earlier life, from the store. A record that cannot be read is left out, and named."""
-        talk = _Talk(stored=True)
-        for namespace, tail in talk.tails.items():
+        stream = _JobStream(stored=True)
+        for namespace, tail in stream.tails.items():
             for key in self._store.keys(namespace, (job,), sys.maxsize):
                 try:
                     marks, last = tail.load(key, self._store.get(namespace, key) or b"")
@@ -293,10 +293,10 @@ class JobMessages:
                     tell(f"park: {text}: {error}", "error")
                     continue
                 for attempt, count in marks.items():
-                    talk.marks[attempt] = max(count, talk.marks.get(attempt, 0))
-                talk.last = max(talk.last, last)
-        talk.passed = talk.last
-        return talk
+                    stream.marks[attempt] = max(count, stream.marks.get(attempt, 0))
+                stream.last = max(stream.last, last)
+        stream.passed = stream.last
+        return stream
 
 
 def number(key: Key) -> int:
