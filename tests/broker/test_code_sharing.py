@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from park.broker.entities import spread as entity
-from park.broker.entities.spread import Place, Spread, SpreadStep
+from park.broker.entities.spread import CodeLocation, Spread, SpreadStep
 from park.model import Account
 from park.wire import messages
 from tests.sim.desk import Desk, finished, of
@@ -186,7 +186,7 @@ def test_nobody_waits_for_code_that_does_not_come(story: list[tuple[str, int]]) 
         if what == "want":
             spread.want(nodes[n])
         elif what == "hold":
-            spread.hold(nodes[n], Place(1, n, "10.0.0.1:4321" if n in (0, 1) else ""))
+            spread.hold(nodes[n], CodeLocation(1, n, "10.0.0.1:4321" if n in (0, 1) else ""))
         else:
             getattr(spread, what)(n)
         for step, kernel, holder in list(spread.steps()):

@@ -46,7 +46,7 @@ class SpreadStep(Enum):
     TAKE = "take"
 
 
-class Place(Struct, frozen=True):
+class CodeLocation(Struct, frozen=True):
     """The place of a code in a kernel: the *file* (a descriptor) of its *process*, and for kernels of other machines an
     *address*, the name of the *cipher* text and its *key*. *secret*: for tickets.
     """
@@ -70,7 +70,7 @@ class Spread(Struct):
     #: the kernels of `sent` that cannot serve other machines
     closed: set[int] = field(default_factory=set)
     #: kernels that hold the code, and where
-    holders: dict[int, tuple[Kernel, Place]] = field(default_factory=dict)
+    holders: dict[int, tuple[Kernel, CodeLocation]] = field(default_factory=dict)
     #: kernels that need the code, the first one first; True: they were told to wait
     waiting: dict[int, tuple[Kernel, bool]] = field(default_factory=dict)
     #: kernels that take the code now, and from whom
@@ -90,7 +90,7 @@ class Spread(Struct):
         self.forget(kernel.number, for_good=False)
         self.waiting[kernel.number] = kernel, False
 
-    def hold(self, kernel: Kernel, place: Place) -> bool:
+    def hold(self, kernel: Kernel, place: CodeLocation) -> bool:
         """The kernel says that it has the code. Returns whether that can be."""
         number = kernel.number
         if number not in self.sent and number not in self.taking and number not in self.waiting:

@@ -6,7 +6,14 @@ import hashlib
 
 from park.broker.effects import Effects, Event, Ref
 from park.broker.entities.roster import Kernel
-from park.broker.entities.spread import MAX_SPREADS, MIN_SPREAD_BYTES, Place, Spread, SpreadStep, share_files
+from park.broker.entities.spread import (
+    MAX_SPREADS,
+    MIN_SPREAD_BYTES,
+    CodeLocation,
+    Spread,
+    SpreadStep,
+    share_files,
+)
 from park.broker.handlers import validate
 from park.broker.state import State
 from park.wire import messages
@@ -41,7 +48,7 @@ def on_shared(state: State, effects: Effects, event: Event, message: messages.Sh
         address = (
             f"[{kernel.peers}]:{message.port}" if ":" in kernel.peers else f"{kernel.peers}:{message.port}"
         )
-    place = Place(message.process, message.file, address, message.cipher, message.key, message.secret)
+    place = CodeLocation(message.process, message.file, address, message.cipher, message.key, message.secret)
     if spread.hold(kernel, place):
         _go_on(state, effects, message.hash, spread)
 
@@ -87,7 +94,13 @@ def _go_on(state: State, effects: Effects, code: bytes, spread: Spread) -> None:
 
 
 def _lead(
-    state: State, effects: Effects, code: bytes, spread: Spread, kernel: Kernel, holder: Kernel, place: Place
+    state: State,
+    effects: Effects,
+    code: bytes,
+    spread: Spread,
+    kernel: Kernel,
+    holder: Kernel,
+    place: CodeLocation,
 ) -> None:
     """Lead the kernel to the holder of the code: to its file, or with a ticket to its server."""
     trusted = kernel.account == holder.account  # the holder of this key could send false results anyway
