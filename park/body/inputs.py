@@ -11,7 +11,7 @@ from typing import Any
 from park.body import payload
 from park.errors import InvalidRequest
 from park.wire.fragments import MAX_PAYLOAD_BYTES
-from park.wire.pack import Buffer, Place
+from park.wire.pack import Buffer, BufferAllocator
 
 #: Units, and bytes of inputs, in the largest batch.
 MAX_BATCH_UNITS, MAX_BATCH_BYTES = 8192, 4 << 20
@@ -49,7 +49,7 @@ def iterator_of(inputs: Iterable[Any]) -> Iterator[Any]:
 
 
 def batches_of(
-    inputs: Iterable[Any], size: Callable[[], int], place: Place | None = None
+    inputs: Iterable[Any], size: Callable[[], int], place: BufferAllocator | None = None
 ) -> Iterator[tuple[Buffer, bool]]:
     """Packs of inputs, each with the answer whether it is the last. *size* gives the number of units for the next batch.
 
@@ -85,7 +85,7 @@ def batches_of(
         yield final, last
 
 
-def windows_of(inputs: Iterable[Any], place: Place | None = None) -> Iterator[Buffer]:
+def windows_of(inputs: Iterable[Any], place: BufferAllocator | None = None) -> Iterator[Buffer]:
     """Packs of all inputs, each of at most about `WINDOW_BYTES`; no packs where there are no inputs.
 
     *place*: where a long one is put.
@@ -116,7 +116,7 @@ def _rows_of(inputs: Any) -> Any:
     return inputs
 
 
-def packs_of(values: list[Any], place: Place | None = None) -> Iterator[Buffer]:
+def packs_of(values: list[Any], place: BufferAllocator | None = None) -> Iterator[Buffer]:
     """One pack of the inputs; several packs where one would be too long to travel."""
     pack = payload.encode_units(values, place=place)
     if len(pack) <= MAX_PAYLOAD_BYTES or len(values) < 2:

@@ -24,7 +24,16 @@ from park.body.culprits import culprit_of, pickles
 from park.body.value_pickler import pickle_by_value
 from park.errors import NotPicklable, ProtocolError, UnitError
 from park.wire import codec
-from park.wire.pack import ERROR, Buffer, Pack, Place, error_entry, pack_entries, pack_pieces, pack_rows
+from park.wire.pack import (
+    ERROR,
+    Buffer,
+    BufferAllocator,
+    Pack,
+    error_entry,
+    pack_entries,
+    pack_pieces,
+    pack_rows,
+)
 from park.wire.pack import code_hash as code_hash
 
 #: Buffers from this size on lie beside their pickle, not inside.
@@ -281,7 +290,9 @@ class _PlainPickler(pickle.Pickler):
 # -- many ----------------------------------------------------------------------------------------
 
 
-def encode_units(values: Sequence[Any], what: str = "an input", place: Place | None = None) -> Buffer:
+def encode_units(
+    values: Sequence[Any], what: str = "an input", place: BufferAllocator | None = None
+) -> Buffer:
     """The pack of these inputs or results: rows where all are numbers of one kind, or arrays of one shape and kind.
 
     *place*: where a long one is put.
@@ -304,7 +315,7 @@ def encode_units(values: Sequence[Any], what: str = "an input", place: Place | N
     return pack_pieces(sizes, pieces, place)
 
 
-def encode_array(array: Any, place: Place | None = None) -> Buffer:
+def encode_array(array: Any, place: BufferAllocator | None = None) -> Buffer:
     """The pack of a numpy array of at least one dimension: each index of axis 0 is a unit."""
     plain = type(array).__module__ == "numpy" and type(array).__name__ == "ndarray"
     rows = _rows(array, len(array), place) if plain else None
@@ -344,7 +355,7 @@ def _numbers(values: Sequence[Any], kind: type) -> Buffer | None:
         return None
 
 
-def _alike(values: Sequence[Any], kind: type, place: Place | None) -> Buffer | None:
+def _alike(values: Sequence[Any], kind: type, place: BufferAllocator | None) -> Buffer | None:
     """Rows of equal one-dimensional arrays, or of numpy's numbers; None: *values* are neither."""
     numpy = sys.modules.get("numpy")
     if numpy is None or not hasattr(numpy, "ndarray"):
@@ -376,7 +387,7 @@ def _dtypes(numpy: Any) -> frozenset[type]:
     return frozenset(numpy.sctypeDict.values())
 
 
-def _rows(array: Any, count: int, place: Place | None) -> Buffer | None:
+def _rows(array: Any, count: int, place: BufferAllocator | None) -> Buffer | None:
     """The pack of an array's rows; None where the name of its dtype does not describe it fully."""
     dtype = array.dtype
     if not array.ndim or not array.nbytes or dtype.kind not in "biufcSUmM" or dtype.metadata:

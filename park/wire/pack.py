@@ -25,7 +25,7 @@ from park.wire.fragments import PayloadBuffer
 Buffer = bytes | memoryview
 
 #: Makes the place for a long pack, such as a file in memory that goes to another process as it is. Raises OSError.
-Place = Callable[[int], PayloadBuffer]
+BufferAllocator = Callable[[int], PayloadBuffer]
 #: Bytes of a pack that gets such a place, and of each of its pieces, about.
 MIN_PLACED_BYTES, MIN_PLACED_PIECE_BYTES = 1 << 20, 64 << 10
 
@@ -38,12 +38,12 @@ def code_hash(blob: Buffer) -> bytes:
     return hashlib.blake2b(blob, digest_size=16).digest()
 
 
-def pack_entries(entries: Sequence[Buffer], place: Place | None = None) -> Buffer:
+def pack_entries(entries: Sequence[Buffer], place: BufferAllocator | None = None) -> Buffer:
     """The pack of these entries."""
     return pack_pieces([len(entry) for entry in entries], entries, place)
 
 
-def pack_pieces(sizes: Sequence[int], pieces: Iterable[Any], place: Place | None = None) -> Buffer:
+def pack_pieces(sizes: Sequence[int], pieces: Iterable[Any], place: BufferAllocator | None = None) -> Buffer:
     """The pack of ``len(sizes)`` entries, whose bytes are *pieces* in turn; each byte is copied once."""
     if not sizes:
         return b""
@@ -51,12 +51,12 @@ def pack_pieces(sizes: Sequence[int], pieces: Iterable[Any], place: Place | None
     return _put([header, struct.pack(f"<{len(sizes)}Q", *sizes), *pieces], place)
 
 
-def pack_rows(head: bytes, rows: Any, count: int, place: Place | None = None) -> Buffer:
+def pack_rows(head: bytes, rows: Any, count: int, place: BufferAllocator | None = None) -> Buffer:
     """The pack of *count* rows of one size, at least a byte; *rows* is a contiguous buffer of bytes."""
     return _put([_HEADER.pack(_ROWS, len(head), count), head, rows], place) if count else b""
 
 
-def _put(pieces: list[Any], place: Place | None) -> Buffer:
+def _put(pieces: list[Any], place: BufferAllocator | None) -> Buffer:
     """The pieces one after the other: many bytes in a few pieces at the *place* for them, if there is one."""
     views = [memoryview(piece).cast("B") for piece in pieces if len(piece)] if place is not None else []
     size = sum(map(len, views))
