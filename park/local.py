@@ -113,13 +113,13 @@ class LocalService(ServerProxy):
 
     def _open_broker(self, reactor: Reactor, kernels: InprocRouter) -> ServiceManager:
         """A broker in *reactor*, for what joins it through *kernels*."""
-        from park.broker.entities.archive import Keep
+        from park.broker.entities.archive import RetentionPolicy
         from park.broker.manager import JobManager
         from park.broker.storage.memory import MemoryStore
         from park.service import ServiceManager
 
         if self._home is None:
-            jobs = JobManager(MemoryStore(), outlived=False, keep=Keep(size=KEPT_BYTES))
+            jobs = JobManager(MemoryStore(), outlived=False, keep=RetentionPolicy(size=KEPT_BYTES))
         else:
             from park.broker.storage.store import JobStore
 

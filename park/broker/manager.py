@@ -21,7 +21,7 @@ from park.broker.accounts.ledger import CreditPolicy
 from park.broker.accounts.quotas import LimitPolicy
 from park.broker.dispatcher import Dispatcher
 from park.broker.effects import Effects, Event, Flow, Peer, Send, Tick, Write
-from park.broker.entities.archive import Keep
+from park.broker.entities.archive import RetentionPolicy
 from park.broker.payloads import Payloads
 from park.broker.queries import READS, PublicRecords
 from park.broker.spooling import Hold, Spooler
@@ -84,7 +84,7 @@ class JobManager:
         policy: CreditPolicy | None = None,
         outlived: bool = True,
         limits: LimitPolicy | None = None,
-        keep: Keep | None = None,
+        keep: RetentionPolicy | None = None,
         postman: Postman | None = None,
     ) -> None:
         self.store: Store = store if store is not None else MemoryStore()

@@ -14,7 +14,7 @@ from park.broker.accounts.disk_space import DiskSpace
 from park.broker.accounts.ledger import CreditPolicy, Ledger
 from park.broker.accounts.quotas import LimitPolicy
 from park.broker.effects import Effects, Event, Peer
-from park.broker.entities.archive import Archive, Catalogue, Keep
+from park.broker.entities.archive import Archive, Catalogue, RetentionPolicy
 from park.broker.entities.code_cache import CodeCache
 from park.broker.entities.jobs import BrokerJob, JobList, LongAnswer
 from park.broker.entities.maps import Attempt, JobMap, Orphan, Trial, chunk_seconds
@@ -91,7 +91,7 @@ class Recovery(Struct):
 class Ended(Struct):
     """Ended jobs, and the rules by which they are kept (`park.broker.handlers.retention`)."""
 
-    keep: Keep
+    keep: RetentionPolicy
     #: ended sessions, and ended stored jobs, in memory; the job that ended first comes first
     sessions: dict[int, None] = field(default_factory=dict)
     jobs: dict[int, None] = field(default_factory=dict)
@@ -140,7 +140,7 @@ class State:
         next_job: int = 1,
         policy: CreditPolicy | None = None,
         limits: LimitPolicy | None = None,
-        keep: Keep | None = None,
+        keep: RetentionPolicy | None = None,
         mail: MailPolicy | None = None,
     ) -> None:
         self.store_id, self.epoch = store_id, epoch
@@ -173,7 +173,7 @@ class State:
         self.stream_acks_due: dict[Peer, float] = {}
         self.touched, self.deferred, self.suspects = ChangedEntities(), DeferredWork(), Suspects()
         self.recovery = Recovery()
-        self.ended = Ended(keep if keep is not None else Keep())
+        self.ended = Ended(keep if keep is not None else RetentionPolicy())
         self.retention_clock = RetentionClock()
 
         # -- accounts

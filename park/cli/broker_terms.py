@@ -10,7 +10,7 @@ from typing import Any
 
 from park.broker.accounts.ledger import CreditPolicy, Terms
 from park.broker.accounts.quotas import LimitPolicy, Limits
-from park.broker.entities.archive import Keep
+from park.broker.entities.archive import RetentionPolicy
 from park.config import Tables, read
 from park.errors import InvalidRequest
 from park.mail.notices import MailPolicy
@@ -36,11 +36,11 @@ def _limits(given: Tables) -> Limits:
     return Limits(**{k: memory_bytes(v) if k == "bytes" else v for k, v in given.items()})
 
 
-def keep_policy(given: Iterable[str]) -> Keep:
+def keep_policy(given: Iterable[str]) -> RetentionPolicy:
     """The retention of ended jobs: ages such as 30d, and sizes such as 10GB, at most one of each.
 
     >>> keep_policy(["30d", "10 GB"])
-    Keep(age=2592000.0, size=10000000000, jobs=10000)
+    RetentionPolicy(age=2592000.0, size=10000000000, jobs=10000)
     """
     found: dict[str, Any] = {}
     for text in given:
@@ -52,7 +52,7 @@ def keep_policy(given: Iterable[str]) -> Keep:
                 f"--keep {text!r} needs a unit: an age such as 30d or 12h, or a size such as 10GB"
             )
         found[kind] = memory_bytes(text) if kind == "size" else duration(text, "--keep")
-    return Keep(**found)
+    return RetentionPolicy(**found)
 
 
 def mail_settings(environment: Mapping[str, str] | None = None) -> MailSettings | None:

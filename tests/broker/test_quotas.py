@@ -9,7 +9,7 @@ import pytest
 
 import park
 from park.broker.accounts.quotas import JOB_RECORD_BYTES, LimitPolicy, Limits
-from park.broker.entities.archive import Keep
+from park.broker.entities.archive import RetentionPolicy
 from park.wire import messages
 from tests.sim.desk import Desk, accepted, finished, of
 from tests.sim.functions import blob, code, units
@@ -126,7 +126,7 @@ def test_an_upload_that_is_given_up_counts_for_what_is_there() -> None:
 
 @pytest.mark.parametrize("keep", [0, 100])
 def test_the_count_is_the_same_after_a_restart(keep: int) -> None:
-    world = World(keep=Keep(jobs=keep))
+    world = World(keep=RetentionPolicy(jobs=keep))
     world.kernel(1)
     client = world.client()
     jobs = [client.submit("square", list(range(n))) for n in (3, 4)]

@@ -11,7 +11,7 @@ import pytest
 
 import park
 from park.broker.effects import Publication, Tick, Write
-from park.broker.entities.archive import Archive, Keep
+from park.broker.entities.archive import Archive, RetentionPolicy
 from park.broker.handlers.retention import (
     EXPIRY_BATCH,
     MAX_ENDED_SESSIONS,
@@ -227,7 +227,7 @@ def test_ended_sessions_leave_the_table_and_every_mirror() -> None:
 
 
 def test_archived_jobs_are_found_and_take_no_memory(store: Callable[[], Store] | None) -> None:
-    world, client = begun(store=store, keep=Keep(jobs=2))
+    world, client = begun(store=store, keep=RetentionPolicy(jobs=2))
     jobs = [ended(world, client, "square", [n, n]) for n in range(6)]
     d = world.dispatcher.state
 
@@ -274,7 +274,7 @@ def test_archived_jobs_are_found_and_take_no_memory(store: Callable[[], Store] |
 def test_an_archived_job_that_cannot_be_read_is_named_and_ends_nothing(
     room: str, damage: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world, client = begun(keep=Keep(jobs=0))
+    world, client = begun(keep=RetentionPolicy(jobs=0))
     jobs = [ended(world, client, "square", [n]) for n in range(3)]
     world.until(lambda: world.manager.store.count("archive") == 3)
     key: Any = (jobs[1], "results") if room == "spans" else (jobs[1],)
@@ -295,7 +295,7 @@ def test_an_archived_job_that_cannot_be_read_is_named_and_ends_nothing(
 
 def test_lists_of_jobs_have_the_archived_ones_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("park.broker.queries.ARCHIVED_PAGE_JOBS", 2)
-    manager = ServiceManager(JobManager(keep=Keep(jobs=3))).listen(home=tmp_path)
+    manager = ServiceManager(JobManager(keep=RetentionPolicy(jobs=3))).listen(home=tmp_path)
     manager.reactor.start("broker")
     try:
         with connect(manager.endpoints["clients"], "ann") as service:
@@ -324,7 +324,7 @@ def test_lists_of_jobs_have_the_archived_ones_too(tmp_path: Path, monkeypatch: p
 
 
 def test_a_request_said_again_finds_its_archived_job() -> None:
-    world, client = begun(keep=Keep(jobs=0))
+    world, client = begun(keep=RetentionPolicy(jobs=0))
     request = client.submit("square", [3])
     (accepted,) = done(world, request)
     done(world, client.fetch(accepted.job))
@@ -334,7 +334,7 @@ def test_a_request_said_again_finds_its_archived_job() -> None:
 
 
 def test_those_that_were_recalled_leave_the_memory_again() -> None:
-    world, client = begun(keep=Keep(jobs=0))
+    world, client = begun(keep=RetentionPolicy(jobs=0))
     jobs = [ended(world, client, "square", []) for _ in range(MAX_RECALLED_JOBS + 30)]
     done(world, *[client.ask(messages.Status(0, job)) for job in jobs])
     done(world, client.ask(messages.Status(0)))
@@ -342,7 +342,7 @@ def test_those_that_were_recalled_leave_the_memory_again() -> None:
 
 
 def test_a_job_that_failed_long_ago_fails_those_that_come_after_it() -> None:
-    world, client = begun(keep=Keep(jobs=0))
+    world, client = begun(keep=RetentionPolicy(jobs=0))
     job = ended(world, client, "fails", [3])
     later = client.submit("square", [1], after=[job])
     (accepted,) = done(world, later)
@@ -384,7 +384,7 @@ def test_an_archive_stands_by_age_and_needs_no_room_for_what_is_gone_behind_the_
 
 @pytest.mark.heavy
 def test_what_is_old_goes_by_itself_and_what_is_needed_stays() -> None:
-    world, client = begun(keep=Keep(age=3600.0, jobs=1))
+    world, client = begun(keep=RetentionPolicy(age=3600.0, jobs=1))
     first, second = ended(world, client, "square", [1]), ended(world, client, "square", [1])
     needed = ended(world, client, "square", [1])
     waits = client.submit("square", [2], after=[needed], when=WALL + world.now + 9000)
@@ -410,7 +410,7 @@ def test_what_is_old_goes_by_itself_and_what_is_needed_stays() -> None:
     "jobs", [pytest.param(0, marks=pytest.mark.heavy), pytest.param(10_000, marks=pytest.mark.heavy)]
 )
 def test_old_jobs_that_are_needed_keep_none_behind_them(jobs: int) -> None:
-    world, client = begun(keep=Keep(age=3600.0, jobs=jobs))
+    world, client = begun(keep=RetentionPolicy(age=3600.0, jobs=jobs))
     needed = [ended(world, client, "square", []) for _ in range(EXPIRY_BATCH + 5)]
     waits = [
         client.submit("square", [2], after=needed, when=WALL + world.now + 9000.0 + 3000.0 * n)
@@ -433,7 +433,7 @@ def test_old_jobs_that_are_needed_keep_none_behind_them(jobs: int) -> None:
 
 
 def test_beyond_a_size_the_oldest_go() -> None:
-    world, client = begun(keep=Keep(size=30_000, jobs=3))
+    world, client = begun(keep=RetentionPolicy(size=30_000, jobs=3))
     jobs = [ended(world, client, "square", [n]) for n in range(20)]
     world.settle()
     world.run_for(1.0)
@@ -445,7 +445,7 @@ def test_beyond_a_size_the_oldest_go() -> None:
 
 @pytest.mark.parametrize("step", [-400 * 86400.0, 400 * 86400.0])
 def test_a_step_of_the_wall_clock_deletes_nothing(step: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    world, client = begun(keep=Keep(age=30 * 86400.0))
+    world, client = begun(keep=RetentionPolicy(age=30 * 86400.0))
     job = ended(world, client, "square", [1])
     world.broker_turn([Tick(WALL + world.now + step)])
     world.run_for(100.0)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from park.broker.entities.archive import Keep
+from park.broker.entities.archive import RetentionPolicy
 from park.broker.manager import JobManager
 from park.core.connect import connect
 from park.service import ServiceManager
@@ -16,7 +16,7 @@ from tests.support.terminal import Terminal
 
 
 def test_jobs_a_counts_those_in_the_archive(tmp_path: Path) -> None:
-    manager = ServiceManager(JobManager(keep=Keep(jobs=2))).listen(home=tmp_path)
+    manager = ServiceManager(JobManager(keep=RetentionPolicy(jobs=2))).listen(home=tmp_path)
     manager.reactor.start("broker")
     address = manager.endpoints["clients"]
     try:

@@ -11,7 +11,7 @@ import pytest
 
 from park.broker.accounts.ledger import CreditPolicy, Terms
 from park.broker.accounts.quotas import LimitPolicy, Limits
-from park.broker.entities.archive import Keep
+from park.broker.entities.archive import RetentionPolicy
 from park.cli.broker import main as broker_main
 from park.cli.broker_terms import credit_policy, keep_policy, limit_policy
 from park.cli.commands.donate import donate
@@ -164,9 +164,9 @@ def test_a_limit_that_cannot_be_so_is_named_with_its_file(place: Place, text: st
 
 
 def test_how_long_jobs_are_kept() -> None:
-    assert keep_policy([]) == Keep()
-    assert keep_policy(["12h"]) == Keep(age=43200.0)
-    assert keep_policy(["10GB", "1d12h"]) == Keep(age=129600.0, size=10**10)
+    assert keep_policy([]) == RetentionPolicy()
+    assert keep_policy(["12h"]) == RetentionPolicy(age=43200.0)
+    assert keep_policy(["10GB", "1d12h"]) == RetentionPolicy(age=129600.0, size=10**10)
     for given, words in [
         (["30"], "'30' needs a unit"),
         (["1d", "2d"], "another age already"),

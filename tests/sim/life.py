@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from park.broker.entities.archive import Keep
+from park.broker.entities.archive import RetentionPolicy
 from park.model import JobState, Serves
 from park.wire import codec, messages
 from tests.sim.client import Client, Request, SessionMap
@@ -22,7 +22,7 @@ class Life:
 
     def __init__(self, seed: int, world: World | None = None) -> None:
         self.random = random.Random(f"life {seed}")
-        self.world = world or World(seed, keep=Keep(jobs=self.random.choice([0, 3, 10_000])))
+        self.world = world or World(seed, keep=RetentionPolicy(jobs=self.random.choice([0, 3, 10_000])))
         #: accepted or not: who asked, and what
         self.asked: list[tuple[Client, Request, list[Any]]] = []
         self.sessions: list[tuple[Client, Request]] = []

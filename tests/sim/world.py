@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from park.broker.accounts.ledger import CreditPolicy
 from park.broker.dispatcher import Dispatcher
 from park.broker.effects import Event, Send, Tick
-from park.broker.entities.archive import Keep
+from park.broker.entities.archive import RetentionPolicy
 from park.broker.manager import JobManager
 from park.broker.restore import recall
 from park.broker.storage.store import Store
@@ -78,7 +78,7 @@ class World:
         pace: Pace = hasty,
         latency: Latency = fitful,
         policy: CreditPolicy | None = None,
-        keep: Keep | None = None,
+        keep: RetentionPolicy | None = None,
         checked: bool = True,
         watched: bool = True,
         disk: Pause | None = None,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from park.broker.entities.archive import Keep
+from park.broker.entities.archive import RetentionPolicy
 from park.broker.manager import JobManager
 from park.core.connect import connect
 from park.service import ServiceManager
@@ -23,7 +23,7 @@ JOBS, IN_TABLE = 120, 3
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
     """The page of a broker with `JOBS` ended jobs, of which the last `IN_TABLE` are in the table."""
     home: Path = tmp_path_factory.mktemp("home")
-    manager = ServiceManager(JobManager(keep=Keep(jobs=IN_TABLE))).listen(home=home)
+    manager = ServiceManager(JobManager(keep=RetentionPolicy(jobs=IN_TABLE))).listen(home=home)
     manager.reactor.start("broker")
     try:
         with connect(manager.endpoints["clients"], "ann") as service:

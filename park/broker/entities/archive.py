@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from park.table.query import Query
 
 
-class Keep(Struct, frozen=True):
+class RetentionPolicy(Struct, frozen=True):
     """The retention of ended jobs: *age* in seconds, *size* in bytes of all of them together; None: for ever.
 
     *jobs*: the number of ended jobs in memory; older ones are archived.
