@@ -39,13 +39,14 @@ def allocation_options(command: Any) -> Any:
             "--batch",
             nargs=2,
             metavar="SYSTEM nodes=...",
-            help="The same of sge, of local (this machine), of dask:tcp://HOST:PORT, or of a [batch.SYSTEM] in park.toml.",
+            help="Run each job in an allocation of its own, of sge, local (this machine), dask:tcp://HOST:PORT, or a "
+            "[batch.SYSTEM] of park.toml.",
         ),
         click.option(
             "--allocations",
             type=click.IntRange(1, 1000),
             default=1,
-            help="Ask for up to N, one after the other, until the job has ended; default: 1.",
+            help="Ask for up to N allocations, one after the other, until the job has ended; default: 1.",
             metavar="N",
         ),
     ]

@@ -85,7 +85,7 @@ alloc.add_command(give)
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Number of allocations at the same time.",
+    help="The most allocations at the same time.",
 )
 @click.option(
     "--max-queued",
@@ -93,7 +93,7 @@ alloc.add_command(give)
     type=click.IntRange(1),
     default=2,
     show_default=True,
-    help="Number of those in which no kernel has connected yet.",
+    help="The most allocations in which no kernel has connected yet.",
 )
 @click.option(
     "--scheduler",
@@ -140,6 +140,7 @@ alloc.add_command(give)
 def add(home: Path | None, dry_run: bool, priority: str, **fields: Any) -> None:
     """Add an allocator NAME for SYSTEM, such as: park alloc add slurm fast --ppn 8 --walltime 4h --max 5
 
+    SYSTEM is torque, pbs, slurm, sge, local (the broker's machine), dask, or the NAME of a [batch.NAME] in park.toml.
     Options behind -- go to park-kernel, as in: -- --setup 'module load gcc'. The kernels have the label alloc:NAME. The
     first allocation is a probe: others come when a kernel in it has connected.
     """

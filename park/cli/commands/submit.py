@@ -117,7 +117,9 @@ def _methods(ctx: click.Context, param: click.Parameter, given: str) -> list[Com
 @click.option(
     "--when", metavar="T", help="The job does not run before this time: 2h (from now), or 2030-01-31T18:00."
 )
-@click.option("--method", "--fit", cls=Method, help="That of a fit; default: {}.", shell_complete=_methods)
+@click.option(
+    "--method", "--fit", cls=Method, help="The method of a fit; default: {}.", shell_complete=_methods
+)
 @click.option("--starts", type=int, help="The number of points from which a fit starts.")
 @click.option(
     "--set",
