@@ -109,26 +109,6 @@ class ProcessSettings:
                 lambda v: setattr(sys.modules["asyncio.events"], "_event_loop_policy", v),
             ),
             "streams": (self._streams.read, self._streams.restore),
-            "builtins": (lambda: dict(vars(builtins)), _set_builtins),
-            "trace": (
-                lambda: (sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()),
-                _set_trace,
-            ),
-            "memory trace": (lambda: bool(_of("tracemalloc", "is_tracing")), _trace_memory),
-            "bytecode": (lambda: sys.dont_write_bytecode, lambda v: setattr(sys, "dont_write_bytecode", v)),
-            "faults": (
-                faulthandler.is_enabled,
-                lambda v: faulthandler.enable() if v else faulthandler.disable(),
-            ),
-            "coroutines": (
-                lambda: (*sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth()),
-                _set_coroutines,
-            ),
-            "recursion": (sys.getrecursionlimit, sys.setrecursionlimit),
-            "switches": (sys.getswitchinterval, sys.setswitchinterval),
-            "digits": (sys.get_int_max_str_digits, sys.set_int_max_str_digits),
-            "garbage": (_gc, _set_gc),
-            "stack": (threading.stack_size, threading.stack_size),
             "logging": (library_settings.logging, library_settings.set_logging),
             "numerics": (library_settings.numerics, library_settings.set_numerics),
             "plots": (library_settings.plots, library_settings.set_plots),
@@ -142,7 +122,7 @@ class ProcessSettings:
                 lambda v: _of("multiprocessing", "set_start_method", v, True),
             ),
         }
-        return table | _system_settings()
+        return table | _interpreter_settings() | _system_settings()
 
     def enter(self, job: int) -> list[str]:
         """Make the settings those of this job. Returns the names of settings that could not be set."""
@@ -246,6 +226,32 @@ class _Streams:
         for number, copy in enumerate(self._copies):
             if copy is not None and self.read()[number] != self._fresh[number]:
                 os.dup2(copy, number)
+
+
+def _interpreter_settings() -> dict[str, Setting]:
+    """Settings of the interpreter itself."""
+    return {
+        "builtins": (lambda: dict(vars(builtins)), _set_builtins),
+        "trace": (
+            lambda: (sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()),
+            _set_trace,
+        ),
+        "memory trace": (lambda: bool(_of("tracemalloc", "is_tracing")), _trace_memory),
+        "bytecode": (lambda: sys.dont_write_bytecode, lambda v: setattr(sys, "dont_write_bytecode", v)),
+        "faults": (
+            faulthandler.is_enabled,
+            lambda v: faulthandler.enable() if v else faulthandler.disable(),
+        ),
+        "coroutines": (
+            lambda: (*sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth()),
+            _set_coroutines,
+        ),
+        "recursion": (sys.getrecursionlimit, sys.setrecursionlimit),
+        "switches": (sys.getswitchinterval, sys.setswitchinterval),
+        "digits": (sys.get_int_max_str_digits, sys.set_int_max_str_digits),
+        "garbage": (_gc, _set_gc),
+        "stack": (threading.stack_size, threading.stack_size),
+    }
 
 
 def _system_settings() -> dict[str, Setting]:
