@@ -189,7 +189,7 @@ def slots_of(text: str, here: NodeAllocation) -> int:
         count = default_slots() if os.environ.get("PARK_SLOTS") else here.slots
     if count > here.slots:
         say(
-            f"{count} slots are more than {here.slots} ({here.slots_source}): "
+            f"{count} slots are more than the {here.slots} that there are here ({here.slots_source}): "
             "units share its processors, and take longer",
             "warning",
         )
