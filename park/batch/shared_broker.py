@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any
 
 from park.batch.private import allocate
 from park.batch.profiles import Ask
@@ -16,6 +18,7 @@ from park.client import requests
 from park.core.connect import connect
 from park.core.server import ServerProxy
 from park.errors import ParkError
+from park.job import Job, Jobs
 from park.model import KernelRecord, Request
 
 #: Seconds between two signs of life for a broker that was restarted: it fails the jobs of a script that is gone.
@@ -31,6 +34,12 @@ class AllocationService(ServerProxy):
 
     def _base_private(self) -> int:
         return self._allocation
+
+    def jobs(
+        self, filter: Any = None, owner: str | None = None, since: datetime | float | None = None
+    ) -> list[Job]:
+        """The jobs, as of any service, but without that of the allocation: it lasts as long as the script's ``with``."""
+        return Jobs(job for job in super().jobs(filter, owner, since) if job.id != self._allocation)
 
     def kernels(self) -> list[KernelRecord]:
         """The kernels of the allocation that are connected."""

@@ -378,6 +378,7 @@ def test_jobs_of_a_script_stand_in_the_table_of_the_broker_that_it_names(fabric:
         assert session([-3]) == [3]
         (kernel,) = service.kernels()
         assert (kernel.job, kernel.slots, service.slots) == (host.id, 2, 2)
+        assert host.id not in [each.id for each in service.jobs()]
         fabric.broker.kill()
         fabric.start_broker()
         assert service.wait(service.start(abs, [-4])) == [4]
