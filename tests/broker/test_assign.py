@@ -69,6 +69,21 @@ def test_what_a_kernel_lacks(needs: Needs, words: str) -> None:
     assert unmet(needs, profile) == words
 
 
+def test_a_name_that_no_kernel_has_is_answered_with_those_that_there_are() -> None:
+    desk = Desk()
+    client = desk.client()
+    kernel(desk, "a", labels=["gpu", "a100"], environments={"sas": "3.11"})
+    kernel(desk, "b", labels=[f"rack{n}" for n in range(9)])
+    labelled = accepted(desk.submit(client, inputs=[1], labels=["gpus"]))
+    assert desk.dispatcher.explain(labelled) == (
+        "no kernel has the label 'gpus'; kernels have the labels a100, gpu, rack0, rack1, rack2 and 6 more"
+    )
+    named = accepted(desk.submit(client, inputs=[1], environment="refl1d"))
+    assert desk.dispatcher.explain(named) == (
+        "no kernel has the environment refl1d; kernels have the environments sas"
+    )
+
+
 def test_units_go_where_their_needs_are_met_and_say_at_once_where_nobody_meets_them() -> None:
     desk = Desk()
     client = desk.client()

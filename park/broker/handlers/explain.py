@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from park.broker.entities.jobs import BrokerJob
 from park.broker.entities.maps import Attempt
-from park.broker.entities.requirements import Kind, Needs, unmet
+from park.broker.entities.requirements import KernelProfile, Kind, Needs, unmet
 from park.broker.entities.roster import Kernel
 from park.broker.handlers import charging
 from park.broker.state import State
@@ -19,6 +19,8 @@ from park.errors import with_cause
 from park.model import JobState, Serves
 from park.wait_reason import Cause, WaitReason
 
+#: Labels, or environments, that a reason names at most.
+MAX_NAMED = 5
 #: Seconds after which a driver that was asked for its slot and keeps it is named.
 UNANSWERED_SECONDS = 2.0
 
@@ -95,7 +97,7 @@ class WaitReasons:
             largest = max(p.slots for p in profiles)
             return WaitReason(
                 Cause.REQUIREMENT,
-                _most_common(missing),
+                _most_common(missing) + _alternatives(needs, profiles),
                 pythons=tuple(pythons),
                 largest=largest if needs.cpus > largest else 0,
             )
@@ -166,6 +168,21 @@ def _pausing(kernels: Iterable[Kernel], owner: str, needs: Needs) -> list[Kernel
 def _most_common(missing: list[str]) -> str:
     """The requirement that most kernels lack, in words."""
     return max(sorted(set(missing)), key=missing.count)
+
+
+def _alternatives(needs: Needs, profiles: Iterable[KernelProfile]) -> str:
+    """The names that kernels have where they lack the one that is needed, as words behind that; "": there are none."""
+    if needs.environment:
+        kind, wanted = "environments", {needs.environment}
+        known = {name for profile in profiles for name, _ in profile.environments}
+    else:
+        kind, wanted = "labels", set(needs.labels)
+        known = {label for profile in profiles for label in profile.labels}
+    names = sorted(known)
+    if wanted <= known or not names:
+        return ""
+    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
+    return f"; kernels have the {kind} {', '.join(names[:MAX_NAMED])}{more}"
 
 
 def failed_dependency(other: BrokerJob) -> str:
