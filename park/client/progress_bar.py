@@ -68,13 +68,19 @@ class ProgressBar:
 
 
 class _Terminal:
-    """Standard error for a thread that must not block while the terminal is paused."""
+    """Standard error for a thread that must not block while the terminal is paused, nor fail when it has gone."""
 
     def __init__(self) -> None:
         self.encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> None:
-        ERR.write(text.encode(self.encoding, "replace"), self)
+        stream: Any = sys.stderr
+        if stream is sys.__stderr__:
+            ERR.write(text.encode(self.encoding, "replace"), self)
+        else:
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.write(text)
+                stream.flush()
 
     def flush(self) -> None:
         """Do nothing: `write` has passed on all that the terminal takes."""
@@ -83,7 +89,8 @@ class _Terminal:
         return True
 
     def fileno(self) -> int:
-        return sys.__stderr__.fileno() if sys.__stderr__ is not None else 2
+        stream: Any = sys.stderr
+        return int(stream.fileno())
 
 
 def _made(title: str, form: str) -> Any:
@@ -94,8 +101,17 @@ def _made(title: str, form: str) -> Any:
             from tqdm import tqdm  # 30 ms, and only a terminal sees it
         else:
             from tqdm.auto import tqdm
-        file = _Terminal() if shell() is None and sys.stderr is sys.__stderr__ else None
-        bar = tqdm(desc=title, total=1.0, bar_format=form, leave=False, dynamic_ncols=True, file=file)
+        file = _Terminal() if shell() is None else None
+        # with a delay, tqdm draws no bar before its size is known
+        bar = tqdm(
+            desc=title,
+            total=1.0,
+            bar_format=form,
+            leave=False,
+            dynamic_ncols=True,
+            file=file,
+            delay=1e-9 if shell() is None else 0,
+        )
     if shell() is None:
         bar.dynamic_ncols = _size
         bar.ncols, bar.nrows = _size(sys.stderr)
