@@ -31,7 +31,7 @@ _say() {
 # Prints a Python >= 3.11 that can make environments, or says what is missing.
 _find_python() {
     old= bare=
-    for candidate in python3 python3.13 python3.12 python3.11; do
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
         found=$("$candidate" -I -c 'import sys; print("%d.%d" % sys.version_info[:2], sys.version_info >= (3, 11))' \
             2>/dev/null) || continue
         if [ "${found#* }" != True ]; then

@@ -590,6 +590,6 @@ def test_help_names_the_default_of_fits() -> None:
 def test_a_command_that_was_renamed_says_its_new_name() -> None:
     done = CliRunner().invoke(main, ["allocate", "12"])
     assert done.exit_code == 2
-    assert "`park allocate` is called `park alloc give` now" in done.stderr
-    assert "name a batch system: --torque" in done.stderr
+    assert "`park allocate` is called `park alloc give` now" in done.output
+    assert "name a batch system: --torque" in done.output
     assert "allocate" not in CliRunner().invoke(main, ["--help"]).output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing.pool
 import os
 import pickle
@@ -142,9 +143,13 @@ def rosenbrock(x: Any) -> float:
 def test_scipy_takes_a_pool(pool: Pool) -> None:
     from scipy.optimize import differential_evolution
 
+    # scipy before 1.15 calls it so
+    seed: dict[str, Any] = {
+        "rng" if "rng" in inspect.signature(differential_evolution).parameters else "seed": 1
+    }
     found = [
         differential_evolution(
-            rosenbrock, [(-2, 2)] * 2, workers=workers, updating="deferred", rng=1, maxiter=5, polish=False
+            rosenbrock, [(-2, 2)] * 2, workers=workers, updating="deferred", maxiter=5, polish=False, **seed
         )
         for workers in (pool.map, map)
     ]
