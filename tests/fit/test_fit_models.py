@@ -384,6 +384,19 @@ class TestOthers:
         assert [line.label for line in curve.lines()] == ["y0", "y1"]
         assert zlib.decompress(result.files["-1.dat"]).startswith(b"# x\t y[1]\t dy[1]\t fx[1]\t y[2]")
 
+    @pytest.mark.parametrize("dy", [0.1, np.full(20, 0.1)])
+    def test_a_curve_is_saved_with_one_error_for_all_points_too(self, dy: Any, tmp_path: Path) -> None:
+        """bumps cannot write the table of such a curve."""
+        x = np.linspace(0, 3, 20)
+        line = BumpsCurve(lambda x, a: a * x, x, 2 * x + 0.01 * np.cos(9 * x), dy, a=1.1)
+        line.a.range(0, 3)
+        result = found(line)
+        assert not result.message
+        result.save(tmp_path)
+        columns = [x, line.y, np.full(20, 0.1), result.x[0] * x]
+        saved = np.loadtxt(tmp_path / "fit-1.dat")
+        assert saved == pytest.approx(np.stack(columns, axis=1))
+
     def test_counts(self) -> None:
         counts = PoissonCurve(lambda x, a: a * np.exp(-x), Q, np.full(30, 4.0), a=4.0)
         counts.a.range(1, 9)

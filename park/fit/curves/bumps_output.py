@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import sys
 import tempfile
 import warnings
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 #: Largest size (bytes) of the compressed files of all models, and of one plot.
 MAX_FILE_BYTES, MAX_PICTURE_BYTES = 16 << 20, 4 << 20
@@ -21,7 +24,7 @@ def model_files(models: Iterable[tuple[int, Any]]) -> tuple[dict[str, bytes], li
     """
     files: dict[str, bytes] = {}
     notes: list[str] = []
-    writing = [(number, model) for number, model in models if callable(getattr(model, "save", None))]
+    writing = [(number, model) for number, model in models if _writes_more_than_its_table(model)]
     if not writing:
         return files, notes
     with tempfile.TemporaryDirectory(prefix="park-") as folder:
@@ -47,6 +50,21 @@ def model_files(models: Iterable[tuple[int, Any]]) -> tuple[dict[str, bytes], li
                 else:
                     files[name] = content
     return files, notes
+
+
+def _writes_more_than_its_table(model: Any) -> bool:
+    """Whether a model has files of its own. A bumps ``Curve`` has none: it writes the table of points that a result has.
+
+    bumps also fails to write it where dy is one number for all points.
+    """
+    curve = sys.modules.get("bumps.curve")
+    plain = (
+        curve is not None
+        and getattr(type(model), "save", None) is curve.Curve.save
+        and np.ndim(model.x) == 1
+        and np.shape(model.x) == np.shape(model.y)
+    )
+    return callable(getattr(model, "save", None)) and not plain
 
 
 def model_picture(model: Any, view: str | None = None) -> bytes:
