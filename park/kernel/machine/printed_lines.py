@@ -125,9 +125,8 @@ class PrintedLines:
     def begin(self, job: int) -> None:
         """A unit of this job begins. A child of another job may have printed since that job's last unit."""
         if job != self._job:
-            for begun in self._begun.values():
-                begun.data = b""
-            self._lines, self._size, self._left_out = [], 0, 0
+            self._begun = {"out": _Line(), "err": _Line()}
+            self._lines, self._size, self._left_out, self._newest = [], 0, 0, 0
             self._job = job
 
 
