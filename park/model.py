@@ -464,7 +464,7 @@ def gpu_count(gpus: Any) -> float:
     )
 
 
-#: Idle processes for each slot that a kernel keeps while jobs of several owners take turns.
+#: Idle processes for each slot that a kernel keeps while several owners, or jobs with other needs, take turns.
 IDLE_PROCESSES_PER_SLOT = 4
 #: The parts of a GPU: sums of whole numbers are exact.
 WHOLE_GPU = 1000

@@ -91,12 +91,12 @@ def _pick(
     A job that waits for a GPU gets the next free one: jobs without GPUs overtake it meanwhile, jobs with GPUs do not.
     """
     start = kernel.processes.start_seconds
-    prefer, idle = (kernel.last, kernel.processes.idle) if stay else (0, {})
+    prefer, ready = (kernel.last, kernel.processes.ready) if stay else (0, {})
     owner, only = ("", False) if anyone else (kernel.profile.owner, kernel.profile.only)
-    number = state.clock.pick(work_classes, effects.now, prefer, owner, only, idle, start)
+    number = state.clock.pick(work_classes, effects.now, prefer, owner, only, ready, start)
     if number and _lacks_gpus(kernel, state.jobs[number]):
         work_classes = [work_class for work_class in work_classes if not _for_gpus(work_class)]
-        number = state.clock.pick(work_classes, effects.now, prefer, owner, only, idle, start)
+        number = state.clock.pick(work_classes, effects.now, prefer, owner, only, ready, start)
     return number
 
 
@@ -154,7 +154,7 @@ def _deal_full(state: State, effects: Effects, kernel: Kernel) -> bool:
     work_classes: list[AnyWorkClass] = [
         d for d in state.free_slots.work_classes(kernel.profile) if d.kind <= most
     ]
-    number = _pick(state, effects, kernel, work_classes)
+    number = _pick(state, effects, kernel, work_classes, stay=True)
     if inside is not None and (not number or state.clock.before(inside[0]) <= state.clock.before(number)):
         job, work = state.jobs[inside[0]], inside[1]
         if isinstance(work, Attempt):

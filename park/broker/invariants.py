@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from park.broker.entities.jobs import BrokerJob
@@ -128,6 +129,7 @@ def _check_kernel(state: State, kernel: Kernel) -> None:
     holders = [(a.needs, a.devices) for a in running] + [(o.needs, o.devices) for o in orphans]
     assert kernel.busy == sum(needs.cpus for needs, _ in holders) <= kernel.slots
     assert kernel.free == kernel.slots - kernel.busy
+    assert kernel.processes.working == Counter(a.map.owner for a in running)
     assert kernel.memory == sum(needs.memory for needs, _ in holders)
     given = [0] * kernel.profile.gpus
     for needs, devices in holders:

@@ -181,18 +181,18 @@ def test_an_owner_without_a_process_waits_for_as_long_as_some_would_take_to_star
     clock = clock_with((1, "ann", 0), (2, "bob", 0))
     idle = {"ann": 1}
     clock.serve(1, PLAIN_WORK, 0.01, 0.0)
-    assert clock.pick([PLAIN_WORK], 0.0, processes=idle, start=1.0) == 2  # bob's first unit goes out early
+    assert clock.pick([PLAIN_WORK], 0.0, ready=idle, start=1.0) == 2  # bob's first unit goes out early
     clock.serve(2, PLAIN_WORK, 0.02, 0.0)
     clock.serve(1, PLAIN_WORK, 0.5, 0.0)
-    assert clock.pick([PLAIN_WORK], 0.0, processes={"ann": 1, "bob": 1}, start=1.0) == 2
-    assert clock.pick([PLAIN_WORK], 0.0, processes=idle, start=0.1) == 2  # ann is too far ahead
-    assert clock.pick([PLAIN_WORK], 0.0, processes=idle, start=1.0) == 1
-    assert clock.pick([PLAIN_WORK], STARTS_AHEAD, processes=idle, start=1.0) == 1
-    assert clock.pick([PLAIN_WORK], STARTS_AHEAD + 0.1, processes=idle, start=1.0) == 2
+    assert clock.pick([PLAIN_WORK], 0.0, ready={"ann": 1, "bob": 1}, start=1.0) == 2
+    assert clock.pick([PLAIN_WORK], 0.0, ready=idle, start=0.1) == 2  # ann is too far ahead
+    assert clock.pick([PLAIN_WORK], 0.0, ready=idle, start=1.0) == 1
+    assert clock.pick([PLAIN_WORK], STARTS_AHEAD, ready=idle, start=1.0) == 1
+    assert clock.pick([PLAIN_WORK], STARTS_AHEAD + 0.1, ready=idle, start=1.0) == 2
     clock.serve(2, PLAIN_WORK, 0.02, 5.0)  # and it waits anew
-    assert clock.pick([PLAIN_WORK], 5.0, processes=idle, start=1.0) == 1
+    assert clock.pick([PLAIN_WORK], 5.0, ready=idle, start=1.0) == 1
     clock.reweigh(2, 2.0)
-    assert clock.pick([PLAIN_WORK], 5.0, processes=idle, start=1.0) == 2  # an urgent job waits for no other
+    assert clock.pick([PLAIN_WORK], 5.0, ready=idle, start=1.0) == 2  # an urgent job waits for no other
 
 
 def test_a_job_that_has_ended_is_forgotten() -> None:
@@ -226,7 +226,7 @@ def test_nobody_starves() -> None:
         for _ in range(5000):
             now = min(ends)
             processes = dict.fromkeys(f"owner {rng.randint(1, 4)}" for _ in range(rng.randint(0, 2)))
-            job = clock.pick([PLAIN_WORK], now, prefer=rng.choice(jobs)[0], processes=processes, start=start)
+            job = clock.pick([PLAIN_WORK], now, prefer=rng.choice(jobs)[0], ready=processes, start=start)
             last[job] = now
             cost = rng.uniform(0.001, longest)
             ends[ends.index(now)] = now + cost

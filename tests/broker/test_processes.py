@@ -41,30 +41,53 @@ def test_the_processes_used_last_stay(slots: int, used: list[str]) -> None:
         processes.begin(owner)
         processes.end(owner)
     last = list(dict.fromkeys(reversed(used)))[: IDLE_PROCESSES_PER_SLOT * slots]
-    assert processes.idle == dict.fromkeys(last, 1)
-    assert list(processes.idle) == last[::-1]
+    assert list(processes.ready) == last[::-1]
     assert not processes.working
 
 
-@given(st.lists(st.tuples(st.booleans(), st.sampled_from("abc")), max_size=100))
-def test_there_are_never_more_than_the_kernel_keeps(steps: list[tuple[bool, str]]) -> None:
-    processes, working = Processes(slots=2), Counter[str]()
-    for begins, owner in steps:
-        had = processes.idle.get(owner, 0)
-        if begins:
+STEPS = ("begin", "go on", "end", "wait", "found", "gone")
+
+
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from("abc")), max_size=100))
+def test_each_process_is_counted_once(steps: list[tuple[str, str]]) -> None:
+    processes = Processes(slots=100)  # none ends
+    working, resting = Counter[str](), Counter[str]()
+    for step, owner in steps:
+        if step in ("begin", "go on"):
+            assert processes.begin(owner, goes_on=step == "go on") == (not resting[owner])
             working[owner] += 1
-            assert processes.begin(owner) == (had == 0)
-        elif working[owner]:
+            resting[owner] -= bool(resting[owner])
+        elif step in ("end", "wait") and working[owner]:
+            processes.end(owner, waits=step == "wait")
             working[owner] -= 1
-            processes.end(owner)
-            assert processes.idle[owner] >= 1
+            resting[owner] += 1
+        elif step == "found":
+            processes.found_waiting(owner)
+            resting[owner] += 1
+        elif step == "gone":
+            before = sum(processes._waiting.values())
+            processes.waits_no_more(owner)
+            resting[owner] -= before - sum(processes._waiting.values())
         assert processes.working == +working
-        assert all(count > 0 for count in processes.idle.values())
-        assert sum(processes.idle.values()) <= 2 * IDLE_PROCESSES_PER_SLOT
+        assert set(processes.ready) == set(+resting)
+        assert processes._idle_count == sum(processes._idle.values())
 
 
-def test_the_start_of_a_process_is_a_mean_of_those_seen() -> None:
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from("abcdef")), max_size=100))
+def test_no_more_are_idle_than_the_kernel_keeps_and_waiting_ones_stay(steps: list[tuple[bool, str]]) -> None:
+    processes = Processes(slots=1)
+    processes.begin("driver")
+    processes.end("driver", waits=True)
+    for waits, owner in steps:
+        processes.begin(owner)
+        processes.end(owner, waits=waits and owner == "a")
+        assert "driver" in processes.ready
+        assert sum(processes._idle.values()) <= IDLE_PROCESSES_PER_SLOT
+
+
+def test_the_start_of_a_process_is_a_mean_of_those_that_were_started() -> None:
     processes = Processes(slots=1)
     for _ in range(50):
         processes.note_start(3.0)
+        processes.note_start(0.01)  # there was a process
     assert abs(processes.start_seconds - 3.0) < 0.01

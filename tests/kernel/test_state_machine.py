@@ -153,6 +153,16 @@ def test_idle_processes_of_several_owners_are_kept_up_to_a_limit() -> None:
     assert not any(isinstance(a, StartProcess) for a in bench.run(9, owner="bob", job=2))
 
 
+def test_idle_processes_for_several_needs_of_one_owner_are_kept_too() -> None:
+    bench = Bench(1)
+    started = []
+    for attempt in range(1, 10):
+        actions = bench.run(attempt, cpus=1 + attempt % 3)
+        started += [action for action in actions if isinstance(action, StartProcess)]
+        bench.done(bench.machine.state.attempts[attempt].number, attempt)
+    assert len(started) == 2  # and one was there
+
+
 def test_a_chunk_runs_inside_the_driver_that_waits_for_it_unless_it_has_killed() -> None:
     bench = Bench()
     bench.run(1, once=True)

@@ -226,8 +226,11 @@ def short_generations(slots: int, seconds: float = 60.0) -> None:
     assert world.served[request.job] >= 0.95 * sum(world.served.values()) / 2
 
 
-def many_owners(owners: int, kernels: int, slots: int, seconds: float = 60.0) -> tuple[float, float, int]:
-    """More always-busy owners than kernels keep processes, of which each takes a quarter of a second to start.
+def many_owners(
+    owners: int, kernels: int, slots: int, seconds: float = 60.0, drivers: bool = False
+) -> tuple[float, float, int]:
+    """Always-busy owners, more than there are slots, where each process takes a quarter of a second to start. They have
+    one long map each, or *drivers* with one short map after the other.
 
     The part of the slots' time in which they computed, by how much an owner's share differs from the mean at most, and
     how many processes were started.
@@ -235,7 +238,10 @@ def many_owners(owners: int, kernels: int, slots: int, seconds: float = 60.0) ->
     world = World(pace=exact, latency=brisk, checked=False, watched=False, process_start=0.25)
     for number in range(owners):
         owner = f"owner {number}"
-        keep_busy(world.client(owner), f"nap of {owner}", Busy(owner, 0, 0.002), 2.0 * seconds)
+        if drivers:
+            world.client(owner).submit("generations", [[1_000_000, 20, 0.002, 0.002]])
+        else:
+            keep_busy(world.client(owner), f"nap of {owner}", Busy(owner, 0, 0.002), 2.0 * seconds)
     for _ in range(kernels):
         world.kernel(slots)
     world.run_for(seconds / 2)  # in the first half each owner gets its processes

@@ -30,15 +30,19 @@ def move(state: State, attempt: Attempt, to: AttemptState) -> None:
         if not had_slots:
             kernel.running.add(number)
             kernel.occupy(attempt.needs, attempt.devices)
-            attempt.new_process = kernel.processes.begin(attempt.map.owner)
+            attempt.new_process = kernel.processes.begin(attempt.map.owner, goes_on=was_parked)
             state.preemption.begin(attempt)
     elif had_slots:
         kernel.running.discard(number)
         kernel.stalled = False
         kernel.vacate(attempt.needs, attempt.devices)
-        kernel.processes.end(attempt.map.owner)
+        kernel.processes.end(attempt.map.owner, waits=attempt.parked)
         state.preemption.end(attempt)
         state.job_list.counted_kernel(kernel)
+    elif was_parked and to is AttemptState.OVER:
+        kernel.processes.waits_no_more(attempt.map.owner)
+    elif attempt.parked and not was_parked:
+        kernel.processes.found_waiting(attempt.map.owner)
     if attempt.resumable:
         state.jobs[attempt.map.job].add_resumable(attempt)
     state.free_slots.changed(kernel)

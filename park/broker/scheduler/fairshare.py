@@ -34,7 +34,7 @@ Preference. A process that has a job prepared should go on with it. So a slot ma
 most one quantum ahead of the job that is due, unless the job that is due was never served.
 
 Processes. No process serves two owners, and a new one takes some tenths of a second to start. Where more owners take
-turns than a kernel has processes, it would do little else. So at a kernel without an idle process of the owner that is
+turns than a kernel has processes, it would do little else. So at a kernel without a ready process of the owner that is
 due, an owner that has one may be served first, while it is ahead by at most `STARTS_AHEAD` times the start of a process:
 so long a process works for its owner on the average. The owner that is due waits for the same time at most, and then
 gets a new process. A job that was never served does not wait, and none waits for a job of lower priority.
@@ -63,12 +63,12 @@ from park.broker.scheduler.forecast import Forecast
 #: The quantum: slot-seconds by which a job may be served ahead of the job that is due, and seconds of sleep for which a
 #: job keeps its tag.
 QUANTUM_SLOT_SECONDS = 0.1
-#: An owner with an idle process at a kernel may be served there before the owner that is due, while it is ahead by at most
+#: An owner with a ready process at a kernel may be served there before the owner that is due, while it is ahead by at most
 #: this many times the start of a process, and for as long at most.
 STARTS_AHEAD = 4
 #: Seconds that the start of a process counts at most.
 MAX_START_SECONDS = 5.0
-#: Owners with an idle process at the kernel that are compared with the owner that is due.
+#: Owners with a ready process at the kernel that are compared with the owner that is due.
 MAX_COMPARED_OWNERS = 16
 #: Seconds in which recorded use is halved.
 USAGE_HALF_LIFE_SECONDS = 24 * 3600.0
@@ -342,13 +342,13 @@ class ServiceClock:
         prefer: int = 0,
         owner: str = "",
         only: bool = False,
-        processes: Collection[str] = (),
+        ready: Collection[str] = (),
         start: float = 0.0,
     ) -> int:
         """The job that is due in one of *work_classes*, or *prefer* where the rule allows it; 0: none is runnable there.
 
-        With *owner*, that owner's jobs come first, or with *only* no others at all. *processes*: the owners that have an
-        idle process there, the one served longest ago first; for others a process takes *start* seconds to start.
+        With *owner*, that owner's jobs come first, or with *only* no others at all. *ready*: the owners that have a
+        ready process there, the one served longest ago first; for others a process takes *start* seconds to start.
         """
         work_classes = [d for d in work_classes if d in self._queues]
         if not work_classes:
@@ -371,8 +371,8 @@ class ServiceClock:
             p = self._jobs.get(prefer)
             if p is not None and (not owner or p.owner is o) and self._may_stay(p, o, work_classes, now):
                 return prefer
-        if processes and not owner and o.name not in processes:
-            other = self._with_process(j, processes, work_classes, now, min(start, MAX_START_SECONDS))
+        if ready and not owner and o.name not in ready:
+            other = self._with_process(j, ready, work_classes, now, min(start, MAX_START_SECONDS))
             if other is not None:
                 return other.number
         return j.number
@@ -390,7 +390,7 @@ class ServiceClock:
     def _with_process(
         self,
         due: _Job,
-        processes: Collection[str],
+        ready: Collection[str],
         work_classes: Sequence[AnyWorkClass],
         now: float,
         start: float,
@@ -402,7 +402,7 @@ class ServiceClock:
         if waits.passed is not None and now - waits.passed > most:
             return None
         found: _Job | None = None
-        for name in islice(processes, MAX_COMPARED_OWNERS):
+        for name in islice(ready, MAX_COMPARED_OWNERS):
             o = self._owners.get(name)
             job = _due(o.queues, work_classes) if o is not None and o.queues else None
             if o is None or job is None or (found is not None and found.owner.tag <= o.tag):

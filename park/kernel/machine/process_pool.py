@@ -2,7 +2,8 @@
 
 A process never runs code of two owners, and keeps the environment, the number of threads and the GPUs with which it was
 started. For other needs the pool starts other processes. An idle process ends before another one gets its GPU. Idle
-processes beyond the number of slots are told to end; some more stay while several owners take turns.
+processes beyond the number of slots are told to end; some more stay while several owners, or jobs with other needs,
+take turns.
 """
 
 from __future__ import annotations
@@ -139,8 +140,8 @@ class ProcessPool:
             idle = [process for process in idle if process.owner] + blank[1:]
         if len(idle) <= self._slots:
             return
-        several_owners = len({process.owner for process in idle}) > 1
-        limit = self._slots * (IDLE_PROCESSES_PER_SLOT if several_owners else 1)
+        several_kinds = len({(p.owner, p.cpus, p.devices, p.environment) for p in idle}) > 1
+        limit = self._slots * (IDLE_PROCESSES_PER_SLOT if several_kinds else 1)
         if len(idle) > limit:
             oldest = sorted(idle, key=lambda process: (len(process.jobs), process.last_chunk))
             for process in oldest[: len(idle) - limit]:
