@@ -187,12 +187,8 @@ def _checked(
                 note = f"the model is not smooth: the errors come from derivatives by steps of about {steps}"
                 break
     if objective.squares and (check.steep or _has_no_slope(local, high - low)):
-        # as a**2 at zero: residuals have no slope, and their second derivatives make the minimum
-        other = _from_differences(objective, x, _SHORT_STEP_RISE)
-        slopes = other.held is None or bool(
-            other.held.any()
-        )  # a minimum that a slope holds at a limit is not theirs
-        if other.definite and not slopes and other.alone is not None and np.isfinite(other.cov).all():
+        other = _by_second_derivatives(objective, x)
+        if other is not None and other.alone is not None:
             second = check_of(other, other.alone)
             if second.kept:
                 local, check, note = replace(other, student=local.student, chisq=local.chisq), second, ""
@@ -204,6 +200,16 @@ def _checked(
         )
     below = check.lowest if check.drop > 0 else None
     return replace(local, below=below, flat=bool(check.flat.any()), note=note)
+
+
+def _by_second_derivatives(objective: Objective, x: Array) -> Curvature | None:
+    """The curvature where residuals have no slope and their second derivatives make the minimum, as a**2 at zero.
+
+    None if there is no such minimum. One that a slope holds at a limit is not theirs.
+    """
+    found = _from_differences(objective, x, _SHORT_STEP_RISE)
+    held = found.held is None or bool(found.held.any())
+    return found if found.definite and not held and np.isfinite(found.cov).all() else None
 
 
 def _has_no_slope(local: Curvature, wide: Array) -> bool:
