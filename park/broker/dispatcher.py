@@ -124,7 +124,6 @@ class Dispatcher:
         while state.recovery.replay:
             _receive(state, effects, state.recovery.replay.popleft())
         if effects.ended:
-            drain.end_sharers(state, effects)
             job_lifecycle.release_dependents(state, effects)
             drain.let_go(state, effects)
             retention.keep_ended(state, effects)

@@ -153,3 +153,18 @@ def test_only_a_private_job_of_the_same_owner_shares_its_kernels() -> None:
     assert "is not private" in failure.text
     desk.give(client, messages.Abort(50, host))
     assert desk.job(sharer).state is JobState.ABORTED
+
+
+def test_jobs_end_with_a_private_job_that_fails_because_of_another_one() -> None:
+    desk = Desk()
+    client = desk.client()
+    first = accepted(desk.submit(client, inputs=[5]))
+    host = accepted(desk.submit(client, inputs=[5], private=True, after=[first]))
+    sharer = accepted(desk.submit(client, inputs=[5], shares=host))
+    last = accepted(desk.submit(client, inputs=[5], after=[sharer]))
+    desk.give(client, messages.Abort(50, first))
+    assert [desk.job(n).state for n in (host, sharer, last)] == [
+        JobState.FAILED,
+        JobState.ABORTED,
+        JobState.FAILED,
+    ]

@@ -1,10 +1,14 @@
-"""A life in which some jobs are private: kernels come for each of them alone, early, late or twice, and are sent away."""
+"""A life in which some jobs are private: kernels come for each of them alone, early, late or twice, and are sent away.
+
+Other jobs share the kernels of some, and end with them.
+"""
 
 from __future__ import annotations
 
 import random
 from typing import Any
 
+from park.model import JobState
 from park.wire import messages
 from tests.sim.client import Request
 from tests.sim.kernel import Kernel
@@ -26,10 +30,37 @@ class PrivateLife(Life):
 
     def submit_some(self, name: str, inputs: list[Any] | None, **fields: Any) -> Request:
         private = self._mine.random() < 0.4
-        request = super().submit_some(name, inputs, private=private, **fields)
+        hosts = [number for number in self._hosts() if not self.world.dispatcher.state.jobs[number].ended]
+        shares = 0
+        if not private and hosts and self._mine.random() < 0.3:
+            shares = self._mine.choice(hosts)
+        request = super().submit_some(name, inputs, private=private, shares=shares, **fields)
         if private:
             self.wanted.append(request)
         return request
+
+    def _hosts(self) -> list[int]:
+        """The private jobs that the broker has in memory."""
+        accepted = [r.job for r in self.wanted if r.done and isinstance(r.answer, messages.Accepted)]
+        return [number for number in accepted if number in self.world.dispatcher.state.jobs]
+
+    def see_accepted(self) -> None:
+        for asked in list(self.asked):
+            request = asked[1]
+            if request.message.shares and request.done and isinstance(request.answer, messages.Failure):
+                host = self.world.job(request.message.shares)
+                # the private job ended before the request had come, or another owner has it
+                assert host is None or host.ended or host.ending or request.answer.error == "Refused"
+                self.asked.remove(asked)
+        super().see_accepted()
+
+    def _check_end(self, job: Any, request: Request, *given: Any) -> None:
+        host = self.world.job(request.message.shares) if request.message.shares else None
+        if request.message.shares and (host is None or host.ended):
+            assert job.ended or job.ending, job.record
+            if job.state is JobState.ABORTED:
+                return
+        super()._check_end(job, request, *given)
 
     def happen(self) -> None:
         super().happen()
@@ -55,7 +86,7 @@ class PrivateLife(Life):
         """Each second a batch system gives an allocation to the private jobs that have none and have not ended."""
         for number, job in self.world.dispatcher.state.jobs.items():
             if (
-                job.needs.job
+                job.needs.job == number
                 and not job.ended
                 and not any(self._serves(k, number) for k in self.world.kernels)
             ):

@@ -95,33 +95,18 @@ def answer_drainers(effects: Effects, kernel: Kernel) -> None:
     kernel.drainers.clear()
 
 
-def end_sharers(state: State, effects: Effects) -> None:
-    """Abort the jobs that share the kernels of private jobs that have ended in this turn."""
-    for number in [job for job in effects.ended if _is_private(state, job)]:
-        for job in list(state.jobs.values()):
-            if job.needs.job == number and not job.ended:
-                reason = f"job {number}, whose allocation it shares, has ended"
-                job_lifecycle.begin_end(state, effects, job, "abort", reason)
-
-
 def let_go(state: State, effects: Effects) -> None:
     """Send away the kernels that serve the private jobs that have ended in this turn."""
-    if any(_is_private(state, job) for job in effects.ended):
+    if any(job_lifecycle.is_private(state, job) for job in effects.ended):
         for kernel in state.roster.kernels.values():
             let_go_of(state, effects, kernel)
-
-
-def _is_private(state: State, number: int) -> bool:
-    """Whether the job has kernels of its own."""
-    job = state.jobs.get(number)
-    return job is not None and job.needs.job == number
 
 
 def let_go_of(state: State, effects: Effects, kernel: Kernel) -> None:
     """Send the kernel away if it serves one job alone that has ended or is not private."""
     number = kernel.profile.job
     job = state.jobs.get(number)
-    private = _is_private(state, number)
+    private = job_lifecycle.is_private(state, number)
     if not number or kernel.draining or (job is not None and private and not job.ended):
         return
     how = f"is {job.state}" if job is not None and private else "is no private job of this broker"

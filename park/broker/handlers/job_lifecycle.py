@@ -24,10 +24,29 @@ DUE_TOLERANCE_SECONDS = 1e-3
 
 
 def release_dependents(state: State, effects: Effects) -> None:
-    """Look at the jobs that come after jobs that have ended. It is a loop, because chains may be long."""
+    """Look at the jobs that come after jobs that have ended, or share their kernels. It is a loop, because chains may be
+    long.
+    """
     while state.deferred.dependents_due:
-        for number in sorted(state.job_list.dependents.pop(state.deferred.dependents_due.popleft(), ())):
+        ended = state.deferred.dependents_due.popleft()
+        for number in sorted(state.job_list.dependents.pop(ended, ())):
             release(state, effects, state.jobs[number])
+        if is_private(state, ended):
+            _end_sharers(state, effects, ended)
+
+
+def is_private(state: State, number: int) -> bool:
+    """Whether the job has kernels of its own."""
+    job = state.jobs.get(number)
+    return job is not None and job.needs.job == number
+
+
+def _end_sharers(state: State, effects: Effects, number: int) -> None:
+    """Abort the jobs that share the kernels of a private job that has ended."""
+    for job in list(state.jobs.values()):
+        if job.needs.job == number and not job.ended:
+            reason = f"job {number}, whose allocation it shares, has ended"
+            begin_end(state, effects, job, "abort", reason)
 
 
 def release(state: State, effects: Effects, job: BrokerJob) -> None:
