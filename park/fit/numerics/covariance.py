@@ -187,11 +187,11 @@ def _checked(
                 note = f"the model is not smooth: the errors come from derivatives by steps of about {steps}"
                 break
     if objective.squares and (check.steep or _has_no_slope(local, high - low)):
-        other = _by_second_derivatives(objective, x)
-        if other is not None and other.alone is not None:
-            second = check_of(other, other.alone)
+        curved = _by_second_derivatives(objective, x)
+        if curved is not None and curved.alone is not None:
+            second = check_of(curved, curved.alone)
             if second.kept:
-                local, check, note = replace(other, student=local.student, chisq=local.chisq), second, ""
+                local, check, note = replace(curved, student=local.student, chisq=local.chisq), second, ""
     names = ", ".join(name for name, each in zip(objective.names, check.bent, strict=True) if each)
     if names:
         note = (
