@@ -2,11 +2,13 @@
 
 *shares*: five jobs of three owners, with units of 1 to 50 ms, always have work; what each got, in slot-seconds, beside
 what the formula says. *urgent*: two DREAM fits and an amoeba, all free, fill both slots; again and again another owner
-submits an urgent job of one unit, and the unit says when it began.
+submits an urgent job of one unit, and the unit says when it began. *owners*: a driver of each of eight owners, with one
+generation of twenty units of 2 ms after the other; the part of the slots' time that the units took, in the second half.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from contextlib import ExitStack
@@ -17,8 +19,19 @@ from benchmarks.services import fabric, remote, until
 from park.broker.scheduler.fairshare import ServiceClock
 from park.model import priority_number
 
-UNITS = {"share": "%", "expected": "%", "off": "%", "first unit": "ms", "slowest": "ms"}
-SYSTEMS = ("shares", "urgent")
+UNITS = {
+    "share": "%",
+    "expected": "%",
+    "off": "%",
+    "first unit": "ms",
+    "slowest": "ms",
+    "computed": "%",
+    "longest": "s",
+}
+SYSTEMS = ("shares", "urgent", "owners")
+
+#: Owners that take turns, and the units of their generations.
+OWNERS, GENERATION, UNIT_MILLISECONDS = 8, 20, 2
 
 #: Owner, priority and milliseconds a unit of each job.
 MIX = [("ann", "free", 1), ("ann", "normal", 5), ("bob", "free", 20), ("cid", "low", 50), ("cid", "free", 10)]
@@ -26,7 +39,7 @@ MIX = [("ann", "free", 1), ("ann", "normal", 5), ("bob", "free", 20), ("cid", "l
 
 def measure(system: str, scale: Scale) -> Rows:
     with fabric("ipc") as address:
-        return (_shares if system == "shares" else _urgent)(address, scale)
+        return {"shares": _shares, "urgent": _urgent, "owners": _owners}[system](address, scale)
 
 
 def derive(rows: Rows) -> None:
@@ -77,6 +90,34 @@ def _shares(address: str, scale: Scale) -> Rows:
         }
         for job, (owner, priority, milliseconds) in jobs.items()
     }
+
+
+def _generations(until: float) -> list[float]:
+    """The times at which the generations of a driver ended."""
+    import time
+
+    import park
+
+    ends = []
+    while time.time() < until:
+        park.environment().map(_spin, [UNIT_MILLISECONDS] * GENERATION)
+        ends.append(time.time())
+    return ends
+
+
+def _owners(address: str, scale: Scale) -> Rows:
+    with ExitStack() as stack:
+        owners = [stack.enter_context(remote(address, f"owner {n}")) for n in range(OWNERS)]
+        half = scale.sharing / 2
+        end = time.time() + 2 * half
+        jobs = [owner.start(_generations, [end]) for owner in owners]
+        ends = [owner.wait(job, timeout=120 + 2 * half)[0] for owner, job in zip(owners, jobs, strict=True)]
+    late = [[at for at in each if end - half <= at < end] for each in ends]
+    seconds = sum(map(len, late)) * GENERATION * UNIT_MILLISECONDS / 1e3
+    waits = [
+        after - before for each in late for before, after in itertools.pairwise([end - half, *each, end])
+    ]
+    return {f"{OWNERS} owners": {"computed": 100 * seconds / (half * SLOTS), "longest": max(waits)}}
 
 
 def _now(_: Any) -> float:
