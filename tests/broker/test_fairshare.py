@@ -195,6 +195,14 @@ def test_an_owner_without_a_process_waits_for_as_long_as_some_would_take_to_star
     assert clock.pick([PLAIN_WORK], 5.0, ready=idle, start=1.0) == 2  # an urgent job waits for no other
 
 
+def test_owners_that_have_left_their_processes_behind_do_not_hide_those_that_work() -> None:
+    clock = clock_with((1, "ann", 0), (2, "bob", 0))
+    clock.serve(1, PLAIN_WORK, 0.02, 0.0)
+    clock.serve(2, PLAIN_WORK, 0.01, 0.0)
+    ready = dict.fromkeys([*(f"gone {n}" for n in range(100)), "ann"])
+    assert clock.pick([PLAIN_WORK], 0.0, ready=ready, start=1.0) == 1
+
+
 def test_a_job_that_has_ended_is_forgotten() -> None:
     clock = clock_with((1, "ann", 0), (2, "ann", 0))
     clock.remove(1, 0.0)

@@ -68,7 +68,7 @@ QUANTUM_SLOT_SECONDS = 0.1
 STARTS_AHEAD = 4
 #: Seconds that the start of a process counts at most.
 MAX_START_SECONDS = 5.0
-#: Owners with a ready process at the kernel that are compared with the owner that is due.
+#: Runnable owners with a ready process at the kernel that are compared with the owner that is due.
 MAX_COMPARED_OWNERS = 16
 #: Seconds in which recorded use is halved.
 USAGE_HALF_LIFE_SECONDS = 24 * 3600.0
@@ -402,10 +402,10 @@ class ServiceClock:
         if waits.passed is not None and now - waits.passed > most:
             return None
         found: _Job | None = None
-        for name in islice(ready, MAX_COMPARED_OWNERS):
-            o = self._owners.get(name)
-            job = _due(o.queues, work_classes) if o is not None and o.queues else None
-            if o is None or job is None or (found is not None and found.owner.tag <= o.tag):
+        runnable = (o for name in ready if (o := self._owners.get(name)) is not None and o.queues)
+        for o in islice(runnable, MAX_COMPARED_OWNERS):
+            job = _due(o.queues, work_classes)
+            if job is None or (found is not None and found.owner.tag <= o.tag):
                 continue
             if job.weight >= due.weight and (o.tag - waits.tag) * self._rates(job, now).owner <= most:
                 found = job
