@@ -583,7 +583,7 @@ def test_what_is_completed() -> None:
 
 def test_help_names_the_default_of_fits() -> None:
     said = " ".join(CliRunner().invoke(main, ["submit", "--help"]).output.split())
-    assert f"That of a fit; default: {DEFAULT_METHOD}." in said
+    assert f"The method of a fit; default: {DEFAULT_METHOD}." in said
     assert "[-- ARG...]" in said
 
 

@@ -84,8 +84,9 @@ def test_where_points_are_evaluated_changes_nothing(method: str) -> None:
 
 
 def test_uncertainty_repeats_too() -> None:
-    there = Uncertainty(assembly(), TRUE, samples=300, burn=10, seed=2).wait(WAIT)
-    here = sample(assembly(), np.array(TRUE), Env(seed=there.seed), samples=300, burn=10, pop=10)
+    chains: dict[str, Any] = {"samples": 300, "burn": 10, "max_samples": 600}
+    there = Uncertainty(assembly(), TRUE, seed=2, **chains).wait(WAIT)
+    here = sample(assembly(), np.array(TRUE), Env(seed=there.seed), pop=10, **chains)
     assert here.draws is not None
     assert there.draws.tolist() == here.draws.tolist()
 
