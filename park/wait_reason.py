@@ -133,7 +133,11 @@ def announcement(job: int, reason: WaitReason) -> str:
 
     >>> announcement(7, WaitReason(Cause.NO_KERNEL))
     'job 7 waits: no kernel is connected'
+    >>> announcement(7, WaitReason(Cause.STATED, "it ran for as long as it may: 30 s (max_time)"))
+    'job 7: it ran for as long as it may: 30 s (max_time)'
     """
+    if reason.cause is Cause.STATED:  # it may have ended
+        return f"job {job}: {reason.name}"
     verb = "" if reason.cause in _WITH_VERB else "waits: "
     return f"job {job} {verb}{_clause(reason)}"
 
@@ -190,7 +194,7 @@ def _kernels(r: WaitReason) -> str:
                 text += f" (the largest has {r.largest})"
             return text
         case Cause.DRIVERS:
-            return "every kernel holds as many waiting drivers as it may"
+            return "every kernel holds as many waiting drivers as it may, and starts one more when one of them has ended"
         case Cause.ALLOCATION:
             return f"its allocation {r.name}"
         case _:

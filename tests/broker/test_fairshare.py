@@ -191,8 +191,16 @@ def test_an_owner_without_a_process_waits_for_as_long_as_some_would_take_to_star
     assert clock.pick([PLAIN_WORK], STARTS_AHEAD + 0.1, ready=idle, start=1.0) == 2
     clock.serve(2, PLAIN_WORK, 0.02, 5.0)  # and it waits anew
     assert clock.pick([PLAIN_WORK], 5.0, ready=idle, start=1.0) == 1
-    clock.reweigh(2, 2.0)
-    assert clock.pick([PLAIN_WORK], 5.0, ready=idle, start=1.0) == 2  # an urgent job waits for no other
+    clock.add(3, "bob", 1.0, 5.0)
+    clock.sleep(2, PLAIN_WORK, 5.0)
+    clock.wake(3, PLAIN_WORK, 5.0)
+    assert clock.pick([PLAIN_WORK], 5.0, ready=idle, start=1.0) == 1  # another job of the owner waits, too
+    clock.reweigh(3, 2.0)
+    assert clock.pick([PLAIN_WORK], 5.0, ready=idle, start=1.0) == 3  # an urgent job waits for no other
+    clock.reweigh(3, 1.0)
+    clock.sleep(3, PLAIN_WORK, 5.0)
+    clock.wake(3, PLAIN_WORK, 7.0)
+    assert clock.pick([PLAIN_WORK], 7.0, ready=idle, start=1.0) == 3  # nor does the first after a rest
 
 
 def test_owners_that_have_left_their_processes_behind_do_not_hide_those_that_work() -> None:

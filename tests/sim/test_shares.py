@@ -14,6 +14,7 @@ from tests.support.trials import (
     share_at_once,
     share_in_the_long_run,
     short_generations,
+    small_jobs,
     sometimes_idle,
     waits_within_the_bound,
 )
@@ -125,6 +126,13 @@ def test_owners_who_take_turns_do_not_start_processes_all_the_time(
     assert computed >= 0.8, started
     # of what is due to each, as far as it may be ahead or behind
     assert error < 5.0 / (seconds * kernels / owners)
+
+
+@pytest.mark.parametrize(
+    ("owners", "kernels"), [(12, 2), *(pytest.param(n, n // 12, marks=pytest.mark.heavy) for n in (12, 24))]
+)
+def test_small_jobs_of_many_owners_do_not_start_a_process_each(owners: int, kernels: int) -> None:
+    assert small_jobs(owners, kernels, 2) >= 0.5
 
 
 @pytest.mark.parametrize("idle", [0.01, 0.05, 0.099, 0.2, pytest.param(1.0, marks=pytest.mark.heavy)])

@@ -254,6 +254,25 @@ def many_owners(
     return 2 * sum(got) / (kernels * slots * seconds), error, started
 
 
+def small_jobs(owners: int, kernels: int, slots: int, each: int = 40, seconds: float = 0.02) -> float:
+    """Owners with many jobs of one unit, where each process takes a quarter of a second to start.
+
+    The part of the slots' time in which they computed, until all jobs have ended.
+    """
+    world = World(pace=exact, latency=brisk, checked=False, watched=False, process_start=0.25)
+    for _ in range(kernels):
+        world.kernel(slots)
+    world.run_for(1.0)
+    began = world.now
+    for number in range(owners):
+        client = world.client(f"owner {number}")
+        for _ in range(each):
+            client.submit("nap", [seconds])
+    jobs = world.dispatcher.state.jobs
+    world.until(lambda: len(jobs) == owners * each and all(job.ended for job in jobs.values()))
+    return owners * each * seconds / ((world.now - began) * kernels * slots)
+
+
 def sometimes_idle(units: int, idle: float) -> None:
     """An owner that is idle at times gets at most 2 % more than owners that are always busy."""
     world, busy = quiet(1)

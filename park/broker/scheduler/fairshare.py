@@ -37,7 +37,8 @@ Processes. No process serves two owners, and a new one takes some tenths of a se
 turns than a kernel has processes, it would do little else. So at a kernel without a ready process of the owner that is
 due, an owner that has one may be served first, while it is ahead by at most `STARTS_AHEAD` times the start of a process:
 so long a process works for its owner on the average. The owner that is due waits for the same time at most, and then
-gets a new process. A job that was never served does not wait, and none waits for a job of lower priority.
+gets a new process. An owner that comes from a rest (`REST_SECONDS`) does not wait, and none waits for a job of lower
+priority.
 
 Why nothing starves: every divisor is bounded (weight by 1/8 and 64, age by 1 and 2, usage by 1/4 and 1), so between
 two services of one job all others can be served only until their tags have passed its own, or are ahead of it as far
@@ -66,6 +67,8 @@ QUANTUM_SLOT_SECONDS = 0.1
 #: An owner with a ready process at a kernel may be served there before the owner that is due, while it is ahead by at most
 #: this many times the start of a process, and for as long at most.
 STARTS_AHEAD = 4
+#: An owner that had no runnable job for this long gets a new process at once for the first.
+REST_SECONDS = 1.0
 #: Seconds that the start of a process counts at most.
 MAX_START_SECONDS = 5.0
 #: Runnable owners with a ready process at the kernel that are compared with the owner that is due.
@@ -163,6 +166,8 @@ class _Owner(_Entry, eq=False, kw_only=True):
     use: float = 0.0
     #: when it was due and another owner was served in its place, for the first time since its last service
     passed: float | None = None
+    #: it has not been served since it came from a rest
+    rested: bool = True
 
 
 class ServiceClock:
@@ -280,6 +285,7 @@ class ServiceClock:
         key, rates = _needs(work_class), self._rates(j, now)
         if not o.queues:
             o.tag = self._start(o, self._virtual.get(key, self._latest), rates.owner, now)
+            o.rested = o.rested or now - o.slept > REST_SECONDS
         j.tag = self._start(j, o.virtual.get(key, o.latest), rates.job, now)
 
     def visit(self, job: int, work_class: AnyWorkClass, now: float) -> None:
@@ -365,13 +371,11 @@ class ServiceClock:
             assert o is not None
         j = _due(o.queues, work_classes)
         assert j is not None
-        if not j.served:
-            return j.number
-        if prefer and prefer != j.number:
+        if prefer and prefer != j.number and j.served:
             p = self._jobs.get(prefer)
             if p is not None and (not owner or p.owner is o) and self._may_stay(p, o, work_classes, now):
                 return prefer
-        if ready and not owner and o.name not in ready:
+        if ready and not owner and not o.rested and o.name not in ready:
             other = self._with_process(j, ready, work_classes, now, min(start, MAX_START_SECONDS))
             if other is not None:
                 return other.number
@@ -437,7 +441,7 @@ class ServiceClock:
         self._virtual[key] = max(self._virtual.get(key, 0.0), due)
         o.latest = max(o.latest, own)
         o.virtual[key] = max(o.virtual.get(key, 0.0), own)
-        j.served, o.passed = True, None
+        j.served, o.rested, o.passed = True, False, None
         rates = self._rates(j, now)
         self.charge(job, cost, rates)
         return rates
