@@ -133,11 +133,7 @@ def announcement(job: int, reason: WaitReason) -> str:
 
     >>> announcement(7, WaitReason(Cause.NO_KERNEL))
     'job 7 waits: no kernel is connected'
-    >>> announcement(7, WaitReason(Cause.STATED, "it ran for as long as it may: 30 s (max_time)"))
-    'job 7: it ran for as long as it may: 30 s (max_time)'
     """
-    if reason.cause is Cause.STATED:  # it may have ended
-        return f"job {job}: {reason.name}"
     verb = "" if reason.cause in _WITH_VERB else "waits: "
     return f"job {job} {verb}{_clause(reason)}"
 
