@@ -36,8 +36,8 @@ class Processes:
     def begin(self, owner: str, goes_on: bool = False) -> bool:
         """A process of the owner runs something, or its driver *goes on*. Returns whether the kernel has to start it."""
         self.working[owner] = self.working.get(owner, 0) + 1
-        order = (self._waiting, self._idle) if goes_on else (self._idle, self._waiting)
-        return not any(self._take(counts, owner) for counts in order)
+        first, second = (self._waiting, self._idle) if goes_on else (self._idle, self._waiting)
+        return not (self._take(first, owner) or self._take(second, owner))
 
     def end(self, owner: str, waits: bool = False) -> None:
         """A process of the owner is idle from now on, or its driver *waits*."""

@@ -52,6 +52,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
@@ -405,17 +406,18 @@ class ServiceClock:
         most, waits = STARTS_AHEAD * start, due.owner
         if waits.passed is not None and now - waits.passed > most:
             return None
-        found: _Job | None = None
         runnable = (o for name in ready if (o := self._owners.get(name)) is not None and o.queues)
-        for o in islice(runnable, MAX_COMPARED_OWNERS):
+        for o in sorted(islice(runnable, MAX_COMPARED_OWNERS), key=_tag):
             job = _due(o.queues, work_classes)
-            if job is None or (found is not None and found.owner.tag <= o.tag):
+            if job is None or job.weight < due.weight:
                 continue
-            if job.weight >= due.weight and (o.tag - waits.tag) * self._rates(job, now).owner <= most:
-                found = job
-        if found is not None and waits.passed is None:
-            waits.passed = now
-        return found
+            if (o.tag - waits.tag) * self._rates(job, now).owner <= most:
+                if waits.passed is None:
+                    waits.passed = now
+                return job
+            if job.weight == due.weight:
+                return None  # the others are further ahead
+        return None
 
     def before(self, job: int) -> tuple[float, float, int]:
         """A key that sorts jobs in the order in which `pick` would choose them."""
@@ -570,6 +572,9 @@ class ServiceClock:
             assert self._resting.keys() <= self._jobs.keys()
             for work_class, owners in self._queues.items():
                 assert len(owners) == sum(work_class in o.queues for o in self._owners.values())
+
+
+_tag = operator.attrgetter("tag")
 
 
 def _needs(work_class: AnyWorkClass) -> Any:
