@@ -28,7 +28,7 @@ from park.text import visible
 
 #: Bytes that are kept for a slow reader, at most.
 MAX_KEPT_BYTES = 1 << 18
-#: So many times more is kept of sources that write once more before they wait.
+#: The limit is higher by this factor for sources that may write once more before they wait.
 SOURCES_THAT_GO_ON = 4
 #: Seconds without a byte taken after which sources wait no longer.
 STALLED_SECONDS = 2.0
