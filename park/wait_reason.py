@@ -15,19 +15,21 @@ from park.model import Record
 
 
 class Cause(enum.StrEnum):
-    """The causes for which a job waits, or has ended."""
+    """The causes for which a job waits, ends, or has ended."""
 
     #: it does not wait
     NONE = "none"
     #: the sentence of its record says the reason
     STATED = "stated"
+    #: it has ended, or ends as soon as its units have; *name*: why, in words
+    ENDING = "ending"
     #: its owner has paused it
     PAUSED = "paused"
     #: *job*, after which it comes, has not ended and is in *state*
     OTHER_JOB = "other job"
     #: it has a `when` that is not over; *name*: that time, as "2027-03-01 07:00 UTC"
     TIME = "time"
-    #: its client has sent no further inputs
+    #: its client has sent no further inputs; *job*: it has none, and stands for the allocation of a script
     INPUTS = "inputs"
     #: its client has not taken the results that are there
     RESULTS = "results"
@@ -129,12 +131,12 @@ def words(reason: WaitReason) -> str:
 
 
 def announcement(job: int, reason: WaitReason) -> str:
-    """The reason as a sentence about *job*, which waits.
+    """The reason as a sentence about *job*, which waits or ends.
 
     >>> announcement(7, WaitReason(Cause.NO_KERNEL))
     'job 7 waits: no kernel is connected'
     """
-    verb = "" if reason.cause in _WITH_VERB else "waits: "
+    verb = "ends: " if reason.cause is Cause.ENDING else "" if reason.cause in _WITH_VERB else "waits: "
     return f"job {job} {verb}{_clause(reason)}"
 
 
@@ -142,7 +144,7 @@ def _clause(r: WaitReason) -> str:
     match r.cause:
         case Cause.NONE:
             return ""
-        case Cause.STATED:
+        case Cause.STATED | Cause.ENDING:
             return r.name
         case Cause.PAUSED:
             return f"`park resume {r.job}`, in Python job.resume(), lets it go on"
@@ -150,6 +152,8 @@ def _clause(r: WaitReason) -> str:
             return f"waits for job {r.job}, which is {r.state}"
         case Cause.TIME:
             return f"waits for its time, {r.name}" if r.name else "waits for its time"
+        case Cause.INPUTS if r.job:
+            return "waits for the end of the script whose allocation it stands for"
         case Cause.INPUTS:
             return "waits for more inputs from its client"
         case Cause.RESULTS:

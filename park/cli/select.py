@@ -12,6 +12,7 @@ from park.cli import complete
 
 if TYPE_CHECKING:
     from park.core.server import ServerProxy
+    from park.errors import UnknownJob
     from park.model import JobRecord
 
 #: Jobs that one range may name; more is a slip of the finger.
@@ -71,7 +72,7 @@ def records_of(service: ServerProxy, jobs: Iterable[Chosen]) -> Iterator[JobReco
     """
     from park.errors import UnknownJob
 
-    left_out: UnknownJob | None = None
+    left_out: list[UnknownJob] = []
     some = False
     for job, named in jobs:
         try:
@@ -79,12 +80,20 @@ def records_of(service: ServerProxy, jobs: Iterable[Chosen]) -> Iterator[JobReco
         except UnknownJob as error:
             if named:
                 raise
-            left_out = error
+            left_out.append(error)
             continue
         some = True
         yield record
-    if left_out is not None and not some:
-        raise left_out
+    if left_out and not some:
+        raise none_of(left_out)
+
+
+def none_of(left_out: Sequence[UnknownJob]) -> UnknownJob:
+    """The error for ranges of which no job is left, from the errors of all their jobs."""
+    if len(left_out) == 1:
+        return left_out[0]
+    first = left_out[0].args[0]
+    return type(left_out[0])(f"this can be done for none of these {len(left_out):,} jobs; the first: {first}")
 
 
 def select(selectors: Sequence[str], records: Iterable[JobRecord]) -> list[Chosen]:

@@ -124,6 +124,7 @@ def test_jobs_that_share_the_kernels_of_a_private_job_end_with_it() -> None:
     assert desk.job(job).state is JobState.QUEUED, "a kernel for all does not run it"
     (run,) = of(own_kernel(desk, host), messages.Run)
     assert run.job == job
+    assert desk.dispatcher.explain(host) == "waits for the end of the script whose allocation it stands for"
     desk.give(b"p1", *finished(run))
     assert desk.job(job).state is JobState.COMPLETE
     (run,) = of(desk.submit(client, inputs=[6], shares=host), messages.Run)

@@ -12,7 +12,7 @@ from park.model import JobRecord
 from park.wait_reason import Cause, WaitReason, announcement, words
 from park.wire import codec
 
-WAITS = sorted(set(Cause) - {Cause.NONE, Cause.STATED})
+WAITS = sorted(set(Cause) - {Cause.NONE, Cause.STATED, Cause.ENDING})
 names = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=9)
 counts = st.integers(0, 2**40)
 reasons = st.builds(
@@ -66,3 +66,13 @@ def test_a_reason_is_like_itself_whatever_its_numbers(reason: WaitReason) -> Non
     other = WaitReason(reason.cause, reason.name, broke=reason.broke, disk=reason.disk, holder=reason.holder)
     assert reason.is_like(other)
     assert not reason.is_like(None)
+
+
+def test_a_job_that_is_ending_does_not_wait() -> None:
+    reason = WaitReason(Cause.ENDING, "it ran for as long as it may")
+    assert announcement(7, reason) == "job 7 ends: it ran for as long as it may"
+
+
+def test_a_job_for_an_allocation_waits_for_no_inputs() -> None:
+    text = announcement(7, WaitReason(Cause.INPUTS, job=7))
+    assert text == "job 7 waits for the end of the script whose allocation it stands for"

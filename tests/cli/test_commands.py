@@ -1028,6 +1028,9 @@ def test_ended_jobs_cannot_be_ended(world: World) -> None:
         assert text == f"park: job {world.done} has ended: it is complete\n"
     said = json.loads(world.run("stop", world.done, "--json", code=3))
     assert said == {"job": world.done, "error": "UnknownJob", "text": text.removeprefix("park: ").rstrip()}
+    none = world.held + 1000
+    text = world.run("delete", f"{none}-{none + 9}", code=3)
+    assert text == f"park: this can be done for none of these 10 jobs; the first: job {none} is unknown\n"
 
 
 @pytest.mark.parametrize(

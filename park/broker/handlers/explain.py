@@ -38,7 +38,7 @@ class WaitReasons:
         """The reason why the job waits, or why it ended; `Cause.NONE` while the job runs and nothing of it waits."""
         record, state = job.facts, self._state
         if record.state.ended or record.reason:
-            return WaitReason(Cause.STATED if record.reason else Cause.NONE, record.reason)
+            return WaitReason(Cause.ENDING if record.reason else Cause.NONE, record.reason)
         if record.state is JobState.PAUSED:
             return WaitReason(Cause.PAUSED, job=job.number)
         if record.state is JobState.WAITING:
@@ -48,7 +48,8 @@ class WaitReasons:
                 return WaitReason(Cause.TIME, _time(record.when))
             return WaitReason(Cause.OTHER_JOB, job=before.number, state=before.state)
         if job.root is not None and not job.root.closed and not job.root.waiting and not job.attempts:
-            return self._no_allocation(job) or WaitReason(Cause.INPUTS)
+            host = job.number if record.allocation and not record.total else 0
+            return self._no_allocation(job) or WaitReason(Cause.INPUTS, job=host)
         ready = job.next_ready()
         idle = ready is None and not job.resumable
         if any(n in state.disk.waiting for n in job.attempts) or (

@@ -296,6 +296,7 @@ def why(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
             )
             if not as_json:
                 said = "; ".join(filter(None, (reason, record.remark)))
-                click.echo(plain(f"job {record.job} is {record.state}" + (f": {said}" if said else "")))
+                between = "" if not said else ", " if said.startswith("waiting: ") else ": "
+                click.echo(plain(f"job {record.job} is {record.state}{between}{said}"))
         if as_json:
             click.echo(json.dumps(found, indent=2))

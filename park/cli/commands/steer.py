@@ -11,12 +11,13 @@ import click
 
 from park.cli import complete
 from park.cli.common import broker_option, code_of, in_words, open_service
-from park.cli.select import chosen, one_argument, selectors_argument
+from park.cli.select import chosen, none_of, one_argument, selectors_argument
 from park.cli.show import columns
 from park.cli.show.tables import plain
 
 if TYPE_CHECKING:
     from park.core.server import ServerProxy
+    from park.errors import UnknownJob
 
 
 json_option: Callable[[Any], Any] = click.option(
@@ -54,7 +55,7 @@ def each(
 
     errors: list[ParkError] = []
     done = 0
-    skipped: ParkError | None = None
+    skipped: list[UnknownJob] = []
 
     def say(job: int, text: str, error: ParkError | None = None) -> None:
         if as_json:
@@ -72,14 +73,14 @@ def each(
             done += 1
         except ParkError as error:
             if isinstance(error, UnknownJob) and not named:
-                skipped = error
+                skipped.append(error)
                 continue
             say(job, str(error), error)
             errors.append(error)
     if errors:
         sys.exit(code_of(errors[0]))
-    if not done and skipped is not None:
-        raise skipped
+    if skipped and not done:
+        raise none_of(skipped)
 
 
 def _ask_for_each(
