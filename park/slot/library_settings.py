@@ -1,4 +1,4 @@
-"""Settings of libraries that a job may change for all code in the process: those of logging, numpy and matplotlib.
+"""Settings of libraries that a job may change for all code in the process: logging, asyncio, numpy and matplotlib.
 
 A library that is not loaded has no settings. Each function reads, or sets, all settings of one library.
 """
@@ -59,6 +59,21 @@ def _loggers(module: Any) -> list[tuple[str, Any]]:
     return [
         (n, it) for n, it in list(module.root.manager.loggerDict.items()) if isinstance(it, module.Logger)
     ]
+
+
+def event_loops() -> tuple[Any, Any]:
+    """The policy of asyncio, and the loop that asyncio takes for running in this thread."""
+    module: Any = sys.modules.get("asyncio.events")
+    if not hasattr(module, "_get_running_loop"):
+        return None, None
+    return module._event_loop_policy, module._get_running_loop()
+
+
+def set_event_loops(values: tuple[Any, Any]) -> None:
+    """Set what `event_loops` returns."""
+    module: Any = sys.modules["asyncio.events"]
+    module._event_loop_policy = values[0]
+    module._set_running_loop(values[1])
 
 
 def numerics() -> dict[str, Any]:

@@ -91,6 +91,10 @@ class LineStream(io.TextIOBase):
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
+    def close(self) -> None:
+        """Write what waits. The stream stays open: later units and other jobs print to it, too."""
+        self.flush()
+
     def settle(self) -> None:
         """Write all lines that have been begun, and all bytes that wait in the stream."""
         while self.begun:

@@ -6,8 +6,8 @@ for that job's next chunk, since its body may have been prepared here. Each job 
 variables (decimal's precision, numpy's handling of errors). A unit of the same job costs one comparison.
 
 Loaded modules and changes in them stay, and so do settings that modules made while they were imported
-(`park.slot.import_settings`). Where a setting cannot be undone (a lowered hard limit, say), the other job needs another
-process.
+(`park.slot.import_settings`). Where a setting cannot be undone (a lowered hard limit, `park.slot.process_state`), the
+other job needs another process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from park.slot import import_settings, library_settings
+from park.slot import import_settings, library_settings, process_state
 
 try:
     import resource
@@ -45,11 +45,7 @@ TIMER_NUMBERS = tuple(
     for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF")
     if hasattr(signal, name)
 )
-LIMIT_NUMBERS = tuple(
-    getattr(resource, f"RLIMIT_{name}")
-    for name in ("AS", "CORE", "CPU", "DATA", "FSIZE", "NOFILE", "STACK")
-    if hasattr(resource, f"RLIMIT_{name}")
-)
+LIMIT_NUMBERS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
 DECIMAL_NAMES = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 HOOK_NAMES = (
     *("stdin", "stdout", "stderr"),
@@ -104,11 +100,9 @@ class ProcessSettings:
                 _set_threads,
             ),
             "reducers": (lambda: dict(copyreg.dispatch_table), _set_reducers),
-            "loops": (
-                lambda: getattr(sys.modules.get("asyncio.events"), "_event_loop_policy", None),
-                lambda v: setattr(sys.modules["asyncio.events"], "_event_loop_policy", v),
-            ),
+            "loops": (library_settings.event_loops, library_settings.set_event_loops),
             "streams": (self._streams.read, self._streams.restore),
+            "state": (process_state.read, process_state.refuse),
             "logging": (library_settings.logging, library_settings.set_logging),
             "numerics": (library_settings.numerics, library_settings.set_numerics),
             "plots": (library_settings.plots, library_settings.set_plots),
@@ -140,6 +134,7 @@ class ProcessSettings:
             except Exception:
                 failed.append(name)
         _show_warnings_again()
+        faulthandler.cancel_dump_traceback_later()
         self._job = job
         return failed
 

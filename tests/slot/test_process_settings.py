@@ -6,6 +6,7 @@ import ast
 import asyncio
 import builtins
 import copyreg
+import ctypes
 import decimal
 import faulthandler
 import gc
@@ -13,6 +14,7 @@ import locale
 import logging
 import multiprocessing
 import os
+import platform
 import resource
 import signal
 import socket
@@ -36,6 +38,7 @@ from matplotlib import pyplot
 from park.core.server import ServerProxy
 from park.errors import JobFailed
 from park.local import LocalService
+from park.slot import process_state
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +215,14 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: asyncio.set_event_loop_policy(Loops()),
         lambda: type(asyncio.get_event_loop_policy()).__name__,
     ),
+    "the event loop that runs": (
+        lambda: asyncio.events._set_running_loop(asyncio.new_event_loop()),
+        lambda: asyncio.events._get_running_loop() is None,
+    ),
+    "the number of processes": (
+        lambda: resource.setrlimit(resource.RLIMIT_NPROC, (9, resource.getrlimit(resource.RLIMIT_NPROC)[1])),
+        lambda: resource.getrlimit(resource.RLIMIT_NPROC),
+    ),
     "the name of the thread": (
         lambda: setattr(threading.current_thread(), "name", "mine"),
         lambda: threading.current_thread().name,
@@ -304,6 +315,69 @@ def test_warnings_that_a_job_has_seen_are_shown_to_the_next(service: ServerProxy
         job = service.job(service.start(body))
         job.wait(timeout=60)
         assert any("as ever" in log.text for log in job.logs())
+
+
+def round_up() -> None:
+    ctypes.CDLL(None).fesetround(0x800 if platform.machine() in ("x86_64", "i686") else 0x400000)
+
+
+def become_nobody() -> None:
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+
+
+#: Changes that nothing sets back.
+FOR_EVER: dict[str, Callable[[], Any]] = {
+    "standard input": lambda: sys.stdin.close(),
+    "the file below standard output": lambda: sys.stdout.buffer.close(),
+    "the encoding of standard error": lambda: sys.stderr.reconfigure(encoding="ascii"),  # type: ignore[union-attr]
+    "rounding": round_up,
+    "the scheduler": lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)),
+    "the user": become_nobody,
+}
+
+
+def look_at_state() -> tuple[Any, int]:
+    print("some words", flush=True)
+    return process_state.read(), os.getpid()
+
+
+@pytest.mark.parametrize("change", FOR_EVER)
+def test_a_state_that_nothing_sets_back_takes_another_process(service: ServerProxy, change: str) -> None:
+    if change == "the user" and os.getuid():
+        pytest.skip("only root becomes another user")
+    if change == "rounding" and platform.machine() not in ("x86_64", "i686", "aarch64"):
+        pytest.skip("the number that asks for it is not known here")
+    fresh, process = service.wait(service.start(look_at_state), timeout=60)
+    service.wait(service.start(FOR_EVER[change]), timeout=60)
+    job = service.job(service.start(look_at_state))
+    assert job.wait(timeout=60)[0] == fresh
+    assert job.result[1] != process
+    assert [log.text for log in job.logs()] == ["some words"]
+
+
+def test_a_body_that_closes_its_output_takes_it_from_no_other_unit(service: ServerProxy) -> None:
+    def body(x: int) -> None:
+        with sys.stdout as stream:
+            stream.write(f"unit {x}\n")
+
+    job = service.job(service.start(body, range(3)))
+    job.wait(timeout=60)
+    assert "\n".join(log.text for log in job.logs()) == "unit 0\nunit 1\nunit 2"
+
+
+def test_the_watchdog_of_a_job_ends_no_other(service: ServerProxy) -> None:
+    def sets_it() -> int:
+        faulthandler.dump_traceback_later(0.3, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        return os.getpid()
+
+    def goes_on() -> int:
+        time.sleep(0.6)
+        return os.getpid()
+
+    assert service.wait(service.start(sets_it), timeout=60) == service.wait(
+        service.start(goes_on), timeout=60
+    )
 
 
 def test_what_cannot_be_set_back_takes_another_process(service: ServerProxy) -> None:
