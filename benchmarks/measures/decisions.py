@@ -72,8 +72,8 @@ class Bench:
         self.now = 100.0
         self.manager = JobManager()
         self.manager.restore(self.now, self.now)
-        #: chunks that kernels have, and whose
-        self.runs: deque[tuple[bytes, messages.Run]] = deque()
+        #: chunks that kernels have, whose, and since when
+        self.runs: deque[tuple[bytes, messages.Run, float]] = deque()
         self._do([Tick(self.now)])
         # at least as many slots as answers: where no unit waits beside those that run, none is dealt meanwhile
         slots = -(-max(FLIGHT, answers) // crowd.kernels)
@@ -117,13 +117,13 @@ class Bench:
     def _take(self, turn: Any) -> None:
         for send in (*turn.sends, *turn.sends_after_commit):
             if isinstance(send.message, messages.Run):
-                self.runs.append((send.peer, send.message))
+                self.runs.append((send.peer, send.message, self.now))
 
     def _answer(self) -> Event:
         """The oldest chunk is done."""
-        peer, run = self.runs.popleft()
+        peer, run, since = self.runs.popleft()
         self.now += SECONDS / self._slots
-        finished = messages.Finished(run.attempt, run.map, run.start, run.count, SECONDS * run.count)
+        finished = messages.Finished(run.attempt, run.map, run.start, run.count, self.now - since)
         return Event(peer, finished, pack.pack_entries([b"v"] * run.count))
 
     def handle(self, count: int) -> float:

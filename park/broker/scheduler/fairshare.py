@@ -72,7 +72,7 @@ STARTS_AHEAD = 4
 REST_SECONDS = 1.0
 #: Seconds that the start of a process counts at most.
 MAX_START_SECONDS = 5.0
-#: Runnable owners with a ready process at the kernel that are compared with the owner that is due.
+#: Owners with a ready process at the kernel that are compared with the owner that is due, those served last first.
 MAX_COMPARED_OWNERS = 16
 #: Seconds in which recorded use is halved.
 USAGE_HALF_LIFE_SECONDS = 24 * 3600.0
@@ -349,7 +349,7 @@ class ServiceClock:
         prefer: int = 0,
         owner: str = "",
         only: bool = False,
-        ready: Collection[str] = (),
+        ready: dict[str, Any] | None = None,
         start: float = 0.0,
     ) -> int:
         """The job that is due in one of *work_classes*, or *prefer* where the rule allows it; 0: none is runnable there.
@@ -395,7 +395,7 @@ class ServiceClock:
     def _with_process(
         self,
         due: _Job,
-        ready: Collection[str],
+        ready: dict[str, Any],
         work_classes: Sequence[AnyWorkClass],
         now: float,
         start: float,
@@ -406,12 +406,19 @@ class ServiceClock:
         most, waits = STARTS_AHEAD * start, due.owner
         if waits.passed is not None and now - waits.passed > most:
             return None
-        runnable = (o for name in ready if (o := self._owners.get(name)) is not None and o.queues)
-        for o in sorted(islice(runnable, MAX_COMPARED_OWNERS), key=_tag):
+        # a job that may go first has at least the weight of the one that is due, and its owner at least this usage
+        last = waits.tag + most / (due.weight * MIN_USAGE_FACTOR)
+        latest, owners = islice(reversed(ready), MAX_COMPARED_OWNERS), self._owners
+        near = [o for name in latest if (o := owners.get(name)) is not None and o.queues and o.tag <= last]
+        near.sort(key=_tag)
+        for o in near:
+            ahead = (o.tag - waits.tag) * self._usage(o, now)
+            if ahead * due.weight > most:
+                continue
             job = _due(o.queues, work_classes)
             if job is None or job.weight < due.weight:
                 continue
-            if (o.tag - waits.tag) * self._rates(job, now).owner <= most:
+            if ahead * self._rate(job, now) <= most:
                 if waits.passed is None:
                     waits.passed = now
                 return job
@@ -488,8 +495,12 @@ class ServiceClock:
         return self._rates(self._jobs[job], now)
 
     def _rates(self, j: _Job, now: float) -> Rates:
-        rate = j.weight * (1.0 + min(1.0, max(0.0, now - j.born) / FULL_AGE_SECONDS))
+        rate = self._rate(j, now)
         return Rates(rate, rate * self._usage(j.owner, now))
+
+    def _rate(self, j: _Job, now: float) -> float:
+        """weight x age"""
+        return j.weight * (1.0 + min(1.0, max(0.0, now - j.born) / FULL_AGE_SECONDS))
 
     def usage(self, owner: str, now: float) -> float:
         """The factor of an owner's past use: 1, or less if its use exceeds the mean."""
