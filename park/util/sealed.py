@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import stat
 import sys
 import weakref
 from typing import Any
@@ -33,6 +32,8 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE if hasattr
 MAX_OPEN_MAPS = 64
 #: Bytes that one call writes to a file (a payload on the disk is read by as many).
 FILL_STEP_BYTES = 1 << 20
+#: The beginning of the link to a file in memory, among the descriptors of a process.
+_LINK = "/memfd:"
 _BUFFERS = (bytes, bytearray, memoryview)
 
 
@@ -191,8 +192,9 @@ def open_of(process: int, descriptor: int, size: int, inode: int | None = None) 
     They are a copy where this process maps many files already. Raises OSError if it cannot open the file.
     """
     path = f"/proc/{process}/fd/{descriptor}"
-    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device, or a pipe, may have effects
-        raise OSError("it is no file")
+    # to open a device may have effects, and to look at a file of the network may take for ever
+    if not os.readlink(path).startswith(_LINK):
+        raise OSError("it is no file in memory")
     own = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         found = os.fstat(own)

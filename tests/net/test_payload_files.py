@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket as plain
 import subprocess
 import sys
 import tempfile
@@ -262,6 +264,69 @@ def test_no_file_is_opened_for_whoever_names_one(ends: Ends, tmp_path: Path) -> 
         ends.dealer.send(codec.encode(message, HEAD))
         assert ends.at_broker()[1:] == (messages.Blob(b"right"), LONG)
     assert ends.router._intake.used == len(LONG)
+
+
+def in_memory(size: int, *seals: int) -> int:
+    """The descriptor of a file in memory with some seals."""
+    descriptor = sealed.new_file()
+    os.ftruncate(descriptor, size)
+    for each in seals:
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, each)
+    return descriptor
+
+
+def pipe(folder: Path) -> int:
+    os.mkfifo(folder / "pipe")
+    return os.open(folder / "pipe", os.O_RDWR)
+
+
+def on_disk(folder: Path) -> int:
+    descriptor = os.open(folder / "file", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(descriptor, len(LONG))
+    return descriptor
+
+
+SHRINKS_NOT, GROWS_NOT = fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW
+#: Files of which a peer says that they are a payload.
+LIES: dict[str, Callable[[Path], int]] = {
+    "no seal": lambda folder: in_memory(len(LONG)),
+    "written later": lambda folder: in_memory(len(LONG), SHRINKS_NOT, GROWS_NOT),
+    "shrinks": lambda folder: in_memory(len(LONG), GROWS_NOT, fcntl.F_SEAL_WRITE),
+    "too short": lambda folder: in_memory(len(LONG) - 1, SHRINKS_NOT, GROWS_NOT, fcntl.F_SEAL_WRITE),
+    "empty": lambda folder: in_memory(0, SHRINKS_NOT, GROWS_NOT, fcntl.F_SEAL_WRITE),
+    "a pipe with a name": pipe,
+    "a file on the disk": on_disk,
+    "a socket": lambda folder: plain.socket(plain.AF_UNIX).detach(),
+    "a device": lambda folder: os.open("/dev/zero", os.O_RDWR),
+    "a folder": lambda folder: os.open(folder, os.O_RDONLY),
+    "a file of the system": lambda folder: os.open("/proc/self/maps", os.O_RDONLY),
+    "closed": lambda folder: 1 << 40,
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_peer_that_lies_about_its_file_is_told_that_it_cannot_be_opened(
+    ends: Ends, tmp_path: Path, lie: str
+) -> None:
+    descriptor = LIES[lie](tmp_path)
+    try:
+        inode = 7 if lie == "closed" else os.fstat(descriptor).st_ino
+        message = messages.Mapped(1, os.getpid(), descriptor, len(LONG), inode)
+        assert payload_files.open_payload(message) is None
+        before = len(os.listdir("/dev/fd"))
+        ends.dealer.send(codec.encode(message, HEAD))
+        ends.router._put([ends.name, *codec.encode(message, HEAD)])
+        for _ in range(10):
+            ends.look()
+        assert len(os.listdir("/dev/fd")) == before
+        assert ends.router._intake.used == 0
+    finally:
+        if lie != "closed":
+            os.close(descriptor)
+    ends.send(messages.Blob(b"there"), LONG)
+    assert ends.at_broker()[1:] == (messages.Blob(b"there"), LONG)
+    ends.answer(messages.Blob(b"back"), LONG)
+    assert ends.at_peer() == (messages.Blob(b"back"), LONG)
 
 
 class SealedBytes:
