@@ -57,15 +57,21 @@ def unit_text(
     python: str,
     arguments: Sequence[str],
     environment: Mapping[str, str],
+    folder: Path,
     user: str = "",
 ) -> str:
-    """The text of the unit. *user*: it is a unit of the system, and runs as this user; "": it is a user's own."""
+    """The text of the unit. *folder*: relative paths of the *arguments* and of the variables begin here.
+
+    *user*: it is a unit of the system, and runs as this user; "": it is a user's own.
+    """
     lines = ["[Unit]", f"Description={service.what}"]
     if user:
         lines += ["Wants=network-online.target", "After=network-online.target"]
     lines += ["", "[Service]", f"Type={'notify' if service.notifies else 'exec'}"]
     if user:
         lines.append(f"User={user}")
+    # a service whose paths are all absolute outlives the folder: "-"
+    lines.append(f"WorkingDirectory=-{str(folder).replace('%', '%%')}")
     lines += [
         f"Environment={_quoted(f'{name}={environment[name]}')}" for name in PASSED_ON if environment.get(name)
     ]

@@ -43,14 +43,15 @@ def test_systemd_finds_no_fault_in_a_unit(user: str) -> None:
     for each in SERVICES.values():
         if not (user and each.personal):
             words = ["--label", 'a "b" $c %d \\e']
-            text = unit_text(each, sys.executable, words, {"PARK_BROKER": "/a b/connection.json"}, user)
+            variables = {"PARK_BROKER": "/a b/connection.json"}
+            text = unit_text(each, sys.executable, words, variables, Path("/a b %c"), user)
             assert verify(text, each.unit, own=not user) == ""
     assert "Unknown key" in verify(text.replace("KillMode", "KillMood"), each.unit, own=not user)
 
 
 @given(st.lists(WORDS, max_size=4))
 def test_options_reach_the_command_as_they_were_given(words: list[str]) -> None:
-    text = unit_text(SERVICES["kernel"], "/python", words, {})
+    text = unit_text(SERVICES["kernel"], "/python", words, {}, Path("/"))
     (line,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
     # a shell's double quotes keep the same characters, but for a dollar and a percent sign
     read = shlex.split(line.removeprefix("ExecStart=").replace("%%", "%").replace("$$", "$"))
@@ -70,6 +71,32 @@ def test_a_unit_is_shown_written_and_listed(folder: Path) -> None:
     listed = json.loads(run("status", "--json"))
     assert [row["service"] for row in listed if row["unit"].startswith(str(folder))] == ["kernel", "donate"]
     assert all(row["state"] for row in listed)
+
+
+def test_relative_paths_mean_the_same_in_a_unit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"\nWorkingDirectory=-{tmp_path}\n" in run(
+        "install", "broker", "--dry-run", "--", "--home", "home"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        (("broker", "--", "--bnid", "tcp://head:7275"), "--bnid"),
+        (("kernel", "--", "--idle-timeout", "soon"), "'soon' is no length of time"),
+        (("web", "--", "--port", "page"), "'page' is not a valid integer"),
+        (("donate", "--", "--only-own", "spare"), "unexpected extra argument (spare)"),
+    ],
+)
+def test_options_that_the_service_would_refuse_at_each_start_are_refused_at_once(
+    folder: Path, words: tuple[str, ...], refusal: str
+) -> None:
+    done = CliRunner().invoke(service, ["install", *words])
+    assert (done.exit_code, refusal in done.output) == (2, True), done.output
+    assert not folder.exists()
 
 
 def test_a_donation_is_a_users_own_and_a_folder_that_cannot_be_written_is_named(folder: Path) -> None:

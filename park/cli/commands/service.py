@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import importlib
 import json
 import os
 import sys
@@ -50,7 +51,8 @@ def install(name: str, arguments: tuple[str, ...], user: str | None, dry_run: bo
         found = SERVICES[name]
         if found.personal and user:
             raise InvalidRequest(f"{name} belongs to a user's own session: leave --system out")
-        text = unit_text(found, sys.executable, arguments, os.environ, user or "")
+        check_options(found, arguments)
+        text = unit_text(found, sys.executable, arguments, os.environ, Path.cwd(), user or "")
         folder = SYSTEM_FOLDER if user else user_folder(os.environ)
         if words := verify(text, found.unit, own=not user):
             tell(f"park service: systemd-analyze says of this unit:\n{words}")
@@ -60,6 +62,16 @@ def install(name: str, arguments: tuple[str, ...], user: str | None, dry_run: bo
         _write(folder / found.unit, text)
         click.echo(f"{folder / found.unit} is written; these commands start it, now and at each start:")
         click.echo("\n".join(f"    {line}" for line in _next_steps(found, user)))
+
+
+def check_options(found: Service, arguments: tuple[str, ...]) -> None:
+    """Raise click.UsageError for options that the service's command would refuse at each of its starts."""
+    module, *words = found.command[1:]
+    command: click.Command = importlib.import_module(module).main
+    if isinstance(command, click.Group):
+        command = command.get_command(click.Context(command), words.pop(0)) or command
+    with command.make_context(found.unit.removesuffix(".service"), [*words, *arguments]):
+        pass
 
 
 def _write(file: Path, text: str) -> None:
