@@ -15,7 +15,7 @@ A fit that ends on a constraint can move only along it: the covariance is that o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +26,7 @@ from park.fit.numerics.derivatives import EPS, Derivative, difference_steps
 from park.fit.numerics.fences import fenced_minimum
 from park.fit.numerics.least_squares import Triangles
 from park.fit.numerics.profile_check import ProfileCheck, check_profile, conditional_errors
+from park.fit.numerics.second_derivatives import LONG_STEP_RISE, SHORT_STEP_RISE, second_derivatives
 from park.fit.problem.objective import Inequality, Objective
 
 #: Residuals below this part of the spread of data without dy count as zero in the test of convergence.
@@ -40,6 +41,7 @@ _LEVERAGE_ROUNDS = 20
 _LONG_STEP_SIGMAS = (1.0, 4.0)
 #: Relative error of a derivative by long steps from which on a parameter without a slope is on a plateau.
 _PLATEAU_DERIVATIVE_ERROR = 0.5
+_NOT_SMOOTH = "the model is not smooth: the errors come from derivatives by steps of about {}"
 
 
 @dataclass(frozen=True)
@@ -184,14 +186,14 @@ def _checked(
             if second.kept and slopes and (lost <= blind).all() and (check.rough or found.any()):
                 local, check = other, second
                 steps = "one standard error" if sigmas == 1 else f"{sigmas:g} standard errors"
-                note = f"the model is not smooth: the errors come from derivatives by steps of about {steps}"
+                note = _NOT_SMOOTH.format(steps)
                 break
-    if objective.squares and (check.steep or _has_no_slope(local, high - low)):
-        curved = _by_second_derivatives(objective, x)
-        if curved is not None and curved.alone is not None:
-            second = check_of(curved, curved.alone)
+    if objective.squares and (check.rough or check.steep or _has_no_slope(local, high - low)):
+        for curved, remark in _by_second_derivatives(objective, nllf, x):
+            second = check_of(curved, alone if curved.alone is None else curved.alone)
             if second.kept:
-                local, check, note = replace(curved, student=local.student, chisq=local.chisq), second, ""
+                local, check, note = replace(curved, student=local.student, chisq=local.chisq), second, remark
+                break
     names = ", ".join(name for name, each in zip(objective.names, check.bent, strict=True) if each)
     if names:
         note = (
@@ -202,14 +204,19 @@ def _checked(
     return replace(local, below=below, flat=bool(check.flat.any()), note=note)
 
 
-def _by_second_derivatives(objective: Objective, x: Array) -> Curvature | None:
-    """The curvature where residuals have no slope and their second derivatives make the minimum, as a**2 at zero.
+def _by_second_derivatives(
+    objective: Objective, nllf: Callable[[Array], float], x: Array
+) -> Iterator[tuple[Curvature, str]]:
+    """The curvature at a minimum *x* from second differences of *nllf* by short steps, then by long ones, with a note.
 
-    None if there is no such minimum. One that a slope holds at a limit is not theirs.
+    Residuals may have no slope there, as a**2 at zero, or a slope that jumps, as that of abs(a). A minimum that a slope
+    holds at a limit is not theirs.
     """
-    found = _from_differences(objective, x, _SHORT_STEP_RISE)
-    held = found.held is None or bool(found.held.any())
-    return found if found.definite and not held and np.isfinite(found.cov).all() else None
+    for rise, note in ((SHORT_STEP_RISE, ""), (LONG_STEP_RISE, _NOT_SMOOTH.format("one standard error"))):
+        found = _from_differences(objective, nllf, x, rise)
+        held = found.held is None or bool(found.held.any())
+        if found.definite and not held and np.isfinite(found.cov).all():
+            yield found, note
 
 
 def _has_no_slope(local: Curvature, wide: Array) -> bool:
@@ -331,9 +338,9 @@ def _held_by(
 
 def _of_likelihood(objective: Objective, x: Array) -> Curvature:
     def by_long_steps(_: Array) -> Curvature:
-        return _from_differences(objective, x, _LONG_STEP_RISE)
+        return _from_differences(objective, objective.free_nllf, x, LONG_STEP_RISE)
 
-    local = _from_differences(objective, x, _SHORT_STEP_RISE)
+    local = _from_differences(objective, objective.free_nllf, x, SHORT_STEP_RISE)
     steps = difference_steps(objective, fenced=False)
 
     def nllf(point: Array) -> float:
@@ -343,9 +350,11 @@ def _of_likelihood(objective: Objective, x: Array) -> Curvature:
     return _checked(objective, x, value, local, nllf, 10 * EPS * abs(value), by_long_steps)
 
 
-def _from_differences(objective: Objective, x: Array, rise: float) -> Curvature:
-    """The curvature at *x* from second differences of nllf by steps along which it rises by *rise*."""
-    gradient, hessian = second_derivatives(objective.free_nllf, x, objective.low, objective.high, rise)
+def _from_differences(
+    objective: Objective, nllf: Callable[[Array], float], x: Array, rise: float
+) -> Curvature:
+    """The curvature at *x* from second differences of *nllf* by steps along which it rises by *rise*."""
+    gradient, hessian = second_derivatives(nllf, x, objective.low, objective.high, rise)
     k = x.size
     if not np.isfinite(hessian).all():
         return Curvature(gradient, np.zeros((k, k)), np.full((k, k), np.inf), definite=False)
@@ -380,103 +389,3 @@ def _held(objective: Objective, x: Array, gradient: Array, second: Array) -> tup
     outward = ((x - objective.low <= near) & (gradient > 0)) | ((objective.high - x <= near) & (gradient < 0))
     held: NDArray[np.bool_] = outward & (np.square(gradient) > second) & np.isfinite(reach)
     return held, reach
-
-
-#: Rise of nllf by a step of second differences: a few hundredths of a standard error, far above the rounding noise.
-_SHORT_STEP_RISE = 1e-4
-#: The same for a step of one conditional standard error, for a model that is not smooth.
-_LONG_STEP_RISE = 0.5
-#: A second difference below this multiple of the rounding of nllf says nothing: limits may leave no room for more.
-_NOISE_RATIO = 1e4
-#: The distance in steps that second differences keep from a limit.
-_OFF_LIMIT = 1.001
-
-
-def second_derivatives(
-    model: Callable[[Array], float],
-    x: Array,
-    low: Array,
-    high: Array,
-    rise: float = _SHORT_STEP_RISE,
-) -> tuple[Array, NDArray[np.float64]]:
-    """The gradient (k,) and the second derivatives (k, k) of nllf, the function *model*, at *x*.
-
-    *rise* is the mean rise of nllf above and below, by which steps are chosen. Within one step of a limit the derivatives
-    are evaluated a little more than one step inside, because nllf may be infinite on the limit. A second pass along the
-    eigenvectors of the first keeps them accurate for correlated parameters.
-    """
-
-    def nllf(point: Array) -> float:  # rounding may carry a step to a limit across it
-        return model(np.clip(point, low, high))
-
-    value = nllf(x)
-    target = max(rise, 1e6 * EPS * abs(value) if np.isfinite(value) else 0.0)
-    sizes = np.array([_reach(nllf, x, j, low, high, value, target) for j in range(x.size)])
-    room = (high - low) / 4
-    sizes = np.minimum(sizes, room)
-    center = np.clip(x, low + _OFF_LIMIT * sizes, high - _OFF_LIMIT * sizes)
-    gradient, hessian = _along(nllf, center, np.diag(sizes))
-    scaled = hessian * np.outer(sizes, sizes)
-    if not np.isfinite(scaled).all():
-        return gradient, hessian
-    noise = np.abs(np.diag(scaled)) < _NOISE_RATIO * EPS * abs(value)
-    if noise.any():
-        hessian[noise] = hessian[:, noise] = 0.0
-        return gradient, hessian
-    values, vectors = np.linalg.eigh(scaled)
-    if values.min() > 1e-12 * values.max() and values.max() > 30 * values.min():
-        basis = (vectors * np.sqrt(2 * target / values)) * sizes[:, None]
-        reach = np.abs(basis).sum(axis=1)
-        if np.all(center - reach > low) and np.all(center + reach < high):
-            again = _along(nllf, center, basis)
-            if np.isfinite(again[1]).all():
-                return again
-    return gradient, hessian
-
-
-def _along(nllf: Callable[[Array], float], x: Array, basis: Array) -> tuple[Array, Array]:
-    """The gradient and second derivatives at *x* by steps along the columns of *basis* (k, k)."""
-    k = x.size
-    value = nllf(x)
-    up = np.array([nllf(x + step) for step in basis.T])
-    down = np.array([nllf(x - step) for step in basis.T])
-    second = np.diag(up + down - 2 * value)
-    for i in range(k):
-        for j in range(i):
-            both = nllf(x + basis[:, i] + basis[:, j]) + nllf(x - basis[:, i] - basis[:, j])
-            second[i, j] = second[j, i] = (both - up[i] - down[i] - up[j] - down[j] + 2 * value) / 2
-    inverse = np.linalg.inv(basis)
-    gradient: Array = inverse.T @ ((up - down) / 2)
-    return gradient, inverse.T @ second @ inverse
-
-
-def _reach(
-    nllf: Callable[[Array], float], x: Array, j: int, low: Array, high: Array, value: float, target: float
-) -> float:
-    """The step of parameter *j* at which half the second difference of nllf is *target*."""
-    room = (high[j] - low[j]) / 4
-    step = 1e-4 * room if np.isfinite(room) else 2.0**-20 * (abs(x[j]) or 1.0)
-    least, most = 0.0, np.inf
-    noise = 8 * EPS * abs(value)
-    for _ in range(60):
-        center = x.copy()
-        center[j] = min(max(x[j], low[j] + _OFF_LIMIT * step), high[j] - _OFF_LIMIT * step)
-        up, down = center.copy(), center.copy()
-        up[j], down[j] = center[j] + step, center[j] - step
-        rise = abs(nllf(up) + nllf(down) - 2 * nllf(center)) / 2
-        if target / 3 <= rise <= 3 * target:
-            return step
-        if rise < target:
-            least = step
-            if step >= room:
-                return step
-            following = min(step * (min((target / rise) ** 0.5, 1e3) if rise > noise else 30.0), room)
-            following = following if following < most else (least * most) ** 0.5
-        else:
-            most = step
-            following = step * max((target / rise) ** 0.5, 1e-4) if np.isfinite(rise) else step * 1e-3
-            following = following if following > least else (least * most) ** 0.5
-        if most < 1.5 * least or not 1e-300 < following < 1e100:
-            break
-        step = float(following)
-    return step

@@ -55,7 +55,7 @@ def build_result(assembly: Assembly, method: str, found: MethodOutcome, env: Env
             _test_convergence(objective, found, local, remarks)
         _warn_of_errors(objective, dx, local, remarks)
         with remarks.guard("the test for a plateau"):
-            _warn_of_plateau(objective, x, dx, remarks)
+            _warn_of_plateau(objective, x, dx, local, remarks)
     at_limit = _at_limit(objective, x, dx, local, remarks)
     others: tuple[Estimate, ...] = ()
     with remarks.guard("the computed parameters"):
@@ -196,13 +196,17 @@ def _warn_of_errors(objective: Objective, dx: Array, local: Curvature | None, re
             remarks.add(f"the model is not smooth, and errors are rough: {', '.join(rough)}")
 
 
-def _warn_of_plateau(objective: Objective, x: Array, dx: Array, remarks: _Remarks) -> None:
+def _warn_of_plateau(
+    objective: Objective, x: Array, dx: Array, local: Curvature | None, remarks: _Remarks
+) -> None:
     """Warns of a point at which the model describes none of the data and standard errors exceed their values by far.
 
-    There the gradient is nearly zero, and the fit looks converged.
+    There the gradient is nearly zero, and the fit looks converged. A value may also be zero: then nllf rises by 1/2 at
+    each standard error, and the curvature has no note.
     """
     wide = np.isfinite(dx) & (dx > _WIDE_ERROR_RATIO * np.abs(x))
-    if not (objective.squares and wide.any()):
+    rises = local is not None and not local.flat and not local.note
+    if rises or not (objective.squares and wide.any()):
         return
     residuals = objective.free_residuals(x)
     for group in objective.groups:
