@@ -63,6 +63,8 @@ class ProcessSettings:
     def __init__(self) -> None:
         self._environ, self._path = os.environ, sys.path
         self._streams = _Streams()
+        #: the folder for temporary files of this process; "": there is none
+        self._folder = os.environ.get("TMPDIR", "")
         self._table = self._settings()
         self._fresh = self._now()
         #: the job whose settings the process has
@@ -111,6 +113,10 @@ class ProcessSettings:
                 lambda v: _of("socket", "setdefaulttimeout", v),
             ),
             "temporary": (_temporary, lambda v: setattr(sys.modules["tempfile"], "tempdir", v)),
+            "temporary folder": (
+                lambda: os.access(self._folder, os.W_OK | os.X_OK),
+                lambda v: _make_folder(self._folder) if v else None,
+            ),
             "children": (
                 lambda: _of("multiprocessing", "get_start_method", True),
                 lambda v: _of("multiprocessing", "set_start_method", v, True),
@@ -276,6 +282,12 @@ def _folder() -> str | None:
         return os.getcwd()
     except OSError:  # it was removed
         return None
+
+
+def _make_folder(path: str) -> None:
+    """Make a folder again that was removed, or closed."""
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    os.chmod(path, 0o700)
 
 
 def _umask() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -172,6 +173,26 @@ def test_processes_have_a_clean_environment_and_temporary_folders_that_go_with_t
         kernel.signal(signal.SIGTERM)
         kernel.wait()
         assert not Path(folder).parent.exists()
+
+
+@pytest.mark.parametrize("harm", [shutil.rmtree, lambda folder: os.chmod(folder, 0)])
+def test_the_temporary_folder_is_there_for_the_next_job(tmp_path: Path, harm: Callable[[str], None]) -> None:
+    def does_harm() -> tuple[int, str]:
+        folder = os.environ["TMPDIR"]  # the process's own
+        harm(folder)
+        return os.getpid(), folder
+
+    def uses_it() -> tuple[int, str]:
+        with tempfile.NamedTemporaryFile() as file:
+            return os.getpid(), str(Path(file.name).parent)
+
+    with Fabric(tmp_path) as fabric:
+        fabric.start_kernels(1)
+        service = fabric.connect()
+        harmed = service.wait(service.start(does_harm), timeout=60)
+        if not os.getuid() and harm is not shutil.rmtree:
+            pytest.skip("root may write to any folder")
+        assert service.wait(service.start(uses_it), timeout=60) == harmed
 
 
 def test_a_kernel_shows_escape_sequences_and_does_not_follow_them(tmp_path: Path) -> None:
