@@ -5,8 +5,8 @@ from __future__ import annotations
 from park.broker.effects import Effects, Write
 from park.broker.entities.jobs import BrokerJob
 from park.broker.entities.maps import CHUNK_SECONDS, Attempt, AttemptState, JobMap, Span
-from park.broker.entities.requirements import KernelProfile, Kind, WorkClass, unmet
-from park.broker.entities.roster import DRIVERS_PER_SLOT, Kernel
+from park.broker.entities.requirements import KernelProfile, WorkClass, unmet
+from park.broker.entities.roster import Kernel
 from park.broker.handlers import attempt_state, attempts, charging, code_sharing, controls, job_lifecycle
 from park.broker.scheduler.stragglers import MIN_STRAGGLER_SECONDS
 from park.broker.state import State
@@ -146,15 +146,18 @@ def _resume_on(state: State, effects: Effects, kernel: Kernel) -> bool:
 
 
 def _deal_full(state: State, effects: Effects, kernel: Kernel) -> bool:
-    """Deal to a kernel where no further driver may start. Drivers that wait there go on, chunks run inside waiting
-    drivers, and units of code that makes no maps get a process. A few units of unknown code are tried.
+    """Deal to a kernel that is full of drivers. Drivers that wait there go on, chunks run inside waiting drivers, and
+    units of code that makes no maps get a process. A few units of unknown code are tried, and a driver starts if its
+    owner has none there, or only of jobs that weigh less.
     """
     inside = _inside(state, kernel)
-    most = Kind.UNKNOWN if len(kernel.parked) < (DRIVERS_PER_SLOT + 1) * kernel.slots else Kind.PLAIN
     work_classes: list[AnyWorkClass] = [
-        d for d in state.free_slots.work_classes(kernel.profile) if d.kind <= most
+        d for d in state.free_slots.work_classes(kernel.profile) if d.kind <= kernel.takes
     ]
     number = _pick(state, effects, kernel, work_classes, stay=True)
+    newcomer = _newcomer(state, kernel)
+    if newcomer and (not number or state.clock.before(newcomer) < state.clock.before(number)):
+        number = newcomer
     if inside is not None and (not number or state.clock.before(inside[0]) <= state.clock.before(number)):
         job, work = state.jobs[inside[0]], inside[1]
         if isinstance(work, Attempt):
@@ -165,6 +168,18 @@ def _deal_full(state: State, effects: Effects, kernel: Kernel) -> bool:
     if number:
         _give(state, effects, state.jobs[number], kernel)
     return bool(number)
+
+
+def _newcomer(state: State, kernel: Kernel) -> int:
+    """The job that is due among those of which a driver may start at a kernel that is full of drivers; 0: none is. What
+    the kernel does not take of any job may be a driver.
+    """
+    weights = state.weights_of_drivers(kernel)
+    if weights is None:
+        return 0
+    drivers = [d for d in state.free_slots.work_classes(kernel.profile) if d.kind > kernel.takes]
+    number = state.clock.pick_heavier(drivers, weights, kernel.profile.owner if kernel.profile.only else "")
+    return number if number and _fits_anew(kernel, state.jobs[number]) else 0
 
 
 def _inside(state: State, kernel: Kernel) -> tuple[int, Attempt | JobMap] | None:
@@ -185,11 +200,7 @@ def _inside(state: State, kernel: Kernel) -> tuple[int, Attempt | JobMap] | None
         if attempt.resumable:
             if kernel.devices.has_room(attempt.devices, attempt.needs.gpus):
                 found[job.number] = attempt
-        elif (
-            job.number not in found
-            and _fits_anew(kernel, job)
-            and (not profile.only or profile.owner == job.owner)
-        ):
+        elif job.number not in found and _fits_anew(kernel, job) and profile.serves(job.owner):
             idle = (state.maps[key] for key in attempt.maps)
             for map_ in idle:
                 if map_.waiting and all(state.attempts[r].kernel is not kernel for r in map_.running):
@@ -267,9 +278,7 @@ def deal_at_once(state: State, effects: Effects, job: BrokerJob, map_: JobMap) -
         return False
     work_class = state.work_class(job, map_)
     for profile in state.free_slots.free:
-        if work_class in state.free_slots.work_classes(profile) and (
-            not profile.only or profile.owner == job.owner
-        ):
+        if work_class in state.free_slots.work_classes(profile) and profile.serves(job.owner):
             kernel = state.free_slots.place(profile, job.kernels, job.needs)
             state.clock.visit(job.number, work_class, effects.now)
             _give_out(state, effects, job, map_, 1, kernel)
@@ -490,7 +499,7 @@ def _elsewhere(state: State, job: BrokerJob, kernel: Kernel) -> Kernel | None:
     """A kernel with a free slot for the job's units: another one than *kernel*, if there is one."""
     best: Kernel | None = None
     for profile in state.free_slots.free:
-        if not unmet(job.needs, profile) and (not profile.only or profile.owner == job.owner):
+        if not unmet(job.needs, profile) and profile.serves(job.owner):
             found = state.free_slots.place(profile, (), job.needs)
             if found is kernel and len(state.free_slots.free[profile]) > 1:  # the next call names another one
                 found = state.free_slots.place(profile, (), job.needs)

@@ -19,7 +19,7 @@ from park.broker.entities.code_cache import CodeCache
 from park.broker.entities.jobs import BrokerJob, JobList, LongAnswer
 from park.broker.entities.maps import Attempt, JobMap, Orphan, Trial, chunk_seconds
 from park.broker.entities.requirements import KernelProfile, Kind, WorkClass
-from park.broker.entities.roster import Kernel, Roster
+from park.broker.entities.roster import MAX_DRIVERS_PER_SLOT, Kernel, Roster
 from park.broker.entities.spread import CodeSharing
 from park.broker.scheduler.estimates import Estimates
 from park.broker.scheduler.fairshare import QUANTUM_SLOT_SECONDS, ServiceClock
@@ -227,6 +227,23 @@ class State:
             return job.work_classes[Kind.DRIVER]
         known = self.estimates.get(map_.owner, map_.function) is not None
         return job.work_classes[Kind.PLAIN if known else Kind.UNKNOWN]
+
+    def weights_of_drivers(self, kernel: Kernel) -> dict[str, float] | None:
+        """The largest weight of a job with a driver at this kernel, by owner; None: it may hold no further driver.
+
+        A driver stays for as long as its job takes. So a kernel that is full of drivers takes one more of an owner who
+        has none there, or of a job that weighs more than the owner's others there: nobody waits for the end of a long
+        fit.
+        """
+        if len(kernel.parked) >= MAX_DRIVERS_PER_SLOT * kernel.slots:
+            return None
+        weights: dict[str, float] = {}
+        for number in (*kernel.parked, *kernel.running):
+            attempt = self.attempts[number]
+            if attempt.parked or attempt.driver:
+                owner = attempt.map.owner
+                weights[owner] = max(weights.get(owner, 0.0), attempt.weight)
+        return weights
 
     def count_slots(self) -> None:
         """The number of slots has changed: the quantum of the service clock follows it."""

@@ -531,6 +531,66 @@ def test_a_kernel_full_of_drivers_goes_on_with_plain_work_and_tries_what_is_unkn
     assert [r.job for r in of(out, messages.Run)] == [5]
 
 
+def full_of_drivers(owner: str = "ann") -> tuple[Desk, bytes, Any]:
+    """A kernel of one slot with four drivers of one owner, all paused."""
+    desk = Desk()
+    client, node = desk.client("c0", owner), kernel(desk, "node")
+    for job in range(1, 5):
+        waits_in_pause(desk, client, node, job)
+    return desk, node, client
+
+
+def waits_in_pause(desk: Desk, client: Any, node: bytes, job: int, priority: int = 0) -> None:
+    """Submit a driver that starts at once, and pause it. *job*: its number."""
+    (driver,) = of(desk.submit(client, "driver", None, priority=priority), messages.Run)
+    assert driver.job == job
+    change(desk, client, job, paused=True)
+    desk.give(node, messages.Lent(driver.attempt))
+
+
+def test_a_kernel_full_of_drivers_takes_one_more_of_each_other_owner() -> None:
+    desk, node, ann = full_of_drivers()
+    desk.submit(ann, "driver", None)
+    for number, owner in enumerate(["bob", "cleo", "dan", "eve"], 6):
+        waits_in_pause(desk, desk.client(f"c{number}", owner), node, number)
+        assert desk.dispatcher.explain(5).startswith("every kernel holds")
+    # with eight of them, an owner without any waits, too
+    assert not of(desk.submit(desk.client("c10", "fay"), "driver", None), messages.Run)
+    assert desk.dispatcher.explain(10).startswith("every kernel holds")
+
+
+def test_a_kernel_full_of_drivers_takes_one_more_of_a_higher_priority() -> None:
+    desk, node, ann = full_of_drivers()
+    waits_in_pause(desk, ann, node, 5, priority=1)
+    assert not of(desk.submit(ann, "driver", None, priority=1), messages.Run)
+    waits_in_pause(desk, ann, node, 7, priority=2)
+    # the owner of many drivers that wait for their turn stands in nobody's way
+    for _ in range(3):
+        assert not of(desk.submit(ann, "driver", None), messages.Run)
+    waits_in_pause(desk, desk.client("c2", "bob"), node, 11)
+
+
+def test_code_that_may_be_a_driver_starts_at_a_full_kernel_if_its_owner_has_none_there() -> None:
+    desk, node, ann = full_of_drivers()
+    waits_in_pause(desk, desk.client("c1", "bob"), node, 5)  # a fifth one: unknown code is tried no more
+    assert not of(desk.submit(ann, "square", [1]), messages.Run)
+    assert desk.dispatcher.explain(6).startswith("every kernel holds")
+    assert [r.job for r in of(desk.submit(desk.client("c2", "cleo"), "square", [1]), messages.Run)] == [7]
+
+
+def test_a_kernel_of_one_owner_takes_no_further_driver_of_others() -> None:
+    desk = Desk()
+    client, node = desk.client("c0", "ann"), b"kdesktop"
+    bob = desk.client("c1", "bob")
+    hello = messages.KernelHello(b"k" * 16, "kay", "node", 1, 1, PYTHON, owner="ann", only=True)
+    desk.give(node, hello)
+    for job in range(1, 5):
+        waits_in_pause(desk, client, node, job)
+    assert not of(desk.submit(bob, "driver", None), messages.Run)
+    assert not of(desk.submit(client, "driver", None), messages.Run)
+    waits_in_pause(desk, client, node, 7, priority=1)
+
+
 def run_of_attempt(attempt: Any) -> messages.Run:
     return messages.Run(
         attempt.number, attempt.map.job, "x", attempt.map.key, b"", attempt.span.start, len(attempt.span), 0

@@ -82,6 +82,10 @@ class KernelProfile(Struct, frozen=True, gc=False, cache_hash=True):
     #: its named environments, with their minor versions of Python
     environments: tuple[tuple[str, str], ...] = ()
 
+    def serves(self, owner: str) -> bool:
+        """Whether the kernel runs jobs of *owner*."""
+        return not self.only or self.owner == owner
+
 
 def profile_of(m: KernelHello) -> KernelProfile:
     """The profile that a kernel's hello announces."""

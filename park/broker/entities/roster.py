@@ -14,11 +14,12 @@ from msgspec.structs import replace
 from park.broker.effects import Effects, Peer
 from park.broker.entities.devices import Devices
 from park.broker.entities.processes import Processes
-from park.broker.entities.requirements import KernelProfile, Needs
+from park.broker.entities.requirements import KernelProfile, Kind, Needs
 from park.model import Account, KernelRecord, Serves
 
-#: Resident drivers a kernel may hold for each of its slots while they wait in a map.
-DRIVERS_PER_SLOT = 4
+#: Drivers that a kernel may hold for each of its slots while they wait in a map, and with those of owners and priorities
+#: of which it has none.
+DRIVERS_PER_SLOT, MAX_DRIVERS_PER_SLOT = 4, 8
 #: With more members than this, heartbeats and ends of leases may come late by an eighth of a heartbeat.
 MANY_MEMBERS = 256
 
@@ -156,8 +157,15 @@ class Kernel:
 
     @property
     def full_of_drivers(self) -> bool:
-        """Whether no further driver may become resident here."""
+        """Whether a further driver may start here only if none of its owner waits here, or none of its priority."""
         return len(self.parked) >= DRIVERS_PER_SLOT * self.slots
+
+    @property
+    def takes(self) -> Kind:
+        """The kinds of code of which any job may start a unit here: this one and those before it."""
+        if not self.full_of_drivers:
+            return Kind.DRIVER
+        return Kind.UNKNOWN if len(self.parked) < (DRIVERS_PER_SLOT + 1) * self.slots else Kind.PLAIN
 
     def record(self) -> KernelRecord:
         return KernelRecord(

@@ -80,7 +80,7 @@ def _obstacle(
     state: State, job: BrokerJob, m: messages.Backlog, profile: KernelProfile, is_known: bool, now: float
 ) -> str:
     """Why no unit of the job may run there, as words after "3 jobs"; "": its units may."""
-    if profile.only and job.owner != profile.owner:
+    if not profile.serves(job.owner):
         return f"of others than {profile.owner}"
     priority = job.facts.priority
     if min(priority, 0) < m.priority <= priority and state.ledger.broke(job.owner, now):

@@ -62,8 +62,11 @@ class WaitReasons:
             return WaitReason(Cause.RECOVERY)
         if job.client_slow:
             return WaitReason(Cause.RESULTS)
-        drives = ready is not None and state.work_class(job, ready).kind is Kind.DRIVER
-        return self._no_allocation(job) or self._missing(job.owner, job.needs, drives) or self._turn(job)
+        kind = Kind.PLAIN if ready is None else state.work_class(job, ready).kind
+        weight = state.clock.weight(job.number)
+        return (
+            self._no_allocation(job) or self._missing(job.owner, job.needs, kind, weight) or self._turn(job)
+        )
 
     def _no_allocation(self, job: BrokerJob) -> WaitReason | None:
         """The reason of a private job whose kernels are not there, or of one that shares them; None: they are."""
@@ -73,10 +76,10 @@ class WaitReasons:
         standing = state.jobs[number].facts.allocation if number in state.jobs else ""
         return WaitReason(Cause.ALLOCATION if standing else Cause.NO_ALLOCATION, standing, number)
 
-    def _no_kernel(self, owner: str, needs: Needs, drives: bool) -> WaitReason | None:
+    def _no_kernel(self, owner: str, needs: Needs, kind: Kind, weight: float) -> WaitReason | None:
         """The reason that keeps such a job from running anywhere; None: a kernel may run it.
 
-        *drives*: its next unit is a driver.
+        *kind*: of its next unit. *weight*: the job's.
         """
         state = self._state
         kernels = state.roster.kernels.values()
@@ -84,7 +87,7 @@ class WaitReasons:
             return WaitReason(Cause.NO_KERNEL)
         if all(kernel.draining for kernel in kernels):
             return WaitReason(Cause.DRAINING)
-        profiles = [p for p in state.free_slots.profiles if not p.only or p.owner == owner]
+        profiles = [p for p in state.free_slots.profiles if p.serves(owner)]
         missing = [unmet(needs, p) for p in profiles]
         if all(missing) and (pausing := _pausing(kernels, owner, needs)):
             first = pausing[0]
@@ -102,9 +105,15 @@ class WaitReasons:
                 pythons=tuple(pythons),
                 largest=largest if needs.cpus > largest else 0,
             )
-        if drives and all(k.full_of_drivers for k in kernels if not k.closed and not unmet(needs, k.profile)):
+        able = [k for k in kernels if not (k.closed or unmet(needs, k.profile)) and k.profile.serves(owner)]
+        if able and not any(kind <= k.takes or self._takes_driver(k, owner, weight) for k in able):
             return WaitReason(Cause.DRIVERS)
         return None
+
+    def _takes_driver(self, kernel: Kernel, owner: str, weight: float) -> bool:
+        """Whether the kernel, full of drivers, takes one of a job that weighs so much as soon as a slot is free."""
+        weights = self._state.weights_of_drivers(kernel)
+        return weights is not None and weight > weights.get(owner, 0.0)
 
     def _turn(self, job: BrokerJob) -> WaitReason:
         """The reason of a job that some kernel could run: its share, and when its turn comes."""

@@ -227,7 +227,7 @@ def _claimed(state: State, job: BrokerJob, map_: JobMap, orphan: Orphan) -> Span
     None: they do not wait, or the kernel may not have them.
     """
     profile = orphan.kernel.announced  # attempts that began before a pause go on
-    mine = not profile.only or profile.owner == job.owner
+    mine = profile.serves(job.owner)
     if map_.root and orphan.how != "done":
         mine = mine and not _is_superseded(job, orphan)
     # a job that is to stop closes its root map once kernels have brought back all its attempts

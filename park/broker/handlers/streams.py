@@ -70,7 +70,7 @@ def _publisher(state: State, kernel: Kernel, message: messages.Publish) -> Broke
     other = message.attempt < state.epoch << 32 or (kernel.number, message.attempt) in state.recovery.orphans
     job = state.jobs.get(message.job) if other else None
     profile = kernel.announced
-    if job is None or job.ended or job.session or (profile.only and profile.owner != job.owner):
+    if job is None or job.ended or job.session or not profile.serves(job.owner):
         return None
     return job
 

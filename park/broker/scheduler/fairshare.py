@@ -53,7 +53,8 @@ from __future__ import annotations
 import heapq
 import math
 import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -116,6 +117,10 @@ class _Queue(Generic[T]):
     def __len__(self) -> int:
         return len(self._stands)
 
+    def __iter__(self) -> Iterator[T]:
+        """All entries, in no order."""
+        return (entry for tag, order, entry in self._heap if self._stands.get(order) == tag)
+
     def put(self, entry: T) -> None:
         stands = self._stands.get(entry.order)
         if stands is None or entry.tag < stands:
@@ -161,6 +166,8 @@ class _Owner(_Entry, eq=False, kw_only=True):
     virtual: dict[AnyWorkClass, float] = field(default_factory=dict)
     latest: float = 0.0
     jobs: dict[int, _Job] = field(default_factory=dict)
+    #: how many of its jobs have each weight
+    weights: Counter[float] = field(default_factory=Counter)
     #: its runnable jobs by work class; a class without any is not there
     queues: dict[AnyWorkClass, _Queue[_Job]] = field(default_factory=dict)
     #: weight x slot-seconds, scaled as if all were used now, to undo the decay
@@ -214,6 +221,7 @@ class ServiceClock:
         self._jobs[job] = o.jobs[job] = _Job(
             order=self._next_order(), number=job, owner=o, weight=weight, born=born, charged=charged
         )
+        o.weights[weight] += 1
 
     def jobs(self, owner: str) -> list[int]:
         """The jobs of an owner that have not ended."""
@@ -238,6 +246,7 @@ class ServiceClock:
         self._resting.pop(job, None)
         del self._jobs[job], j.owner.jobs[job]
         o = j.owner
+        _count_down(o, j.weight)
         if not o.jobs:
             self._working -= 1
             self._all_use -= o.use
@@ -247,7 +256,10 @@ class ServiceClock:
 
     def reweigh(self, job: int, weight: float) -> None:
         """Set the weight of the job from now on."""
-        self._jobs[job].weight = weight
+        j = self._jobs[job]
+        _count_down(j.owner, j.weight)
+        j.owner.weights[weight] += 1
+        j.weight = weight
 
     def _next_order(self) -> int:
         self._order += 1
@@ -426,10 +438,30 @@ class ServiceClock:
                 return None  # the others are further ahead
         return None
 
+    def pick_heavier(
+        self, work_classes: Iterable[AnyWorkClass], weights: Mapping[str, float], only: str = ""
+    ) -> int:
+        """The job that is due in one of *work_classes* among those that weigh more than *weights* says of their owner;
+        0: none is. *only*: of this owner alone.
+
+        It looks at every owner, and at every job of those whose jobs do not all weigh the same.
+        """
+        found = [
+            job
+            for work_class in work_classes
+            for o in self._queues.get(work_class, ())
+            if not only or o.name == only
+            for job in _heavier(o, work_class, weights.get(o.name, 0.0))
+        ]
+        return min(found, key=_before).number if found else 0
+
+    def weight(self, job: int) -> float:
+        """The weight of the job."""
+        return self._jobs[job].weight
+
     def before(self, job: int) -> tuple[float, float, int]:
         """A key that sorts jobs in the order in which `pick` would choose them."""
-        j = self._jobs[job]
-        return j.owner.tag, j.tag, j.order
+        return _before(self._jobs[job])
 
     def serve(self, job: int, work_class: AnyWorkClass, cost: float, now: float) -> Rates:
         """Charge the job *cost* slot-seconds, by estimate. Returns the rates that a correction has to use."""
@@ -580,12 +612,35 @@ class ServiceClock:
                 assert o.queues[work_class]._stands[j.order] <= j.tag
                 assert self._queues[work_class]._stands[o.order] <= o.tag
         if jobs is None:
+            for o in self._owners.values():
+                assert o.weights == Counter(j.weight for j in o.jobs.values())
             assert self._resting.keys() <= self._jobs.keys()
             for work_class, owners in self._queues.items():
                 assert len(owners) == sum(work_class in o.queues for o in self._owners.values())
 
 
 _tag = operator.attrgetter("tag")
+
+
+def _count_down(owner: _Owner, weight: float) -> None:
+    owner.weights[weight] -= 1
+    if not owner.weights[weight]:
+        del owner.weights[weight]
+
+
+def _before(job: _Job) -> tuple[float, float, int]:
+    return job.owner.tag, job.tag, job.order
+
+
+def _heavier(owner: _Owner, work_class: AnyWorkClass, weight: float) -> Iterable[_Job]:
+    """Runnable jobs of the owner that weigh more than *weight*, the one that is due among them."""
+    queue = owner.queues[work_class]
+    due = queue.first()
+    if due is not None and due.weight > weight:
+        return (due,)
+    if max(owner.weights) <= weight:
+        return ()
+    return (job for job in queue if job.weight > weight)
 
 
 def _needs(work_class: AnyWorkClass) -> Any:

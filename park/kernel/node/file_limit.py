@@ -14,7 +14,7 @@ DESCRIPTORS_PER_PROCESS = 8
 #: Descriptors for everything else.
 OTHER_DESCRIPTORS = 64
 #: Processes for each slot: with drivers that wait, and idle ones, there are more processes than slots.
-PROCESSES_PER_SLOT = 5
+PROCESSES_PER_SLOT = 13
 
 
 def fit_slots(slots: int) -> tuple[int, str]:
@@ -47,7 +47,7 @@ def wants(slots: int, soft: int, hard: int, endless: int = -1) -> tuple[int, int
     """The soft limit to set for this many slots, and how many of them it allows. *endless*: the value for no limit.
 
     >>> wants(4, 1024, 4096), wants(30, 64, 4096), wants(30, 64, 100), wants(2, 64, 66), wants(300, -1, -1)
-    ((1024, 4), (1264, 30), (100, 4), (66, 0), (-1, 300))
+    ((1024, 4), (3184, 30), (100, 4), (66, 0), (-1, 300))
     """
     if soft == endless:
         return soft, slots
