@@ -6,8 +6,8 @@ comes.
 
 A thread that calls a link runs the reactor's cycle itself; a thread that waits for an answer waits on a plain lock.
 Requests, sessions and maps survive a cut connection and the death of a broker: the link sends them again when the
-broker is back. If the broker stays away for longer than *patience* seconds, each wait for an answer, for results or for
-messages of a job raises NoBroker. Sessions end then, and their maps must be made again.
+broker is back. If the broker stays away for longer than *patience* seconds, or does not accept the client's key any more,
+each wait for an answer, for results or for messages of a job raises NoBroker. Sessions end then, and their maps must be made again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ANSWER_SECONDS = 30.0
 
 class Link:
     """The client's end of the connection to a broker. *line* leads to the broker, *listen* opens the way of its table;
-    errors call it *name*.
+    errors call it *name*. *refusal*: see `park.client.outgoing`.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Link:
         user: str,
         name: str,
         patience: float = float("inf"),
+        refusal: Callable[[], str] = str,
     ) -> None:
         self._reactor = reactor
         self._connection = line
@@ -61,7 +62,7 @@ class Link:
         #: the broker's last welcome
         self.welcome: messages.Welcome | None = None
         self._welcomed = Reply(reactor)
-        self._out = Outgoing(line, name, patience)
+        self._out = Outgoing(line, name, patience, refusal)
         self.presence = self._out.presence
         self._pending = Pending(reactor, self._out)
         self._notices = WaitNotices(self._out, self._pending)
@@ -202,8 +203,8 @@ class Link:
         away = self.presence.away(now)
         if away or self._notices.says_away:
             waiting = bool(self._pending) or bool(self.maps) or bool(self.followers)
-            if waiting and away and away >= self._out.patience:
-                self._fail(self._out.gone())
+            if waiting and (error := self._out.gone(away)) is not None:
+                self._fail(error)
             else:
                 self._notices.broker_away(away, waiting)
         if now >= self._notices.due():

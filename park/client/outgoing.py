@@ -8,6 +8,7 @@ when the broker comes back.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from park.errors import NoBroker
 from park.wire import codec, messages
@@ -17,12 +18,18 @@ from park.wire.presence import BrokerConnection, Contact, Presence
 
 
 class Outgoing:
-    """Sends messages over a *line* to the broker called *name*, which may be away for *patience* seconds."""
+    """Sends messages over a *line* to the broker called *name*, which may be away for *patience* seconds.
 
-    def __init__(self, line: BrokerConnection, name: str, patience: float) -> None:
+    *refusal* gives the words of a broker that does not let this client in any more; "" while none is known.
+    """
+
+    def __init__(
+        self, line: BrokerConnection, name: str, patience: float, refusal: Callable[[], str] = str
+    ) -> None:
         self.line = line
         self.name = name
         self.patience = patience
+        self._refusal = refusal
         self.presence = Presence()
         #: the hashes of the code that the broker has; True: for sessions
         self._shipped: dict[bytes, bool] = {}
@@ -53,12 +60,18 @@ class Outgoing:
         self._shipped.clear()
 
     def check_there(self) -> None:
-        """Raise NoBroker if the broker has been away for longer than the patience allows."""
-        if self.presence.away(time.monotonic()) >= self.patience:
-            raise self.gone()
+        """Raise NoBroker if the broker has been away for longer than the patience allows, or lets nobody in with our key."""
+        if (error := self.gone(self.presence.away(time.monotonic()))) is not None:
+            raise error
 
-    def gone(self) -> NoBroker:
-        """The error of everything that waits for a broker that stays away."""
+    def gone(self, away: float) -> NoBroker | None:
+        """The error of everything that waits for a broker that has been *away* for so many seconds; None: it may come
+        back.
+        """
+        if away and (refusal := self._refusal()):
+            return NoBroker(refusal)
+        if away < self.patience:
+            return None
         return NoBroker(
             f"{self.name} has been away for {time_in_words(self.patience)}: is it running (`park-broker`)? Jobs that it "
             "has accepted are on its disk; maps, mappers and executors have to be run again"

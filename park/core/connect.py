@@ -88,7 +88,11 @@ def _linked(
         reactor.listen(table.fileno(), table.stir)
         return table
 
-    link = Link(reactor, connection, listen, whose, name, patience)
+    def refused() -> str:
+        trouble = connection.trouble()  # another one than the key may pass
+        return refusal(addresses.clients, key, trouble) if trouble == "key" else ""
+
+    link = Link(reactor, connection, listen, whose, name, patience, refused)
     reactor.listen(connection.fileno(), connection.stir)
     reactor.add(link)
     reactor.start("park-link")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,39 @@ def test_who_subscribes_when_its_key_has_been_revoked_hears_nothing(fabric: Fabr
         tester = fabric.connect()
         tester.start(square, [1])
         assert not mirror.poll(3000)
+
+
+@pytest.mark.parametrize("what", ["a job", "a map", "messages", "a long request"])
+def test_who_waits_hears_that_its_key_was_revoked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Whatever it waits for, and at its next request, too."""
+    monkeypatch.chdir(tmp_path)
+    with Fabric(tmp_path, keys=True) as fabric:
+        fabric.start_kernel()
+        ada = opened(fabric, fabric.new_key("ada", file=tmp_path / "ada.key"), patience=600.0)
+
+        def waits() -> None:
+            match what:
+                case "a job":
+                    ada.wait(ada.start(nap, [60.0]), timeout=60)
+                case "a map":
+                    list(ada.map(nap, [0.1] * 600))
+                case "messages":
+                    list(ada.job(ada.start(nap, [60.0])).stream())
+                case _:
+                    while True:
+                        ada.wait(ada.start(len, [bytes(20 << 20)]), timeout=60)
+
+        revoke = threading.Timer(1.5, keys, (fabric, "revoke", "ada"))
+        revoke.start()
+        try:
+            with pytest.raises(NoBroker, match="does not let us in .* the key of ada is not, or no longer,"):
+                waits()
+        finally:
+            revoke.join()
+        with pytest.raises(NoBroker, match="does not let us in"):
+            ada.jobs()
 
 
 @pytest.mark.heavy
