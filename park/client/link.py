@@ -6,8 +6,9 @@ comes.
 
 A thread that calls a link runs the reactor's cycle itself; a thread that waits for an answer waits on a plain lock.
 Requests, sessions and maps survive a cut connection and the death of a broker: the link sends them again when the
-broker is back. If the broker stays away for longer than *patience* seconds, or does not accept the client's key any more,
-each wait for an answer, for results or for messages of a job raises NoBroker. Sessions end then, and their maps must be made again.
+broker is back. If the broker stays away for longer than *patience* seconds, or does not accept the client's key any
+more, each wait for an answer, for results or for messages of a job raises NoBroker. Sessions end then, and their maps
+must be made again.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Outgoing:
         self._shipped.clear()
 
     def check_there(self) -> None:
-        """Raise NoBroker if the broker has been away for longer than the patience allows, or lets nobody in with our key."""
+        """Raise NoBroker if the broker has been away for longer than the patience allows, or refuses our key."""
         if (error := self.gone(self.presence.away(time.monotonic()))) is not None:
             raise error
 

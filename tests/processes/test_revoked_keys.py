@@ -142,7 +142,7 @@ def test_who_waits_hears_that_its_key_was_revoked(
         revoke = threading.Timer(1.5, keys, (fabric, "revoke", "ada"))
         revoke.start()
         try:
-            with pytest.raises(NoBroker, match="does not let us in .* the key of ada is not, or no longer,"):
+            with pytest.raises(NoBroker, match=r"does not let us in .* the key of ada is not, or no longer,"):
                 waits()
         finally:
             revoke.join()
