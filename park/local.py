@@ -26,7 +26,7 @@ from park.kernel.node.gpus import gpus_of
 from park.kernel.node.slot_count import check_slots, default_slots
 from park.kernel.node.this_node import this_node
 from park.net.inproc import InprocRouter
-from park.net.reactor import Reactor
+from park.net.reactor import Reactor, SignalsHeld
 from park.util.stdio import keep_numbers, tell
 from park.wire import messages
 from park.wire.codec import MAX_HEAD_BYTES
@@ -97,9 +97,10 @@ class LocalService(ServerProxy):
         reactor, kernels = Reactor(), InprocRouter()
         # the kernel comes first: its slot processes load their modules while this one loads the broker
         reactor.add(KernelLoop(reactor, kernels.connect(), slots, usertag(), node, _Place()))
-        reactor.start("park")
         try:
-            manager = self._open_broker(reactor, kernels)
+            reactor.start("park")
+            with SignalsHeld():  # the broker starts a thread, too
+                manager = self._open_broker(reactor, kernels)
             link = Link(
                 reactor, manager.clients.connect(), manager.board.connect, usertag(), "the local service"
             )

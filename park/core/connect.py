@@ -95,16 +95,18 @@ def _linked(
     link = Link(reactor, connection, listen, whose, name, patience, refused)
     reactor.listen(connection.fileno(), connection.stir)
     reactor.add(link)
-    reactor.start("park-link")
-    if not _answers(link, reactor, connection, began, addresses.clients):
-        trouble = reactor.call(connection.trouble)
+    try:
+        reactor.start("park-link")
+        if not _answers(link, reactor, connection, began, addresses.clients):
+            waited = time.monotonic() - began
+            raise NoBroker(
+                refusal(addresses.clients, key, reactor.call(connection.trouble))
+                or f"no broker answers at {addresses.clients} within {waited:.1f} s, though something listens "
+                "there: is it a broker, and does it work?"
+            )
+    except BaseException:
         reactor.stop()
-        waited = time.monotonic() - began
-        raise NoBroker(
-            refusal(addresses.clients, key, trouble)
-            or f"no broker answers at {addresses.clients} within {waited:.1f} s, though something listens "
-            "there: is it a broker, and does it work?"
-        )
+        raise
     return link, reactor
 
 

@@ -63,14 +63,14 @@ class _HeldHandler:
         self.handler = handler
 
     def __call__(self, number: int, frame: Any) -> None:
-        if _SignalsHeld.block is not None:
-            _SignalsHeld.block.came.append(number)
+        if SignalsHeld.block is not None:
+            SignalsHeld.block.came.append(number)
         else:
             _signal.signal(number, self.handler)
             self.handler(number, frame)
 
 
-class _SignalsHeld:
+class SignalsHeld:
     """A block in which signals are held: their handlers may raise (Ctrl-C, an alarm), and must not interrupt a component
     that the main thread is turning. After the block the signals are raised again.
     """
@@ -78,13 +78,13 @@ class _SignalsHeld:
     __slots__ = ("came", "outermost")
 
     #: the block that the main thread is in
-    block: _SignalsHeld | None = None
+    block: SignalsHeld | None = None
     #: the handlers that were seen last, and the replaced ones: number, handler, replacement
     seen: list[Any] = []  # noqa: RUF012
     exchanged: tuple[tuple[int, Any, _HeldHandler], ...] = ()
 
     def __enter__(self) -> None:
-        cls = _SignalsHeld
+        cls = SignalsHeld
         self.outermost = threading.get_ident() == _MAIN and cls.block is None
         if not self.outermost:
             return
@@ -108,8 +108,8 @@ class _SignalsHeld:
             self._leave()
 
     def _leave(self) -> None:
-        _SignalsHeld.block = None
-        left, came = [*_SignalsHeld.exchanged], self.came
+        SignalsHeld.block = None
+        left, came = [*SignalsHeld.exchanged], self.came
         error: BaseException | None = None
         while left:
             try:
@@ -244,8 +244,10 @@ class Reactor:
 
     def start(self, name: str) -> None:
         """Run in a new daemon thread."""
-        self._thread = threading.Thread(target=self.run, name=name, daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self.run, name=name, daemon=True)
+        with SignalsHeld():  # an exception in the start of a thread becomes a KeyError of `threading`
+            thread.start()
+            self._thread = thread
 
     def run(self) -> None:
         """Run in this thread until `stop`."""
@@ -274,7 +276,7 @@ class Reactor:
     def call(self, function: Callable[[], T]) -> T:
         """Run *function* under the lock, then a cycle, in the calling thread."""
         self._check_own()
-        with self._lock, _SignalsHeld():
+        with self._lock, SignalsHeld():
             if self._stopping:
                 raise ServiceClosed("the service has been closed") from self._error
             result = function()
@@ -323,7 +325,7 @@ class Reactor:
                 if self._stopping:
                     return lock.acquire(timeout=min(left, MAX_WAIT_SECONDS))
                 ready = self._guest_waits.wait(self._ask, left)
-                with self._lock, _SignalsHeld():
+                with self._lock, SignalsHeld():
                     self._awaited = None
                     if not self._stopping:
                         self._handle(ready)
@@ -348,7 +350,7 @@ class Reactor:
         timeout = 0.0
         if limit > 0:
             if self._stale:
-                with self._lock, _SignalsHeld():
+                with self._lock, SignalsHeld():
                     self._look_ahead()
             timeout = min(MAX_WAIT_SECONDS, limit, max(0.0, self._until - time.monotonic()))
         try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -131,3 +133,34 @@ def test_a_loop_that_never_ran_is_closed_by_stop() -> None:
     assert os.listdir("/dev/fd") == before
     with pytest.raises(ServiceClosed):
         reactor.call(lambda: None)
+
+
+class Alarm(Exception):
+    """Raised by the handler of a signal."""
+
+
+def test_an_alarm_while_the_loop_starts_is_raised_as_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of `Thread.start` it would become a KeyError of `threading`."""
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+    start: Any = getattr(threading, name)
+
+    def start_and_ring(*given: Any, **more: Any) -> Any:
+        started = start(*given, **more)
+        time.sleep(0.05)
+        signal.raise_signal(signal.SIGALRM)
+        return started
+
+    before = signal.signal(signal.SIGALRM, ring)
+    reactor = Reactor()
+    try:
+        monkeypatch.setattr(threading, name, start_and_ring)
+        with pytest.raises(Alarm):
+            reactor.start("rings")
+        assert reactor.call(lambda: 7) == 7
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        reactor.stop()
