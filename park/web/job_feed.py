@@ -82,36 +82,38 @@ class Feed:
             self._news(self._job)
 
     def _take(self, message: Any) -> None:
-        entry: tuple[str, list[Any] | None]
+        kind: str
+        entries: list[list[Any]]
         match message:
             case Log():
-                entry = ("log", [message.time, message.level, _line(message.text)])
+                kind, entries = "log", _lines(message.time, message.level, message.text)
             case Improvement():
-                entry = ("steps", _step(message))
+                kind, entries = "steps", [_step(message)]
             case Error(record=None):
-                entry = ("log", [time.time(), "error", _line(message.text)])
+                kind, entries = "log", _lines(time.time(), "error", message.text)
             case Complete() | Abort() | Error():
-                entry = ("log", None)
+                kind, entries = "log", []
             case Opaque(kind="progress") | Progress():
                 return
             case Opaque():
                 text = f"{message.size:,} bytes in a pickle, which this page does not open"
-                entry = ("messages", [time.time(), visible(message.kind), text])
+                kind, entries = "messages", [[time.time(), visible(message.kind), text]]
             case dict():
                 text = ", ".join(f"{key}={value!r}" for key, value in message.items() if key != "kind")
-                entry = (
-                    "messages",
-                    [time.time(), visible(str(message.get("kind"))), visible(text[:MAX_SHOWN_CHARS])],
-                )
+                shown = visible(text[:MAX_SHOWN_CHARS])
+                kind, entries = "messages", [[time.time(), visible(str(message.get("kind"))), shown]]
             case _:
                 return
-        kind, value = entry
         with self._lock:
-            self.number += 1
-            if value is not None:
-                self._entries[kind].append((self.number, value))
+            self.number += 1  # the end of a job is news without an entry
+            self._entries[kind].extend((self.number, entry) for entry in entries)
         with contextlib.suppress(RuntimeError):
             self._news(self._job)
+
+
+def _lines(moment: float, level: str, text: str) -> list[list[Any]]:
+    """A message of a log as the lines that a page shows: a body's lines come several in a message."""
+    return [[moment, level, _line(line)] for line in text.split("\n")]
 
 
 def _line(text: str) -> str:

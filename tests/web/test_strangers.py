@@ -93,3 +93,13 @@ def test_a_long_line_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     ((_, _, text),) = feed.after(0)["log"]
     assert len(text) < MAX_LINE_CHARS + 100
     assert text.endswith("(1,048,576 characters)")
+
+
+def test_lines_that_come_together_are_lines_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_feed.Feed, "_follow", lambda self: None)
+    feed = job_feed.Feed(park.local_service, 1, lambda job: None)
+    feed._take(Log("one\ntwo\n\nfour"))
+    place = feed.number
+    feed._take(Log("five\nsix"))
+    assert [text for _, _, text in feed.after(0)["log"]] == ["one", "two", "", "four", "five", "six"]
+    assert [text for _, _, text in feed.after(place)["log"]] == ["five", "six"]
