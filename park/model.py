@@ -146,7 +146,7 @@ class JobRecord(Record, frozen=True):
     python: str = PYTHON
     #: which life of the broker accepted it
     epoch: int = 0
-    #: the command that made it: a script or what else was named, then its arguments
+    #: ``sys.argv`` of its bodies: a script or what else was submitted, then its arguments
     argv: tuple[str, ...] = ()
     #: the remark of the body on its result, in a sentence or two
     remark: str = ""

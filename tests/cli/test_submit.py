@@ -307,7 +307,7 @@ def test_a_script_finds_its_arguments(world: World) -> None:
     assert [r.dof + 1 for r in results] == [7, 7, 5]
     assert world.service.status(jobs[1]).argv == ("slope.py:problem", "2.5", "--points", "7")
     text = world.run("show", jobs[1])
-    assert "command     park submit slope.py:problem -- 2.5 --points 7\n" in text
+    assert "script      slope.py:problem 2.5 --points 7\n" in text
 
 
 def test_what_runs_elsewhere_finds_them_too(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -144,7 +145,11 @@ def test_a_fit_is_watched_and_read(reader: Reader) -> None:
     for name, start in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
         with page.expect_download() as download:
             page.get_by_role("button", name=f"as {name}").first.click()
-        assert Path(download.value.path()).read_bytes().startswith(start)
+        picture = Path(download.value.path()).read_bytes()
+        assert picture.startswith(start)
+        assert download.value.suggested_filename.startswith(f"job-{other.id} ")
+        if name == "PNG":  # for print, whatever the size of the window
+            assert struct.unpack(">II", picture[16:24]) == (1920, 1200)
     with page.expect_download() as download:
         page.get_by_role("link", name="All numbers").click()
     assert Path(download.value.path()).read_bytes().startswith(b"{")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from park.cli import complete
 from park.cli.common import broker_option, in_words, open_service
 from park.cli.select import chosen, records_of, selectors_argument
 from park.cli.show import columns, tables
-from park.cli.show.tables import command_of, plain, print_table
+from park.cli.show.tables import plain, print_table
 from park.util.pace import bounded, counted
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ def _story(r: JobRecord) -> list[tuple[str, str]]:
         ("name", r.name),
         ("owner", r.owner),
         ("kind", r.kind if r.kind != "job" else ""),
-        ("command", f"park submit {command_of(r.argv)}" if r.argv else ""),
+        ("script", shlex.join(r.argv)),
         ("state", r.state.value),
         ("reason", r.reason),
         ("remark", r.remark),

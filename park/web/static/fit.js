@@ -129,12 +129,12 @@ function descent(fit) {
 function marginal(fit, p, n) {
   const { edges, counts } = fit.marginals[n];
   if (!counts.length) return null;
-  return figure({ title: p.label, x: { label: p.label }, y: { label: "draws" }, layers: [{ type: "steps", label: p.label, x: edges, y: counts, tone: 0 }], height: 190, say: `Marginal distribution of ${p.label}: ${p.text}` });
+  return figure({ title: `Marginal of ${p.label}`, x: { label: p.label }, y: { label: "draws" }, layers: [{ type: "steps", label: p.label, x: edges, y: counts, tone: 0 }], height: 190, say: `Marginal distribution of ${p.label}: ${p.text}` });
 }
 
 function trace(fit, p, n) {
   const y = fit.draws.map((each) => each[n]);
-  return figure({ title: p.label, x: { label: "draw" }, y: { label: p.label }, layers: [{ type: "line", label: p.label, x: y.map((_, k) => k), y, tone: 0, width: 0.7 }], height: 170, say: `Trace of ${p.label}` });
+  return figure({ title: `Trace of ${p.label}`, x: { label: "draw" }, y: { label: p.label }, layers: [{ type: "line", label: p.label, x: y.map((_, k) => k), y, tone: 0, width: 0.7 }], height: 170 });
 }
 
 function correlations(fit) {

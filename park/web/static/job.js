@@ -53,7 +53,7 @@ function about() {
   const took = job.started ? span((job.ended || now()) - job.started) : "";
   const facts = [
     ["Owner", job.owner], ["Kind", job.kind], ["Tags", job.alltags.join(", ")], ["Priority", job.priority],
-    ["Command", job.argv.join(" ")], ["Submitted", clock(job.submitted)], ["Not before", clock(job.when)],
+    ["Script", job.argv.map(quoted).join(" ")], ["Submitted", clock(job.submitted)], ["Not before", clock(job.when)],
     ["Started", clock(job.started)], ["Ended", clock(job.ended)], [job.ended ? "Took" : "Runs for", took],
     ["Units", job.total !== null ? `${job.done.toLocaleString("en")} of ${job.total.toLocaleString("en")} done` : ""], ["Hosts", job.hosts.join(", ")],
     ["Used", job.seconds ? `${job.seconds.toFixed(1)} slot-seconds, ${job.credits.toFixed(1)} credits` : ""],
@@ -94,9 +94,7 @@ function files() {
 }
 
 function scripts() {
-  const command = job.argv.length ? `park submit ${job.argv.map(quoted).join(" ")}` : "";
-  const parts = [...Object.entries(job.again), ["The command that made it", command]];
-  $("again").replaceChildren(...parts.filter(([, text]) => text).map(([label, text]) => h("figure", {},
+  $("again").replaceChildren(...Object.entries(job.again).map(([label, text]) => h("figure", {},
     h("figcaption", {}, label, h("button", { type: "button", class: "plain", "aria-label": `Copy: ${label}`, click: () => copy(text) }, "Copy")),
     h("pre", { tabindex: "0" }, text))));
 }

@@ -1,4 +1,4 @@
-// Pictures of numbers: on the page with uPlot, for download as PNG, or as SVG from the same description.
+// Pictures of numbers: on the page with uPlot, for download as SVG from the same description, or as PNG of that SVG.
 //
 // A description is {title, x: {label, log}, y: {label, log}, layers, height}. A layer is {type, label, x, y, tone} of the
 // type "line", "points" (with dy: error bars), "steps" (a histogram: y has one number less than x) or "band" (low and high
@@ -7,6 +7,9 @@
 import { h, toast } from "./dom.js";
 import uPlot from "./uplot.esm.js";
 import { svgOf } from "./svg.js";
+
+/** Pixels of a PNG for each unit of the SVG: 1920 by 1200 in all. */
+const PNG_SCALE = 3;
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -116,7 +119,7 @@ export function figure(spec) {
   place.setAttribute("aria-label", words);
   const element = h("figure", { class: "plot" }, h("figcaption", {}, spec.title, h("span", {},
     h("button", { type: "button", class: "plain", "aria-label": `Save ${spec.title} as PNG`, click: () => savePng(spec) }, "PNG"), " ",
-    h("button", { type: "button", class: "plain", "aria-label": `Save ${spec.title} as SVG`, click: () => save(`${spec.title}.svg`, svgOf(spec, LIGHT), "image/svg+xml") }, "SVG"))), place);
+    h("button", { type: "button", class: "plain", "aria-label": `Save ${spec.title} as SVG`, click: () => save(fileOf(spec, "svg"), svgOf(spec, LIGHT), "image/svg+xml") }, "SVG"))), place);
   spec.element = element;
   const draw = () => {
     const width = Math.max(200, Math.floor(place.clientWidth));
@@ -141,16 +144,25 @@ export function figure(spec) {
   return element;
 }
 
-function savePng(spec) {
-  const canvas = document.createElement("canvas");
-  const from = spec.plot.ctx.canvas;
-  canvas.width = from.width;
-  canvas.height = from.height;
-  const ctx = canvas.getContext("2d");
-  ctx.fillStyle = tones().card;
-  ctx.fillRect(0, 0, canvas.width, canvas.height);
-  ctx.drawImage(from, 0, 0);
-  canvas.toBlob((blob) => save(`${spec.title}.png`, blob, "image/png"));
+/** The name of a picture's file. The pages that have pictures name their jobs in their addresses. */
+function fileOf(spec, kind) {
+  const jobs = (new URLSearchParams(location.search).get("n") || "").match(/\d+/g) || [];
+  return `job-${jobs.join("-")} ${spec.title}.${kind}`;
+}
+
+/** The picture for print: that of the page has the size of the window, and its colours. */
+async function savePng(spec) {
+  const image = new Image();
+  const url = URL.createObjectURL(new Blob([svgOf(spec, LIGHT)], { type: "image/svg+xml" }));
+  try {
+    image.src = url;
+    await image.decode();
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+  const canvas = h("canvas", { width: PNG_SCALE * image.width, height: PNG_SCALE * image.height });
+  canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+  canvas.toBlob((blob) => save(fileOf(spec, "png"), blob, "image/png"));
 }
 
 /** Offer *content* for download. */

@@ -4,7 +4,7 @@ const WIDTH = 640;
 const HEIGHT = 400;
 const LEFT = 70;
 const RIGHT = 16;
-const TOP = 34;
+const TOP = 46;
 const BOTTOM = 52;
 
 const safe = (text) => String(text).replace(/[&<>"]/g, (char) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[char]);
@@ -38,13 +38,27 @@ function scale(values, log, from, to, pad) {
   return { at, ticks: ticks(...ends, log), has: (value) => typeof value === "number" && (!log || value > 0) };
 }
 
+/** The names of the layers, in a row above the frame: there it hides no data. */
+function legend(spec, colours) {
+  if (spec.layers.length < 2) return [];
+  const room = (WIDTH - LEFT - RIGHT) / spec.layers.length;
+  const width = Math.min(room, 24 + 8 * Math.max(...spec.layers.map((layer) => layer.label.length)));
+  return spec.layers.map((layer, n) => {
+    const x = fixed(LEFT + n * width);
+    const tone = colours[layer.tone % colours.length];
+    const swatch = `<rect x="${x}" y="31" width="12" height="6" fill="${tone}"${layer.type === "band" ? ' fill-opacity=".25"' : ""}/>`;
+    const squeeze = 8 * layer.label.length > room - 24 ? ` textLength="${fixed(room - 24)}" lengthAdjust="spacingAndGlyphs"` : "";
+    return `${swatch}<text x="${fixed(LEFT + n * width + 17)}" y="38"${squeeze}>${safe(layer.label)}</text>`;
+  });
+}
+
 /** The text of the picture; *colours* are those of the data sets. */
 export function svgOf(spec, colours) {
   const xs = scale(spec.layers.flatMap((layer) => layer.x), spec.x.log, LEFT, WIDTH - RIGHT, 0.02);
   const values = spec.layers.flatMap((layer) => (layer.type === "band" ? [...layer.low, ...layer.high] : layer.type === "steps" ? [0, ...layer.y] : layer.y));
   const ys = scale(values, spec.y.log, HEIGHT - BOTTOM, TOP, 0.05);
   const short = (value) => String(Number(value.toPrecision(6)));
-  const out = [`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="13">`, `<rect width="${WIDTH}" height="${HEIGHT}" fill="#fff"/>`];
+  const out = [`<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${HEIGHT}" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="13">`, `<rect width="${WIDTH}" height="${HEIGHT}" fill="#fff"/>`];
   for (const value of xs.ticks) {
     const x = fixed(xs.at(value));
     out.push(`<path d="M${x} ${TOP}V${HEIGHT - BOTTOM}" stroke="#ddd"/><text x="${x}" y="${HEIGHT - BOTTOM + 17}" text-anchor="middle">${short(value)}</text>`);
@@ -54,7 +68,7 @@ export function svgOf(spec, colours) {
     out.push(`<path d="M${LEFT} ${y}H${WIDTH - RIGHT}" stroke="#ddd"/><text x="${LEFT - 6}" y="${Number(y) + 4}" text-anchor="end">${short(value)}</text>`);
   }
   const path = (x, y) => x.map((value, n) => (xs.has(value) && ys.has(y[n]) ? `${fixed(xs.at(value))} ${fixed(ys.at(y[n]))}` : null)).filter(Boolean).join("L");
-  spec.layers.forEach((layer, row) => {
+  spec.layers.forEach((layer) => {
     const tone = colours[layer.tone % colours.length];
     if (layer.type === "band") {
       const back = path([...layer.x].reverse(), [...layer.low].reverse());
@@ -75,10 +89,8 @@ export function svgOf(spec, colours) {
     } else {
       out.push(`<path d="M${path(layer.x, layer.y)}" fill="none" stroke="${tone}" stroke-width="${layer.width || 2}"/>`);
     }
-    if (spec.layers.length > 1) {
-      out.push(`<rect x="${WIDTH - RIGHT - 150}" y="${TOP + 8 + 18 * row}" width="12" height="6" fill="${tone}"/><text x="${WIDTH - RIGHT - 132}" y="${TOP + 15 + 18 * row}">${safe(layer.label)}</text>`);
-    }
   });
+  out.push(...legend(spec, colours));
   out.push(`<rect x="${LEFT}" y="${TOP}" width="${WIDTH - LEFT - RIGHT}" height="${HEIGHT - TOP - BOTTOM}" fill="none" stroke="#888"/>`);
   out.push(`<text x="${LEFT}" y="20" font-weight="bold">${safe(spec.title)}</text>`);
   out.push(`<text x="${(LEFT + WIDTH - RIGHT) / 2}" y="${HEIGHT - 14}" text-anchor="middle">${safe(spec.x.label)}</text>`);
