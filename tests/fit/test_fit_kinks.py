@@ -55,3 +55,15 @@ def test_the_error_of_a_minimum_at_a_kink(method: str, slope: float, kink: float
 @pytest.mark.parametrize("method", ["auto", "lm", "amoeba"])
 def test_a_fit_at_a_kink_can_converge(method: str) -> None:
     assert fitted(method, -0.05, 0.0).converged
+
+
+def test_a_parameter_that_the_model_rounds_is_not_blamed_on_its_limits() -> None:
+    def line(x: Any, n: float, b: float) -> Any:
+        return b * np.round(n) * x
+
+    # the start, 1.5, is where rounding jumps
+    model = Model(line, n=(-3, 6), b=(0.5, 1.5))
+    result = fit(Assembly((model, Data(X, 3 * X + SCATTER, dy=DY))), "de", steps=50)
+    assert not result.converged
+    assert "rounds it" in result.message
+    assert "limits" not in result.message

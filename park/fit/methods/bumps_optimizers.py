@@ -171,8 +171,13 @@ class Optimizer:
 def wide_limits(objective: Objective, x0: Array) -> str:
     """A remark on limits that are too wide to draw points between, by the scales at *x0*; "" if there are none."""
     wide = objective.high - objective.low
+    wide[np.isinf(wide)] = 0.0
     with np.errstate(all="ignore"):
-        ratio = np.where(np.isfinite(wide), wide, 0.0) / natural_scale(objective, x0)
+        scale = natural_scale(objective, x0)
+        # at a jump, as of a model that rounds, the least step matters: a little further it does not
+        moved = np.where(wide > WIDE_LIMITS_RATIO * scale, 2 * scale, 0.0)
+        aside = np.where(x0 + moved < objective.high, x0 + moved, x0 - moved)
+        ratio = wide / np.maximum(scale, natural_scale(objective, aside))
     names = [name for name, each in zip(objective.names, ratio, strict=True) if each > WIDE_LIMITS_RATIO]
     if not names:
         return ""

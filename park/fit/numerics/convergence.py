@@ -147,7 +147,7 @@ def _without_slope(objective: Objective, x: Array, local: Curvature) -> tuple[st
     if plateau.any():
         reasons.append(
             f"the model does not change with {named(plateau)} at the best point: the fit is on a plateau, or the data do "
-            "not depend on it"
+            "not depend on it, or the model rounds it (then fix it at one value after the other, and compare the fits)"
         )
     if (noise & ~flat).any():
         reasons.append(f"the model is so rough that its derivatives by {named(noise & ~flat)} are noise")
