@@ -6,6 +6,7 @@ points ends the fit with this traceback; a model that fails at some points leave
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -18,7 +19,7 @@ import numpy as np
 
 from park.body.causes import hint
 from park.errors import ParkError
-from park.fit.arrays import Array
+from park.fit.arrays import Array, quiet
 from park.fit.environment import Env
 from park.fit.methods.checkpoint import Checkpointer, MethodState
 from park.fit.methods.controls import ControlRequests
@@ -170,11 +171,19 @@ class Evaluations:
         if not self.first_error:
             holes = self._holes()
             raise ModelFailed(
-                f"the model is not finite at {points}{f': at the first, {holes}' if holes else ''}"
+                f"the model is not finite at {points}{f': at the first, {holes}' if holes else ''}{self._rates()}"
             )
         failure = ModelFailed(f"the model raised at {points}: {self.first_error.strip().splitlines()[-1]}")
         failure.add_note(self.first_error)
         raise failure
+
+    def _rates(self) -> str:
+        """A remark if the model has values at the first point and its likelihood has none; "" otherwise."""
+        assembly = getattr(self.function, "assembly", None)
+        with quiet(), contextlib.suppress(Exception):  # there may be no residuals
+            if assembly is not None and np.isfinite(assembly.objective.free_residuals(self._first)).all():
+                return ": its values are finite, but their likelihood is not; counts need a rate above zero at each point"
+        return ""
 
     def _holes(self) -> str:
         """The points of the data at which the model has no value for the first parameters evaluated, as text."""

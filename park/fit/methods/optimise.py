@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from park.fit.numerics.convergence import ConvergenceVerdict, judge_convergence
 from park.fit.numerics.covariance import curvature
 from park.fit.numerics.least_squares import Stopped, least_squares
 from park.fit.problem.assembly import Assembly
+from park.fit.problem.objective import Objective
+from park.fit.problem.undefined_points import trials
 from park.model import Log
 
 
@@ -34,10 +37,12 @@ def optimise(
     keeper: Checkpointer | None = None,
     asked: ControlRequests | None = None,
     draws: Any = None,
+    exactly: bool = False,
 ) -> MethodOutcome:
     """Runs one *method* from *x0*, or from the checkpoint of an earlier run in *keeper*.
 
     Requests in *asked* are answered during the run. With *draws*, DREAM continues the chains of a run that has ended.
+    If the model has no value at *x0*, the run begins elsewhere, unless it has to begin *exactly* there.
     """
     objective = assembly.objective
     evaluate = Evaluate(assembly)
@@ -50,19 +55,48 @@ def optimise(
     if method == "dream":
         import bumps.dream.core  # noqa: F401  it may load numba, which has a generator of its own
     generators.seed(seed)  # bumps uses the global generators, and seeds its compiled one from them
+    value, note = math.inf, ""
+    if saved is None and not exactly:
+        x0, value, note = _with_value(objective, x0)
     if method in ("auto", "lm"):
         steps = {**METHODS[method], **options}["steps"]
         monitor = Monitor(run, method, step_progress(steps))
         x0 = x0 if monitor.at.point is None else monitor.at.point
         search = _Search(run, {**METHODS["lm"], **options}, monitor)
-        found = search.from_point(x0, simplex=method == "auto")
+        found = search.from_point(x0, value, simplex=method == "auto")
     elif method == "dream":
         found = run_dream(run, options, x0, draws)
     else:
         found = Optimizer(run, method, options, x0).run()
     objective.on_failure = None
     evaluations.conclude()
+    if note:
+        found.notes = (note, *found.notes)
     return found
+
+
+def _with_value(objective: Objective, x0: Array) -> tuple[Array, float, str]:
+    """The start *x0*, or the best of some random points if the model has no value there; nllf; and a note in that case.
+
+    A method learns nothing from a start without a value, as of a logarithm below zero, or of counts that have no rate.
+    """
+
+    def value(x: Array) -> float:
+        try:
+            found = objective.nllf(x)
+        except Exception:  # the method reports a model that raises at each point
+            return math.inf
+        return found if math.isfinite(found) else math.inf
+
+    lowest, best = value(x0), x0
+    if lowest < math.inf:
+        return best, lowest, ""
+    points = trials(x0, objective.low, objective.high)
+    lowest, best = min(((value(x), x) for x in points), key=lambda pair: pair[0])
+    if lowest == math.inf:
+        return x0, lowest, ""
+    where = ", ".join(f"{name}={each:.4g}" for name, each in zip(objective.names, best, strict=True))
+    return best, lowest, f"the model has no value at the start: the fit began at {where}"
 
 
 #: The remedy for least squares that has not converged.
@@ -84,9 +118,9 @@ class _Search:
         self._monitor = monitor
         self._ends: list[MethodOutcome] = []
 
-    def from_point(self, x0: Array, simplex: bool) -> MethodOutcome:
-        """The best outcome from *x0*."""
-        self._evaluations(x0)
+    def from_point(self, x0: Array, value: float, simplex: bool) -> MethodOutcome:
+        """The best outcome from *x0*, where nllf is *value*, or infinity if it is not known."""
+        self._evaluations.count_one(x0, value) if value < math.inf else self._evaluations(x0)
         self._evaluations.verify()
         squares = self._objective.squares and not self._objective.inequalities
         # the simplex search needs steps too: least squares creeps on a model that is not smooth

@@ -82,7 +82,9 @@ class OneStart(LocalUnit):
         """Runs the method from (seed, point). A failure is returned, so that the other starts go on."""
         seed, x0 = given
         try:
-            found = optimise(self.assembly, self.method, self.options, x0, _Alone(self.env), seed)
+            found = optimise(
+                self.assembly, self.method, self.options, x0, _Alone(self.env), seed, exactly=True
+            )
         except ModelFailed as error:
             return error
         found.state = found.local = found.verdict = (

@@ -13,13 +13,18 @@ import numpy as np
 
 from park.errors import InvalidRequest
 
-_NAN = float("nan")
+_NAN, _INF = float("nan"), float("inf")
+#: bumps' models return such a value, as 1e308, where they have none: Poisson's at a theory of zero.
+_NO_VALUE = 1e300
 #: The methods of a bumps problem that run user code, and the value that replaces an exception in them.
 _USER_CODE_METHODS = {"model_nllf": _NAN, "parameter_nllf": (_NAN, []), "constraints_nllf": (_NAN, [])}
 
 
 class RaisingLikelihood:
-    """``problem.nllf``, except that exceptions of models, priors and constraints are raised."""
+    """``problem.nllf``, except that exceptions of models, priors and constraints are raised.
+
+    It is infinite where bumps' models say by a huge value that they have none.
+    """
 
     def __init__(self, problem: Any) -> None:
         self._problem = problem
@@ -37,7 +42,7 @@ class RaisingLikelihood:
 
     def __call__(self, x: Any) -> float:
         if self._shadow is None:
-            return float(as_real(self._problem.nllf(x), "the likelihood"))
+            return _or_infinity(float(as_real(self._problem.nllf(x), "the likelihood")))
         self._raised = None
         state = vars(self._shadow)
         state.update(vars(self._problem))  # weights or models of the problem may have changed
@@ -45,7 +50,7 @@ class RaisingLikelihood:
         value = float(as_real(self._shadow.nllf(x), "the likelihood"))
         if self._raised is not None:
             raise self._raised
-        return value
+        return _or_infinity(value)
 
     def _catch(self, function: Callable[[], Any], instead: Any) -> Callable[[], Any]:
         def call() -> Any:
@@ -56,6 +61,10 @@ class RaisingLikelihood:
                 return instead
 
         return call
+
+
+def _or_infinity(value: float) -> float:
+    return _INF if value >= _NO_VALUE else value
 
 
 def as_real(values: Any, what: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from itertools import repeat
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from park.fit.problem.bumps_undefined import check_holes
 from park.fit.problem.client_values import SINGLE_TOLERANCE, evaluate_start, has_single
 from park.fit.problem.objective import Group, Inequality, Objective, group
 from park.fit.problem.own_generators import OwnGenerators
+from park.fit.problem.undefined_points import trials
 
 #: Relative rounding of nllf and residuals in double precision.
 _ROUNDING = 1e-8
@@ -68,24 +69,27 @@ class BumpsObjective(Objective):
 
     @cached_property
     def squares(self) -> bool:
-        """Whether nllf and half the sum of squared residuals differ by a constant, as compared at two points."""
+        """Whether nllf and half the sum of squared residuals differ by a constant, as compared at two points.
+
+        These are the first two at which both are known: a likelihood of counts may have no value at the start.
+        """
         problem = self._problem
         # A problem of densities has residuals too, but its models mark them as unused.
         real = getattr(problem, "has_residuals", hasattr(problem, "residuals"))
         return bool(
             real
             and all(getattr(model, "has_residuals", True) for model in getattr(problem, "models", ()))
-            and self._same_excess(*self._two_points())
+            and self._same_excess(*self._known_excesses)
         )
 
     def recognise(self, x: Array) -> None:
         # A penalty may begin between the start and the end, and censored points may count at the end only.
-        if self.squares and not self._same_excess(self.start, x):
+        found = self._excess_at(x) if self.squares else None
+        if found is not None and not self._same_excess(found, *self._known_excesses[:1]):
             self.squares = False
 
-    def _same_excess(self, one: Array, other: Array) -> bool:
+    def _same_excess(self, *excesses: tuple[float, float]) -> bool:
         """Whether nllf exceeds half the sum of squared residuals by the same amount at two points, if both are known."""
-        excesses = [excess for x in (one, other) if (excess := self._excess(x)) is not None]
         if len(excesses) < 2:
             return True
         (a, size), (b, more) = excesses
@@ -94,11 +98,11 @@ class BumpsObjective(Objective):
         return apart <= _ROUNDING * size or (self._single and apart <= SINGLE_TOLERANCE * size)
 
     @cached_property
-    def _excess_at_start(self) -> tuple[float, float] | None:
-        return self._excess_at(self.start)
-
-    def _excess(self, x: Array) -> tuple[float, float] | None:
-        return self._excess_at_start if x is self.start else self._excess_at(x)
+    def _known_excesses(self) -> list[tuple[float, float]]:
+        """The excesses at the first two points at which they are known."""
+        points = chain(self._two_points(), trials(self.start, self.low, self.high))
+        known = (excess for x in points if (excess := self._excess_at(x)) is not None)
+        return list(islice(known, 2))
 
     def _excess_at(self, x: Array) -> tuple[float, float] | None:
         """nllf minus half the sum of squared residuals at *x*, and the size of its terms; None if there is no value."""
