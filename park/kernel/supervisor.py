@@ -9,6 +9,7 @@ import contextlib
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from park.kernel.temporary_folders import TemporaryFolders
 from park.net.reactor import Reactor
 from park.util.processes import parent
 from park.util.spawn import SpawnedProcess
+from park.util.stdio import tell
 from park.wire import codec, messages
 from park.wire.messages import Message
 from park.wire.pack import Buffer
@@ -272,7 +274,17 @@ class Supervisor:
             for frames in process.channel.receive():
                 message, payload = codec.decode(frames)
                 self._take_output(process)
-                self._on_message(process.number, message, payload, frames)
+                try:
+                    self._on_message(process.number, message, payload, frames)
+                except ProtocolError:
+                    raise
+                except (
+                    Exception
+                ) as error:  # a message that no process sends by itself must not end the kernel
+                    tell(f"park-kernel: {traceback.format_exc()}", "error")
+                    raise ProtocolError(
+                        f"the kernel failed at its {type(message).__name__}: {error!r}"
+                    ) from error
             if self._waits(process):
                 self._listen(process)
         except EOFError:

@@ -263,6 +263,27 @@ def test_a_unit_that_leaves_no_descriptor_tells_its_long_result(service: Any) ->
     assert service.wait(service.start(len, [bytes(3 << 20)]), timeout=60) == [3 << 20]
 
 
+def test_a_body_that_says_more_units_than_it_sends_ends_no_kernel(fabric: Fabric) -> None:
+    def unit(x: int) -> int:
+        import gc
+
+        from park.slot.slot import Slot
+        from park.wire import messages
+        from park.wire.pack import pack_entries
+
+        (slot,) = (found for found in gc.get_objects() if isinstance(found, Slot))
+        run = slot.stack[-1].run
+        message = messages.Map(bytes(16), run.job, bytes(16), 10**12, attempt=run.attempt, epoch=run.epoch)
+        slot.channel.send(message, pack_entries([b"one"]))
+        time.sleep(30)
+        return x
+
+    service = fabric.connect()
+    with pytest.raises(park.JobFailed, match="a map says that it has 1,000,000,000,000 units"):
+        service.wait(service.start(unit, [1], idempotent=False), timeout=60)
+    assert service.wait(service.start(abs, [-1]), timeout=60) == [1]
+
+
 class OddMap:
     """A driver whose first map has a key that the broker refuses."""
 

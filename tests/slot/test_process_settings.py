@@ -71,8 +71,11 @@ class Finder:
         """See the class."""
 
 
-class Loops(asyncio.DefaultEventLoopPolicy):
-    """As the usual ones."""
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.14 deprecates policies
+
+    class Loops(asyncio.DefaultEventLoopPolicy):
+        """As the usual ones."""
 
 
 class Loud(logging.Logger):

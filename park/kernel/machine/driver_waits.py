@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from park.errors import ProtocolError
 from park.kernel.machine import attempts, checkpoints, code_sharing, code_transfer, late_chunks
 from park.kernel.machine.actions import ToBroker, ToSlot
 from park.kernel.machine.held_attempt import HeldAttempt, SlotUse
@@ -23,7 +24,9 @@ from park.wire.pack import Buffer, Pack, code_hash
 
 
 def on_map(state: KernelState, held: HeldAttempt, message: messages.Map, payload: Buffer) -> None:
-    """A body makes a map, and waits for it without a slot."""
+    """A body makes a map, and waits for it without a slot. Raises ProtocolError if the units are not those that it says."""
+    if message.count != (Pack(payload).count if len(payload) else 0):
+        raise ProtocolError(f"a map says that it has {message.count:,} units, and has others")
     state.timers.wait(message.attempt, state.now)
     call = Call(message, payload)
     held.enter_map(call)
