@@ -56,13 +56,30 @@ def chosen(service: ServerProxy, selectors: Sequence[str], ended: bool | None = 
     Numbers name any job. The other words name the user's own jobs, those that have *ended* or those that have not;
     None: all.
     """
-    if all(re.fullmatch(r"[\d,\s-]+", text) for text in selectors):
+    if _are_numbers(selectors):
         return select(selectors, ())
     from park.model import ENDED
     from park.table.query import ACTIVE, Query
 
     states = {None: (), True: tuple(ENDED), False: ACTIVE}[ended]
     return select(selectors, service.records(Query(service.user, states)))
+
+
+def chosen_to_follow(service: ServerProxy, selectors: Sequence[str]) -> list[Chosen]:
+    """The jobs that *selectors* name for a command about their ends, whether or not these have come already.
+
+    So the answer does not depend on the moment: ``last`` and tags name the user's ended jobs, too. ``all`` names those that
+    have not ended, and there may be none.
+    """
+    if _are_numbers(selectors):
+        return select(selectors, ())
+    from park.table.query import Query
+
+    return select(selectors, service.records(Query(service.user)), all_ended=False)
+
+
+def _are_numbers(selectors: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"[\d,\s-]+", text) for text in selectors)
 
 
 def records_of(service: ServerProxy, jobs: Iterable[Chosen]) -> Iterator[JobRecord]:
@@ -96,8 +113,10 @@ def none_of(left_out: Sequence[UnknownJob]) -> UnknownJob:
     return type(left_out[0])(f"this can be done for none of these {len(left_out):,} jobs; the first: {first}")
 
 
-def select(selectors: Sequence[str], records: Iterable[JobRecord]) -> list[Chosen]:
+def select(selectors: Sequence[str], records: Iterable[JobRecord], all_ended: bool = True) -> list[Chosen]:
     """The jobs that *selectors* name, in their order, each once. *records*: those from which words choose.
+
+    Without *all_ended* the word ``all`` leaves ended jobs out, and may name none.
 
     Raises InvalidRequest for a range that is none, UnknownJob for a selector that names nothing.
 
@@ -108,12 +127,12 @@ def select(selectors: Sequence[str], records: Iterable[JobRecord]) -> list[Chose
     records = list(records)
     for text in selectors:
         for part in text.split(","):
-            for job, named in _one(part.strip(), records):
+            for job, named in _one(part.strip(), records, all_ended):
                 found[job] = found.get(job, False) or named
     return list(found.items())
 
 
-def _one(part: str, records: list[JobRecord]) -> Iterable[Chosen]:
+def _one(part: str, records: list[JobRecord], all_ended: bool) -> Iterable[Chosen]:
     from park.errors import InvalidRequest, UnknownJob
 
     if re.fullmatch(r"\d{1,18}", part):
@@ -124,6 +143,8 @@ def _one(part: str, records: list[JobRecord]) -> Iterable[Chosen]:
             raise InvalidRequest(f"{part} is no range of jobs: write the smaller number first")
         return [(job, False) for job in range(low, high + 1)]
     match part.partition(":"):
+        case ("all", "", _) if not all_ended:
+            return [(r.job, False) for r in records if not r.state.ended]
         case ("all", "", _):
             named = [r.job for r in records]
         case ("last", "", _):

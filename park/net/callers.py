@@ -25,6 +25,8 @@ from park.wire.subjects import about
 
 #: Milliseconds in which a closed socket may still send its last messages.
 LINGER_MILLISECONDS = 300
+#: Milliseconds after which an attempt to connect that nobody answers is given up for the next one.
+CONNECT_MILLISECONDS = 5_000
 _PROCEED = start_of(messages.Proceed)
 _TROUBLES: dict[int, str] = {zmq.EVENT_HANDSHAKE_SUCCEEDED: "", zmq.EVENT_HANDSHAKE_FAILED_AUTH: "key"}
 
@@ -60,6 +62,9 @@ class Caller(Socket):
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         super().__init__(kind, context)
+        # the system would try a connection that a cut link has broken for minutes, with growing pauses
+        self._end_silence()
+        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MILLISECONDS)
         self._address = address
         self._monitor: zmq.Socket[bytes] | None = None
         #: why the last handshake failed: "key" (the broker refused ours), "handshake" (there was none), or ""

@@ -5,11 +5,12 @@ socket resets it. So a socket looks for a message when its descriptor has signal
 use until none is left. A reactor may therefore wait for descriptors alone, and the question, which costs some 5 us, is
 asked only where the answer may be yes.
 
-Liveness. A TCP connection is closed whose peer takes nothing that waits for it for `SILENCE_SECONDS`, and ZeroMQ drops all
-that it holds for that peer. `park.net.connections` closes those of a broker: an end by the system would be an error to
-ZeroMQ, as a reset is (see `park.net.packet_filters`). ZeroMQ's own heartbeats are off: a peer that fills its queue and
-closes its connection would make one of them end the process (libzmq 4.3.5 asserts ``!_io_error``). Pieces of an unfinished
-message are signs of life, so PARK's heartbeats need not pass them.
+Liveness. A TCP connection is closed whose peer takes nothing that waits for it for `SILENCE_SECONDS`, and ZeroMQ drops
+all that it holds for that peer. `park.net.connections` closes those of a broker: an end by the system would be an error
+to ZeroMQ, as a reset is (see `park.net.packet_filters`). The system ends those of callers, which connect anew; by
+itself it would try a connection that a cut link has broken for minutes, with growing pauses. ZeroMQ's own heartbeats
+are off: a peer that fills its queue and closes its connection would make one of them end the process (libzmq 4.3.5
+asserts ``!_io_error``). Pieces of an unfinished message are signs of life, so PARK's heartbeats need not pass them.
 """
 
 from __future__ import annotations

@@ -112,6 +112,17 @@ def test_a_selector_that_names_nothing(selector: str) -> None:
         select([selector], [])
 
 
+def test_words_name_jobs_also_when_these_have_just_ended() -> None:
+    """`park wait last` says the same before and after the end of the job; `all` are those that go on."""
+    ended = [replace(each, state=JobState.COMPLETE) for each in MINE]
+    for selectors in (["last"], ["tag:a"], ["7"]):
+        assert select(selectors, ended, all_ended=False) == select(selectors, MINE)
+    assert select(["all"], [*ended[:2], MINE[2]], all_ended=False) == [(9, False)]
+    assert select(["all"], ended, all_ended=False) == []
+    with pytest.raises(UnknownJob):
+        select(["last"], [], all_ended=False)
+
+
 @pytest.mark.parametrize("selector", ["5-1", "1-200000"])
 def test_no_range(selector: str) -> None:
     with pytest.raises(InvalidRequest, match="is no range of jobs"):

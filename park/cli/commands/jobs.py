@@ -13,7 +13,7 @@ import click
 
 from park.cli import complete
 from park.cli.common import broker_option, in_words, open_service
-from park.cli.select import chosen, records_of, selectors_argument
+from park.cli.select import chosen, chosen_to_follow, records_of, selectors_argument
 from park.cli.show import columns, tables
 from park.cli.show.tables import plain, print_table
 from park.util.pace import bounded, counted
@@ -230,7 +230,8 @@ def _progress(far: Progress) -> str:
 
 def _story(r: JobRecord) -> list[tuple[str, str]]:
     """The lines of `show`; those without a text are left out."""
-    units = f"{r.done} of {'?' if r.total is None else r.total} done" if r.total is not None or r.done else ""
+    of = "" if r.total is None else f" of {r.total}"
+    units = f"{r.done}{of} done" if of or r.done else ""
     on = f", on {', '.join(r.hosts)}" if r.hosts else ""
     took = (
         f"  (took {bounded(r.ended - r.started, 1)} s)"
@@ -288,7 +289,7 @@ def why(broker: str | None, selectors: tuple[str, ...], as_json: bool) -> None:
     with in_words():
         service = open_service(broker)
         found = []
-        for record in records_of(service, chosen(service, selectors, ended=False)):
+        for record in records_of(service, chosen_to_follow(service, selectors)):
             reason = record.reason
             if not reason and record.running:
                 reason = f"{record.running} of its units run{'s'[: record.running == 1]} now, and none waits"

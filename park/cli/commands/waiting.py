@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from park.cli.common import broker_option, in_words, open_service
-from park.cli.select import chosen, records_of, selectors_argument
+from park.cli.select import chosen_to_follow, records_of, selectors_argument
 from park.cli.show import tables
 from park.errors import with_cause
 from park.util.pace import Pace, counted, span
@@ -58,7 +58,7 @@ def wait(broker: str | None, selectors: tuple[str, ...], timeout: float | None, 
 
         service = open_service(broker)
         #: the jobs that have not ended, as far as is known
-        jobs = chosen(service, selectors, ended=False)
+        jobs = chosen_to_follow(service, selectors)
         if any("-" in text for text in selectors):  # some numbers of a range may be no jobs
             jobs = [(record.job, True) for record in records_of(service, jobs)]
         left = dict.fromkeys(job for job, _ in jobs)
