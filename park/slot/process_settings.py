@@ -241,7 +241,7 @@ def _interpreter_settings() -> dict[str, Setting]:
         "bytecode": (lambda: sys.dont_write_bytecode, lambda v: setattr(sys, "dont_write_bytecode", v)),
         "faults": (
             faulthandler.is_enabled,
-            lambda v: faulthandler.enable() if v else faulthandler.disable(),
+            lambda v: report_crashes() if v else faulthandler.disable(),
         ),
         "coroutines": (
             lambda: (*sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth()),
@@ -275,6 +275,14 @@ def _system_settings() -> dict[str, Setting]:
             lambda value: os.sched_setaffinity(0, value),
         )
     return table
+
+
+def report_crashes() -> None:
+    """Let a crash print Python's stack. The stack of C, which follows it from Python 3.14 on, would hide what was printed
+    before.
+    """
+    options: dict[str, Any] = {"c_stack": False} if sys.version_info >= (3, 14) else {}
+    faulthandler.enable(**options)
 
 
 def _folder() -> str | None:

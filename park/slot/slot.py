@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import faulthandler
 import io
 import os
 import signal
@@ -35,7 +34,7 @@ from park.slot.frame import Frame, SlotGone
 from park.slot.host import BodyHost
 from park.slot.kernel_channel import KernelChannel
 from park.slot.line_stream import LineStream
-from park.slot.process_settings import ProcessSettings
+from park.slot.process_settings import ProcessSettings, report_crashes
 from park.slot.user_code import UserCode
 from park.util.spawn import close_inherited
 from park.wire import messages
@@ -289,7 +288,7 @@ def main(arguments: list[str]) -> None:
     _offer_to_oom_killer()
     close_inherited((descriptor, permits))
     descendants.adopt()
-    faulthandler.enable()
+    report_crashes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _disregard_termination()
     sys.argv = list(environment.DEFAULT_ARGV)
