@@ -67,3 +67,17 @@ def test_a_parameter_that_the_model_rounds_is_not_blamed_on_its_limits() -> None
     assert not result.converged
     assert "rounds it" in result.message
     assert "limits" not in result.message
+
+
+def test_a_smooth_model_far_from_its_data_keeps_the_errors_of_its_jacobian() -> None:
+    """Its second derivatives times large residuals change the rise of nllf at all distances alike: that is no kink."""
+
+    def wave(x: Any, a: float, w: float) -> Any:
+        return a * np.sin(w * x)
+
+    y = np.sin(20 * X) + 1.5 * np.sin(47 * X + 1)
+    result = fit(Assembly((Model(wave, a=(0, 5), w=(18, 22)), Data(X, y))), "lm")
+    a, w = result.x
+    design = np.stack([np.sin(w * X), a * X * np.cos(w * X)], axis=1)
+    scatter = np.sum(np.square(wave(X, a, w) - y)) / (X.size - 2)
+    assert result.dx == pytest.approx(np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * scatter), rel=1e-4)

@@ -188,8 +188,9 @@ def _checked(
                 steps = "one standard error" if sigmas == 1 else f"{sigmas:g} standard errors"
                 note = _NOT_SMOOTH.format(steps)
                 break
-    if objective.squares and (check.rough or check.steep or _has_no_slope(local, high - low)):
-        for curved, remark in _by_second_derivatives(objective, nllf, x):
+    no_slope = check.steep or _has_no_slope(local, high - low)
+    if objective.squares and (no_slope or check.kinked):
+        for curved, remark in _by_second_derivatives(objective, nllf, x, no_slope):
             second = check_of(curved, alone if curved.alone is None else curved.alone)
             if second.kept:
                 local, check, note = replace(curved, student=local.student, chisq=local.chisq), second, remark
@@ -205,14 +206,15 @@ def _checked(
 
 
 def _by_second_derivatives(
-    objective: Objective, nllf: Callable[[Array], float], x: Array
+    objective: Objective, nllf: Callable[[Array], float], x: Array, short: bool
 ) -> Iterator[tuple[Curvature, str]]:
-    """The curvature at a minimum *x* from second differences of *nllf* by short steps, then by long ones, with a note.
+    """The curvature at a minimum *x* from second differences of *nllf*, by *short* steps and by long ones, with a note.
 
     Residuals may have no slope there, as a**2 at zero, or a slope that jumps, as that of abs(a). A minimum that a slope
     holds at a limit is not theirs.
     """
-    for rise, note in ((SHORT_STEP_RISE, ""), (LONG_STEP_RISE, _NOT_SMOOTH.format("one standard error"))):
+    steps = [(SHORT_STEP_RISE, "")] if short else []
+    for rise, note in (*steps, (LONG_STEP_RISE, _NOT_SMOOTH.format("one standard error"))):
         found = _from_differences(objective, nllf, x, rise)
         held = found.held is None or bool(found.held.any())
         if found.definite and not held and np.isfinite(found.cov).all():

@@ -28,6 +28,8 @@ _LEAST_RATIO, _LARGEST_RATIO = 0.8, 1.25
 _LEAST_QUADRATIC_RATIO, _LARGEST_QUADRATIC_RATIO = 0.5, 2.0
 #: Ratio of a rise to the promised one above which the promise has nothing to do with nllf.
 _STEEP_RATIO = 10.0
+#: Least growth of the excess of a ratio over 1, from one standard error to a quarter of it, at a kink. A sharp one has 4.
+_KINK_GROWTH = 2.0
 #: Ratio of the rises at all distances below which nllf is flat.
 _FLAT_RATIO = 0.1
 #: Shorter distances, as parts of the far one, which is a standard error or the way to a limit.
@@ -70,6 +72,13 @@ class ProfileCheck(NamedTuple):
     def steep(self) -> bool:
         """Whether nllf rises along a parameter as no slope of the residuals tells: they have second derivatives alone."""
         return bool((np.fmin(self.far, self.alone) > _STEEP_RATIO).any())
+
+    @property
+    def kinked(self) -> bool:
+        """Whether nllf rises along a parameter in a straight line: the nearer, the larger is the ratio."""
+        return bool(
+            ((self.alone > _LARGEST_RATIO) & (self.alone_near - 1 > _KINK_GROWTH * (self.alone - 1))).any()
+        )
 
     @property
     def bent(self) -> NDArray[np.bool_]:
