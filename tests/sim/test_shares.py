@@ -114,8 +114,9 @@ def test_a_job_of_short_generations_keeps_its_share(slots: int, seconds: float) 
     ("owners", "kernels", "seconds", "drivers"),
     [
         (12, 1, 12.0, False),
-        (12, 2, 12.0, True),
+        (12, 1, 12.0, True),  # more drivers than the kernel holds of one owner
         pytest.param(40, 2, 40.0, False, marks=pytest.mark.heavy),
+        pytest.param(16, 1, 40.0, True, marks=pytest.mark.heavy),
         pytest.param(24, 2, 40.0, True, marks=pytest.mark.heavy),
     ],
 )
@@ -124,8 +125,8 @@ def test_owners_who_take_turns_do_not_start_processes_all_the_time(
 ) -> None:
     computed, error, started = many_owners(owners, kernels, 2, seconds, drivers)
     assert computed >= 0.8, started
-    # of what is due to each, as far as it may be ahead or behind
-    assert error < 5.0 / (seconds * kernels / owners)
+    # of what is due to each, as far as it may be ahead or behind; all have something
+    assert error < min(0.9, 5.0 / (seconds * kernels / owners))
 
 
 @pytest.mark.parametrize(

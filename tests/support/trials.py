@@ -248,6 +248,7 @@ def many_owners(
     before, started = dict(world.served), sum(kernel.starts for kernel in world.kernels)
     world.run_for(seconds / 2)
     got = [served - before.get(job, 0.0) for job, served in world.served.items()]
+    got += [0.0] * (owners - len(got))  # owners of whom nothing has run
     mean = sum(got) / owners
     error = max(abs(had / mean - 1.0) for had in got)
     started = sum(kernel.starts for kernel in world.kernels) - started
