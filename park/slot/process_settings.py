@@ -64,7 +64,7 @@ class ProcessSettings:
         self._environ, self._path = os.environ, sys.path
         self._streams = _Streams()
         #: the folder for temporary files of this process; "": there is none
-        self._folder = os.environ.get("TMPDIR", "")
+        self._folder = _private_folder(os.environ.get("TMPDIR", ""))
         self._table = self._settings()
         self._fresh = self._now()
         #: the job whose settings the process has
@@ -290,6 +290,15 @@ def _folder() -> str | None:
         return os.getcwd()
     except OSError:  # it was removed
         return None
+
+
+def _private_folder(path: str) -> str:
+    """The folder, if it is this user's alone; "": others use it, too, and its mode is no business of this process."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    return path if found.st_uid == os.getuid() and not found.st_mode & 0o077 else ""
 
 
 def _make_folder(path: str) -> None:

@@ -178,7 +178,8 @@ def test_processes_have_a_clean_environment_and_temporary_folders_that_go_with_t
 @pytest.mark.parametrize("harm", [shutil.rmtree, lambda folder: os.chmod(folder, 0)])
 def test_the_temporary_folder_is_there_for_the_next_job(tmp_path: Path, harm: Callable[[str], None]) -> None:
     def does_harm() -> tuple[int, str]:
-        folder = os.environ["TMPDIR"]  # the process's own
+        folder = os.environ["TMPDIR"]
+        assert "park-" in Path(folder).parent.name, folder  # the process's own, and nobody else's
         harm(folder)
         return os.getpid(), folder
 

@@ -38,7 +38,7 @@ from matplotlib import pyplot
 from park.core.server import ServerProxy
 from park.errors import JobFailed
 from park.local import LocalService
-from park.slot import process_state
+from park.slot import process_settings, process_state
 
 
 @pytest.fixture(scope="module")
@@ -481,3 +481,10 @@ def test_an_error_of_an_import_shows_nothing_of_the_watch_for_settings(service: 
     assert "no_such_module" in str(caught.value)
     assert "import_settings" not in str(caught.value)
     assert "importlib" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("mode", "own"), [(0o700, True), (0o777, False), (0o1777, False), (0o750, False)])
+def test_only_a_folder_of_this_user_alone_is_made_again(tmp_path: Path, mode: int, own: bool) -> None:
+    tmp_path.chmod(mode)
+    assert process_settings._private_folder(str(tmp_path)) == (str(tmp_path) if own else "")
+    assert process_settings._private_folder(str(tmp_path / "none")) == ""
