@@ -178,8 +178,11 @@ def _newcomer(state: State, kernel: Kernel) -> int:
     if weights is None:
         return 0
     drivers = [d for d in state.free_slots.work_classes(kernel.profile) if d.kind > kernel.takes]
-    number = state.clock.pick_heavier(drivers, weights, kernel.profile.owner if kernel.profile.only else "")
-    return number if number and _fits_anew(kernel, state.jobs[number]) else 0
+    only = kernel.profile.owner if kernel.profile.only else ""
+    number = state.clock.pick_heavier(drivers, weights, only)
+    if number and _lacks_gpus(kernel, state.jobs[number]):
+        number = state.clock.pick_heavier([d for d in drivers if not _for_gpus(d)], weights, only)
+    return number
 
 
 def _inside(state: State, kernel: Kernel) -> tuple[int, Attempt | JobMap] | None:

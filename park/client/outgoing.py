@@ -65,9 +65,7 @@ class Outgoing:
             raise error
 
     def gone(self, away: float) -> NoBroker | None:
-        """The error of everything that waits for a broker that has been *away* for so many seconds; None: it may come
-        back.
-        """
+        """The error of all waits after the broker has been away for *away* seconds; None: it may come back."""
         if away and (refusal := self._refusal()):
             return NoBroker(refusal)
         if away < self.patience:

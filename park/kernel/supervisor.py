@@ -278,9 +278,8 @@ class Supervisor:
                     self._on_message(process.number, message, payload, frames)
                 except ProtocolError:
                     raise
-                except (
-                    Exception
-                ) as error:  # a message that no process sends by itself must not end the kernel
+                except Exception as error:
+                    # a message that no process sends by itself must not end the kernel
                     tell(f"park-kernel: {traceback.format_exc()}", "error")
                     raise ProtocolError(
                         f"the kernel failed at its {type(message).__name__}: {error!r}"

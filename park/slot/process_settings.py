@@ -45,7 +45,7 @@ TIMER_NUMBERS = tuple(
     for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF")
     if hasattr(signal, name)
 )
-LIMIT_NUMBERS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
+LIMIT_NUMBERS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 DECIMAL_NAMES = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 HOOK_NAMES = (
     *("stdin", "stdout", "stderr"),

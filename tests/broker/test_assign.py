@@ -578,6 +578,33 @@ def test_code_that_may_be_a_driver_starts_at_a_full_kernel_if_its_owner_has_none
     assert [r.job for r in of(desk.submit(desk.client("c2", "cleo"), "square", [1]), messages.Run)] == [7]
 
 
+def test_a_driver_that_waits_for_a_gpu_keeps_no_other_from_a_full_kernel() -> None:
+    desk = Desk()
+    hello = messages.KernelHello(b"n" * 16, "kay", "node", 1, 2, PYTHON, gpus=1)
+    desk.give(b"knode", hello)
+    ann = desk.client("c0", "ann")
+    for job in range(1, 9):
+        waits_in_pause(desk, ann, b"knode", job)
+    (holder,) = of(desk.submit(desk.client("c1", "bob"), "driver", None, gpus=1), messages.Run)
+    assert holder.devices == [0]
+    assert not of(desk.submit(desk.client("c2", "cleo"), "driver", None, gpus=1), messages.Run)
+    (other,) = of(desk.submit(desk.client("c3", "dan"), "driver", None), messages.Run)
+    assert other.job == 11
+    assert [r.job for r in of(desk.give(b"knode", *finished(holder, [1])), messages.Run)] == [10]
+
+
+def test_a_wide_driver_gets_the_slots_of_a_full_kernel_one_after_the_other() -> None:
+    desk = Desk()
+    node = kernel(desk, "node", 2)
+    ann, bob, cleo = desk.client("c0", "ann"), desk.client("c1", "bob"), desk.client("c2", "cleo")
+    for job in range(1, 9):
+        waits_in_pause(desk, ann, node, job)
+    (first,) = of(desk.submit(bob, "square", [1]), messages.Run)
+    assert not of(desk.submit(cleo, "driver", None, cpus=2), messages.Run)
+    assert not of(desk.submit(bob, "square", [2]), messages.Run)  # it would hold the slot again
+    assert [r.job for r in of(desk.give(node, *finished(first, [1])), messages.Run)] == [10]
+
+
 def test_a_kernel_of_one_owner_takes_no_further_driver_of_others() -> None:
     desk = Desk()
     client, node = desk.client("c0", "ann"), b"kdesktop"
